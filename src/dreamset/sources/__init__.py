@@ -1,0 +1,1 @@
+"""Where real images come from: one module per source."""
