@@ -1,3 +1,3 @@
-"""dreamset: few labelled images in; a labelled synthetic dataset, a better classifier and an honest measurement out."""
+"""Few labelled images in; a labelled synthetic dataset, a better classifier and an honest measurement out."""
 
 __version__ = "0.1.0"

@@ -1,0 +1,452 @@
+"""``params.yaml`` as frozen, validated types: parsed once, at the edge.
+
+Defaults stand in ``params.yaml`` alone; a field here says only which values are allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+
+from dreamset.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed interval of a number; ``above`` and ``below`` are open ends."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        ends = [
+            ("of at least", self.low),
+            ("above", self.above),
+            ("and at most" if self.low is not None or self.above is not None else "of at most", self.high),
+            ("and below" if self.low is not None or self.above is not None else "below", self.below),
+        ]
+        return " ".join(f"{word} {end:g}" for word, end in ends if end is not None)
+
+
+Count = Annotated[int, Range(low=1)]
+Natural = Annotated[int, Range(low=0)]
+Share = Annotated[float, Range(low=0, high=1)]
+Positive = Annotated[float, Range(above=0)]
+
+Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
+Invariance = Literal["hflip", "vflip", "rotation", "colour"]
+ClassifierName = Literal["resnet20", "clip_lora"]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Section ``prepare``."""
+
+    source: str
+    template: str | None
+    invariances: tuple[Invariance, ...] | None
+    selection_per_class: Natural | None
+    test_share: Annotated[float, Range(low=0.05, high=0.9)]
+    max_pixels: Count
+    max_rejected: Natural
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Section ``adapt``."""
+
+    weight_decay: Share
+    max_grad_norm: Positive
+    checkpoint_every: Count
+    sample_images: Annotated[int, Range(low=1, high=16)]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Section ``generate``."""
+
+    per_class: Count | None
+    redraws: Annotated[int, Range(low=0, high=20)]
+    max_redrawn_share: Share
+
+
+@dataclass(frozen=True)
+class Train:
+    """Section ``train``."""
+
+    classifiers: tuple[ClassifierName, ...]
+    real_weight: Share
+    selections: Count
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Section ``evaluate``."""
+
+    confidence: Annotated[float, Range(low=0.5, high=0.999)]
+    bootstrap: Annotated[int, Range(low=100)]
+    kid_subset: Annotated[int, Range(low=2)]
+    worst_pairs: Annotated[int, Range(low=1, high=100)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Section ``report``."""
+
+    images_per_class: Annotated[int, Range(low=1, high=32)]
+
+
+@dataclass(frozen=True)
+class Track:
+    """Section ``track``."""
+
+    uri: str | None
+    experiment: str
+    timeout_s: Annotated[float, Range(low=1, high=600)]
+
+
+@dataclass(frozen=True)
+class SamplerOverrides:
+    """What a recipe changes of its model's sampler."""
+
+    scheduler: Scheduler | None = None
+    steps: Annotated[int, Range(low=1, high=1000)] | None = None
+    guidance: Annotated[float, Range(low=0, high=50)] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of ``recipes``. The LoRA knobs are given where ``adapter: lora``, and only there."""
+
+    adapter: Literal["none", "lora"]
+    prompt: Literal["template", "label"]
+    sampler: SamplerOverrides
+    scope: Literal["dataset", "class"] | None = None
+    rank: Annotated[int, Range(low=1, high=1024)] | None = None
+    alpha: Positive | None = None
+    unet: bool | None = None
+    text_encoder: bool | None = None
+
+    def lora(self) -> Lora:
+        """The LoRA knobs, of a recipe that has them."""
+        assert self.rank and self.alpha and self.unet is not None and self.text_encoder is not None
+        return Lora(self.rank, self.alpha, self.unet, self.text_encoder)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Which attention layers get a LoRA of which rank."""
+
+    rank: int
+    alpha: float
+    unet: bool
+    text_encoder: bool
+
+
+@dataclass(frozen=True)
+class AdaptSchedule:
+    """Length of the training of one adapter."""
+
+    lr: Positive
+    warmup: Natural
+    epochs: Count
+    max_steps: Count
+    batch: Count
+
+    def steps(self, images: int) -> int:
+        """Optimizer steps for ``images`` shots."""
+        return min(self.epochs * math.ceil(images / self.batch), self.max_steps)
+
+
+@dataclass(frozen=True)
+class ModelAdapt:
+    """``adapt`` of a model's row; ``class_`` is the key ``class``."""
+
+    caption_dropout: Share
+    ema: Annotated[float, Range(low=0, below=1)]
+    together: Count
+    sample_every: Count
+    dataset: AdaptSchedule
+    class_: AdaptSchedule
+
+    def schedule(self, scope: str) -> AdaptSchedule:
+        """The schedule of ``scope``: dataset or class."""
+        return self.dataset if scope == "dataset" else self.class_
+
+
+@dataclass(frozen=True)
+class ModelGenerate:
+    """``generate`` of a model's row."""
+
+    per_class: Count
+    batch: Count
+    scheduler: Scheduler
+    steps: Annotated[int, Range(low=1, high=1000)]
+    guidance: Annotated[float, Range(low=0, high=50)]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are drawn: a model's defaults with a recipe's overrides."""
+
+    scheduler: Scheduler
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class ResNet20:
+    """``train.resnet20`` of a model's row."""
+
+    width: Count
+    lr: Positive
+    weight_decay: Share
+    label_smoothing: Share
+    warmup: Natural
+    steps: Count
+    batch: Annotated[int, Range(low=2)]
+
+
+@dataclass(frozen=True)
+class ClipLora:
+    """``train.clip_lora`` of a model's row."""
+
+    rank: Annotated[int, Range(low=1, high=1024)]
+    alpha: Positive
+    dropout: Annotated[float, Range(low=0, high=0.9)]
+    lr: Positive
+    weight_decay: Share
+    warmup: Natural
+    steps: Count
+    batch: Annotated[int, Range(low=2)]
+
+
+@dataclass(frozen=True)
+class ModelTrain:
+    """``train`` of a model's row."""
+
+    resnet20: ResNet20
+    clip_lora: ClipLora
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of ``models``."""
+
+    generator: str
+    clip: str
+    judge: str
+    licence: str
+    resolution: Annotated[int, Range(low=8)]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    adapt: ModelAdapt
+    generate: ModelGenerate
+    train: ModelTrain
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of ``params.yaml``."""
+
+    model: str
+    shots: Count
+    seed: Annotated[int, Range(low=0, high=2**31 - 1)]
+    active: tuple[str, ...]
+    prepare: Prepare
+    adapt: Adapt
+    generate: Generate
+    train: Train
+    evaluate: Evaluate
+    report: Report
+    track: Track
+    recipes: dict[str, Recipe]
+    models: dict[str, Model]
+
+    @property
+    def base(self) -> Model:
+        """The row of ``models`` that ``model`` names."""
+        return self.models[self.model]
+
+    @property
+    def per_class(self) -> int:
+        """Synthetic images per class."""
+        return self.generate.per_class or self.base.generate.per_class
+
+    @property
+    def selection_per_class(self) -> int:
+        """Labelled images per class, beside the shots, that may choose an epoch."""
+        chosen = self.prepare.selection_per_class
+        return min(self.shots, 4) if chosen is None else chosen
+
+    def sampler(self, recipe: str) -> Sampler:
+        """The model's sampler with the overrides of ``recipe``."""
+        mine, base = self.recipes[recipe].sampler, self.base.generate
+        return Sampler(
+            mine.scheduler or base.scheduler,
+            mine.steps or base.steps,
+            base.guidance if mine.guidance is None else mine.guidance,
+        )
+
+
+def load(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        InputError: one sentence naming the key and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run this in the project's folder.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise InputError(f"{path}{line}: is not plain YAML ({getattr(error, 'problem', error)}); mend it.") from error
+    return parse(raw, str(path))
+
+
+def parse(raw: object, file: str = "params.yaml") -> Params:
+    """Check a mapping as ``yaml.safe_load`` gives it; see ``load``."""
+    try:
+        params = _build(Params, raw, "")
+        _check(params)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    return params
+
+
+def to_dict(value: Any) -> Any:
+    """Dataclasses as plain mappings, for printing, hashing and tracking."""
+    return dataclasses.asdict(value)
+
+
+def _check(params: Params) -> None:
+    """Rules that tie keys to one another."""
+    if params.model not in params.models:
+        raise InputError(f"model: no row {params.model!r} in models; there are {_listed(params.models)}.")
+    if not params.active:
+        raise InputError("active: names no recipe; name at least one row of recipes.")
+    if len(set(params.active)) < len(params.active):
+        raise InputError("active: names a recipe twice; name each once.")
+    for name in params.active:
+        if name not in params.recipes:
+            raise InputError(f"active: no row {name!r} in recipes; there are {_listed(params.recipes)}.")
+    for name, recipe in params.recipes.items():
+        if not name.replace("_", "").isalnum() or not name.isascii() or name == "real":
+            raise InputError(f"recipes.{name}: is not a name; use ASCII letters, digits and _, and not 'real'.")
+        for knob in ("scope", "rank", "alpha", "unet", "text_encoder"):
+            given = getattr(recipe, knob) is not None
+            if given != (recipe.adapter == "lora"):
+                verb = "belongs only to adapter: lora; remove it" if given else "is missing; adapter: lora needs it"
+                raise InputError(f"recipes.{name}.{knob}: {verb}.")
+        if recipe.adapter == "lora" and not (recipe.unet or recipe.text_encoder):
+            raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
+    if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
+        raise InputError("train.classifiers: name at least one classifier, and each once.")
+    for name, model in params.models.items():
+        if model.resolution % 8:
+            raise InputError(f"models.{name}.resolution: must be divisible by 8, got {model.resolution}.")
+    template = params.prepare.template
+    if template is not None and template.count("{class}") != 1:
+        raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
+
+
+def _build(kind: type[T], raw: object, key: str) -> T:
+    """An instance of the dataclass ``kind`` from a mapping, every field checked."""
+    if not isinstance(raw, dict):
+        raise InputError(f"{key or 'the file'}: expected a mapping of keys, got {_shown(raw)}.")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in raw:
+        if name not in fields:
+            raise InputError(f"{_join(key, name)}: unknown key; allowed are {_listed(fields)}.")
+    values = {}
+    for name, field in fields.items():
+        if name in raw:
+            values[field.name] = _value(hints[field.name], raw[name], _join(key, name))
+        elif field.default is dataclasses.MISSING:
+            raise InputError(f"{_join(key, name)}: is missing; give it.")
+    return kind(**values)
+
+
+def _value(hint: Any, raw: object, key: str) -> Any:
+    """``raw`` checked against a type hint."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if raw is None and type(None) in args:
+            return None
+        return _value(next(arg for arg in args if arg is not type(None)), raw, key)
+    if origin is Literal:
+        if raw not in args or isinstance(raw, bool):
+            raise InputError(f"{key}: expected one of {_listed(args)}, got {_shown(raw)}.")
+        return raw
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise InputError(f"{key}: expected a list, got {_shown(raw)}.")
+        return tuple(_value(args[0], item, f"{key}[{i}]") for i, item in enumerate(raw))
+    if origin is dict:
+        if not isinstance(raw, dict) or not raw:
+            raise InputError(f"{key}: expected a mapping of names to rows, got {_shown(raw)}.")
+        return {str(name): _value(args[1], row, _join(key, name)) for name, row in raw.items()}
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("type[Any]", hint), raw, key)
+    limits = Range()
+    if origin is Annotated:
+        hint, limits = args[0], args[1]
+    return _scalar(hint, limits, raw, key)
+
+
+def _scalar(kind: type, limits: Range, raw: object, key: str) -> Any:
+    word = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
+    ok = isinstance(raw, (int, float) if kind is float else kind) and (kind is bool or not isinstance(raw, bool))
+    if kind is float and isinstance(raw, str):
+        # YAML 1.1 reads 1e-3 as text: only 1.0e-3 is a number there.
+        try:
+            raw, ok = float(raw), True
+        except ValueError:
+            ok = False
+    if ok and kind is float:
+        raw = float(typing.cast("float", raw))
+        ok = math.isfinite(raw)
+    if not ok or (kind in (int, float) and raw not in limits):  # type: ignore[operator]
+        raise InputError(f"{key}: expected {f'{word} {limits}'.strip()}, got {_shown(raw)}.")
+    if kind is str and not typing.cast("str", raw).strip():
+        raise InputError(f"{key}: expected text, got an empty one.")
+    return raw
+
+
+def _join(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _listed(names: typing.Iterable[object]) -> str:
+    return ", ".join(str(name) for name in names)
+
+
+def _shown(raw: object) -> str:
+    if isinstance(raw, dict):
+        return "a mapping"
+    return "null" if raw is None else repr(raw)[:60]

@@ -1,0 +1,105 @@
+"""The split manifests: what stages know of labels comes from here and never from walking folders."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamset.errors import InputError
+from dreamset.files import class_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One real image.
+
+    ``path`` is relative to the workspace's cell, or absolute; ``label`` indexes ``classes``; ``group`` names what
+    must not be split (a writer, a patient, a burst); ``sha256`` is of the file.
+    """
+
+    path: str
+    label: int
+    group: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """What may be learned from: ``data/splits/train.json``.
+
+    ``classes`` are the names in label order, as the source gives them. ``template`` is the caption, holding
+    ``{class}``. ``invariances`` are the changes that keep a label. ``train`` holds ``shots`` images per class,
+    by class and in the order of their permutation; ``selection`` the further images that may choose an epoch.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    template: str
+    invariances: tuple[str, ...]
+    shots: int
+    seed: int
+    train: tuple[Sample, ...]
+    selection: tuple[Sample, ...]
+
+    def prompt(self, label: int, kind: str = "template") -> str:
+        """The caption of a class: the template filled, or the bare label."""
+        name = spoken(self.classes[label])
+        return self.template.replace("{class}", name) if kind == "template" else name
+
+    def folder(self, label: int) -> str:
+        """Name of the class's folder in a synthetic dataset."""
+        return class_folder(label, self.classes[label])
+
+
+@dataclass(frozen=True)
+class TestSplit:
+    """``data/splits/test.json``: the same for every seed and number of shots."""
+
+    __test__ = False  # pytest would collect it for its name
+
+    classes: tuple[str, ...]
+    test: tuple[Sample, ...]
+
+
+def spoken(name: str) -> str:
+    """A class name as a prompt says it: underscores and line breaks are spaces."""
+    return " ".join(name.replace("_", " ").split()) or name
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write the training manifest."""
+    write_json(path, asdict(split))
+
+
+def write_test(path: Path, split: TestSplit) -> None:
+    """Write the test manifest."""
+    write_json(path, asdict(split))
+
+
+def read_split(path: Path) -> Split:
+    """Read the training manifest."""
+    raw = read_json(path, "dreamset prepare")
+    try:
+        fields = dict(raw, train=_samples(raw["train"]), selection=_samples(raw["selection"]))
+        for key in ("classes", "invariances"):
+            fields[key] = tuple(fields[key])
+        return Split(**fields)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not a split manifest ({error}); run `dreamset prepare` again.") from error
+
+
+def read_test(path: Path) -> TestSplit:
+    """Read the test manifest. Only ``evaluate`` calls this; a test holds it to that."""
+    raw = read_json(path, "dreamset prepare")
+    try:
+        return TestSplit(tuple(raw["classes"]), _samples(raw["test"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not a test manifest ({error}); run `dreamset prepare` again.") from error
+
+
+def _samples(rows: Sequence[dict[str, Any]]) -> tuple[Sample, ...]:
+    return tuple(Sample(**row) for row in rows)

@@ -1,0 +1,59 @@
+"""A synthetic dataset on disk: class folders of PNG files and one ``metadata.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreamset.errors import InputError
+from dreamset.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SyntheticImage:
+    """One row of ``metadata.jsonl``.
+
+    ``file_name`` is relative to the dataset's folder; ``label`` indexes the split's classes, whose name is
+    ``class_name``; ``seed`` drew the starting noise, after ``redraws`` degenerate tries; ``adapter`` is the
+    sha256 of the adapter's file, or None; ``sha256`` is of the image file.
+    """
+
+    file_name: str
+    label: int
+    class_name: str
+    index: int
+    prompt: str
+    seed: int
+    redraws: int
+    sampler: dict[str, Any]
+    adapter: str | None
+    sha256: str
+
+
+def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:
+    """Write ``metadata.jsonl``, one row per image."""
+    rows = (json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in images)
+    atomic_write(folder / "metadata.jsonl", "".join(rows))
+
+
+def read_metadata(folder: Path) -> list[SyntheticImage]:
+    """Every image of a synthetic dataset, in the order of the file: by label, then by index."""
+    path = folder / "metadata.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing; run `dreamset generate {folder.name}` first.") from error
+    images = []
+    for number, line in enumerate(lines, 1):
+        try:
+            images.append(SyntheticImage(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number}: is not a whole row ({error}); run `dreamset generate {folder.name}` again."
+            ) from error
+    return images

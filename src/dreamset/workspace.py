@@ -1,0 +1,94 @@
+"""Every path in the project: the only module that knows folder names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one (shots, seed).
+
+    Args:
+        root: the project: bundled models, shards and the tracking spool are shared from here.
+        cell: where this run's data, models and results stand; the project itself for ``dvc repro``,
+            a folder under ``.dreamset/table`` for one cell of a sweep.
+    """
+
+    root: Path
+    cell: Path
+
+    @classmethod
+    def at(cls, root: Path) -> Workspace:
+        """The workspace of ``dvc repro``."""
+        return cls(root, root)
+
+    @property
+    def splits(self) -> Path:
+        """Manifest of what may be learned from: shots and selection images."""
+        return self.cell / "data/splits/train.json"
+
+    @property
+    def test_split(self) -> Path:
+        """Manifest of the test images; only ``evaluate`` opens it."""
+        return self.cell / "data/splits/test.json"
+
+    @property
+    def rejected(self) -> Path:
+        """Files of the source that were rejected, with reasons."""
+        return self.cell / "data/splits/rejected.json"
+
+    @property
+    def real(self) -> Path:
+        """Image files that ``prepare`` writes for shots and selection, where a source has no files of its own."""
+        return self.cell / "data/real"
+
+    @property
+    def real_test(self) -> Path:
+        """The same for test images, apart so that no other stage depends on them."""
+        return self.cell / "data/real_test"
+
+    def adapter(self, recipe: str) -> Path:
+        """Folder of the trained adapters of ``recipe``."""
+        return self.cell / "models/adapters" / recipe
+
+    def synthetic(self, recipe: str) -> Path:
+        """Folder of the synthetic dataset of ``recipe``."""
+        return self.cell / "data/synthetic" / recipe
+
+    def classifiers(self, arm: str) -> Path:
+        """Folder of the classifiers of ``arm``: ``real`` or a recipe."""
+        return self.cell / "models/classifiers" / arm
+
+    def result(self, stage: str, item: str | None = None) -> Path:
+        """The JSON of a stage, or of its item (a recipe, an arm)."""
+        return self.cell / "results" / (f"{stage}.json" if item is None else f"{stage}/{item}.json")
+
+    @property
+    def results(self) -> Path:
+        """Folder of everything that is committed and read by people."""
+        return self.cell / "results"
+
+    def plots(self, stage: str, item: str | None = None) -> Path:
+        """Folder of plot data and pictures of a stage, or of its item."""
+        return self.cell / "results/plots" / (stage if item is None else f"{stage}/{item}")
+
+    @property
+    def shards(self) -> Path:
+        """Finished pieces of work by key, shared by all cells; ignored by git and DVC."""
+        return self.root / ".dreamset/shards"
+
+    @property
+    def unfinished(self) -> Path:
+        """Checkpoints of adapters in training, by key."""
+        return self.root / ".dreamset/unfinished"
+
+    @property
+    def spool(self) -> Path:
+        """Tracking records that no server has taken yet."""
+        return self.root / ".dreamset/track"
+
+    def base(self, name: str) -> Path:
+        """A path of a model's row: relative to the project, or absolute."""
+        return self.root / name
