@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
+from dreamset.files import sha256
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from dreamset.sources import Source
 
 Part = Literal["train", "selection", "test"]
 
@@ -48,3 +52,35 @@ def load(parts: Sequence[Part]) -> tuple[NDArray[np.uint8], NDArray[np.int64], N
     # Ink is counted 0..16 in the source.
     images = np.round(bunch.images[rows] * (255.0 / 16.0)).astype(np.uint8)
     return images, bunch.target[rows].astype(np.int64), groups.astype(np.int64)
+
+
+def read() -> Source:
+    """The digits as a source: 10 classes, shots, selection and test from different writers."""
+    from dreamset.images import png
+    from dreamset.sources import Image, Source
+
+    def part(name: Part) -> list[Image]:
+        found = []
+        for row, (pixels, label, group) in enumerate(zip(*load([name]), strict=True)):
+            data = png(pixels)
+            found.append(
+                Image(
+                    name=f"{name}_{row:04d}",
+                    label=int(label),
+                    group=f"block {group}",
+                    sha256=sha256(data),
+                    pixels_sha256=sha256(pixels.tobytes()),
+                    data=data,
+                )
+            )
+        return found
+
+    return Source(
+        classes=CLASS_NAMES,
+        template="a photo of the digit {class}",
+        # A mirrored or upside-down digit is another sign, or none.
+        invariances=("colour",),
+        train=part("train"),
+        selection=part("selection"),
+        test=part("test"),
+    )
