@@ -76,7 +76,11 @@ def writing(store: Path, key: str) -> Iterator[Path]:
         sync_folder(aside)
         aside.chmod(0o755)
         if find(store, key) is None:
-            aside.rename(store / key)
+            try:
+                aside.rename(store / key)
+            except OSError:
+                if find(store, key) is None:
+                    raise
             sync_folder(store)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

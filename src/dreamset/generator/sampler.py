@@ -1,0 +1,103 @@
+"""Drawing images: deterministic in the noise of each image, whatever it is batched with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import diffusers
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dreamset.generator.base_model import BaseModel
+    from dreamset.params import Sampler
+
+SCHEDULERS: Final = {
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+}
+
+
+def scheduler(name: str, schedule: dict[str, Any]) -> Any:
+    """A fresh diffusers scheduler over the base's noise schedule."""
+    return getattr(diffusers, SCHEDULERS[name]).from_config(schedule)
+
+
+@torch.inference_mode()
+def draw(
+    base: BaseModel,
+    sampler: Sampler,
+    prompt_embeds: torch.Tensor,
+    empty_embeds: torch.Tensor,
+    generators: Sequence[torch.Generator],
+) -> torch.Tensor:
+    """Draw one image per generator.
+
+    Args:
+        base: the model; an adapter is fused into it, or hooked onto it.
+        sampler: scheduler, steps and guidance scale g: eps_u + g (eps_c - eps_u); at g = 1 eps_u is not computed.
+        prompt_embeds: (n, length, width), one row per image.
+        empty_embeds: (n, length, width) of the empty prompt, of the same adapter as the image's.
+        generators: n CPU generators; each draws the starting noise of its image, then what the sampler asks for.
+
+    Returns:
+        (n, 3, h, w) float32, nominally in [-1, 1]; not clipped, not checked.
+    """
+    steps = scheduler(sampler.scheduler, base.schedule)
+    steps.set_timesteps(sampler.steps, device=base.device)
+    noise = torch.stack([torch.randn(base.latent_shape, generator=generator) for generator in generators])
+    latents = noise.to(base.device, base.dtype) * steps.init_noise_sigma
+    guided = sampler.guidance != 1.0
+    # An image's two halves stand side by side, so that the batch stays ordered by adapter.
+    context = torch.stack([empty_embeds, prompt_embeds], dim=1).flatten(0, 1) if guided else prompt_embeds
+    extra = {"generator": list(generators)} if sampler.scheduler == "euler_ancestral" else {}
+    for t in steps.timesteps:
+        inputs = steps.scale_model_input(latents, t)
+        if guided:
+            inputs = inputs.repeat_interleave(2, dim=0)
+        predicted = base.unet(inputs, t, encoder_hidden_states=context, return_dict=False)[0]
+        if guided:
+            uncond, cond = predicted.unflatten(0, (-1, 2)).unbind(1)
+            predicted = uncond + sampler.guidance * (cond - uncond)
+        latents = steps.step(predicted, t, latents, return_dict=False, **extra)[0]
+    return base.decode(latents)
+
+
+def draw_fitting(
+    base: BaseModel,
+    sampler: Sampler,
+    prompt_embeds: torch.Tensor,
+    empty_embeds: torch.Tensor,
+    seeds: Sequence[int],
+) -> torch.Tensor:
+    """``draw`` from seeds; where memory does not suffice, in halves of the batch, with the same noise."""
+    try:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return draw(base, sampler, prompt_embeds, empty_embeds, generators)
+    except torch.OutOfMemoryError:
+        if len(seeds) == 1:
+            raise
+    if base.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(seeds) // 2
+    parts = [slice(None, half), slice(half, None)]
+    return torch.cat([draw_fitting(base, sampler, prompt_embeds[p], empty_embeds[p], seeds[p]) for p in parts])
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """(n, 3, h, w) in [-1, 1] as (n, h, w, 3) uint8 on the CPU; NaN becomes black."""
+    pixels = (images.nan_to_num(-1.0).clamp(-1, 1) + 1) * 127.5
+    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def degenerate(images: torch.Tensor) -> torch.Tensor:
+    """(n,) bool: images (n, 3, h, w) in [-1, 1] that are not finite, or flat to within two grey levels.
+
+    A black image is a flat one. A safety checker, an overflow in half precision or a collapsed adapter makes them.
+    """
+    flat = images.clamp(-1, 1).flatten(1).std(dim=1) < 2 / 127.5
+    return (~images.isfinite().flatten(1).all(dim=1) | flat).cpu()

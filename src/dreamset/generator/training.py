@@ -1,0 +1,283 @@
+"""Training LoRA adapters on a few images: DataDream (arXiv 2407.10910), several adapters at once.
+
+Every random choice of a step is a function of (adapter's seed, step), so a checkpoint needs no random state and a
+resumed run equals an unbroken one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from dreamset.files import atomic_write
+from dreamset.generator import lora
+from dreamset.generator.sampler import draw, to_uint8
+from dreamset.images import png
+from dreamset.progress import bar
+from dreamset.seeds import generator, image_seed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.generator.base_model import BaseModel
+    from dreamset.params import AdaptSchedule, Lora, Sampler
+
+
+@dataclass(frozen=True)
+class Job:
+    """One adapter to train.
+
+    ``images`` are (h, w, 3) uint8 with the shortest side at the base's resolution; ``prompts`` has one caption per
+    image; ``shown`` are the (class name, prompt) pairs that the sample grids draw.
+    """
+
+    key: str
+    name: str
+    seed: int
+    images: list[NDArray[np.uint8]]
+    prompts: tuple[str, ...]
+    shown: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all adapters of a recipe share."""
+
+    lora: Lora
+    schedule: AdaptSchedule
+    steps: int
+    weight_decay: float
+    max_grad_norm: float
+    caption_dropout: float
+    ema: float
+    checkpoint_every: int
+    sample_every: int
+    sample_images: int
+    sampler: Sampler
+    seed: int
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up from 0, then half a cosine to 0."""
+        if step < self.schedule.warmup:
+            return self.schedule.lr * step / self.schedule.warmup
+        done = (step - self.schedule.warmup) / max(1, self.steps - self.schedule.warmup)
+        return self.schedule.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@dataclass
+class Together:
+    """Several adapters in training over one frozen base: state, step, checkpoint.
+
+    After ``run`` the averaged weights of each adapter can be saved with ``save``.
+    """
+
+    base: BaseModel
+    jobs: list[Job]
+    settings: Settings
+    folder: Path
+    step: int = 0
+    losses: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.adapters = lora.attach(self.base, self.settings.lora, {job.name: job.seed for job in self.jobs})
+        self.parameters = [list(self.adapters.parameters(job.name).values()) for job in self.jobs]
+        self.flat = [parameter for mine in self.parameters for parameter in mine]
+        self.averaged = [parameter.detach().clone() for parameter in self.flat]
+        self.optimizer = torch.optim.AdamW(
+            self.flat, lr=self.settings.schedule.lr, weight_decay=self.settings.weight_decay, foreach=True
+        )
+        self.noise_schedule = DDPMScheduler.from_config(self.base.schedule)
+        self.tokens: dict[str, torch.Tensor] = {}
+        self.latents = [self._cached(job) for job in self.jobs]
+
+    def run(self) -> None:
+        """Train to the end, from the last checkpoint where there is one."""
+        self._resume()
+        total, every = self.settings.steps, self.settings.checkpoint_every
+        names = self.jobs[0].name if len(self.jobs) == 1 else f"{len(self.jobs)} adapters"
+        with bar(total=total, what=f"adapting {names}", unit="step") as progress:
+            progress.update(self.step)
+            while True:
+                if self.step % self.settings.sample_every == 0 or self.step == total:
+                    self._draw_samples()
+                if self.step == total:
+                    return
+                self._train_step()
+                progress.update()
+                if self.step % every == 0 or self.step == total:
+                    self._checkpoint()
+
+    def save(self, index: int, folder: Path) -> None:
+        """Write the averaged adapter of job ``index`` and its sample grids into ``folder``."""
+        with lora.swapped(self.flat, self.averaged):
+            self.adapters.save(self.jobs[index].name, folder)
+        for path in sorted(self.folder.glob(f"samples_*_{index}.png")):
+            name = path.name.removesuffix(f"_{index}.png")
+            atomic_write(folder / f"{name}.png", path.read_bytes())
+
+    def close(self) -> None:
+        """Take the adapters off the base."""
+        lora.detach(self.adapters)
+
+    def _train_step(self) -> None:
+        settings, step = self.settings, self.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr(step)
+        latents, noise, t, context = self._batch(step)
+        noisy = self.noise_schedule.add_noise(latents, noise, t)
+        target = noise
+        if self.noise_schedule.config.prediction_type == "v_prediction":
+            target = self.noise_schedule.get_velocity(latents, noise, t)
+        dtype = self.base.dtype
+        predicted = self.base.unet(noisy.to(dtype), t, encoder_hidden_states=context, return_dict=False)[0]
+        squares = F.mse_loss(predicted.float(), target, reduction="none")
+        # A sum over adapters: each gets the gradient that it would have alone.
+        losses = squares.view(len(self.jobs), -1).mean(dim=1)
+        losses.sum().backward()
+        for mine in self.parameters:
+            torch.nn.utils.clip_grad_norm_(mine, settings.max_grad_norm, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        # Early on the average must not hang on to the start: Tensorflow's warm-up of the decay.
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averaged, [parameter.detach() for parameter in self.flat], 1 - decay)
+        for history, loss in zip(self.losses, losses.tolist(), strict=True):
+            history.append(loss)
+        if not all(math.isfinite(history[-1]) for history in self.losses):
+            raise FloatingPointError(f"loss is not finite at step {step}; lower models.*.adapt.*.lr.")
+        self.step += 1
+
+    def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents, noise, timesteps and text embeddings of a step, (jobs * batch, ...), ordered by job."""
+        batch = self.settings.schedule.batch
+        shape = (batch, *self.base.latent_shape)
+        latents, noises, times, prompts = [], [], [], []
+        for job, cached in zip(self.jobs, self.latents, strict=True):
+            rows = _rows(job, step, batch)
+            mine = generator("adapt step", job.seed, step)
+            posterior = torch.randn(shape, generator=mine)
+            noises.append(torch.randn(shape, generator=mine))
+            times.append(torch.randint(self.noise_schedule.config.num_train_timesteps, (batch,), generator=mine))
+            dropped = torch.rand(batch, generator=mine) < self.settings.caption_dropout
+            captions = [job.prompts[row] for row in rows]
+            prompts.append(["" if d else caption for d, caption in zip(dropped.tolist(), captions, strict=True)])
+            mean, std = (part[rows] for part in cached) if cached else self._encode_crops(job, rows, mine)
+            latents.append(mean + std * posterior.to(mean.device))
+        device = self.base.device
+        return torch.cat(latents), torch.cat(noises).to(device), torch.cat(times).to(device), self._context(prompts)
+
+    def _context(self, prompts: list[list[str]]) -> torch.Tensor:
+        """Text embeddings of each job's captions; each distinct caption of a job is encoded once."""
+        distinct = [list(dict.fromkeys(mine)) for mine in prompts]
+        width = max(len(mine) for mine in distinct)
+        # Equal parts per job, which the adapted layers count on: short lists repeat their first caption.
+        padded = [mine + mine[:1] * (width - len(mine)) for mine in distinct]
+        for caption in {caption for mine in padded for caption in mine} - self.tokens.keys():
+            self.tokens[caption] = self.base.tokens([caption])[0]
+        ids = torch.stack([self.tokens[caption] for mine in padded for caption in mine])
+        with torch.set_grad_enabled(self.settings.lora.text_encoder):
+            hidden: torch.Tensor = self.base.text_encoder(ids)[0]
+        index = [
+            job * width + mine.index(caption)
+            for job, (mine, captions) in enumerate(zip(padded, prompts, strict=True))
+            for caption in captions
+        ]
+        return hidden[torch.tensor(index, device=hidden.device)]
+
+    @torch.no_grad()
+    def _cached(self, job: Job) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Latent moments of all images, where no random crop changes them from step to step: square ones."""
+        if any(image.shape[0] != image.shape[1] for image in job.images):
+            return None
+        parts = [self.base.moments(_to_model(job.images[i : i + 64])) for i in range(0, len(job.images), 64)]
+        mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
+        return mean, std
+
+    @torch.no_grad()
+    def _encode_crops(self, job: Job, rows: list[int], random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moments of one random crop of each image."""
+        size = self.base.resolution
+        crops = []
+        for row in rows:
+            height, width, _ = job.images[row].shape
+            top, left = (int(torch.randint(side - size + 1, (), generator=random)) for side in (height, width))
+            crops.append(job.images[row][top : top + size, left : left + size])
+        return self.base.moments(_to_model(crops))
+
+    def _draw_samples(self) -> None:
+        """One strip per shown class and job, with the same noise every time."""
+        settings = self.settings
+        paths = [self.folder / f"samples_{self.step:05d}_{index}.png" for index in range(len(self.jobs))]
+        if all(path.is_file() for path in paths):
+            return
+        count = settings.sample_images
+        shown = [[pair for pair in job.shown for _ in range(count)] for job in self.jobs]
+        generators = [
+            torch.Generator().manual_seed(image_seed(settings.seed, name, k % count))
+            for mine in shown
+            for k, (name, _) in enumerate(mine)
+        ]
+        with lora.swapped(self.flat, self.averaged), torch.no_grad():
+            embeds = self._context([[prompt for _, prompt in mine] for mine in shown])
+            empty = self._context([[""] * len(mine) for mine in shown])
+            pixels = to_uint8(draw(self.base, settings.sampler, embeds, empty, generators)).numpy()
+        size = self.base.resolution
+        for path, part in zip(paths, pixels.reshape(len(self.jobs), -1, count, size, size, 3), strict=True):
+            rows = part.transpose(0, 2, 1, 3, 4).reshape(-1, count * size, 3)
+            atomic_write(path, png(rows))
+
+    def _checkpoint(self) -> None:
+        """Everything a run needs to go on, in one file that is replaced whole."""
+        tensors: dict[str, torch.Tensor] = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+        for i, (parameter, average) in enumerate(zip(self.flat, self.averaged, strict=True)):
+            state = self.optimizer.state[parameter]
+            tensors |= {f"{i}.value": parameter.detach(), f"{i}.average": average}
+            tensors |= {f"{i}.{moment}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        atomic_write(self.folder / "state.safetensors", save(tensors, {"state": json.dumps({"step": self.step})}))
+
+    def _resume(self) -> None:
+        path = self.folder / "state.safetensors"
+        self.losses = [[] for _ in self.jobs]
+        if not path.is_file():
+            return
+        with safe_open(path, "pt") as opened:
+            self.step = json.loads(opened.metadata()["state"])["step"]
+        tensors = load_file(path)
+        self.losses = tensors["losses"].tolist()
+        with torch.no_grad():
+            for i, (parameter, average) in enumerate(zip(self.flat, self.averaged, strict=True)):
+                parameter.copy_(tensors[f"{i}.value"])
+                average.copy_(tensors[f"{i}.average"])
+                moments: dict[str, Any] = {m: tensors[f"{i}.{m}"].to(parameter) for m in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+
+
+def _rows(job: Job, step: int, batch: int) -> list[int]:
+    """Images of a step: permutations of the shots one after the other, cut into full batches."""
+    rows, n = [], len(job.images)
+    order: dict[int, list[int]] = {}
+    for position in range(step * batch, (step + 1) * batch):
+        epoch, at = divmod(position, n)
+        if epoch not in order:
+            order[epoch] = torch.randperm(n, generator=generator("adapt order", job.seed, epoch)).tolist()
+        rows.append(order[epoch][at])
+    return rows
+
+
+def _to_model(images: list[NDArray[np.uint8]]) -> torch.Tensor:
+    """(n, h, w, 3) uint8 as (n, 3, h, w) float32 in [-1, 1]."""
+    import numpy as np
+
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
