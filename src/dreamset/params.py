@@ -244,6 +244,7 @@ class ClipLora:
 class ModelTrain:
     """``train`` of a model's row."""
 
+    crop: Annotated[float, Range(above=0, high=1)]
     resnet20: ResNet20
     clip_lora: ClipLora
 

@@ -1,0 +1,95 @@
+"""Image classifiers: one module each, one common shape.
+
+A classifier is an ``nn.Module`` with ``size`` (pixels of the square it sees), ``label_smoothing`` and a
+``forward`` from (n, 3, size, size) float RGB in 0..1 to (n, classes) logits; its trainable parameters are those that
+require a gradient. A module of this package offers
+
+- ``build(model, split, root) -> Classifier``: ready to train, initialised from torch's global generator;
+- ``save(classifier, folder)``: its weights, so that others can read them;
+- ``load(folder, record) -> Classifier``: back from ``save``, with ``record`` the content of ``classifier.json``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dreamset.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from dreamset.params import Model
+    from dreamset.splits import Split
+
+RECORD = "classifier.json"
+
+
+def _module(name: str) -> Any:
+    """The module of a classifier; imported late, for open_clip alone costs seconds."""
+    return import_module(f"dreamset.classifiers.{name}")
+
+
+def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
+    """An untrained classifier of the classes of ``split``.
+
+    Args:
+        name: resnet20, clip_lora or clip_zeroshot.
+        model: the row of ``models`` with its width, rank and so on.
+        split: class names, and the captions that CLIP compares an image with.
+        root: what relative paths of the row start from.
+    """
+    classifier: nn.Module = _module(name).build(model, split, root)
+    return classifier
+
+
+def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
+    """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, Any] = _module(record["classifier"]).save(classifier, folder)
+    write_json(folder / RECORD, record | facts)
+
+
+def load(folder: Path) -> Predictor:
+    """A trained classifier as it was saved."""
+    record = read_json(folder / RECORD, "dreamset train")
+    classifier = _module(record["classifier"]).load(folder, record)
+    return Predictor(classifier, tuple(record["classes"]))
+
+
+class Predictor:
+    """A classifier in evaluation mode, from uint8 images to logits."""
+
+    def __init__(self, classifier: nn.Module, classes: tuple[str, ...]) -> None:
+        from dreamset import device
+
+        self.device = device.pick()
+        self.classifier = classifier.to(self.device).eval()
+        self.classes = classes
+
+    def logits(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
+        """Logits (n, classes) of RGB images (n, h, w, 3), resized to what the classifier sees."""
+        import numpy as np
+        import torch
+
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), batch):
+                pixels = to_float(torch.from_numpy(images[start : start + batch]).to(self.device), self.classifier)
+                parts.append(self.classifier(pixels).float().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+
+
+def to_float(images: Tensor, classifier: nn.Module) -> Tensor:
+    """(n, h, w, 3) uint8 to (n, 3, size, size) float in 0..1, antialiased where it must shrink or grow."""
+    import torch.nn.functional as F
+
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    size: int = classifier.size  # type: ignore[assignment]
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return pixels

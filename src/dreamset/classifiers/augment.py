@@ -1,0 +1,186 @@
+"""Augmentation of whole batches, every image with its own random numbers.
+
+The list is DataDream's: RandAugment (2 operations, magnitude 9 of 30), random resized crop, horizontal flip, colour
+jitter, greyscale, blur, solarize. All that moves pixels becomes one affine map and one resampling; all that
+scales brightness, contrast or saturation becomes one factor each. Two of RandAugment's operations are identities
+here: posterize, which at this magnitude moves a value by less than 1/128, and equalize.
+
+What a label does not survive is left out: flips and free rotation unless the source declares them, and without
+``colour`` everything that changes values except sharpness and blur. Rotations below 15 degrees, shears and shifts
+of RandAugment's size keep every label.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_MAGNITUDE = 9 / 30  # RandAugment's default, as a share of each operation's range
+_GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+_PHOTOMETRIC = ("brightness", "contrast", "saturation", "autocontrast", "solarize")
+_STILL = ("identity", "identity", "identity", "sharpness")  # the first, equalize and posterize
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class Augment:
+    """Random label-preserving changes of a batch.
+
+    Args:
+        invariances: changes that the source declares label-preserving: of hflip, vflip, rotation, colour.
+        crop: smallest share of an image's area that a random crop keeps, 0..1.
+        seed: of the generator; equal seeds give equal sequences of batches.
+    """
+
+    def __init__(self, invariances: Collection[str], crop: float, seed: int) -> None:
+        self.allowed = frozenset(invariances)
+        self.crop = crop
+        self.operations = _STILL + _GEOMETRIC + (_PHOTOMETRIC if "colour" in self.allowed else ())
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """A changed copy of (n, 3, h, w) float images in 0..1, on their device."""
+        n = len(images)
+        chosen = torch.randint(len(self.operations), (n, 2), generator=self.generator)
+        signs = torch.randint(2, (n, 2), generator=self.generator) * 2.0 - 1.0
+        # How often, and with which signs, an image drew each operation.
+        drawn = {
+            name: torch.where(chosen == index, signs, 0.0)
+            for index, name in enumerate(self.operations)
+            if name != "identity"
+        }
+        matrices = self._matrices(n, drawn).to(images.device)
+        grid = F.affine_grid(matrices[:, :2], list(images.shape), align_corners=False)
+        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if "colour" in self.allowed:
+            images = self._colours(images, drawn)
+        return self._focus(images, drawn["sharpness"]).clamp(0, 1)
+
+    def _uniform(self, n: int, low: float, high: float) -> Tensor:
+        return torch.rand(n, generator=self.generator) * (high - low) + low
+
+    def _chance(self, n: int, p: float) -> Tensor:
+        return torch.rand(n, generator=self.generator) < p
+
+    def _matrices(self, n: int, drawn: dict[str, Tensor]) -> Tensor:
+        """Output to input coordinates, both in -1..1: (n, 3, 3)."""
+        angle = drawn["rotate"].sum(1) * math.radians(30 * _MAGNITUDE)
+        if "rotation" in self.allowed:
+            angle = angle + self._uniform(n, -math.pi, math.pi)
+        warp = _identity(n)
+        warp[:, 0, 0] = warp[:, 1, 1] = angle.cos()
+        warp[:, 0, 1], warp[:, 1, 0] = -angle.sin(), angle.sin()
+        shear = _identity(n)
+        shear[:, 0, 1] = drawn["shear_x"].sum(1) * 0.3 * _MAGNITUDE
+        shear[:, 1, 0] = drawn["shear_y"].sum(1) * 0.3 * _MAGNITUDE
+        # The range is 150 of 331 pixels, and an image is 2 wide in these coordinates.
+        shear[:, 0, 2] = drawn["translate_x"].sum(1) * 2 * 150 / 331 * _MAGNITUDE
+        shear[:, 1, 2] = drawn["translate_y"].sum(1) * 2 * 150 / 331 * _MAGNITUDE
+        return warp @ shear @ self._crops(n)
+
+    def _crops(self, n: int) -> Tensor:
+        """Random resized crops of ratio 3/4 to 4/3, with the flips that are allowed."""
+        area = self._uniform(n, self.crop, 1.0)
+        ratio = self._uniform(n, math.log(3 / 4), math.log(4 / 3)).exp()
+        width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        crop = _identity(n)
+        crop[:, 0, 2] = self._uniform(n, -1, 1) * (1 - width)
+        crop[:, 1, 2] = self._uniform(n, -1, 1) * (1 - height)
+        for axis, (side, flip) in enumerate(((width, "hflip"), (height, "vflip"))):
+            mirrored = self._chance(n, 0.5) & (flip in self.allowed)
+            crop[:, axis, axis] = torch.where(mirrored, -side, side)
+        return crop
+
+    def _colours(self, images: Tensor, drawn: dict[str, Tensor]) -> Tensor:
+        """RandAugment's colour operations and colour jitter (0.4, 0.4, 0.2, 0.1) with probability 0.8."""
+        n, where = len(images), images.device
+        jittered = self._chance(n, 0.8)
+        factors = {}
+        for name, strength in (("brightness", 0.4), ("contrast", 0.4), ("saturation", 0.2)):
+            jitter = torch.where(jittered, self._uniform(n, 1 - strength, 1 + strength), 1.0)
+            # The factor 1 +- 0.9 * magnitude of each time that RandAugment drew it.
+            factors[name] = (jitter * (1 + 0.9 * _MAGNITUDE * drawn[name]).prod(1)).to(where)[:, None, None, None]
+        factors["saturation"] *= (~self._chance(n, 0.2)).to(where)[:, None, None, None]
+        images = (images * factors["brightness"]).clamp(0, 1)
+        mean = _grey(images).mean((1, 2, 3), keepdim=True)
+        images = (mean + factors["contrast"] * (images - mean)).clamp(0, 1)
+        turn = torch.where(jittered, self._uniform(n, -0.1, 0.1), 0.0).to(where)
+        images = _saturate_and_turn(images, factors["saturation"], turn)
+        images = torch.where(_any(drawn["autocontrast"]).to(where), _stretch(images), images)
+        # Solarize inverts what is brighter than a threshold; above 1 nothing is.
+        threshold = torch.where(_any(drawn["solarize"])[:, 0, 0, 0], 1 - _MAGNITUDE, 2.0)
+        threshold = torch.where(self._chance(n, 0.2), 0.5, threshold).to(where)[:, None, None, None]
+        return torch.where(images >= threshold, 1 - images, images)
+
+    def _focus(self, images: Tensor, sharpness: Tensor) -> Tensor:
+        """RandAugment's sharpness, and Gaussian blur with probability 0.2."""
+        n, size = len(images), images.shape[-1]
+        # DataDream blurs with a deviation of up to 2 pixels at 224: the same share of the image here, half a
+        # pixel at least.
+        widest = max(2 * size / 224, 0.5)
+        sigma = torch.where(self._chance(n, 0.2), self._uniform(n, 0.1 * widest, widest), 0.0)
+        amount = sharpness.sum(1) * 0.9 * _MAGNITUDE
+        blurred = (sigma > 0).nonzero()[:, 0]
+        changed = (amount != 0).nonzero()[:, 0]
+        if len(changed):
+            picked = images[changed]
+            soft = _convolve(picked, torch.tensor([1.0, 1.0, 1.0]).expand(len(changed), 3) / 3)
+            images = images.index_copy(
+                0, changed, picked + amount[changed, None, None, None].to(images) * (picked - soft)
+            )
+        if len(blurred):
+            reach = math.ceil(3 * widest)
+            steps = torch.arange(-reach, reach + 1)
+            kernel = torch.exp(-0.5 * (steps / sigma[blurred, None]) ** 2)
+            images = images.index_copy(0, blurred, _convolve(images[blurred], kernel / kernel.sum(1, keepdim=True)))
+        return images
+
+
+def _identity(n: int) -> Tensor:
+    return torch.eye(3).repeat(n, 1, 1)
+
+
+def _any(drawn: Tensor) -> Tensor:
+    return (drawn != 0).any(1)[:, None, None, None]
+
+
+def _grey(images: Tensor) -> Tensor:
+    weights = images.new_tensor(_LUMA)[:, None, None]
+    return (images * weights).sum(1, keepdim=True)
+
+
+def _stretch(images: Tensor) -> Tensor:
+    """Each channel to the whole of 0..1; a constant one stays."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (images - low) / (high - low).clamp(min=1e-6), images)
+
+
+def _saturate_and_turn(images: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:
+    """Chroma scaled, and turned by a share of the colour circle, about the axis of greys."""
+    grey = _grey(images)
+    chroma = images - grey
+    angle = (2 * math.pi * turn)[:, None, None, None]
+    # Rodrigues' formula about (1, 1, 1): a hue turn that is linear, unlike HSV's, and leaves greys alone.
+    across = (chroma.roll(1, 1) - chroma.roll(-1, 1)) / math.sqrt(3)
+    along = chroma.mean(1, keepdim=True)
+    turned = chroma * angle.cos() + across * angle.sin() + along * (1 - angle.cos())
+    return (grey + saturation * turned).clamp(0, 1)
+
+
+def _convolve(images: Tensor, kernels: Tensor) -> Tensor:
+    """Each (3, h, w) image with its own separable kernel (n, k), edges repeated."""
+    n, channels, height, width = images.shape
+    kernels = kernels.to(images).repeat_interleave(channels, 0)
+    reach = kernels.shape[1] // 2
+    flat = F.pad(images, (reach, reach, reach, reach), mode="replicate").reshape(
+        1, n * channels, height + 2 * reach, -1
+    )
+    flat = F.conv2d(flat, kernels[:, None, None, :], groups=n * channels)
+    flat = F.conv2d(flat, kernels[:, None, :, None], groups=n * channels)
+    return flat.reshape(n, channels, height, width)

@@ -1,0 +1,105 @@
+"""ResNet-20 for small images, trained from scratch (He et al. 2016, section 4.2, CIFAR-10).
+
+Three stages of three basic blocks; shortcuts carry no parameters. Trained on synthetic images alone and tested on
+real ones its accuracy is the classification accuracy score, CAS (Ravuri and Vinyals 2019).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreamset.params import Model
+    from dreamset.splits import Split
+
+WEIGHTS = "model.safetensors"
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut; the first may halve the resolution and widen."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.wider = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        if self.stride > 1:
+            x = F.max_pool2d(x, 3, self.stride, 1)
+        if self.wider:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.wider))
+        return F.relu(out + x, inplace=True)
+
+
+class ResNet20(nn.Module):
+    """See the module.
+
+    Args:
+        classes: outputs.
+        width: channels of the first stage; the next have two and four times as many.
+        size: pixels of the square images.
+        label_smoothing: of the training loss, 0..1.
+    """
+
+    def __init__(self, classes: int, width: int, size: int, label_smoothing: float) -> None:
+        super().__init__()
+        self.size, self.width, self.label_smoothing = size, width, label_smoothing
+        self.stem = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        blocks, inputs = [], width
+        for stage in range(3):
+            for block in range(3):
+                outputs = width * 2**stage
+                blocks.append(Block(inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(inputs, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
+        x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.bn(self.stem(x)), inplace=True)
+        x = self.blocks(x).mean((2, 3))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def build(model: Model, split: Split, root: Path) -> ResNet20:
+    """An initialised network for the classes of ``split``."""
+    row = model.train.resnet20
+    return ResNet20(len(split.classes), row.width, model.resolution, row.label_smoothing)
+
+
+def save(classifier: ResNet20, folder: Path) -> dict[str, Any]:
+    """Weights as safetensors; what ``load`` needs beside them."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    transform = {"size": classifier.size, "mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}
+    return {"weights": WEIGHTS, "width": classifier.width, "transform": transform, "base": None, "base_sha256": None}
+
+
+def load(folder: Path, record: dict[str, Any]) -> ResNet20:
+    """A network as ``save`` wrote it."""
+    from safetensors.torch import load_file
+
+    classifier = ResNet20(len(record["classes"]), record["width"], record["transform"]["size"], 0.0)
+    classifier.load_state_dict(load_file(folder / WEIGHTS))
+    return classifier

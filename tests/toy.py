@@ -1,0 +1,130 @@
+"""A toy world for tests: three classes of 16-pixel pictures with real manifests, and a tiny random CLIP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dreamset.files import atomic_write, sha256
+from dreamset.images import png
+from dreamset.params import Params, parse
+from dreamset.splits import Sample, Split, TestSplit, write_split, write_test
+from dreamset.synthetic import SyntheticImage, write_metadata
+from dreamset.workspace import Workspace
+
+CLASSES = ("bar", "plank", "spot")
+SIZE = 16
+ROOT = Path(__file__).parent.parent
+
+
+def picture(label: int, rng: np.random.Generator) -> np.ndarray:
+    """(16, 16, 3) uint8: a standing bar, a lying one, or a disc, somewhere, on noise."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    at_y, at_x = rng.uniform(5, 11, 2)
+    mask = [
+        (abs(x - at_x) < 1.5) & (abs(y - at_y) < 6),
+        (abs(y - at_y) < 1.5) & (abs(x - at_x) < 6),
+        (x - at_x) ** 2 + (y - at_y) ** 2 < 12,
+    ][label]
+    grey = np.clip(mask * rng.uniform(150, 240) + rng.normal(12, 8, (SIZE, SIZE)), 0, 255)
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, -1)
+
+
+def params(**changes: Any) -> Params:
+    """The project's params.yaml made short; ``changes`` are dotted keys with ``__`` for the dot."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    train = raw["models"]["bundled"]["train"]
+    train["resnet20"] |= {"width": 4, "steps": 12, "batch": 16, "warmup": 2}
+    train["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 6, "batch": 16, "warmup": 1}
+    raw["train"] |= {"selections": 3}
+    raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
+    raw["active"] = ["stable_diffusion", "datadream_dset"]
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        row = raw
+        for parent in parents:
+            row = row[parent]
+        row[last] = value
+    return parse(raw)
+
+
+def _real(cell: Path, part: str, counts: int, rng: np.random.Generator) -> tuple[Sample, ...]:
+    samples = []
+    for label in range(len(CLASSES)):
+        for index in range(counts):
+            data = png(picture(label, rng))
+            path = f"data/{part}/{label:03d}/{index}.png"
+            atomic_write(cell / path, data)
+            samples.append(Sample(path, label, f"{part}{index}", sha256(data)))
+    return tuple(samples)
+
+
+def write_splits(workspace: Workspace, *, shots: int = 4, selection: int = 3, test: int = 8, seed: int = 0) -> Split:
+    """Real images and both manifests."""
+    rng = np.random.default_rng(seed)
+    split = Split(
+        source="toy",
+        classes=CLASSES,
+        template="a photo of a {class}",
+        invariances=("colour",),
+        shots=shots,
+        seed=seed,
+        train=_real(workspace.cell, "real/train", shots, rng),
+        selection=_real(workspace.cell, "real/selection", selection, rng),
+    )
+    write_split(workspace.splits, split)
+    write_test(workspace.test_split, TestSplit(CLASSES, _real(workspace.cell, "real_test", test, rng)))
+    return split
+
+
+def write_synthetic(workspace: Workspace, recipe: str, per_class: int = 6, seed: int = 1) -> list[SyntheticImage]:
+    """A synthetic dataset with its metadata."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for label, name in enumerate(CLASSES):
+        for index in range(per_class):
+            data = png(picture(label, rng))
+            file = f"{label:03d}_{name}/{index:05d}.png"
+            atomic_write(workspace.synthetic(recipe) / file, data)
+            rows.append(
+                SyntheticImage(
+                    file_name=file,
+                    label=label,
+                    class_name=name,
+                    index=index,
+                    prompt=f"a photo of a {name}",
+                    seed=index,
+                    redraws=0,
+                    sampler={},
+                    adapter=None,
+                    sha256=sha256(data),
+                )
+            )
+    write_metadata(workspace.synthetic(recipe), rows)
+    return rows
+
+
+def write_clip(folder: Path, **text: Any) -> None:
+    """A tiny random CLIP as an open_clip folder, with open_clip's own tokenizer."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "image_size": SIZE},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2, **text},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
