@@ -1,0 +1,242 @@
+"""MLflow: one run per stage and item, and never at a stage's expense. The only module that imports mlflow.
+
+A stage writes a record into the spool (``.dreamset/track``) at its end. Records are sent from a process of its
+own, which can be killed when a server does not answer; what was not taken waits in the spool for the next time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.files import digest
+from dreamset.params import to_dict
+from dreamset.track import spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from dreamset.params import Params
+    from dreamset.workspace import Workspace
+
+# Importing mlflow costs seconds, so a short stage leaves its record to a later one; ``report`` sends what is left.
+_WORTH_SENDING_S: Final = 60.0
+# For all calls of one flush together, beyond the time limit of one call.
+_PATIENCE_S: Final = 60.0
+_EXCEPTION: Final = re.compile(r"^[\w.]*(?:Error|Exception): ")
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What became of the spooled records: taken by the server, still waiting, set aside as unusable."""
+
+    sent: int = 0
+    waiting: int = 0
+    set_aside: int = 0
+
+
+def finish(
+    workspace: Workspace,
+    params: Params,
+    stage: str,
+    item: str | None = None,
+    *,
+    started: float,
+    ended: float | None = None,
+    metrics: Mapping[str, float | None] | None = None,
+    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    artifacts: Iterable[Path] = (),
+) -> None:
+    """What a stage calls at its end: ``record``, and ``flush`` where that is worth its time."""
+    ended = time.time() if ended is None else ended
+    record(
+        workspace,
+        params,
+        stage,
+        item,
+        started=started,
+        ended=ended,
+        metrics=metrics,
+        curves=curves,
+        artifacts=artifacts,
+    )
+    if stage == "report" or ended - started > _WORTH_SENDING_S:
+        flush(workspace, params)
+
+
+def record(
+    workspace: Workspace,
+    params: Params,
+    stage: str,
+    item: str | None = None,
+    *,
+    started: float,
+    ended: float,
+    metrics: Mapping[str, float | None] | None = None,
+    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    artifacts: Iterable[Path] = (),
+) -> None:
+    """Spool one run of a stage, without talking to any server; nothing where ``track.uri`` is null.
+
+    Args:
+        workspace: where the spool is.
+        params: the resolved parameters.
+        stage: ``adapt``, ``generate`` and so on.
+        item: the recipe or arm, of a stage that has several.
+        started: seconds since the epoch.
+        ended: the same.
+        metrics: final figures by name; None values are left out.
+        curves: (step, value) pairs by name.
+        artifacts: files or folders, copied because DVC may delete a stage's outputs before they are sent.
+    """
+    if params.track.uri is None:
+        return
+    commit = _commit(workspace.root)
+    everything = _everything(params)
+    run = spool.Run(
+        id=uuid.uuid4().hex,
+        stage=stage,
+        item=item,
+        started=started,
+        ended=ended,
+        commit=commit,
+        pipeline=digest([everything, commit])[:16],
+        pipeline_params=everything,
+        params=_own(params, stage, item),
+        metrics={name: float(value) for name, value in (metrics or {}).items() if value is not None},
+        curves={name: [(int(step), float(y)) for step, y in points] for name, points in (curves or {}).items()},
+    )
+    try:
+        missing = spool.write(workspace.spool, run, artifacts)
+    except OSError as error:
+        _warn(f"{stage} is not tracked: {workspace.spool} cannot be written ({error.strerror or error}).")
+    else:
+        for path in missing:
+            _warn(f"{stage} is tracked without {path}: there is no such file.")
+
+
+def flush(workspace: Workspace, params: Params) -> Flushed:
+    """Send every spooled record to ``track.uri`` in bounded time; what is not taken waits, with a warning."""
+    uri, folder = params.track.uri, workspace.spool
+    if uri is None or not spool.records(folder):
+        return Flushed()
+    job = {"spool": str(folder.absolute()), "uri": uri, "experiment": params.track.experiment}
+    output, reason = _in_a_process(job, workspace.root, params.track.timeout_s)
+    events = Counter(output.splitlines())
+    result = Flushed(events["sent"], len(spool.records(folder)), events["broken"])
+    if result.set_aside:
+        _warn(f"{_counted(result.set_aside)} could not be used and moved to {folder / spool.BROKEN}.")
+    if result.waiting and reason:
+        _warn(
+            f"tracking at {_masked(uri)} failed ({_masked(reason)}); {_counted(result.waiting)} kept in "
+            f"{os.path.relpath(folder, workspace.root)} for the next run or `dreamset track`."
+        )
+    return result
+
+
+def _in_a_process(job: dict[str, str], root: Path, timeout_s: float) -> tuple[str, str]:
+    """Run the sender where it can be killed; what it printed, and why it failed, if it did."""
+    limit = timeout_s + _PATIENCE_S
+    try:
+        sender = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dreamset.track.send"],
+            cwd=root,  # sqlite:///mlflow.db is then the one of the project
+            env={**os.environ, **_environment(timeout_s)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        return "", f"no process to send from: {error.strerror or error}"
+    with sender:
+        try:
+            output, chatter = sender.communicate(json.dumps(job), timeout=limit)
+            return output, _reason(chatter) if sender.returncode else ""
+        except subprocess.TimeoutExpired:
+            sender.kill()
+            return sender.communicate()[0], f"not done within {limit:g} s"
+
+
+def _environment(timeout_s: float) -> dict[str, str]:
+    """Short calls, no retries (the spool is the retry), no telemetry, no chatter."""
+    return {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": str(max(1, round(timeout_s))),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+
+
+def _everything(params: Params) -> dict[str, str]:
+    """What the results of a whole pipeline depend on, flat."""
+    tree = to_dict(params)
+    for key in ("track", "report", "models", "recipes"):
+        del tree[key]
+    recipes = {name: to_dict(params.recipes[name]) for name in params.active}
+    return _flat({**tree, "recipes": recipes, "base": to_dict(params.base)})
+
+
+def _own(params: Params, stage: str, item: str | None) -> dict[str, str]:
+    """What a stage reads: the top of the file, its section, its part of the model's row, its recipe."""
+    base = to_dict(params.base)
+    named = {key: value for key, value in base.items() if not isinstance(value, dict)}
+    tree = {"shots": params.shots, "seed": params.seed, "model": params.model, "base": named}
+    tree |= {stage: to_dict(getattr(params, stage))} if hasattr(params, stage) else {}
+    tree |= {f"base.{stage}": base[stage]} if stage in base else {}
+    tree |= {"recipe": to_dict(params.recipes[item])} if item in params.recipes else {}
+    return _flat(tree)
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for key, value in tree.items():
+        name = above + key.rstrip("_")
+        if isinstance(value, dict):
+            rows |= _flat(value, name + ".")
+        else:
+            rows[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return rows
+
+
+def _commit(root: Path) -> str:
+    """The commit that is checked out, or ``none`` outside of git."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return done.stdout.strip() if done.returncode == 0 else "none"
+
+
+def _reason(chatter: str) -> str:
+    """The exception's line of a traceback, short enough for one line."""
+    lines = [line for line in chatter.splitlines() if line.strip()] or ["no message"]
+    raised = [line for line in lines if _EXCEPTION.match(line)]
+    return _EXCEPTION.sub("", (raised or lines)[-1]).strip()[:160]
+
+
+def _masked(text: str) -> str:
+    """Without the user and password of a URI."""
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+def _counted(records: int) -> str:
+    return f"{records} tracking record{'' if records == 1 else 's'}"
+
+
+def _warn(sentence: str) -> None:
+    print(f"dreamset: warning: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,162 @@
+"""The process that sends spooled records to MLflow: ``python -m dreamset.track.send``, a job as JSON on stdin."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.track import spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mlflow.tracking import MlflowClient
+
+    from dreamset.track.spool import Run
+
+_NOT_IN_A_NAME: Final = re.compile(r"[^/\w.\- ]")
+_PARAMS_PER_BATCH: Final = 100
+_METRICS_PER_BATCH: Final = 1000
+
+
+def send_all(job: Mapping[str, Any]) -> None:
+    """Send the records by their start, alone on this spool; prints a line for each that is dealt with."""
+    from mlflow.exceptions import MlflowException
+
+    folder = Path(job["spool"])
+    with (folder / ".lock").open("w") as lock:
+        # Two senders would send a record twice, and two that meet an empty sqlite store crash each other.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        spool.sweep(folder)
+        waiting = spool.records(folder)
+        if not waiting:
+            return
+        client, experiment = _connect(job["uri"], job["experiment"])
+        for path in waiting:
+            try:
+                run = spool.read(path)
+            except (OSError, ValueError, TypeError) as error:
+                _drop(path, error)
+                continue
+            try:
+                _send(client, experiment, run, path / "artifacts")
+            except MlflowException as error:
+                # What the server will never take must not keep the others waiting for ever.
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+                _drop(path, error)
+            else:
+                spool.remove(path)
+                print("sent", flush=True)
+
+
+def _drop(path: Path, error: Exception) -> None:
+    spool.put_aside(path, error)
+    print("broken", flush=True)
+
+
+def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """A client, and the id of the experiment, made where there is none."""
+    from mlflow.tracking import MlflowClient
+
+    artifacts = None
+    if uri.startswith("sqlite:///"):
+        store = Path(uri.removeprefix("sqlite:///")).absolute()
+        artifacts = (Path.cwd() / "mlartifacts").as_uri()
+        if not store.exists():
+            # Made aside: a kill between its migrations would leave a store that no later run can open.
+            aside = store.with_name(f"{store.name}.new")
+            aside.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{aside}").create_experiment(experiment, artifact_location=artifacts)
+            aside.rename(store)
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return client, client.create_experiment(experiment, artifact_location=artifacts)
+    if found.lifecycle_stage != "active":
+        sys.exit(f"its experiment {experiment!r} is deleted: restore it or set track.experiment")
+    return client, found.experiment_id
+
+
+def _send(client: MlflowClient, experiment: str, run: Run, artifacts: Path) -> None:
+    """One record as one finished MLflow run; a record whose reply was lost is not sent twice."""
+    for known in client.search_runs([experiment], f"tags.record = '{run.id}'"):
+        if known.info.status == "FINISHED":
+            return
+        client.delete_run(known.info.run_id)
+    parent = _parent(client, experiment, run)
+    tags = {
+        "record": run.id,
+        "mlflow.parentRunId": parent,
+        "dvc_stage": run.stage if run.item is None else f"{run.stage}@{run.item}",
+        **_common_tags(run),
+    }
+    run_id = client.create_run(experiment, int(run.started * 1000), tags, tags["dvc_stage"]).info.run_id
+    _log_params(client, run_id, run.params)
+    _log_metrics(client, run_id, run)
+    if artifacts.is_dir():
+        client.log_artifacts(run_id, str(artifacts))
+    client.set_terminated(run_id, end_time=int(run.ended * 1000))
+    if run.item is None:
+        # A stage that runs once speaks for the pipeline: its figures compare whole pipelines in MLflow's list.
+        _log_metrics(client, parent, replace(run, curves={}))
+    ended = client.get_run(parent).info.end_time or 0
+    client.set_terminated(parent, end_time=max(ended, int(run.ended * 1000)))
+
+
+def _parent(client: MlflowClient, experiment: str, run: Run) -> str:
+    """The id of the pipeline's run, found by its tag or created."""
+    query = f"tags.pipeline = '{run.pipeline}' and tags.dvc_stage = 'pipeline'"
+    found = client.search_runs([experiment], query, max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    tags = {"dvc_stage": "pipeline", **_common_tags(run)}
+    name = f"pipeline {run.pipeline[:8]}"
+    run_id = str(client.create_run(experiment, int(run.started * 1000), tags, name).info.run_id)
+    _log_params(client, run_id, run.pipeline_params)
+    return run_id
+
+
+def _common_tags(run: Run) -> dict[str, str]:
+    return {"pipeline": run.pipeline, "git_commit": run.commit, "mlflow.source.git.commit": run.commit}
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    for chunk in _chunks([Param(key, value[:6000]) for key, value in params.items()], _PARAMS_PER_BATCH):
+        client.log_batch(run_id, params=chunk)
+
+
+def _log_metrics(client: MlflowClient, run_id: str, run: Run) -> None:
+    """Final figures at the end of the stage; the points of a curve spread over its time."""
+    from mlflow.entities import Metric
+
+    end = int(run.ended * 1000)
+    points = [Metric(_name(name), value, end, 0) for name, value in run.metrics.items()]
+    for name, curve in run.curves.items():
+        last = max((step for step, _ in curve), default=0) or 1
+        for step, value in curve:
+            at = run.started + (run.ended - run.started) * step / last
+            points.append(Metric(_name(name), value, int(at * 1000), step))
+    for chunk in _chunks(points, _METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=chunk)
+
+
+def _name(name: str) -> str:
+    """A metric's name within what MLflow allows."""
+    return _NOT_IN_A_NAME.sub("_", name).strip("/.")[:250] or "_"
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+if __name__ == "__main__":
+    send_all(json.load(sys.stdin))

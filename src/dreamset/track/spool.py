@@ -1,0 +1,101 @@
+"""Records on disk that no server has taken yet: one folder each, whole from the moment it is visible."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+from dreamset.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+BROKEN: Final = "broken"
+_ABANDONED_S: Final = 3600.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record: ``record.json`` beside the folder ``artifacts``. Times are seconds since the epoch."""
+
+    id: str
+    stage: str
+    item: str | None
+    started: float
+    ended: float
+    commit: str
+    pipeline: str
+    pipeline_params: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    curves: dict[str, list[tuple[int, float]]]
+
+
+def write(spool: Path, run: Run, artifacts: Iterable[Path]) -> list[Path]:
+    """Spool a record with copies of its files; returns those that are missing."""
+    name = f"{int(run.started * 1000):014d}-{run.stage}-{run.id}"
+    aside, missing = spool / f".{name}", []
+    try:
+        for path in artifacts:
+            if path.exists():
+                _copy(path, aside / "artifacts")
+            else:
+                missing.append(path)
+        # NaN is allowed: a loss that diverged is worth seeing.
+        atomic_write(aside / "record.json", json.dumps(asdict(run), ensure_ascii=False))
+        aside.rename(spool / name)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return missing
+
+
+def records(spool: Path) -> list[Path]:
+    """Spooled records, the earliest first; half-written ones are hidden."""
+    if not spool.is_dir():
+        return []
+    return sorted(path for path in spool.iterdir() if path.name[0].isdigit())
+
+
+def read(folder: Path) -> Run:
+    """A record. Raises OSError, ValueError or TypeError where it is not whole."""
+    return Run(**json.loads((folder / "record.json").read_text(encoding="utf-8")))
+
+
+def remove(folder: Path) -> None:
+    """Take a record out, never leaving a visible half."""
+    hidden = folder.with_name(f".sent-{folder.name}")
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def put_aside(folder: Path, error: Exception) -> None:
+    """Move a record that cannot be used to ``broken/``, with the reason beside it."""
+    target = folder.parent / BROKEN / folder.name
+    target.parent.mkdir(exist_ok=True)
+    folder.rename(target)
+    if target.is_dir():
+        (target / "reason.txt").write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+
+
+def sweep(spool: Path) -> None:
+    """Remove what killed processes left: records half written, or sent and half removed."""
+    for path in spool.glob(".*/"):
+        if path.name.startswith(".sent-") or path.stat().st_mtime < time.time() - _ABANDONED_S:
+            shutil.rmtree(path)
+
+
+def _copy(path: Path, folder: Path) -> None:
+    """A file or a folder into ``folder``, under its own name or, where that is taken, its parent's before it."""
+    target = folder / path.name
+    if target.exists():
+        target = folder / f"{path.parent.name}_{path.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.copytree(path, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(path, target)
