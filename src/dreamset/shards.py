@@ -114,6 +114,11 @@ def assembling(target: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove(folder: Path) -> None:
+    """Drop work in progress whose shards are finished."""
+    shutil.rmtree(folder)
+
+
 def collect_garbage(store: Path, used: set[str]) -> tuple[int, int]:
     """Remove every shard whose key is not in ``used``, and leftovers of killed runs.
 

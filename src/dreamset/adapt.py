@@ -1,0 +1,255 @@
+"""``dreamset adapt RECIPE``: shots become adapters of the base, one for the data set or one per class.
+
+Output ``models/adapters/<recipe>/``: ``adapters.json``, and for each adapter a LoRA file in diffusers' layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import __version__, shards, splits
+from dreamset.errors import InputError
+from dreamset.files import read_json, sha256_file, tree_digest, write_csv, write_json
+from dreamset.seeds import seed_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.generator.training import Job, Settings
+    from dreamset.params import Params
+    from dreamset.splits import Split
+    from dreamset.workspace import Workspace
+
+CODE: Final = (
+    "dreamset.generator.base_model",
+    "dreamset.generator.lora",
+    "dreamset.generator.sampler",
+    "dreamset.generator.training",
+    "dreamset.images",
+    "dreamset.seeds",
+)
+SHOWN: Final = 10  # classes on a sample grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A row of ``adapters.json``: which labels it serves, where its file is, and the shard it came from."""
+
+    labels: tuple[int, ...]
+    file: str
+    sha256: str
+    shard: str
+
+
+def read_adapters(folder: Path) -> list[Adapter]:
+    """The adapters of a recipe; none for a recipe that adapts nothing.
+
+    Raises:
+        InputError: a file is missing, or is not the one that was trained.
+    """
+    rows = read_json(folder / "adapters.json", f"dreamset adapt {folder.name}")["adapters"]
+    adapters = [Adapter(tuple(row["labels"]), row["file"], row["sha256"], row["shard"]) for row in rows]
+    for adapter in adapters:
+        path = folder / adapter.file
+        if not path.is_file() or sha256_file(path) != adapter.sha256:
+            raise InputError(
+                f"{path}: is not the adapter that was trained (missing or changed); "
+                f"run `dreamset adapt {folder.name}` again."
+            )
+    return adapters
+
+
+def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+    """Train what is not trained yet, and assemble ``models/adapters/<recipe>/``."""
+    started = time.time()
+    if params.recipes[recipe].adapter == "none":
+        return _nothing(workspace, recipe)
+    split = splits.read_split(workspace.splits)
+    plan = scopes(params, split, recipe)
+    jobs, settings = _jobs(params, workspace, split, recipe, plan)
+    seconds = _train(params, workspace, jobs, settings)
+    summary = _assemble(params, workspace, split, recipe, plan, [job.key for job in jobs])
+    summary["seconds"] = round(sum(seconds.values()), 2)
+    write_json(workspace.result("adapt", recipe), summary)
+    return summary | {"elapsed": time.time() - started}
+
+
+def scopes(params: Params, split: Split, recipe: str) -> list[tuple[int, ...]]:
+    """The labels that each adapter of a recipe serves."""
+    labels = tuple(range(len(split.classes)))
+    return [labels] if params.recipes[recipe].scope == "dataset" else [(label,) for label in labels]
+
+
+def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
+    summary = {"recipe": recipe, "adapters": 0, "parameters": 0, "steps": 0, "seconds": 0.0}
+    with shards.assembling(workspace.adapter(recipe)) as folder:
+        write_json(folder / "adapters.json", {"recipe": recipe, "adapter": "none", "adapters": []})
+    write_json(workspace.result("adapt", recipe), summary)
+    with shards.assembling(workspace.plots("adapt", recipe)) as plots:
+        write_csv(plots / "loss.csv", [], ("adapter", "step", "loss"))
+    return summary
+
+
+def _jobs(
+    params: Params, workspace: Workspace, split: Split, recipe: str, plan: list[tuple[int, ...]]
+) -> tuple[list[Job], Settings]:
+    """One job per adapter, and what they share."""
+    from dreamset.generator.training import Job, Settings
+
+    row, base, scope = params.recipes[recipe], params.base, params.recipes[recipe].scope
+    assert scope is not None
+    schedule = base.adapt.schedule(scope)
+    most = max(sum(sample.label in labels for sample in split.train) for labels in plan)
+    settings = Settings(
+        lora=row.lora(),
+        schedule=schedule,
+        steps=schedule.steps(most),
+        weight_decay=params.adapt.weight_decay,
+        max_grad_norm=params.adapt.max_grad_norm,
+        caption_dropout=base.adapt.caption_dropout,
+        ema=base.adapt.ema,
+        checkpoint_every=params.adapt.checkpoint_every,
+        sample_every=base.adapt.sample_every,
+        sample_images=params.adapt.sample_images,
+        sampler=params.sampler(recipe),
+        seed=params.seed,
+    )
+    # What a kill leaves behind does not change the adapter.
+    shared = dataclasses.asdict(settings) | {"checkpoint_every": None}
+    shared |= {"base": tree_digest(workspace.base(base.generator)), "dtype": base.dtype, "resolution": base.resolution}
+    jobs = []
+    for index, labels in enumerate(plan):
+        samples = [sample for sample in split.train if sample.label in labels]
+        name = "dataset" if scope == "dataset" else split.classes[labels[0]]
+        seed = seed_for("adapter", params.seed, name)
+        prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
+        shown = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:SHOWN])
+        inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "shown": shown, "adapter": seed}
+        images = [_shot(workspace, sample.path, base.resolution) for sample in samples]
+        jobs.append(Job(shards.key_of(inputs, CODE), f"adapter_{index}", seed, images, prompts, shown))
+    return jobs, settings
+
+
+def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
+    """A real image with its shortest side at ``size``: (h, w, 3) uint8."""
+    import numpy as np
+
+    from dreamset.images import read_rgb, resize
+
+    return np.asarray(resize(read_rgb(workspace.cell / path), size))
+
+
+def _train(params: Params, workspace: Workspace, jobs: list[Job], settings: Settings) -> dict[str, float]:
+    """Train the jobs that have no shard, some at once over one frozen base; seconds by key, of all."""
+    from dreamset.device import pick
+    from dreamset.generator import base_model
+    from dreamset.generator.training import Together
+
+    missing = [job for job in jobs if shards.find(workspace.shards, job.key) is None]
+    at_once = params.base.adapt.together
+    if missing:
+        base = base_model.load(workspace.base(params.base.generator), params.base, pick())
+    for first in range(0, len(missing), at_once):
+        group = missing[first : first + at_once]
+        started = time.time()
+        folder = workspace.unfinished / shards.key_of({"jobs": [job.key for job in group]}, ())
+        folder.mkdir(parents=True, exist_ok=True)
+        together = Together(base, group, settings, folder)
+        together.run()
+        seconds = (time.time() - started) / len(group)
+        for index, job in enumerate(group):
+            with shards.writing(workspace.shards, job.key) as shard:
+                together.save(index, shard)
+                losses = together.losses[index]
+                record = {"steps": settings.steps, "images": len(job.images), "losses": losses, "seconds": seconds}
+                write_json(shard / "adapter.json", record)
+        together.close()
+        shards.remove(folder)
+    return {
+        job.key: read_json(workspace.shards / job.key / "adapter.json", "dreamset adapt")["seconds"] for job in jobs
+    }
+
+
+def _assemble(
+    params: Params, workspace: Workspace, split: Split, recipe: str, plan: list[tuple[int, ...]], keys: list[str]
+) -> dict[str, Any]:
+    """The recipe's folder out of finished shards; loss curves and sample grids beside it."""
+    from safetensors import safe_open
+
+    from dreamset.generator.lora import WEIGHTS
+
+    scope = params.recipes[recipe].scope
+    rows, curves, first, last, parameters = [], [], [], [], 0
+    with shards.assembling(workspace.adapter(recipe)) as folder:
+        for labels, key in zip(plan, keys, strict=True):
+            shard = workspace.shards / key
+            name = "dataset" if scope == "dataset" else split.folder(labels[0])
+            file = WEIGHTS if scope == "dataset" else f"{name}/{WEIGHTS}"
+            shards.link(shard / WEIGHTS, folder / file)
+            rows.append({"labels": labels, "file": file, "sha256": sha256_file(folder / file), "shard": key})
+            losses = read_json(shard / "adapter.json", f"dreamset adapt {recipe}")["losses"]
+            curves += _smoothed(name, losses)
+            first.append(losses[0])
+            last.append(curves[-1]["loss"])
+            with safe_open(folder / file, "pt") as opened:
+                shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
+                parameters += sum(math.prod(shape) for shape in shapes)
+        record = _card(params, workspace, split, recipe) | {"adapters": rows}
+        write_json(folder / "adapters.json", record)
+    with shards.assembling(workspace.plots("adapt", recipe)) as plots:
+        write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
+        _grids([workspace.shards / key for key in keys[:SHOWN]], plots)
+    return {
+        "recipe": recipe,
+        "adapters": len(rows),
+        "parameters": parameters,
+        "steps": len(rows) * len(losses),
+        "loss_first": round(sum(first) / len(first), 5),
+        "loss_last": round(sum(last) / len(last), 5),
+    }
+
+
+def _card(params: Params, workspace: Workspace, split: Split, recipe: str) -> dict[str, Any]:
+    """What a reader of the adapters must know: base, licence, recipe, what they were trained on."""
+    base = params.base
+    return {
+        "recipe": recipe,
+        "adapter": "lora",
+        "made_by": f"dreamset {__version__}",
+        "base": base.generator,
+        "base_sha256": tree_digest(workspace.base(base.generator)),
+        "base_licence": base.licence,
+        "settings": dataclasses.asdict(params.recipes[recipe]),
+        "training": dataclasses.asdict(base.adapt),
+        "seed": params.seed,
+        "shots": split.shots,
+        "classes": split.classes,
+        "trained_on": [sample.sha256 for sample in split.train],
+    }
+
+
+def _smoothed(name: str, losses: list[float], points: int = 50) -> list[dict[str, Any]]:
+    """A loss curve of at most ``points`` means, so that plots stay small."""
+    width = max(1, len(losses) // points)
+    blocks = [losses[i : i + width] for i in range(0, len(losses), width)]
+    return [
+        {"adapter": name, "step": min(len(losses), (i + 1) * width), "loss": round(sum(block) / len(block), 5)}
+        for i, block in enumerate(blocks)
+    ]
+
+
+def _grids(folders: list[Path], plots: Path) -> None:
+    """One PNG per moment of training: the strips of all adapters below one another."""
+    import numpy as np
+
+    from dreamset.images import png, read_rgb
+
+    for path in sorted(folders[0].glob("samples_*.png")):
+        strips = [np.asarray(read_rgb(folder / path.name)) for folder in folders]
+        (plots / path.name).write_bytes(png(np.concatenate(strips)))

@@ -1,0 +1,313 @@
+"""``dreamset generate RECIPE``: a labelled synthetic dataset, drawn in shards that survive a kill.
+
+Output ``data/synthetic/<recipe>/``: class folders of PNG files, ``metadata.jsonl``, and a dataset card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import __version__, shards, splits
+from dreamset.adapt import Adapter, read_adapters
+from dreamset.errors import InputError
+from dreamset.files import atomic_write, sha256, tree_digest, write_json
+from dreamset.progress import bar
+from dreamset.seeds import image_seed
+from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from dreamset.generator.base_model import BaseModel
+    from dreamset.params import Params, Sampler
+    from dreamset.splits import Split
+    from dreamset.workspace import Workspace
+
+CODE: Final = (
+    "dreamset.generate",
+    "dreamset.generator.base_model",
+    "dreamset.generator.lora",
+    "dreamset.generator.sampler",
+    "dreamset.images",
+    "dreamset.seeds",
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A shard to draw: images ``start`` to ``stop`` of each of ``labels``, which share an adapter."""
+
+    key: str
+    adapter: int | None
+    labels: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image of a block."""
+
+    label: int
+    index: int
+    prompt: str
+
+
+def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+    """Draw what is not drawn yet, and assemble ``data/synthetic/<recipe>/``.
+
+    Raises:
+        InputError: the adapters are missing or damaged, or too many images came out degenerate.
+    """
+    started = time.time()
+    split = splits.read_split(workspace.splits)
+    adapters = read_adapters(workspace.adapter(recipe))
+    blocks = plan(params, workspace, split, recipe, adapters)
+    missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
+    if missing:
+        _draw_all(params, workspace, split, recipe, adapters, missing)
+    images = _assemble(params, workspace, split, recipe, blocks)
+    records = [_record(workspace, block) for block in blocks]
+    drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
+    redrawn = sum(image.redraws > 0 for image in images)
+    if redrawn > params.generate.max_redrawn_share * len(images):
+        raise InputError(
+            f"{recipe}: {redrawn} of {len(images)} images came out constant, black or NaN and were redrawn, more than "
+            f"generate.max_redrawn_share = {params.generate.max_redrawn_share:g}; look at its sample grids, then "
+            "lower the adapter's learning rate or the guidance."
+        )
+    summary = {
+        "recipe": recipe,
+        "images": len(images),
+        "per_class": params.per_class,
+        "drawn": drawn,
+        "redrawn": redrawn,
+        "seconds": round(seconds, 2),
+        "images_per_s": round(drawn / seconds, 2),
+        "sampler": dataclasses.asdict(params.sampler(recipe)),
+    }
+    write_json(workspace.result("generate", recipe), summary)
+    return summary | {
+        "drawn_now": sum(_record(workspace, block)["drawn"] for block in missing),
+        "elapsed": time.time() - started,
+    }
+
+
+def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapters: list[Adapter]) -> list[Block]:
+    """The blocks that hold the first ``per_class`` images of every class.
+
+    A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks.
+    """
+    base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
+    shared = {
+        "base": tree_digest(workspace.base(base.generator)),
+        "dtype": base.dtype,
+        "resolution": base.resolution,
+        "sampler": dataclasses.asdict(params.sampler(recipe)),
+        "seed": params.seed,
+        "redraws": params.generate.redraws,
+    }
+    everyone = tuple(range(len(split.classes)))
+    scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)] or [(None, everyone, None)]
+    blocks = []
+    for adapter, labels, sha in scopes:
+        depth = max(1, batch // len(labels))
+        for first in range(0, len(labels), batch):
+            chunk = labels[first : first + batch]
+            prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
+            for start in range(0, params.per_class, depth):
+                place = {"adapter": sha, "prompts": prompts, "labels": chunk, "start": start, "depth": depth}
+                blocks.append(Block(shards.key_of(shared | place, CODE), adapter, chunk, start, start + depth))
+    return blocks
+
+
+def _draw_all(
+    params: Params, workspace: Workspace, split: Split, recipe: str, adapters: list[Adapter], missing: list[Block]
+) -> None:
+    """Draw blocks, adapter by adapter; encoding and writing go on while the next block is drawn."""
+    from dreamset.device import pick
+    from dreamset.generator import base_model, lora
+
+    base = base_model.load(workspace.base(params.base.generator), params.base, pick())
+    total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
+    written: Future[None] | None = None
+    with (
+        ThreadPoolExecutor(max_workers=1) as writer,
+        bar(total=total, what=f"drawing {recipe}", unit="img") as progress,
+    ):
+        for index in sorted({block.adapter for block in missing}, key=lambda i: -1 if i is None else i):
+            adapter = None if index is None else adapters[index]
+            file = None if adapter is None else workspace.adapter(recipe) / adapter.file
+            with lora.fused(base, file):
+                embeds: dict[str, torch.Tensor] = {}
+                for block in (block for block in missing if block.adapter == index):
+                    drawn = _draw(params, base, split, recipe, block, embeds)
+                    if written:
+                        written.result()
+                    sha = None if adapter is None else adapter.sha256
+                    written = writer.submit(_write, workspace, split, params.sampler(recipe), block, sha, drawn)
+                    progress.update(len(block.labels) * (block.stop - block.start))
+        if written:
+            written.result()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images of a block: requests, pixels (n, h, w, 3) uint8, seeds and redraws of each, and the time taken."""
+
+    requests: list[Request]
+    pixels: NDArray[np.uint8]
+    seeds: list[int]
+    redraws: list[int]
+    seconds: float
+
+
+def _draw(
+    params: Params, base: BaseModel, split: Split, recipe: str, block: Block, embeds: dict[str, torch.Tensor]
+) -> Drawn:
+    """Draw a block, and again what came out degenerate. ``embeds`` keeps the prompts of this adapter."""
+    import torch
+
+    from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
+
+    started = time.perf_counter()
+    kind = params.recipes[recipe].prompt
+    requests = [
+        Request(label, index, split.prompt(label, kind))
+        for index in range(block.start, block.stop)
+        for label in block.labels
+    ]
+    new = [prompt for prompt in dict.fromkeys(["", *(r.prompt for r in requests)]) if prompt not in embeds]
+    if new:
+        with torch.no_grad():
+            embeds.update(zip(new, base.encode(new), strict=True))
+    redraws = [0] * len(requests)
+    seeds = [image_seed(params.seed, split.classes[r.label], r.index) for r in requests]
+    rows, images = list(range(len(requests))), torch.empty(0)
+    for attempt in range(params.generate.redraws + 1):
+        for row in rows:
+            redraws[row] = attempt
+            request = requests[row]
+            seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
+        wanted = torch.stack([embeds[requests[row].prompt] for row in rows])
+        empty = embeds[""].expand_as(wanted)
+        drawn = draw_fitting(base, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
+        images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
+        rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
+        if not rows:
+            return Drawn(requests, to_uint8(images).numpy(), seeds, redraws, time.perf_counter() - started)
+    request = requests[rows[0]]
+    raise InputError(
+        f"{recipe}: image {request.index} of class {split.classes[request.label]!r} (and {len(rows) - 1} more) is "
+        f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
+        "(models.*.adapt) or the guidance."
+    )
+
+
+def _write(
+    workspace: Workspace, split: Split, sampler: Sampler, block: Block, adapter: str | None, drawn: Drawn
+) -> None:
+    """Encode a block and make it a shard."""
+    from dreamset.images import png
+
+    with shards.writing(workspace.shards, block.key) as folder:
+        images = []
+        for request, pixels, seed, redraws in zip(
+            drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True
+        ):
+            name = f"{split.folder(request.label)}/{request.index:05d}.png"
+            text = {
+                "Software": f"dreamset {__version__}",
+                "DigitalSourceType": "trainedAlgorithmicMedia",
+                "Seed": str(seed),
+                "Prompt": request.prompt,
+            }
+            data = png(pixels, text)
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+            images.append(
+                SyntheticImage(
+                    file_name=name,
+                    label=request.label,
+                    class_name=split.classes[request.label],
+                    index=request.index,
+                    prompt=request.prompt,
+                    seed=seed,
+                    redraws=redraws,
+                    sampler=dataclasses.asdict(sampler),
+                    adapter=adapter,
+                    sha256=sha256(data),
+                )
+            )
+        write_metadata(folder, images)
+        write_json(folder / "record.json", {"drawn": len(images), "seconds": drawn.seconds})
+
+
+def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((workspace.shards / block.key / "record.json").read_text())
+    return record
+
+
+def _assemble(
+    params: Params, workspace: Workspace, split: Split, recipe: str, blocks: list[Block]
+) -> list[SyntheticImage]:
+    """The dataset's folder out of finished shards, by label and index."""
+    found = [
+        (image, workspace.shards / block.key / image.file_name)
+        for block in blocks
+        for image in read_metadata(workspace.shards / block.key)
+        if image.index < params.per_class
+    ]
+    found.sort(key=lambda pair: (pair[0].label, pair[0].index))
+    images = [image for image, _ in found]
+    with shards.assembling(workspace.synthetic(recipe)) as folder:
+        for image, source in found:
+            shards.link(source, folder / image.file_name)
+        write_metadata(folder, images)
+        write_json(folder / "shards.json", [block.key for block in blocks])
+        atomic_write(folder / "README.md", _card(params, split, recipe, len(images)))
+    return images
+
+
+def _card(params: Params, split: Split, recipe: str, count: int) -> str:
+    """A dataset card in the Hugging Face hub's layout."""
+    return "\n".join(_card_lines(params, split, recipe, count)) + "\n"
+
+
+def _card_lines(params: Params, split: Split, recipe: str, count: int) -> Iterator[str]:
+    sampler, row, base = params.sampler(recipe), params.recipes[recipe], params.base
+    yield "---"
+    yield f"license: {base.licence}"
+    yield "task_categories: [image-classification]"
+    yield "tags: [synthetic]"
+    yield f"pretty_name: {json.dumps(f'{recipe} of {split.source}')}"
+    yield "---"
+    yield f"# Synthetic images: {recipe}"
+    yield ""
+    yield (
+        f"{count} images of {len(split.classes)} classes ({params.per_class} per class), **all synthetic**: drawn by a "
+        "diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
+    )
+    yield ""
+    yield f"- Base: `{base.generator}`, licence {base.licence}."
+    if row.adapter == "none":
+        yield "- Adapter: none."
+    else:
+        yield (
+            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {split.shots} images per class of "
+            f"`{split.source}`. Adapters and their images may reproduce those training images."
+        )
+    yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
+    yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."
+    yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (prompt, seed, adapter, sha256)."
+    yield ""
+    yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'
