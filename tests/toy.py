@@ -128,3 +128,14 @@ def write_clip(folder: Path, **text: Any) -> None:
     )
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+
+
+def write_judge(folder: Path) -> None:
+    """A narrow random judge."""
+    import torch
+
+    from dreamset.judge import Judge, save_judge
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_judge(Judge(("a", "b"), width=8), folder)

@@ -65,10 +65,12 @@ class LoraAttention(nn.Module):
         """Attention over ``query`` (n, length, d), which is also key and value."""
         x, bias = query, self.attention.in_proj_bias
         if self.training:
-            q, k, v = F.linear(x, self.attention.in_proj_weight, bias).chunk(3, -1)
-            low_q, low_v = F.linear(self.dropout(x), self.A).chunk(2, -1)
-            q = q + self.scaling * F.linear(low_q, self.B[0])
-            v = v + self.scaling * F.linear(low_v, self.B[1])
+            rows = x.flatten(0, 1)
+            q, k, v = F.linear(rows, self.attention.in_proj_weight, bias).chunk(3, -1)
+            low_q, low_v = F.linear(self.dropout(rows), self.A).chunk(2, -1)
+            q = torch.addmm(q, low_q, self.B[0].T, alpha=self.scaling)
+            v = torch.addmm(v, low_v, self.B[1].T, alpha=self.scaling)
+            q, k, v = (part.unflatten(0, x.shape[:2]) for part in (q, k, v))
         else:
             q, k, v = F.linear(x, self.merged(), bias).chunk(3, -1)
         heads = (part.unflatten(-1, (self.attention.num_heads, -1)).transpose(1, 2) for part in (q, k, v))

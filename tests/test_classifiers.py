@@ -1,0 +1,257 @@
+"""Augmentation, ResNet-20, and CLIP with LoRA on q and v."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+import torch
+
+from dreamset import classifiers
+from dreamset.classifiers import clip, clip_lora
+from dreamset.classifiers.augment import Augment
+from dreamset.errors import InputError
+from dreamset.splits import Split
+from dreamset.workspace import Workspace
+
+PROMPTS = ["a photo of a bar", "a photo of a rather long plank of old wood", "spot"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip")
+    toy.write_clip(path)
+    return path
+
+
+@pytest.fixture
+def adapted(folder: Path) -> clip.Clip:
+    """A CLIP whose LoRAs are far from their start."""
+    classifier = clip.read(folder, PROMPTS, "toy")
+    clip_lora.adapt(classifier.model, 2, 4, 0.5)
+    generator = torch.Generator().manual_seed(1)
+    for name, value in classifier.named_parameters():
+        if name.endswith(".B"):
+            value.data = torch.randn(value.shape, generator=generator)
+    return classifier
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def _split(root: Path, **changes: Any) -> Split:
+    split = toy.write_splits(Workspace.at(root))
+    return Split(**(split.__dict__ | changes))
+
+
+def test_lora_starts_as_the_zero_shot_classifier(folder: Path, images: torch.Tensor) -> None:
+    plain = clip.read(folder, PROMPTS, "toy").eval()
+    adapted = clip.read(folder, PROMPTS, "toy").eval()
+    count = clip_lora.adapt(adapted.model, 2, 4, 0.0)
+    # Two towers of two layers: A of (2 r, d) and B of (2 d, r) each.
+    assert count == 4 * (4 * 16 + 32 * 2)
+    for mode in (True, False):
+        assert torch.allclose(plain.train(mode)(images), adapted.train(mode)(images), atol=1e-5)
+
+
+def test_only_the_rows_of_q_and_v_change_and_only_lora_learns(folder: Path, adapted: clip.Clip) -> None:
+    names = {name.rsplit(".", 1)[1] for name, value in adapted.named_parameters() if value.requires_grad}
+    assert names == {"A", "B"}
+    before = clip.read(folder, PROMPTS, "toy").model.state_dict()
+    clip_lora.merge(adapted.model)
+    after = adapted.model.state_dict()
+    assert before.keys() == after.keys()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == 4
+    assert all(name.endswith("in_proj_weight") for name in changed)
+    for name in changed:
+        q, k, v = (after[name] - before[name]).chunk(3)
+        assert q.abs().max() > 0.1
+        assert v.abs().max() > 0.1
+        assert not k.any()
+
+
+def test_merged_and_unmerged_agree(adapted: clip.Clip, images: torch.Tensor) -> None:
+    adapted.train()
+    for module in adapted.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    low_rank = adapted(images)
+    merged_on_the_fly = adapted.eval()(images)
+    clip_lora.merge(adapted.model)
+    merged = adapted.train().eval()(images)
+    plain = adapted.model.visual.transformer.resblocks[0].attn
+    assert isinstance(plain, torch.nn.MultiheadAttention)
+    assert low_rank.std() > 0.1
+    assert torch.allclose(low_rank, merged, atol=1e-4)
+    assert torch.allclose(merged_on_the_fly, merged, atol=1e-4)
+
+
+def test_dropout_on_the_lora_acts_in_training_only(adapted: clip.Clip, images: torch.Tensor) -> None:
+    adapted.eval()
+    assert torch.equal(adapted(images), adapted(images))
+    adapted.train()
+    assert not torch.allclose(adapted(images), adapted(images), atol=1e-3)
+    text = adapted.class_features()
+    assert not torch.allclose(text, adapted.class_features(), atol=1e-3)
+
+
+def test_text_features_are_kept_in_evaluation_and_forgotten_by_training(adapted: clip.Clip) -> None:
+    first = adapted.eval().class_features()
+    assert adapted.class_features() is first
+    with torch.no_grad():
+        next(
+            value for name, value in adapted.named_parameters() if name.startswith("model.tr") and name[-1] == "B"
+        ).add_(1)
+    assert not torch.allclose(adapted.train().eval().class_features(), first)
+
+
+def test_saved_weights_load_in_stock_open_clip_and_agree(
+    adapted: clip.Clip, images: torch.Tensor, tmp_path: Path
+) -> None:
+    import open_clip
+
+    expected = adapted.eval()(images)
+    record = {"classifier": "clip_lora", "classes": toy.CLASSES, "prompts": PROMPTS}
+    classifiers.save(adapted, tmp_path, record)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(PROMPTS)
+    model.eval()
+    logits = model.get_logits((images - 0.5) / 0.5, tokens)[0]
+    assert torch.allclose(logits, expected, atol=1e-4)
+    written = json.loads((tmp_path / "classifier.json").read_text())
+    assert written["base"] == "toy"
+    assert len(written["base_sha256"]) == 64
+    pixels = (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+    predictor = classifiers.load(tmp_path)
+    again = model.get_logits((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, tokens)[0]
+    assert predictor.logits(pixels, batch=2) == pytest.approx(again.detach().numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("text", [{}, {"pool_type": "eos", "eos_id": 49407}])
+def test_truncating_prompts_changes_nothing_and_saves_work(tmp_path: Path, text: dict[str, Any]) -> None:
+    toy.write_clip(tmp_path, **text)
+    classifier = clip.read(tmp_path, PROMPTS, "toy")
+    seen = []
+    classifier.model.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    with torch.no_grad():
+        short = clip.encode_captions(classifier.model, classifier.tokens)
+        whole = classifier.model.encode_text(classifier.tokens, normalize=True)
+    assert [shape[1] for shape in seen] == [12, 77]
+    assert torch.allclose(short, whole, atol=1e-6)
+    # The captions differ, so that agreement says something.
+    assert (whole[0] - whole[1]).abs().max() > 1e-3
+
+
+def test_a_tower_that_looks_ahead_is_not_truncated(tmp_path: Path) -> None:
+    toy.write_clip(tmp_path, no_causal_mask=True)
+    classifier = clip.read(tmp_path, PROMPTS, "toy")
+    with torch.no_grad():
+        features = clip.encode_captions(classifier.model, classifier.tokens)
+        assert torch.equal(features, classifier.model.encode_text(classifier.tokens, normalize=True))
+
+
+def test_vit_b_16_gets_the_published_number_of_parameters() -> None:
+    import open_clip
+
+    config = open_clip.get_model_config("ViT-B-16")
+    with torch.device("meta"):
+        model = open_clip.CLIP(**config)
+        assert clip_lora.adapt(model, 16, 32, 0.1) == 983_040
+
+
+def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not an open_clip folder"):
+        clip.read(tmp_path, PROMPTS, "toy")
+
+
+def test_resnet20_has_twenty_layers_and_comes_back_from_disk(tmp_path: Path) -> None:
+    params = toy.params()
+    network = classifiers.build("resnet20", params.base, _split(tmp_path), tmp_path)
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(layers) == 20
+    network.train()(torch.rand(8, 3, 16, 16))  # moves the running statistics, which must be saved
+    record = {"classifier": "resnet20", "classes": toy.CLASSES, "prompts": PROMPTS}
+    classifiers.save(network, tmp_path / "net", record)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    expected = classifiers.Predictor(network, toy.CLASSES).logits(pixels)
+    assert classifiers.load(tmp_path / "net").logits(pixels) == pytest.approx(expected, abs=1e-5)
+
+
+def test_resnet20_of_width_16_has_the_published_size(tmp_path: Path) -> None:
+    params = toy.params(models__bundled__train__resnet20__width=16)
+    network = classifiers.build("resnet20", params.base, _split(tmp_path, classes=tuple("abcdefghij")), tmp_path)
+    assert 0.26e6 < sum(value.numel() for value in network.parameters()) < 0.28e6
+
+
+def test_predictor_resizes_what_it_is_given(tmp_path: Path) -> None:
+    network = classifiers.build("resnet20", toy.params().base, _split(tmp_path), tmp_path)
+    predictor = classifiers.Predictor(network, toy.CLASSES)
+    large = np.full((2, 40, 40, 3), 90, np.uint8)
+    assert predictor.logits(large) == pytest.approx(predictor.logits(large[:, :16, :16]), abs=1e-5)
+    assert predictor.logits(large[:0]).shape == (0, 3)
+
+
+def _ramp(n: int) -> torch.Tensor:
+    """Dark on the left and at the top, bright on the right and at the bottom, and reddish."""
+    y, x = torch.meshgrid(torch.linspace(0.1, 0.5, 16), torch.linspace(0, 0.4, 16), indexing="ij")
+    return torch.stack([x + y, 0.8 * (x + y), 0.5 * (x + y)]).repeat(n, 1, 1, 1)
+
+
+def _slopes(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences between right and left, bottom and top, of the middle, which no shift brings to the border."""
+    middle = images[:, :, 6:10, 6:10].mean(1)
+    return (middle[:, :, 2:] - middle[:, :, :2]).mean((1, 2)), (middle[:, 2:] - middle[:, :2]).mean((1, 2))
+
+
+@pytest.mark.parametrize(("allowed", "across", "down"), [((), 0, 0), (("hflip",), 0.5, 0), (("vflip",), 0, 0.5)])
+def test_flips_happen_only_where_the_source_declares_them(allowed: tuple[str, ...], across: float, down: float) -> None:
+    x, y = _slopes(Augment(allowed, 0.7, 0)(_ramp(600)))
+    assert float((x < 0).float().mean()) == pytest.approx(across, abs=0.08 if across else 0.0)
+    assert float((y < 0).float().mean()) == pytest.approx(down, abs=0.08 if down else 0.0)
+
+
+def test_free_rotation_happens_only_where_the_source_declares_it() -> None:
+    x, y = _slopes(Augment(("rotation",), 1.0, 0)(_ramp(600)))
+    assert 0.35 < float((x < 0).float().mean()) < 0.65
+    assert 0.35 < float((y < 0).float().mean()) < 0.65
+
+
+def test_colours_stay_where_the_source_says_that_they_matter() -> None:
+    flat = torch.tensor([0.6, 0.3, 0.2])[:, None, None].expand(200, 3, 16, 16)
+    kept, changed = Augment((), 0.7, 0)(flat), Augment(("colour",), 0.7, 0)(flat)
+    middle = slice(6, 10)
+    assert torch.allclose(kept[:, :, middle, middle], flat[:, :, middle, middle], atol=1e-5)
+    moved = (changed - flat)[:, :, middle, middle].abs().amax((1, 2, 3))
+    assert float((moved > 0.02).float().mean()) > 0.7
+    # Some are grey, some inverted.
+    assert 0.1 < float(((changed[:, 0, 8, 8] - changed[:, 2, 8, 8]).abs() < 1e-4).float().mean()) < 0.4
+
+
+def test_every_image_has_its_own_change_and_seeds_repeat() -> None:
+    images = _ramp(8)
+    one, two, other = (Augment(("colour",), 0.7, seed)(images) for seed in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert len({tuple(row.flatten()[:200].tolist()) for row in one}) == 8
+    assert one.shape == images.shape
+    assert float(one.min()) >= 0
+    assert float(one.max()) <= 1
+
+
+def test_crops_keep_the_share_of_the_area_that_they_must() -> None:
+    image = torch.zeros(400, 3, 16, 16)
+    image[:, :, ::1, 8:] = 1
+    matrices = Augment((), 0.5, 0)._crops(400)
+    area = (matrices[:, 0, 0] * matrices[:, 1, 1]).abs()
+    assert 0.45 < float(area.min()) < 0.6
+    assert float(area.max()) <= 1
+    # A crop stays inside the image.
+    for axis in (0, 1):
+        assert float((matrices[:, axis, 2].abs() + matrices[:, axis, axis].abs()).max()) <= 1 + 1e-6

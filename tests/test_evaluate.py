@@ -1,0 +1,178 @@
+"""The stage that opens the test images: its numbers against predictions counted by hand."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+
+from dreamset import evaluate, train
+from dreamset.errors import InputError
+from dreamset.files import read_json, write_json
+from dreamset.splits import read_split, read_test
+from dreamset.synthetic import read_metadata, write_metadata
+from dreamset.workspace import Workspace
+
+SOURCES = Path(evaluate.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Any]]:
+    """Everything trained and evaluated once; a copy of a shot stands among the synthetic images."""
+    place = Workspace.at(tmp_path_factory.mktemp("world"))
+    toy.write_clip(place.root / "models/base/clip")
+    toy.write_judge(place.root / "models/base/judge")
+    split = toy.write_splits(place)
+    for seed, recipe in enumerate(("stable_diffusion", "datadream_dset")):
+        toy.write_synthetic(place, recipe, per_class=6, seed=seed + 5)
+    folder = place.synthetic("datadream_dset")
+    rows = read_metadata(folder)
+    shutil.copyfile(place.cell / split.train[1].path, folder / rows[9].file_name)
+    write_metadata(folder, [row if i != 9 else _like(row, split.train[1].sha256) for i, row in enumerate(rows)])
+    write_json(place.result("adapt", "datadream_dset"), {"seconds": 3.5})
+    write_json(place.result("generate", "datadream_dset"), {"seconds": 1.5, "images": 18})
+    params = toy.params()
+    for arm in train.arms(params):
+        train.run(params, place, arm)
+    return place, evaluate.run(params, place)
+
+
+def _like(row: Any, sha256: str) -> Any:
+    return type(row)(**(row.__dict__ | {"sha256": sha256}))
+
+
+def test_every_run_is_there_and_its_accuracy_is_that_of_its_predictions(
+    world: tuple[Workspace, dict[str, Any]],
+) -> None:
+    place, evaluation = world
+    keys = [evaluate.key_of(run["arm"], run["train_on"], run["classifier"]) for run in evaluation["runs"]]
+    assert len(keys) == len(set(keys)) == 1 + 2 + 2 * 4
+    guesses = read_json(place.plots("evaluate") / "predictions.json", "")
+    labels = np.array(guesses["labels"])
+    assert labels.tolist() == [sample.label for sample in read_test(place.test_split).test]
+    for key, run in zip(keys, evaluation["runs"], strict=True):
+        right = np.array(guesses["predicted"][key]) == labels
+        assert run["accuracy"] == pytest.approx(right.mean(), abs=1e-4)
+        assert run["low"] <= run["accuracy"] <= run["high"]
+        assert run["top5"] is None  # of three classes
+        by_class = [right[labels == label].mean() for label in range(3)]
+        assert list(run["per_class"].values()) == pytest.approx(by_class, abs=1e-4)
+        assert list(run["per_class"]) == list(toy.CLASSES)
+    measures = {run["measure"] for run in evaluation["runs"] if run["train_on"] == "synthetic"}
+    assert measures == {"CAS", "synthetic-only accuracy"}
+
+
+def test_differences_are_paired_and_of_the_stated_runs(world: tuple[Workspace, dict[str, Any]]) -> None:
+    _, evaluation = world
+    accuracy = {evaluate.key_of(r["arm"], r["train_on"], r["classifier"]): r["accuracy"] for r in evaluation["runs"]}
+    for row in evaluation["differences"]:
+        assert row["difference"] == pytest.approx(accuracy[row["of"]] - accuracy[row["minus"]], abs=2e-4)
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["of"].endswith(row["classifier"])
+        assert row["minus"].endswith(row["classifier"])
+    pairs = {
+        (row["of"].rsplit("/", 1)[0], row["minus"].rsplit("/", 1)[0])
+        for row in evaluation["differences"]
+        if row["classifier"] == "resnet20"
+    }
+    assert pairs == {
+        ("datadream_dset/synthetic", "stable_diffusion/synthetic"),
+        ("datadream_dset/both", "stable_diffusion/both"),
+        ("datadream_dset/both", "real/real"),
+        ("stable_diffusion/both", "real/real"),
+    }
+
+
+def test_sets_have_equal_counts_and_the_planted_copy_leads(world: tuple[Workspace, dict[str, Any]]) -> None:
+    place, evaluation = world
+    split = read_split(place.splits)
+    sets = evaluation["sets"]["datadream_dset"]
+    assert (sets["images"], sets["n"], sets["kid_subset"]) == (18, 18, 18)
+    assert sets["fid"] > 0
+    # Six images of a class cannot carry the covariance of 64 features.
+    assert all(set(row) == {"n", "kid"} and row["n"] == 6 for row in sets["per_class"].values())
+    copies = sets["near_duplicates"]
+    assert copies["count"] >= 1
+    assert copies["pairs"][0] == {
+        "image": read_metadata(place.synthetic("datadream_dset"))[9].file_name,
+        "shot": split.train[1].path,
+        "distance": 0.0,
+    }
+    assert len(copies["pairs"]) == 3
+
+
+def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace, dict[str, Any]]) -> None:
+    place, evaluation = world
+    assert read_json(place.result("evaluate"), "") == {**evaluation, "classes": list(toy.CLASSES)}
+    with (place.results / "evaluate.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == evaluate.ROW_COLUMNS
+    assert len(rows) == len(evaluation["runs"])
+    by_key = {(row["recipe"], row["train_on"], row["classifier"]): row for row in rows}
+    adapted = by_key["datadream_dset", "both", "resnet20"]
+    assert (adapted["shots"], adapted["seed"], adapted["images"], adapted["steps"]) == ("4", "0", "18", "12")
+    assert (adapted["seconds_adapt"], adapted["seconds_generate"]) == ("3.5", "1.5")
+    assert float(adapted["fid"]) == evaluation["sets"]["datadream_dset"]["fid"]
+    assert by_key["stable_diffusion", "both", "resnet20"]["seconds_adapt"] == ""
+    assert by_key["real", "real", "clip_lora"]["fid"] == ""
+    assert by_key["zero_shot", "none", "clip_zeroshot"]["labels_train_per_class"] == "0"
+    metrics = read_json(place.result("metrics"), "")
+    assert metrics["datadream_dset"]["resnet20"].keys() == {"synthetic", "both"}
+    assert metrics["real"].keys() == {"resnet20", "clip_lora"}
+    assert metrics["zero_shot"].keys() == {"clip_zeroshot"}
+    with (place.plots("evaluate") / "confusion/real_real_resnet20.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 24
+    right = np.mean([row["actual"] == row["predicted"] for row in pairs])
+    assert right == pytest.approx(metrics["real"]["resnet20"], abs=1e-4)
+
+
+def test_evaluating_again_gives_the_same(world: tuple[Workspace, dict[str, Any]]) -> None:
+    place, evaluation = world
+    assert evaluate.run(toy.params(), place) == evaluation
+
+
+def test_one_class_short_of_images_still_counts_the_others(
+    world: tuple[Workspace, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, _ = world
+    cell = tmp_path / "cell"
+    shutil.copytree(place.cell, cell)
+    other = Workspace(place.root, cell)
+    folder = other.synthetic("datadream_dset")
+    write_metadata(folder, [row for row in read_metadata(folder) if row.label != 2 or row.index == 0])
+    sets = evaluate.run(toy.params(), other)["sets"]["datadream_dset"]
+    assert (sets["images"], sets["n"]) == (13, 13)
+    assert sets["per_class"]["spot"] == {"n": 1}
+
+
+def test_a_missing_classifier_names_the_command(world: tuple[Workspace, dict[str, Any]], tmp_path: Path) -> None:
+    place, _ = world
+    cell = tmp_path / "cell"
+    shutil.copytree(place.cell, cell)
+    other = Workspace(place.root, cell)
+    shutil.rmtree(other.classifiers("real"))
+    with pytest.raises(InputError, match="run `dreamset train"):
+        evaluate.run(toy.params(), other)
+
+
+def test_only_evaluate_opens_the_test_manifest() -> None:
+    opens = re.compile(r"\bread_test\b|\.test_split\b|\bBLOCKS\b.*test|real_test\b")
+    users = {
+        path.relative_to(SOURCES).as_posix()
+        for path in SOURCES.rglob("*.py")
+        if re.search(r"\bread_test\b", path.read_text(encoding="utf-8"))
+    }
+    assert users == {"evaluate.py", "splits.py"}
+    touching = {
+        path.relative_to(SOURCES).as_posix()
+        for path in (*SOURCES.glob("classifiers/*.py"), SOURCES / "train.py", *SOURCES.glob("metrics/*.py"))
+        if opens.search(path.read_text(encoding="utf-8"))
+    }
+    assert touching == set()

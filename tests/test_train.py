@@ -1,0 +1,243 @@
+"""Training: shares of batches, equal steps, selection, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+import torch
+
+from dreamset import classifiers, train
+from dreamset.classifiers import arrays, fit
+from dreamset.classifiers.resnet20 import ResNet20
+from dreamset.errors import InputError
+from dreamset.files import read_json
+from dreamset.splits import read_split
+from dreamset.workspace import Workspace
+
+RECIPE = "datadream_dset"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    place = Workspace.at(tmp_path)
+    toy.write_splits(place)
+    toy.write_synthetic(place, RECIPE)
+    # Training may not so much as look: the test manifest is not there.
+    place.test_split.unlink()
+    return place
+
+
+def _labelled(n: int, value: int = 0) -> arrays.Labelled:
+    labels = np.arange(n) % 3
+    return arrays.Labelled(np.full((n, 16, 16, 3), value, np.uint8), labels, tuple(map(str, range(n))))
+
+
+def _schedule(**changes: Any) -> Any:
+    return toy.params(**{f"models__bundled__train__resnet20__{k}": v for k, v in changes.items()}).base.train.resnet20
+
+
+class Scripted(torch.nn.Module):
+    """Right on a scripted number of the three selection images, and counts its steps in a parameter."""
+
+    size = 16
+    label_smoothing = 0.0
+
+    def __init__(self, script: list[int]) -> None:
+        super().__init__()
+        self.script, self.calls = script, 0
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return images.mean((1, 2, 3))[:, None] * 0 + self.weight
+        right = self.script[self.calls]
+        self.calls += 1
+        guess = torch.tensor([label if label < right else (label + 1) % 3 for label in range(3)])
+        return torch.nn.functional.one_hot(guess, 3).float()
+
+
+@pytest.mark.parametrize(("script", "chosen"), [([1, 3, 2, 2], 4), ([2, 1, 2, 1], 6), ([0, 0, 0, 0], 8)])
+def test_the_best_step_on_selection_is_kept_and_the_later_of_equals(script: list[int], chosen: int) -> None:
+    classifier = Scripted(script)
+    weights = []
+    classifier.weight.register_hook(lambda _: weights.append(classifier.weight.detach().clone()))
+    source = fit.Source("real", _labelled(5), 1.0, 1.0)
+    schedule = _schedule(steps=8, batch=4, warmup=0, lr=0.1)
+    history = fit.fit(
+        classifier, [source], _labelled(3), schedule, selections=4, invariances=(), crop=1.0, seed=("test", 0)
+    )
+    assert [step for step, _ in history.selection] == [2, 4, 6, 8]
+    assert [round(3 * score) for _, score in history.selection] == script
+    assert history.chosen_step == chosen
+    # The hook saw the weights before each step, so those after the chosen one stand next in line.
+    if chosen < 8:
+        assert torch.equal(classifier.weight, weights[chosen])
+        assert not torch.equal(classifier.weight, weights[-1])
+
+
+def test_without_selection_images_the_last_step_is_kept() -> None:
+    classifier = Scripted([])
+    source = fit.Source("real", _labelled(5), 1.0, 1.0)
+    nothing = arrays.Labelled(np.zeros((0, 16, 16, 3), np.uint8), np.zeros(0, np.int64), ())
+    history = fit.fit(
+        classifier, [source], nothing, _schedule(steps=6), selections=3, invariances=(), crop=1.0, seed=("test", 0)
+    )
+    assert (history.selection, history.chosen_step, len(history.losses)) == ([], 6, 6)
+    assert classifier.weight.abs().sum() > 0
+
+
+def test_every_batch_of_both_holds_its_share_of_each() -> None:
+    network = ResNet20(3, 4, 16, 0.0)
+    sources = [
+        fit.Source("real", _labelled(4, 255), 0.5, 0.8),
+        fit.Source("synthetic", _labelled(90, 0), 0.5, 0.2),
+    ]
+    loader = fit._Loader(network, sources, 10, lambda images: images, ("test", 0))  # type: ignore[arg-type]
+    for _ in range(30):
+        images, labels = loader.batch()
+        assert images.shape == (10, 3, 16, 16)
+        assert images[:, 0, 0, 0].tolist() == [1.0] * 5 + [0.0] * 5
+        assert [len(part) for part in labels] == [5, 5]
+
+
+def test_the_loss_of_both_weighs_real_rows_by_lambda() -> None:
+    network = ResNet20(3, 4, 16, 0.1).eval()
+    real, synthetic = _labelled(4, 255), _labelled(4, 0)
+
+    def loss(*sources: fit.Source) -> float:
+        return float(fit._Loader(network, sources, 4 * len(sources), lambda x: x, ("t",)).loss().detach())  # type: ignore[arg-type]
+
+    both = loss(fit.Source("real", real, 0.5, 0.7), fit.Source("synthetic", synthetic, 0.5, 0.3))
+    alone = [loss(fit.Source(name, data, 1, 1)) for name, data in (("real", real), ("synthetic", synthetic))]
+    assert alone[0] != pytest.approx(alone[1])
+    assert both == pytest.approx(0.7 * alone[0] + 0.3 * alone[1], rel=1e-5)
+
+
+def test_a_stream_shows_every_image_once_before_any_again() -> None:
+    stream = fit.Stream(7, torch.Generator().manual_seed(0))
+    seen = torch.cat([stream.take(5) for _ in range(14)]).reshape(10, 7)
+    assert all(sorted(epoch.tolist()) == list(range(7)) for epoch in seen)
+    assert len({tuple(epoch.tolist()) for epoch in seen}) > 5
+
+
+def test_learning_rate_warms_up_and_ends_near_zero() -> None:
+    schedule = _schedule(steps=100, warmup=10, lr=1.0)
+    rates = [fit.learning_rate(step, schedule) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace: Workspace) -> None:
+    toy.write_clip(workspace.root / "models/base/clip")
+    params = toy.params()
+    results = {arm: train.run(params, workspace, arm) for arm in ("real", RECIPE)}
+    assert [(r["train_on"], r["classifier"]) for r in results["real"]["runs"]] == [
+        ("real", "resnet20"),
+        ("real", "clip_lora"),
+    ]
+    runs = [run for result in results.values() for run in result["runs"]]
+    assert len(runs) == 6
+    for name, steps in (("resnet20", 12), ("clip_lora", 6)):
+        assert {run["steps"] for run in runs if run["classifier"] == name} == {steps}
+    assert {(run["train_on"], run["real_images"], run["synthetic_images"]) for run in runs} == {
+        ("real", 12, 0),
+        ("synthetic", 0, 18),
+        ("both", 12, 18),
+    }
+    result = results[RECIPE]
+    assert read_json(workspace.result("train", RECIPE), "") == result
+    assert (result["labels_train_per_class"], result["labels_selection_per_class"]) == (4, 3)
+    assert [point["step"] for point in result["runs"][0]["selection"]] == [4, 8, 12]
+    folder = workspace.classifiers(RECIPE)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "both_clip_lora",
+        "both_resnet20",
+        "synthetic_clip_lora",
+        "synthetic_resnet20",
+    ]
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+    record = read_json(folder / "both_clip_lora/classifier.json", "")
+    assert record["classes"] == list(toy.CLASSES)
+    assert record["base"] == "models/base/clip"
+    assert record["chosen_step"] in (2, 4, 6)
+    assert classifiers.load(folder / "both_clip_lora").logits(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 3)
+    with (workspace.plots("train", RECIPE) / "loss.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["run"] for row in rows} == {path.name for path in folder.iterdir()}
+    assert float(rows[0]["loss"]) > 0
+
+
+def test_training_learns_and_repeats_and_does_not_know_the_recipe(workspace: Workspace) -> None:
+    toy.write_synthetic(workspace, "stable_diffusion")
+    changes = {"steps": 60, "batch": 24, "width": 8, "lr": 0.01}
+    params = toy.params(
+        train__classifiers=["resnet20"], **{f"models__bundled__train__resnet20__{k}": v for k, v in changes.items()}
+    )
+    first = train.run(params, workspace, RECIPE)
+    twin = train.run(params, workspace, "stable_diffusion")  # the same images under another name
+    for one, two in zip(first["runs"], twin["runs"], strict=True):
+        assert one["loss"] == two["loss"]
+        assert one["loss"][-1]["loss"] < 0.7 * one["loss"][0]["loss"]
+        assert max(point["accuracy"] for point in one["selection"]) > 0.7
+    name = "synthetic_resnet20/model.safetensors"
+    assert (workspace.classifiers(RECIPE) / name).read_bytes() == (
+        workspace.classifiers("stable_diffusion") / name
+    ).read_bytes()
+
+
+def test_labels_come_from_the_metadata_and_changed_files_are_named(workspace: Workspace) -> None:
+    split = read_split(workspace.splits)
+    folder = workspace.synthetic(RECIPE)
+    data = arrays.synthetic(folder, split, 16)
+    assert data.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    other = type(split)(**(split.__dict__ | {"classes": ("bar", "spot", "plank")}))
+    with pytest.raises(InputError, match="holds class 'plank'"):
+        arrays.synthetic(folder, other, 16)
+    victim = folder / data.names[3]
+    victim.write_bytes((folder / data.names[4]).read_bytes())
+    with pytest.raises(InputError, match=rf"{data.names[3]}.*dreamset generate {RECIPE}"):
+        arrays.synthetic(folder, split, 16)
+    (workspace.cell / split.train[0].path).unlink()
+    with pytest.raises(InputError, match="dreamset prepare"):
+        arrays.real(split.train, workspace.cell, 16)
+
+
+def test_an_unknown_arm_is_named(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="neither 'real' nor an active recipe"):
+        train.run(toy.params(), workspace, "datadream_cls")
+
+
+def test_a_failed_run_leaves_the_old_classifiers(workspace: Workspace) -> None:
+    params = toy.params(train__classifiers=["resnet20"])
+    train.run(params, workspace, "real")
+    before = sorted(path.name for path in workspace.classifiers("real").rglob("*"))
+    with pytest.raises(InputError, match="open_clip folder"):
+        train.run(toy.params(), workspace, "real")
+    assert sorted(path.name for path in workspace.classifiers("real").rglob("*")) == before
+    assert [path.name for path in workspace.classifiers("real").parent.iterdir()] == ["real"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    source = fit.Source("real", _labelled(5), 1.0, 1.0)
+    classifier = Scripted([0] * 3)
+    classifier.weight.data[:] = float("nan")
+    with pytest.raises(InputError, match="no longer finite"):
+        fit.fit(
+            classifier, [source], _labelled(3), _schedule(), selections=3, invariances=(), crop=1.0, seed=("test", 0)
+        )
+
+
+def test_importing_the_stages_is_cheap() -> None:
+    code = "import sys, dreamset.train, dreamset.evaluate; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
