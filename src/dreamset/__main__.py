@@ -1,0 +1,5 @@
+"""``python -m dreamset``: the command line."""
+
+from dreamset.cli import main
+
+main()

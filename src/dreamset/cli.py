@@ -1,0 +1,261 @@
+"""The command line: one verb per stage, and a few beside the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import errno
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dreamset import __version__
+from dreamset.errors import InputError
+from dreamset.params import Params, load
+from dreamset.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_FORMAT = argparse.RawDescriptionHelpFormatter
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(f"{error.filename or 'the disk'}: no space left; free some and run the same command again.", status=1)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command to go on.", status=130)
+
+
+def _fail(sentence: str, status: int = 2) -> NoReturn:
+    print(f"dreamset: {sentence}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dreamset",
+        description="Few labelled images in; a labelled synthetic dataset, a better classifier and an honest\n"
+        "measurement out. `dvc repro` runs every stage that is out of date; the verbs run one each.",
+        epilog="examples:\n"
+        "  dvc repro                                   everything that is out of date\n"
+        "  dreamset generate datadream_dset --dry-run  what one stage would do\n"
+        "  dreamset table --shots 4 16 --seeds 0-4     the comparison over seeds",
+        formatter_class=_FORMAT,
+    )
+    parser.add_argument("--version", action="version", version=f"dreamset {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for stage, (item, what, examples) in _STAGES.items():
+        verb = verbs.add_parser(
+            stage,
+            help=what,
+            description=what[0].upper() + what[1:] + ".",
+            epilog="examples:\n" + examples,
+            formatter_class=_FORMAT,
+        )
+        if item:
+            verb.add_argument("item", metavar=item.upper(), help=_ITEM_HELP[item])
+        verb.add_argument(
+            "--dry-run", action="store_true", help="print parameters, inputs, outputs, counts; do nothing"
+        )
+        _common(verb)
+        verb.set_defaults(run=_stage, stage=stage, item=None)
+    _beside(verbs)
+    return parser
+
+
+_ITEM_HELP = {"recipe": "a row of recipes in params.yaml", "arm": "'real' or a row of recipes in params.yaml"}
+
+_STAGES: dict[str, tuple[str | None, str, str]] = {
+    "prepare": (
+        None,
+        "draw few-shot splits from a source of real images",
+        "  dreamset prepare\n  dreamset prepare --dry-run",
+    ),
+    "adapt": (
+        "recipe",
+        "train the adapters of a recipe on the shots",
+        "  dreamset adapt datadream_dset\n  dreamset adapt datadream_cls --dry-run",
+    ),
+    "generate": (
+        "recipe",
+        "draw the synthetic dataset of a recipe",
+        "  dreamset generate datadream_dset\n  dreamset generate stable_diffusion --dry-run",
+    ),
+    "train": (
+        "arm",
+        "train classifiers on real, synthetic, or both",
+        "  dreamset train real\n  dreamset train datadream_dset",
+    ),
+    "evaluate": (None, "measure everything on the test images", "  dreamset evaluate"),
+    "report": (None, "write the contact sheet and the HTML page", "  dreamset report"),
+}
+
+
+def _beside(verbs: Any) -> None:
+    """Verbs that are no stages."""
+    table = verbs.add_parser(
+        "table",
+        help="run every stage over shots and seeds, and write one table",
+        description="Run the stages for every (shots, seed) under .dreamset/table and write results/table.csv and\n"
+        "results/claims.csv. Stopped at any moment, the same command goes on.",
+        epilog="examples:\n  dreamset table --shots 4 16 --seeds 0-4 --jobs 2",
+        formatter_class=_FORMAT,
+    )
+    table.add_argument("--shots", type=int, nargs="+", required=True, metavar="K", help="images per class")
+    table.add_argument("--seeds", type=_span, required=True, metavar="A-B", help="seeds from A to B, both included")
+    table.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1); cores are shared")
+    _common(table)
+    table.set_defaults(run=_table)
+
+    gc = verbs.add_parser(
+        "gc",
+        help="remove finished pieces of work that nothing uses any more",
+        description="Remove shards that no dataset, adapter or table cell of this project uses.",
+        epilog="examples:\n  dreamset gc",
+        formatter_class=_FORMAT,
+    )
+    _common(gc)
+    gc.set_defaults(run=_gc)
+
+    track = verbs.add_parser(
+        "track",
+        help="send waiting records to the MLflow server",
+        description="Send what no tracking server has taken yet. Stages do it by themselves; this is for afterwards.",
+        epilog="examples:\n  dreamset track",
+        formatter_class=_FORMAT,
+    )
+    _common(track)
+    track.set_defaults(run=_track)
+
+
+def _common(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--params", type=Path, default=None, metavar="FILE", help="parameters (default: params.yaml)")
+
+
+def _span(text: str) -> range:
+    first, _, last = text.partition("-")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected A-B or A, got {text!r}") from None
+
+
+def _open(arguments: argparse.Namespace) -> tuple[Params, Workspace]:
+    root = Path.cwd()
+    return load(arguments.params or root / "params.yaml"), Workspace.at(root)
+
+
+def _stage(arguments: argparse.Namespace) -> None:
+    params, workspace = _open(arguments)
+    stage, item = arguments.stage, arguments.item
+    _check_item(params, stage, item)
+    if arguments.dry_run:
+        from dreamset.plan import describe
+
+        print(describe(params, workspace, stage, item))
+        return
+    from dreamset import track
+
+    started = time.time()
+    summary = stage_function(stage)(params, workspace, *([item] if item else []))
+    _print(stage, item, summary)
+    plots = workspace.plots(stage, item)
+    track.finish(
+        workspace,
+        params,
+        stage,
+        item,
+        started=started,
+        metrics={key: value for key, value in summary.items() if isinstance(value, int | float)},
+        curves=_curves(plots / "loss.csv"),
+        artifacts=_artifacts(workspace, stage, item),
+    )
+
+
+def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
+    """``run`` of a stage's module; importing it loads what that stage needs and no more."""
+    import importlib
+
+    function: Callable[..., dict[str, Any]] = importlib.import_module(f"dreamset.{stage}").run
+    return function
+
+
+def _check_item(params: Params, stage: str, item: str | None) -> None:
+    if stage in ("adapt", "generate") and item not in params.recipes:
+        raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
+    if stage == "train" and item != "real" and item not in params.recipes:
+        raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
+
+
+def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
+    """One line of what a stage has done."""
+    shown = [
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in summary.items()
+        if isinstance(value, int | float | str) and key not in ("recipe", "arm")
+    ]
+    print(f"{stage}{f' {item}' if item else ''}: {', '.join(shown)}", flush=True)
+
+
+def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Loss curves of a stage, one per adapter or run."""
+    if not path.is_file():
+        return {}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            name = row.get("adapter") or row.get("run") or "loss"
+            curves.setdefault(f"loss/{name}", []).append((int(row["step"]), float(row["loss"])))
+    return curves
+
+
+def _artifacts(workspace: Workspace, stage: str, item: str | None) -> list[Path]:
+    """Files of a stage that a person looks at."""
+    files = [workspace.result(stage, item)]
+    plots = workspace.plots(stage, item)
+    files += sorted(plots.glob("*")) if plots.is_dir() else []
+    if stage == "report":
+        files += [workspace.results / "report.html", workspace.results / "contact_sheet.png"]
+    return [path for path in files if path.is_file()]
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from dreamset import sweep
+
+    params, workspace = _open(arguments)
+    if min(arguments.shots) < 1 or arguments.jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
+        raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
+    print(sweep.run(params, workspace, sorted(set(arguments.shots)), list(arguments.seeds), arguments.jobs))
+
+
+def _gc(arguments: argparse.Namespace) -> None:
+    from dreamset import shards
+
+    _, workspace = _open(arguments)
+    cells = [workspace.cell, *sorted((workspace.root / ".dreamset/table").glob("*/"))]
+    used: set[str] = set()
+    for cell in cells:
+        for path in cell.glob("models/adapters/*/adapters.json"):
+            used |= {row["shard"] for row in json.loads(path.read_text(encoding="utf-8"))["adapters"]}
+        for path in cell.glob("data/synthetic/*/shards.json"):
+            used |= set(json.loads(path.read_text(encoding="utf-8")))
+    folders, size = shards.collect_garbage(workspace.shards, used)
+    print(f"removed {folders} shards, {size / 1e6:.1f} MB")
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from dreamset import track
+
+    params, workspace = _open(arguments)
+    print(track.flush(workspace, params))

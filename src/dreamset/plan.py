@@ -1,0 +1,136 @@
+"""``--dry-run``: what a stage would read, write and cost, without importing what it needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dreamset import splits
+from dreamset.params import to_dict
+
+if TYPE_CHECKING:
+    from dreamset.params import Params
+    from dreamset.workspace import Workspace
+
+_READS = {
+    "prepare": ("prepare",),
+    "adapt": ("adapt",),
+    "generate": ("generate",),
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "report": ("report",),
+}
+_ROW = {"adapt": ("adapt", "generate"), "generate": ("generate",), "train": ("train",)}
+
+
+def describe(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
+    """Resolved parameters, inputs, outputs, counts and an estimate of a stage, as YAML."""
+    resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}
+    resolved |= {name: to_dict(getattr(params, name)) for name in _READS[stage]}
+    if stage in _ROW:
+        base = to_dict(params.base)
+        resolved[f"models.{params.model}"] = {
+            key: base[key] for key in ("generator", "clip", "resolution", "dtype", *_ROW[stage]) if key in base
+        }
+    if item in params.recipes:
+        resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
+    inputs, outputs = _files(params, workspace, stage, item)
+    counts = _counts(params, workspace, stage, item)
+    plan = {
+        "stage": f"{stage} {item}" if item else stage,
+        "parameters": _plain(resolved),
+        "inputs": [_shown(path, workspace) + ("" if path.exists() else "  (missing)") for path in inputs],
+        "outputs": [_shown(path, workspace) for path in outputs],
+        "counts": counts,
+        "estimate": _estimate(workspace, stage, item, counts),
+    }
+    return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -> tuple[list[Path], list[Path]]:
+    arms = ["real", *params.active]
+    generator = workspace.base(params.base.generator)
+    clip, judge = workspace.base(params.base.clip), workspace.base(params.base.judge)
+    recipe = item or ""
+    result = workspace.result(stage, item)
+    kind, _, folder = params.prepare.source.partition(":")
+    if stage == "prepare":
+        return [Path(folder)] if kind == "imagefolder" else [], [
+            workspace.splits,
+            workspace.test_split,
+            workspace.rejected,
+            workspace.real,
+            workspace.real_test,
+            result,
+        ]
+    if stage == "adapt":
+        return [workspace.splits, generator], [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
+    if stage == "generate":
+        return [workspace.splits, workspace.adapter(recipe), generator], [workspace.synthetic(recipe), result]
+    if stage == "train":
+        data = [] if recipe == "real" else [workspace.synthetic(recipe)]
+        return [workspace.splits, *data, clip], [workspace.classifiers(recipe), workspace.plots(stage, recipe), result]
+    data = [*(workspace.synthetic(name) for name in params.active)]
+    if stage == "evaluate":
+        inputs = [workspace.test_split, workspace.splits, judge, clip, *data, *map(workspace.classifiers, arms)]
+        return inputs, [
+            result,
+            workspace.results / "evaluate.csv",
+            workspace.results / "metrics.json",
+            workspace.plots(stage),
+        ]
+    return [workspace.result("evaluate"), workspace.splits, *data], [
+        workspace.results / "report.html",
+        workspace.results / "contact_sheet.png",
+    ]
+
+
+def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
+    """Work that a stage does, as far as the manifests that are there tell."""
+    if stage not in ("adapt", "generate", "train") or not workspace.splits.is_file():
+        return {}
+    split = splits.read_split(workspace.splits)
+    classes = len(split.classes)
+    if stage == "train":
+        runs = 1 if item == "real" else 2
+        rows = to_dict(params.base.train)
+        steps = {name: runs * rows[name]["steps"] for name in params.train.classifiers}
+        return {f"steps of {name}": count for name, count in steps.items()}
+    if stage == "generate":
+        return {"images": params.per_class * classes, "U-Net calls per image": 2 * params.sampler(item or "").steps}
+    recipe = params.recipes[item or ""]
+    if recipe.adapter == "none" or recipe.scope is None:
+        return {"adapters": 0, "steps": 0}
+    adapters = 1 if recipe.scope == "dataset" else classes
+    schedule = params.base.adapt.schedule(recipe.scope)
+    return {"adapters": adapters, "steps": adapters * schedule.steps(len(split.train) // adapters)}
+
+
+def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:
+    """Seconds, from the last run's own measurement scaled by the counts."""
+    path = workspace.result(stage, item)
+    if not path.is_file():
+        return "no earlier run to estimate from"
+    last = json.loads(path.read_text(encoding="utf-8"))
+    unit = {"adapt": "steps", "generate": "images"}.get(stage)
+    seconds, done = last.get("seconds"), last.get("drawn", last.get(unit)) if unit else None
+    if seconds is None:
+        return "no earlier run to estimate from"
+    if unit and counts.get(unit) and done:
+        each = seconds / done
+        return f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]} as last time"
+    return f"{seconds:.0f} s, as last time"
+
+
+def _shown(path: Path, workspace: Workspace) -> str:
+    return path.relative_to(workspace.cell).as_posix() if path.is_relative_to(workspace.cell) else path.as_posix()
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {key.rstrip("_"): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
