@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy
 import torch
 
+import toy
 from dreamset import classifiers
 from dreamset.classifiers import clip, clip_lora
 from dreamset.classifiers.augment import Augment

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy
 
+import toy
 from dreamset import evaluate, train
 from dreamset.errors import InputError
 from dreamset.files import read_json, write_json

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy
 import torch
 
+import toy
 from dreamset import classifiers, train
 from dreamset.classifiers import arrays, fit
 from dreamset.classifiers.resnet20 import ResNet20

@@ -139,13 +139,10 @@ def _run_record(
             for n, a, p in sorted(wrong, key=lambda pair: (-pair[0], pair[1:]))[:3]
         ],
     }
-    history = (
-        next((run for run in trained[arm]["runs"] if (run["train_on"], run["classifier"]) == (kind, name)), {})
-        if arm in trained
-        else {}
-    )
+    runs = trained[arm]["runs"] if arm in trained else []
+    history = next((run for run in runs if (run["train_on"], run["classifier"]) == (kind, name)), None)
     for fact in ("steps", "chosen_step", "seconds"):
-        record[fact] = history.get(fact, 0 if arm == ZERO_SHOT else None)
+        record[fact] = history[fact] if history else 0
     return record
 
 

@@ -34,10 +34,14 @@ class Clip(nn.Module):
     """
 
     label_smoothing = 0.0
+    model: Any
+    tokens: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, model: nn.Module, tokens: Tensor, folder: Path, base: str) -> None:
         super().__init__()
-        self.model: Any = model.requires_grad_(False)
+        self.model = model.requires_grad_(False)
         self.folder, self.base = folder, base
         self.size = int(self.model.visual.image_size[0])
         facts = self.model.visual.preprocess_cfg
@@ -99,8 +103,8 @@ def _ends(tower: Any, tokens: Tensor) -> Tensor | None:
     if pool == "argmax":
         return tokens.argmax(-1)
     if pool == "eos":
-        is_end = tokens == getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
-        return is_end.int().argmax(-1)
+        end: int = getattr(tower, "text_eos_id", getattr(tower, "eos_id", 0))
+        return tokens.eq(end).int().argmax(-1)
     return None
 
 

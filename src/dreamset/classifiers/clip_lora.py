@@ -70,11 +70,11 @@ class LoraAttention(nn.Module):
             low_q, low_v = F.linear(self.dropout(rows), self.A).chunk(2, -1)
             q = torch.addmm(q, low_q, self.B[0].T, alpha=self.scaling)
             v = torch.addmm(v, low_v, self.B[1].T, alpha=self.scaling)
-            q, k, v = (part.unflatten(0, x.shape[:2]) for part in (q, k, v))
         else:
             q, k, v = F.linear(x, self.merged(), bias).chunk(3, -1)
-        heads = (part.unflatten(-1, (self.attention.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=attn_mask)
+        split = (*x.shape[:2], self.attention.num_heads, -1)
+        q, k, v = (part.reshape(split).transpose(1, 2) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         out: Tensor = self.attention.out_proj(mixed.transpose(1, 2).flatten(2))
         return out, None
 

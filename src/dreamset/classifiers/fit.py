@@ -169,7 +169,8 @@ class _Loader:
         """Augmented (n, 3, size, size) images in 0..1, the rows of each source together, and its labels."""
         rows = [stream.take(count).to(self.where) for stream, count in zip(self.streams, self.counts, strict=True)]
         pixels = [to_float(images[row], self.classifier) for images, row in zip(self.images, rows, strict=True)]
-        return self.augment(torch.cat(pixels)), [labels[row] for labels, row in zip(self.labels, rows, strict=True)]
+        images = self.augment(torch.cat(pixels))
+        return images, [labels[row] for labels, row in zip(self.labels, rows, strict=True)]
 
     def loss(self) -> Tensor:
         """The weighted sum of the sources' cross-entropies over one batch."""
@@ -177,7 +178,7 @@ class _Loader:
         smoothing: float = self.classifier.label_smoothing  # type: ignore[assignment]
         with torch.autocast("cuda", torch.bfloat16, enabled=self.where.type == "cuda"):
             logits = self.classifier(images).float()
-        total = logits.new_zeros(())
+        total: Tensor = logits.new_zeros(())
         for source, part, truth in zip(self.sources, logits.split(self.counts), labels, strict=True):
             total = total + source.weight * F.cross_entropy(part, truth, label_smoothing=smoothing)
         return total
