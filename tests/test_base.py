@@ -1,0 +1,201 @@
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamset.base import params
+from dreamset.base.captions import prompt
+from dreamset.judge import load_judge
+
+ROOT = Path(__file__).parents[1]
+BASE = ROOT / "models" / "base"
+TEXTS = ["a photo of the digit three", "letter capital B, bold, low resolution", "", "Boeing 707-320, naïve " * 9]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from diffusers import StableDiffusionPipeline
+
+    loaded = StableDiffusionPipeline.from_pretrained(BASE / "sd")
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def clip():
+    import open_clip
+
+    network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{BASE / 'clip'}")
+    return network.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{BASE / 'clip'}")
+
+
+def test_stock_pipeline_loads_and_draws(pipeline):
+    from diffusers import DPMSolverMultistepScheduler
+
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    digits = [prompt(c) for c in "0123456789"]
+    images = pipeline(
+        digits,
+        height=16,
+        width=16,
+        num_inference_steps=12,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images
+    assert images.shape == (10, 3, 16, 16)
+    judge = load_judge(BASE / "judge")
+    read = [judge.class_names[i] for i in judge.logits(images * 2 - 1).argmax(1)]
+    assert sum(c in name for c, name in zip("0123456789", read, strict=True)) >= 7
+
+
+def test_scheduler_is_stable_diffusions(pipeline):
+    config = pipeline.scheduler.config
+    assert (config.beta_start, config.beta_end, config.beta_schedule) == (0.00085, 0.012, "scaled_linear")
+    assert (config.prediction_type, config.clip_sample, config.steps_offset) == ("epsilon", False, 1)
+
+
+def test_latents_have_unit_scale(pipeline):
+    from dreamset.base.glyphs import Glyphs, split_pairs
+
+    images = Glyphs(params.load(BASE / "params.yaml").look, 11, split_pairs(2, 7)[1]).batch(0, 256).images
+    with torch.no_grad():
+        latents = pipeline.vae.encode(images).latent_dist.mean * pipeline.vae.config.scaling_factor
+    assert latents.shape == (256, 4, 8, 8)
+    assert 0.8 < float(latents.std()) < 1.2
+
+
+def test_both_tokenizers_give_the_same_ids(pipeline, clip):
+    ours = pipeline.tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(clip[2](TEXTS), ours)
+
+
+def test_both_text_towers_give_the_same_states(pipeline, clip):
+    network, _, tokenizer = clip
+    ids = tokenizer(TEXTS)
+    with torch.no_grad():
+        ours = pipeline.text_encoder(ids)
+        states = network.token_embedding(ids) + network.positional_embedding
+        states = network.ln_final(network.transformer(states, attn_mask=network.attn_mask))
+        theirs = network.encode_text(ids)
+    assert torch.allclose(ours.last_hidden_state, states, atol=1e-4)
+    assert torch.allclose(ours.pooler_output @ network.text_projection, theirs, atol=1e-3)
+
+
+def test_training_reads_texts_as_open_clip_does(clip):
+    from dreamset.base.clip import _encode
+
+    network, _, tokenizer = clip
+    ids = tokenizer(TEXTS)
+    with torch.no_grad():
+        assert torch.allclose(_encode(network, ids), network.encode_text(ids, normalize=True), atol=1e-5)
+
+
+def test_clip_preprocesses_to_the_range_it_was_trained_on(clip):
+    import numpy as np
+    from PIL import Image
+
+    ramp = Image.fromarray(np.linspace(0, 255, 256).astype(np.uint8).reshape(16, 16)).convert("RGB")
+    pixels = clip[1](ramp)
+    assert pixels.shape == (3, 16, 16)
+    assert float(pixels.min()) == -1.0
+    assert float(pixels.max()) == 1.0
+
+
+def test_judge_gives_features_and_logits():
+    judge = load_judge(BASE / "judge")
+    images = torch.randn(5, 3, 16, 16).clamp(-1, 1)
+    assert judge.features(images).shape == (5, 64)
+    assert judge.logits(images).shape == (5, len(judge.class_names))
+    assert not judge.training
+    assert not any(p.requires_grad for p in judge.parameters())
+    assert torch.equal(judge.logits(images[:1]).argmax(1), judge.logits(images).argmax(1)[:1])
+
+
+def test_the_committed_base_fits_in_twenty_megabytes():
+    listed = subprocess.run(["git", "ls-files", "-z", "models/base"], cwd=ROOT, capture_output=True, check=True)
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert any(path.name == "diffusion_pytorch_model.safetensors" for path in files)
+    assert sum(path.stat().st_size for path in files) <= 20 * 2**20
+
+
+def test_measured_figures_clear_their_bars():
+    figures = json.loads((BASE / "metrics.json").read_text())
+    assert figures["held_out_accuracy"] >= 0.97
+    assert figures["samples_read_as_prompted"] >= 0.90
+    assert figures["handwritten_digits"] == 915 + 242
+    assert f"{figures['held_out_accuracy']:.1%}" in (BASE / "README.md").read_text()
+
+
+def test_no_stage_asks_for_test_digits(monkeypatch):
+    from dreamset.base import measures
+    from dreamset.sources import digits
+
+    asked = []
+    real = digits.load
+    monkeypatch.setattr(digits, "load", lambda parts: asked.append(tuple(parts)) or real(parts))
+    images, labels = measures.handwritten()
+    assert asked == [("train", "selection")]
+    assert images.shape == (len(labels), 3, 16, 16)
+    for path in (ROOT / "src" / "dreamset" / "base").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        loads = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and "digits" in ast.unparse(n)]
+        words = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        assert "test" not in words, path
+        assert not any("BLOCKS" in ast.unparse(n) or "load_digits" in ast.unparse(n) for n in loads), path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("  blur: 0.8", "  blurr: 0.8", "look.blurr"),
+        ("  held_out_fonts: 2 ", "  held_out_fonts: two ", "source.held_out_fonts"),
+        ("  blur: 0.8", "  blur: .nan", "look.blur"),
+        ("  ema: 0.999", "  ema: 1.5", "unet.ema"),
+    ],
+)
+def test_a_wrong_parameter_is_named_in_one_sentence(tmp_path, old, new, named):
+    text = (BASE / "params.yaml").read_text()
+    assert old in text
+    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(params.ParamsError, match=named) as caught:
+        params.load(tmp_path / "params.yaml")
+    assert str(caught.value).count(".\n") == 0
+    assert str(caught.value).endswith(".")
+
+
+def test_a_wrong_parameter_exits_with_two(tmp_path, monkeypatch, capsys):
+    from dreamset.base.__main__ import main
+
+    text = (BASE / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("  seed: 1", "  seed: -1", 1))
+    monkeypatch.setattr(sys, "argv", ["base", "clip", "--folder", str(tmp_path)])
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("clip.seed ")
+
+
+def test_a_change_of_source_runs_no_stage_and_keeps_the_weights(tmp_path, monkeypatch):
+    from dvc.repo import Repo
+
+    shutil.copytree(BASE, tmp_path / "models" / "base", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(
+        ROOT / "src" / "dreamset", tmp_path / "src" / "dreamset", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True).close()
+    weights = tmp_path / "models" / "base" / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    for name in ("base/clip.py", "base/glyphs.py", "judge.py"):
+        source = tmp_path / "src" / "dreamset" / name
+        source.write_text(source.read_text() + "\n# a comment\n")
+    with Repo() as repo:
+        assert all(stage.frozen for stage in repo.index.stages)
+        assert len(repo.index.stages) == 4
+        ran = repo.reproduce(targets=["models/base/dvc.yaml"])
+    assert not ran
+    assert weights.stat().st_mtime_ns == before
