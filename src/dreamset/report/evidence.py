@@ -1,0 +1,188 @@
+"""Everything that the report says, read from the results of the other stages; never from the test manifest."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.errors import InputError
+from dreamset.files import read_json
+from dreamset.splits import read_split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreamset.params import Params
+    from dreamset.splits import Split
+    from dreamset.workspace import Workspace
+
+REAL: Final = "real"
+ZERO_SHOT: Final = "zero_shot"
+ENOUGH_SEEDS: Final = 6  # with fewer no sign-flip test can reach 5%
+
+
+@dataclass(frozen=True)
+class Score:
+    """One classifier on the test images: the accuracy, its interval, and the record it is from."""
+
+    arm: str
+    train_on: str
+    classifier: str
+    accuracy: float
+    low: float
+    high: float
+    record: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """``arm/train_on/classifier``."""
+        return f"{self.arm}/{self.train_on}/{self.classifier}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A paired difference of two accuracies on the same test images, with its interval."""
+
+    of: str
+    minus: str
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def outcome(self) -> str:
+        """``helps`` or ``hurts`` where the interval leaves out zero, else ``unclear``."""
+        return "helps" if self.low > 0 else "hurts" if self.high < 0 else "unclear"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The table over several seeds: its columns, rows, caption, note, and the most seeds that a row has."""
+
+    columns: list[str]
+    rows: list[dict[str, str]]
+    caption: str
+    note: str
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the stages measured, of the recipes that are active."""
+
+    params: Params
+    workspace: Workspace
+    split: Split
+    evaluation: dict[str, Any]
+    scores: dict[str, Score]
+    gains: dict[tuple[str, str], Gain]
+    records: dict[tuple[str, str], dict[str, Any]]
+    guesses: dict[str, Any]
+    sweep: Sweep | None
+
+    @property
+    def plain(self) -> list[str]:
+        """Active recipes that adapt nothing."""
+        return [name for name in self.params.active if self.params.recipes[name].adapter == "none"]
+
+    @property
+    def adapted(self) -> list[str]:
+        """Active recipes that adapt the generator."""
+        return [name for name in self.params.active if name not in self.plain]
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """The trained classifiers, the pre-declared one first."""
+        return self.params.train.classifiers
+
+    @property
+    def confidence(self) -> str:
+        """Of every interval, as text."""
+        return f"{100 * float(self.evaluation['confidence']):g}%"
+
+    def score(self, arm: str, train_on: str, classifier: str) -> Score | None:
+        """One accuracy, where it was measured."""
+        return self.scores.get(f"{arm}/{train_on}/{classifier}")
+
+    def gain(self, of: tuple[str, str], minus: tuple[str, str], classifier: str) -> Gain | None:
+        """The difference between two (arm, train_on), where it was measured."""
+        return self.gains.get((f"{of[0]}/{of[1]}/{classifier}", f"{minus[0]}/{minus[1]}/{classifier}"))
+
+    def record(self, stage: str, item: str) -> dict[str, Any]:
+        """The JSON that a stage left for an item; empty where there is none."""
+        return self.records.get((stage, item), {})
+
+
+def load(params: Params, workspace: Workspace) -> Evidence:
+    """Read the results.
+
+    Raises:
+        InputError: the evaluation is missing, is not whole, or is of other recipes.
+    """
+    path = workspace.result("evaluate")
+    evaluation = read_json(path, "dreamset evaluate")
+    try:
+        scores = [_score(record) for record in evaluation["runs"]]
+        gains = [
+            Gain(row["of"], row["minus"], row["difference"], row["low"], row["high"])
+            for row in evaluation["differences"]
+        ]
+        known = {score.arm for score in scores}
+        for key in ("confidence", "test_images", "bootstrap", "sets", "costs"):
+            evaluation[key]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not an evaluation ({error}); run `dreamset evaluate` again.") from error
+    missing = [name for name in params.active if name not in known]
+    if missing:
+        raise InputError(f"{path}: says nothing of {', '.join(missing)}; run `dreamset evaluate` again.")
+    shown = {REAL, ZERO_SHOT, *params.active}
+    return Evidence(
+        params=params,
+        workspace=workspace,
+        split=read_split(workspace.splits),
+        evaluation=evaluation,
+        scores={score.key: score for score in scores if score.arm in shown},
+        gains={
+            (gain.of, gain.minus): gain for gain in gains if {gain.of.split("/")[0], gain.minus.split("/")[0]} <= shown
+        },
+        records={
+            (stage, item): read_json(workspace.result(stage, item), f"dreamset {stage} {item}")
+            for stage in ("adapt", "generate", "train")
+            for item in (REAL, *params.active)
+            if workspace.result(stage, item).is_file()
+        },
+        guesses=_optional(workspace.plots("evaluate") / "predictions.json"),
+        sweep=_sweep(workspace.results),
+    )
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV; none where the file is missing."""
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not whole CSV ({error}); make it again.") from error
+
+
+def _score(record: dict[str, Any]) -> Score:
+    names = ("arm", "train_on", "classifier", "accuracy", "low", "high")
+    return Score(*(record[name] for name in names), record)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return dict(read_json(path, "dreamset evaluate")) if path.is_file() else {}
+
+
+def _sweep(results: Path) -> Sweep | None:
+    """``table.csv`` with, beside it, ``table.txt``: a line of caption, then a note."""
+    rows = read_csv(results / "table.csv")
+    if not rows:
+        return None
+    told = results / "table.txt"
+    caption, _, note = told.read_text(encoding="utf-8").strip().partition("\n") if told.is_file() else ("", "", "")
+    counts = [int(row["seeds"]) for row in rows if row.get("seeds", "").isdecimal()]
+    return Sweep(list(rows[0]), rows, caption or "Over several seeds", note.strip(), max(counts, default=0))

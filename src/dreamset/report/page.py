@@ -1,0 +1,216 @@
+"""The HTML page: one file that needs no network, no script and no font."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from dreamset import __version__
+from dreamset.report import charts, gallery, tables
+from dreamset.report.charts import Bar
+from dreamset.report.evidence import REAL, ZERO_SHOT
+from dreamset.report.gallery import section
+from dreamset.report.markup import Html, interval, join, percent, point_interval, points, tag
+from dreamset.report.verdict import Verdict, seeds
+
+if TYPE_CHECKING:
+    from dreamset.report.evidence import Evidence, Score
+    from dreamset.report.pictures import Block
+
+_COLOURS: Final = 6
+_MOST_HEAT: Final = 30  # classes of a confusion matrix that a page can hold
+
+
+def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
+    """The whole document."""
+    colours = {name: f"c{index % _COLOURS}" for index, name in enumerate(evidence.params.active)}
+    sections = [
+        _gains(evidence, colours),
+        _accuracy_chart(evidence, colours),
+        tables.accuracies(evidence),
+        tables.sweep(evidence),
+        gallery.by_class(evidence, blocks),
+        gallery.adaptation(evidence, colours),
+        gallery.duplicates(evidence),
+        _confusion(evidence, verdict),
+        tables.costs(evidence),
+        tables.facts(evidence),
+        _reproduce(evidence),
+    ]
+    style = Html(files("dreamset.report").joinpath("style.css").read_text(encoding="utf-8"))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", f"{tables.short_source(evidence)}, {evidence.split.shots} shots: {verdict.title}"),
+        tag("style", style),
+    )
+    body = tag("body", tag("main", _hero(evidence, verdict, colours), sections), _foot())
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _hero(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html:
+    split = evidence.split
+    kicker = f"{tables.short_source(evidence)} · {split.shots} shots per class · seed {evidence.params.seed}"
+    return tag(
+        "header",
+        tag("p", kicker, class_="kicker"),
+        tag("h1", verdict.title),
+        tag("p", verdict.sentence, class_="lede"),
+        tag("p", verdict.alone) if verdict.alone else None,
+        _steps(evidence, verdict, colours),
+        tag("p", _code(verdict.caveat), class_="caveat"),
+    )
+
+
+def _steps(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html:
+    """The headline's numbers: what each kind of training images reaches with the declared classifier."""
+    wanted = [
+        (REAL, "real", "real shots alone", "real"),
+        (verdict.plain, "both", f"real + {verdict.plain}", colours.get(verdict.plain or "")),
+        (verdict.recipe, "both", f"real + {verdict.recipe}", colours[verdict.recipe]),
+        (verdict.plain, "synthetic", f"{verdict.plain} alone", colours.get(verdict.plain or "")),
+        (verdict.recipe, "synthetic", f"{verdict.recipe} alone", colours[verdict.recipe]),
+    ]
+    cards = []
+    for arm, kind, told, colour in wanted:
+        score = evidence.score(arm, kind, verdict.classifier) if arm else None
+        if score is None:
+            continue
+        name = join(tag("i", class_=f"key {colour}{' hollow' if kind == 'synthetic' else ''}"), told)
+        ends = interval(score.low, score.high)
+        cards.append(tag("li", tag("span", name), tag("b", percent(score.accuracy)), tag("small", ends)))
+    return tag("ol", cards, class_="steps", aria_label=f"Accuracy of {verdict.classifier}")
+
+
+def _gains(evidence: Evidence, colours: dict[str, str]) -> Html | None:
+    """Each recipe and classifier: over the real shots alone, and adapted over un-adapted."""
+    groups = []
+    for recipe in evidence.params.active:
+        questions = [((recipe, "both"), (REAL, "real"), "added to the real shots, over these alone")]
+        if recipe in evidence.adapted:
+            for plain in evidence.plain:
+                questions.append(((recipe, "both"), (plain, "both"), f"added to the real shots, over {plain}"))
+                questions.append(((recipe, "synthetic"), (plain, "synthetic"), f"alone, over {plain} alone"))
+        bars = []
+        for of, minus, question in questions:
+            for classifier in evidence.classifiers:
+                gain = evidence.gain(of, minus, classifier)
+                if gain is None:
+                    continue
+                label = join(tag("span", question), " ", tag("em", classifier))
+                value = join(tag("b", points(gain.difference)), " ", tag("small", point_interval(gain.low, gain.high)))
+                ends = [100 * end for end in (gain.low, gain.difference, gain.high)]
+                kind = f"{colours[recipe]} {gain.outcome}{' hollow' if of[1] == 'synthetic' else ''}"
+                bars.append(Bar(label, *ends, value, kind))
+        if bars:
+            groups.append((recipe, bars))
+    if not groups:
+        return None
+    ends = [end for _, bars in groups for bar in bars for end in (bar.low, bar.high)]
+    drawn = [
+        tag(
+            "article",
+            tag("h3", tag("i", class_=f"key {colours[recipe]}"), recipe),
+            charts.intervals(bars, "", {"zero": 0.0}, f"Gains of {recipe}", (min(ends), max(ends))),
+        )
+        for recipe, bars in groups
+    ]
+    note = (
+        f"Percentage points of accuracy, paired on the same test images, with {evidence.confidence} intervals from "
+        f"{evidence.evaluation['bootstrap']} bootstrap resamples. Right of the line is better; a pale row’s interval "
+        f"holds zero. {seeds(evidence)}"
+    )
+    return section("gains", "Did it help?", tag("p", note), drawn)
+
+
+def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
+    """One panel per classifier, all runs on one axis; the real shots' accuracy as a line."""
+    drawn = []
+    for classifier in evidence.classifiers:
+        rows: list[tuple[Score | None, str, str]] = [
+            (evidence.score(ZERO_SHOT, "none", "clip_zeroshot"), "zero-shot CLIP", "zero"),
+            (evidence.score(REAL, "real", classifier), "real shots", "real"),
+        ]
+        for recipe in evidence.params.active:
+            rows.append((evidence.score(recipe, "synthetic", classifier), recipe, f"{colours[recipe]} hollow"))
+            rows.append((evidence.score(recipe, "both", classifier), f"real + {recipe}", colours[recipe]))
+        bars = [
+            Bar(told, 100 * found.low, 100 * found.accuracy, 100 * found.high, percent(found.accuracy), kind)
+            for found, told, kind in rows
+            if found
+        ]
+        if not bars:
+            continue
+        real = evidence.score(REAL, "real", classifier)
+        marks = {"level": 100 * real.accuracy} if real else {}
+        chart = charts.intervals(bars, "%", marks, f"Accuracy of {classifier}")
+        drawn.append(tag("article", tag("h3", classifier), chart))
+    key = charts.legend([("hollow", "synthetic images alone"), ("full", "with the real shots")])
+    note = f"Test accuracy with {evidence.confidence} intervals; the line is what the real shots reach alone."
+    return section("chart", "How far each kind of image gets", tag("p", note), key, tag("div", drawn, class_="panels"))
+
+
+def _confusion(evidence: Evidence, verdict: Verdict) -> Html | None:
+    guesses, classes = evidence.guesses, evidence.split.classes
+    if not guesses or len(classes) > _MOST_HEAT:
+        return None
+    wanted = [
+        (f"{REAL}/real/{verdict.classifier}", "real shots alone"),
+        (f"{verdict.recipe}/both/{verdict.classifier}", f"real shots + {verdict.recipe}"),
+        (f"{verdict.recipe}/synthetic/{verdict.classifier}", f"{verdict.recipe} alone"),
+    ]
+    maps = [
+        charts.confusion(guesses["labels"], guesses["predicted"][key], classes, told)
+        for key, told in wanted
+        if key in guesses["predicted"]
+    ]
+    if not maps:
+        return None
+    note = f"Test images of {verdict.classifier}: a row is the true class, a column what was read."
+    return section("confusion", "What is taken for what", tag("p", note), tag("div", maps, class_="panels"))
+
+
+def _reproduce(evidence: Evidence) -> Html:
+    params = evidence.params
+    active = ",".join(params.active)
+    commands = [
+        ("this page and all that it rests on", "dvc repro"),
+        (
+            "the same settings from any state of params.yaml",
+            f"dvc exp run -S model={params.model} -S shots={params.shots} -S seed={params.seed} -S 'active=[{active}]'",
+        ),
+        ("more images per class; only the new ones are drawn", "dvc exp run -S generate.per_class=200"),
+        ("compare experiments", "dvc exp show"),
+    ]
+    if params.track.uri:
+        commands.append(
+            ("curves, images and parameters of every run", f"mlflow ui --backend-store-uri {_uri(params.track.uri)}")
+        )
+    code = join([join(tag("span", f"# {told}"), f"\n{command}\n") for told, command in commands])
+    takeaway = tag(
+        "p",
+        "To take away: the images in ",
+        tag("code", f"data/synthetic/{params.active[-1]}/"),
+        " open with torchvision’s ImageFolder and Hugging Face’s imagefolder; the classifiers lie in ",
+        tag("code", f"models/classifiers/{params.active[-1]}/"),
+        ".",
+    )
+    return section("again", "Do it again", tag("pre", tag("code", code)), takeaway, tables.details(evidence))
+
+
+def _uri(uri: str) -> str:
+    """Without user and password; a server's page is opened in a browser, a store is served."""
+    scheme, found, rest = uri.partition("//")
+    return f"{scheme}{found}{rest.rpartition('@')[2]}"
+
+
+def _code(sentence: str) -> Html:
+    """Text with `code` in backquotes."""
+    return join([tag("code", part) if index % 2 else part for index, part in enumerate(sentence.split("`"))])
+
+
+def _foot() -> Html:
+    told = "Choices are made without the test images; the one stage that opens them is `dreamset evaluate`."
+    return tag("footer", tag("p", _code(f"dreamset {__version__}. {told}")))
