@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__, shards, splits
-from dreamset.errors import InputError
+from dreamset.adapters import Adapter
 from dreamset.files import read_json, sha256_file, tree_digest, write_csv, write_json
 from dreamset.seeds import seed_for
 
@@ -35,34 +35,6 @@ CODE: Final = (
     "dreamset.seeds",
 )
 SHOWN: Final = 10  # classes on a sample grid
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """A row of ``adapters.json``: which labels it serves, where its file is, and the shard it came from."""
-
-    labels: tuple[int, ...]
-    file: str
-    sha256: str
-    shard: str
-
-
-def read_adapters(folder: Path) -> list[Adapter]:
-    """The adapters of a recipe; none for a recipe that adapts nothing.
-
-    Raises:
-        InputError: a file is missing, or is not the one that was trained.
-    """
-    rows = read_json(folder / "adapters.json", f"dreamset adapt {folder.name}")["adapters"]
-    adapters = [Adapter(tuple(row["labels"]), row["file"], row["sha256"], row["shard"]) for row in rows]
-    for adapter in adapters:
-        path = folder / adapter.file
-        if not path.is_file() or sha256_file(path) != adapter.sha256:
-            raise InputError(
-                f"{path}: is not the adapter that was trained (missing or changed); "
-                f"run `dreamset adapt {folder.name}` again."
-            )
-    return adapters
 
 
 def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -192,7 +164,7 @@ def _assemble(
             name = "dataset" if scope == "dataset" else split.folder(labels[0])
             file = WEIGHTS if scope == "dataset" else f"{name}/{WEIGHTS}"
             shards.link(shard / WEIGHTS, folder / file)
-            rows.append({"labels": labels, "file": file, "sha256": sha256_file(folder / file), "shard": key})
+            rows.append(dataclasses.asdict(Adapter(labels, file, sha256_file(folder / file), key)))
             losses = read_json(shard / "adapter.json", f"dreamset adapt {recipe}")["losses"]
             curves += _smoothed(name, losses)
             first.append(losses[0])

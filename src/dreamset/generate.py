@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__, shards, splits
-from dreamset.adapt import Adapter, read_adapters
+from dreamset.adapters import Adapter, read_adapters
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, sha256, tree_digest, write_json
 from dreamset.progress import bar

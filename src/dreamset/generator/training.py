@@ -17,6 +17,7 @@ from diffusers import DDPMScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
+from dreamset.errors import InputError
 from dreamset.files import atomic_write
 from dreamset.generator import lora
 from dreamset.generator.sampler import draw, to_uint8
@@ -155,7 +156,7 @@ class Together:
         for history, loss in zip(self.losses, losses.tolist(), strict=True):
             history.append(loss)
         if not all(math.isfinite(history[-1]) for history in self.losses):
-            raise FloatingPointError(f"loss is not finite at step {step}; lower models.*.adapt.*.lr.")
+            raise InputError(f"the loss is not finite at step {step}; lower models.*.adapt.*.lr in params.yaml.")
         self.step += 1
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
