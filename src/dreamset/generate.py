@@ -117,7 +117,9 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
         "redraws": params.generate.redraws,
     }
     everyone = tuple(range(len(split.classes)))
-    scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)] or [(None, everyone, None)]
+    scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
+    if adapters:
+        scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
     blocks = []
     for adapter, labels, sha in scopes:
         depth = max(1, batch // len(labels))

@@ -29,8 +29,8 @@ class BaseModel:
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
+    vae: Any  # AutoencoderKL: mypy cannot follow diffusers' lazy modules
+    unet: Any  # UNet2DConditionModel
     schedule: dict[str, Any]
     resolution: int
     device: torch.device
@@ -59,7 +59,7 @@ class BaseModel:
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
         """Text embeddings (n, length, width): each distinct prompt goes through the encoder once."""
         distinct = list(dict.fromkeys(prompts))
-        hidden = self.text_encoder(self.tokens(distinct))[0]
+        hidden: torch.Tensor = self.text_encoder(self.tokens(distinct))[0]
         if len(distinct) == len(prompts):
             return hidden
         return hidden[torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
@@ -132,7 +132,7 @@ def _together(layer: Any, names: tuple[str, ...], x: torch.Tensor, *_: Any, **__
     down = torch.stack([layer.lora_A[name].weight for name in names])
     up = torch.stack([layer.lora_B[name].weight for name in names])
     parts = x.reshape(len(names), -1, x.shape[-1]).to(down.dtype)
-    low = torch.bmm(torch.bmm(parts, down.mT), up.mT) * layer.scaling[names[0]]
+    low: torch.Tensor = torch.bmm(torch.bmm(parts, down.mT), up.mT) * layer.scaling[names[0]]
     return out + low.view(out.shape).to(out.dtype)
 
 
