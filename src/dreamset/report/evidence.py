@@ -170,7 +170,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def _score(record: dict[str, Any]) -> Score:
     names = ("arm", "train_on", "classifier", "accuracy", "low", "high")
-    return Score(*(record[name] for name in names), record)
+    return Score(**{name: record[name] for name in names}, record=record)
 
 
 def _optional(path: Path) -> dict[str, Any]:

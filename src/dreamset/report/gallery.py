@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ACROSS: Final = 4  # pictures beside each other in a strip
 _MOMENTS: Final = 4
+_OPEN: Final = 12  # classes in sight
 _SHOWN_PX: Final = 40  # of one small picture on the page
 _GRID_PX: Final = 96
 
@@ -49,8 +50,17 @@ def by_class(evidence: Evidence, blocks: list[Block]) -> Html:
         "pictures",
         "The pictures",
         tag("p", note),
-        tag("div", head, rows, class_="gallery", style=f"--sources:{len(blocks)}"),
+        tag("div", head, rows[:_OPEN], class_="gallery", style=f"--sources:{len(blocks)}"),
+        _folded(rows[_OPEN:], len(blocks)),
     )
+
+
+def _folded(rows: list[Html], sources: int) -> Html | None:
+    """Rows of further classes, behind a click."""
+    if not rows:
+        return None
+    more = tag("div", rows, class_="gallery", style=f"--sources:{sources}")
+    return tag("details", tag("summary", f"{len(rows)} more classes"), more)
 
 
 def name_of(source: str) -> str:
@@ -99,7 +109,8 @@ def duplicates(evidence: Evidence) -> Html | None:
         if not found.get("pairs"):
             continue
         pairs = [_pair(evidence, recipe, pair, found["threshold"]) for pair in found["pairs"]]
-        told = f"{number(found['count'])} of {number(evidence.evaluation['sets'][recipe].get('images'))} images counted"
+        images = evidence.evaluation["sets"][recipe].get("images")
+        told = f"{number(found['count'])} of {number(images)} images are near-duplicates"
         articles.append(tag("article", tag("h3", recipe), tag("p", told), tag("div", pairs, class_="pairs")))
     if not articles:
         return None
@@ -157,7 +168,7 @@ def _grids(evidence: Evidence, folder: Path, recipe: str) -> list[Html]:
             grid = read_rgb(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be shown; run `dreamset adapt {recipe}` again.") from error
-        across, down = grid.width // size, grid.height // size
+        across, down = max(1, grid.width // size), max(1, grid.height // size)
         if size > SMALL:
             grid = grid.resize((across * _GRID_PX, down * _GRID_PX), Image.Resampling.LANCZOS)
         when = "before" if step == 0 else f"after {number(step)} steps"

@@ -26,10 +26,10 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
     colours = {name: f"c{index % _COLOURS}" for index, name in enumerate(evidence.params.active)}
     sections = [
         _gains(evidence, colours),
+        gallery.by_class(evidence, blocks),
         _accuracy_chart(evidence, colours),
         tables.accuracies(evidence),
         tables.sweep(evidence),
-        gallery.by_class(evidence, blocks),
         gallery.adaptation(evidence, colours),
         gallery.duplicates(evidence),
         _confusion(evidence, verdict),
@@ -101,9 +101,8 @@ def _gains(evidence: Evidence, colours: dict[str, str]) -> Html | None:
                     continue
                 label = join(tag("span", question), " ", tag("em", classifier))
                 value = join(tag("b", points(gain.difference)), " ", tag("small", point_interval(gain.low, gain.high)))
-                ends = [100 * end for end in (gain.low, gain.difference, gain.high)]
                 kind = f"{colours[recipe]} {gain.outcome}{' hollow' if of[1] == 'synthetic' else ''}"
-                bars.append(Bar(label, *ends, value, kind))
+                bars.append(Bar(label, 100 * gain.low, 100 * gain.difference, 100 * gain.high, value, kind))
         if bars:
             groups.append((recipe, bars))
     if not groups:

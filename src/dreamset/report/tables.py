@@ -62,7 +62,7 @@ def accuracies(evidence: Evidence) -> Html:
     zero = evidence.score(ZERO_SHOT, "none", _ZERO_SHOT_CLASSIFIER)
     baselines = []
     if zero:
-        wide = tag("td", _accuracy(zero), colspan=len(classifiers), class_="number")
+        wide = tag("td", _accuracy(zero), colspan=len(classifiers))
         baselines.append(row("nothing: zero-shot CLIP", wide, *[tag("td", "")] * 3))
     cells = [_cell(evidence, REAL, "real", name) for name in classifiers]
     baselines.append(row("real shots only", *cells, *[tag("td", "")] * 3))
@@ -202,9 +202,8 @@ def _distances(found: dict[str, Any]) -> list[Html]:
 def _not_helping(evidence: Evidence) -> Html:
     """Every comparison whose interval does not lie above zero."""
     lines = []
-    for gain in evidence.gains.values():
-        if gain.outcome == "helps":
-            continue
+    weak = [gain for gain in evidence.gains.values() if gain.outcome != "helps"]
+    for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
         (arm, kind, classifier), (other, _, _) = gain.of.split("/"), gain.minus.split("/")
         against = "the real shots alone" if other == REAL else f"{other}’s images in their place"
         what = f"{classifier}, {'real shots + ' if kind == 'both' else ''}{arm}{'' if kind == 'both' else ' alone'}"

@@ -78,10 +78,11 @@ def _beside_real(
 ) -> str:
     if both is None or over_real is None:
         return "No classifier was trained on real and synthetic images together."
+    tested = evidence.evaluation["test_images"]
     sentence = (
-        f"Trained on the {len(evidence.split.train)} real shots and the images of {both.arm}, {both.classifier} reads "
-        f"{percent(both.accuracy)} of {evidence.evaluation['test_images']} test images: {_change(over_real, evidence)} "
-        "over the real shots alone"
+        f"Trained on the {len(evidence.split.train)} real shots and the images of {both.arm}, {both.classifier} gets "
+        f"{percent(both.accuracy)} of {tested} test images right: {_change(over_real, evidence)} over the real shots "
+        "alone"
     )
     if over_plain is None:
         return f"{sentence}."

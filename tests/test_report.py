@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+import toy
+from dreamset import report
+from dreamset.errors import InputError
+from dreamset.files import write_csv, write_json
+from dreamset.report import charts, markup, pictures
+from dreamset.splits import read_split, write_split
+from dreamset.synthetic import read_metadata, write_metadata
+from dreamset.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dreamset.params import Params
+
+RECIPES = ("stable_diffusion", "datadream_dset")
+HOSTILE = ("<script>alert(1)</script>", "a" * 300, "Δ/../数字\n\u202e\x07")
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in order, and gathers texts, attributes and pictures."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.sections: dict[str, list[str]] = {}
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "section":
+            self.sections[dict(attrs)["id"] or ""] = self.words = []
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.sections.setdefault("hero", self.words)
+            self.words.append(data)
+
+    def text(self, section: str) -> str:
+        return re.sub(r"\s+", " ", "".join(self.sections[section]))
+
+
+def evaluation(params: Params, classes: tuple[str, ...], accuracies: dict[str, float]) -> dict[str, Any]:
+    """What ``evaluate`` writes, for made-up accuracies by run."""
+    runs = [
+        {
+            **dict(zip(("arm", "train_on", "classifier"), key.split("/"), strict=True)),
+            "accuracy": value,
+            "low": round(value - 0.021, 4),
+            "high": round(value + 0.019, 4),
+            "top5": None,
+            "most_confused": [{"actual": classes[0], "predicted": classes[1], "count": 5}],
+            "steps": 12,
+            "chosen_step": 8,
+            "seconds": 3.5,
+        }
+        for key, value in accuracies.items()
+    ]
+    plain, adapted = RECIPES
+    pairs = [((adapted, kind), (plain, kind)) for kind in ("synthetic", "both")]
+    pairs += [((recipe, "both"), ("real", "real")) for recipe in RECIPES]
+    differences = []
+    for classifier in params.train.classifiers:
+        for first, second in pairs:
+            of, minus = "/".join((*first, classifier)), "/".join((*second, classifier))
+            gain = round(accuracies[of] - accuracies[minus], 4)
+            differences.append(
+                {"classifier": classifier, "of": of, "minus": minus}
+                | {"difference": gain, "low": round(gain - 0.0113, 4), "high": round(gain + 0.0117, 4)}
+            )
+    return {
+        "classes": classes,
+        "test_images": 877,
+        "confidence": 0.95,
+        "bootstrap": 2000,
+        "runs": runs,
+        "differences": differences,
+        "sets": {},
+        "costs": {},
+    }
+
+
+def accuracies(params: Params) -> dict[str, float]:
+    made = {"zero_shot/none/clip_zeroshot": 0.5432}
+    for place, classifier in enumerate(params.train.classifiers):
+        values = (0.8611, 0.6462, 0.9005, 0.8833, 0.9066)
+        keys = ("real/real", *(f"{recipe}/{kind}" for recipe in RECIPES for kind in ("synthetic", "both")))
+        made |= {f"{key}/{classifier}": value - place / 10 for key, value in zip(keys, values, strict=True)}
+    return made
+
+
+@pytest.fixture
+def params() -> Params:
+    return toy.params(report__images_per_class=3)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, params: Params) -> Workspace:
+    """Every result that a finished run leaves, but no test manifest."""
+    workspace = Workspace.at(tmp_path)
+    split = toy.write_splits(workspace)
+    workspace.test_split.unlink()
+    scores = accuracies(params)
+    record = evaluation(params, split.classes, scores)
+    for place, recipe in enumerate(RECIPES):
+        images = toy.write_synthetic(workspace, recipe, seed=place + 5)
+        pair = {"image": images[7].file_name, "shot": split.train[5].path, "distance": 0.7531}
+        record["sets"][recipe] = {
+            "images": len(images),
+            "features": "judge, 64 wide",
+            "n": 18,
+            "fid": 79.64 - 50 * place,
+            "kid": 0.14321,
+            "kid_sd": 0.00213,
+            "kid_subset": 18,
+            "near_duplicates": {"threshold": 0.8, "count": 4 + place, "share": 0.0213, "pairs": [pair]},
+        }
+        loss = [{"adapter": "dataset", "step": 10 * i, "loss": 1 / i} for i in range(1, 20)] if place else []
+        folder = workspace.plots("adapt", recipe)
+        write_csv(folder / "loss.csv", loss, ("adapter", "step", "loss"))
+        for step in (0, 100, 200) if place else ():
+            Image.new("RGB", (4 * 16, 3 * 16), (step, 0, 0)).save(folder / f"samples_{step:05d}.png")
+        adapt = {"recipe": recipe, "adapters": place, "steps": 190 * place, "seconds": 41.26 * place}
+        adapt |= {"loss_first": 1.0, "loss_last": 0.0526} if place else {}
+        write_json(workspace.result("adapt", recipe), adapt)
+        drawn = {"recipe": recipe, "images": 18, "redrawn": 2, "seconds": 12.34, "images_per_s": 1.46}
+        write_json(workspace.result("generate", recipe), drawn)
+    for arm in ("real", *RECIPES):
+        write_json(workspace.result("train", arm), {"arm": arm, "runs": [{"seconds": 1.5}, {"seconds": 2.25}]})
+    write_json(workspace.result("evaluate"), record)
+    labels = [i % 3 for i in range(60)]
+    guesses = {key: [(label + (i % 10 == 0)) % 3 for i, label in enumerate(labels)] for key in scores}
+    predictions = {"classes": split.classes, "labels": labels, "predicted": guesses}
+    write_json(workspace.plots("evaluate") / "predictions.json", predictions)
+    return workspace
+
+
+def read(workspace: Workspace) -> tuple[str, Page]:
+    source = (workspace.results / "report.html").read_text(encoding="utf-8")
+    return source, Page(source)
+
+
+def change(workspace: Workspace, edit: Any) -> None:
+    path = workspace.result("evaluate")
+    record = json.loads(path.read_text())
+    edit(record)
+    write_json(path, record)
+
+
+def test_the_page_stands_alone_and_says_what_was_measured(params: Params, workspace: Workspace) -> None:
+    summary = report.run(params, workspace)
+    source, page = read(workspace)
+    assert summary["bytes"] == len(source.encode())
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert not re.search(r"https?:|url\(|@import|[\"'(]//", source)
+    assert all(value.startswith("data:image/") for name, value in page.attributes if name in ("src", "href"))
+    assert "prefers-color-scheme: dark" in source
+    assert "width=device-width" in source
+
+    hero = page.text("hero")
+    assert "toy · 4 shots per class · seed 0" in hero
+    assert "90.7% of 877 test images" in hero
+    assert "+4.5 percentage points (95% interval +3.4 to +5.7) over the real shots alone" in hero
+    assert "+0.6 points (−0.5 to +1.8) over the real shots with stable_diffusion’s images" in hero
+    assert "88.3%, against 64.6% with stable_diffusion: +23.7 points (+22.6 to +24.9)" in hero
+    assert "Indicative, one seed" in hero
+    assert summary["verdict"] in hero
+    assert "is not shown" in summary["verdict"]
+
+    table = page.text("accuracy")
+    for score in accuracies(params).values():
+        assert f"{100 * score:.1f}% {100 * (score - 0.021):.1f} to {100 * (score + 0.019):.1f}" in table
+    for number in ("79.6", "29.6", "0.1432", "± 0.0021", "n = 18", "Where it does not help: 2 of 8"):
+        assert number in table
+    for number in ("41.3", "12.3", "3.8", "57.3"):
+        assert number in page.text("costs")
+    assert "0.75 near-duplicate" in page.text("copies")
+    assert "5 of 18 images" in page.text("copies")
+    assert "one adapter, 190 steps, mean loss 1 at the first step and 0.0526 at the end" in page.text("adaptation")
+    assert "before" in page.text("adaptation")
+    assert "after 200 steps" in page.text("adaptation")
+    assert "LoRA of rank 16" in page.text("setup")
+    assert "licence apache-2.0" in page.text("setup")
+    assert "dvc repro" in page.text("again")
+    # 3 maps of 3 classes: 18 of 20 right in each row, 2 taken for the next class.
+    assert page.text("confusion").count("18") == 9
+
+
+def test_the_same_results_give_the_same_bytes(params: Params, workspace: Workspace) -> None:
+    outputs = [workspace.results / "report.html", workspace.results / "contact_sheet.png"]
+    report.run(params, workspace)
+    first = [path.read_bytes() for path in outputs]
+    report.run(params, workspace)
+    assert [path.read_bytes() for path in outputs] == first
+
+
+def test_class_names_cannot_become_markup_or_break_the_sheet(params: Params, workspace: Workspace) -> None:
+    split = replace(read_split(workspace.splits), classes=HOSTILE)
+    write_split(workspace.splits, split)
+    change(workspace, lambda record: record["runs"][0]["most_confused"][0].update(actual=HOSTILE[0]))
+    report.run(params, workspace)
+    source, page = read(workspace)
+    assert "script" not in page.tags
+    assert HOSTILE[0] not in source
+    assert "&lt;script&gt;" in source
+    assert HOSTILE[0] in page.text("pictures")
+    assert "a" * 300 in page.text("pictures")
+    sheet = Image.open(workspace.results / "contact_sheet.png")
+    assert sheet.width < 1000
+
+
+def test_the_contact_sheet_holds_every_class_and_source_magnified_by_whole_factors(
+    params: Params, workspace: Workspace
+) -> None:
+    report.run(params, workspace)
+    sheet = Image.open(workspace.results / "contact_sheet.png")
+    tile, gap = 48, pictures._GAP
+    assert sheet.height == 2 * pictures._MARGIN + pictures._HEADER + 3 * (tile + gap) - gap
+    pixels = sheet.load()
+    shot = Image.open(workspace.cell / read_split(workspace.splits).train[0].path).convert("RGB")
+    top = pictures._MARGIN + pictures._HEADER
+    large = shot.resize((tile, tile), Image.Resampling.NEAREST)
+    found = [
+        x for x in range(sheet.width - tile) if pixels[x, top] == large.getpixel((0, 0)) and _at(sheet, large, x, top)
+    ]
+    assert len(found) == 1, "the first shot of the first class stands once in the first row"
+
+
+def _at(sheet: Image.Image, tile: Image.Image, x: int, y: int) -> bool:
+    return sheet.crop((x, y, x + tile.width, y + tile.height)).tobytes() == tile.tobytes()
+
+
+def test_pictures_in_the_page_are_the_files(params: Params, workspace: Workspace) -> None:
+    report.run(params, workspace)
+    source, _ = read(workspace)
+    first = re.search(r'<img src="data:image/png;base64,([^"]+)"', source[source.index('id="pictures"') :])
+    assert first is not None
+    strip = Image.open(io.BytesIO(base64.b64decode(first[1]))).convert("RGB")
+    shots = [shot.path for shot in read_split(workspace.splits).train if shot.label == 0]
+    assert strip.size == (3 * 17 - 1, 16)
+    for index, path in enumerate(shots[:3]):
+        real = Image.open(workspace.cell / path).convert("RGB")
+        assert _at(strip, real, index * 17, 0)
+
+
+def test_larger_images_become_thumbnails(workspace: Workspace) -> None:
+    params = toy.params(models__bundled__resolution=64, report__images_per_class=2)
+    report.run(params, workspace)
+    source, _ = read(workspace)
+    assert "data:image/webp" in source
+    assert Image.open(workspace.results / "contact_sheet.png").height > 3 * 96
+
+
+def test_a_recipe_taken_out_leaves_the_page(params: Params, workspace: Workspace) -> None:
+    report.run(replace(params, active=("stable_diffusion",)), workspace)
+    source, page = read(workspace)
+    assert "datadream_dset" not in source
+    assert "adaptation" not in page.sections
+    assert "real + stable_diffusion" in page.text("hero")
+    assert "+3.9 percentage points" in page.text("hero")
+
+
+@pytest.mark.parametrize(
+    ("over_real", "over_plain", "title"),
+    [
+        ((0.01, 0.03), (0.01, 0.02), "helped, and adapting the generator helped further"),
+        ((0.01, 0.03), (-0.02, -0.01), "less than those of the generator as it was"),
+        ((-0.01, 0.01), (-0.01, 0.01), "No gain from synthetic images is shown"),
+        ((-0.03, -0.01), (0.0, 0.01), "Synthetic images cost accuracy"),
+    ],
+)
+def test_the_verdict_follows_the_intervals_of_the_declared_choice(
+    over_real: tuple[float, float], over_plain: tuple[float, float], title: str, params: Params, workspace: Workspace
+) -> None:
+    def edit(record: dict[str, Any]) -> None:
+        for row in record["differences"]:
+            if row["of"] == "datadream_dset/both/resnet20":
+                row["low"], row["high"] = over_real if row["minus"].startswith("real") else over_plain
+
+    change(workspace, edit)
+    assert title in report.run(params, workspace)["verdict"]
+
+
+def test_the_table_over_seeds_is_shown_as_written(params: Params, workspace: Workspace) -> None:
+    rows = [{"claim": "<b>alone</b>", "seeds": 10, "mean": 12.3, "low": -1.5}, {"claim": "x", "seeds": 10, "mean": 2}]
+    write_csv(workspace.results / "table.csv", rows, ("claim", "seeds", "mean", "low"))
+    (workspace.results / "table.txt").write_text("Gains, mean of 10 seeds\nHow it was made.\n")
+    report.run(params, workspace)
+    _, page = read(workspace)
+    shown = page.text("seeds")
+    for part in ("<b>alone</b>", "12.3", "−1.5", "Gains, mean of 10 seeds", "How it was made."):
+        assert part in shown
+    assert "the table over 10 seeds below carries the claims" in page.text("hero")
+
+
+def test_what_is_missing_is_left_out_or_named(params: Params, workspace: Workspace) -> None:
+    for recipe in RECIPES:
+        workspace.result("adapt", recipe).unlink()
+        (workspace.plots("adapt", recipe) / "loss.csv").unlink()
+    (workspace.plots("evaluate") / "predictions.json").unlink()
+    change(workspace, lambda record: record["sets"].clear())
+    report.run(params, workspace)
+    _, page = read(workspace)
+    assert "confusion" not in page.sections
+    assert "copies" not in page.sections
+    assert "before" in page.text("adaptation")
+
+    images = read_metadata(workspace.synthetic("datadream_dset"))
+    (workspace.synthetic("datadream_dset") / images[0].file_name).write_bytes(b"not a picture")
+    with pytest.raises(InputError, match="dreamset generate datadream_dset"):
+        report.run(params, workspace)
+    write_metadata(workspace.synthetic("datadream_dset"), images[1:])
+    report.run(params, workspace)
+
+    with pytest.raises(InputError, match=r"says nothing of datadream_cls.*dreamset evaluate"):
+        report.run(replace(params, active=(*RECIPES, "datadream_cls")), workspace)
+    change(workspace, lambda record: record.pop("runs"))
+    with pytest.raises(InputError, match="is not an evaluation"):
+        report.run(params, workspace)
+    workspace.result("evaluate").unlink()
+    with pytest.raises(InputError, match="dreamset evaluate"):
+        report.run(params, workspace)
+
+
+def test_it_needs_no_heavy_library() -> None:
+    heavy = ("torch", "mlflow", "matplotlib", "sklearn", "pandas")
+    code = f"import sys, dreamset.report; sys.exit(any(name.split('.')[0] in {heavy} for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-8.8, 25.4), (54.1, 54.1), (0.0, 0.0), (1e-7, 3e-7)])
+def test_ticks_are_few_and_hold_the_ends(low: float, high: float) -> None:
+    ticks = charts._ticks(low, high)
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low + 1e-12
+    assert ticks[-1] >= high - 1e-12
+
+
+def test_a_curve_that_diverged_is_drawn_as_far_as_it_goes() -> None:
+    made = charts.curves([[(1, 2.0), (2, float("nan")), (3, 1.0)]], "step", "loss", "x", "c0")
+    assert "nan" not in made
+    assert made.count("polyline") == 2
+    assert charts.curves([[(1, float("inf"))]], "step", "loss", "x", "c0") == ""
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert markup.points(-0.0004) == "0.0"
+    assert markup.points(-0.0312) == "−3.1"
+    assert markup.number(12345.6, 1) == "12\u202f345.6"
+    assert markup.percent(None) == "–"
+    assert markup.text("\ud800<") == "?&lt;"
+    assert markup.tag("a", None, ["<", markup.Html("<b>")], title='"', id=None) == '<a title="&quot;">&lt;<b></a>'
