@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -68,6 +69,12 @@ def runs(workspace: Workspace) -> dict[str, Any]:
     names = [run.info.run_name for run in found]
     assert len(set(names)) == len(names)
     return dict(zip(names, found, strict=True))
+
+
+def test_nothing_else_imports_mlflow() -> None:
+    source = Path(track.__file__).parents[1]
+    users = {path for path in source.rglob("*.py") if re.search(r"^\s*(import|from) mlflow\b", path.read_text(), re.M)}
+    assert {path.parent.name for path in users} == {"track"}
 
 
 def test_importing_it_loads_no_mlflow() -> None:

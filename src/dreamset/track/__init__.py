@@ -43,6 +43,9 @@ class Flushed:
     waiting: int = 0
     set_aside: int = 0
 
+    def __str__(self) -> str:
+        return f"sent {self.sent}, waiting {self.waiting}, set aside {self.set_aside}"
+
 
 def finish(
     workspace: Workspace,
