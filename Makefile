@@ -1,0 +1,41 @@
+# One environment for everything, from one lock.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: repro test check table base bench lock clean
+
+repro: .venv/ready        ## the whole pipeline, whatever is out of date
+	dvc repro
+
+test: .venv/ready         ## the tests
+	python -m pytest
+
+check: .venv/ready        ## lint, format, types
+	ruff check .
+	ruff format --check .
+	mypy
+
+table: .venv/ready        ## seeds 0-4 at 4 and 16 shots (about an hour on two cores)
+	dreamset table --shots 4 16 --seeds 0-4 --jobs 2
+
+base: .venv/ready         ## train the bundled base again (about an hour on two cores)
+	dvc unfreeze models/base/dvc.yaml:clip models/base/dvc.yaml:judge models/base/dvc.yaml:diffusion models/base/dvc.yaml:score
+	dvc repro models/base/dvc.yaml; status=$$?; \
+	dvc freeze models/base/dvc.yaml:clip models/base/dvc.yaml:judge models/base/dvc.yaml:diffusion models/base/dvc.yaml:score; \
+	exit $$status
+
+bench: .venv/ready        ## speed against plain loops
+	python -m benchmarks
+
+lock:                     ## resolve pyproject.toml anew
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install -q '.[dev]'
+	.venv-lock/bin/pip freeze --exclude dreamset > requirements.lock
+	rm -rf .venv-lock
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -r requirements.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	touch $@

@@ -1,0 +1,66 @@
+"""Shared fixtures: small parameters, a random generator on disk, a prepared workspace."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Tests run side by side on few cores; set before torch is imported anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+
+from dreamset import params as parameters
+from dreamset import prepare
+from dreamset.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def raw() -> dict[str, Any]:
+    """params.yaml as it stands."""
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion of a few thousand weights."""
+    from tiny import write_pipeline
+
+    return write_pipeline(tmp_path_factory.mktemp("tiny") / "sd")
+
+
+@pytest.fixture
+def small(raw: dict[str, Any], tiny_generator: Path) -> dict[str, Any]:
+    """Raw parameters of a run of seconds on the random generator."""
+    mine = copy.deepcopy(raw)
+    row = mine["models"]["bundled"]
+    row["generator"] = str(tiny_generator)
+    for scope in ("dataset", "class"):
+        row["adapt"][scope] |= {"max_steps": 6, "warmup": 2, "batch": 4}
+    row["adapt"] |= {"sample_every": 4, "together": 4}
+    row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}
+    mine["adapt"] |= {"checkpoint_every": 2, "sample_images": 1}
+    mine["shots"] = 2
+    return mine
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace."""
+    return Workspace.at(tmp_path)
+
+
+@pytest.fixture
+def prepared(small: dict[str, Any], workspace: Workspace) -> tuple[parameters.Params, Workspace]:
+    """Small parameters, and a workspace with their splits."""
+    params = parameters.parse(small)
+    prepare.run(params, workspace)
+    return params, workspace
