@@ -306,16 +306,36 @@ def test_the_verdict_follows_the_intervals_of_the_declared_choice(
     assert title in report.run(params, workspace)["verdict"]
 
 
-def test_the_table_over_seeds_is_shown_as_written(params: Params, workspace: Workspace) -> None:
-    rows = [{"claim": "<b>alone</b>", "seeds": 10, "mean": 12.3, "low": -1.5}, {"claim": "x", "seeds": 10, "mean": 2}]
-    write_csv(workspace.results / "table.csv", rows, ("claim", "seeds", "mean", "low"))
-    (workspace.results / "table.txt").write_text("Gains, mean of 10 seeds\nHow it was made.\n")
+def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, workspace: Workspace) -> None:
+    of, minus = "datadream_dset/{}/resnet20", "{}/{}/resnet20"
+    kinds = [
+        (4, "both", "real", "real"),
+        (4, "synthetic", "stable_diffusion", "synthetic"),
+        (16, "both", "real", "real"),
+    ]
+    claims = [
+        {"shots": k, "classifier": "resnet20", "of": of.format(kind), "minus": minus.format(other, its), "seeds": 5}
+        | {"difference": 0.0123 * k, "low": 0.0123 * k - 0.06, "high": 0.0123 * k + 0.01}
+        for k, kind, other, its in kinds
+    ]
+    claims.append(claims[0] | {"of": "taken_out/both/resnet20"})
+    write_csv(workspace.results / "table/claims.csv", claims, claims[0])
+    summary = {"shots": 16, "recipe": "real", "train_on": "real", "classifier": "resnet20", "seeds": 5}
+    summary |= {"accuracy": 0.9713, "sd": 0.0042}
+    write_csv(workspace.results / "table/summary.csv", [summary], summary)
     report.run(params, workspace)
-    _, page = read(workspace)
+    source, page = read(workspace)
+    assert "taken_out" not in source
     shown = page.text("seeds")
-    for part in ("<b>alone</b>", "12.3", "−1.5", "Gains, mean of 10 seeds", "How it was made."):
+    for part in ("4 shots per class", "+4.9 −1.1 to +5.9", "+19.7 +13.7 to +20.7", "97.1% ± 0.4", "over 5 seeds"):
         assert part in shown
-    assert "the table over 10 seeds below carries the claims" in page.text("hero")
+    hero = page.text("hero")
+    assert "Over 5 seeds: +4.9 points (−1.1 to +5.9) over the real shots alone; +4.9 points" in hero
+    assert "Indicative, one seed; the table over 5 seeds below" in hero
+
+    (workspace.results / "table/claims.csv").write_text("shots,of\n4,x\n")
+    with pytest.raises(InputError, match="dreamset table"):
+        report.run(params, workspace)
 
 
 def test_what_is_missing_is_left_out_or_named(params: Params, workspace: Workspace) -> None:

@@ -57,14 +57,25 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """The table over several seeds: its columns, rows, caption, note, and the most seeds that a row has."""
+class Claim:
+    """A difference over several seeds, at one number of shots."""
 
-    columns: list[str]
-    rows: list[dict[str, str]]
-    caption: str
-    note: str
+    shots: int
     seeds: int
+    gain: Gain
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What ``dreamset table`` wrote: the claims, and the mean accuracies as rows of text."""
+
+    claims: list[Claim]
+    summary: list[dict[str, str]]
+
+    @property
+    def seeds(self) -> int:
+        """The fewest seeds that a claim rests on."""
+        return min((claim.seeds for claim in self.claims), default=0)
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
             if workspace.result(stage, item).is_file()
         },
         guesses=_optional(workspace.plots("evaluate") / "predictions.json"),
-        sweep=_sweep(workspace.results),
+        sweep=_sweep(workspace.results / "table", shown),
     )
 
 
@@ -177,12 +188,20 @@ def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path, "dreamset evaluate")) if path.is_file() else {}
 
 
-def _sweep(results: Path) -> Sweep | None:
-    """``table.csv`` with, beside it, ``table.txt``: a line of caption, then a note."""
-    rows = read_csv(results / "table.csv")
-    if not rows:
-        return None
-    told = results / "table.txt"
-    caption, _, note = told.read_text(encoding="utf-8").strip().partition("\n") if told.is_file() else ("", "", "")
-    counts = [int(row["seeds"]) for row in rows if row.get("seeds", "").isdecimal()]
-    return Sweep(list(rows[0]), rows, caption or "Over several seeds", note.strip(), max(counts, default=0))
+def _sweep(folder: Path, shown: set[str]) -> Sweep | None:
+    """The table over seeds, of the arms that are shown."""
+    path = folder / "claims.csv"
+    try:
+        claims = [
+            Claim(int(row["shots"]), int(row["seeds"]), Gain(row["of"], row["minus"], *_ends(row)))
+            for row in read_csv(path)
+            if {row["of"].split("/")[0], row["minus"].split("/")[0]} <= shown
+        ]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: is not a table of claims ({error}); run `dreamset table` again.") from error
+    summary = [row for row in read_csv(folder / "summary.csv") if row.get("recipe") in shown]
+    return Sweep(claims, summary) if claims else None
+
+
+def _ends(row: dict[str, str]) -> tuple[float, float, float]:
+    return float(row["difference"]), float(row["low"]), float(row["high"])

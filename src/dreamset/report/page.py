@@ -11,6 +11,7 @@ from dreamset.report.charts import Bar
 from dreamset.report.evidence import REAL, ZERO_SHOT
 from dreamset.report.gallery import section
 from dreamset.report.markup import Html, interval, join, percent, point_interval, points, tag
+from dreamset.report.seeds import over_seeds
 from dreamset.report.verdict import Verdict, seeds
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
         gallery.by_class(evidence, blocks),
         _accuracy_chart(evidence, colours),
         tables.accuracies(evidence),
-        tables.sweep(evidence),
+        over_seeds(evidence, colours),
         gallery.adaptation(evidence, colours),
         gallery.duplicates(evidence),
         _confusion(evidence, verdict),
@@ -59,6 +60,7 @@ def _hero(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html
         tag("h1", verdict.title),
         tag("p", verdict.sentence, class_="lede"),
         tag("p", verdict.alone) if verdict.alone else None,
+        tag("p", verdict.over_seeds) if verdict.over_seeds else None,
         _steps(evidence, verdict, colours),
         tag("p", _code(verdict.caveat), class_="caveat"),
     )
@@ -183,10 +185,6 @@ def _reproduce(evidence: Evidence) -> Html:
         ("more images per class; only the new ones are drawn", "dvc exp run -S generate.per_class=200"),
         ("compare experiments", "dvc exp show"),
     ]
-    if params.track.uri:
-        commands.append(
-            ("curves, images and parameters of every run", f"mlflow ui --backend-store-uri {_uri(params.track.uri)}")
-        )
     code = join([join(tag("span", f"# {told}"), f"\n{command}\n") for told, command in commands])
     takeaway = tag(
         "p",
@@ -197,12 +195,6 @@ def _reproduce(evidence: Evidence) -> Html:
         ".",
     )
     return section("again", "Do it again", tag("pre", tag("code", code)), takeaway, tables.details(evidence))
-
-
-def _uri(uri: str) -> str:
-    """Without user and password; a server's page is opened in a browser, a store is served."""
-    scheme, found, rest = uri.partition("//")
-    return f"{scheme}{found}{rest.rpartition('@')[2]}"
 
 
 def _code(sentence: str) -> Html:

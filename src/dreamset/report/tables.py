@@ -110,31 +110,6 @@ def costs(evidence: Evidence) -> Html:
     return section("costs", "What it cost", table(head, rows, note))
 
 
-def sweep(evidence: Evidence) -> Html | None:
-    """The table over seeds, as it was written."""
-    found = evidence.sweep
-    if found is None:
-        return None
-    numeric = {name for name in found.columns if all(_is_number(line.get(name, "")) for line in found.rows)}
-    kinds = {name: "number" if name in numeric else None for name in found.columns}
-    head = [tag("th", name.replace("_", " "), scope="col", class_=kinds[name]) for name in found.columns]
-    rows = [
-        row(
-            *(
-                tag(
-                    "td",
-                    line.get(name, "").replace("-", "−") if name in numeric else line.get(name, ""),
-                    class_=kinds[name],
-                )
-                for name in found.columns
-            )
-        )
-        for line in found.rows
-    ]
-    note = [tag("p", part) for part in found.note.split("\n\n") if part.strip()]
-    return section("seeds", "Over several seeds", table(head, rows, found.caption), note)
-
-
 def details(evidence: Evidence) -> Html:
     """Every run with what the big table leaves out, folded away."""
     top = any(score.record.get("top5") is not None for score in evidence.scores.values())
@@ -239,11 +214,3 @@ def short_source(evidence: Evidence) -> str:
     """The source without the folders above it, which say more of a machine than of the data."""
     kind, colon, path = evidence.split.source.partition(":")
     return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2]}"
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value.rstrip("%") or 0)
-    except ValueError:
-        return False
-    return True

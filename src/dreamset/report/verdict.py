@@ -38,6 +38,7 @@ class Verdict:
     title: str
     sentence: str
     alone: str
+    over_seeds: str
     caveat: str
 
 
@@ -59,6 +60,7 @@ def verdict(evidence: Evidence) -> Verdict:
         title=title,
         sentence=_beside_real(evidence, both, over_real, over_plain, plain),
         alone=_alone(evidence, recipe, plain, classifier),
+        over_seeds=_over_seeds(evidence, recipe, plain, classifier),
         caveat=_caveat(evidence, recipe, classifier),
     )
 
@@ -99,6 +101,28 @@ def _alone(evidence: Evidence, recipe: str, plain: str | None, classifier: str) 
     if theirs is None or gain is None:
         return f"{start}."
     return f"{start}, against {percent(theirs.accuracy)} with {plain}: {_change(gain, evidence, short=True)}."
+
+
+def _over_seeds(evidence: Evidence, recipe: str, plain: str | None, classifier: str) -> str:
+    """The headline's differences in the table over seeds, at the same number of shots."""
+    found = {
+        (claim.gain.of, claim.gain.minus): claim
+        for claim in (evidence.sweep.claims if evidence.sweep else ())
+        if claim.shots == evidence.split.shots
+    }
+    over = {
+        "over the real shots alone": (f"{recipe}/both/{classifier}", f"{REAL}/real/{classifier}"),
+        f"over the real shots with {plain}’s images": (f"{recipe}/both/{classifier}", f"{plain}/both/{classifier}"),
+        f"on synthetic images alone over {plain}’s": (
+            f"{recipe}/synthetic/{classifier}",
+            f"{plain}/synthetic/{classifier}",
+        ),
+    }
+    told = [f"{_change(found[pair].gain, evidence, short=True)} {what}" for what, pair in over.items() if pair in found]
+    if not told:
+        return ""
+    count = min(found[pair].seeds for pair in over.values() if pair in found)
+    return f"Over {count} seeds: {'; '.join(told)}."
 
 
 def _change(gain: Gain, evidence: Evidence, short: bool = False) -> str:
