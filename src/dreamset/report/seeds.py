@@ -19,13 +19,14 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Html | None:
     sweep = evidence.sweep
     if sweep is None:
         return None
+    ordered = sorted(sweep.claims, key=lambda claim: _order(claim, list(colours)))
     ends = [100 * end for claim in sweep.claims for end in (claim.gain.low, claim.gain.high)]
     charted = [
         tag(
             "article",
             tag("h3", f"{shots} shot{'' if shots == 1 else 's'} per class"),
             charts.intervals(
-                [_bar(claim, colours) for claim in sorted(sweep.claims, key=_order) if claim.shots == shots],
+                [_bar(claim, colours) for claim in ordered if claim.shots == shots],
                 "",
                 {"zero": 0.0},
                 f"Gains at {shots} shots",
@@ -51,10 +52,10 @@ def compared(of: str, minus: str) -> str:
     return f"real + {arm}, over real + {other}" if kind == "both" else f"{arm} alone, over {other} alone"
 
 
-def _order(claim: Claim) -> tuple[bool, bool, str]:
+def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
     """Synthetic images alone first, then what adaptation adds, then the gain over the real shots."""
     gain = claim.gain
-    return "/both/" in gain.of, gain.minus.startswith(f"{REAL}/"), gain.of.split("/")[0]
+    return "/both/" in gain.of, gain.minus.startswith(f"{REAL}/"), recipes.index(gain.of.split("/")[0])
 
 
 def _bar(claim: Claim, colours: dict[str, str]) -> Bar:
