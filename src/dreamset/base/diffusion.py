@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,18 +14,15 @@ from dreamset.base.captions import caption, mention
 from dreamset.base.fonts import CHARACTERS
 from dreamset.base.glyphs import ATTRIBUTES, SIZE, Batch, Glyphs, split_pairs
 from dreamset.base.params import Params
+from dreamset.base.tokenizer import make_tokenizer
 from dreamset.base.training import Average, begin, fit, replacing
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
 
 LATENT: Final = SIZE // 2
 CHANNELS: Final = (32, 64)
 _GLYPHS_FOR_SCALE: Final = 2048
 
 
-def make_vae() -> AutoencoderKL:
+def make_vae() -> Any:
     """16x16 pixels to 8x8 latents of four channels and back."""
     from diffusers import AutoencoderKL
 
@@ -41,7 +38,7 @@ def make_vae() -> AutoencoderKL:
     )
 
 
-def make_unet() -> UNet2DConditionModel:
+def make_unet() -> Any:
     """Attention at both levels, so that adapters of attention layers have something to hold."""
     from diffusers import UNet2DConditionModel
 
@@ -73,7 +70,7 @@ def make_scheduler() -> Any:
     )
 
 
-def text_encoder(network: Any, tokenizer: Any) -> CLIPTextModel:
+def text_encoder(network: Any, tokenizer: Any) -> Any:
     """The text tower of an open_clip model as transformers holds it: the same hidden states."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -129,12 +126,13 @@ def train_vae(params: Params, folder: Path) -> None:
         posterior = vae.encode(images).latent_dist
         error = vae.decode(posterior.sample()).sample - images
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return error.square().mean() + 0.1 * error.abs().mean() + plan.kl_weight * divergence
+        loss: torch.Tensor = error.square().mean() + 0.1 * error.abs().mean() + plan.kl_weight * divergence
+        return loss
 
     fit("vae", vae, plan, loss_of)
     with torch.no_grad():
         images = source.batch(plan.steps * plan.batch, _GLYPHS_FOR_SCALE).images
-        latents = torch.cat([vae.encode(part.to(where)).latent_dist.mean for part in images.split(256)])
+        latents = torch.cat([vae.encode(part.to(where)).latent_dist.mean for part in torch.split(images, 256)])
     vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
     with replacing(folder) as fresh:
         vae.cpu().save_pretrained(fresh)
@@ -160,9 +158,10 @@ def train_unet(params: Params, clip_folder: Path, vae_folder: Path, folder: Path
     plan = params.unet
     where = begin(plan)
     network, _ = clip.load(clip_folder)
-    tokenizer = clip.make_tokenizer()
+    tokenizer = make_tokenizer()
     words = text_encoder(network, tokenizer).to(where)
-    vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False).to(where)
+    vae: Any = AutoencoderKL.from_pretrained(vae_folder)
+    vae = vae.eval().requires_grad_(False).to(where)
     unet = make_unet().to(where, memory_format=torch.channels_last)
     average = Average(unet, plan.ema)
     noise = make_scheduler()
@@ -185,7 +184,7 @@ def train_unet(params: Params, clip_folder: Path, vae_folder: Path, folder: Path
     fit("unet", unet, plan, loss_of)
     average.update(plan.steps)
     average.apply()
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae.cpu(),
         text_encoder=words.cpu(),
         tokenizer=tokenizer,

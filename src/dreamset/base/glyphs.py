@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -167,9 +167,9 @@ class Glyphs:
         fonts: NDArray[np.int64],
         u: NDArray[np.float32],
         z: NDArray[np.float32],
-        scale: NDArray[np.float32],
-        shear: NDArray[np.float32],
-        elastic: NDArray[np.float32],
+        scale: NDArray[np.floating[Any]],
+        shear: NDArray[np.floating[Any]],
+        elastic: NDArray[np.floating[Any]],
     ) -> torch.Tensor:
         """Distance fields seen through a random affine map and a smooth displacement: (n, FIELD, FIELD)."""
         look, n = self._look, len(u)
@@ -195,7 +195,7 @@ class Glyphs:
         return F.grid_sample(fields, grid + bend.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)[:, 0]
 
 
-def _column(values: NDArray[np.float32]) -> torch.Tensor:
+def _column(values: NDArray[np.floating[Any]]) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))[:, None, None]
 
 
@@ -206,11 +206,12 @@ def _smooth_noise(coarse: NDArray[np.float32]) -> torch.Tensor:
     return F.interpolate(middle, size=(FIELD, FIELD), mode="bilinear", align_corners=True)
 
 
-def _gaussians(sigma: NDArray[np.float32]) -> NDArray[np.float32]:
+def _gaussians(sigma: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Blurs along one axis as matrices: (n, SIZE, SIZE), rows summing to one; sigma in pixels, 0 is none."""
     offsets = np.arange(SIZE)[:, None] - np.arange(SIZE)[None, :]
-    kernel = np.exp(-0.5 * (offsets[None] / np.maximum(sigma, 0.05)[:, None, None]) ** 2)
-    return (kernel / kernel.sum(-1, keepdims=True)).astype(np.float32)
+    kernel: NDArray[np.floating[Any]] = np.exp(-0.5 * (offsets[None] / np.maximum(sigma, 0.05)[:, None, None]) ** 2)
+    kernel /= kernel.sum(-1, keepdims=True)
+    return kernel.astype(np.float32)
 
 
 @cache

@@ -47,7 +47,7 @@ def clip_accuracy(
     """Share of images whose plain prompt is the nearest; over all characters their shapes are merged first."""
     texts = clip.class_texts(network, tokenizer, characters)
     right = 0
-    for part, true in zip(images.split(_BATCH), torch.from_numpy(labels).split(_BATCH), strict=True):
+    for part, true in zip(torch.split(images, _BATCH), torch.split(torch.from_numpy(labels), _BATCH), strict=True):
         logits = network.logit_scale.exp() * network.encode_image(part, normalize=True) @ texts.T
         guess = (clip.merged(logits) if characters == CHARACTERS else logits).argmax(1)
         right += int((guess == true).sum())
@@ -57,16 +57,16 @@ def clip_accuracy(
 @torch.no_grad()
 def judge_features(judge: Judge, images: torch.Tensor) -> NDArray[np.float64]:
     """(n, 64) float64."""
-    return torch.cat([judge.features(part) for part in images.split(_BATCH)]).double().numpy()
+    return torch.cat([judge.features(part) for part in torch.split(images, _BATCH)]).double().numpy()
 
 
 @torch.no_grad()
 def judge_reads(judge: Judge, images: torch.Tensor, only: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """The judge's merged class of each image, among all or among ``only``."""
-    logits = torch.cat([judge.logits(part) for part in images.split(_BATCH)])
-    if only is None:
-        return logits.argmax(1).numpy()
-    return only[logits[:, torch.from_numpy(only)].argmax(1).numpy()]
+    logits = torch.cat([judge.logits(part) for part in torch.split(images, _BATCH)])
+    among = np.arange(logits.shape[1]) if only is None else only
+    read: NDArray[np.int64] = among[logits[:, torch.from_numpy(among)].argmax(1).numpy()]
+    return read
 
 
 def frechet(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -83,7 +83,7 @@ def reconstruction_error(vae: Any, images: torch.Tensor) -> float:
     """Mean squared error of encode-decode, pixels in -1..1."""
     errors = [
         (vae.decode(vae.encode(part).latent_dist.mean).sample - part).square().mean((1, 2, 3))
-        for part in images.split(_BATCH)
+        for part in torch.split(images, _BATCH)
     ]
     return float(torch.cat(errors).mean())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.base.captions import vocabulary
 
@@ -44,4 +44,5 @@ def make_tokenizer() -> CLIPTokenizer:
     merges = _merges([word for word in vocabulary() if len(word) > 1])
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *(a + b for a, b in merges), START, END]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT)
+    pairs: Any = merges  # annotated as strings upstream, read as pairs
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=CONTEXT)
