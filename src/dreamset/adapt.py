@@ -89,7 +89,6 @@ def _jobs(
         checkpoint_every=params.adapt.checkpoint_every,
         sample_every=base.adapt.sample_every,
         sample_images=params.adapt.sample_images,
-        sampler=params.sampler(recipe),
         seed=params.seed,
     )
     # What a kill leaves behind does not change the adapter.

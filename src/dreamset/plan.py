@@ -23,7 +23,7 @@ _READS = {
     "evaluate": ("evaluate",),
     "report": ("report",),
 }
-_ROW = {"adapt": ("adapt", "generate"), "generate": ("generate",), "train": ("train",)}
+_ROW = {"adapt": ("adapt",), "generate": ("generate",), "train": ("train",)}
 
 
 def describe(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:

@@ -78,18 +78,14 @@ def draw(
         pool, test = _hold_out(source, params.prepare.test_share)
     train: list[sources.Image] = []
     selection: list[sources.Image] = []
-    own = _by_class(source.selection or [])
+    own = _by_class(source.selection or [], len(source.classes))
     for label, images in sorted(_by_class(pool, len(source.classes)).items()):
         name = source.classes[label]
         order = permuted(images, "shots", seed, name)
-        spare = len(order) - shots
-        if source.selection is None:
-            needed = shots + selection_per_class
-            chosen = order[len(order) - selection_per_class :]
-        else:
-            needed, spare = shots, selection_per_class
-            chosen = permuted(own[label], "selection", seed, name)[:selection_per_class]
-        if len(order) < needed or spare < selection_per_class or len(chosen) < selection_per_class:
+        # Selection images of a source that has a part for them come from other groups than the shots.
+        reserve = order[shots:][::-1] if source.selection is None else permuted(own[label], "selection", seed, name)
+        chosen = reserve[:selection_per_class]
+        if len(order) < shots or len(chosen) < selection_per_class:
             raise InputError(
                 f"class {name!r} has {len(order)} usable images to learn from, but shots: {shots} and "
                 f"{selection_per_class} for selection need {shots + selection_per_class}; lower shots or "

@@ -1,0 +1,197 @@
+"""Adapters: resumable to the bit, independent of what they are trained with, and really trained."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dreamset import adapt, prepare, shards
+from dreamset import params as parameters
+from dreamset.adapters import read_adapters
+from dreamset.errors import InputError
+from dreamset.generator import training
+from dreamset.generator.lora import WEIGHTS
+from dreamset.params import Params
+from dreamset.workspace import Workspace
+
+
+class Killed(Exception):
+    """Stands for a SIGKILL: nothing after it runs."""
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}/{key}": tensor
+        for path in sorted(folder.rglob(WEIGHTS))
+        for key, tensor in load_file(path).items()
+    }
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes training die before it takes its nth step."""
+
+    def install(nth: int) -> None:
+        steps = iter(range(nth))
+        train_step = training.Together._train_step
+
+        def dying(self: training.Together) -> None:
+            if next(steps, None) is None:
+                raise Killed
+            train_step(self)
+
+        monkeypatch.setattr(training.Together, "_train_step", dying)
+
+    return install
+
+
+@pytest.mark.parametrize("recipe", ["datadream_dset", "datadream_cls"])
+def test_a_killed_run_goes_on_and_ends_equal(
+    small: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch, killed_at: Any
+) -> None:
+    params = parameters.parse(small)
+    unbroken, broken = Workspace.at(tmp_path / "a"), Workspace.at(tmp_path / "b")
+    for workspace in (unbroken, broken):
+        prepare.run(params, workspace)
+    adapt.run(params, unbroken, recipe)
+
+    # Class adapters train four at once: the second kill comes in the second group, after the first is finished.
+    for nth in (5, 5) if recipe == "datadream_cls" else (3,):
+        with pytest.raises(Killed):
+            killed_at(nth)
+            adapt.run(params, broken, recipe)
+        monkeypatch.undo()
+
+    def finished() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in broken.shards.glob("*/done.json")}
+
+    before = finished()
+    assert len(before) == (4 if recipe == "datadream_cls" else 0)
+    adapt.run(params, broken, recipe)
+    assert before.items() <= finished().items()
+    one, other = weights(unbroken.adapter(recipe)), weights(broken.adapter(recipe))
+    assert one.keys() == other.keys()
+    assert max((one[key] - other[key]).abs().max().item() for key in one) <= 1e-6
+    read = [json.loads((w.result("adapt", recipe)).read_text()) for w in (unbroken, broken)]
+    assert read[0]["loss_last"] == read[1]["loss_last"]
+    assert not list(broken.unfinished.iterdir())
+
+
+def test_a_torn_checkpoint_is_never_seen(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: Any
+) -> None:
+    params, workspace = parameters.parse(small), Workspace.at(tmp_path)
+    prepare.run(params, workspace)
+    with pytest.raises(Killed):
+        killed_at(4)
+        adapt.run(params, workspace, "datadream_dset")
+    monkeypatch.undo()
+    (state,) = workspace.unfinished.glob("*/state.safetensors")
+    # What a kill inside the next write would leave beside it.
+    (state.parent / ".state.safetensors.1.tmp").write_bytes(state.read_bytes()[:50])
+    assert adapt.run(params, workspace, "datadream_dset")["steps"] == 6
+
+
+def test_finished_adapters_are_not_trained_again(
+    prepared: tuple[Params, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, "datadream_cls")
+    before = weights(workspace.adapter("datadream_cls"))
+    monkeypatch.setattr(training.Together, "run", lambda _: pytest.fail("trained again"))
+    adapt.run(params, workspace, "datadream_cls")
+    assert before.keys() == weights(workspace.adapter("datadream_cls")).keys()
+
+
+def test_an_adapter_does_not_depend_on_its_company(small: dict[str, Any], tmp_path: Path) -> None:
+    found = []
+    for together in (1, 10):
+        mine = copy.deepcopy(small)
+        mine["models"]["bundled"]["adapt"]["together"] = together
+        params, workspace = parameters.parse(mine), Workspace.at(tmp_path / str(together))
+        prepare.run(params, workspace)
+        adapt.run(params, workspace, "datadream_cls")
+        found.append(weights(workspace.adapter("datadream_cls")))
+    assert max((found[0][key] - found[1][key]).abs().max().item() for key in found[0]) < 1e-4
+
+
+def test_training_learns_and_files_say_of_what(small: dict[str, Any], workspace: Workspace) -> None:
+    small["models"]["bundled"]["adapt"]["dataset"] |= {"max_steps": 60, "batch": 8, "lr": 0.01}
+    small["models"]["bundled"]["adapt"]["sample_every"] = 30
+    params = parameters.parse(small)
+    prepare.run(params, workspace)
+    summary = adapt.run(params, workspace, "datadream_dset")
+    (adapter,) = read_adapters(workspace.adapter("datadream_dset"))
+    losses = json.loads((workspace.shards / adapter.shard / "adapter.json").read_text())["losses"]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    record = json.loads((workspace.adapter("datadream_dset") / "adapters.json").read_text())
+    assert len(record["trained_on"]) == 20
+    assert record["base_licence"] == "apache-2.0"
+    assert summary["steps"] == len(losses) == 60
+    grids = sorted(path.name for path in workspace.plots("adapt", "datadream_dset").glob("*.png"))
+    assert grids == ["samples_00000.png", "samples_00030.png", "samples_00060.png"]
+
+
+def test_another_seed_draws_another_adapter(small: dict[str, Any], tmp_path: Path) -> None:
+    keys = []
+    for seed in (0, 1, 0):
+        small["seed"] = seed
+        workspace = Workspace.at(tmp_path / f"{len(keys)}")
+        params = parameters.parse(small)
+        prepare.run(params, workspace)
+        adapt.run(params, workspace, "datadream_dset")
+        keys.append(read_adapters(workspace.adapter("datadream_dset"))[0])
+    assert keys[0].sha256 == keys[2].sha256
+    assert keys[0].sha256 != keys[1].sha256
+
+
+def test_no_prior_batches_are_full_and_cover_the_shots() -> None:
+    job = training.Job("k", "n", 7, [np.zeros((16, 16, 3), np.uint8)] * 5, ("p",) * 5, ())
+    rows = [training._rows(job, step, 3) for step in range(5)]
+    assert all(len(row) == 3 for row in rows)
+    flat = [i for row in rows for i in row]
+    assert [sorted(flat[i : i + 5]) for i in range(0, 15, 5)] == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero(small: dict[str, Any]) -> None:
+    params = parameters.parse(small)
+    schedule = params.base.adapt.dataset
+    shared = dict.fromkeys(training.Settings.__dataclass_fields__)
+    settings = training.Settings(**(shared | {"schedule": schedule, "steps": 100}))
+    rates = [settings.lr(step) for step in range(101)]
+    assert rates[0] == 0
+    assert max(rates) == rates[schedule.warmup] == schedule.lr
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+
+
+def test_an_unadapted_recipe_costs_nothing(prepared: tuple[Params, Workspace]) -> None:
+    params, workspace = prepared
+    summary = adapt.run(params, workspace, "stable_diffusion")
+    assert (summary["adapters"], summary["seconds"]) == (0, 0.0)
+    assert read_adapters(workspace.adapter("stable_diffusion")) == []
+
+
+def test_a_flipped_bit_stops_the_next_stage(prepared: tuple[Params, Workspace]) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, "datadream_dset")
+    path = workspace.adapter("datadream_dset") / WEIGHTS
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink()
+    path.write_bytes(bytes(data))
+    with pytest.raises(InputError, match="not the adapter that was trained"):
+        read_adapters(workspace.adapter("datadream_dset"))
+
+
+def test_an_exploding_loss_is_one_sentence(small: dict[str, Any], workspace: Workspace) -> None:
+    small["models"]["bundled"]["adapt"]["dataset"] |= {"lr": 1e30, "warmup": 0}
+    params = parameters.parse(small)
+    prepare.run(params, workspace)
+    with pytest.raises(InputError, match="loss is not finite"):
+        adapt.run(params, workspace, "datadream_dset")
+    assert shards.find(workspace.shards, "x") is None

@@ -1,0 +1,246 @@
+"""Synthetic datasets: resumable to the byte, on common noise, readable by everyone, and checked."""
+
+import copy
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dreamset import adapt, generate, prepare
+from dreamset import params as parameters
+from dreamset.errors import InputError
+from dreamset.generator import sampler
+from dreamset.params import Params
+from dreamset.seeds import image_seed
+from dreamset.synthetic import read_metadata
+from dreamset.workspace import Workspace
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def made(params: Params, workspace: Workspace, recipe: str = "stable_diffusion") -> Path:
+    prepare.run(params, workspace)
+    adapt.run(params, workspace, recipe)
+    generate.run(params, workspace, recipe)
+    return workspace.synthetic(recipe)
+
+
+def test_noise_is_a_function_of_seed_class_and_index() -> None:
+    assert image_seed(0, "three", 5) == image_seed(0, "three", 5)
+    seeds = {image_seed(s, c, k) for s in range(3) for c in ("a", "b", "1", "a1") for k in range(20)}
+    assert len(seeds) == 3 * 4 * 20
+    assert image_seed(0, "three", 5, attempt=1) not in seeds
+    assert min(seeds) >= 0 and max(seeds) < 2**63
+
+
+def test_recipes_are_compared_on_common_noise(prepared: tuple[Params, Workspace]) -> None:
+    params, workspace = prepared
+    found = []
+    for recipe in params.active:
+        adapt.run(params, workspace, recipe)
+        generate.run(params, workspace, recipe)
+        found.append([(i.label, i.index, i.seed) for i in read_metadata(workspace.synthetic(recipe))])
+    assert found[0] == found[1] == found[2]
+
+
+def test_killed_with_its_group_it_makes_only_the_rest(small: dict[str, Any], tmp_path: Path) -> None:
+    small["models"]["bundled"]["generate"] |= {"per_class": 10, "batch": 20}
+    params = parameters.parse(small)
+    unbroken = made(params, Workspace.at(tmp_path / "a"))
+    workspace = Workspace.at(tmp_path / "b")
+    prepare.run(params, workspace)
+    adapt.run(params, workspace, "stable_diffusion")
+    (tmp_path / "b/params.yaml").write_text(yaml.safe_dump(small))
+    # Dies by SIGKILL, with its whole process group, while it writes its third shard.
+    code = f"""
+        import os, signal
+        from dreamset import generate, shards, cli
+        write = generate.write_json
+        def dying(path, value):
+            if len(list(shards.Path({str(workspace.shards)!r}).glob("*/done.json"))) == 2:
+                os.killpg(0, signal.SIGKILL)
+            write(path, value)
+        generate.write_json = dying
+        cli.main(["generate", "stable_diffusion"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path / "b", start_new_session=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    finished = {path.parent.name for path in workspace.shards.glob("*/done.json")}
+    assert len(finished) == 2
+    summary = generate.run(params, workspace, "stable_diffusion")
+    assert summary["drawn_now"] == 100 - 2 * 20
+    assert content(workspace.synthetic("stable_diffusion")) == content(unbroken)
+
+
+def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Workspace, tmp_path: Path) -> None:
+    small["generate"]["per_class"] = 3
+    before = content(made(parameters.parse(small), workspace))
+    small["generate"]["per_class"] = 7
+    params = parameters.parse(small)
+    summary = generate.run(params, workspace, "stable_diffusion")
+    # Blocks of two per class: 0-3 are there (3 was drawn beyond what was asked), 4-7 are new.
+    assert summary["drawn_now"] == 40
+    after = content(workspace.synthetic("stable_diffusion"))
+    assert {name: data for name, data in after.items() if name in before and name.endswith(".png")} == {
+        name: data for name, data in before.items() if name.endswith(".png")
+    }
+    assert len([name for name in after if name.endswith(".png")]) == 70
+    fresh = content(made(params, Workspace.at(tmp_path / "fresh")))
+    assert fresh == after
+
+
+@pytest.mark.parametrize("recipe", ["datadream_dset", "datadream_cls"])
+def test_a_batch_mixes_classes_where_one_adapter_serves_them(prepared: tuple[Params, Workspace], recipe: str) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, recipe)
+    generate.run(params, workspace, recipe)
+    keys = json.loads((workspace.synthetic(recipe) / "shards.json").read_text())
+    labels = [{image.label for image in read_metadata(workspace.shards / key)} for key in keys]
+    assert labels == ([set(range(10))] * 2 if recipe == "datadream_dset" else [{label} for label in range(10)])
+
+
+def test_the_dataset_opens_in_stock_readers(prepared: tuple[Params, Workspace]) -> None:
+    from torchvision.datasets import ImageFolder
+
+    params, workspace = prepared
+    folder = made(params, workspace)
+    found = ImageFolder(str(folder))
+    rows = read_metadata(folder)
+    assert found.classes[3] == "003_three"
+    assert [label for _, label in found.samples] == [row.label for row in rows]
+    assert [Path(path).relative_to(folder).as_posix() for path, _ in found.samples] == [row.file_name for row in rows]
+    with Image.open(folder / rows[0].file_name) as image:
+        assert image.size == (16, 16)
+        assert image.text["DigitalSourceType"] == "trainedAlgorithmicMedia"  # type: ignore[attr-defined]
+    card = (folder / "README.md").read_text()
+    assert "all synthetic" in card and "license: apache-2.0" in card
+
+
+def test_the_dataset_opens_in_hugging_face_datasets(prepared: tuple[Params, Workspace], tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    params, workspace = prepared
+    folder = made(params, workspace)
+    found = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(found) == 40
+    assert found[5]["prompt"].startswith("a photo of the digit")
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, 0.5])
+def test_degenerate_images_are_redrawn_and_counted(
+    prepared: tuple[Params, Workspace], monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    params, workspace = prepared
+    draw, calls = sampler.draw, []
+
+    def spoilt(*args: Any) -> torch.Tensor:
+        images = draw(*args).clone()
+        calls.append(len(images))
+        if len(calls) == 1:
+            images[3] = value
+        return images
+
+    monkeypatch.setattr(sampler, "draw", spoilt)
+    folder = made(params, workspace)
+    assert calls == [20, 1, 20]
+    rows = read_metadata(folder)
+    again = [row for row in rows if row.redraws]
+    assert [(row.label, row.index, row.redraws) for row in again] == [(3, 0, 1)]
+    assert again[0].seed == image_seed(0, "three", 0, attempt=1)
+    assert json.loads(workspace.result("generate", "stable_diffusion").read_text())["redrawn"] == 1
+
+
+def test_what_stays_degenerate_fails_loudly(
+    prepared: tuple[Params, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, workspace = prepared
+    monkeypatch.setattr(sampler, "draw", lambda *args: torch.zeros(len(args[4]), 3, 16, 16))
+    with pytest.raises(InputError, match="after 3 redraws"):
+        made(params, workspace)
+    assert not workspace.synthetic("stable_diffusion").exists()
+
+
+def test_too_many_redraws_fail(small: dict[str, Any], workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    small["generate"]["max_redrawn_share"] = 0.02
+    draw, calls = sampler.draw, []
+
+    def spoilt(*args: Any) -> torch.Tensor:
+        images = draw(*args).clone()
+        calls.append(len(images))
+        if len(calls) == 1:
+            images[:3] = 0
+        return images
+
+    monkeypatch.setattr(sampler, "draw", spoilt)
+    with pytest.raises(InputError, match=r"3 of 40 images .* max_redrawn_share"):
+        made(parameters.parse(small), workspace)
+
+
+def test_a_shard_survives_only_undamaged(prepared: tuple[Params, Workspace]) -> None:
+    params, workspace = prepared
+    folder = made(params, workspace)
+    whole = content(folder)
+    key = json.loads((folder / "shards.json").read_text())[0]
+    victim = next((workspace.shards / key).rglob("*.png"))
+    data = victim.read_bytes()
+    victim.unlink()
+    victim.write_bytes(data[:-20])
+    assert generate.run(params, workspace, "stable_diffusion")["drawn_now"] == 20
+    assert content(folder) == whole
+
+
+def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path: Path) -> None:
+    """Fifty times the images must not take more memory than their files' names do."""
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from dreamset import adapt, generate, params, prepare
+        from dreamset.workspace import Workspace
+        p, w = params.load(Path("params.yaml")), Workspace.at(Path.cwd())
+        prepare.run(p, w); adapt.run(p, w, "stable_diffusion"); generate.run(p, w, "stable_diffusion")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    peaks = []
+    for per_class in (2, 100):
+        mine = copy.deepcopy(small)
+        mine["models"]["bundled"]["generate"] |= {"batch": 20, "steps": 1, "guidance": 1}
+        mine["generate"]["per_class"] = per_class
+        folder = tmp_path / str(per_class)
+        folder.mkdir()
+        (folder / "params.yaml").write_text(yaml.safe_dump(mine))
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_shards_are_keyed_by_what_changes_their_bytes(small: dict[str, Any], workspace: Workspace) -> None:
+    from dreamset import splits
+
+    params = parameters.parse(small)
+    prepare.run(params, workspace)
+    split = splits.read_split(workspace.splits)
+
+    def keys(change: dict[str, Any] | None = None, **row: Any) -> list[str]:
+        mine = copy.deepcopy(small)
+        mine |= change or {}
+        mine["models"]["bundled"]["generate"] |= row
+        return [b.key for b in generate.plan(parameters.parse(mine), workspace, split, "stable_diffusion", [])]
+
+    base = keys()
+    assert keys({"seed": 1}) != base
+    assert keys(guidance=3.0) != base
+    assert keys(per_class=2) == base[:1]
+    assert keys({"shots": 3}) == base  # an un-adapted recipe shares its images between numbers of shots

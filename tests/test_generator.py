@@ -1,0 +1,224 @@
+"""The generator against stock diffusers: the same images, fused or not, alone or in a batch."""
+
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from dreamset.errors import InputError
+from dreamset.generator import base_model, lora, sampler
+from dreamset.generator.base_model import BaseModel
+from dreamset.params import Lora, Model, Params, Sampler
+from tiny import write_pipeline
+
+SAMPLER = Sampler("dpmsolver++", 4, 2.0)
+WIDE = Lora(rank=4, alpha=8.0, unet=True, text_encoder=True)  # alpha != rank, which diffusers loses without metadata
+
+
+@pytest.fixture
+def model(prepared: tuple[Params, object]) -> Model:
+    return prepared[0].base
+
+
+@pytest.fixture
+def base(model: Model) -> BaseModel:
+    return base_model.load(Path(model.generator), model, torch.device("cpu"))
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+@torch.no_grad()
+def images(base: BaseModel, prompts: list[str], kind: Sampler = SAMPLER) -> torch.Tensor:
+    return sampler.draw(base, kind, base.encode(prompts), base.encode([""] * len(prompts)), generators(len(prompts)))
+
+
+def shaken(base: BaseModel, spec: Lora, names: tuple[str, ...]) -> lora.Adapters:
+    """Adapters as after training: B is not zero any more."""
+    adapters = lora.attach(base, spec, {name: index for index, name in enumerate(names)})
+    for index, name in enumerate(names):
+        random = torch.Generator().manual_seed(index)
+        for parameter in adapters.parameters(name).values():
+            parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=random))
+    return adapters
+
+
+def stock(folder: str, kind: Sampler, prompt: str, adapter: Path | None = None) -> torch.Tensor:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = getattr(diffusers, sampler.SCHEDULERS[kind.scheduler]).from_config(pipeline.scheduler.config)
+    if adapter:
+        pipeline.load_lora_weights(adapter)
+    random = torch.Generator().manual_seed(0)
+    latents = torch.randn((1, 4, 8, 8), generator=random)
+    drawn = pipeline(
+        prompt,
+        latents=latents,
+        generator=random,
+        num_inference_steps=kind.steps,
+        guidance_scale=kind.guidance,
+        height=16,
+        width=16,
+        output_type="pt",
+    )
+    result: torch.Tensor = drawn.images
+    return result
+
+
+@pytest.mark.parametrize("name", sorted(sampler.SCHEDULERS))
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_every_sampler_draws_what_the_stock_pipeline_draws(
+    tmp_path: Path, model: Model, name: str, prediction: str
+) -> None:
+    folder = write_pipeline(tmp_path / "sd", prediction_type=prediction)
+    base = base_model.load(folder, model, torch.device("cpu"))
+    kind = Sampler(name, 4, 3.0)  # type: ignore[arg-type]
+    ours = (images(base, ["a photo of three"], kind).clamp(-1, 1) + 1) / 2
+    assert (ours - stock(str(folder), kind, "a photo of three")).abs().max() < 1e-5
+
+
+def test_a_stock_pipeline_loads_our_adapter_and_draws_the_same(base: BaseModel, model: Model, tmp_path: Path) -> None:
+    before = images(base, ["three"])
+    adapters = shaken(base, WIDE, ("one",))
+    unfused = images(base, ["three"])
+    adapters.save("one", tmp_path)
+    lora.detach(adapters)
+    assert torch.equal(images(base, ["three"]), before)
+    with lora.fused(base, tmp_path / lora.WEIGHTS):
+        fused = images(base, ["three"])
+    assert torch.equal(images(base, ["three"]), before)
+    assert (unfused - before).abs().max() > 0.05
+    assert (fused - unfused).abs().max() < 1e-5
+    theirs = stock(model.generator, SAMPLER, "three", tmp_path)
+    assert ((fused.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("unet", "text"), [(True, False), (False, True)])
+def test_either_model_can_be_left_as_it_is(base: BaseModel, tmp_path: Path, unet: bool, text: bool) -> None:
+    adapters = shaken(base, Lora(4, 4.0, unet, text), ("one",))
+    adapters.save("one", tmp_path)
+    prefixes = {key.split(".")[0] for key in load_file(tmp_path / lora.WEIGHTS)}
+    assert prefixes == ({"unet"} if unet else {"text_encoder"})
+
+
+def test_adapters_together_are_each_as_alone(base: BaseModel, tmp_path: Path) -> None:
+    adapters = shaken(base, WIDE, ("one", "two", "three"))
+    with torch.no_grad():
+        prompts, empty = (base.text_encoder(base.tokens(texts))[0] for texts in (["a", "b", "c"], [""] * 3))
+        together = sampler.draw(base, SAMPLER, prompts, empty, generators(3))
+    for name in adapters.names:
+        adapters.save(name, tmp_path / name)
+    lora.detach(adapters)
+    for index, (name, prompt) in enumerate(zip(adapters.names, "abc", strict=True)):
+        with lora.fused(base, tmp_path / name / lora.WEIGHTS), torch.no_grad():
+            alone = sampler.draw(
+                base, SAMPLER, base.encode([prompt]), base.encode([""]), [torch.Generator().manual_seed(index)]
+            )
+        assert (alone - together[index : index + 1]).abs().max() < 1e-5
+
+
+def test_the_wrapped_layers_are_the_attention_projections(base: BaseModel) -> None:
+    adapters = lora.attach(base, WIDE, {"one": 0})
+    names = {key.removesuffix(".lora_A.weight") for key in adapters.parameters("one") if key.endswith("lora_A.weight")}
+    # 4 transformer blocks' worth of U-Net attention pairs, 2 text layers, 4 projections each.
+    assert sum(name.startswith("unet.") for name in names) == sum(
+        name.endswith(("to_q", "to_k", "to_v")) or name.endswith("to_out.0")
+        for name, module in base.unet.named_modules()
+        if hasattr(module, "base_layer")
+    )
+    assert sum(name.startswith("text_encoder.") for name in names) == 2 * 4
+    assert not any("ff" in name or "conv" in name for name in names)
+    down = [value for key, value in adapters.parameters("one").items() if "lora_A" in key]
+    up = [value for key, value in adapters.parameters("one").items() if "lora_B" in key]
+    assert all(value.dtype == torch.float32 and value.requires_grad for value in down + up)
+    assert all((value == 0).all() for value in up)
+    spread = torch.cat([value.detach().flatten() for value in down]).std()
+    assert spread == pytest.approx(1 / WIDE.rank, rel=0.05)
+
+
+def test_an_image_does_not_depend_on_its_batch(base: BaseModel) -> None:
+    seeds = [5, 6, 7, 8]
+    with torch.no_grad():
+        prompts, empty = base.encode(["a", "b", "c", "d"]), base.encode([""] * 4)
+    whole = sampler.to_uint8(sampler.draw_fitting(base, SAMPLER, prompts, empty, seeds)).int()
+    for i, seed in enumerate(seeds):
+        one = sampler.draw_fitting(base, SAMPLER, prompts[i : i + 1], empty[i : i + 1], [seed])
+        assert (sampler.to_uint8(one).int() - whole[i]).abs().max() <= 1
+
+
+def test_out_of_memory_halves_the_batch(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    draw = sampler.draw
+
+    def hungry(*args: object) -> torch.Tensor:
+        sizes.append(len(args[4]))  # type: ignore[arg-type]
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError
+        return draw(*args)  # type: ignore[arg-type]
+
+    with torch.no_grad():
+        prompts, empty = base.encode(["a"] * 5), base.encode([""] * 5)
+    whole = sampler.to_uint8(sampler.draw_fitting(base, SAMPLER, prompts, empty, [1, 2, 3, 4, 5])).int()
+    monkeypatch.setattr(sampler, "draw", hungry)
+    halved = sampler.to_uint8(sampler.draw_fitting(base, SAMPLER, prompts, empty, [1, 2, 3, 4, 5])).int()
+    assert sizes == [5, 2, 3, 1, 2]
+    assert (whole - halved).abs().max() <= 1
+
+
+def test_degenerate_images_are_seen() -> None:
+    fine = torch.rand(3, 16, 16) * 2 - 1
+    black, grey, broken = torch.full((3, 16, 16), -1.0), torch.full((3, 16, 16), 0.01), fine.clone()
+    broken[0, 0, 0] = float("nan")
+    found = sampler.degenerate(torch.stack([fine, black, grey, broken]))
+    assert found.tolist() == [False, True, True, True]
+
+
+def test_each_distinct_prompt_is_encoded_once(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    monkeypatch.setattr(base.text_encoder, "forward", _counted(base.text_encoder.forward, rows))
+    with torch.no_grad():
+        hidden = base.encode(["a", "b", "a", "a"])
+    assert rows == [2]
+    assert torch.equal(hidden[0], hidden[2])
+
+
+def _counted(forward, rows):  # type: ignore[no-untyped-def]
+    def inner(ids, *args, **kwargs):  # type: ignore[no-untyped-def]
+        rows.append(len(ids))
+        return forward(ids, *args, **kwargs)
+
+    return inner
+
+
+def test_a_damaged_adapter_is_refused(base: BaseModel, tmp_path: Path) -> None:
+    adapters = shaken(base, WIDE, ("one",))
+    adapters.save("one", tmp_path)
+    lora.detach(adapters)
+    path = tmp_path / lora.WEIGHTS
+    state = load_file(path)
+    key = next(key for key in state if key.endswith("lora_B.weight"))
+
+    def refused(words: str) -> None:
+        with pytest.raises(InputError, match=words), lora.fused(base, path):
+            pass
+
+    save_file(state | {key: torch.full_like(state[key], float("nan"))}, path)
+    refused("NaN")
+    save_file(state | {key: state[key][:, :2].contiguous()}, path)
+    refused("do not fit")
+    save_file(state | {f"unet.nowhere.lora_{side}.weight": state[key].clone() for side in "AB"}, path)
+    refused("does not have")
+    path.write_bytes(path.read_bytes()[:100])
+    refused("not a whole LoRA file")
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path, model: Model) -> None:
+    with pytest.raises(InputError, match=r"no diffusers folder"):
+        base_model.load(tmp_path, model, torch.device("cpu"))
+    folder = write_pipeline(tmp_path / "sd", prediction_type="sample")
+    with pytest.raises(InputError, match="predicts sample"):
+        base_model.load(folder, model, torch.device("cpu"))

@@ -1,0 +1,123 @@
+"""Every wrong parameter is one sentence that names the key."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamset.errors import InputError
+from dreamset.params import load, parse
+
+ROOT = Path(__file__).parents[1]
+
+
+def put(raw: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    changed = copy.deepcopy(raw)
+    inner = changed
+    *parents, last = path.split(".")
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("shots", 0, "shots: expected an integer of at least 1, got 0"),
+        ("shots", "four", "shots: expected an integer of at least 1, got 'four'"),
+        ("shots", True, "shots: expected an integer of at least 1, got True"),
+        ("shots", 2.5, "shots: expected an integer"),
+        ("seed", -1, "seed: expected an integer of at least 0"),
+        ("model", "sd9", "no row 'sd9' in models; there are bundled"),
+        ("active", [], "active: names no recipe"),
+        ("active", ["stable_diffusion", "stable_diffusion"], "twice"),
+        ("active", ["nothing"], "no row 'nothing' in recipes"),
+        ("active", "datadream_dset", "active: expected a list"),
+        ("prepare.test_share", float("nan"), "prepare.test_share: expected a number of at least 0.05"),
+        ("prepare.invariances", ["hflop"], "prepare.invariances[0]: expected one of hflip, vflip, rotation, colour"),
+        ("prepare.template", "a photo", "{class} exactly once"),
+        ("adapt.max_grad_norm", 0, "adapt.max_grad_norm: expected a number above 0"),
+        ("adapt.typo", 1, "adapt.typo: unknown key; allowed are weight_decay"),
+        ("train.classifiers", ["resnet21"], "train.classifiers[0]: expected one of resnet20, clip_lora"),
+        ("models.bundled.resolution", 20, "divisible by 8"),
+        ("models.bundled.adapt.ema", 1.0, "and below 1"),
+        ("models.bundled.adapt.class.lr", float("inf"), "models.bundled.adapt.class.lr"),
+        ("models.bundled.generate.scheduler", "euler", "expected one of dpmsolver++"),
+        ("recipes.stable_diffusion.rank", 4, "recipes.stable_diffusion.rank: belongs only to adapter: lora"),
+        ("recipes.datadream_dset.scope", None, "recipes.datadream_dset.scope: is missing"),
+        ("recipes.real", {"adapter": "none", "prompt": "label", "sampler": {}}, "recipes.real: is not a name"),
+        ("track", None, "track: expected a mapping"),
+    ],
+)
+def test_a_wrong_value_names_its_key(raw: dict[str, Any], path: str, value: object, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(put(raw, path, value))
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("params.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named(raw: dict[str, Any]) -> None:
+    short = copy.deepcopy(raw)
+    del short["evaluate"]["bootstrap"]
+    with pytest.raises(InputError, match=r"evaluate\.bootstrap: is missing"):
+        parse(short)
+
+
+def test_numbers_in_exponent_notation_are_numbers(raw: dict[str, Any]) -> None:
+    # YAML 1.1 reads 1e-3 as text.
+    assert parse(put(raw, "models.bundled.adapt.class.lr", "1e-3")).base.adapt.class_.lr == 1e-3
+
+
+@pytest.mark.parametrize("text", ["a: [", "!!python/object:os.system {}", "- 1", ""])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"params\.yaml"):
+        load(path)
+
+
+def test_a_recipe_overrides_its_models_sampler(raw: dict[str, Any]) -> None:
+    params = parse(put(raw, "recipes.datadream_cls.sampler", {"guidance": 0, "steps": 7}))
+    own, other = params.sampler("datadream_cls"), params.sampler("datadream_dset")
+    assert (own.guidance, own.steps, own.scheduler) == (0, 7, other.scheduler)
+    assert other.steps == params.base.generate.steps
+
+
+def test_bad_parameters_end_the_program_with_status_2(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("shots: 4 ", "shots: none ")
+    (tmp_path / "params.yaml").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamset", "prepare"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "shots: expected an integer" in done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "params.yaml"]
+
+
+def test_every_line_of_params_yaml_has_its_meaning() -> None:
+    seen: set[str] = set()
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        key = stripped.split(":")[0]
+        has_children = stripped.endswith(":")
+        # A key that an earlier row explained need not be explained again.
+        assert "#" in line or has_children or key in seen, line
+        seen.add(key)
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; from dreamset import adapt, cli, evaluate, generate, params, plan, prepare, report, track, train;"
+        "heavy = {'torch', 'diffusers', 'transformers', 'mlflow', 'sklearn', 'open_clip', 'matplotlib'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,182 @@
+"""Splits: nested, seeded, disjoint, and safe from whatever a folder holds."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamset import params as parameters
+from dreamset import prepare, splits
+from dreamset.errors import InputError
+from dreamset.files import class_folder
+from dreamset.sources import digits
+from dreamset.workspace import Workspace
+
+CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64/images"
+
+
+def image(path: Path, seed: int, size: tuple[int, int] = (20, 24)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def settings(raw: dict[str, Any], **changes: Any) -> parameters.Params:
+    mine = copy.deepcopy(raw)
+    for key, value in changes.items():
+        (mine["prepare"] if key in mine["prepare"] else mine)[key] = value
+    return parameters.parse(mine)
+
+
+def folder(root: Path, classes: list[str], count: int = 12) -> Path:
+    for c, name in enumerate(classes):
+        for i in range(count):
+            image(root / name / f"{i}.png", 100 * c + i)
+    return root
+
+
+def test_shots_are_nested_and_test_is_fixed(raw: dict[str, Any], tmp_path: Path) -> None:
+    made = {}
+    for shots, seed in ((1, 0), (4, 0), (16, 0), (4, 1)):
+        workspace = Workspace.at(tmp_path / f"{shots}_{seed}")
+        prepare.run(settings(raw, shots=shots, seed=seed), workspace)
+        made[shots, seed] = (splits.read_split(workspace.splits), workspace.test_split.read_bytes())
+    for few, many in ((1, 4), (4, 16)):
+        for label in range(10):
+            one = [s.sha256 for s in made[few, 0][0].train if s.label == label]
+            other = [s.sha256 for s in made[many, 0][0].train if s.label == label]
+            assert one == other[:few]
+            assert len(other) == many
+    assert made[4, 0][0].train != made[4, 1][0].train
+    assert len({test for _, test in made.values()}) == 1
+
+
+def test_writers_do_not_cross_splits(raw: dict[str, Any], workspace: Workspace) -> None:
+    prepare.run(settings(raw, shots=16), workspace)
+    split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
+    parts = [{s.group for s in part} for part in (split.train, split.selection, test.test)]
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert len(test.test) == 640
+    assert len(split.selection) == 40  # min(16, 4) per class
+
+
+def test_the_digits_are_all_there_once() -> None:
+    counts = [len(digits.load([part])[1]) for part in ("train", "selection", "test")]
+    assert sum(counts) == 1797
+    images, labels, _ = digits.load(["test"])
+    assert images.dtype == np.uint8
+    assert images.max() == 255
+    assert set(labels.tolist()) == set(range(10))
+
+
+def test_class_names_of_any_kind_stay_inside(raw: dict[str, Any], tmp_path: Path) -> None:
+    names = ["..", "../x", "a/b", "CON", ".hidden", "ünï cödé", "日本語", "x" * 300, "  ", "a\nb", "Three"]
+    slugs = [class_folder(label, name) for label, name in enumerate(names)]
+    assert len(set(slugs)) == len(names)
+    for slug in slugs:
+        assert (tmp_path / slug).resolve().parent == tmp_path.resolve()
+        assert slug.isascii() and len(slug) < 60 and "/" not in slug
+    assert sorted(slugs) == slugs
+    on_disk = ["dots..", "ünï cödé", "two words", "x" * 200, "-rf", "<script>"]
+    root = folder(tmp_path / "raw", on_disk)
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(settings(raw, source=f"imagefolder:{root}"), workspace)
+    assert splits.read_split(workspace.splits).classes == tuple(sorted(on_disk))
+
+
+def test_train_and_test_folders(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    folder(root / "train", ["cat", "dog"], 8)
+    for i, name in enumerate(("cat", "dog")):
+        image(root / "test" / name / "t.png", 900 + i)
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2), workspace)
+    test = splits.read_test(workspace.test_split).test
+    assert [Path(s.path).name for s in test] == ["t.png", "t.png"]
+    image(root / "test/cow/t.png", 3)
+    with pytest.raises(InputError, match=r"different classes.*cow"):
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2), workspace)
+
+
+def test_one_picture_in_two_splits_fails(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    folder(root / "train", ["cat", "dog"], 4)
+    folder(root / "test", ["dog"], 1)
+    image(root / "test/cat/0.png", 77)
+    # The same pixels in another file format.
+    Image.open(root / "train/dog/1.png").save(root / "test/dog/again.bmp")
+    with pytest.raises(InputError, match="same picture"):
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection_per_class=2), Workspace.at(tmp_path))
+
+
+def test_copies_of_one_picture_are_held_out_together(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"], 10)
+    for i in range(10):
+        Image.open(root / f"cat/{i}.png").save(root / f"cat/copy{i}.bmp")
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection_per_class=0), workspace)
+    names = [
+        Path(s.path).stem.removeprefix("copy") for s in splits.read_test(workspace.test_split).test if s.label == 0
+    ]
+    assert all(names.count(name) == 2 for name in names)
+
+
+def test_unusable_files_are_listed_with_the_reason(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"])
+    (root / "cat/empty.png").write_bytes(b"")
+    (root / "cat/text.jpg").write_text("no image")
+    (root / "cat/notes.txt").write_text("notes")
+    whole = (root / "cat/0.png").read_bytes()
+    (root / "dog/cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (9000, 9000)).save(root / "dog/huge.png")
+    Image.new("I;16", (16, 16)).save(root / "dog/deep.png")
+    first, second = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "red")
+    first.save(root / "dog/moving.webp", save_all=True, append_images=[second])
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(settings(raw, source=f"imagefolder:{root}"), workspace)
+    rejected = {Path(row["file"]).name: row["reason"] for row in json.loads(workspace.rejected.read_text())}
+    assert set(rejected) == {"empty.png", "text.jpg", "notes.txt", "cut.png", "huge.png", "deep.png", "moving.webp"}
+    assert rejected["empty.png"] == "empty file"
+    assert "pixels" in rejected["huge.png"]
+    assert "frame" in rejected["moving.webp"]
+    assert "damaged" in rejected["cut.png"]
+    with pytest.raises(InputError, match=r"7 files .*rejected\.json"):
+        prepare.run(settings(raw, source=f"imagefolder:{root}", max_rejected=6), workspace)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("digit", "expected digits or imagefolder:PATH"),
+        ("imagefolder:", "expected"),
+        ("imagefolder:/no/such", "no folder"),
+    ],
+)
+def test_a_wrong_source_is_one_sentence(raw: dict[str, Any], workspace: Workspace, source: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        prepare.run(settings(raw, source=source), workspace)
+
+
+def test_too_few_images_names_the_class(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"])
+    for i in range(3, 12):
+        (root / f"dog/{i}.png").unlink()
+    with pytest.raises(InputError, match=r"class 'dog' has 2 usable images.*shots: 2"):
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2), Workspace.at(tmp_path))
+
+
+@pytest.mark.skipif(not CALTECH.is_dir(), reason="the Caltech-101 photographs are not beside the project")
+def test_real_photographs(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    root.mkdir()
+    for name in ("accordion", "bonsai", "crab"):
+        (root / name).symlink_to(CALTECH / name)
+    workspace = Workspace.at(tmp_path / "w")
+    summary = prepare.run(settings(raw, source=f"imagefolder:{root}", shots=4), workspace)
+    split = splits.read_split(workspace.splits)
+    assert (summary["train"], summary["rejected"], split.prompt(2)) == (12, 0, "a photo of a crab")
+    assert all((workspace.cell / sample.path).is_file() for sample in split.train)
