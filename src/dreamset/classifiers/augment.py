@@ -126,19 +126,17 @@ class Augment:
         widest = max(2 * size / 224, 0.5)
         sigma = torch.where(self._chance(n, 0.2), self._uniform(n, 0.1 * widest, widest), 0.0)
         amount = sharpness.sum(1) * 0.9 * _MAGNITUDE
-        blurred = (sigma > 0).nonzero()[:, 0]
-        changed = (amount != 0).nonzero()[:, 0]
+        changed, blurred = (part.nonzero()[:, 0] for part in (amount, sigma))
         if len(changed):
-            picked = images[changed]
-            soft = _convolve(picked, torch.tensor([1.0, 1.0, 1.0]).expand(len(changed), 3) / 3)
-            images = images.index_copy(
-                0, changed, picked + amount[changed, None, None, None].to(images) * (picked - soft)
-            )
+            rows = changed.to(images.device)
+            picked = images[rows]
+            soft = _convolve(picked, torch.full((len(changed), 3), 1 / 3))
+            images = images.index_copy(0, rows, picked + amount[changed, None, None, None].to(images) * (picked - soft))
         if len(blurred):
             reach = math.ceil(3 * widest)
-            steps = torch.arange(-reach, reach + 1)
-            kernel = torch.exp(-0.5 * (steps / sigma[blurred, None]) ** 2)
-            images = images.index_copy(0, blurred, _convolve(images[blurred], kernel / kernel.sum(1, keepdim=True)))
+            kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma[blurred, None]) ** 2)
+            rows = blurred.to(images.device)
+            images = images.index_copy(0, rows, _convolve(images[rows], kernel / kernel.sum(1, keepdim=True)))
         return images
 
 
