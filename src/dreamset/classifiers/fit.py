@@ -135,7 +135,7 @@ def fit(
                 group["lr"] = learning_rate(step - 1, schedule)
             optimizer.zero_grad(set_to_none=True)
             loss = loader.loss()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.detach())
             if step in stops and len(selection):
