@@ -11,9 +11,9 @@ require a gradient. A module of this package offers
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dreamset.errors import InputError
 from dreamset.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,20 @@ RECORD = "classifier.json"
 
 def _module(name: str) -> Any:
     """The module of a classifier; imported late, for open_clip alone costs seconds."""
-    return import_module(f"dreamset.classifiers.{name}")
+    # Spelled out, so that whoever reads the imports of a stage (dvc.yaml lists them) finds these.
+    if name == "resnet20":
+        from dreamset.classifiers import resnet20
+
+        return resnet20
+    if name == "clip_lora":
+        from dreamset.classifiers import clip_lora
+
+        return clip_lora
+    if name == "clip_zeroshot":
+        from dreamset.classifiers import clip_zeroshot
+
+        return clip_zeroshot
+    raise InputError(f"{name}: is no classifier; there are resnet20, clip_lora and clip_zeroshot.")
 
 
 def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
