@@ -183,7 +183,7 @@ def test_too_many_redraws_fail(small: dict[str, Any], workspace: Workspace, monk
         return images
 
     monkeypatch.setattr(sampler, "draw", spoilt)
-    with pytest.raises(InputError, match=r"3 of 40 images .* max_redrawn_share"):
+    with pytest.raises(InputError, match=r"3 of 40 images .*max_redrawn_share"):
         made(parameters.parse(small), workspace)
 
 

@@ -69,7 +69,9 @@ class Adapters:
             state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
             layers[f"{prefix}_lora_layers"] = {key: value.cpu() for key, value in state.items()}
             # Without the metadata diffusers assumes alpha == rank when it loads.
-            layers[f"{prefix}_lora_adapter_metadata"] = _config(prefix, self.lora).to_dict()
+            metadata = _config(prefix, self.lora).to_dict()
+            # peft keeps a set, whose order would change the file's bytes from run to run.
+            layers[f"{prefix}_lora_adapter_metadata"] = metadata | {"target_modules": sorted(TARGETS[prefix])}
         StableDiffusionLoraLoaderMixin.save_lora_weights(folder, safe_serialization=True, **layers)
 
 
