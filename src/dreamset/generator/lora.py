@@ -73,6 +73,16 @@ class Adapters:
             # peft keeps a set, whose order would change the file's bytes from run to run.
             layers[f"{prefix}_lora_adapter_metadata"] = metadata | {"target_modules": sorted(TARGETS[prefix])}
         StableDiffusionLoraLoaderMixin.save_lora_weights(folder, safe_serialization=True, **layers)
+        _sort_header(folder / WEIGHTS)
+
+
+def _sort_header(file: Path) -> None:
+    """Rewrite a safetensors file with its header's keys in order: the library writes them in a random one."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
 
 
 def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int]) -> Adapters:
