@@ -1,0 +1,1 @@
+"""Speed against plain loops that work as the reference scripts do: ``python -m benchmarks``."""

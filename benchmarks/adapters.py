@@ -1,0 +1,204 @@
+"""Adapter steps: the loop of diffusers' DreamBooth-LoRA script against ``dreamset.generator.training``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from peft import LoraConfig
+from PIL import Image, ImageOps
+from torchvision import transforms
+
+from benchmarks.setting import CLASS, DATASET
+from benchmarks.timing import Ladder, Rung, clock
+from dreamset import adapt
+from dreamset.generator import base_model, lora
+from dreamset.generator.training import Job, Settings, Together, _rows
+from dreamset.seeds import generator, seed_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.setting import Setting
+    from dreamset.generator.base_model import BaseModel
+
+
+class Plain:
+    """One adapter in training as the reference scripts do it.
+
+    Every step opens, crops and normalises its images, encodes them with the VAE and every caption with the text
+    encoder, and runs peft's own layers. It draws the same random numbers as ``Together``, so the losses agree.
+
+    Args:
+        base: the frozen model.
+        job: the adapter.
+        files: its images, in the order of the job's captions.
+        settings: of the training.
+        cached: lever: latent moments of all images are computed once.
+        distinct: lever: each distinct caption of a batch is encoded once, and tokenized once for all steps.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        job: Job,
+        files: list[Path],
+        settings: Settings,
+        *,
+        cached: bool = False,
+        distinct: bool = False,
+    ) -> None:
+        self.base, self.job, self.files, self.settings, self.distinct = base, job, files, settings, distinct
+        self.adapters = lora.Adapters(base, settings.lora, (job.name,))
+        for prefix, model in self.adapters.models.items():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_for("lora", prefix, job.seed))
+                config = LoraConfig(
+                    r=settings.lora.rank,
+                    lora_alpha=settings.lora.alpha,
+                    init_lora_weights="gaussian",
+                    target_modules=lora.TARGETS[prefix],
+                )
+                model.add_adapter(config, adapter_name=job.name)
+        self.weights = list(self.adapters.parameters(job.name).values())
+        for weight in self.weights:
+            weight.data = weight.data.float()
+            weight.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.weights, lr=settings.schedule.lr, weight_decay=settings.weight_decay)
+        self.noise_schedule = DDPMScheduler.from_config(base.schedule)
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(base.resolution, transforms.InterpolationMode.BICUBIC),
+                transforms.RandomCrop(base.resolution),
+                transforms.ToTensor(),
+                transforms.Normalize([0.5], [0.5]),
+            ]
+        )
+        self.cache = self._moments(range(len(files))) if cached else None
+        self.tokens: dict[str, torch.Tensor] = {}
+        self.losses: list[float] = []
+
+    def run(self, steps: int) -> None:
+        """Some optimizer steps more."""
+        for _ in range(steps):
+            self._step(len(self.losses))
+
+    def close(self) -> None:
+        """Take the adapter off the base."""
+        lora.detach(self.adapters)
+
+    def _step(self, step: int) -> None:
+        batch, base = self.settings.schedule.batch, self.base
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr(step)
+        random = generator("adapt step", self.job.seed, step)
+        rows = _rows(self.job, step, batch)
+        shape = (batch, *base.latent_shape)
+        posterior = torch.randn(shape, generator=random).to(base.device)
+        noise = torch.randn(shape, generator=random).to(base.device)
+        t = torch.randint(self.noise_schedule.config.num_train_timesteps, (batch,), generator=random).to(base.device)
+        dropped = torch.rand(batch, generator=random) < self.settings.caption_dropout
+        captions = ["" if drop else self.job.prompts[row] for row, drop in zip(rows, dropped.tolist(), strict=True)]
+
+        mean, std = [part[rows] for part in self.cache] if self.cache else self._moments(rows)
+        latents = mean + std * posterior
+        noisy = self.noise_schedule.add_noise(latents, noise, t)
+        context = self._context(captions)
+        predicted = base.unet(noisy.to(base.dtype), t, encoder_hidden_states=context, return_dict=False)[0]
+        target = noise
+        if self.noise_schedule.config.prediction_type == "v_prediction":
+            target = self.noise_schedule.get_velocity(latents, noise, t)
+        loss = F.mse_loss(predicted.float(), target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.losses.append(loss.item())
+
+    @torch.no_grad()
+    def _moments(self, rows: list[int] | range) -> tuple[torch.Tensor, torch.Tensor]:
+        images = []
+        for row in rows:
+            with Image.open(self.files[row]) as image:
+                images.append(self.transform(ImageOps.exif_transpose(image).convert("RGB")))
+        return self.base.moments(torch.stack(images))
+
+    def _context(self, captions: list[str]) -> torch.Tensor:
+        wanted = list(dict.fromkeys(captions)) if self.distinct else captions
+        for caption in wanted:
+            if not self.distinct or caption not in self.tokens:
+                self.tokens[caption] = self.base.tokens([caption])[0]
+        with torch.set_grad_enabled(self.settings.lora.text_encoder):
+            hidden = self.base.text_encoder(torch.stack([self.tokens[caption] for caption in wanted]))[0]
+        return (
+            hidden[torch.tensor([wanted.index(c) for c in captions], device=hidden.device)] if self.distinct else hidden
+        )
+
+
+def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:
+    """The adapters of a recipe, the files of each, and their settings."""
+    plan = adapt.scopes(setting.params, setting.split, recipe)
+    found, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan)
+    return found, [setting.files(labels) for labels in plan], settings
+
+
+def ladders(setting: Setting) -> list[Ladder]:
+    """One adapter for the data set, and one per class. Set-up is spread over all the steps of a training."""
+    model, amount = setting.params.base, setting.amount
+    base = base_model.load(setting.generator, model, setting.device)
+
+    def plain(recipe: str, *, reload: bool = False, **levers: bool) -> float:
+        found, files, settings = jobs(setting, recipe)
+        start = clock()
+        mine = base_model.load(setting.generator, model, setting.device) if reload else base
+        loop = Plain(mine, found[0], files[0], settings, **levers)
+        setup = clock() - start
+        loop.run(amount.warmup)
+        start = clock()
+        loop.run(amount.steps)
+        taken = (clock() - start) / amount.steps
+        loop.close()
+        return taken + setup / settings.steps
+
+    def ours(recipe: str) -> float:
+        found, _, settings = jobs(setting, recipe)
+        group = found[: model.adapt.together]
+        start = clock()
+        together = Together(base, group, settings, setting.workspace.unfinished, losses=[[] for _ in group])
+        setup = clock() - start
+        for _ in range(amount.warmup):
+            together._train_step()
+        start = clock()
+        for _ in range(amount.steps):
+            together._train_step()
+        taken = (clock() - start) / amount.steps
+        together.close()
+        return (taken + setup / settings.steps) / len(group)
+
+    dataset = model.adapt.dataset.batch
+    per_class, classes = model.adapt.class_.batch, min(model.adapt.together, len(setting.split.classes))
+    return [
+        Ladder(
+            f"Adapter of the data set, batch {dataset}",
+            "steps",
+            [
+                Rung("plain loop", lambda: plain(DATASET)),
+                Rung("+ latent moments kept", lambda: plain(DATASET, cached=True)),
+                Rung("+ each distinct caption encoded once", lambda: plain(DATASET, cached=True, distinct=True)),
+                Rung("dreamset (+ own LoRA layers, foreach AdamW, moving average)", lambda: ours(DATASET)),
+            ],
+        ),
+        Ladder(
+            f"Adapters of {classes} classes, batch {per_class} each",
+            "adapter steps",
+            [
+                Rung("plain loop, base read again for each adapter", lambda: plain(CLASS, reload=True)),
+                Rung("+ base read once", lambda: plain(CLASS)),
+                Rung("+ latent moments kept", lambda: plain(CLASS, cached=True)),
+                Rung("+ each distinct caption encoded once", lambda: plain(CLASS, cached=True, distinct=True)),
+                Rung(f"dreamset (+ {classes} adapters at once, moving average)", lambda: ours(CLASS)),
+            ],
+        ),
+    ]

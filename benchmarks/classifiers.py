@@ -1,0 +1,301 @@
+"""Classifier images: per-image PIL augmentation and a text tower per batch against ``dreamset.classifiers``."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmarks.timing import Ladder, Rung, clock
+from dreamset import classifiers
+from dreamset.classifiers import arrays, clip_lora, to_float
+from dreamset.classifiers.augment import Augment
+from dreamset.classifiers.clip import Clip
+from dreamset.classifiers.fit import Source, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+
+    from benchmarks.setting import Setting
+    from dreamset.classifiers.arrays import Labelled
+
+# Everything that a photograph's label survives, so that both sides do the whole of DataDream's list.
+INVARIANCES = ("hflip", "colour")
+PLAIN_EVAL_BATCH = 8  # DataDream's
+BICUBIC = transforms.InterpolationMode.BICUBIC
+
+
+class Files(Dataset[Any]):
+    """Image files with labels, opened and transformed one at a time; ``kept``: decoded once, in memory."""
+
+    def __init__(self, setting: Setting, transform: Callable[[Image.Image], Tensor], *, kept: bool = False) -> None:
+        self.rows = [(setting.path(sample), sample.label) for sample in setting.split.train]
+        self.transform = transform
+        self.kept = [self._read(index) for index in range(len(self.rows))] if kept else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.kept[index] if self.kept else self._read(index)
+        return self.transform(image), self.rows[index][1]
+
+    def _read(self, index: int) -> Image.Image:
+        with Image.open(self.rows[index][0]) as image:
+            return image.convert("RGB")
+
+
+def augmentation(size: int, crop: float, mean: tuple[float, ...], std: tuple[float, ...]) -> transforms.Compose:
+    """DataDream's training transform, for one PIL image."""
+
+    def blur(image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+    return transforms.Compose(
+        [
+            transforms.RandAugment(),
+            transforms.RandomResizedCrop(size, scale=(crop, 1.0), interpolation=BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            transforms.RandomApply([blur], p=0.2),
+            transforms.RandomSolarize(128, p=0.2),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+
+
+def whole(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> transforms.Compose:
+    """The transform of evaluation, for one PIL image."""
+    return transforms.Compose(
+        [
+            transforms.Resize(size, BICUBIC),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+
+
+def plain_logits(classifier: nn.Module, images: Tensor, features: Tensor | None = None) -> Tensor:
+    """Logits of normalised images; of a CLIP, with all captions through the whole text tower unless given."""
+    if not isinstance(classifier, Clip):
+        return classifier(images * 0.5 + 0.5)
+    if features is None:
+        features = classifier.model.encode_text(classifier.tokens, normalize=True)
+    seen = classifier.model.encode_image(images, normalize=True)
+    return classifier.model.logit_scale.exp() * seen @ features.T
+
+
+def plain_fit(
+    setting: Setting, classifier: nn.Module, row: Any, steps: int, *, kept: bool, batched: bool, checkpointed: bool
+) -> float:
+    """Train as the reference scripts do; seconds per image, decoding included as often as it happens.
+
+    Args:
+        setting: parameters and data.
+        classifier: see ``dreamset.classifiers``.
+        row: its row of the parameters.
+        steps: optimizer steps.
+        kept: lever: images are decoded once.
+        batched: lever: whole batches are augmented.
+        checkpointed: the text tower's activations are computed again in the backward pass.
+    """
+    mean, std = getattr(classifier, "mean", (0.5,) * 3), getattr(classifier, "std", (0.5,) * 3)
+    crop = setting.params.base.train.crop
+    classifier.to(setting.device).train()
+    if isinstance(classifier, Clip):
+        getattr(classifier.model, "text", classifier.model).transformer.grad_checkpointing = checkpointed
+    start = clock()
+    if batched:
+        batches = _batched(setting, classifier, row.batch, Augment(INVARIANCES, crop, 0), mean, std)
+    else:
+        files = Files(setting, augmentation(classifier.size, crop, mean, std), kept=kept)
+        batches = _endless(DataLoader(files, row.batch, shuffle=True, drop_last=len(files) >= row.batch))
+    setup = clock() - start
+    weights = [weight for weight in classifier.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=row.lr, weight_decay=row.weight_decay)
+    taken, images_seen = 0.0, 0
+    for step in range(-setting.amount.warmup, steps):
+        start = clock()
+        images, labels = next(batches)
+        with torch.autocast("cuda", torch.bfloat16, enabled=setting.device.type == "cuda"):
+            logits = plain_logits(classifier, images.to(setting.device))
+        loss = F.cross_entropy(logits.float(), labels.to(setting.device), label_smoothing=classifier.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        if step >= 0:
+            taken += clock() - start
+            images_seen += len(images)
+    return taken / images_seen + setup / (row.steps * row.batch)
+
+
+def our_fit(setting: Setting, classifier: nn.Module, row: Any, steps: int) -> float:
+    """Train as ``dreamset train`` does; seconds per image, decoding spread over a whole training."""
+    start = clock()
+    data = decoded(setting, classifier)
+    setup = clock() - start
+    taken = 0.0
+    for count in (setting.amount.warmup, steps):
+        history = fit(
+            classifier,
+            [Source("real", data, 1.0, 1.0)],
+            _head(data, 0),
+            dataclasses.replace(row, steps=count),
+            selections=1,
+            invariances=INVARIANCES,
+            crop=setting.params.base.train.crop,
+            seed=("benchmark",),
+        )
+        taken = history.seconds
+    return taken / (steps * row.batch) + setup / (row.steps * row.batch)
+
+
+@torch.no_grad()
+def plain_evaluate(
+    setting: Setting, classifier: nn.Module, *, once: bool, batch: int, out: list[Tensor] | None = None
+) -> float:
+    """Score images as the reference scripts do; seconds per image.
+
+    Args:
+        setting: parameters and data.
+        classifier: a CLIP with merged LoRA.
+        once: lever: captions go through the text tower once.
+        batch: lever: images at a time.
+        out: takes the logits.
+    """
+    classifier.eval()
+    count, features = 0, None
+    start = clock()
+    files = Files(setting, whole(classifier.size, classifier.mean, classifier.std))
+    while count < setting.amount.evaluated:
+        for images, labels in DataLoader(files, batch):
+            if once and features is None:
+                features = classifier.model.encode_text(classifier.tokens, normalize=True)
+            logits = plain_logits(classifier, images.to(setting.device), features)
+            (logits.argmax(1).cpu() == labels).sum().item()
+            count += len(labels)
+            if out is not None:
+                out.append(logits)
+    return (clock() - start) / count
+
+
+def our_evaluate(setting: Setting, classifier: nn.Module) -> float:
+    """Score images as dreamset does; seconds per image, decoding spread over the selections of a training."""
+    start = clock()
+    data = decoded(setting, classifier)
+    setup = (clock() - start) / len(data) / setting.params.train.selections
+    repeats = -(-setting.amount.evaluated // len(data))
+    images = torch.from_numpy(data.images).repeat(repeats, 1, 1, 1).numpy()
+    predictor = classifiers.Predictor(classifier, setting.split.classes)
+    start = clock()
+    predictor.logits(images).argmax(1)
+    return (clock() - start) / len(images) + setup
+
+
+def decoded(setting: Setting, classifier: nn.Module) -> Labelled:
+    """The real images in memory."""
+    return arrays.real(setting.split.train, setting.workspace.cell, classifier.size)
+
+
+def build(setting: Setting, name: str) -> nn.Module:
+    """A classifier as it starts, the same each time."""
+    torch.manual_seed(0)
+    return classifiers.build(name, setting.params.base, setting.split, setting.workspace.root).to(setting.device)
+
+
+def merged(setting: Setting) -> Clip:
+    """A CLIP as it is evaluated: a stock open_clip model."""
+    classifier = build(setting, "clip_lora")
+    clip_lora.merge(classifier.model)
+    return classifier
+
+
+def ladders(setting: Setting) -> list[Ladder]:
+    """Training of both classifiers, and evaluation of CLIP."""
+    train, steps = setting.params.base.train, setting.amount.classifier_steps
+    count = len(setting.split.classes)
+
+    def plain(name: str, *, kept: bool = False, batched: bool = False, checkpointed: bool = True) -> float:
+        row = getattr(train, name)
+        levers = {"kept": kept, "batched": batched, "checkpointed": checkpointed}
+        return plain_fit(setting, build(setting, name), row, steps, **levers)
+
+    def ours(name: str) -> float:
+        return our_fit(setting, build(setting, name), getattr(train, name), steps)
+
+    def evaluate(once: bool, batch: int) -> float:
+        return plain_evaluate(setting, merged(setting), once=once, batch=batch)
+
+    return [
+        Ladder(
+            f"Training CLIP with LoRA, batch {train.clip_lora.batch}, {count} classes",
+            "images",
+            [
+                Rung("plain loop: PNG, PIL, text tower with checkpoints, per batch", lambda: plain("clip_lora")),
+                Rung("+ decoded once", lambda: plain("clip_lora", kept=True)),
+                Rung("+ batches augmented as one", lambda: plain("clip_lora", batched=True)),
+                Rung("+ no activation checkpoints", lambda: plain("clip_lora", batched=True, checkpointed=False)),
+                Rung("dreamset (+ captions cut after their end)", lambda: ours("clip_lora")),
+            ],
+        ),
+        Ladder(
+            f"Evaluating CLIP, {count} classes",
+            "images",
+            [
+                Rung(
+                    f"plain loop: PNG, batches of {PLAIN_EVAL_BATCH}, text tower per batch",
+                    lambda: evaluate(False, PLAIN_EVAL_BATCH),
+                ),
+                Rung("+ captions encoded once", lambda: evaluate(True, PLAIN_EVAL_BATCH)),
+                Rung("+ batches of 256", lambda: evaluate(True, 256)),
+                Rung("dreamset (+ decoded once)", lambda: our_evaluate(setting, merged(setting))),
+            ],
+        ),
+        Ladder(
+            f"Training ResNet-20, width {train.resnet20.width}, batch {train.resnet20.batch}",
+            "images",
+            [
+                Rung("plain loop: PNG and PIL per image", lambda: plain("resnet20")),
+                Rung("+ decoded once", lambda: plain("resnet20", kept=True)),
+                Rung("dreamset (+ batches augmented as one)", lambda: ours("resnet20")),
+            ],
+        ),
+    ]
+
+
+def _endless(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from loader
+
+
+def _batched(
+    setting: Setting,
+    classifier: nn.Module,
+    batch: int,
+    augment: Augment,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    data = decoded(setting, classifier)
+    pixels, labels = torch.from_numpy(data.images).to(setting.device), torch.from_numpy(data.labels)
+    shift, scale = (torch.tensor(part, device=setting.device)[:, None, None] for part in (mean, std))
+    while True:
+        rows = torch.randperm(len(labels))[:batch]
+        images = augment(to_float(pixels[rows.to(setting.device)], classifier))
+        yield (images - shift) / scale, labels[rows]
+
+
+def _head(data: Labelled, count: int) -> Labelled:
+    return dataclasses.replace(data, images=data.images[:count], labels=data.labels[:count], names=data.names[:count])
