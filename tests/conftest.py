@@ -9,7 +9,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import copy
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from dreamset.workspace import Workspace
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def raw() -> dict[str, Any]:
     """params.yaml as it stands."""
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -40,16 +39,15 @@ def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(raw: dict[str, Any], tiny_generator: Path) -> dict[str, Any]:
     """Raw parameters of a run of seconds on the random generator."""
-    mine = copy.deepcopy(raw)
-    row = mine["models"]["bundled"]
+    row = raw["models"]["bundled"]
     row["generator"] = str(tiny_generator)
     for scope in ("dataset", "class"):
         row["adapt"][scope] |= {"max_steps": 6, "warmup": 2, "batch": 4}
     row["adapt"] |= {"sample_every": 4, "together": 4}
     row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}
-    mine["adapt"] |= {"checkpoint_every": 2, "sample_images": 1}
-    mine["shots"] = 2
-    return mine
+    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1}
+    raw["shots"] = 2
+    return raw
 
 
 @pytest.fixture

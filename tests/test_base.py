@@ -156,7 +156,7 @@ def test_no_stage_asks_for_test_digits(monkeypatch):
         ("  blur: 0.8", "  blurr: 0.8", "look.blurr"),
         ("  held_out_fonts: 2 ", "  held_out_fonts: two ", "source.held_out_fonts"),
         ("  blur: 0.8", "  blur: .nan", "look.blur"),
-        ("  ema: 0.999", "  ema: 1.5", "unet.ema"),
+        ("  ema: 0.998", "  ema: 1.5", "unet.ema"),
     ],
 )
 def test_a_wrong_parameter_is_named_in_one_sentence(tmp_path, old, new, named):

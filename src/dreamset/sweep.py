@@ -44,7 +44,8 @@ class Cell:
     def done(self) -> str:
         """What a finished cell has recorded: its parameters, the base and the code."""
         settings = {name: value for name, value in to_dict(self.params).items() if name not in _HEAVY}
-        base = [tree_digest(self.workspace.base(name)) for name in (self.params.base.generator, self.params.base.clip)]
+        row = self.params.base
+        base = [tree_digest(self.workspace.base(name)) for name in (row.generator, row.clip, row.judge)]
         return digest([settings, _code(), base])
 
 
