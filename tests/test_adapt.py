@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreamset import adapt, prepare, shards
+from dreamset import adapt, generate, prepare, shards
 from dreamset import params as parameters
 from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
@@ -195,3 +195,25 @@ def test_an_exploding_loss_is_one_sentence(small: dict[str, Any], workspace: Wor
     with pytest.raises(InputError, match="loss is not finite"):
         adapt.run(params, workspace, "datadream_dset")
     assert shards.find(workspace.shards, "x") is None
+
+
+def in_half_precision(raw: dict[str, Any], workspace: Workspace) -> None:
+    """Frozen bfloat16 weights, trained float32 ones: adapt and draw."""
+    raw["models"]["bundled"]["dtype"] = "bfloat16"
+    params = parameters.parse(raw)
+    prepare.run(params, workspace)
+    for recipe in ("datadream_dset", "datadream_cls"):
+        summary = adapt.run(params, workspace, recipe)
+        assert np.isfinite(summary["loss_last"])
+        assert {tensor.dtype for tensor in weights(workspace.adapter(recipe)).values()} == {torch.float32}
+        assert generate.run(params, workspace, recipe)["images"] == 40
+
+
+def test_half_precision_freezes_only_what_is_frozen(small: dict[str, Any], workspace: Workspace) -> None:
+    in_half_precision(small, workspace)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_half_precision_on_a_gpu(small: dict[str, Any], workspace: Workspace) -> None:
+    in_half_precision(small, workspace)
