@@ -9,14 +9,20 @@ from pathlib import Path
 
 from dreamset.base.params import Params, ParamsError, load
 
-# Unfinished work; the autoencoder waits here so that the pipeline is replaced as a whole.
+# Unfinished work: what one step leaves for the next, so that the kept folders are replaced as a whole.
 WORK = ".dreamset"
 
 
 def _clip(params: Params, folder: Path) -> None:
     from dreamset.base.clip import train
 
-    train(params, folder / "clip")
+    train(params, folder / WORK / "clip")
+
+
+def _polish(params: Params, folder: Path) -> None:
+    from dreamset.base.clip import polish
+
+    polish(params, folder / WORK / "clip", folder / "clip")
 
 
 def _judge(params: Params, folder: Path) -> None:
@@ -45,6 +51,7 @@ def _score(params: Params, folder: Path) -> None:
 
 STAGES: dict[str, Callable[[Params, Path], None]] = {
     "clip": _clip,
+    "polish": _polish,
     "judge": _judge,
     "vae": _vae,
     "unet": _unet,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ from torch import nn
 from dreamset.base.captions import caption, mention, names, prompt
 from dreamset.base.fonts import CHARACTERS
 from dreamset.base.glyphs import ATTRIBUTES, SIZE, Batch, Glyphs, group_of, groups, split_pairs
-from dreamset.base.params import Params
+from dreamset.base.params import Params, Training
 from dreamset.base.tokenizer import CONTEXT, make_tokenizer
 from dreamset.base.training import begin, fit, replacing
 
@@ -91,14 +92,36 @@ def merged(logits: torch.Tensor) -> torch.Tensor:
 
 
 def train(params: Params, folder: Path) -> None:
-    """Train the CLIP and write it to ``folder`` as open_clip's ``local-dir:`` schema reads it."""
+    """Train both towers and write them to ``folder`` as open_clip's ``local-dir:`` schema reads them."""
     from open_clip import CLIP
 
-    plan = params.clip
-    where = begin(plan)
+    where = begin(params.clip)
     tokenizer = make_tokenizer()
     config = model_config(len(tokenizer))
     network = CLIP(**config).to(where)
+    fit("clip", network, params.clip, _objective(network, tokenizer, params, params.clip, where))
+    save(network, tokenizer, config, folder)
+
+
+def polish(params: Params, start: Path, folder: Path) -> None:
+    """Train the image tower of ``start`` further and write the whole to ``folder``.
+
+    The text tower stays as it is, so that the U-Net may be trained on it meanwhile.
+    """
+    where = begin(params.polish)
+    network, _ = load(start)
+    tokenizer = make_tokenizer()
+    network.to(where).train()
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(name.startswith("visual."))
+    fit("polish", network, params.polish, _objective(network, tokenizer, params, params.polish, where))
+    save(network, tokenizer, model_config(len(tokenizer)), folder)
+
+
+def _objective(
+    network: Any, tokenizer: CLIPTokenizer, params: Params, plan: Training, where: torch.device
+) -> Callable[[int], torch.Tensor]:
+    """The loss of a step: images against captions, and images against the prompts of all characters."""
     source = Glyphs(params.look, plan.seed, split_pairs(params.source.held_out_fonts, params.source.seed)[0])
     shapes = torch.from_numpy(group_of()).to(where)
     count = round(plan.batch * _CAPTION_SHARE)
@@ -116,11 +139,10 @@ def train(params: Params, folder: Path) -> None:
         by_caption = _encode(network, token_ids(tokenizer, texts).to(where)) @ images.T
         by_class = images @ _encode(network, token_ids(tokenizer, prompts).to(where)).T
         contrast = _contrast(by_caption, _matches(batch, mentioned, count).to(where))
-        classes = F.cross_entropy(merged(by_class), shapes[torch.from_numpy(batch.characters)])
+        classes = F.cross_entropy(merged(by_class), shapes[torch.from_numpy(batch.characters).to(where)])
         return 0.5 * contrast + classes
 
-    fit("clip", network, plan, loss_of)
-    save(network, tokenizer, config, folder)
+    return loss_of
 
 
 def save(network: nn.Module, tokenizer: CLIPTokenizer, config: dict[str, Any], folder: Path) -> None:

@@ -92,6 +92,7 @@ class Params:
     look: Look
     source: Source
     clip: Training
+    polish: Training
     judge: Training
     vae: Autoencoder
     unet: Diffusion
@@ -101,7 +102,11 @@ class Params:
 # Keys that may be zero; every other number must be above it.
 _MAY_BE_ZERO = {
     *(f"look.{field.name}" for field in dataclasses.fields(Look)),
-    *(f"{s}.{k}" for s in ("source", "clip", "judge", "vae", "unet", "score") for k in ("seed", "weight_decay")),
+    *(
+        f"{s}.{k}"
+        for s in ("source", "clip", "polish", "judge", "vae", "unet", "score")
+        for k in ("seed", "weight_decay")
+    ),
     "vae.kl_weight",
     "unet.caption_dropout",
     "score.guidance",

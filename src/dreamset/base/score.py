@@ -20,20 +20,18 @@ _DIGITS = CHARACTERS[:10]
 _SHOWN = 6  # samples of each character in the picture
 
 
-def _size(folder: Path) -> tuple[dict[str, int], int]:
-    """Parameters of each network, and bytes of everything that is kept."""
+def _parameters(folder: Path) -> dict[str, int]:
+    """Parameters of each network, by the name of its folder."""
     from safetensors import safe_open
 
     counts = {}
     for path in sorted(folder.rglob("*.safetensors")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
+            continue  # unfinished work
         with safe_open(path, framework="np") as weights:
-            counts[path.parent.name] = sum(int(np.prod(weights.get_slice(k).get_shape())) for k in weights.keys())  # noqa: SIM118
-    kept = [
-        p for p in folder.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.relative_to(folder).parts)
-    ]
-    return counts, sum(p.stat().st_size for p in kept)
+            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
+        counts[path.parent.name] = sum(int(np.prod(shape)) for shape in shapes)
+    return counts
 
 
 def _picture(images: torch.Tensor, path: Path) -> None:
@@ -94,8 +92,7 @@ def score(params: Params, folder: Path) -> None:
     """Measure everything in ``folder`` and write ``metrics.json``, ``samples.png`` and ``README.md``."""
     torch.set_num_threads(params.score.threads)
     figures = _clip_figures(params, folder) | _diffusion_figures(params, folder)
-    counts, _ = _size(folder)
-    figures["parameters"] = counts
+    figures["parameters"] = _parameters(folder)
     rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in figures.items()}
     text = json.dumps(rounded, indent=2)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
