@@ -100,7 +100,9 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
         steps = {name: runs * rows[name]["steps"] for name in params.train.classifiers}
         return {f"steps of {name}": count for name, count in steps.items()}
     if stage == "generate":
-        return {"images": params.per_class * classes, "U-Net calls per image": 2 * params.sampler(item or "").steps}
+        sampler = params.sampler(item or "")
+        calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
+        return {"images": params.per_class * classes, "U-Net calls per image": calls}
     recipe = params.recipes[item or ""]
     if recipe.adapter == "none" or recipe.scope is None:
         return {"adapters": 0, "steps": 0}

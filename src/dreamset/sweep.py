@@ -82,6 +82,8 @@ def run_cell(cell: Cell) -> None:
 
     torch.set_num_threads(cell.threads)
     params, workspace = cell.params, cell.workspace
+    # Before the work: what changes while it goes on is not what it was made with.
+    done = cell.done
     shutil.rmtree(workspace.results, ignore_errors=True)
     prepare.run(params, workspace)
     train.run(params, workspace, train.REAL)
@@ -90,7 +92,7 @@ def run_cell(cell: Cell) -> None:
         generate.run(params, workspace, recipe)
         train.run(params, workspace, recipe)
     evaluate.run(params, workspace)
-    write_json(workspace.cell / "cell.json", {"done": cell.done})
+    write_json(workspace.cell / "cell.json", {"done": done})
 
 
 def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
