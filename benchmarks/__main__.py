@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import shlex
 import sys
@@ -45,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
             "versions": {package: version(package) for package in ("torch", "diffusers", "peft", "open_clip_torch")},
             "amount": to_dict(amount),
+            "load_before": round(os.getloadavg()[0], 2),
             "tasks": [],
         }
         print(f"## {name}, {here.params.model}, {here.params.base.dtype}: `{report['command']}`\n")
+        if here.device.type == "cpu" and report["load_before"] > 1:
+            print(f"Other work is running (load {report['load_before']}): these ratios mean little.\n")
         print("Every row has one lever more than the row above it.\n", flush=True)
         for task in options.only:
             for ladder in importlib.import_module(f"benchmarks.{task}").ladders(here):

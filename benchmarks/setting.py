@@ -33,7 +33,7 @@ class Amount:
     evaluated: int  # images
 
 
-FULL = Amount(shots=16, steps=10, warmup=2, per_class=10, classes=2, classifier_steps=10, evaluated=512)
+FULL = Amount(shots=16, steps=20, warmup=2, per_class=10, classes=2, classifier_steps=10, evaluated=512)
 QUICK = Amount(shots=2, steps=1, warmup=1, per_class=1, classes=1, classifier_steps=2, evaluated=16)
 
 
