@@ -1,7 +1,6 @@
 """The benchmarks compare like with like: both sides compute the same thing."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from benchmarks import __main__ as command
+from benchmarks import adapters, classifiers, images, setting
 from PIL import Image
 
+from dreamset.classifiers import Predictor
+from dreamset.generator import base_model
+from dreamset.generator.training import Together
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import adapters, classifiers, images, setting  # noqa: E402
-
-from dreamset.classifiers import Predictor  # noqa: E402
-from dreamset.generator import base_model  # noqa: E402
-from dreamset.generator.training import Together  # noqa: E402
 
 
 @pytest.fixture
