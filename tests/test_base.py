@@ -10,6 +10,7 @@ import torch
 
 from dreamset.base import params
 from dreamset.base.captions import prompt
+from dreamset.errors import InputError
 from dreamset.judge import load_judge
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +164,7 @@ def test_a_wrong_parameter_is_named_in_one_sentence(tmp_path, old, new, named):
     text = (BASE / "params.yaml").read_text()
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
-    with pytest.raises(params.ParamsError, match=named) as caught:
+    with pytest.raises(InputError, match=named) as caught:
         params.load(tmp_path / "params.yaml")
     assert str(caught.value).count(".\n") == 0
     assert str(caught.value).endswith(".")
@@ -176,7 +177,7 @@ def test_a_wrong_parameter_exits_with_two(tmp_path, monkeypatch, capsys):
     (tmp_path / "params.yaml").write_text(text.replace("  seed: 1", "  seed: -1", 1))
     monkeypatch.setattr(sys, "argv", ["base", "clip", "--folder", str(tmp_path)])
     assert main() == 2
-    assert capsys.readouterr().err.startswith("clip.seed ")
+    assert capsys.readouterr().err.count("clip.seed: ") == 1
 
 
 def test_a_change_of_source_runs_no_stage_and_keeps_the_weights(tmp_path, monkeypatch):

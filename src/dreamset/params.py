@@ -7,44 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
-import typing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-import yaml
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dreamset.errors import InputError
+from dreamset.strict import Range, build, listed, read_yaml
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Range:
-    """Allowed interval of a number; ``above`` and ``below`` are open ends."""
-
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        ends = [
-            ("of at least", self.low),
-            ("above", self.above),
-            ("and at most" if self.low is not None or self.above is not None else "of at most", self.high),
-            ("and below" if self.low is not None or self.above is not None else "below", self.below),
-        ]
-        return " ".join(f"{word} {end:g}" for word, end in ends if end is not None)
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 Count = Annotated[int, Range(low=1)]
@@ -314,25 +284,13 @@ def load(path: Path) -> Params:
     Raises:
         InputError: one sentence naming the key and what is allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run this in the project's folder.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise InputError(f"{path}{line}: is not plain YAML ({getattr(error, 'problem', error)}); mend it.") from error
-    return parse(raw, str(path))
+    return parse(read_yaml(path), str(path))
 
 
 def parse(raw: object, file: str = "params.yaml") -> Params:
     """Check a mapping as ``yaml.safe_load`` gives it; see ``load``."""
     try:
-        params = _build(Params, raw, "")
+        params = build(Params, raw)
         _check(params)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
@@ -347,14 +305,14 @@ def to_dict(value: Any) -> Any:
 def _check(params: Params) -> None:
     """Rules that tie keys to one another."""
     if params.model not in params.models:
-        raise InputError(f"model: no row {params.model!r} in models; there are {_listed(params.models)}.")
+        raise InputError(f"model: no row {params.model!r} in models; there are {listed(params.models)}.")
     if not params.active:
         raise InputError("active: names no recipe; name at least one row of recipes.")
     if len(set(params.active)) < len(params.active):
         raise InputError("active: names a recipe twice; name each once.")
     for name in params.active:
         if name not in params.recipes:
-            raise InputError(f"active: no row {name!r} in recipes; there are {_listed(params.recipes)}.")
+            raise InputError(f"active: no row {name!r} in recipes; there are {listed(params.recipes)}.")
     for name, recipe in params.recipes.items():
         if not name.replace("_", "").isalnum() or not name.isascii() or name == "real":
             raise InputError(f"recipes.{name}: is not a name; use ASCII letters, digits and _, and not 'real'.")
@@ -373,81 +331,3 @@ def _check(params: Params) -> None:
     template = params.prepare.template
     if template is not None and template.count("{class}") != 1:
         raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
-
-
-def _build(kind: type[T], raw: object, key: str) -> T:
-    """An instance of the dataclass ``kind`` from a mapping, every field checked."""
-    if not isinstance(raw, dict):
-        raise InputError(f"{key or 'the file'}: expected a mapping of keys, got {_shown(raw)}.")
-    hints = typing.get_type_hints(kind, include_extras=True)
-    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in raw:
-        if name not in fields:
-            raise InputError(f"{_join(key, name)}: unknown key; allowed are {_listed(fields)}.")
-    values = {}
-    for name, field in fields.items():
-        if name in raw:
-            values[field.name] = _value(hints[field.name], raw[name], _join(key, name))
-        elif field.default is dataclasses.MISSING:
-            raise InputError(f"{_join(key, name)}: is missing; give it.")
-    return kind(**values)
-
-
-def _value(hint: Any, raw: object, key: str) -> Any:
-    """``raw`` checked against a type hint."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if raw is None and type(None) in args:
-            return None
-        return _value(next(arg for arg in args if arg is not type(None)), raw, key)
-    if origin is Literal:
-        if raw not in args or isinstance(raw, bool):
-            raise InputError(f"{key}: expected one of {_listed(args)}, got {_shown(raw)}.")
-        return raw
-    if origin is tuple:
-        if not isinstance(raw, list):
-            raise InputError(f"{key}: expected a list, got {_shown(raw)}.")
-        return tuple(_value(args[0], item, f"{key}[{i}]") for i, item in enumerate(raw))
-    if origin is dict:
-        if not isinstance(raw, dict) or not raw:
-            raise InputError(f"{key}: expected a mapping of names to rows, got {_shown(raw)}.")
-        return {str(name): _value(args[1], row, _join(key, name)) for name, row in raw.items()}
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), raw, key)
-    limits = Range()
-    if origin is Annotated:
-        hint, limits = args[0], args[1]
-    return _scalar(hint, limits, raw, key)
-
-
-def _scalar(kind: type, limits: Range, raw: object, key: str) -> Any:
-    word = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
-    ok = isinstance(raw, (int, float) if kind is float else kind) and (kind is bool or not isinstance(raw, bool))
-    if kind is float and isinstance(raw, str):
-        # YAML 1.1 reads 1e-3 as text: only 1.0e-3 is a number there.
-        try:
-            raw, ok = float(raw), True
-        except ValueError:
-            ok = False
-    if ok and kind is float:
-        raw = float(typing.cast("float", raw))
-        ok = math.isfinite(raw)
-    if not ok or (kind in (int, float) and raw not in limits):  # type: ignore[operator]
-        raise InputError(f"{key}: expected {f'{word} {limits}'.strip()}, got {_shown(raw)}.")
-    if kind is str and not typing.cast("str", raw).strip():
-        raise InputError(f"{key}: expected text, got an empty one.")
-    return raw
-
-
-def _join(key: str, name: object) -> str:
-    return f"{key}.{name}" if key else str(name)
-
-
-def _listed(names: typing.Iterable[object]) -> str:
-    return ", ".join(str(name) for name in names)
-
-
-def _shown(raw: object) -> str:
-    if isinstance(raw, dict):
-        return "a mapping"
-    return "null" if raw is None else repr(raw)[:60]

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamset.base.params import Params, ParamsError, load
+from dreamset.base.params import Params, load
+from dreamset.errors import InputError
 
 # Unfinished work: what one step leaves for the next, so that the kept folders are replaced as a whole.
 WORK = ".dreamset"
@@ -67,7 +68,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         params = load(arguments.folder / "params.yaml")
-    except ParamsError as error:
+    except InputError as error:
         print(error, file=sys.stderr)
         return 2
     STAGES[arguments.stage](params, arguments.folder)

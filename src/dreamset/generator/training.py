@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,6 @@ from dreamset.files import atomic_write
 from dreamset.generator import lora
 from dreamset.generator.sampler import draw, to_uint8
 from dreamset.images import png
-from dreamset.params import Sampler
 from dreamset.progress import bar
 from dreamset.seeds import generator, image_seed
 
@@ -33,10 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.generator.base_model import BaseModel
-    from dreamset.params import AdaptSchedule, Lora
-
-# Of the sample grids: fixed, so that a recipe's sampler can be tuned without training its adapters again.
-SAMPLER: Final = Sampler("dpmsolver++", steps=20, guidance=2.0)
+    from dreamset.params import AdaptSchedule, Lora, Sampler
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,7 @@ class Settings:
     checkpoint_every: int
     sample_every: int
     sample_images: int
+    sampler: Sampler
     seed: int
 
     def lr(self, step: int) -> float:
@@ -197,7 +194,8 @@ class Together:
             for job, (mine, captions) in enumerate(zip(padded, prompts, strict=True))
             for caption in captions
         ]
-        return hidden[torch.tensor(index, device=hidden.device)]
+        # Not hidden[index]: its gradient is summed by threads in no fixed order.
+        return hidden.index_select(0, torch.tensor(index, device=hidden.device))
 
     @torch.no_grad()
     def _cached(self, job: Job) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -235,7 +233,7 @@ class Together:
         with lora.swapped(self.flat, self.averaged), torch.no_grad():
             embeds = self._context([[prompt for _, prompt in mine] for mine in shown])
             empty = self._context([[""] * len(mine) for mine in shown])
-            pixels = to_uint8(draw(self.base, SAMPLER, embeds, empty, generators)).numpy()
+            pixels = to_uint8(draw(self.base, settings.sampler, embeds, empty, generators)).numpy()
         size = self.base.resolution
         for path, part in zip(paths, pixels.reshape(len(self.jobs), -1, count, size, size, 3), strict=True):
             rows = part.transpose(0, 2, 1, 3, 4).reshape(-1, count * size, 3)
