@@ -24,6 +24,7 @@ Positive = Annotated[float, Range(above=0)]
 
 Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
+Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
 ClassifierName = Literal["resnet20", "clip_lora"]
 
 
@@ -221,14 +222,16 @@ class ModelTrain:
 
 @dataclass(frozen=True)
 class Model:
-    """A row of ``models``."""
+    """A row of ``models``. ``generator``, ``clip`` and ``judge`` are names as ``dreamset.hub`` locates them."""
 
     generator: str
+    variant: str | None
     clip: str
     judge: str
     licence: str
     resolution: Annotated[int, Range(low=8)]
     dtype: Literal["float32", "bfloat16", "float16"]
+    memory: tuple[Saving, ...]
     adapt: ModelAdapt
     generate: ModelGenerate
     train: ModelTrain
