@@ -5,7 +5,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from dreamset.errors import InputError
@@ -37,18 +37,18 @@ def images(base: BaseModel, prompts: list[str], kind: Sampler = SAMPLER) -> torc
     return sampler.draw(base, kind, base.encode(prompts), base.encode([""] * len(prompts)), generators(len(prompts)))
 
 
-def shaken(base: BaseModel, spec: Lora, names: tuple[str, ...]) -> lora.Adapters:
+def shaken(base: BaseModel, spec: Lora, names: tuple[str, ...], amount: float = 0.2) -> lora.Adapters:
     """Adapters as after training: B is not zero any more."""
     adapters = lora.attach(base, spec, {name: index for index, name in enumerate(names)})
     for index, name in enumerate(names):
         random = torch.Generator().manual_seed(index)
         for parameter in adapters.parameters(name).values():
-            parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=random))
+            parameter.data.add_(amount * torch.randn(parameter.shape, generator=random))
     return adapters
 
 
 def stock(folder: str, kind: Sampler, prompt: str, adapter: Path | None = None) -> torch.Tensor:
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = getattr(diffusers, sampler.SCHEDULERS[kind.scheduler]).from_config(pipeline.scheduler.config)
     if adapter:
@@ -108,7 +108,7 @@ def test_either_model_can_be_left_as_it_is(base: BaseModel, tmp_path: Path, unet
 def test_adapters_together_are_each_as_alone(base: BaseModel, tmp_path: Path) -> None:
     adapters = shaken(base, WIDE, ("one", "two", "three"))
     with torch.no_grad():
-        prompts, empty = (base.text_encoder(base.tokens(texts))[0] for texts in (["a", "b", "c"], [""] * 3))
+        prompts, empty = (base.encode_each(texts) for texts in (["a", "b", "c"], [""] * 3))
         together = sampler.draw(base, SAMPLER, prompts, empty, generators(3))
     for name in adapters.names:
         adapters.save(name, tmp_path / name)
@@ -146,7 +146,7 @@ def test_an_image_does_not_depend_on_its_batch(base: BaseModel) -> None:
         prompts, empty = base.encode(["a", "b", "c", "d"]), base.encode([""] * 4)
     whole = sampler.to_uint8(sampler.draw_fitting(base, SAMPLER, prompts, empty, seeds)).int()
     for i, seed in enumerate(seeds):
-        one = sampler.draw_fitting(base, SAMPLER, prompts[i : i + 1], empty[i : i + 1], [seed])
+        one = sampler.draw_fitting(base, SAMPLER, prompts.rows([i]), empty.rows([i]), [seed])
         assert (sampler.to_uint8(one).int() - whole[i]).abs().max() <= 1
 
 
@@ -179,9 +179,10 @@ def test_degenerate_images_are_seen() -> None:
 
 def test_each_distinct_prompt_is_encoded_once(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
-    monkeypatch.setattr(base.text_encoder, "forward", _counted(base.text_encoder.forward, rows))
+    encoder = base.parts["text_encoder"]
+    monkeypatch.setattr(encoder, "forward", _counted(encoder.forward, rows))
     with torch.no_grad():
-        hidden = base.encode(["a", "b", "a", "a"])
+        hidden = base.encode(["a", "b", "a", "a"]).hidden
     assert rows == [2]
     assert torch.equal(hidden[0], hidden[2])
 

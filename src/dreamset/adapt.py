@@ -10,9 +10,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, shards, splits
+from dreamset import __version__, hub, shards, splits
 from dreamset.adapters import Adapter
-from dreamset.files import read_json, sha256_file, tree_digest, write_csv, write_json
+from dreamset.files import read_json, sha256_file, write_csv, write_json
 from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def _jobs(
     )
     # What a kill leaves behind does not change the adapter.
     shared = dataclasses.asdict(settings) | {"checkpoint_every": None}
-    shared |= {"base": tree_digest(workspace.base(base.generator)), "dtype": base.dtype, "resolution": base.resolution}
+    weights = hub.identity(workspace.root, base.generator, "generator", base.variant)["sha256"]
+    shared |= {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
     jobs = []
     for index, labels in enumerate(plan):
         samples = [sample for sample in split.train if sample.label in labels]
@@ -127,7 +128,7 @@ def _train(params: Params, workspace: Workspace, jobs: list[Job], settings: Sett
     missing = [job for job in jobs if shards.find(workspace.shards, job.key) is None]
     at_once = params.base.adapt.together
     if missing:
-        base = base_model.load(workspace.base(params.base.generator), params.base, pick())
+        base = base_model.load(hub.locate(workspace.root, params.base.generator), params.base, pick())
     for first in range(0, len(missing), at_once):
         group = missing[first : first + at_once]
         started = time.time()
@@ -195,8 +196,7 @@ def _card(params: Params, workspace: Workspace, split: Split, recipe: str) -> di
         "recipe": recipe,
         "adapter": "lora",
         "made_by": f"dreamset {__version__}",
-        "base": base.generator,
-        "base_sha256": tree_digest(workspace.base(base.generator)),
+        "base": hub.identity(workspace.root, base.generator, "generator", base.variant),
         "base_licence": base.licence,
         "settings": dataclasses.asdict(params.recipes[recipe]),
         "training": dataclasses.asdict(base.adapt),

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, shards, splits
+from dreamset import __version__, hub, shards, splits
 from dreamset.adapters import Adapter, read_adapters
 from dreamset.errors import InputError
-from dreamset.files import atomic_write, sha256, tree_digest, write_json
+from dreamset.files import atomic_write, sha256, write_json
 from dreamset.progress import bar
 from dreamset.seeds import image_seed
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
-    from dreamset.generator.base_model import BaseModel
+    from dreamset.generator.base_model import BaseModel, Condition
     from dreamset.params import Params, Sampler
     from dreamset.splits import Split
     from dreamset.workspace import Workspace
@@ -108,10 +107,12 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
     A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks.
     """
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
+    weights = hub.identity(workspace.root, base.generator, "generator", base.variant)["sha256"]
     shared = {
-        "base": tree_digest(workspace.base(base.generator)),
+        "base": weights,
         "dtype": base.dtype,
         "resolution": base.resolution,
+        "memory": base.memory,
         "sampler": dataclasses.asdict(params.sampler(recipe)),
         "seed": params.seed,
         "redraws": params.generate.redraws,
@@ -139,7 +140,7 @@ def _draw_all(
     from dreamset.device import pick
     from dreamset.generator import base_model, lora
 
-    base = base_model.load(workspace.base(params.base.generator), params.base, pick())
+    base = base_model.load(hub.locate(workspace.root, params.base.generator), params.base, pick())
     total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     written: Future[None] | None = None
     with (
@@ -150,7 +151,7 @@ def _draw_all(
             adapter = None if index is None else adapters[index]
             file = None if adapter is None else workspace.adapter(recipe) / adapter.file
             with lora.fused(base, file):
-                embeds: dict[str, torch.Tensor] = {}
+                embeds: dict[str, Condition] = {}
                 for block in (block for block in missing if block.adapter == index):
                     drawn = _draw(params, base, split, recipe, block, embeds)
                     if written:
@@ -174,11 +175,12 @@ class Drawn:
 
 
 def _draw(
-    params: Params, base: BaseModel, split: Split, recipe: str, block: Block, embeds: dict[str, torch.Tensor]
+    params: Params, base: BaseModel, split: Split, recipe: str, block: Block, embeds: dict[str, Condition]
 ) -> Drawn:
     """Draw a block, and again what came out degenerate. ``embeds`` keeps the prompts of this adapter."""
     import torch
 
+    from dreamset.generator.base_model import cat
     from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
 
     started = time.perf_counter()
@@ -191,7 +193,7 @@ def _draw(
     new = [prompt for prompt in dict.fromkeys(["", *(r.prompt for r in requests)]) if prompt not in embeds]
     if new:
         with torch.no_grad():
-            embeds.update(zip(new, base.encode(new), strict=True))
+            embeds.update(zip(new, base.encode(new).split(), strict=True))
     redraws = [0] * len(requests)
     seeds = [image_seed(params.seed, split.classes[r.label], r.index) for r in requests]
     rows, images = list(range(len(requests))), torch.empty(0)
@@ -200,8 +202,8 @@ def _draw(
             redraws[row] = attempt
             request = requests[row]
             seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
-        wanted = torch.stack([embeds[requests[row].prompt] for row in rows])
-        empty = embeds[""].expand_as(wanted)
+        wanted = cat([embeds[requests[row].prompt] for row in rows])
+        empty = embeds[""].expand(len(rows))
         drawn = draw_fitting(base, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
         images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
         rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
@@ -276,19 +278,20 @@ def _assemble(
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
         write_json(folder / "shards.json", [block.key for block in blocks])
-        atomic_write(folder / "README.md", _card(params, split, recipe, len(images)))
+        atomic_write(folder / "README.md", _card(params, workspace, split, recipe, len(images)))
     return images
 
 
-def _card(params: Params, split: Split, recipe: str, count: int) -> str:
+def _card(params: Params, workspace: Workspace, split: Split, recipe: str, count: int) -> str:
     """A dataset card in the Hugging Face hub's layout."""
-    return "\n".join(_card_lines(params, split, recipe, count)) + "\n"
+    base = hub.identity(workspace.root, params.base.generator, "generator", params.base.variant)
+    return "\n".join(_card_lines(params, split, recipe, count, base)) + "\n"
 
 
-def _card_lines(params: Params, split: Split, recipe: str, count: int) -> Iterator[str]:
-    sampler, row, base = params.sampler(recipe), params.recipes[recipe], params.base
+def _card_lines(params: Params, split: Split, recipe: str, count: int, base: dict[str, Any]) -> Iterator[str]:
+    sampler, row, licence = params.sampler(recipe), params.recipes[recipe], params.base.licence
     yield "---"
-    yield f"license: {base.licence}"
+    yield f"license: {licence}"
     yield "task_categories: [image-classification]"
     yield "tags: [synthetic]"
     yield f"pretty_name: {json.dumps(f'{recipe} of {split.source}')}"
@@ -300,7 +303,8 @@ def _card_lines(params: Params, split: Split, recipe: str, count: int) -> Iterat
         "diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
     )
     yield ""
-    yield f"- Base: `{base.generator}`, licence {base.licence}."
+    commit = f", commit {base['commit']}" if base["commit"] else ""
+    yield f"- Base: `{base['name']}`{commit}, licence {licence}, sha256 {base['sha256']}."
     if row.adapter == "none":
         yield "- Adapter: none."
     else:

@@ -6,6 +6,7 @@ are fetched and opened, for a pickled file can run any code when it is read.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def files(folder: Path, part: Part, variant: str | None = None) -> list[Path]:
     return sorted(path for path in texts | weights if path.is_file())
 
 
+@functools.cache
 def identity(root: Path, name: str, part: Part, variant: str | None = None) -> dict[str, Any]:
     """What was loaded, for cards and manifests: name, commit (of the hub's) and sha256 of the files' contents."""
     folder = locate(root, name)
@@ -149,7 +151,7 @@ def refuse_pickles(folder: Path, variant: str | None = None) -> None:
         pickled = [path for suffix in ("bin", "ckpt", "pt", "pth") for path in part.glob(f"*.{suffix}")]
         if pickled and not list(part.glob("*.safetensors")):
             kept = f", variant={variant!r}" if variant else ""
-            call = f"P.from_pretrained('{folder}', use_safetensors=False{kept}).save_pretrained('{folder}-safe')"
+            call = f"P.from_pretrained('{folder}'{kept}).save_pretrained('{folder}-safe')"
             raise InputError(
                 f"{pickled[0]}: is a pickled file, which can run any code when it is opened; where you trust it, "
                 f'convert it with `python -c "from diffusers import DiffusionPipeline as P; {call}"` and name the '

@@ -14,8 +14,8 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import adapt, evaluate, generate, prepare, train
-from dreamset.files import digest, read_json, sha256_file, tree_digest, write_csv, write_json
+from dreamset import adapt, evaluate, generate, hub, prepare, train
+from dreamset.files import digest, read_json, sha256_file, write_csv, write_json
 from dreamset.params import Params, to_dict
 from dreamset.progress import bar
 from dreamset.seeds import seed_for
@@ -45,7 +45,12 @@ class Cell:
         """What a finished cell has recorded: its parameters, the base and the code."""
         settings = {name: value for name, value in to_dict(self.params).items() if name not in _HEAVY}
         row = self.params.base
-        base = [tree_digest(self.workspace.base(name)) for name in (row.generator, row.clip, row.judge)]
+        root = self.workspace.root
+        base = [
+            hub.identity(root, row.generator, "generator", row.variant),
+            hub.identity(root, row.clip, "clip"),
+            hub.identity(root, row.judge, "judge"),
+        ]
         return digest([settings, _code(), base])
 
 

@@ -1,40 +1,112 @@
-"""A pretrained latent diffusion model in parts, resident once per process."""
+"""A pretrained latent diffusion model in parts, resident once per process: Stable Diffusion 1, 2 and XL."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoPipelineForText2Image
+from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from dreamset import hub
 from dreamset.errors import InputError
 from dreamset.files import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from dreamset.params import Model
+    from torch import nn
+
+    from dreamset.params import Model, Saving
+
+ENCODERS: Final = {
+    "StableDiffusionPipeline": ("text_encoder",),
+    "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the U-Net is told, one row per image.
+
+    ``hidden`` (n, length, width) goes to cross-attention. ``pooled`` (n, width of the second encoder) is added to the
+    time embedding by Stable Diffusion XL (Podell et al. 2023, section 2.2); None elsewhere.
+    """
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Condition:
+        """``change`` applied to each tensor."""
+        return Condition(change(self.hidden), None if self.pooled is None else change(self.pooled))
+
+    def rows(self, index: Sequence[int]) -> Condition:
+        """Rows by index, repeated as often as they are named."""
+        # Not x[index]: the gradient of that is summed by threads in no fixed order.
+        return self.each(lambda x: x.index_select(0, torch.tensor(list(index), device=x.device)))
+
+    def expand(self, count: int) -> Condition:
+        """The only row ``count`` times."""
+        return self.each(lambda x: x.expand(count, *x.shape[1:]))
+
+    def split(self) -> list[Condition]:
+        """One condition per row."""
+        return [self.rows([row]) for row in range(len(self))]
+
+
+def cat(parts: Sequence[Condition]) -> Condition:
+    """All rows of ``parts`` below one another."""
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Condition(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+def interleave(one: Condition, other: Condition) -> Condition:
+    """Row 0 of ``one``, row 0 of ``other``, row 1 of ``one``, and so on."""
+    both = cat([one, other])
+    return both.rows([row for pair in range(len(one)) for row in (pair, pair + len(one))])
 
 
 @dataclass
 class BaseModel:
     """A Stable Diffusion, frozen and in evaluation mode.
 
-    ``schedule`` is the scheduler's configuration; a sampler is built from it each time, for samplers have state.
+    ``parts`` are its networks by their names in a pipeline: unet, vae, text_encoder and, of XL, text_encoder_2.
+    ``tokenizers`` go with the text encoders, in order. ``schedule`` is the scheduler's configuration; a sampler is
+    built from it each time, for samplers have state. ``zero_empty``: the empty prompt is a condition of zeros, as XL
+    was trained. ``offload``: a part is on the device only while it is used, unless it stands in ``kept``.
     """
 
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
-    vae: Any  # AutoencoderKL: mypy cannot follow diffusers' lazy modules
-    unet: Any  # UNet2DConditionModel
+    parts: dict[str, Any]  # mypy cannot follow diffusers' lazy modules
+    tokenizers: tuple[Any, ...]
     schedule: dict[str, Any]
     resolution: int
     device: torch.device
     dtype: torch.dtype
+    zero_empty: bool = False
+    offload: bool = False
+    kept: set[str] = field(default_factory=set)
+    _tokens: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def unet(self) -> Any:
+        """The denoiser, a UNet2DConditionModel."""
+        return self.parts["unet"]
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder, an AutoencoderKL."""
+        return self.parts["vae"]
+
+    @property
+    def encoders(self) -> dict[str, Any]:
+        """The text encoders by name."""
+        return {name: part for name, part in self.parts.items() if name.startswith("text_encoder")}
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -43,67 +115,176 @@ class BaseModel:
         side = self.resolution // factor
         return int(self.unet.config.in_channels), side, side
 
-    def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Token ids (n, length), padded and cut to the text encoder's length, on the device."""
-        encoded = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+    def need(self, *names: str) -> None:
+        """Have parts on the device; with ``offload``, those that are neither named nor kept leave it."""
+        if not self.offload:
+            return
+        wanted = {*names, *self.kept}
+        # First out, then in: both at once may not fit.
+        for name in sorted(self.parts, key=lambda name: name in wanted):
+            self.parts[name].to(self.device if name in wanted else "cpu")
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Conditions of prompts, (n, length, width): each distinct prompt goes through the encoders once."""
+        distinct = list(dict.fromkeys(prompts))
+        return self.encode_each(distinct).rows([distinct.index(prompt) for prompt in prompts])
+
+    def encode_each(self, prompts: Sequence[str]) -> Condition:
+        """As ``encode``, every prompt by itself and in order, whether it occurs twice or not."""
+        self.need(*self.encoders)
+        ids = self._ids(prompts)
+        if len(self.encoders) == 1:
+            return Condition(self.parts["text_encoder"](ids[:, 0])[0])
+        outputs = [encoder(ids[:, i], output_hidden_states=True) for i, encoder in enumerate(self.encoders.values())]
+        condition = Condition(
+            torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
         )
-        ids: torch.Tensor = encoded.input_ids.to(self.device)
-        return ids
+        if not (self.zero_empty and "" in prompts):
+            return condition
+        told = torch.tensor([float(prompt != "") for prompt in prompts], device=self.device)
+        return condition.each(lambda x: x * told.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
+
+    def _ids(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token ids (n, encoders, length), padded and cut to the encoders' length, on the device."""
+        for prompt in set(prompts) - self._tokens.keys():
+            rows = [
+                tokenizer(
+                    prompt, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+                ).input_ids[0]
+                for tokenizer in self.tokenizers
+            ]
+            self._tokens[prompt] = torch.stack(rows)
+        return torch.stack([self._tokens[prompt] for prompt in prompts]).to(self.device)
 
     @property
     def length(self) -> int:
         """Tokens per prompt."""
-        return min(int(self.tokenizer.model_max_length), int(self.text_encoder.config.max_position_embeddings))
+        positions = min(encoder.config.max_position_embeddings for encoder in self.encoders.values())
+        return min(int(positions), *(int(tokenizer.model_max_length) for tokenizer in self.tokenizers))
 
-    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Text embeddings (n, length, width): each distinct prompt goes through the encoder once."""
-        distinct = list(dict.fromkeys(prompts))
-        hidden: torch.Tensor = self.text_encoder(self.tokens(distinct))[0]
-        if len(distinct) == len(prompts):
-            return hidden
-        return hidden[torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)]
+    def predict(self, latents: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """What the U-Net predicts (noise or velocity) of noisy latents (n, c, h, w) at timesteps ``t``."""
+        self.need("unet")
+        added = None
+        if condition.pooled is not None:
+            # Size, crop and target of an image that was neither enlarged nor cut.
+            side = float(self.resolution)
+            facts = torch.tensor([side, side, 0, 0, side, side], device=latents.device, dtype=condition.hidden.dtype)
+            added = {"text_embeds": condition.pooled, "time_ids": facts.expand(len(latents), -1)}
+        predicted: torch.Tensor = self.unet(
+            latents.to(self.dtype),
+            t,
+            encoder_hidden_states=condition.hidden,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return predicted
 
     def moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the scaled latents of images (n, 3, h, w) in [-1, 1]; float32."""
-        posterior = self.vae.encode(images.to(self.device, self.dtype)).latent_dist
+        self.need("vae")
+        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
         scale = self.vae.config.scaling_factor
         return posterior.mean.float() * scale, posterior.std.float() * scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images (n, 3, h, w), nominally in [-1, 1], from scaled latents; float32."""
-        images: torch.Tensor = self.vae.decode(latents.to(self.dtype) / self.vae.config.scaling_factor).sample
+        self.need("vae")
+        images: torch.Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
         return images.float()
 
 
 def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
     """Load a diffusers folder, safetensors only, frozen.
 
+    Args:
+        folder: as ``hub.locate`` finds ``model.generator``.
+        model: the row; variant, resolution, dtype and memory are read here.
+        device: where it computes.
+
     Raises:
         InputError: the folder is missing, holds pickled weights only, or is of a kind that is not supported.
     """
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"{folder}: is no diffusers folder (no model_index.json); mend models.*.generator.")
-    schedule = read_json(folder / "scheduler/scheduler_config.json", "make base")
-    prediction = schedule.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise InputError(f"{folder}: predicts {prediction}; dreamset trains epsilon and v_prediction models.")
-    dtype: torch.dtype = getattr(torch, model.dtype)
+    kind = _check(folder, model.variant)
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # No safety checker: what it blackens would stand in the dataset as an image of its class.
+    spared: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    dtype: torch.dtype = getattr(torch, model.dtype)
     try:
-        parts: list[Any] = [
-            kind.from_pretrained(folder, subfolder=name, use_safetensors=True, torch_dtype=dtype)
-            for kind, name in (
-                (CLIPTextModel, "text_encoder"),
-                (AutoencoderKL, "vae"),
-                (UNet2DConditionModel, "unet"),
-            )
-        ]
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-    except OSError as error:
+        pipeline = AutoPipelineForText2Image.from_pretrained(
+            folder,
+            variant=model.variant,
+            use_safetensors=True,
+            dtype=dtype,
+            local_files_only=True,
+            **(spared if kind == "StableDiffusionPipeline" else {"add_watermarker": False}),
+            feature_extractor=None,
+            image_encoder=None,
+        )
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder}: cannot be loaded ({error}); safetensors weights are needed.") from error
-    for part in parts:
-        part.requires_grad_(False).eval().to(device)
-    text_encoder, vae, unet = parts
-    return BaseModel(tokenizer, text_encoder, vae, unet, schedule, model.resolution, device, dtype)
+    parts = {name: getattr(pipeline, name) for name in ("unet", "vae", *ENCODERS[kind])}
+    if dtype is torch.float16 and parts["vae"].config.force_upcast:
+        # The autoencoder of XL overflows in half precision.
+        parts["vae"].float()
+    base = BaseModel(
+        parts=parts,
+        tokenizers=tuple(getattr(pipeline, name.replace("text_encoder", "tokenizer")) for name in ENCODERS[kind]),
+        schedule=dict(pipeline.scheduler.config),
+        resolution=model.resolution,
+        device=device,
+        dtype=dtype,
+        zero_empty=bool(pipeline.config.get("force_zeros_for_empty_prompt", False)),
+        offload="offload" in model.memory and device.type != "cpu",
+    )
+    for part in parts.values():
+        part.requires_grad_(False).eval()
+        if not base.offload:
+            part.to(device)
+    save_memory(base, model.memory)
+    return base
+
+
+def save_memory(base: BaseModel, memory: Sequence[Saving]) -> None:
+    """Switch on the savings of a model's row, other than ``offload``."""
+    if "gradient_checkpointing" in memory:
+        base.unet.enable_gradient_checkpointing()
+        for encoder in base.encoders.values():
+            encoder.activation_checkpointing_enable()
+            # transformers checkpoints in training mode only, which is evaluation mode where nothing is dropped.
+            encoder.train(encoder.config.attention_dropout == 0)
+    if "attention_slicing" in memory:
+        base.unet.set_attention_slice("auto")
+    if "vae_slicing" in memory:
+        base.vae.enable_slicing()
+
+
+def _check(folder: Path, variant: str | None) -> str:
+    """The pipeline's class, of a folder whose kind of model is supported."""
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"{folder}: is no diffusers folder (no model_index.json); mend models.*.generator.")
+    kind: str = read_json(folder / "model_index.json", "dreamset fetch").get("_class_name", "")
+    schedule = read_json(folder / "scheduler/scheduler_config.json", "dreamset fetch")
+    scheduler, prediction = schedule.get("_class_name", ""), schedule.get("prediction_type", "epsilon")
+    if "FlowMatch" in scheduler or prediction == "flow_prediction":
+        raise InputError(
+            f"{folder}: is a flow-matching model ({kind}), which is trained with another loss; name a Stable Diffusion "
+            "1, 2 or XL in models.*.generator."
+        )
+    if kind not in ENCODERS:
+        raise InputError(
+            f"{folder}: is a {kind or 'model of unknown kind'}; dreamset draws with {' and '.join(ENCODERS)}, so name "
+            "one of those in models.*.generator."
+        )
+    if prediction not in ("epsilon", "v_prediction"):
+        raise InputError(f"{folder}: predicts {prediction}; dreamset trains epsilon and v_prediction models.")
+    hub.refuse_pickles(folder, variant)
+    return kind
+
+
+def parameters(part: nn.Module) -> int:
+    """Number of parameters of a network."""
+    return sum(parameter.numel() for parameter in part.parameters())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from dreamset.params import Lora
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
-TARGETS: Final = {
-    "unet": ["to_q", "to_k", "to_v", "to_out.0"],
-    "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
-}
+_UNET: Final = ["to_k", "to_out.0", "to_q", "to_v"]
+_TEXT: Final = ["k_proj", "out_proj", "q_proj", "v_proj"]
 
 
 @dataclass
@@ -50,8 +48,8 @@ class Adapters:
     @property
     def models(self) -> dict[str, nn.Module]:
         """The adapted models by their name in a pipeline."""
-        chosen = {"unet": self.lora.unet, "text_encoder": self.lora.text_encoder}
-        return {name: getattr(self.base, name) for name, adapted in chosen.items() if adapted}
+        chosen = ["unet"] * self.lora.unet + [*self.base.encoders] * self.lora.text_encoder
+        return {name: self.base.parts[name] for name in chosen}
 
     def parameters(self, name: str) -> dict[str, torch.Tensor]:
         """Trainable tensors of one adapter by their name in a diffusers LoRA file."""
@@ -69,10 +67,12 @@ class Adapters:
             state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
             layers[f"{prefix}_lora_layers"] = {key: value.cpu() for key, value in state.items()}
             # Without the metadata diffusers assumes alpha == rank when it loads.
-            metadata = _config(prefix, self.lora).to_dict()
+            metadata = _config(self.base, prefix, self.lora).to_dict()
             # peft keeps a set, whose order would change the file's bytes from run to run.
-            layers[f"{prefix}_lora_adapter_metadata"] = metadata | {"target_modules": sorted(TARGETS[prefix])}
-        StableDiffusionLoraLoaderMixin.save_lora_weights(folder, safe_serialization=True, **layers)
+            layers[f"{prefix}_lora_adapter_metadata"] = metadata | {"target_modules": _targets(prefix)}
+        xl = len(self.base.encoders) > 1
+        loader = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
+        loader.save_lora_weights(folder, safe_serialization=True, **layers)
         _sort_header(folder / WEIGHTS)
 
 
@@ -94,6 +94,9 @@ def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int]) -> Adapters:
         seeds: by adapter name, the seed of its initial weights.
     """
     adapters = Adapters(base, lora, tuple(seeds))
+    # New weights are made where the layer is, and are trained on the device.
+    base.kept |= adapters.models.keys()
+    base.need()
     for prefix, model in adapters.models.items():
         for name, seed in seeds.items():
             with torch.random.fork_rng(devices=[]):
@@ -101,7 +104,7 @@ def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int]) -> Adapters:
                 with warnings.catch_warnings():
                     # Several adapters on one model are what is wanted here.
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
-                    model.add_adapter(_config(prefix, lora), adapter_name=name)  # type: ignore[operator]
+                    model.add_adapter(_config(base, prefix, lora), adapter_name=name)  # type: ignore[operator]
         for _, layer in _layers(model):
             for name in seeds:
                 for side in (layer.lora_A[name], layer.lora_B[name]):
@@ -118,6 +121,7 @@ def detach(adapters: Adapters) -> None:
             setattr(model.get_submodule(parent), name, layer.base_layer)
         del model.peft_config
         model._hf_peft_config_loaded = False  # type: ignore[assignment]
+    adapters.base.kept -= adapters.models.keys()
 
 
 @contextlib.contextmanager
@@ -152,14 +156,24 @@ def _layers(model: nn.Module) -> list[tuple[str, Any]]:
     return [(path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
 
 
-def _config(prefix: str, lora: Lora) -> LoraConfig:
+def _targets(prefix: str) -> list[str]:
+    return _UNET if prefix == "unet" else _TEXT
+
+
+def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
+    chosen: dict[str, Any] = {}
+    if prefix == "text_encoder" and len(base.encoders) > 1:
+        # XL reads its first encoder one layer before the end: an adapter on the last would never have a gradient.
+        layers = base.encoders[prefix].config.num_hidden_layers
+        chosen = {"layers_to_transform": list(range(layers - 1)), "layers_pattern": "layers"}
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,
         bias="none",
         init_lora_weights="gaussian",
-        target_modules=TARGETS[prefix],
+        target_modules=_targets(prefix),
+        **chosen,
     )
 
 
@@ -182,7 +196,7 @@ def fused(base: BaseModel, file: Path | None) -> Iterator[None]:
         with torch.no_grad():
             for weight, delta in _deltas(base, file):
                 pristine.append((weight, weight.detach().clone()))
-                weight.copy_((weight.float() + delta.to(base.device)).to(weight.dtype))
+                weight.copy_((weight.float() + delta.to(weight.device)).to(weight.dtype))
         yield
     finally:
         with torch.no_grad():
@@ -206,8 +220,8 @@ def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tenso
         up = state.get(f"{path}.lora_B.weight")
         prefix, _, inner = path.partition(".")
         try:
-            weight = getattr(base, prefix).get_parameter(f"{inner}.weight")
-        except AttributeError as error:
+            weight = base.parts[prefix].get_parameter(f"{inner}.weight")
+        except (KeyError, AttributeError) as error:
             raise InputError(f"{file}: adapts {path}, which the base does not have; adapt this base.") from error
         if up is None or (up.shape[0], down.shape[1]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
             raise InputError(f"{file}: the shapes of {path} do not fit the base; run `dreamset adapt` again.")

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 import diffusers
 import torch
 
+from dreamset.generator.base_model import interleave
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamset.generator.base_model import BaseModel
+    from dreamset.generator.base_model import BaseModel, Condition
     from dreamset.params import Sampler
 
 SCHEDULERS: Final = {
@@ -31,8 +33,8 @@ def scheduler(name: str, schedule: dict[str, Any]) -> Any:
 def draw(
     base: BaseModel,
     sampler: Sampler,
-    prompt_embeds: torch.Tensor,
-    empty_embeds: torch.Tensor,
+    prompts: Condition,
+    empty: Condition,
     generators: Sequence[torch.Generator],
 ) -> torch.Tensor:
     """Draw one image per generator.
@@ -40,8 +42,8 @@ def draw(
     Args:
         base: the model; an adapter is fused into it, or hooked onto it.
         sampler: scheduler, steps and guidance scale g: eps_u + g (eps_c - eps_u); at g = 1 eps_u is not computed.
-        prompt_embeds: (n, length, width), one row per image.
-        empty_embeds: (n, length, width) of the empty prompt, of the same adapter as the image's.
+        prompts: n conditions, one per image.
+        empty: n conditions of the empty prompt, of the same adapter as the image's.
         generators: n CPU generators; each draws the starting noise of its image, then what the sampler asks for.
 
     Returns:
@@ -53,13 +55,13 @@ def draw(
     latents = noise.to(base.device, base.dtype) * steps.init_noise_sigma
     guided = sampler.guidance != 1.0
     # An image's two halves stand side by side, so that the batch stays ordered by adapter.
-    context = torch.stack([empty_embeds, prompt_embeds], dim=1).flatten(0, 1) if guided else prompt_embeds
+    context = interleave(empty, prompts) if guided else prompts
     extra = {"generator": list(generators)} if sampler.scheduler == "euler_ancestral" else {}
     for t in steps.timesteps:
         inputs = steps.scale_model_input(latents, t)
         if guided:
             inputs = inputs.repeat_interleave(2, dim=0)
-        predicted = base.unet(inputs, t, encoder_hidden_states=context, return_dict=False)[0]
+        predicted = base.predict(inputs, t, context)
         if guided:
             uncond, cond = predicted.unflatten(0, (-1, 2)).unbind(1)
             predicted = uncond + sampler.guidance * (cond - uncond)
@@ -70,22 +72,24 @@ def draw(
 def draw_fitting(
     base: BaseModel,
     sampler: Sampler,
-    prompt_embeds: torch.Tensor,
-    empty_embeds: torch.Tensor,
+    prompts: Condition,
+    empty: Condition,
     seeds: Sequence[int],
 ) -> torch.Tensor:
     """``draw`` from seeds; where memory does not suffice, in halves of the batch, with the same noise."""
     try:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return draw(base, sampler, prompt_embeds, empty_embeds, generators)
+        return draw(base, sampler, prompts, empty, generators)
     except torch.OutOfMemoryError:
         if len(seeds) == 1:
             raise
     if base.device.type == "cuda":
         torch.cuda.empty_cache()
     half = len(seeds) // 2
-    parts = [slice(None, half), slice(half, None)]
-    return torch.cat([draw_fitting(base, sampler, prompt_embeds[p], empty_embeds[p], seeds[p]) for p in parts])
+    parts = [range(half), range(half, len(seeds))]
+    return torch.cat(
+        [draw_fitting(base, sampler, prompts.rows(p), empty.rows(p), [seeds[i] for i in p]) for p in parts]
+    )
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

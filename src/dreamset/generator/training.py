@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.generator.base_model import BaseModel
+    from dreamset.generator.base_model import BaseModel, Condition
     from dreamset.params import AdaptSchedule, Lora, Sampler
 
 
@@ -99,7 +99,6 @@ class Together:
             self.flat, lr=self.settings.schedule.lr, weight_decay=self.settings.weight_decay, foreach=True
         )
         self.noise_schedule = DDPMScheduler.from_config(self.base.schedule)
-        self.tokens: dict[str, torch.Tensor] = {}
         self.latents = [self._cached(job) for job in self.jobs]
 
     def run(self) -> None:
@@ -140,8 +139,7 @@ class Together:
         target = noise
         if self.noise_schedule.config.prediction_type == "v_prediction":
             target = self.noise_schedule.get_velocity(latents, noise, t)
-        dtype = self.base.dtype
-        predicted = self.base.unet(noisy.to(dtype), t, encoder_hidden_states=context, return_dict=False)[0]
+        predicted = self.base.predict(noisy, t, context)
         squares = F.mse_loss(predicted.float(), target, reduction="none")
         # A sum over adapters: each gets the gradient that it would have alone.
         losses = squares.view(len(self.jobs), -1).mean(dim=1)
@@ -159,7 +157,7 @@ class Together:
             raise InputError(f"the loss is not finite at step {step}; lower models.*.adapt.*.lr in params.yaml.")
         self.step += 1
 
-    def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Condition]:
         """Latents, noise, timesteps and text embeddings of a step, (jobs * batch, ...), ordered by job."""
         batch = self.settings.schedule.batch
         shape = (batch, *self.base.latent_shape)
@@ -178,24 +176,20 @@ class Together:
         device = self.base.device
         return torch.cat(latents), torch.cat(noises).to(device), torch.cat(times).to(device), self._context(prompts)
 
-    def _context(self, prompts: list[list[str]]) -> torch.Tensor:
-        """Text embeddings of each job's captions; each distinct caption of a job is encoded once."""
+    def _context(self, prompts: list[list[str]]) -> Condition:
+        """Conditions of each job's captions; each distinct caption of a job is encoded once."""
         distinct = [list(dict.fromkeys(mine)) for mine in prompts]
         width = max(len(mine) for mine in distinct)
         # Equal parts per job, which the adapted layers count on: short lists repeat their first caption.
         padded = [mine + mine[:1] * (width - len(mine)) for mine in distinct]
-        for caption in {caption for mine in padded for caption in mine} - self.tokens.keys():
-            self.tokens[caption] = self.base.tokens([caption])[0]
-        ids = torch.stack([self.tokens[caption] for mine in padded for caption in mine])
-        with torch.set_grad_enabled(self.settings.lora.text_encoder):
-            hidden: torch.Tensor = self.base.text_encoder(ids)[0]
+        with torch.set_grad_enabled(self.settings.lora.text_encoder and torch.is_grad_enabled()):
+            encoded = self.base.encode_each([caption for mine in padded for caption in mine])
         index = [
             job * width + mine.index(caption)
             for job, (mine, captions) in enumerate(zip(padded, prompts, strict=True))
             for caption in captions
         ]
-        # Not hidden[index]: its gradient is summed by threads in no fixed order.
-        return hidden.index_select(0, torch.tensor(index, device=hidden.device))
+        return encoded.rows(index)
 
     @torch.no_grad()
     def _cached(self, job: Job) -> tuple[torch.Tensor, torch.Tensor] | None:

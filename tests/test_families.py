@@ -1,0 +1,258 @@
+"""Every kind of Stable Diffusion, tiny and random, saved and loaded as a full one: adapted, drawn, fused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dreamset import adapt, generate, hub, prepare, synthetic
+from dreamset import params as parameters
+from dreamset.adapters import read_adapters
+from dreamset.errors import InputError
+from dreamset.generator import base_model, lora, sampler
+from dreamset.generator.base_model import BaseModel
+from dreamset.params import Lora, Model, Sampler
+from dreamset.workspace import Workspace
+from test_generator import images, shaken, stock
+from tiny import write_pipeline, write_xl_pipeline
+
+FAMILIES: dict[str, Any] = {
+    "sd1": lambda folder: write_pipeline(folder, width=768),
+    "sd2": lambda folder: write_pipeline(folder, width=1024, linear=True),
+    "sd2_v": lambda folder: write_pipeline(folder, width=1024, linear=True, prediction_type="v_prediction"),
+    "sdxl": write_xl_pipeline,
+}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: write(tmp_path_factory.mktemp("families") / name) for name, write in FAMILIES.items()}
+
+
+@pytest.fixture
+def model(raw: dict[str, Any]) -> Model:
+    return parameters.parse(raw).base
+
+
+def loaded(folder: Path, model: Model) -> BaseModel:
+    return base_model.load(folder, model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_image_is_the_stock_pipelines(
+    folders: dict[str, Path], model: Model, tmp_path: Path, family: str, guidance: float
+) -> None:
+    kind, folder = Sampler("ddim", 3, guidance), folders[family]
+    base = loaded(folder, model)
+    plain = images(base, ["a photo of three"], kind)
+    assert ((plain.clamp(-1, 1) + 1) / 2 - stock(str(folder), kind, "a photo of three")).abs().max() < 1e-5
+    adapters = shaken(base, Lora(2, 4.0, unet=True, text_encoder=True), ("one",), amount=0.05)
+    adapters.save("one", tmp_path)
+    lora.detach(adapters)
+    with lora.fused(base, tmp_path / lora.WEIGHTS):
+        fused = images(base, ["a photo of three"], kind)
+    assert (fused - plain).abs().max() > 0.01
+    theirs = stock(str(folder), kind, "a photo of three", tmp_path)
+    assert ((fused.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapted_and_drawn_from_end_to_end(
+    folders: dict[str, Path], small: dict[str, Any], workspace: Workspace, family: str
+) -> None:
+    small["models"]["bundled"]["generator"] = str(folders[family])
+    small["models"]["bundled"]["adapt"]["class"]["max_steps"] = 2
+    params = parameters.parse(small)
+    prepare.run(params, workspace)
+    adapt.run(params, workspace, "datadream_cls")
+    assert len(read_adapters(workspace.adapter("datadream_cls"))) == 10
+    generate.run(params, workspace, "datadream_cls")
+    assert len(synthetic.read_metadata(workspace.synthetic("datadream_cls"))) == 40
+    card = (workspace.synthetic("datadream_cls") / "README.md").read_text(encoding="utf-8")
+    assert hub.identity(workspace.root, str(folders[family]), "generator")["sha256"] in card
+
+
+def test_both_text_encoders_of_xl_are_adapted(folders: dict[str, Path], model: Model, tmp_path: Path) -> None:
+    base = loaded(folders["sdxl"], model)
+    adapters = shaken(base, Lora(2, 2.0, unet=False, text_encoder=True), ("one",))
+    adapters.save("one", tmp_path)
+    prefixes = {key.split(".")[0] for key in load_file(tmp_path / lora.WEIGHTS)}
+    assert prefixes == {"text_encoder", "text_encoder_2"}
+
+
+def test_the_empty_prompt_of_xl_is_zero(folders: dict[str, Path], model: Model) -> None:
+    base = loaded(folders["sdxl"], model)
+    with torch.no_grad():
+        told = base.encode(["three", ""])
+    assert told.pooled is not None
+    assert told.hidden[0].abs().max() > 0
+    assert told.hidden[1].abs().max() == told.pooled[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_savings_of_memory_change_no_image_and_no_gradient(
+    folders: dict[str, Path], raw: dict[str, Any], family: str
+) -> None:
+    def measured(memory: list[str]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        raw["models"]["bundled"]["memory"] = memory
+        base = loaded(folders[family], parameters.parse(raw).base)
+        drawn = images(base, ["a", "b"], Sampler("ddim", 2, 2.0))
+        adapters = shaken(base, Lora(2, 2.0, unet=True, text_encoder=True), ("one",))
+        latents = torch.randn((2, *base.latent_shape), generator=torch.Generator().manual_seed(0))
+        base.predict(latents, torch.tensor([10, 500]), base.encode_each(["a", "b"])).square().mean().backward()
+        gradients = [parameter.grad for parameter in adapters.parameters("one").values()]
+        return drawn, [gradient for gradient in gradients if gradient is not None]
+
+    drawn, gradients = measured([])
+    thrifty, again = measured(["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"])
+    assert (drawn - thrifty).abs().max() < 1e-5
+    assert len(gradients) == len(again) > 20
+    assert max((a - b).abs().max() for a, b in zip(gradients, again, strict=True)) < 1e-5
+
+
+def test_offloaded_parts_leave_the_device_and_come_back(folders: dict[str, Path], model: Model) -> None:
+    base = loaded(folders["sd1"], model)
+    base.device, base.offload = torch.device("meta"), True
+    base.parts = {name: _Part() for name in base.parts}
+    base.need("vae")
+    assert {name: part.at for name, part in base.parts.items()} == {"unet": "cpu", "vae": "meta", "text_encoder": "cpu"}
+    base.kept = {"unet"}
+    base.need("text_encoder")
+    assert {name: part.at for name, part in base.parts.items()} == {
+        "unet": "meta",
+        "vae": "cpu",
+        "text_encoder": "meta",
+    }
+
+
+class _Part:
+    at = ""
+
+    def to(self, device: object) -> None:
+        self.at = str(device)
+
+
+def test_half_precision_keeps_the_overflowing_autoencoder_in_single(
+    folders: dict[str, Path], raw: dict[str, Any], tmp_path: Path
+) -> None:
+    raw["models"]["bundled"]["dtype"] = "float16"
+    folder = shutil.copytree(folders["sdxl"], tmp_path / "xl")
+    config = json.loads((folder / "vae/config.json").read_text())
+    (folder / "vae/config.json").write_text(json.dumps(config | {"force_upcast": True}))
+    base = loaded(folder, parameters.parse(raw).base)
+    assert base.unet.dtype == torch.float16
+    assert base.vae.dtype == torch.float32
+
+
+def test_a_variant_is_loaded_and_told_apart(folders: dict[str, Path], raw: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_xl_pipeline(tmp_path / "xl", variant="fp16")
+    names = {path.name for path in hub.files(folder, "generator", "fp16")}
+    assert "model.fp16.safetensors" in names
+    assert not any(path.suffix == ".safetensors" for path in hub.files(folder, "generator"))
+    raw["models"]["bundled"]["variant"] = "fp16"
+    assert loaded(folder, parameters.parse(raw).base).unet.dtype == torch.float32
+    raw["models"]["bundled"]["variant"] = None
+    with pytest.raises(InputError, match="cannot be loaded"):
+        loaded(folder, parameters.parse(raw).base)
+
+
+def test_flow_matching_is_refused_in_one_sentence(folders: dict[str, Path], model: Model, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["sd1"], tmp_path / "flow")
+    (folder / "scheduler/scheduler_config.json").write_text('{"_class_name": "FlowMatchEulerDiscreteScheduler"}')
+    with pytest.raises(InputError, match="flow-matching model") as caught:
+        loaded(folder, model)
+    assert str(caught.value).count(". ") == 0
+
+
+def test_another_pipeline_is_refused_by_its_name(folders: dict[str, Path], model: Model, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["sd1"], tmp_path / "other")
+    (folder / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    with pytest.raises(InputError, match="KandinskyPipeline"):
+        loaded(folder, model)
+
+
+def test_pickled_weights_are_refused_with_the_conversion(
+    folders: dict[str, Path], model: Model, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["sd1"], tmp_path / "pickled")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    loaded(folder, model)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"save_pretrained\('.*pickled-safe'\)") as caught:
+        loaded(folder, model)
+    command = str(caught.value).split("`")[1].removeprefix('python -c "').removesuffix('"')
+    exec(command, {})  # what the sentence says must work
+    assert loaded(Path(f"{folder}-safe"), model).unet is not None
+
+
+def test_other_weights_are_another_identity(folders: dict[str, Path], model: Model, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["sd1"], tmp_path / "torn")
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    save_file(dict(list(state.items())[:-1]), weights)
+    digest = hub.identity(tmp_path, str(folder), "generator")["sha256"]
+    assert digest != hub.identity(tmp_path, str(folders["sd1"]), "generator")["sha256"]
+
+
+# Published configurations: unet/config.json and text_encoder/config.json of Stable Diffusion 2.1-base.
+SD21_UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
+SD21_TEXT: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+    "projection_dim": 512,
+}
+
+
+def test_the_counts_of_stable_diffusion_21_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        parts = {"unet": UNet2DConditionModel(**SD21_UNET), "text_encoder": CLIPTextModel(CLIPTextConfig(**SD21_TEXT))}
+    assert base_model.parameters(parts["unet"]) == 865_910_724
+    assert base_model.parameters(parts["text_encoder"]) == 340_387_840
+    base = BaseModel(parts, (), {}, 512, torch.device("meta"), torch.bfloat16)
+    adapters = lora.attach(base, Lora(16, 16.0, unet=True, text_encoder=True), {"one": 0})
+    counts = {name: parameter.numel() for name, parameter in adapters.parameters("one").items()}
+    assert sum(name.startswith("unet.") for name in counts) == 2 * 128
+    assert sum(name.startswith("text_encoder.") for name in counts) == 2 * 92
+    assert sum(counts.values()) == 6_334_464
+    assert sum(count for name, count in counts.items() if name.startswith("unet.")) == 3_319_808
+
+
+def test_every_full_size_row_resolves_to_pinned_repositories(raw: dict[str, Any]) -> None:
+    for name, row in parameters.parse(raw).models.items():
+        if name == "bundled":
+            continue
+        for weights in (row.generator, row.clip, row.judge):
+            found = hub.repository(weights)
+            assert found is not None
+            assert found.revision is not None
+            assert len(found.revision) == 40
+
+
+def test_schedulers_of_every_family_can_be_exchanged(folders: dict[str, Path], model: Model) -> None:
+    base = loaded(folders["sdxl"], model)
+    drawn = {name: images(base, ["a"], Sampler(name, 2, 1.0)) for name in sampler.SCHEDULERS}  # type: ignore[arg-type]
+    assert all(image.isfinite().all() for image in drawn.values())
