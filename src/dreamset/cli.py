@@ -118,6 +118,18 @@ def _beside(verbs: Any) -> None:
     _common(table)
     table.set_defaults(run=_table)
 
+    fetch = verbs.add_parser(
+        "fetch",
+        help="download the pretrained weights that a model's row names",
+        description="Download the pinned revisions into the cache of the Hugging Face hub, or what is missing of\n"
+        "them, and record commit and sha256 in models/fetched.json. No other verb fetches weights.",
+        epilog="examples:\n  dreamset fetch sd21_base\n  HF_HOME=/data/hub dreamset fetch sd21_base sdxl_turbo",
+        formatter_class=_FORMAT,
+    )
+    fetch.add_argument("models", nargs="*", metavar="MODEL", help="rows of models (default: the one that model names)")
+    _common(fetch)
+    fetch.set_defaults(run=_fetch)
+
     gc = verbs.add_parser(
         "gc",
         help="remove finished pieces of work that nothing uses any more",
@@ -237,6 +249,23 @@ def _table(arguments: argparse.Namespace) -> None:
     if min(arguments.shots) < 1 or arguments.jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
         raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
     print(sweep.run(params, workspace, sorted(set(arguments.shots)), list(arguments.seeds), arguments.jobs))
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from dreamset import hub
+
+    params, workspace = _open(arguments)
+    for name in arguments.models or [params.model]:
+        if name not in params.models:
+            raise InputError(f"params.yaml: no row {name!r} in models; there are {', '.join(params.models)}.")
+        for weights, part, variant in params.models[name].weights:
+            if hub.repository(weights) is None:
+                found = workspace.root / weights
+                print(f"{name} {part}: {weights} is a folder{'' if found.is_dir() else ', which is missing'}")
+                continue
+            record = hub.fetch(workspace.root, weights, part, variant)
+            pin = "" if record["pinned"] else f"; pin it: {weights.partition('@')[0]}@{record['commit']}"
+            print(f"{name} {part}: {weights} at {record['commit']}, {record['bytes'] / 1e9:.2f} GB{pin}", flush=True)
 
 
 def _gc(arguments: argparse.Namespace) -> None:

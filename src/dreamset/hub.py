@@ -19,7 +19,7 @@ Part = Literal["generator", "clip", "judge"]
 
 RECORD: Final = "models/fetched.json"
 
-_NAME = re.compile(r"hub:([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_NAME = re.compile(r"hub:(\w[\w.-]*/\w[\w.-]*?)(?:@([\w./-]+))?")
 _TEXTS = ["*.json", "*.txt", "*.model"]
 # Weights are looked for where each kind of repository keeps them: many hold the same ones again in other forms.
 _WEIGHTS: dict[Part, list[str]] = {
@@ -51,15 +51,17 @@ def repository(name: str) -> Repository | None:
     return Repository(found[1], found[2])
 
 
-def locate(root: Path, name: str) -> Path:
+def locate(root: Path, name: str, part: Part, variant: str | None = None) -> Path:
     """The folder that holds the weights called ``name`` in a model's row.
 
     Args:
         root: the project; a path is relative to it.
         name: a path, or ``hub:OWNER/NAME[@REVISION]``.
+        part: what it is used as, which says what must be there.
+        variant: form of the weights' files on the hub.
 
     Raises:
-        InputError: the repository is not in the hub's cache.
+        InputError: the repository is not in the hub's cache, or only half of it.
     """
     wanted = repository(name)
     if wanted is None:
@@ -69,12 +71,12 @@ def locate(root: Path, name: str) -> Path:
 
     revision = wanted.revision or recorded(root).get(wanted.id, {}).get("commit")
     try:
-        return Path(snapshot_download(wanted.id, revision=revision, local_files_only=True))
+        return Path(snapshot_download(wanted.id, revision=revision, local_files_only=True, **_wanted(part, variant)))
     except LocalEntryNotFoundError as error:
         at = f" at revision {revision}" if revision else ""
         raise InputError(
-            f"{wanted.id}{at} is not in the hub's cache ({constants.HF_HUB_CACHE}); run `dreamset fetch` where there "
-            "is a network, or set HF_HOME to the folder that holds it."
+            f"{wanted.id}{at} is not, or not wholly, in the hub's cache ({constants.HF_HUB_CACHE}); run "
+            "`dreamset fetch` where there is a network, or set HF_HOME to the folder that holds it."
         ) from error
 
 
@@ -90,7 +92,7 @@ def files(folder: Path, part: Part, variant: str | None = None) -> list[Path]:
 @functools.cache
 def identity(root: Path, name: str, part: Part, variant: str | None = None) -> dict[str, Any]:
     """What was loaded, for cards and manifests: name, commit (of the hub's) and sha256 of the files' contents."""
-    folder = locate(root, name)
+    folder = locate(root, name, part, variant)
     found = [[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files(folder, part, variant)]
     wanted = repository(name)
     # The cache keeps a snapshot in a folder of its commit's name.
@@ -116,12 +118,8 @@ def fetch(root: Path, name: str, part: Part, variant: str | None = None) -> dict
     wanted = repository(name)
     if wanted is None:
         raise InputError(f"{name}: is a folder, which needs no fetching.")
-    patterns = [*_TEXTS, *(f"*/{text}" for text in _TEXTS), *_patterns(part, variant)]
-    ignored = None if variant else ["*.*.safetensors"]
     try:
-        folder = Path(
-            snapshot_download(wanted.id, revision=wanted.revision, allow_patterns=patterns, ignore_patterns=ignored)
-        )
+        folder = Path(snapshot_download(wanted.id, revision=wanted.revision, **_wanted(part, variant)))
     except RepositoryNotFoundError as error:
         raise InputError(
             f"{wanted.id}: the hub knows no such repository, or it needs a login (`hf auth login`) and the acceptance "
@@ -135,6 +133,7 @@ def fetch(root: Path, name: str, part: Part, variant: str | None = None) -> dict
     record = {
         "commit": folder.name,
         "pinned": wanted.revision == folder.name,
+        "bytes": sum(path.stat().st_size for path in found),
         "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in found},
     }
     write_json(root / RECORD, recorded(root) | {wanted.id: record})
@@ -157,6 +156,12 @@ def refuse_pickles(folder: Path, variant: str | None = None) -> None:
                 f'convert it with `python -c "from diffusers import DiffusionPipeline as P; {call}"` and name the '
                 "new folder."
             )
+
+
+def _wanted(part: Part, variant: str | None) -> dict[str, Any]:
+    """Which files of a repository are downloaded."""
+    patterns = [*_TEXTS, *(f"*/{text}" for text in _TEXTS), *_patterns(part, variant)]
+    return {"allow_patterns": patterns, "ignore_patterns": None if variant else ["*.*.safetensors"]}
 
 
 def _patterns(part: Part, variant: str | None) -> list[str]:

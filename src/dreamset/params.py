@@ -16,6 +16,8 @@ from dreamset.strict import Range, build, listed, read_yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.hub import Part
+
 
 Count = Annotated[int, Range(low=1)]
 Natural = Annotated[int, Range(low=0)]
@@ -235,6 +237,15 @@ class Model:
     adapt: ModelAdapt
     generate: ModelGenerate
     train: ModelTrain
+
+    @property
+    def weights(self) -> tuple[tuple[str, Part, str | None], ...]:
+        """Name, part and variant of each of its pretrained networks."""
+        return (
+            (self.generator, "generator", self.variant),
+            (self.clip, "clip", None),
+            (self.judge, "judge", None),
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dreamset import splits
+from dreamset import hub, splits
+from dreamset.errors import InputError
 from dreamset.params import to_dict
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
         "counts": counts,
         "estimate": _estimate(workspace, stage, item, counts),
     }
+    if stage in ("adapt", "generate") and item:
+        plan["memory on a GPU"] = _memory(params, workspace, stage, item)
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
 
 
@@ -125,6 +128,34 @@ def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[s
         each = seconds / done
         return f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]} as last time"
     return f"{seconds:.0f} s, as last time"
+
+
+def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> str:
+    """What a stage takes on a GPU at its worst moment, counted on tensors without content."""
+    row, model = params.recipes[recipe], params.base
+    if stage == "adapt" and row.adapter == "none":
+        return "none: nothing is trained"
+    try:
+        folder = hub.locate(workspace.root, *model.weights[0])
+    except InputError as error:
+        return f"not known before the weights are there: {error}"
+    if not (folder / "model_index.json").is_file():
+        return f"not known: {folder} is no diffusers folder"
+    from dreamset.generator import memory
+
+    base, offload = memory.on_meta(folder, model), "offload" in model.memory
+    if stage == "adapt":
+        batch = model.adapt.schedule(row.scope or "dataset").batch
+        together = 1 if row.scope == "dataset" else model.adapt.together
+        found = memory.of_adapting(base, row.lora(), batch, together, offload=offload)
+        what = f"{together} adapters at once, {batch} images each" if together > 1 else f"{batch} images a step"
+    else:
+        batch, guided = model.generate.batch, params.sampler(recipe).guidance != 1
+        found = memory.of_drawing(base, batch, guided=guided, offload=offload)
+        what = f"{batch} images at once"
+    total = found.pop("total")
+    parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in found.items())
+    return f"{total / 1e9:.3g} GB with {what} ({parts}), and about 1 GB for CUDA itself"
 
 
 def _shown(path: Path, workspace: Workspace) -> str:

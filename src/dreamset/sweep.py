@@ -44,13 +44,8 @@ class Cell:
     def done(self) -> str:
         """What a finished cell has recorded: its parameters, the base and the code."""
         settings = {name: value for name, value in to_dict(self.params).items() if name not in _HEAVY}
-        row = self.params.base
         root = self.workspace.root
-        base = [
-            hub.identity(root, row.generator, "generator", row.variant),
-            hub.identity(root, row.clip, "clip"),
-            hub.identity(root, row.judge, "judge"),
-        ]
+        base = [hub.identity(root, *weights) for weights in self.params.base.weights]
         return digest([settings, _code(), base])
 
 

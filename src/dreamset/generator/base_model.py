@@ -131,18 +131,20 @@ class BaseModel:
 
     def encode_each(self, prompts: Sequence[str]) -> Condition:
         """As ``encode``, every prompt by itself and in order, whether it occurs twice or not."""
-        self.need(*self.encoders)
-        ids = self._ids(prompts)
-        if len(self.encoders) == 1:
-            return Condition(self.parts["text_encoder"](ids[:, 0])[0])
-        outputs = [encoder(ids[:, i], output_hidden_states=True) for i, encoder in enumerate(self.encoders.values())]
-        condition = Condition(
-            torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
-        )
+        condition = self.embed(self._ids(prompts))
         if not (self.zero_empty and "" in prompts):
             return condition
         told = torch.tensor([float(prompt != "") for prompt in prompts], device=self.device)
         return condition.each(lambda x: x * told.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
+
+    def embed(self, ids: torch.Tensor) -> Condition:
+        """Conditions of token ids (n, encoders, length)."""
+        self.need(*self.encoders)
+        if len(self.encoders) == 1:
+            return Condition(self.parts["text_encoder"](ids[:, 0])[0])
+        outputs = [encoder(ids[:, i], output_hidden_states=True) for i, encoder in enumerate(self.encoders.values())]
+        # XL reads both encoders one layer before the end, and the second one's pooled text.
+        return Condition(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds)
 
     def _ids(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token ids (n, encoders, length), padded and cut to the encoders' length, on the device."""

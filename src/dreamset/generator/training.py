@@ -196,7 +196,10 @@ class Together:
         """Latent moments of all images, where no random crop changes them from step to step: square ones."""
         if any(image.shape[0] != image.shape[1] for image in job.images):
             return None
-        parts = [self.base.moments(_to_model(job.images[i : i + 64])) for i in range(0, len(job.images), 64)]
+        # At 512 pixels the encoder's maps take a gigabyte for every few images.
+        at_once = max(1, 8 * 512**2 // self.base.resolution**2)
+        starts = range(0, len(job.images), at_once)
+        parts = [self.base.moments(_to_model(job.images[i : i + at_once])) for i in starts]
         mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
         return mean, std
 

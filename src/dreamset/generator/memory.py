@@ -1,0 +1,195 @@
+"""How much memory a run takes on a GPU, found out without one: the same code, run on tensors that have no content.
+
+Torch's meta device carries shapes and types and computes nothing, so a full-size training step is counted in
+seconds on any machine. Counted are the bytes of all tensors alive at the worst moment; what the CUDA context, the
+allocator's gaps and the libraries' own buffers take comes on top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from dreamset.generator import lora
+from dreamset.generator.base_model import BaseModel, Condition, parameters, save_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from dreamset.params import Lora, Model
+
+# Per trained number, float32: weight, gradient, two moments of AdamW, average.
+TRAINED_BYTES = 5 * 4
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors made under it: ``live`` now, ``peak`` at the worst moment."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live: int = 0
+        self.peak: int = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._count, made)
+        return made
+
+    def ignore(self, tensor: torch.Tensor) -> None:
+        """Leave a tensor that was there before out of the count."""
+        self._known.add(tensor.untyped_storage()._cdata)
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._free, key, size)
+        return tensor
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+class _Attention(torch.autograd.Function):
+    """Attention as the fused kernels keep it: inputs, output and one number per row, and no square matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Puts ``_Attention`` in the place of torch's, which on the meta device takes the path with the square matrix.
+
+    By name and not by a function mode, which is off within backward, where checkpointing calls attention again.
+    """
+    kept = F.scaled_dot_product_attention
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        out: torch.Tensor = _Attention.apply(query, key, value)
+        return out
+
+    F.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = kept
+
+
+def on_meta(folder: Path, model: Model) -> BaseModel:
+    """The generator of a diffusers folder from its configurations alone, on the meta device."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.utils import logging as diffusers_logging
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    dtype: torch.dtype = getattr(torch, model.dtype)
+    parts: dict[str, Any] = {}
+    with torch.device("meta"):
+        parts["unet"] = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        parts["vae"] = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        for name in ("text_encoder", "text_encoder_2"):
+            if (folder / name).is_dir():
+                kind = CLIPTextModel if name == "text_encoder" else CLIPTextModelWithProjection
+                parts[name] = kind(CLIPTextConfig.from_pretrained(folder / name))
+    diffusers_logging.set_verbosity_error()
+    for part in parts.values():
+        part.requires_grad_(False).eval().to(dtype)
+    base = BaseModel(parts, (), _SCHEDULE, model.resolution, torch.device("meta"), dtype)
+    save_memory(base, model.memory)
+    return base
+
+
+_SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+def of_adapting(base: BaseModel, row: Lora, batch: int, together: int, *, offload: bool) -> dict[str, int]:
+    """Bytes on the device while ``together`` adapters are trained at once, ``batch`` images each.
+
+    Args:
+        base: from ``on_meta``; it comes back with its adapters taken off.
+        row: which layers are adapted.
+        batch: images of one adapter's step.
+        together: adapters at once.
+        offload: whether the autoencoder leaves the device once the latents are cached.
+
+    Returns:
+        ``weights``, ``trained`` (adapters with gradients, moments and average), ``step`` and their sum ``total``.
+    """
+    weights = sum(_bytes(part) for name, part in base.parts.items() if not (offload and name == "vae"))
+    with torch.device("meta"):
+        adapters = lora.attach(base, row, {f"adapter_{i}": i for i in range(together)})
+    trained = sum(p.numel() for name in adapters.names for p in adapters.parameters(name).values())
+    count = batch * together
+
+    def step() -> None:
+        condition = _condition(base, together).rows([i % together for i in range(count)])
+        latents = torch.empty((count, *base.latent_shape), device="meta")
+        base.predict(latents, torch.empty(count, device="meta"), condition).float().square().mean().backward()
+
+    peak = _peak(base, step)
+    for name in adapters.names:
+        for parameter in adapters.parameters(name).values():
+            parameter.grad = None
+    lora.detach(adapters)
+    # The gradients are counted among the trained.
+    found = {"weights": weights, "trained": trained * TRAINED_BYTES, "step": max(0, peak - 4 * trained)}
+    return found | {"total": sum(found.values())}
+
+
+def of_drawing(base: BaseModel, batch: int, *, guided: bool, offload: bool) -> dict[str, int]:
+    """Bytes on the device while ``batch`` images are drawn: ``weights``, ``step`` and their sum ``total``.
+
+    ``guided``: the U-Net sees every image twice. With ``offload`` only the largest part is there at a time.
+    """
+    sizes = [_bytes(part) for part in base.parts.values()]
+    rows = batch * (2 if guided else 1)
+
+    def step() -> None:
+        condition = _condition(base, 1).expand(rows)
+        latents, times = torch.empty((rows, *base.latent_shape), device="meta"), torch.empty(rows, device="meta")
+        base.predict(latents, times, condition)
+        base.decode(latents[:batch])
+
+    with torch.no_grad():
+        found = {"weights": max(sizes) if offload else sum(sizes), "step": _peak(base, step)}
+    return found | {"total": sum(found.values())}
+
+
+def _condition(base: BaseModel, count: int) -> Condition:
+    length = min(encoder.config.max_position_embeddings for encoder in base.encoders.values())
+    return base.embed(torch.zeros((count, len(base.encoders), length), dtype=torch.int64, device="meta"))
+
+
+def _peak(base: BaseModel, run: Callable[[], None]) -> int:
+    with Peak() as peak, fused_attention():
+        for part in base.parts.values():
+            for tensor in (*part.parameters(), *part.buffers()):
+                peak.ignore(tensor)
+        run()
+        most: int = peak.peak
+    return most
+
+
+def _bytes(part: Any) -> int:
+    size: int = next(part.parameters()).element_size()
+    return parameters(part) * size
