@@ -3,14 +3,21 @@
 import ast
 import copy
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from dreamset import adapt, generate, prepare
+from dreamset import params as parameters
+from dreamset.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 STAGES = {
@@ -119,12 +126,65 @@ def copy_project(target: Path) -> None:
 
 def repro(folder: Path) -> list[str]:
     """Run the pipeline; the commands that ran."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["dvc", "repro", "report"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        ["dvc", "repro", "report"], cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return [line.removeprefix("> dreamset ") for line in done.stdout.splitlines() if line.startswith("> ")]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.dvc
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not there")
+def test_killed_with_its_process_group_repro_makes_only_the_rest(tmp_path: Path) -> None:
+    copy_project(tmp_path)
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["active"] = ["stable_diffusion"]
+    raw["models"]["bundled"]["generate"] |= {"per_class": 12, "batch": 20, "steps": 8}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    command = ["dvc", "repro", "generate@stable_diffusion"]
+    store = tmp_path / ".dreamset/shards"
+
+    def finished() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in store.glob("[!.]*/done.json")}
+
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wanted = random.Random().randint(1, 4)
+    while len(finished()) < wanted and running.poll() is None:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    before = finished()
+    assert 1 <= len(before) < 6
+    assert not (tmp_path / "data/synthetic/stable_diffusion").exists()
+
+    again = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("> dreamset") == 1
+    after = finished()
+    assert len(after) == 6
+    assert before.items() <= after.items()
+
+    params, unbroken = parameters.load(tmp_path / "params.yaml"), Workspace(tmp_path, tmp_path / "unbroken")
+    shutil.rmtree(store)
+    prepare.run(params, unbroken)
+    adapt.run(params, unbroken, "stable_diffusion")
+    generate.run(params, unbroken, "stable_diffusion")
+    made, whole = (folder / "data/synthetic/stable_diffusion" for folder in (tmp_path, unbroken.cell))
+    names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert len(names) > 120
+    assert names == sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    assert all((whole / name).read_bytes() == (made / name).read_bytes() for name in names)
 
 
 @pytest.mark.dvc
