@@ -12,13 +12,17 @@ import torch
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import clip, clip_lora
+from dreamset.classifiers import clip, clip_lora, pretrained
 from dreamset.classifiers.augment import Augment
 from dreamset.errors import InputError
 from dreamset.splits import Split
 from dreamset.workspace import Workspace
 
 PROMPTS = ["a photo of a bar", "a photo of a rather long plank of old wood", "spot"]
+
+
+def _read(folder: Path) -> clip.Clip:
+    return clip.read(pretrained.in_folder(folder, "toy", None, "0" * 64), PROMPTS)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def adapted(folder: Path) -> clip.Clip:
     """A CLIP whose LoRAs are far from their start."""
-    classifier = clip.read(folder, PROMPTS, "toy")
+    classifier = _read(folder)
     clip_lora.adapt(classifier.model, 2, 4, 0.5)
     generator = torch.Generator().manual_seed(1)
     for name, value in classifier.named_parameters():
@@ -51,8 +55,8 @@ def _split(root: Path, **changes: Any) -> Split:
 
 
 def test_lora_starts_as_the_zero_shot_classifier(folder: Path, images: torch.Tensor) -> None:
-    plain = clip.read(folder, PROMPTS, "toy").eval()
-    adapted = clip.read(folder, PROMPTS, "toy").eval()
+    plain = _read(folder).eval()
+    adapted = _read(folder).eval()
     count = clip_lora.adapt(adapted.model, 2, 4, 0.0)
     # Two towers of two layers: A of (2 r, d) and B of (2 d, r) each.
     assert count == 4 * (4 * 16 + 32 * 2)
@@ -63,7 +67,7 @@ def test_lora_starts_as_the_zero_shot_classifier(folder: Path, images: torch.Ten
 def test_only_the_rows_of_q_and_v_change_and_only_lora_learns(folder: Path, adapted: clip.Clip) -> None:
     names = {name.rsplit(".", 1)[1] for name, value in adapted.named_parameters() if value.requires_grad}
     assert names == {"A", "B"}
-    before = clip.read(folder, PROMPTS, "toy").model.state_dict()
+    before = _read(folder).model.state_dict()
     clip_lora.merge(adapted.model)
     after = adapted.model.state_dict()
     assert before.keys() == after.keys()
@@ -137,7 +141,7 @@ def test_saved_weights_load_in_stock_open_clip_and_agree(
 @pytest.mark.parametrize("text", [{}, {"pool_type": "eos", "eos_id": 49407}])
 def test_truncating_prompts_changes_nothing_and_saves_work(tmp_path: Path, text: dict[str, Any]) -> None:
     toy.write_clip(tmp_path, **text)
-    classifier = clip.read(tmp_path, PROMPTS, "toy")
+    classifier = _read(tmp_path)
     seen = []
     classifier.model.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     with torch.no_grad():
@@ -151,7 +155,7 @@ def test_truncating_prompts_changes_nothing_and_saves_work(tmp_path: Path, text:
 
 def test_a_tower_that_looks_ahead_is_not_truncated(tmp_path: Path) -> None:
     toy.write_clip(tmp_path, no_causal_mask=True)
-    classifier = clip.read(tmp_path, PROMPTS, "toy")
+    classifier = _read(tmp_path)
     with torch.no_grad():
         features = clip.encode_captions(classifier.model, classifier.tokens)
         assert torch.equal(features, classifier.model.encode_text(classifier.tokens, normalize=True))
@@ -168,7 +172,7 @@ def test_vit_b_16_gets_the_published_number_of_parameters() -> None:
 
 def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an open_clip folder"):
-        clip.read(tmp_path, PROMPTS, "toy")
+        _read(tmp_path)
 
 
 def test_resnet20_has_twenty_layers_and_comes_back_from_disk(tmp_path: Path) -> None:
