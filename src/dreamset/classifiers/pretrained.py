@@ -150,8 +150,9 @@ def _file(root: Path, name: str, model: str, file: str) -> Pretrained:
 
     path = root / file
     if path.suffix in _PICKLED:
-        safe = path.with_suffix(".safetensors")
-        raise _refusal(path, f"'{model}', pretrained='{path}'", safe, f"name open_clip:{model}/{safe.name} there")
+        safe = Path(file).with_suffix(".safetensors")
+        source = f"'{model}', pretrained='{path}'"
+        raise _refusal(path, source, root / safe, f"name open_clip:{model}/{safe.as_posix()}")
     if not path.is_file():
         raise InputError(f"{path}: is missing; correct clip in the model's row.")
     config = open_clip.get_model_config(model)
