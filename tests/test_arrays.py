@@ -20,6 +20,7 @@ from dreamset.classifiers.resnet20 import ResNet20
 from dreamset.errors import InputError
 from dreamset.files import sha256
 from dreamset.images import png
+from dreamset.metrics.features import Judge
 from dreamset.splits import Sample
 from dreamset.workspace import Workspace
 
@@ -151,3 +152,33 @@ def test_images_too_many_for_the_device_come_a_batch_ahead_and_are_the_same(monk
         losses.append(history.losses)
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 7
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_trains_in_bfloat16_from_pinned_batches_and_scores_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace.at(tmp_path)
+    split = toy.write_splits(workspace)
+    toy.write_clip(tmp_path / "models/base/clip")
+    toy.write_judge(tmp_path / "models/base/judge")
+    data = arrays.real(split.train, tmp_path, 18, tmp_path / "scratch")
+    params = toy.params(models__bundled__memory=["gradient_checkpointing"])
+    for name in ("resnet20", "clip_lora"):
+        losses = []
+        for resident in (2**30, 0):
+            monkeypatch.setattr(fit, "_RESIDENT", resident)
+            torch.manual_seed(0)
+            network = classifiers.build(name, params.base, split, tmp_path)
+            source = fit.Source("real", data, 1.0, 1.0)
+            row = getattr(params.base.train, name)
+            history = fit.fit(
+                network, [source], data, row, selections=2, invariances=("colour",), crop=0.5, seed=("cuda",)
+            )
+            losses.append(history.losses)
+            assert classifiers.Predictor(network, split.classes).logits(data.images).dtype == np.float32
+        assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    features = Judge(tmp_path / "models/base/judge").features(data.images)
+    assert features.shape == (12, 64)
+    assert np.isfinite(features).all()

@@ -148,6 +148,8 @@ def test_the_judge_is_named_with_what_was_read_and_may_be_another(
     place, evaluation = world
     assert evaluation["judge"] == hub.identity(place.root, "models/base/judge", "judge")
     assert evaluation["judge"]["name"] == "models/base/judge"
+    record = read_json(place.classifiers("real") / "real_clip_lora/classifier.json", "")
+    assert evaluation["clip"] == {"name": record["base"], "commit": None, "sha256": record["base_sha256"]}
     network = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
     Dinov2Model(network).save_pretrained(place.root / "models/dinov2")
     shutil.copytree(place.cell / "data", tmp_path / "data")

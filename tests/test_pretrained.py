@@ -112,10 +112,12 @@ def test_what_was_read_is_told(project: Path) -> None:
     path = project / "models/toy.safetensors"
     found = pretrained.find(project, "open_clip:toy-ViT/models/toy.safetensors")
     assert (found.sha256, found.commit, found.weights) == (sha256_file(path), None, path)
-    before = pretrained.find(project, "models/clip").sha256
-    config = project / "models/clip" / pretrained.CONFIG
+    shutil.copytree(project / "models/clip", project / "models/same")
+    shutil.copytree(project / "models/clip", project / "models/other")
+    config = project / "models/other" / pretrained.CONFIG
     config.write_text(config.read_text() + "\n")
-    assert pretrained.find(project, "models/clip").sha256 != before
+    clips = [pretrained.find(project, f"models/{name}").sha256 for name in ("clip", "same", "other")]
+    assert clips[0] == clips[1] != clips[2]
     # An absolute path is no part of the project, but may be named.
     assert pretrained.find(project, f"open_clip:toy-ViT/{path}").weights == path
 

@@ -56,6 +56,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     Raises:
         InputError: a classifier, a dataset or a manifest is missing or of other classes.
     """
+    from dreamset import classifiers
+
     split, test_split = read_split(workspace.splits), read_test(workspace.test_split)
     if split.classes != test_split.classes:
         raise InputError(f"{workspace.test_split}: has other classes than the shots; run `dreamset prepare` again.")
@@ -76,6 +78,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "labels_selection_per_class": len(split.selection) / len(split.classes),
         "runs": [_run_record(params, key, logits[key], right[key], labels, split, trained) for key in logits],
         "differences": _differences(params, right),
+        "clip": classifiers.identity(workspace.root, params.base.clip),
         "judge": hub.identity(workspace.root, params.base.judge, "judge"),
         "sets": _sets(params, workspace, images),
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},

@@ -73,6 +73,18 @@ def hub_names(model: Model) -> tuple[str, ...]:
     return () if name is None else (name,)
 
 
+def identity(root: Path, name: str) -> dict[str, Any]:
+    """What a row's ``clip`` is on this machine, as ``dreamset.hub.identity`` tells it: name, commit, sha256.
+
+    Raises:
+        InputError: it is not there, or is nothing that open_clip reads.
+    """
+    from dreamset.classifiers.pretrained import find
+
+    found = find(root, name)
+    return {"name": found.name, "commit": found.commit, "sha256": found.sha256}
+
+
 def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
     """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -143,5 +143,5 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
     """A classifier as ``save`` wrote it, LoRA merged."""
-    base = pretrained.in_folder(folder, record["base"], record["base_commit"], record["base_sha256"])
+    base = pretrained.in_folder(folder, record["base"], record.get("base_commit"), record["base_sha256"])
     return read(base, record["prompts"])
