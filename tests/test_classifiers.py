@@ -12,13 +12,17 @@ import torch
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import clip, clip_lora
+from dreamset.classifiers import arrays, clip, clip_lora, fit, pretrained
 from dreamset.classifiers.augment import Augment
 from dreamset.errors import InputError
 from dreamset.splits import Split
 from dreamset.workspace import Workspace
 
 PROMPTS = ["a photo of a bar", "a photo of a rather long plank of old wood", "spot"]
+
+
+def _read(folder: Path) -> clip.Clip:
+    return clip.read(pretrained.in_folder(folder, "toy", None, "0" * 64), PROMPTS)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def adapted(folder: Path) -> clip.Clip:
     """A CLIP whose LoRAs are far from their start."""
-    classifier = clip.read(folder, PROMPTS, "toy")
+    classifier = _read(folder)
     clip_lora.adapt(classifier.model, 2, 4, 0.5)
     generator = torch.Generator().manual_seed(1)
     for name, value in classifier.named_parameters():
@@ -51,8 +55,8 @@ def _split(root: Path, **changes: Any) -> Split:
 
 
 def test_lora_starts_as_the_zero_shot_classifier(folder: Path, images: torch.Tensor) -> None:
-    plain = clip.read(folder, PROMPTS, "toy").eval()
-    adapted = clip.read(folder, PROMPTS, "toy").eval()
+    plain = _read(folder).eval()
+    adapted = _read(folder).eval()
     count = clip_lora.adapt(adapted.model, 2, 4, 0.0)
     # Two towers of two layers: A of (2 r, d) and B of (2 d, r) each.
     assert count == 4 * (4 * 16 + 32 * 2)
@@ -63,7 +67,7 @@ def test_lora_starts_as_the_zero_shot_classifier(folder: Path, images: torch.Ten
 def test_only_the_rows_of_q_and_v_change_and_only_lora_learns(folder: Path, adapted: clip.Clip) -> None:
     names = {name.rsplit(".", 1)[1] for name, value in adapted.named_parameters() if value.requires_grad}
     assert names == {"A", "B"}
-    before = clip.read(folder, PROMPTS, "toy").model.state_dict()
+    before = _read(folder).model.state_dict()
     clip_lora.merge(adapted.model)
     after = adapted.model.state_dict()
     assert before.keys() == after.keys()
@@ -137,7 +141,7 @@ def test_saved_weights_load_in_stock_open_clip_and_agree(
 @pytest.mark.parametrize("text", [{}, {"pool_type": "eos", "eos_id": 49407}])
 def test_truncating_prompts_changes_nothing_and_saves_work(tmp_path: Path, text: dict[str, Any]) -> None:
     toy.write_clip(tmp_path, **text)
-    classifier = clip.read(tmp_path, PROMPTS, "toy")
+    classifier = _read(tmp_path)
     seen = []
     classifier.model.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     with torch.no_grad():
@@ -151,7 +155,7 @@ def test_truncating_prompts_changes_nothing_and_saves_work(tmp_path: Path, text:
 
 def test_a_tower_that_looks_ahead_is_not_truncated(tmp_path: Path) -> None:
     toy.write_clip(tmp_path, no_causal_mask=True)
-    classifier = clip.read(tmp_path, PROMPTS, "toy")
+    classifier = _read(tmp_path)
     with torch.no_grad():
         features = clip.encode_captions(classifier.model, classifier.tokens)
         assert torch.equal(features, classifier.model.encode_text(classifier.tokens, normalize=True))
@@ -160,15 +164,131 @@ def test_a_tower_that_looks_ahead_is_not_truncated(tmp_path: Path) -> None:
 def test_vit_b_16_gets_the_published_number_of_parameters() -> None:
     import open_clip
 
-    config = open_clip.get_model_config("ViT-B-16")
+    for name in ("ViT-B-16", "ViT-B-16-quickgelu"):
+        with torch.device("meta"):
+            model = open_clip.CLIP(**open_clip.get_model_config(name))
+            base = sum(value.numel() for value in model.parameters())
+            assert clip_lora.adapt(model, 16, 32, 0.1) == 983_040
+        # 86,192,640 of the images, 63,428,096 of the text, and the logits' scale.
+        assert base == 149_620_737
+        adapted = [module for module in model.modules() if isinstance(module, clip_lora.LoraAttention)]
+        assert [module.attention.embed_dim for module in adapted] == [768] * 12 + [512] * 12
+
+
+@pytest.fixture(scope="module")
+def text_tower() -> Any:
+    """ViT-B/16's text tower, random, beside one layer for images, with LoRA on both."""
+    import open_clip
+
+    torch.manual_seed(0)
+    config = open_clip.get_model_config("ViT-B-16-quickgelu")
+    config["vision_cfg"] |= {"layers": 1, "width": 64, "head_width": 32, "image_size": 32}
+    model = open_clip.CLIP(**config)
+    clip_lora.adapt(model, 16, 32, 0.1)
+    for name, value in model.named_parameters():
+        if name.endswith(".B"):
+            value.data.normal_(0, 0.02)
+    return model
+
+
+def test_the_levers_hold_for_the_text_tower_of_vit_b_16(text_tower: Any) -> None:
+    import open_clip
+
+    tokens = open_clip.get_tokenizer("ViT-B-16")(PROMPTS)
+    seen = []
+    hook = text_tower.transformer.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    with torch.no_grad():
+        text_tower.eval()
+        short = clip.encode_captions(text_tower, tokens)
+        assert torch.allclose(short, text_tower.encode_text(tokens, normalize=True), atol=1e-5)
+    assert seen == [(3, 12, 512), (3, 77, 512)]
+
+    def step() -> tuple[int, dict[str, torch.Tensor]]:
+        """Bytes kept for the backward pass, and the gradients, dropout included."""
+        kept = []
+        text_tower.train().zero_grad()
+        torch.manual_seed(3)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.nbytes) or x, lambda x: x):
+            loss = (clip.encode_captions(text_tower, tokens) @ torch.ones(512)).square().sum()
+        loss.backward()
+        names = text_tower.transformer.named_parameters()
+        return sum(kept), {name: value.grad.clone() for name, value in names if value.grad is not None}
+
+    plain = step()
+    clip_lora.checkpoint_text(text_tower)
+    saving = step()
+    text_tower.transformer.grad_checkpointing = False
+    hook.remove()
+    assert len(saving[1]) == 24
+    assert saving[0] < 0.1 * plain[0]
+    for name, gradient in plain[1].items():
+        assert gradient.abs().max() > 0
+        assert torch.allclose(gradient, saving[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("memory", "saves"), [([], False), (["gradient_checkpointing"], True)])
+def test_the_row_says_whether_activations_are_kept(
+    folder: Path, tmp_path: Path, memory: list[str], saves: bool
+) -> None:
+    row = toy.params(models__bundled__clip=str(folder), models__bundled__memory=memory).base
+    classifier = classifiers.build("clip_lora", row, _split(tmp_path), tmp_path)
+    assert isinstance(classifier, clip.Clip)
+    assert classifier.model.transformer.grad_checkpointing is saves
+    assert classifier.model.visual.transformer.grad_checkpointing is False
+
+
+def test_a_tower_that_cannot_be_adapted_is_refused() -> None:
+    import open_clip
+
     with torch.device("meta"):
-        model = open_clip.CLIP(**config)
-        assert clip_lora.adapt(model, 16, 32, 0.1) == 983_040
+        model = open_clip.CLIP(**open_clip.get_model_config("RN50"))
+    with pytest.raises(InputError, match="choose a ViT"):
+        clip_lora.adapt(model, 2, 4, 0.0)
+
+
+def test_bfloat16_trains_and_scores_and_leaves_logits_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA does, done by the CPU's autocast."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    data = arrays.Labelled(pixels, np.arange(12) % 3, tuple(map(str, range(12))))
+    row = toy.params(models__bundled__train__clip_lora__steps=4).base.train.clip_lora
+    results = []
+    for enabled in (False, True):
+        entered = []
+
+        def autocast(where: torch.device, enabled: bool = enabled, entered: list[str] = entered) -> torch.autocast:
+            entered.append(where.type)
+            return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+
+        monkeypatch.setattr(fit, "autocast", autocast)
+        monkeypatch.setattr(classifiers, "autocast", autocast)
+        torch.manual_seed(0)
+        classifier = _read(folder)
+        clip_lora.adapt(classifier.model, 2, 4, 0.0)
+        history = fit.fit(
+            classifier,
+            [fit.Source("real", data, 1.0, 1.0)],
+            data,
+            row,
+            selections=2,
+            invariances=(),
+            crop=1.0,
+            seed=("bf16",),
+        )
+        logits = classifiers.Predictor(classifier, toy.CLASSES).logits(pixels)
+        assert len(entered) == 4 + 2 + 1
+        assert logits.dtype == np.float32
+        assert all(value.dtype == torch.float32 for value in classifier.parameters())
+        results.append((history.losses, logits))
+    assert results[0][0] == pytest.approx(results[1][0], rel=0.02)
+    assert results[0][0] != results[1][0]
+    assert results[0][1] == pytest.approx(results[1][1], abs=0.15)
+    # A logit rounded to bfloat16 would have an empty lower half of its bits.
+    assert (results[1][1].view(np.uint32) & 0xFFFF).any()
 
 
 def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an open_clip folder"):
-        clip.read(tmp_path, PROMPTS, "toy")
+        _read(tmp_path)
 
 
 def test_resnet20_has_twenty_layers_and_comes_back_from_disk(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import evaluate, train
+from dreamset import evaluate, hub, report, train
 from dreamset.errors import InputError
-from dreamset.files import read_json, write_json
-from dreamset.splits import read_split, read_test
-from dreamset.synthetic import read_metadata, write_metadata
+from dreamset.files import read_json, sha256, write_json
+from dreamset.images import png
+from dreamset.splits import Sample, Split, TestSplit, read_split, read_test, write_split, write_test
+from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.workspace import Workspace
 
 SOURCES = Path(evaluate.__file__).parent
@@ -136,6 +138,76 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
 def test_evaluating_again_gives_the_same(world: tuple[Workspace, dict[str, Any]]) -> None:
     place, evaluation = world
     assert evaluate.run(toy.params(), place) == evaluation
+
+
+def test_the_judge_is_named_with_what_was_read_and_may_be_another(
+    world: tuple[Workspace, dict[str, Any]], tmp_path: Path
+) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    place, evaluation = world
+    assert evaluation["judge"] == hub.identity(place.root, "models/base/judge", "judge")
+    assert evaluation["judge"]["name"] == "models/base/judge"
+    record = read_json(place.classifiers("real") / "real_clip_lora/classifier.json", "")
+    assert evaluation["clip"] == {"name": record["base"], "commit": None, "sha256": record["base_sha256"]}
+    network = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    Dinov2Model(network).save_pretrained(place.root / "models/dinov2")
+    shutil.copytree(place.cell / "data", tmp_path / "data")
+    shutil.copytree(place.cell / "models/classifiers", tmp_path / "models/classifiers")
+    shutil.copytree(place.cell / "results", tmp_path / "results")
+    other = evaluate.run(toy.params(models__bundled__judge="models/dinov2"), Workspace(place.root, tmp_path))
+    assert other["runs"] == evaluation["runs"]
+    assert (other["judge"]["name"], other["sets"]["datadream_dset"]["features"]) == ("models/dinov2", "judge, 16 wide")
+    assert other["judge"]["sha256"] != evaluation["judge"]["sha256"]
+    assert other["sets"]["datadream_dset"]["warning"].startswith("FID of 18 images is biased")
+    assert "near_duplicates" in other["sets"]["datadream_dset"]
+
+
+def test_two_thousand_classes_are_trained_and_scored_without_a_square_of_them(tmp_path: Path) -> None:
+    count, place = 2000, Workspace.at(tmp_path)
+    toy.write_clip(place.root / "models/base/clip")
+    toy.write_judge(place.root / "models/base/judge")
+    rng = np.random.default_rng(0)
+    images = [png(toy.picture(label, rng)) for label in range(3)]
+    for folder in (place.real, place.real_test, place.synthetic("stable_diffusion")):
+        folder.mkdir(parents=True)
+        for kind, data in enumerate(images):
+            (folder / f"{kind}.png").write_bytes(data)
+    kinds = [label % 3 for label in range(count)]
+    classes = tuple(f"class {label}" for label in range(count))
+
+    def samples(folder: str) -> tuple[Sample, ...]:
+        return tuple(Sample(f"{folder}/{k}.png", i, "", sha256(images[k])) for i, k in enumerate(kinds))
+
+    write_split(place.splits, Split("toy", classes, "a photo of {class}", ("colour",), 1, 0, samples("data/real"), ()))
+    write_test(place.test_split, TestSplit(classes, samples("data/real_test")))
+    rows = [
+        SyntheticImage(f"{k}.png", i, classes[i], 0, "", 0, 0, {}, None, sha256(images[k])) for i, k in enumerate(kinds)
+    ]
+    write_metadata(place.synthetic("stable_diffusion"), rows)
+    params = toy.params(active=["stable_diffusion"], models__bundled__train__clip_lora__steps=2)
+    for arm in train.arms(params):
+        train.run(params, place, arm)
+    evaluation = evaluate.run(params, place)
+    assert len(evaluation["runs"]) == 1 + 2 + 4
+    assert all(len(run["per_class"]) == count and len(run["most_confused"]) == 3 for run in evaluation["runs"])
+    guesses = read_json(place.plots("evaluate") / "predictions.json", "")
+    for run in evaluation["runs"]:
+        key = evaluate.key_of(run["arm"], run["train_on"], run["classifier"])
+        with (place.plots("evaluate") / f"confusion/{key.replace('/', '_')}.csv").open() as file:
+            pairs = Counter((row["actual"], row["predicted"]) for row in csv.DictReader(file))
+        every = Counter(
+            (classes[a], classes[p])
+            for a, p in zip(guesses["labels"], guesses["predicted"][key], strict=True)
+            if a != p
+        )
+        assert 0 < len(pairs) <= 50
+        assert sorted(pairs.values()) == sorted(count for _, count in every.most_common(50))
+        assert all(every[pair] == n for pair, n in pairs.items())
+    # The page is made from predictions, and shows no square either.
+    report.run(params, place)
+    page = (place.results / "report.html").read_text(encoding="utf-8")
+    assert "What is taken for what" not in page
 
 
 def test_one_class_short_of_images_still_counts_the_others(

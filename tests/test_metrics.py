@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dreamset.metrics.accuracy import bootstrap, confusion, per_class, top_k
+from dreamset.metrics import duplicates
+from dreamset.metrics.accuracy import bootstrap, confusion, most_confused, per_class, top_k
 from dreamset.metrics.distribution import fid, kid, matched
 from dreamset.metrics.duplicates import near_duplicates, nearest
 
@@ -25,6 +26,13 @@ def test_confusion_has_labels_in_rows_and_per_class_is_its_diagonal() -> None:
     matrix = confusion(predicted, labels, 3)
     assert matrix.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 0]]
     assert per_class(matrix) == [pytest.approx(1 / 3), 0.5, None]
+
+
+def test_most_confused_are_the_largest_off_the_diagonal() -> None:
+    matrix = np.array([[9, 2, 0], [3, 9, 2], [0, 1, 9]])
+    assert most_confused(matrix, 3) == [(1, 0, 3), (0, 1, 2), (1, 2, 2)]
+    assert len(most_confused(matrix, 9)) == 4
+    assert most_confused(np.eye(3, dtype=np.int64), 3) == []
 
 
 def test_bootstrap_agrees_with_scipy_bca() -> None:
@@ -118,3 +126,12 @@ def test_a_planted_copy_of_a_shot_is_found_first() -> None:
     assert (distances < found.threshold).mean() == pytest.approx(0.01, abs=0.005)
     by_hand = np.linalg.norm(held_out[:, None] - shots[None], axis=2)
     assert distances == pytest.approx(by_hand.min(1), rel=1e-5)
+
+
+def test_nearest_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, shots = RNG.normal(0, 1, (50, 10)).astype(np.float32), RNG.normal(0, 1, (7, 10)).astype(np.float32)
+    whole = nearest(features, shots)
+    monkeypatch.setattr(duplicates, "_CELLS", 7 * 9)
+    pieces = nearest(features, shots)
+    assert np.array_equal(whole[0], pieces[0])
+    assert whole[1] == pytest.approx(pieces[1], rel=1e-12)

@@ -99,7 +99,7 @@ def test_every_batch_of_both_holds_its_share_of_each() -> None:
         fit.Source("real", _labelled(4, 255), 0.5, 0.8),
         fit.Source("synthetic", _labelled(90, 0), 0.5, 0.2),
     ]
-    loader = fit._Loader(network, sources, 10, lambda images: images, ("test", 0))  # type: ignore[arg-type]
+    loader = fit._Loader(network, sources, 10, lambda images, size: images, ("test", 0))  # type: ignore[arg-type]
     for _ in range(30):
         images, labels = loader.batch()
         assert images.shape == (10, 3, 16, 16)
@@ -112,7 +112,7 @@ def test_the_loss_of_both_weighs_real_rows_by_lambda() -> None:
     real, synthetic = _labelled(4, 255), _labelled(4, 0)
 
     def loss(*sources: fit.Source) -> float:
-        return float(fit._Loader(network, sources, 4 * len(sources), lambda x: x, ("t",)).loss().detach())  # type: ignore[arg-type]
+        return float(fit._Loader(network, sources, 4 * len(sources), lambda x, size: x, ("t",)).loss().detach())  # type: ignore[arg-type]
 
     both = loss(fit.Source("real", real, 0.5, 0.7), fit.Source("synthetic", synthetic, 0.5, 0.3))
     alone = [loss(fit.Source(name, data, 1, 1)) for name, data in (("real", real), ("synthetic", synthetic))]

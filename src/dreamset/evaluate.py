@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset import hub
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
 from dreamset.seeds import seed_for
@@ -12,16 +13,19 @@ from dreamset.splits import read_split, read_test
 from dreamset.train import REAL, arms, train_on
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.classifiers import Predictor
     from dreamset.classifiers.arrays import Labelled
     from dreamset.params import Params
-    from dreamset.splits import Split
+    from dreamset.splits import Sample, Split, TestSplit
     from dreamset.workspace import Workspace
 
 ZERO_SHOT: Final = "zero_shot"
+_MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
+_TOP_PAIRS: Final = 50
 
 ROW_COLUMNS: Final = (
     "recipe",
@@ -52,31 +56,34 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     Raises:
         InputError: a classifier, a dataset or a manifest is missing or of other classes.
     """
-    from dreamset.classifiers import arrays
+    from dreamset import classifiers
 
     split, test_split = read_split(workspace.splits), read_test(workspace.test_split)
     if split.classes != test_split.classes:
         raise InputError(f"{workspace.test_split}: has other classes than the shots; run `dreamset prepare` again.")
-    test = arrays.real(test_split.test, workspace.cell, params.base.resolution)
-    logits = _all_logits(params, workspace, split, test)
-    right = {key: (scores.argmax(1) == test.labels).astype(float) for key, scores in logits.items()}
+    images = _Images(params, workspace, split, test_split)
+    logits = _all_logits(params, workspace, split, images)
+    labels = images.labels
+    right = {key: (scores.argmax(1) == labels).astype(float) for key, scores in logits.items()}
     trained = {arm: read_json(workspace.result("train", arm), f"dreamset train {arm}") for arm in arms(params)}
     evaluation = {
         "model": params.model,
         "shots": split.shots,
         "seed": split.seed,
         "classes": split.classes,
-        "test_images": len(test),
+        "test_images": len(labels),
         "confidence": params.evaluate.confidence,
         "bootstrap": params.evaluate.bootstrap,
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": len(split.selection) / len(split.classes),
-        "runs": [_run_record(params, key, logits[key], right[key], test, split, trained) for key in logits],
+        "runs": [_run_record(params, key, logits[key], right[key], labels, split, trained) for key in logits],
         "differences": _differences(params, right),
-        "sets": _sets(params, workspace, split, test),
+        "clip": classifiers.identity(workspace.root, params.base.clip),
+        "judge": hub.identity(workspace.root, params.base.judge, "judge"),
+        "sets": _sets(params, workspace, images),
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
     }
-    _write(workspace, evaluation, {key: scores.argmax(1) for key, scores in logits.items()}, test)
+    _write(workspace, evaluation, {key: scores.argmax(1) for key, scores in logits.items()}, labels)
     return evaluation
 
 
@@ -85,23 +92,72 @@ def key_of(arm: str, kind: str, classifier: str) -> str:
     return f"{arm}/{kind}/{classifier}"
 
 
-def _all_logits(params: Params, workspace: Workspace, split: Split, test: Labelled) -> dict[str, NDArray[np.float32]]:
-    """Logits of every classifier on the test images, by the name of its run."""
+class _Images:
+    """The images that are scored, decoded at the sides that networks see."""
+
+    def __init__(self, params: Params, workspace: Workspace, split: Split, test: TestSplit) -> None:
+        import numpy as np
+
+        self.workspace, self.split, self.resolution = workspace, split, params.base.resolution
+        self.samples = test.test
+        self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
+        self.decoded: dict[int, Labelled] = {}
+
+    def test(self, size: int) -> Labelled:
+        """Test images for a network of ``size`` pixels; those of the last two sides are kept."""
+        side = self._side(size)
+        if side not in self.decoded:
+            # One side for each classifier and one for the judge are common; more would only take room.
+            while len(self.decoded) > 1:
+                del self.decoded[next(iter(self.decoded))]
+            self.decoded[side] = self._real(self.samples, side)
+        return self.decoded[side]
+
+    def shots(self, size: int) -> Labelled:
+        """What the generators learned from."""
+        return self._real(self.split.train, self._side(size))
+
+    def synthetic(self, recipe: str, size: int) -> Labelled:
+        """The synthetic dataset of a recipe."""
+        from dreamset.classifiers import arrays
+
+        folder = self.workspace.synthetic(recipe)
+        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch)
+
+    def _real(self, samples: tuple[Sample, ...], side: int) -> Labelled:
+        from dreamset.classifiers import arrays
+
+        return arrays.real(samples, self.workspace.cell, side, self.workspace.scratch)
+
+    def _side(self, size: int) -> int:
+        from dreamset.classifiers import seen
+
+        return seen(size, self.resolution)
+
+
+def _all_logits(params: Params, workspace: Workspace, split: Split, images: _Images) -> dict[str, NDArray[np.float32]]:
+    """Logits of every classifier on the test images, by the name of its run; one classifier in memory at a time."""
     from dreamset import classifiers
 
-    zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
-    runs: dict[str, Predictor] = {
-        key_of(ZERO_SHOT, "none", "clip_zeroshot"): classifiers.Predictor(zero_shot, split.classes)
+    folders = {
+        key_of(arm, kind, name): workspace.classifiers(arm) / f"{kind}_{name}"
+        for arm in arms(params)
+        for name in params.train.classifiers
+        for kind in train_on(arm)
     }
-    for arm in arms(params):
-        for name in params.train.classifiers:
-            for kind in train_on(arm):
-                folder = workspace.classifiers(arm) / f"{kind}_{name}"
-                predictor = classifiers.load(folder)
-                if predictor.classes != split.classes:
-                    raise InputError(f"{folder}: was trained on other classes; run `dreamset train {arm}` again.")
-                runs[key_of(arm, kind, name)] = predictor
-    return {key: predictor.logits(test.images) for key, predictor in runs.items()}
+    # Before any work: all are there, and of these classes.
+    for key, folder in folders.items():
+        if classifiers.classes(folder) != split.classes:
+            arm = key.split("/")[0]
+            raise InputError(f"{folder}: was trained on other classes; run `dreamset train {arm}` again.")
+    zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
+    predictor = classifiers.Predictor(zero_shot, split.classes)
+    logits = {key_of(ZERO_SHOT, "none", "clip_zeroshot"): predictor.logits(images.test(predictor.size).images)}
+    del zero_shot
+    for key, folder in folders.items():
+        predictor = classifiers.load(folder)
+        logits[key] = predictor.logits(images.test(predictor.size).images)
+    return logits
 
 
 def _run_record(
@@ -109,7 +165,7 @@ def _run_record(
     key: str,
     logits: NDArray[np.float32],
     right: NDArray[np.float64],
-    test: Labelled,
+    labels: NDArray[np.int64],
     split: Split,
     trained: dict[str, Any],
 ) -> dict[str, Any]:
@@ -118,8 +174,7 @@ def _run_record(
 
     arm, kind, name = key.split("/")
     interval = _bootstrap(params, right)
-    matrix = accuracy.confusion(logits.argmax(1), test.labels, len(split.classes))
-    wrong = [(int(n), a, p) for a, row in enumerate(matrix) for p, n in enumerate(row) if n and a != p]
+    matrix = accuracy.confusion(logits.argmax(1), labels, len(split.classes))
     by_class = accuracy.per_class(matrix)
     record = {
         "arm": arm,
@@ -130,13 +185,13 @@ def _run_record(
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
         # With five classes or fewer it says nothing.
-        "top5": round(accuracy.top_k(logits, test.labels, 5), 4) if len(split.classes) > 5 else None,
+        "top5": round(accuracy.top_k(logits, labels, 5), 4) if len(split.classes) > 5 else None,
         "per_class": {
             c: None if value is None else round(value, 4) for c, value in zip(split.classes, by_class, strict=True)
         },
         "most_confused": [
             {"actual": split.classes[a], "predicted": split.classes[p], "count": n}
-            for n, a, p in sorted(wrong, key=lambda pair: (-pair[0], pair[1:]))[:3]
+            for a, p, n in accuracy.most_confused(matrix, 3)
         ],
     }
     runs = trained[arm]["runs"] if arm in trained else []
@@ -189,18 +244,14 @@ def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[
     return differences
 
 
-def _sets(params: Params, workspace: Workspace, split: Split, test: Labelled) -> dict[str, Any]:
+def _sets(params: Params, workspace: Workspace, images: _Images) -> dict[str, Any]:
     """Distance to the test images, and copies of the shots, of every synthetic dataset."""
-    from dreamset.classifiers import arrays
     from dreamset.metrics.compare import Reference
+    from dreamset.metrics.features import Judge
 
-    size = params.base.resolution
-    shots = arrays.real(split.train, workspace.cell, size)
-    reference = Reference(params, workspace.base(params.base.judge), split, shots, test)
-    return {
-        recipe: reference.compare(arrays.synthetic(workspace.synthetic(recipe), split, size))
-        for recipe in params.active
-    }
+    judge = Judge(hub.locate(workspace.root, params.base.judge))
+    reference = Reference(params, judge, images.split, images.shots(judge.size), images.test(judge.size))
+    return {recipe: reference.compare(images.synthetic(recipe, judge.size)) for recipe in params.active}
 
 
 def _costs(workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +308,10 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(
-    workspace: Workspace, evaluation: dict[str, Any], predicted: dict[str, NDArray[np.int64]], test: Labelled
+    workspace: Workspace,
+    evaluation: dict[str, Any],
+    predicted: dict[str, NDArray[np.int64]],
+    labels: NDArray[np.int64],
 ) -> None:
     """Every output of the stage."""
     write_json(workspace.result("evaluate"), evaluation)
@@ -266,13 +320,28 @@ def _write(
     plots, classes = workspace.plots("evaluate"), evaluation["classes"]
     guesses = {
         "classes": classes,
-        "labels": test.labels.tolist(),
-        "predicted": {key: labels.tolist() for key, labels in predicted.items()},
+        "labels": labels.tolist(),
+        "predicted": {key: guess.tolist() for key, guess in predicted.items()},
     }
     atomic_write(plots / "predictions.json", json.dumps(guesses, ensure_ascii=False, separators=(",", ":")) + "\n")
     bars = [{"run": key_of(r["arm"], r["train_on"], r["classifier"]), **r} for r in evaluation["runs"]]
     columns = ("run", "arm", "train_on", "classifier", "accuracy", "low", "high")
     write_csv(plots / "accuracy.csv", ({name: row[name] for name in columns} for row in bars), columns)
-    for key, labels in predicted.items():
-        pairs = [{"actual": classes[a], "predicted": classes[p]} for a, p in zip(test.labels, labels, strict=True)]
+    for key, guess in predicted.items():
+        pairs = [{"actual": classes[a], "predicted": classes[p]} for a, p in _pairs(labels, guess, len(classes))]
         write_csv(plots / "confusion" / f"{key.replace('/', '_')}.csv", pairs, ("actual", "predicted"))
+
+
+def _pairs(labels: NDArray[np.int64], guess: NDArray[np.int64], classes: int) -> Iterable[tuple[int, int]]:
+    """Class and prediction of each test image for DVC's confusion plot, which draws all pairs of the classes it meets.
+
+    Beyond ``_MOST_CLASSES`` classes only the images of the ``_TOP_PAIRS`` most confused pairs: nobody can read more,
+    and the plot has the square of its classes as cells.
+    """
+    from dreamset.metrics import accuracy
+
+    every = zip(labels.tolist(), guess.tolist(), strict=True)
+    if classes <= _MOST_CLASSES:
+        return every
+    top = {(a, p) for a, p, _ in accuracy.most_confused(accuracy.confusion(guess, labels, classes), _TOP_PAIRS)}
+    return (pair for pair in every if pair in top)

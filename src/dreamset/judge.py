@@ -1,7 +1,8 @@
-"""The judge: a small convolutional classifier of glyphs, used only to score images.
+"""The judge: a network that only scores images.
 
-It shares neither weights nor random numbers nor architecture with the networks that make or filter
-images, so that its features are fair ground for FID and KID.
+It shares neither weights nor random numbers nor architecture with the networks that make or filter images, so that
+its features are fair ground for FID and KID. The bundled one is a small convolutional classifier of glyphs; beside a
+full-size base it is DINOv2 (Oquab et al. 2023), which has seen neither captions nor the labels of a test.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
+from dreamset.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 FEATURES: Final = 64
 WEIGHTS, CONFIG = "judge.safetensors", "config.json"
+_DINOV2: Final = ("dinov2", "dinov2_with_registers")
 
 
 class _Block(nn.Module):
@@ -43,7 +47,10 @@ class Judge(nn.Module):
 
     Attributes:
         class_names: the classes in the order of the logits; characters of one shape stand in one name.
+        size: pixels of the square that it sees.
     """
+
+    size: Final = 16
 
     def __init__(self, class_names: Sequence[str], width: int = 32) -> None:
         super().__init__()
@@ -93,3 +100,60 @@ def load_judge(folder: Path) -> Judge:
     judge = Judge(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     judge.load_state_dict(load_file(folder / WEIGHTS))
     return judge.eval().requires_grad_(False)
+
+
+class Dinov2(nn.Module):
+    """DINOv2 as transformers has it, at its usual 224 pixels.
+
+    Args:
+        network: a ``Dinov2Model``.
+    """
+
+    size: Final = 224
+    shift: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        # ImageNet's mean and deviation, as its images were normalised.
+        self.register_buffer("shift", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
+        self.register_buffer("scale", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The class token after the last normalisation, (n, width), of float images (n, 3, 224, 224) in -1..1."""
+        pixels = ((images + 1) / 2 - self.shift) / self.scale
+        out: torch.Tensor = self.network(pixel_values=pixels).pooler_output
+        return out
+
+
+def load_network(folder: Path) -> Judge | Dinov2:
+    """The judge of a model's row, whichever its folder holds; on the CPU, in evaluation mode and frozen.
+
+    Raises:
+        InputError: neither the bundled judge nor DINOv2 in safetensors.
+    """
+    if (folder / WEIGHTS).is_file():
+        return load_judge(folder)
+    config: dict[str, Any] = {}
+    if (folder / CONFIG).is_file():
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.get("model_type") not in _DINOV2:
+        raise InputError(
+            f"{folder}: holds neither {WEIGHTS} nor a DINOv2 (model_type of {CONFIG}); correct judge in its row."
+        )
+    if not any(folder.glob("model*.safetensors")):
+        call = f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}-safe')"
+        raise InputError(
+            f"{folder}: holds no safetensors weights, and a pickled file can run any code when it is opened; where you "
+            f'trust it, convert it with `python -c "from transformers import AutoModel as M; {call}"` and name the new '
+            "folder."
+        )
+    from transformers import AutoModel
+
+    network, facts = AutoModel.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+    )
+    if facts["missing_keys"]:
+        raise InputError(f"{folder}: lacks the weights {', '.join(sorted(facts['missing_keys'])[:3])}; fetch it again.")
+    return Dinov2(network).eval().requires_grad_(False)

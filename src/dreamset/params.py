@@ -190,6 +190,7 @@ class Sampler:
 class ResNet20:
     """``train.resnet20`` of a model's row."""
 
+    size: Annotated[int, Range(low=8)]
     width: Count
     lr: Positive
     weight_decay: Share

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from torch import nn
+
     from dreamset.classifiers.arrays import Labelled
     from dreamset.classifiers.fit import History, Source
     from dreamset.params import Params
@@ -47,17 +49,10 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     Raises:
         InputError: an unknown arm, or images that are missing or changed.
     """
-    from dreamset.classifiers import arrays
-
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
     split = read_split(workspace.splits)
-    size = params.base.resolution
-    data = {"real": arrays.real(split.train, workspace.cell, size)}
-    selection = arrays.real(split.selection, workspace.cell, size)
-    if arm != REAL:
-        data["synthetic"] = arrays.synthetic(workspace.synthetic(arm), split, size)
-
+    images = _Images(params, workspace, split, arm)
     final = workspace.classifiers(arm)
     aside = final.with_name(f".{arm}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -65,7 +60,7 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     try:
         for name in params.train.classifiers:
             for kind in train_on(arm):
-                runs.append(_train(params, workspace, split, arm, kind, name, data, selection, aside))
+                runs.append(_train(params, workspace, split, arm, kind, name, images, aside))
         shutil.rmtree(final, ignore_errors=True)
         aside.replace(final)
         sync_folder(final.parent)
@@ -84,6 +79,34 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     return result
 
 
+class _Images:
+    """The images of an arm, decoded at the sides that its classifiers want."""
+
+    def __init__(self, params: Params, workspace: Workspace, split: Split, arm: str) -> None:
+        self.params, self.workspace, self.split, self.arm = params, workspace, split, arm
+        self.size: int | None = None
+        self.decoded: tuple[dict[str, Labelled], Labelled]
+
+    def of(self, classifier: nn.Module) -> tuple[dict[str, Labelled], Labelled]:
+        """Training images by source, and selection images; the last side is kept, for classifiers in a row share it.
+
+        Raises:
+            InputError: images that are missing or changed.
+        """
+        from dreamset.classifiers import arrays, seen, stored
+
+        size: int = classifier.size  # type: ignore[assignment]
+        if size != self.size:
+            cell, scratch, resolution = self.workspace.cell, self.workspace.scratch, self.params.base.resolution
+            side = stored(size, resolution)
+            data = {"real": arrays.real(self.split.train, cell, side, scratch)}
+            if self.arm != REAL:
+                data["synthetic"] = arrays.synthetic(self.workspace.synthetic(self.arm), self.split, side, scratch)
+            self.decoded = data, arrays.real(self.split.selection, cell, seen(size, resolution), scratch)
+            self.size = size
+        return self.decoded
+
+
 def _train(
     params: Params,
     workspace: Workspace,
@@ -91,8 +114,7 @@ def _train(
     arm: str,
     kind: TrainOn,
     name: str,
-    data: dict[str, Labelled],
-    selection: Labelled,
+    images: _Images,
     folder: Path,
 ) -> dict[str, Any]:
     """One classifier, trained and saved under ``folder``; its record."""
@@ -103,10 +125,11 @@ def _train(
     from dreamset.seeds import seed_for
 
     row = getattr(params.base.train, name)
-    used = _sources(kind, data, params.train.real_weight)
     # No recipe in the seeds: recipes are compared from the same start and in the same order of batches.
     torch.manual_seed(seed_for("train", params.seed, name, "start"))
     classifier = classifiers.build(name, params.base, split, workspace.root)
+    data, selection = images.of(classifier)
+    used = _sources(kind, data, params.train.real_weight)
     history = fit(
         classifier,
         used,

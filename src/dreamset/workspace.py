@@ -85,6 +85,11 @@ class Workspace:
         return self.root / ".dreamset/unfinished"
 
     @property
+    def scratch(self) -> Path:
+        """Folder of nameless files: decoded images while a stage uses them."""
+        return self.root / ".dreamset/scratch"
+
+    @property
     def spool(self) -> Path:
         """Tracking records that no server has taken yet."""
         return self.root / ".dreamset/track"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -60,11 +61,40 @@ def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
     return classifier
 
 
+def hub_names(model: Model) -> tuple[str, ...]:
+    """What the classifiers of a model's row need from the hub, as ``dreamset.hub.fetch`` takes it for part ``clip``.
+
+    Raises:
+        InputError: the row's ``clip`` names weights that nobody publishes as safetensors.
+    """
+    from dreamset.classifiers.pretrained import hub_name
+
+    name = hub_name(model.clip)
+    return () if name is None else (name,)
+
+
+def identity(root: Path, name: str) -> dict[str, Any]:
+    """What a row's ``clip`` is on this machine, as ``dreamset.hub.identity`` tells it: name, commit, sha256.
+
+    Raises:
+        InputError: it is not there, or is nothing that open_clip reads.
+    """
+    from dreamset.classifiers.pretrained import find
+
+    found = find(root, name)
+    return {"name": found.name, "commit": found.commit, "sha256": found.sha256}
+
+
 def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
     """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``."""
     folder.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = _module(record["classifier"]).save(classifier, folder)
     write_json(folder / RECORD, record | facts)
+
+
+def classes(folder: Path) -> tuple[str, ...]:
+    """The classes of a saved classifier, in the order of its logits."""
+    return tuple(read_json(folder / RECORD, "dreamset train")["classes"])
 
 
 def load(folder: Path) -> Predictor:
@@ -83,9 +113,10 @@ class Predictor:
         self.device = device.pick()
         self.classifier = classifier.to(self.device).eval()
         self.classes = classes
+        self.size: int = classifier.size  # type: ignore[assignment]
 
     def logits(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
-        """Logits (n, classes) of RGB images (n, h, w, 3), resized to what the classifier sees."""
+        """Float32 logits (n, classes) of RGB images (n, h, w, 3), resized to what the classifier sees."""
         import numpy as np
         import torch
 
@@ -93,16 +124,48 @@ class Predictor:
         with torch.inference_mode():
             for start in range(0, len(images), batch):
                 pixels = to_float(torch.from_numpy(images[start : start + batch]).to(self.device), self.classifier)
-                parts.append(self.classifier(pixels).float().cpu().numpy())
+                with autocast(self.device):
+                    parts.append(self.classifier(pixels).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
 
 
-def to_float(images: Tensor, classifier: nn.Module) -> Tensor:
-    """(n, h, w, 3) uint8 to (n, 3, size, size) float in 0..1, antialiased where it must shrink or grow."""
+def autocast(where: torch.device) -> torch.autocast:
+    """bfloat16 arithmetic on CUDA, float32 elsewhere: on CPUs bfloat16 is often the slower one."""
+    import torch
+
+    return torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda")
+
+
+def stored(size: int, resolution: int) -> int:
+    """Side, pixels, of the squares that a classifier is trained on.
+
+    A random crop is taken from a copy that is an eighth larger than what the classifier sees: 256 pixels for a CLIP
+    of 224, as evaluation does. A crop of a quarter of the area is then enlarged by 7/4, where one from an original
+    of 512 pixels would be reduced by 7/8: such crops are softer here. Nothing is stored beyond the model's own
+    resolution.
+
+    Args:
+        size: what the classifier sees, pixels.
+        resolution: of the model's images, pixels.
+    """
+    return min(resolution, round(size * 8 / 7))
+
+
+def seen(size: int, resolution: int) -> int:
+    """Side, pixels, of the squares that a classifier is scored on: exactly what it sees, or the model's resolution."""
+    return min(resolution, size)
+
+
+def to_float(images: Tensor, classifier: nn.Module, largest: int | None = None) -> Tensor:
+    """(n, h, h, 3) uint8 to float (n, 3, size, size) in 0..1, antialiased where it must shrink or grow.
+
+    With ``largest`` the result is between what the classifier sees and that many pixels: nothing in between is resized.
+    """
     import torch.nn.functional as F
 
     pixels = images.permute(0, 3, 1, 2).float() / 255
     size: int = classifier.size  # type: ignore[assignment]
-    if pixels.shape[-2:] != (size, size):
-        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    side = min(max(pixels.shape[-1], size), max(largest or size, size))
+    if pixels.shape[-2:] != (side, side):
+        pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     return pixels

@@ -1,9 +1,12 @@
-"""Labelled images in memory, decoded once; labels come from the manifests."""
+"""Labelled images as one array of squares, decoded once; labels come from the manifests."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,12 +16,15 @@ from dreamset.images import read_rgb, resize_crop
 from dreamset.synthetic import read_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from dreamset.splits import Sample, Split
+
+_BLOCK: Final = 256  # images that are decoded between two writes, and so in memory at once
+_THREADS: Final = min(16, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,28 @@ class Labelled:
         return len(self.labels)
 
 
-def real(samples: Iterable[Sample], cell: Path, size: int) -> Labelled:
+def real(samples: Iterable[Sample], cell: Path, size: int, scratch: Path | None = None) -> Labelled:
     """Real images of a split, ``size`` pixels square.
 
+    Args:
+        samples: rows of a manifest.
+        cell: what their paths are relative to.
+        size: pixels; the shortest side is resized to it and the centre is kept.
+        scratch: folder for a nameless file that holds the pixels while they are in use, so that memory does not grow
+            with their number; None: in memory.
+
     Raises:
-        InputError: a file is gone or is not the one that was split.
+        InputError: a file is gone or is not the one that was split, or ``scratch`` has no room.
     """
     rows = [(sample.path, sample.label, sample.sha256) for sample in samples]
-    return _read(rows, cell, size, "dreamset prepare")
+    return _read(rows, cell, size, "dreamset prepare", scratch)
 
 
-def synthetic(folder: Path, split: Split, size: int) -> Labelled:
-    """A synthetic dataset, ``size`` pixels square, checked against its metadata.
+def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None) -> Labelled:
+    """A synthetic dataset, ``size`` pixels square, checked against its metadata; ``scratch`` as for ``real``.
 
     Raises:
-        InputError: a file is gone or changed, or the classes are not those of ``split``.
+        InputError: a file is gone or changed, the classes are not those of ``split``, or ``scratch`` has no room.
     """
     rows = read_metadata(folder)
     command = f"dreamset generate {folder.name}"
@@ -56,15 +69,50 @@ def synthetic(folder: Path, split: Split, size: int) -> Labelled:
             raise InputError(f"{folder}: holds class {row.class_name!r}, unlike the splits; run `{command}` again.")
     if not rows:
         raise InputError(f"{folder}: holds no images; run `{command}` again.")
-    return _read([(row.file_name, row.label, row.sha256) for row in rows], folder, size, command)
+    return _read([(row.file_name, row.label, row.sha256) for row in rows], folder, size, command, scratch)
 
 
-def _read(rows: list[tuple[str, int, str]], folder: Path, size: int, command: str) -> Labelled:
-    images = np.zeros((len(rows), size, size, 3), np.uint8)
-    for index, (name, _, digest) in enumerate(rows):
-        path = folder / name
-        if not path.is_file() or sha256_file(path) != digest:
+def _read(rows: list[tuple[str, int, str]], folder: Path, size: int, command: str, scratch: Path | None) -> Labelled:
+    def decode(row: tuple[str, int, str]) -> NDArray[np.uint8]:
+        path = folder / row[0]
+        if not path.is_file() or sha256_file(path) != row[2]:
             raise InputError(f"{path}: is missing or was changed; run `{command}` again.")
-        images[index] = resize_crop(read_rgb(path), size)
+        return resize_crop(read_rgb(path), size)
+
+    shape = (len(rows), size, size, 3)
+    blocks = _decoded(rows, decode)
+    images = _in_file(blocks, shape, scratch) if scratch and rows else _in_memory(blocks, shape)
     labels = np.array([label for _, label, _ in rows], np.int64)
     return Labelled(images, labels, tuple(name for name, _, _ in rows))
+
+
+def _decoded(
+    rows: Sequence[tuple[str, int, str]], decode: Callable[[tuple[str, int, str]], NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """Blocks of images in order; Pillow and hashlib leave the interpreter's lock, so threads are enough."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(rows), _BLOCK):
+            yield np.stack(list(pool.map(decode, rows[start : start + _BLOCK])))
+
+
+def _in_memory(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    images, end = np.empty(shape, np.uint8), 0
+    for block in blocks:
+        images[end : end + len(block)] = block
+        end += len(block)
+    return images
+
+
+def _in_file(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
+    """A mapped file without a name: its room is free again when the array goes, or when the process is killed."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            # Written and not stored through the mapping: a full disk is an error here, and a fatal signal there.
+            for block in blocks:
+                file.write(block.data)
+            file.flush()
+            return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
+    except OSError as error:
+        need = np.prod(shape, dtype=float) / 1e9
+        raise InputError(f"{scratch}: has no room for {need:.1f} GB of decoded images ({error}); make some.") from error

@@ -44,9 +44,13 @@ class Augment:
         self.operations = _STILL + _GEOMETRIC + (_PHOTOMETRIC if "colour" in self.allowed else ())
         self.generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """A changed copy of (n, 3, h, w) float images in 0..1, on their device."""
+    def __call__(self, images: Tensor, size: int | None = None) -> Tensor:
+        """A changed copy of (n, 3, h, h) float images in 0..1, on their device: (n, 3, size, size); None: h as well.
+
+        Crop and change of size are one bilinear resampling without antialiasing, so h should not be far above size.
+        """
         n = len(images)
+        size = size or images.shape[-1]
         chosen = torch.randint(len(self.operations), (n, 2), generator=self.generator)
         signs = torch.randint(2, (n, 2), generator=self.generator) * 2.0 - 1.0
         # How often, and with which signs, an image drew each operation.
@@ -56,7 +60,7 @@ class Augment:
             if name != "identity"
         }
         matrices = self._matrices(n, drawn).to(images.device)
-        grid = F.affine_grid(matrices[:, :2], list(images.shape), align_corners=False)
+        grid = F.affine_grid(matrices[:, :2], [n, 3, size, size], align_corners=False)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         if "colour" in self.allowed:
             images = self._colours(images, drawn)

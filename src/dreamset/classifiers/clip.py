@@ -6,21 +6,21 @@ Logits are the scaled cosines of the image's feature and of the captions' featur
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamset.errors import InputError
-from dreamset.files import sha256_file
+from dreamset.classifiers import pretrained
+from dreamset.classifiers.pretrained import CONFIG, WEIGHTS, Pretrained
+from dreamset.files import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-WEIGHTS = "open_clip_model.safetensors"
-CONFIG = "open_clip_config.json"
+    from dreamset.splits import Split
 
 
 class Clip(nn.Module):
@@ -29,8 +29,7 @@ class Clip(nn.Module):
     Args:
         model: an open_clip model.
         tokens: (classes, context) int64, the tokenized captions in label order.
-        folder: where the model was read from.
-        base: what params.yaml calls that folder, or the one it was trained from.
+        base: the pretrained weights that it is, or was trained from.
     """
 
     label_smoothing = 0.0
@@ -39,10 +38,10 @@ class Clip(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, model: nn.Module, tokens: Tensor, folder: Path, base: str) -> None:
+    def __init__(self, model: nn.Module, tokens: Tensor, base: Pretrained) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.folder, self.base = folder, base
+        self.base = base
         self.size = int(self.model.visual.image_size[0])
         facts = self.model.visual.preprocess_cfg
         self.mean, self.std = tuple(facts["mean"]), tuple(facts["std"])
@@ -66,11 +65,11 @@ class Clip(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
-        features = self.model.encode_image((images - self.shift) / self.scale, normalize=True)
+        features = F.normalize(self.model.encode_image((images - self.shift) / self.scale).float(), dim=-1)
         texts = self.class_features()
         # At a scale of 100, bfloat16 would round a logit by up to a quarter.
         with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.model.logit_scale.exp() * features.float() @ texts.float().T
+            logits: Tensor = self.model.logit_scale.exp() * features @ texts.T
         return logits
 
 
@@ -83,8 +82,7 @@ def encode_captions(model: Any, tokens: Tensor) -> Tensor:
     tower = getattr(model, "text", model)
     ends = _ends(tower, tokens)
     if ends is None:
-        features: Tensor = model.encode_text(tokens, normalize=True)
-        return features
+        return F.normalize(model.encode_text(tokens).float(), dim=-1)
     length = int(ends.max()) + 1
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(tokens[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
@@ -93,7 +91,7 @@ def encode_captions(model: Any, tokens: Tensor) -> Tensor:
     projection = tower.text_projection
     if projection is not None:
         pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
-    return F.normalize(pooled, dim=-1)
+    return F.normalize(pooled.float(), dim=-1)
 
 
 def _ends(tower: Any, tokens: Tensor) -> Tensor | None:
@@ -111,39 +109,39 @@ def _ends(tower: Any, tokens: Tensor) -> Tensor | None:
     return None
 
 
-def read(folder: Path, prompts: Sequence[str], base: str) -> Clip:
-    """The CLIP of an open_clip folder, with the captions of the classes.
+def read(base: Pretrained, prompts: Sequence[str]) -> Clip:
+    """A pretrained CLIP with the captions of the classes."""
+    return Clip(base.create(), base.tokenizer()(list(prompts)), base)
 
-    Raises:
-        InputError: the folder is none.
-    """
-    if not (folder / CONFIG).is_file():
-        raise InputError(
-            f"{folder}: is not an open_clip folder ({CONFIG} is missing); correct clip in the model's row."
-        )
-    import open_clip
 
-    name = f"local-dir:{folder}"
-    model = open_clip.create_model(name, precision="fp32")
-    tokens = open_clip.get_tokenizer(name)(list(prompts))
-    return Clip(model, tokens, folder, base)
+def build(root: Path, name: str, split: Split) -> Clip:
+    """The CLIP that a model's row calls ``name``, with the captions of ``split``."""
+    return read(pretrained.find(root, name), [split.prompt(label) for label in range(len(split.classes))])
 
 
 def save(classifier: Clip, folder: Path) -> dict[str, Any]:
     """An open_clip folder that a stock open_clip reads with ``local-dir:``."""
     from safetensors.torch import save_file
 
-    for file in classifier.folder.iterdir():
+    base = classifier.base
+    for file in base.folder.iterdir() if base.folder else ():
         if file.suffix in {".json", ".txt"} and file.name != "classifier.json":
             shutil.copyfile(file, folder / file.name)
+    # A file of weights comes without a configuration, and a repository's may not say all that is known of it.
+    if base.folder is None or read_json(folder / CONFIG, "dreamset fetch") != base.config:
+        write_json(folder / CONFIG, base.config)
     weights = {name: value.cpu().contiguous() for name, value in classifier.model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    transform = {"size": classifier.size, "mean": classifier.mean, "std": classifier.std, "resize": "bicubic"}
-    trained_from = classifier.folder / WEIGHTS
-    digest = sha256_file(trained_from) if trained_from.is_file() else None
-    return {"weights": WEIGHTS, "transform": transform, "base": classifier.base, "base_sha256": digest}
+    return {
+        "weights": WEIGHTS,
+        "transform": {"size": classifier.size, "mean": classifier.mean, "std": classifier.std, "resize": "bicubic"},
+        "base": base.name,
+        "base_commit": base.commit,
+        "base_sha256": base.sha256,
+    }
 
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
     """A classifier as ``save`` wrote it, LoRA merged."""
-    return read(folder, record["prompts"], record["base"])
+    base = pretrained.in_folder(folder, record["base"], record.get("base_commit"), record["base_sha256"])
+    return read(base, record["prompts"])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dreamset.params import Model
     from dreamset.splits import Split
 
-__all__ = ["LoraAttention", "adapt", "build", "load", "merge", "save"]
+__all__ = ["LoraAttention", "adapt", "build", "checkpoint_text", "load", "merge", "save"]
 
 
 class LoraAttention(nn.Module):
@@ -89,11 +89,18 @@ def adapt(model: nn.Module, rank: int, alpha: float, dropout: float) -> int:
 
     model.requires_grad_(False)
     blocks = [block for block in model.modules() if isinstance(block, ResidualAttentionBlock)]
-    if not blocks:
-        raise InputError("this CLIP has no attention that clip_lora can adapt; choose a ViT of open_clip.")
+    towers = (model.visual, getattr(model, "text", getattr(model, "transformer", None)))
+    if not all(isinstance(tower, nn.Module) and set(blocks) & set(tower.modules()) for tower in towers):
+        raise InputError("this CLIP has a tower without attention that clip_lora can adapt; choose a ViT of open_clip.")
     for block in blocks:
         block.attn = LoraAttention(block.attn, rank, alpha, dropout)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def checkpoint_text(model: Any) -> None:
+    """Compute the text tower's activations again in the backward pass instead of keeping them."""
+    tower = getattr(model, "text", model)
+    tower.transformer.grad_checkpointing = True
 
 
 @torch.no_grad()
@@ -109,8 +116,11 @@ def merge(model: nn.Module) -> None:
 def build(model: Model, split: Split, root: Path) -> clip.Clip:
     """The pretrained CLIP with fresh LoRAs: it starts as the zero-shot classifier."""
     row = model.train.clip_lora
-    classifier = clip.read(root / model.clip, [split.prompt(label) for label in range(len(split.classes))], model.clip)
+    classifier = clip.build(root, model.clip, split)
     adapt(classifier.model, row.rank, row.alpha, row.dropout)
+    # Above some 300 classes the captions need more memory than the images.
+    if "gradient_checkpointing" in model.memory:
+        checkpoint_text(classifier.model)
     return classifier
 
 

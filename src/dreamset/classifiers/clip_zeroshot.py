@@ -18,4 +18,4 @@ __all__ = ["build", "load", "save"]
 
 def build(model: Model, split: Split, root: Path) -> clip.Clip:
     """The pretrained CLIP with the captions of ``split``."""
-    return clip.read(root / model.clip, [split.prompt(label) for label in range(len(split.classes))], model.clip)
+    return clip.build(root, model.clip, split)

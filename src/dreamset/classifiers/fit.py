@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamset import device as devices
-from dreamset.classifiers import to_float
+from dreamset.classifiers import autocast, stored, to_float
 from dreamset.classifiers.augment import Augment
 from dreamset.errors import InputError
 from dreamset.progress import bar
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from dreamset.classifiers.arrays import Labelled
+
+
+_RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more are drawn from the host, a batch ahead
 
 
 class Schedule(Protocol):
@@ -119,7 +125,7 @@ def fit(
     """
     where = devices.pick()
     classifier.to(where)
-    loader = _Loader(classifier, sources, schedule.batch, Augment(invariances, crop, seed_for(*seed, "augment")), seed)
+    augment = Augment(invariances, crop, seed_for(*seed, "augment"))
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay)
     torch.manual_seed(seed_for(*seed, "dropout"))
@@ -128,7 +134,10 @@ def fit(
     scores: list[tuple[int, float]] = []
     losses: list[Tensor] = []
     start = time.perf_counter()
-    with bar(total=schedule.steps, what=what, unit="step") as progress:
+    with (
+        closing(_Loader(classifier, sources, schedule.batch, augment, seed)) as loader,
+        bar(total=schedule.steps, what=what, unit="step") as progress,
+    ):
         for step in range(1, schedule.steps + 1):
             classifier.train()
             for group in optimizer.param_groups:
@@ -159,24 +168,48 @@ class _Loader:
     ) -> None:
         self.classifier, self.sources, self.augment = classifier, sources, augment
         self.where = next(classifier.parameters()).device
+        self.size: int = classifier.size  # type: ignore[assignment]
         self.counts = shares(batch, sources)
-        self.images = [torch.from_numpy(source.data.images).to(self.where) for source in sources]
-        self.labels = [torch.from_numpy(source.data.labels).to(self.where) for source in sources]
+        self.images = [torch.from_numpy(source.data.images) for source in sources]
+        self.labels = [torch.from_numpy(source.data.labels) for source in sources]
+        self.ahead: ThreadPoolExecutor | None = None
+        self.next: Future[tuple[list[Tensor], list[Tensor]]] | None = None
+        if sum(source.data.images.nbytes for source in sources) > _RESIDENT:
+            self.ahead = ThreadPoolExecutor(1)
+        else:
+            self.images = [images.to(self.where) for images in self.images]
         generators = [torch.Generator().manual_seed(seed_for(*seed, "order", source.name)) for source in sources]
         self.streams = [Stream(len(source.data), own) for source, own in zip(sources, generators, strict=True)]
 
+    def close(self) -> None:
+        """Give up the batch that was drawn ahead."""
+        if self.ahead is not None:
+            self.ahead.shutdown(cancel_futures=True)
+
     def batch(self) -> tuple[Tensor, list[Tensor]]:
         """Augmented (n, 3, size, size) images in 0..1, the rows of each source together, and its labels."""
-        rows = [stream.take(count).to(self.where) for stream, count in zip(self.streams, self.counts, strict=True)]
-        pixels = [to_float(images[row], self.classifier) for images, row in zip(self.images, rows, strict=True)]
-        images = self.augment(torch.cat(pixels))
+        if self.ahead is None:
+            drawn, labels = self._draw()
+        else:
+            drawn, labels = (self.next or self.ahead.submit(self._draw)).result()
+            self.next = self.ahead.submit(self._draw)
+        largest = stored(self.size, sys.maxsize)
+        pixels = [to_float(part.to(self.where, non_blocking=True), self.classifier, largest) for part in drawn]
+        return self.augment(torch.cat(pixels), self.size), [part.to(self.where) for part in labels]
+
+    def _draw(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Stored images and labels of the next rows of each source, where they are kept."""
+        rows = [stream.take(count) for stream, count in zip(self.streams, self.counts, strict=True)]
+        images = [part[row.to(part.device)] for part, row in zip(self.images, rows, strict=True)]
+        if self.ahead is not None and self.where.type == "cuda":
+            images = [part.pin_memory() for part in images]
         return images, [labels[row] for labels, row in zip(self.labels, rows, strict=True)]
 
     def loss(self) -> Tensor:
         """The weighted sum of the sources' cross-entropies over one batch."""
         images, labels = self.batch()
         smoothing: float = self.classifier.label_smoothing  # type: ignore[assignment]
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.where.type == "cuda"):
+        with autocast(self.where):
             logits = self.classifier(images).float()
         total: Tensor = logits.new_zeros(())
         for source, part, truth in zip(self.sources, logits.split(self.counts), labels, strict=True):
@@ -193,7 +226,8 @@ def accuracy(classifier: nn.Module, data: Labelled, batch: int = 256) -> float:
     for start in range(0, len(data), batch):
         pixels = to_float(torch.from_numpy(data.images[start : start + batch]).to(where), classifier)
         truth = torch.from_numpy(data.labels[start : start + batch]).to(where)
-        right += int((classifier(pixels).argmax(1) == truth).sum())
+        with autocast(where):
+            right += int((classifier(pixels).argmax(1) == truth).sum())
     return right / len(data)
 
 

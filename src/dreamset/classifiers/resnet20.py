@@ -83,7 +83,7 @@ class ResNet20(nn.Module):
 def build(model: Model, split: Split, root: Path) -> ResNet20:
     """An initialised network for the classes of ``split``."""
     row = model.train.resnet20
-    return ResNet20(len(split.classes), row.width, model.resolution, row.label_smoothing)
+    return ResNet20(len(split.classes), row.width, row.size, row.label_smoothing)
 
 
 def save(classifier: ResNet20, folder: Path) -> dict[str, Any]:
@@ -93,7 +93,8 @@ def save(classifier: ResNet20, folder: Path) -> dict[str, Any]:
     weights = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     transform = {"size": classifier.size, "mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}
-    return {"weights": WEIGHTS, "width": classifier.width, "transform": transform, "base": None, "base_sha256": None}
+    facts = {"weights": WEIGHTS, "width": classifier.width, "transform": transform}
+    return facts | {"base": None, "base_commit": None, "base_sha256": None}
 
 
 def load(folder: Path, record: dict[str, Any]) -> ResNet20:

@@ -41,6 +41,16 @@ def confusion(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: 
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
+def most_confused(matrix: NDArray[np.int64], count: int) -> list[tuple[int, int, int]]:
+    """The ``count`` largest entries off the diagonal above zero: (label, prediction, images), by images, then label."""
+    rows, columns = np.nonzero(matrix)
+    wrong = rows != columns
+    rows, columns = rows[wrong], columns[wrong]
+    images = matrix[rows, columns]
+    order = np.lexsort((columns, rows, -images))[:count]
+    return [(int(rows[i]), int(columns[i]), int(images[i])) for i in order]
+
+
 def per_class(matrix: NDArray[np.int64]) -> list[float | None]:
     """Accuracy of each class from its row of the confusion matrix; None for a class without images."""
     return [float(row[label] / row.sum()) if row.sum() else None for label, row in enumerate(matrix)]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.metrics.distribution import fid, kid, matched
 from dreamset.metrics.duplicates import PERCENTILE, near_duplicates
-from dreamset.metrics.features import Judge
 from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
+    from dreamset.metrics.features import Judge
     from dreamset.params import Params
     from dreamset.splits import Split
+
+_ENOUGH: Final = 2048  # images; what FID's first users had as many of as features
 
 
 class Reference:
@@ -25,15 +25,15 @@ class Reference:
 
     Args:
         params: for the size of KID's subsets and the number of pairs.
-        judge: folder of the judge.
+        judge: whose features are compared.
         split: the class names.
         shots: what the generators learned from.
         test: real images that nothing has learned from.
     """
 
-    def __init__(self, params: Params, judge: Path, split: Split, shots: Labelled, test: Labelled) -> None:
+    def __init__(self, params: Params, judge: Judge, split: Split, shots: Labelled, test: Labelled) -> None:
         self.settings, self.classes = params.evaluate, split.classes
-        self.judge = Judge(judge)
+        self.judge = judge
         self.shots, self.test = shots, test
         self.shot_features = self.judge.features(shots.images)
         self.test_features = self.judge.features(test.images)
@@ -54,6 +54,7 @@ class Reference:
             "features": f"judge, {features.shape[1]} wide",
             "n": len(real),
             **distances,
+            "warning": _warning(len(real), features.shape[1]),
             "kid_subset": min(self.settings.kid_subset, len(real)),
             "per_class": self._per_class(real, fake, self.test.labels[chosen[0]]),
             "near_duplicates": self._duplicates(synthetic, features),
@@ -92,3 +93,11 @@ class Reference:
                 for i, j, distance in found.pairs
             ],
         }
+
+
+def _warning(n: int, width: int) -> str | None:
+    """What few images do to FID."""
+    if n >= max(_ENOUGH, width + 1):
+        return None
+    singular = f", and at most {width} images leave the covariance of {width} features singular" if n <= width else ""
+    return f"FID of {n} images is biased upwards{singular}: compare it at equal n only, and believe KID."

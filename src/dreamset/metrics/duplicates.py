@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 PERCENTILE = 1.0  # of the held-out images' distances: this share of fresh real images would be flagged too
 
+_CELLS = 2**24  # distances that are in memory at once: 128 MiB
+
 
 @dataclass(frozen=True)
 class Duplicates:
@@ -24,11 +26,17 @@ class Duplicates:
 
 def nearest(features: NDArray[np.float32], shots: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Index of, and Euclidean distance to, the nearest of ``shots`` (m, d) for each of ``features`` (n, d)."""
-    x, y = features.astype(np.float64), shots.astype(np.float64)
-    squares = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-    index = squares.argmin(1)
-    # From the difference itself: the expanded square loses a planted copy's zero to rounding.
-    return index, np.sqrt(((x - y[index]) ** 2).sum(1))
+    y = shots.astype(np.float64)
+    lengths = (y**2).sum(1)
+    rows = max(1, _CELLS // len(y))
+    indices, distances = [], []
+    for start in range(0, len(features), rows):
+        x = features[start : start + rows].astype(np.float64)
+        index = ((x**2).sum(1)[:, None] + lengths - 2 * x @ y.T).argmin(1)
+        indices.append(index)
+        # From the difference itself: the expanded square loses a planted copy's zero to rounding.
+        distances.append(np.sqrt(((x - y[index]) ** 2).sum(1)))
+    return np.concatenate(indices), np.concatenate(distances)
 
 
 def near_duplicates(

@@ -8,29 +8,31 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dreamset.judge import load_judge
+from dreamset import device
+from dreamset.judge import load_network
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-_SIZE = 16  # what the judge sees, pixels
-
 
 class Judge:
-    """The judge of a model's row, from uint8 images to features."""
+    """The judge of a model's row, from uint8 images to features; ``size`` is what it sees, pixels."""
 
     def __init__(self, folder: Path) -> None:
-        self.network = load_judge(folder)
+        self.device = device.pick()
+        self.network = load_network(folder).to(self.device)
+        self.size = self.network.size
 
     def features(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
-        """Features (n, 64) of RGB images (n, h, w, 3), resized to 16 pixels."""
-        parts = []
+        """Float32 features (n, width) of RGB images (n, h, h, 3), resized to what the judge sees."""
+        size, parts = (self.size, self.size), []
         with torch.inference_mode():
             for start in range(0, len(images), batch):
-                pixels = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2).float() / 255
-                if pixels.shape[-2:] != (_SIZE, _SIZE):
-                    pixels = F.interpolate(pixels, (_SIZE, _SIZE), mode="bicubic", antialias=True).clamp(0, 1)
-                parts.append(self.network.features(pixels * 2 - 1).numpy())
+                block = torch.from_numpy(images[start : start + batch]).to(self.device)
+                pixels = block.permute(0, 3, 1, 2).float() / 255
+                if pixels.shape[-2:] != size:
+                    pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+                parts.append(self.network.features(pixels * 2 - 1).cpu().numpy())
         return np.concatenate(parts)

@@ -1,0 +1,126 @@
+"""The judge by what its folder holds, and which distance few images allow."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import toy
+from dreamset.classifiers.arrays import Labelled
+from dreamset.errors import InputError
+from dreamset.judge import Dinov2, load_network
+from dreamset.metrics.compare import Reference
+from dreamset.metrics.features import Judge
+from dreamset.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random DINOv2 of 24 features, trained as it were at 28 pixels."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    folder = tmp_path_factory.mktemp("dinov2")
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+def test_dinov2_gives_its_class_token_of_imagenet_normalised_images_of_224_pixels(dinov2: Path) -> None:
+    from torchvision import transforms
+    from transformers import AutoModel
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    with torch.inference_mode():
+        hidden = AutoModel.from_pretrained(dinov2).eval()(images).last_hidden_state
+    judge = Judge(dinov2)
+    assert isinstance(judge.network, Dinov2)
+    features = judge.features(pixels, batch=2)
+    assert (features.shape, features.dtype, judge.size) == ((3, 24), np.float32, 224)
+    assert features == pytest.approx(hidden[:, 0].numpy(), abs=1e-4)
+    assert not any(value.requires_grad for value in judge.network.parameters())
+    # What is smaller is enlarged.
+    assert judge.features(pixels[:, :16, :16]).shape == (3, 24)
+
+
+def test_the_bundled_judge_is_known_by_its_file(tmp_path: Path) -> None:
+    toy.write_judge(tmp_path)
+    judge = Judge(tmp_path)
+    assert judge.size == 16
+    assert judge.features(np.zeros((2, 40, 40, 3), np.uint8)).shape == (2, 64)
+
+
+def test_other_networks_pickles_and_missing_weights_are_refused(dinov2: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    with pytest.raises(InputError, match=r"holds neither judge\.safetensors nor a DINOv2"):
+        load_network(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(InputError, match="holds neither"):
+        load_network(tmp_path)
+    (tmp_path / "config.json").write_bytes((dinov2 / "config.json").read_bytes())
+    weights = load_file(dinov2 / "model.safetensors")
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickled") as caught:
+        load_network(tmp_path)
+    command = re.search(r'`python -c "(.*)"`', str(caught.value))
+    assert command
+    exec(command[1], {})
+    images = torch.zeros(1, 3, 224, 224)
+    with torch.inference_mode():
+        safe = load_network(tmp_path.with_name(f"{tmp_path.name}-safe"))
+        assert torch.allclose(safe.features(images), load_network(dinov2).features(images))
+    del weights["layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks the weights layernorm\.weight"):
+        load_network(tmp_path)
+
+
+class Wide:
+    """A judge of any width: the first pixels."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1)[:, : self.width].astype(np.float32)
+
+
+@pytest.mark.parametrize(("width", "distance"), [(29, "fid"), (30, "kid"), (31, "kid")])
+def test_a_class_has_an_fid_where_it_has_more_images_than_the_judge_has_features(
+    tmp_path: Path, width: int, distance: str
+) -> None:
+    split = toy.write_splits(Workspace.at(tmp_path))
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 30)
+    sets = [
+        Labelled(rng.integers(0, 256, (90, 16, 16, 3), np.uint8), labels, tuple(map(str, range(90)))) for _ in range(3)
+    ]
+    reference = Reference(toy.params(), Wide(width), split, sets[0], sets[1])  # type: ignore[arg-type]
+    found = reference.compare(sets[2])
+    assert all(set(row) == {"n", distance} for row in found["per_class"].values())
+    assert found["warning"].startswith("FID of 90 images is biased upwards:")
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "words"),
+    [
+        (2048, 768, None),
+        (2047, 768, "FID of 2047 images is biased upwards: compare"),
+        (500, 768, "at most 768 images leave the covariance of 768 features singular"),
+        (2048, 2048, "singular"),
+        (2049, 2048, None),
+    ],
+)
+def test_few_images_are_warned_of(n: int, width: int, words: str | None) -> None:
+    from dreamset.metrics.compare import _warning
+
+    told = _warning(n, width)
+    assert told is None if words is None else words in (told or "")
