@@ -50,7 +50,7 @@ class Setting:
     @property
     def generator(self) -> Path:
         """The base's diffusers folder."""
-        return self.workspace.base(self.params.base.generator)
+        return self.workspace.root / self.params.base.generator
 
     def files(self, labels: tuple[int, ...]) -> list[Path]:
         """The real images of some classes."""

@@ -180,12 +180,10 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(project: 
 
 def test_every_row_says_what_must_be_fetched_for_its_classifiers() -> None:
     rows = load(ROOT / "params.yaml").models
-    assert classifiers.hub_names(rows["bundled"]) == ()
-    assert classifiers.hub_names(rows["sd21_base"]) == (f"hub:{OPENAI}@{COMMIT}",)
-    tagged = toy.params(models__bundled__clip="open_clip:ViT-L-14/openai").base
-    assert classifiers.hub_names(tagged) == ("hub:timm/vit_large_patch14_clip_224.openai",)
-    filed = toy.params(models__bundled__clip="open_clip:ViT-L-14/x.safetensors").base
-    assert classifiers.hub_names(filed) == ()
+    assert pretrained.hub_name(rows["bundled"].clip) is None
+    assert pretrained.hub_name(rows["sd21_base"].clip) == f"hub:{OPENAI}@{COMMIT}"
+    assert pretrained.hub_name("open_clip:ViT-L-14/openai") == "hub:timm/vit_large_patch14_clip_224.openai"
+    assert pretrained.hub_name("open_clip:ViT-L-14/x.safetensors") is None
 
 
 def test_the_table_says_quick_gelu_of_openai_and_not_of_laion() -> None:

@@ -11,6 +11,7 @@ from dreamset import params as parameters
 from dreamset import sweep
 from dreamset.files import write_json
 from dreamset.workspace import Workspace
+from toy import ROOT
 
 
 def test_pairing_finds_a_small_gain_that_every_seed_has() -> None:
@@ -74,7 +75,9 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_a_table_goes_on_where_it_stopped(
     raw: dict[str, Any], workspace: Workspace, cells: list[tuple[int, int]]
 ) -> None:
-    raw["models"]["bundled"] |= {name: str(workspace.root / "none") for name in ("generator", "clip", "judge")}
+    raw["models"]["bundled"] |= {
+        name: str(ROOT / raw["models"]["bundled"][name]) for name in ("generator", "clip", "judge")
+    }
     params = parameters.parse(raw)
     sweep.run(params, workspace, [4], [0, 1], 1)
     sweep.run(params, workspace, [4, 8], [0, 1], 1)

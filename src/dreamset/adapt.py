@@ -95,7 +95,7 @@ def _jobs(
     )
     # What a kill leaves behind does not change the adapter.
     shared = dataclasses.asdict(settings) | {"checkpoint_every": None}
-    weights = hub.identity(workspace.root, *base.weights[0])["sha256"]
+    weights = hub.identity(workspace.root, *base.pretrained)["sha256"]
     shared |= {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
     jobs = []
     for index, labels in enumerate(plan):
@@ -128,7 +128,7 @@ def _train(params: Params, workspace: Workspace, jobs: list[Job], settings: Sett
     missing = [job for job in jobs if shards.find(workspace.shards, job.key) is None]
     at_once = params.base.adapt.together
     if missing:
-        base = base_model.load(hub.locate(workspace.root, *params.base.weights[0]), params.base, pick())
+        base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
     for first in range(0, len(missing), at_once):
         group = missing[first : first + at_once]
         started = time.time()
@@ -196,7 +196,7 @@ def _card(params: Params, workspace: Workspace, split: Split, recipe: str) -> di
         "recipe": recipe,
         "adapter": "lora",
         "made_by": f"dreamset {__version__}",
-        "base": hub.identity(workspace.root, *base.weights[0]),
+        "base": hub.identity(workspace.root, *base.pretrained),
         "base_licence": base.licence,
         "settings": dataclasses.asdict(params.recipes[recipe]),
         "training": dataclasses.asdict(base.adapt),

@@ -253,15 +253,21 @@ def _table(arguments: argparse.Namespace) -> None:
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from dreamset import hub
+    from dreamset.classifiers.pretrained import hub_name
 
     params, workspace = _open(arguments)
     for name in arguments.models or [params.model]:
         if name not in params.models:
             raise InputError(f"params.yaml: no row {name!r} in models; there are {', '.join(params.models)}.")
-        for weights, part, variant in params.models[name].weights:
+        row = params.models[name]
+        wanted: list[tuple[str, hub.Part, str | None]] = [
+            (row.generator, "generator", row.variant),
+            (hub_name(row.clip) or row.clip, "clip", None),
+            (row.judge, "judge", None),
+        ]
+        for weights, part, variant in wanted:
             if hub.repository(weights) is None:
-                found = workspace.root / weights
-                print(f"{name} {part}: {weights} is a folder{'' if found.is_dir() else ', which is missing'}")
+                print(f"{name} {part}: {weights} is on this machine already")
                 continue
             record = hub.fetch(workspace.root, weights, part, variant)
             pin = "" if record["pinned"] else f"; pin it: {weights.partition('@')[0]}@{record['commit']}"

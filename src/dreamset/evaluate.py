@@ -249,7 +249,7 @@ def _sets(params: Params, workspace: Workspace, images: _Images) -> dict[str, An
     from dreamset.metrics.compare import Reference
     from dreamset.metrics.features import Judge
 
-    judge = Judge(hub.locate(workspace.root, params.base.judge))
+    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
     reference = Reference(params, judge, images.split, images.shots(judge.size), images.test(judge.size))
     return {recipe: reference.compare(images.synthetic(recipe, judge.size)) for recipe in params.active}
 

@@ -107,7 +107,7 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
     A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks.
     """
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
-    weights = hub.identity(workspace.root, *base.weights[0])["sha256"]
+    weights = hub.identity(workspace.root, *base.pretrained)["sha256"]
     shared = {
         "base": weights,
         "dtype": base.dtype,
@@ -140,7 +140,7 @@ def _draw_all(
     from dreamset.device import pick
     from dreamset.generator import base_model, lora
 
-    base = base_model.load(hub.locate(workspace.root, *params.base.weights[0]), params.base, pick())
+    base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
     total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     written: Future[None] | None = None
     with (
@@ -284,7 +284,7 @@ def _assemble(
 
 def _card(params: Params, workspace: Workspace, split: Split, recipe: str, count: int) -> str:
     """A dataset card in the Hugging Face hub's layout."""
-    base = hub.identity(workspace.root, *params.base.weights[0])
+    base = hub.identity(workspace.root, *params.base.pretrained)
     return "\n".join(_card_lines(params, split, recipe, count, base)) + "\n"
 
 

@@ -240,13 +240,9 @@ class Model:
     train: ModelTrain
 
     @property
-    def weights(self) -> tuple[tuple[str, Part, str | None], ...]:
-        """Name, part and variant of each of its pretrained networks."""
-        return (
-            (self.generator, "generator", self.variant),
-            (self.clip, "clip", None),
-            (self.judge, "judge", None),
-        )
+    def pretrained(self) -> tuple[str, Part, str | None]:
+        """The generator, as ``hub.locate`` and ``hub.identity`` take it."""
+        return self.generator, "generator", self.variant
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
     plan = {
         "stage": f"{stage} {item}" if item else stage,
         "parameters": _plain(resolved),
-        "inputs": [_shown(path, workspace) + ("" if path.exists() else "  (missing)") for path in inputs],
+        "inputs": [_input(path, workspace) for path in inputs],
         "outputs": [_shown(path, workspace) for path in outputs],
         "counts": counts,
         "estimate": _estimate(workspace, stage, item, counts),
@@ -53,10 +53,10 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -> tuple[list[Path], list[Path]]:
+def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -> tuple[list[Path | str], list[Path]]:
+    """What a stage reads, pretrained weights by their names, and what it writes."""
     arms = ["real", *params.active]
-    generator = workspace.base(params.base.generator)
-    clip, judge = workspace.base(params.base.clip), workspace.base(params.base.judge)
+    generator, clip, judge = params.base.generator, params.base.clip, params.base.judge
     recipe = item or ""
     result = workspace.result(stage, item)
     kind, _, folder = params.prepare.source.partition(":")
@@ -78,14 +78,15 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
         return [workspace.splits, *data, clip], [workspace.classifiers(recipe), workspace.plots(stage, recipe), result]
     data = [*(workspace.synthetic(name) for name in params.active)]
     if stage == "evaluate":
-        inputs = [workspace.test_split, workspace.splits, judge, clip, *data, *map(workspace.classifiers, arms)]
-        return inputs, [
+        inputs: list[Path | str] = [workspace.test_split, workspace.splits, judge, clip, *data]
+        return [*inputs, *map(workspace.classifiers, arms)], [
             result,
             workspace.results / "evaluate.csv",
             workspace.results / "metrics.json",
             workspace.plots(stage),
         ]
-    return [workspace.result("evaluate"), workspace.splits, *data], [
+    read: list[Path | str] = [workspace.result("evaluate"), workspace.splits, *data]
+    return read, [
         workspace.results / "report.html",
         workspace.results / "contact_sheet.png",
     ]
@@ -136,7 +137,7 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     if stage == "adapt" and row.adapter == "none":
         return "none: nothing is trained"
     try:
-        folder = hub.locate(workspace.root, *model.weights[0])
+        folder = hub.locate(workspace.root, *model.pretrained)
     except InputError as error:
         return f"not known before the weights are there: {error}"
     if not (folder / "model_index.json").is_file():
@@ -156,6 +157,14 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     total = found.pop("total")
     parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in found.items())
     return f"{total / 1e9:.3g} GB with {what} ({parts}), and about 1 GB for CUDA itself"
+
+
+def _input(path: Path | str, workspace: Workspace) -> str:
+    if isinstance(path, str):
+        if ":" in path:
+            return path
+        path = workspace.root / path
+    return _shown(path, workspace) + ("" if path.exists() else "  (missing)")
 
 
 def _shown(path: Path, workspace: Workspace) -> str:

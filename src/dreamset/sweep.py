@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import adapt, evaluate, generate, hub, prepare, train
+from dreamset import adapt, classifiers, evaluate, generate, hub, prepare, train
 from dreamset.files import digest, read_json, sha256_file, write_csv, write_json
 from dreamset.params import Params, to_dict
 from dreamset.progress import bar
@@ -45,7 +45,12 @@ class Cell:
         """What a finished cell has recorded: its parameters, the base and the code."""
         settings = {name: value for name, value in to_dict(self.params).items() if name not in _HEAVY}
         root = self.workspace.root
-        base = [hub.identity(root, *weights) for weights in self.params.base.weights]
+        row = self.params.base
+        base = [
+            hub.identity(root, row.generator, "generator", row.variant),
+            classifiers.identity(root, row.clip),
+            hub.identity(root, row.judge, "judge"),
+        ]
         return digest([settings, _code(), base])
 
 

@@ -93,7 +93,3 @@ class Workspace:
     def spool(self) -> Path:
         """Tracking records that no server has taken yet."""
         return self.root / ".dreamset/track"
-
-    def base(self, name: str) -> Path:
-        """A path of a model's row: relative to the project, or absolute."""
-        return self.root / name

@@ -61,18 +61,6 @@ def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
     return classifier
 
 
-def hub_names(model: Model) -> tuple[str, ...]:
-    """What the classifiers of a model's row need from the hub, as ``dreamset.hub.fetch`` takes it for part ``clip``.
-
-    Raises:
-        InputError: the row's ``clip`` names weights that nobody publishes as safetensors.
-    """
-    from dreamset.classifiers.pretrained import hub_name
-
-    name = hub_name(model.clip)
-    return () if name is None else (name,)
-
-
 def identity(root: Path, name: str) -> dict[str, Any]:
     """What a row's ``clip`` is on this machine, as ``dreamset.hub.identity`` tells it: name, commit, sha256.
 

@@ -116,7 +116,7 @@ def find(root: Path, name: str) -> Pretrained:
     if model is not None and located == name:
         return _file(root, name, model, wanted)
     identity = hub.identity(root, located, "clip")
-    found = in_folder(hub.locate(root, located), name, identity["commit"], identity["sha256"])
+    found = in_folder(hub.locate(root, located, "clip"), name, identity["commit"], identity["sha256"])
     known = hub.repository(located)
     if known is not None and _quick_gelu(known.id):
         found.config["model_cfg"]["quick_gelu"] = True
