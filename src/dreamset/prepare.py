@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamset import sources
 from dreamset.errors import InputError
-from dreamset.files import atomic_write, sha256, write_json
+from dreamset.files import sha256, write_json
 from dreamset.images import png
 from dreamset.seeds import seed_for
 from dreamset.sources import few_shot
@@ -229,7 +229,8 @@ def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sam
             assert image.pixels is not None
             path, data = folder / f"{image.name}.png", png(image.pixels)
             digest = sha256(data)
-            atomic_write(path, data)
+            # Not flushed one by one: the manifest comes after them all, and holds their digests.
+            path.write_bytes(data)
         path = path.resolve()
         shown = path.relative_to(here) if path.is_relative_to(here) else path
         samples.append(Sample(shown.as_posix(), image.label, image.group, digest, image.note))
