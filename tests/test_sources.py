@@ -105,7 +105,9 @@ def test_a_group_of_a_csv_stays_in_one_part(raw: dict[str, Any], tmp_path: Path,
     # Patients have images of both classes, and some images have no group.
     group = [f"p{i // 4}" if i < 20 else "" for i in range(24)]
     lines = ["path,label,group", *(f"{i}.png,{'ab'[i % 2]},{group[i]}" for i in range(24))]
-    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=2, selection_per_class=1, seed=seed)
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=3, selection_per_class=2, seed=seed)
+    fewer, _ = run(raw, tmp_path / "w1", write_csv(tmp_path, lines), shots=1, selection_per_class=2, seed=seed)
+    assert {s.sha256 for s in fewer.train} <= {s.sha256 for s in split.train}
     parts = [{s.group for s in part} for part in (split.train, split.selection, test.test)]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
     held = {s.group for s in test.test if s.group.startswith("group")}

@@ -108,13 +108,17 @@ def draw(
     """Shots, selection and test images, by class; ``copies`` are the images that were passed over.
 
     The shots of K are the first K of one permutation per (class, seed), whatever else is drawn, or those of
-    ``prepare.few_shot``; selection images come from the source's own selection part, else from the end of that same
-    permutation.
+    ``prepare.few_shot``; selection images come from the source's own selection part, else from groups of their own,
+    else, where every image is a group, from the end of that same permutation.
     """
     shots, selection_per_class, seed = params.shots, params.selection_per_class, params.seed
-    pool, test = source.train, source.test
+    share = params.prepare.test_share
+    pool, part, test = source.train, source.selection, source.test
     if test is None:
-        pool, test = _hold_out(source, params.prepare.test_share)
+        pool, test = _hold_out(source.classes, pool, share, "test", 0)
+    if part is None and params.prepare.few_shot is None and len({image.group for image in pool}) < len(pool):
+        # Shots come from all groups that they can: were none set apart, few or none would be left to select on.
+        pool, part = _hold_out(source.classes, pool, share, "selection", seed)
     given: tuple[few_shot.ByLabel, few_shot.ByLabel] = ({}, {})
     if params.prepare.few_shot is not None:
         given = few_shot.read(params.prepare.few_shot, replace(source, train=pool, test=test), shots, seed, copies)
@@ -124,11 +128,11 @@ def draw(
     }
     train = [image for label in sorted(orders) for image in orders[label][:shots]]
     groups = {image.group for image in train} | {image.pixels_sha256 for image in train}
-    own = _by_class(source.selection or [], len(source.classes))
+    own = _by_class(part or [], len(source.classes))
     selection: list[sources.Image] = []
     for label, order in sorted(orders.items()):
         name = source.classes[label]
-        if source.selection is None:
+        if part is None:
             # What belongs to the shots cannot judge what was learned from them.
             reserve = [i for i in order[shots:][::-1] if i.group not in groups and i.pixels_sha256 not in groups]
         else:
@@ -138,7 +142,7 @@ def draw(
             raise InputError(
                 f"class {name!r} has {len(order)} usable images to learn from and {len(reserve)} for selection beside "
                 f"the shots, but shots: {shots} and {selection_per_class} for selection are wanted; lower shots or "
-                "prepare.selection_per_class, or add images."
+                "prepare.selection_per_class, or add images or groups."
             )
         selection += chosen
     return train, selection, sorted(test, key=lambda image: image.label)
@@ -177,21 +181,23 @@ def check_overlap(parts: dict[str, list[sources.Image]]) -> None:
                     )
 
 
-def _hold_out(source: sources.Source, share: float) -> tuple[list[sources.Image], list[sources.Image]]:
-    """A test part for a source that has none: the same for every seed; groups and copies of a picture stay together."""
-    together = _clusters(source.train)
+def _hold_out(
+    classes: Sequence[str], images: Sequence[sources.Image], share: float, purpose: str, seed: int
+) -> tuple[list[sources.Image], list[sources.Image]]:
+    """The rest, and a share of each class; groups and copies of one picture stay together."""
+    together = _clusters(images)
     held: dict[str, bool] = {}
-    for label, images in sorted(_by_class(source.train, len(source.classes)).items()):
+    for label, own in sorted(_by_class(images, len(classes)).items()):
         clusters: dict[str, int] = defaultdict(int)
-        for image in permuted(images, "test", 0, source.classes[label]):
+        for image in permuted(own, purpose, seed, classes[label]):
             clusters[together[image.name]] += 1
-        wanted = max(1, round(share * len(images))) - sum(n for name, n in clusters.items() if held.get(name))
+        wanted = max(1, round(share * len(own))) - sum(n for name, n in clusters.items() if held.get(name))
         for name, count in clusters.items():
             if name not in held:
                 held[name] = wanted > 0
                 wanted -= count if held[name] else 0
-    pool, test = ([i for i in source.train if held[together[i.name]] is part] for part in (False, True))
-    return pool, test
+    rest = [image for image in images if not held[together[image.name]]]
+    return rest, [image for image in images if held[together[image.name]]]
 
 
 def _clusters(images: Sequence[sources.Image]) -> dict[str, str]:
