@@ -18,9 +18,10 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 
-# The size is held against prepare.max_pixels before any decoding, so Pillow's own warning says nothing new; filters
-# are global, so they cannot be set around a call while threads read.
+# Filters are global, so they cannot be set around a call while threads read. The size is held against
+# prepare.max_pixels before any decoding, and sloppy metadata of cameras names no file and changes no pixel.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 _ORIENTATION: Final = 0x0112  # EXIF
 _BITS_PER_SAMPLE: Final = 258  # TIFF

@@ -43,10 +43,11 @@ def read(file: Path, max_pixels: int) -> Source:
     if not rows["train"]:
         raise InputError(f"{file}: lists no training images; add rows, or give some the split train.")
     classes = tuple(sorted({label for part in rows.values() for _, label, _ in part}))
+    labels = {name: label for label, name in enumerate(classes)}
     rejected: list[tuple[str, str]] = []
     found = {
         part: read_files(
-            [Row(file.parent / path, file.parent, path, classes.index(label), group) for path, label, group in listed],
+            [Row(file.parent / path, file.parent, path, labels[label], group) for path, label, group in listed],
             max_pixels,
             rejected,
             f"reading {part}",

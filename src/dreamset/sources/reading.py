@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Files handed to the pool at once: enough to keep it busy, few enough that a million files need no million futures.
 _BLOCK: Final = 2048
+# Each thread may hold an image of prepare.max_pixels, more than once while it is converted.
+_THREADS: Final = 16
 # What a file may hold beside its pixels: text, profiles, previews.
 _EXTRA_BYTES: Final = 64 * 2**20
 
@@ -46,7 +48,10 @@ def read_files(rows: Sequence[Row], max_pixels: int, rejected: list[tuple[str, s
     """
     images = []
     real = {root: Path(os.path.realpath(root)) for root in {row.root for row in rows}}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(total=len(rows), what=what, unit="file") as progress:
+    with (
+        ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
+        bar(total=len(rows), what=what, unit="file") as progress,
+    ):
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             for row, read in zip(block, pool.map(partial(_read, real=real, max_pixels=max_pixels), block), strict=True):
