@@ -151,7 +151,7 @@ def test_unusable_files_are_listed_with_the_reason(raw: dict[str, Any], tmp_path
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("digit", "expected digits or imagefolder:PATH"),
+        ("digit", "expected one of digits, imagefolder:PATH, csv:FILE"),
         ("imagefolder:", "expected"),
         ("imagefolder:/no/such", "no folder"),
     ],

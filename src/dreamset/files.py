@@ -85,14 +85,14 @@ def tree_digest(folder: Path) -> str:
     return digest([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
 
 
-def class_folder(label: int, name: str) -> str:
-    """A folder name for a class: sorts by label, safe on every file system whatever the class is called.
+def class_folder(label: int, name: str, classes: int = 1000) -> str:
+    """A folder name for one of so many classes: sorts by label, safe on every file system whatever the class is called.
 
     The label makes it unique, so the slug may lose as much of the name as it must.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = _NOT_SAFE.sub("_", plain).strip("_")[:40].strip("_")
-    return f"{label:03d}_{slug or 'class'}"
+    return f"{label:0{max(3, len(str(classes - 1)))}d}_{slug or 'class'}"
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,46 +18,98 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 
+# Filters are global, so they cannot be set around a call while threads read. The size is held against
+# prepare.max_pixels before any decoding, and sloppy metadata of cameras names no file and changes no pixel.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+_ORIENTATION: Final = 0x0112  # EXIF
+_BITS_PER_SAMPLE: Final = 258  # TIFF
+_NOTES: Final = {"1": "1-bit", "L": "grey", "P": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr"}
+
+
 class BadImageError(Exception):
     """Why a file is not used, in a few words."""
 
 
-def open_rgb(data: bytes, max_pixels: int) -> Image.Image:
-    """A decoded RGB image, upright by its EXIF orientation.
+def open_rgb(data: bytes, max_pixels: int) -> tuple[Image.Image, str | None]:
+    """A decoded image as ``to_rgb`` makes it, and what was out of the ordinary in the file, if anything.
 
     Args:
         data: the content of the file.
         max_pixels: larger images are refused from their header, before any decoding.
 
     Raises:
-        BadImageError: empty, truncated, too large, animated or no image at all.
+        BadImageError: empty, truncated, too large, animated, of more than 8 bits per channel, or no image at all.
     """
     if not data:
         raise BadImageError("empty file")
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a decompression bomb; the size is checked here instead.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > max_pixels:
-                raise BadImageError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
-            if getattr(image, "n_frames", 1) > 1:
-                raise BadImageError("more than one frame")
-            if image.mode.startswith(("I", "F")):
-                raise BadImageError(f"mode {image.mode}: more than 8 bits per channel, whose range is not stated")
-            return ImageOps.exif_transpose(image).convert("RGB")
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_header(image, data, max_pixels)
+        note = _note(image)
+        return to_rgb(image), note
+    except BadImageError:
+        raise
     except UnidentifiedImageError:
         raise BadImageError("not a PNG, JPEG, WebP, BMP or TIFF image") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {max_pixels} pixels") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadImageError(f"damaged: {error}") from None
+    except Exception as error:
+        # Decoders that are fed damaged bytes raise of every kind: struct.error, KeyError, TypeError, zlib.error ...
+        raise BadImageError(f"damaged: {str(error) or type(error).__name__}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture that the whole pipeline sees: upright by its EXIF orientation, on white where transparent, RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """A file that ``prepare`` has accepted, or that dreamset wrote."""
+    """A file that ``prepare`` has accepted, or that dreamset wrote, as ``to_rgb`` makes it."""
     with Image.open(path, formats=FORMATS) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return to_rgb(image)
+
+
+def _check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse what the header tells, before any pixel is decoded."""
+    if image.width * image.height > max_pixels:
+        raise BadImageError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
+    # Phones write JPEGs that carry a preview or a gain map as a second picture; the first is the photograph.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise BadImageError("more than one frame: animated, or of several pages")
+    bits = _bits(image, data)
+    if bits > 8:
+        raise BadImageError(f"{bits} bits per channel, whose range is not stated; save it with 8")
+    if image.mode not in ("RGB", *_NOTES) and not image.has_transparency_data:
+        raise BadImageError(f"mode {image.mode}: neither colours nor greys; save it as RGB")
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits per channel of the file; Pillow cuts some 16-bit files down to 8 without a word."""
+    if image.mode.startswith(("I", "F")):
+        return 16 if image.mode.startswith("I;16") else 32
+    if image.format == "PNG":
+        return data[24]  # of the header chunk, which is the first
+    if image.format == "TIFF":
+        return max(map(int, getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))))
+    return 8
+
+
+def _note(image: Image.Image) -> str | None:
+    notes = [_NOTES[image.mode]] if image.mode in _NOTES else []
+    if image.has_transparency_data:
+        notes.append("transparency, put on white")
+    turned = image.getexif().get(_ORIENTATION, 1)
+    if turned in range(2, 9):
+        notes.append(f"EXIF orientation {turned}, turned upright")
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append(f"the first of {getattr(image, 'n_frames', 1)} pictures in the file")
+    return "; ".join(notes) or None
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:

@@ -35,11 +35,13 @@ class Prepare:
     """Section ``prepare``."""
 
     source: str
+    few_shot: str | None
     template: str | None
     invariances: tuple[Invariance, ...] | None
     selection_per_class: Natural | None
     test_share: Annotated[float, Range(low=0.05, high=0.9)]
-    max_pixels: Count
+    # Pillow refuses larger images whatever is asked of it.
+    max_pixels: Annotated[int, Range(low=1, high=178_956_970)]
     max_rejected: Natural
 
 

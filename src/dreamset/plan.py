@@ -59,9 +59,9 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
     generator, clip, judge = params.base.generator, params.base.clip, params.base.judge
     recipe = item or ""
     result = workspace.result(stage, item)
-    kind, _, folder = params.prepare.source.partition(":")
     if stage == "prepare":
-        return [Path(folder)] if kind == "imagefolder" else [], [
+        _, _, source = params.prepare.source.partition(":")
+        return [Path(source)] if source else [], [
             workspace.splits,
             workspace.test_split,
             workspace.rejected,

@@ -18,13 +18,15 @@ class Sample:
     """One real image.
 
     ``path`` is relative to the workspace's cell, or absolute; ``label`` indexes ``classes``; ``group`` names what
-    must not be split (a writer, a patient, a burst); ``sha256`` is of the file.
+    must not be split (a writer, a patient, a burst); ``sha256`` is of the file; ``note`` says what is out of the
+    ordinary in it and was put right on reading, such as a rotation in its EXIF data.
     """
 
     path: str
     label: int
     group: str
     sha256: str
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Split:
     ``classes`` are the names in label order, as the source gives them. ``template`` is the caption, holding
     ``{class}``. ``invariances`` are the changes that keep a label. ``train`` holds ``shots`` images per class,
     by class and in the order of their permutation; ``selection`` the further images that may choose an epoch.
+    ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
     """
 
     source: str
@@ -44,15 +47,16 @@ class Split:
     seed: int
     train: tuple[Sample, ...]
     selection: tuple[Sample, ...]
+    names: tuple[str, ...] | None = None
 
     def prompt(self, label: int, kind: str = "template") -> str:
         """The caption of a class: the template filled, or the bare label."""
-        name = spoken(self.classes[label])
+        name = self.names[label] if self.names else spoken(self.classes[label])
         return self.template.replace("{class}", name) if kind == "template" else name
 
     def folder(self, label: int) -> str:
         """Name of the class's folder in a synthetic dataset."""
-        return class_folder(label, self.classes[label])
+        return class_folder(label, self.classes[label], len(self.classes))
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,12 @@ def spoken(name: str) -> str:
 
 def write_split(path: Path, split: Split) -> None:
     """Write the training manifest."""
-    write_json(path, asdict(split))
+    write_json(path, _plain(split))
 
 
 def write_test(path: Path, split: TestSplit) -> None:
     """Write the test manifest."""
-    write_json(path, asdict(split))
+    write_json(path, _plain(split))
 
 
 def read_split(path: Path) -> Split:
@@ -85,8 +89,9 @@ def read_split(path: Path) -> Split:
     raw = read_json(path, "dreamset prepare")
     try:
         fields = dict(raw, train=_samples(raw["train"]), selection=_samples(raw["selection"]))
-        for key in ("classes", "invariances"):
-            fields[key] = tuple(fields[key])
+        for key in ("classes", "invariances", "names"):
+            if key in fields:
+                fields[key] = tuple(fields[key])
         return Split(**fields)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: is not a split manifest ({error}); run `dreamset prepare` again.") from error
@@ -99,6 +104,15 @@ def read_test(path: Path) -> TestSplit:
         return TestSplit(tuple(raw["classes"]), _samples(raw["test"]))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: is not a test manifest ({error}); run `dreamset prepare` again.") from error
+
+
+def _plain(split: Split | TestSplit) -> dict[str, Any]:
+    """A manifest as JSON holds it: what is None is left out."""
+
+    def present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in fields if value is not None}
+
+    return asdict(split, dict_factory=present)
 
 
 def _samples(rows: Sequence[dict[str, Any]]) -> tuple[Sample, ...]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from dreamset.files import sha256
+from dreamset.sources import Image, Source
+from dreamset.sources.reading import pixels_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
-
-    from dreamset.sources import Source
 
 Part = Literal["train", "selection", "test"]
 
@@ -56,21 +55,17 @@ def load(parts: Sequence[Part]) -> tuple[NDArray[np.uint8], NDArray[np.int64], N
 
 def read() -> Source:
     """The digits as a source: 10 classes, shots, selection and test from different writers."""
-    from dreamset.images import png
-    from dreamset.sources import Image, Source
 
     def part(name: Part) -> list[Image]:
         found = []
         for row, (pixels, label, group) in enumerate(zip(*load([name]), strict=True)):
-            data = png(pixels)
             found.append(
                 Image(
                     name=f"{name}_{row:04d}",
                     label=int(label),
                     group=f"block {group}",
-                    sha256=sha256(data),
-                    pixels_sha256=sha256(pixels.tobytes()),
-                    data=data,
+                    pixels_sha256=pixels_digest(pixels.shape, pixels.tobytes()),
+                    pixels=pixels,
                 )
             )
         return found

@@ -1,0 +1,178 @@
+"""Data sets that are arrays and not files: CIFAR and MedMNIST. Only drawn images are written as PNG."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from dreamset.errors import InputError
+from dreamset.sources import Image, Source
+from dreamset.sources.reading import pixels_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+CIFAR: Final = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+
+_ORGANS: Final = (
+    *("bladder", "left femur", "right femur", "heart", "left kidney", "right kidney", "liver", "left lung"),
+    *("right lung", "pancreas", "spleen"),
+)
+_ANY_WAY_UP: Final = ("hflip", "vflip", "rotation")
+
+
+class _Set(NamedTuple):
+    """What is said of a set of MedMNIST: the words of its captions, and the changes that keep its labels."""
+
+    template: str
+    classes: tuple[str, ...]
+    invariances: tuple[str, ...] = ()
+
+
+MEDMNIST: Final = {
+    "pathmnist": _Set(
+        "a histology photo of {class}",
+        (
+            *("adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa"),
+            *("cancer-associated stroma", "colorectal adenocarcinoma epithelium"),
+        ),
+        _ANY_WAY_UP,
+    ),
+    "dermamnist": _Set(
+        "a dermatoscopic photo of {class}",
+        (
+            *("actinic keratosis", "basal cell carcinoma", "benign keratosis", "dermatofibroma", "melanoma"),
+            *("melanocytic nevus", "vascular lesion"),
+        ),
+        _ANY_WAY_UP,
+    ),
+    "octmnist": _Set(
+        "a retinal OCT scan of {class}",
+        ("choroidal neovascularization", "diabetic macular edema", "drusen", "a normal retina"),
+        ("hflip",),
+    ),
+    "pneumoniamnist": _Set("a chest X-ray of {class}", ("a normal lung", "pneumonia")),
+    "retinamnist": _Set(
+        "a fundus photo of diabetic retinopathy of {class}", tuple(f"grade {grade}" for grade in range(5))
+    ),
+    "breastmnist": _Set(
+        "a breast ultrasound image of {class}", ("a malignant tumour", "no malignant tumour"), ("hflip",)
+    ),
+    "bloodmnist": _Set(
+        "a microscope photo of a {class}",
+        (
+            *("basophil", "eosinophil", "erythroblast", "immature granulocyte", "lymphocyte", "monocyte"),
+            *("neutrophil", "platelet"),
+        ),
+        _ANY_WAY_UP,
+    ),
+    "tissuemnist": _Set(
+        "a microscope photo of kidney cortex cells: {class}",
+        (
+            *("collecting duct or connecting tubule", "distal convoluted tubule", "glomerular endothelial cells"),
+            *("interstitial endothelial cells", "leukocytes", "podocytes", "proximal tubule segments"),
+            "thick ascending limb",
+        ),
+        _ANY_WAY_UP,
+    ),
+    # A mirrored left kidney is a right one.
+    "organamnist": _Set("an axial CT scan of the {class}", _ORGANS),
+    "organcmnist": _Set("a coronal CT scan of the {class}", _ORGANS),
+    "organsmnist": _Set("a sagittal CT scan of the {class}", _ORGANS),
+}
+
+
+def read_cifar(kind: str, root: Path) -> Source:
+    """CIFAR-10 or CIFAR-100 as torchvision reads it; selection images come out of the training images.
+
+    Raises:
+        InputError: the files are not there, or their checksums are not the published ones.
+    """
+    import numpy as np
+    from torchvision import datasets
+
+    reader = getattr(datasets, CIFAR[kind])
+    try:
+        # torchvision compares checksums before it opens the pickled files.
+        train, test = (reader(root, train=part, download=False) for part in (True, False))
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{root}: holds no whole {reader.base_folder}; download {reader.url} and unpack it there."
+        ) from error
+    return Source(
+        classes=tuple(train.classes),
+        template="a photo of a {class}",
+        invariances=("hflip",),
+        train=_images("train", train.data, np.asarray(train.targets)),
+        selection=None,
+        test=_images("test", test.data, np.asarray(test.targets)),
+        published=True,
+    )
+
+
+def read_medmnist(file: Path) -> Source:
+    """A file of MedMNIST, of any size of images; selection images come from its validation part.
+
+    Raises:
+        InputError: it is not such a file, or one of volumes or of several labels per image.
+    """
+    import numpy as np
+
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            parts = {part: _checked(file, part, arrays) for part in ("train", "val", "test")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(
+            f"{file}: is not a whole file of MedMNIST ({error}); download it from https://medmnist.com."
+        ) from error
+    known = MEDMNIST.get(file.stem.split("_")[0].lower())
+    count = 1 + max(int(labels.max()) for _, labels in parts.values())
+    if known is None or len(known.classes) < count:
+        known = _Set("a photo of {class}", tuple(f"class {label}" for label in range(count)))
+    train, selection, test = (_images(part, *parts[part]) for part in ("train", "val", "test"))
+    return Source(known.classes, known.template, known.invariances, train, selection, test, published=True)
+
+
+def _checked(file: Path, part: str, arrays: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (n, h, w) or (n, h, w, 3) uint8 and labels (n,) of a part."""
+    import numpy as np
+
+    for key in (f"{part}_images", f"{part}_labels"):
+        if key not in arrays:
+            raise InputError(f"{file}: holds no array {key}; download it from https://medmnist.com.")
+    images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise InputError(
+            f"{file}: {part}_images is {images.dtype} of shape {images.shape}; expected uint8 pictures, grey or RGB "
+            "(sets of volumes cannot be used)."
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(images) or not len(labels):
+        raise InputError(
+            f"{file}: {part}_labels is {labels.dtype} of shape {labels.shape}; expected one class per image (sets with "
+            "several labels per image cannot be used)."
+        )
+    if labels.min() < 0:
+        raise InputError(f"{file}: {part}_labels holds {labels.min()}; expected classes from 0.")
+    return images, labels.astype(np.int64)
+
+
+def _images(part: str, pixels: NDArray[np.uint8], labels: Sequence[int] | NDArray[np.int64]) -> list[Image]:
+    found = []
+    for row, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        name = f"{part}_{row:06d}"
+        found.append(
+            Image(
+                name=name,
+                label=int(label),
+                group=name,
+                pixels_sha256=pixels_digest(picture.shape, picture.tobytes()),
+                pixels=picture,
+            )
+        )
+    return found

@@ -1,0 +1,119 @@
+"""The split files of CoOp, which the few-shot literature shares: ``split_zhou_*.json``.
+
+They hold ``{"train": [[path, label, class name], ...], "val": [...], "test": [...]}``, with paths relative to a folder
+of images beside the file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.errors import InputError
+from dreamset.sources import Source
+from dreamset.sources.reading import Row, inside, printable, read_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+Part = str
+
+PARTS: Final = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A split file: class names in label order, and (path, label) of each part."""
+
+    classes: tuple[str, ...]
+    parts: dict[Part, list[tuple[str, int]]]
+
+
+def read(file: Path, max_pixels: int) -> Source:
+    """The images of a split file: shots from train, selection images from val, the test images from test.
+
+    The images are looked for in ``images/`` beside the file, in the folders where CoOp keeps them, and beside it.
+
+    Raises:
+        InputError: naming the file, the row and what is wrong with it.
+    """
+    from dreamset.sources.presets import FOLDERS
+
+    listing = parse(load(file), file)
+    root = image_root(file.parent, listing, ("images", *FOLDERS, "."))
+    rejected: list[tuple[str, str]] = []
+    found = {part: read_files(rows(root, listed), max_pixels, rejected, part) for part, listed in listing.parts.items()}
+    return Source(
+        classes=listing.classes,
+        template="a photo of a {class}",
+        invariances=(),
+        train=found["train"],
+        selection=found["val"] if listing.parts["val"] else None,
+        test=found["test"],
+        rejected=rejected,
+        published=True,
+    )
+
+
+def load(file: Path) -> Any:
+    """A JSON file that somebody else made.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give the path of the file.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: is not JSON in UTF-8 ({error}); get the file again.") from error
+
+
+def parse(raw: object, file: Path) -> Listing:
+    """Check what ``load`` gave, row by row.
+
+    Raises:
+        InputError: a part is missing, a row is malformed, or labels and class names do not fit together.
+    """
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(part, []), list) for part in PARTS):
+        raise InputError(
+            f"{file}: expected lists train, val and test of [path, label, class name]; get the file again."
+        )
+    for part in ("train", "test"):
+        if not raw.get(part):
+            raise InputError(f"{file}: lists no images in {part}; get the file again.")
+    names: dict[int, str] = {}
+    parts: dict[Part, list[tuple[str, int]]] = {}
+    for part in PARTS:
+        parts[part] = []
+        for index, row in enumerate(raw.get(part, [])):
+            where = f"{file}, {part}[{index}]"
+            match row:
+                case [str(path), int(label), str(name)] if not isinstance(label, bool) and label >= 0 and name.strip():
+                    if names.setdefault(label, name) != name:
+                        raise InputError(f"{where}: label {label} is {names[label]!r} and {name!r}; give it one name.")
+                    if printable(name) != name:
+                        raise InputError(f"{where}: the class name {printable(name)} is not UTF-8; mend it.")
+                    parts[part].append((inside(path, where), label))
+                case _:
+                    raise InputError(f"{where}: expected [path, label, class name], got {json.dumps(row)[:80]}.")
+    if sorted(names) != list(range(len(names))):
+        gap = next(label for label in range(len(names)) if label not in names)
+        raise InputError(f"{file}: labels go to {max(names)}, but {gap} is not used; number the classes 0, 1, 2 ...")
+    return Listing(tuple(names[label] for label in range(len(names))), parts)
+
+
+def image_root(folder: Path, listing: Listing, candidates: Sequence[str]) -> Path:
+    """The first of the candidate folders that holds the first listed image; the first that there is if none does."""
+    first = listing.parts["train"][0][0]
+    for name in candidates:
+        if (folder / name / first).is_file():
+            return folder / name
+    return next(folder / name for name in candidates if (folder / name).is_dir())
+
+
+def rows(root: Path, listed: Sequence[tuple[str, int]]) -> list[Row]:
+    """Files to read of a part; every image is a group of its own."""
+    return [Row(root / path, root, path, label, path) for path, label in listed]

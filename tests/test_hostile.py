@@ -1,0 +1,436 @@
+"""Files and folders that are odd, damaged or meant to do harm: put right with a note, or refused in one sentence."""
+
+import copy
+import io
+import json
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dreamset import params as parameters
+from dreamset import prepare, sources, splits
+from dreamset.cli import main
+from dreamset.errors import InputError
+from dreamset.files import class_folder
+from dreamset.images import BadImageError, open_rgb, read_rgb
+from dreamset.workspace import Workspace
+
+SMALL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PIXELS = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+RGB = Image.fromarray(PIXELS)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(RGB, exif=exif)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def header(width: int, height: int, bits: int = 8, colour: int = 2) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+
+
+def png16() -> bytes:
+    """A 16-bit RGB PNG, which Pillow reads as 8-bit without a word."""
+    lines = b"".join(b"\0" + bytes(range(12)) for _ in range(2))
+    return header(2, 2, bits=16) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def text_bomb() -> bytes:
+    """A PNG whose text unpacks to 64 MB."""
+    text = b"key\0\0" + zlib.compress(bytes(64 * 2**20), 9)
+    whole = encoded(RGB)
+    return whole[:33] + chunk(b"zTXt", text) + whole[33:]
+
+
+def with_alpha() -> Image.Image:
+    image = RGB.convert("RGBA")
+    image.putalpha(Image.fromarray(np.where(np.arange(9) < 4, 0, 255).astype(np.uint8)[None].repeat(6, 0)))
+    return image
+
+
+def palette_with_alpha() -> bytes:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((0, 0), 0)
+    return encoded(image, transparency=1)
+
+
+def grey_with_colour_key() -> bytes:
+    image = Image.new("L", (4, 4), 7)
+    image.putpixel((0, 0), 9)
+    return encoded(image, transparency=7)
+
+
+ODD: dict[str, tuple[bytes, str | None]] = {
+    "plain.png": (encoded(RGB), None),
+    "plain.jpg": (encoded(RGB, "JPEG"), None),
+    "plain.webp": (encoded(RGB, "WEBP", lossless=True), None),
+    "plain.bmp": (encoded(RGB, "BMP"), None),
+    "plain.tif": (encoded(RGB, "TIFF"), None),
+    "png_named.jpg": (encoded(RGB), None),
+    "grey.png": (encoded(RGB.convert("L")), "grey"),
+    "bits.png": (encoded(RGB.convert("1")), "1-bit"),
+    "bits.tif": (encoded(RGB.convert("1"), "TIFF"), "1-bit"),
+    "palette.png": (encoded(RGB.convert("P")), "palette"),
+    "cmyk.jpg": (encoded(RGB.convert("CMYK"), "JPEG"), "CMYK"),
+    "cmyk.tif": (encoded(RGB.convert("CMYK"), "TIFF"), "CMYK"),
+    "alpha.png": (encoded(with_alpha()), "transparency, put on white"),
+    "alpha.webp": (encoded(with_alpha(), "WEBP", lossless=True), "transparency, put on white"),
+    "grey_alpha.png": (encoded(with_alpha().convert("LA")), "transparency, put on white"),
+    "palette_alpha.png": (palette_with_alpha(), "palette; transparency, put on white"),
+    "grey_key.png": (grey_with_colour_key(), "grey; transparency, put on white"),
+    "sloppy.jpg": (encoded(RGB, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"), None),
+    "turned.png": (turned(6), "EXIF orientation 6, turned upright"),
+    "two.jpg": (encoded(RGB, "MPO", save_all=True, append_images=[RGB]), "the first of 2 pictures in the file"),
+}
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty.png": (b"", "empty file"),
+    "text.jpg": (b"no image", "not a PNG, JPEG, WebP, BMP or TIFF image"),
+    "page.png": (b"<html><body>404</body></html>", "not a PNG"),
+    "cut.png": (encoded(RGB)[:-30], "damaged"),
+    "cut.jpg": (encoded(RGB, "JPEG")[:-60], "damaged"),
+    "head.png": (encoded(RGB)[:20], "damaged"),
+    "gif.png": (encoded(RGB, "GIF"), "not a PNG"),
+    "deep_grey.png": (encoded(Image.new("I;16", (4, 4))), "16 bits per channel"),
+    "deep_rgb.png": (png16(), "16 bits per channel"),
+    "deep.tif": (encoded(Image.new("I;16", (4, 4)), "TIFF"), "16 bits per channel"),
+    "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "32 bits per channel"),
+    "whole.tif": (encoded(Image.new("I", (4, 4)), "TIFF"), "32 bits per channel"),
+    "lab.tif": (encoded(Image.new("LAB", (4, 4)), "TIFF"), "mode LAB"),
+    "moving.webp": (encoded(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(180)]), "more than one frame"),
+    "moving.png": (encoded(RGB, save_all=True, append_images=[RGB.rotate(180)]), "more than one frame"),
+    "pages.tif": (encoded(RGB, "TIFF", save_all=True, append_images=[RGB]), "more than one frame"),
+    "bomb.png": (header(30_000, 30_000, 1, 0) + chunk(b"IDAT", zlib.compress(b"\0")), "pixels"),
+    "bomb100.png": (header(10_000, 10_000) + chunk(b"IDAT", zlib.compress(b"\0")), "10000x10000 is more than"),
+    "bomb.bmp": (encoded(RGB, "BMP")[:18] + struct.pack("<ii", 20_000, 20_000) + encoded(RGB, "BMP")[26:], "pixels"),
+    "text_bomb.png": (text_bomb(), "damaged: Decompressed data too large"),
+    "notes.txt": (encoded(RGB), "suffix .txt: not an image file"),
+    "bare": (encoded(RGB), "suffix missing: not an image file"),
+}
+
+
+def params(raw: dict[str, Any], source: str | Path, **changes: Any) -> parameters.Params:
+    mine = copy.deepcopy(raw)
+    mine["prepare"]["source"] = f"imagefolder:{source}" if isinstance(source, Path) else source
+    for key, value in changes.items():
+        (mine["prepare"] if key in mine["prepare"] else mine)[key] = value
+    return parameters.parse(mine)
+
+
+def folder(root: Path, classes: list[str], count: int = 8) -> Path:
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = np.full((2, 2, 3), (c // 256, c % 256, i), np.uint8)
+            (root / name / f"{i}.png").write_bytes(encoded(Image.fromarray(pixels)))
+    return root
+
+
+# Single files
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files_are_put_right_with_a_note(tmp_path: Path, name: str) -> None:
+    data, note = ODD[name]
+    image, said = open_rgb(data, 10**6)
+    assert said == note
+    assert image.mode == "RGB"
+    (tmp_path / name).write_bytes(data)
+    # Whatever reads the file later sees what prepare saw.
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / name)), np.asarray(image))
+
+
+def test_what_is_put_right() -> None:
+    def pixels(name: str) -> np.ndarray[Any, Any]:
+        return np.asarray(open_rgb(ODD[name][0], 10**6)[0])
+
+    for name in ("plain.png", "plain.webp", "plain.bmp", "plain.tif", "png_named.jpg"):
+        assert np.array_equal(pixels(name), PIXELS)
+    assert np.array_equal(pixels("turned.png"), np.rot90(PIXELS, -1))
+    for name in ("alpha.png", "alpha.webp"):
+        assert (pixels(name)[:, :4] == 255).all()
+        assert np.array_equal(pixels(name)[:, 4:], PIXELS[:, 4:])
+    assert pixels("palette_alpha.png")[0, 0].tolist() == [255, 0, 0]
+    assert pixels("palette_alpha.png")[1, 1].tolist() == [255, 255, 255]
+    assert pixels("grey_key.png")[:2, 0].tolist() == [[9, 9, 9], [255, 255, 255]]
+    assert np.array_equal(pixels("cmyk.tif"), PIXELS)
+    assert set(np.unique(pixels("bits.png"))) <= {0, 255}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, words) in BAD.items() if "suffix" not in words])
+def test_bad_files_are_refused_with_the_reason(name: str) -> None:
+    data, words = BAD[name]
+    start = time.perf_counter()
+    with pytest.raises(BadImageError, match=words) as caught:
+        open_rgb(data, 50_000_000)
+    assert "\n" not in str(caught.value)
+    assert time.perf_counter() - start < 5
+
+
+@SMALL
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
+    try:
+        image, _ = open_rgb(data, 10**6)
+    except BadImageError:
+        return
+    assert image.mode == "RGB"
+
+
+@SMALL
+@given(st.sampled_from(sorted(ODD)), st.data())
+def test_damaged_images_decode_or_are_refused(name: str, data: st.DataObject) -> None:
+    content = bytearray(ODD[name][0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.integers(1, len(content))) :]
+    try:
+        image, _ = open_rgb(bytes(content), 10**6)
+    except BadImageError:
+        return
+    assert image.width * image.height <= 10**6
+
+
+# Folders of them
+
+
+def test_a_folder_of_odd_and_bad_files(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"])
+    (root / "odd").mkdir()
+    for name, (data, _) in (ODD | BAD).items():
+        (root / "odd" / name).write_bytes(data)
+    (root / "odd/.hidden.png").write_bytes(b"")
+    (root / "odd/folder.png").mkdir()
+    (root / "odd/none.png").symlink_to(root / "odd/gone.png")
+    (root / "odd/loop.png").symlink_to(root / "odd/loop.png")
+    os.mkfifo(root / "odd/pipe.png")
+    workspace = Workspace.at(tmp_path / "w")
+    summary = prepare.run(params(raw, root, max_rejected=25, shots=2, selection_per_class=1), workspace)
+    reasons = {Path(row["file"]).name: row["reason"] for row in json.loads(workspace.rejected.read_text())}
+    assert set(reasons) == {*BAD, "none.png", "loop.png", "pipe.png"}
+    assert summary["rejected"] == len(reasons) == 25
+    for name, (_, words) in BAD.items():
+        assert words in reasons[name]
+    assert reasons["pipe.png"] == "not a file"
+    with pytest.raises(InputError, match=r"25 files .*rejected\.json, or raise prepare\.max_rejected"):
+        prepare.run(params(raw, root, max_rejected=24), workspace)
+
+
+def test_notes_stand_in_the_manifest(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for name in ("cat", "dog"):
+        for i in range(8):
+            path = root / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(Image.new("L", (4, 4), 16 * i + len(name) + (name == "cat"))))
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(params(raw, root, shots=2), workspace)
+    assert {sample.note for sample in splits.read_split(workspace.splits).train} == {"grey"}
+    assert {sample.note for sample in splits.read_test(workspace.test_split).test} == {"grey"}
+
+
+def test_links_that_lead_out_are_refused(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"])
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(RGB))
+    (root / "cat/out.png").symlink_to(secret)
+    (root / "cat/inside.png").symlink_to(root / "cat/1.png")
+    source = sources.read(params(raw, root).prepare)
+    assert [(Path(file).name, reason) for file, reason in source.rejected] == [
+        ("out.png", "a link that leads out of the folder; copy the file into it")
+    ]
+    (root / "list.csv").write_text("path,label\ncat/out.png,cat\ncat/0.png,cat\ndog/0.png,dog\n")
+    assert len(sources.read(params(raw, f"csv:{root / 'list.csv'}").prepare).rejected) == 1
+    # A folder of links to class folders is how a user picks classes of a data set.
+    (tmp_path / "picked").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "picked" / name).symlink_to(root / name)
+    assert len(sources.read(params(raw, tmp_path / "picked").prepare).train) == 17
+
+
+def test_names_that_are_not_utf8(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"])
+    (root / "cat" / os.fsdecode(b"\xff.png")).write_bytes(encoded(RGB))
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(params(raw, root, shots=2), workspace)
+    assert json.loads(workspace.rejected.read_text())[0]["reason"] == "name is not UTF-8; rename it"
+    (root / os.fsdecode(b"\xfe")).mkdir()
+    with pytest.raises(InputError, match="is not UTF-8; rename it") as caught:
+        prepare.run(params(raw, root), workspace)
+    str(caught.value).encode()
+
+
+def test_a_folder_that_cannot_be_read(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"])
+    (root / "dog/inner").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("inner"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    # Tests may run as root, whom no mode keeps out.
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"dog/inner: cannot be read \(Permission denied\); make the folder readable"):
+        sources.read(params(raw, root).prepare)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "holds 0 class folders"),
+        (["cat"], "holds 1 class folders"),
+        (["Cat", "cat", "dog"], "classes 'Cat' and 'cat' have the same caption"),
+        (["sea lake", "sea_lake"], "have the same caption"),
+        (["ﬁsh", "fish"], "have the same caption"),
+        (["train/a", "train/b", "test/a", "test/b", "extra/x"], "holds extra beside train/"),
+        (["train/a", "train/b", "val/a", "val/b", "valid/a", "valid/b"], "holds valid beside train/"),
+        (["train/a", "train/b", "val/a", "val/c"], r"train/ and val/ hold different classes \(b, c\)"),
+    ],
+)
+def test_wrong_class_folders_are_one_sentence(
+    raw: dict[str, Any], tmp_path: Path, names: list[str], words: str
+) -> None:
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(InputError, match=words):
+        sources.read(params(raw, folder(tmp_path / "raw", names, 2)).prepare)
+
+
+def test_an_empty_class_is_named(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"])
+    (root / "eel").mkdir()
+    with pytest.raises(InputError, match=r"class 'eel' has 0 usable images"):
+        prepare.run(params(raw, root, shots=1), Workspace.at(tmp_path / "w"))
+
+
+def test_validation_folders_are_for_selection(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for c, part in enumerate(("train", "valid", "test")):
+        for i in range(4):
+            for k, name in enumerate(("cat", "²")):
+                path = root / part / name / f"²{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encoded(Image.fromarray(np.full((2, 2, 3), (c, i, k), np.uint8))))
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(params(raw, root), workspace)
+    split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
+    for samples, part in ((split.train, "train"), (split.selection, "valid"), (test.test, "test")):
+        assert len(samples) == 8
+        assert all(f"/raw/{part}/" in sample.path for sample in samples)
+
+
+def test_two_thousand_classes_take_seconds(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", [f"class {i}" for i in range(2000)], 3)
+    workspace = Workspace.at(tmp_path / "w")
+    start = time.perf_counter()
+    summary = prepare.run(params(raw, root, shots=1, selection_per_class=1), workspace)
+    assert time.perf_counter() - start < 20
+    assert (summary["train"], summary["selection"], summary["test"]) == (2000, 2000, 2000)
+    split = splits.read_split(workspace.splits)
+    # Readers sort folder names.
+    slugs = [split.folder(label) for label in range(2000)]
+    assert slugs == sorted(slugs)
+    assert slugs[7].startswith("0007_")
+
+
+def test_the_command_line_says_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[1] / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("source: digits  ", "source: csv:list.csv  "))
+    (tmp_path / "list.csv").write_text("path,label\n../x.png,a\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare"])
+    assert "list.csv, line 2: '../x.png' does not stay inside the folder" in capsys.readouterr().err
+
+
+# Properties
+
+
+@SMALL
+@given(st.lists(st.text(max_size=300), min_size=1, max_size=20), st.integers(1, 3000))
+def test_class_folders_never_leave_the_root_and_never_collide(names: list[str], classes: int) -> None:
+    classes = max(classes, len(names))
+    slugs = [class_folder(label, name, classes) for label, name in enumerate(names)]
+    for slug in slugs:
+        assert slug == Path(slug).name and slug.isascii() and slug.strip(". ") == slug and len(slug) < 60
+    assert len({slug.lower() for slug in slugs}) == len(names)
+    assert sorted(slugs) == slugs
+
+
+def made(label: int, row: int, group: str | None = None, picture: int | None = None) -> sources.Image:
+    name = f"{label}_{row}"
+    return sources.Image(name, label, group or name, f"{label} {row if picture is None else picture}")
+
+
+def source(images: list[sources.Image], classes: int) -> sources.Source:
+    return sources.Source(tuple(f"c{i}" for i in range(classes)), "a {class}", (), images, None, None)
+
+
+@SMALL
+@given(st.integers(2, 5), st.integers(10, 40), st.integers(0, 2**31 - 1), st.integers(0, 4))
+def test_shots_are_nested_and_parts_disjoint(
+    raw: dict[str, Any], classes: int, count: int, seed: int, selected: int
+) -> None:
+    whole = source([made(label, row) for label in range(classes) for row in range(count)], classes)
+    most = count - round(0.3 * count) - selected
+    previous: list[list[str]] = [[] for _ in range(classes)]
+    tests = set()
+    for shots in range(1, most + 1):
+        mine = params(raw, "digits", shots=shots, seed=seed, selection_per_class=selected)
+        train, selection, test = prepare.draw(whole, mine)
+        prepare.check_overlap({"train": train, "selection": selection, "test": test})
+        assert len(train) == classes * shots and len(selection) == classes * selected
+        for label in range(classes):
+            names = [image.name for image in train if image.label == label]
+            assert names[:-1] == previous[label]
+            previous[label] = names
+        tests.add(tuple(image.name for image in test))
+    assert len(tests) == 1
+
+
+@SMALL
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 20)), min_size=6, max_size=60), st.data()
+)
+def test_groups_and_copies_never_cross_parts(
+    raw: dict[str, Any], rows: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    images = [made(label, row, f"group {group}", picture) for row, (label, group, picture) in enumerate(rows)]
+    mine = params(
+        raw,
+        "digits",
+        shots=data.draw(st.integers(1, 3)),
+        selection_per_class=data.draw(st.integers(0, 2)),
+        test_share=data.draw(st.floats(0.05, 0.9)),
+    )
+    try:
+        train, selection, test = prepare.draw(source(images, 3), mine)
+    except InputError as error:
+        assert "usable images to learn from" in str(error)
+        return
+    prepare.check_overlap({"train": train, "selection": selection, "test": test})
+    assert test

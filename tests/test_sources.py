@@ -1,0 +1,533 @@
+"""Every kind of source: what it reads, what it says of its classes, and what it refuses."""
+
+import copy
+import dataclasses
+import hashlib
+import itertools
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamset import params as parameters
+from dreamset import prepare, sources, splits
+from dreamset.errors import InputError
+from dreamset.sources import presets
+from dreamset.workspace import Workspace
+
+CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64"
+
+
+def image(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path, "PNG")
+
+
+def settings(raw: dict[str, Any], source: str, **changes: Any) -> parameters.Params:
+    mine = copy.deepcopy(raw)
+    mine["prepare"]["source"] = source
+    for key, value in changes.items():
+        (mine["prepare"] if key in mine["prepare"] else mine)[key] = value
+    return parameters.parse(mine)
+
+
+def read(raw: dict[str, Any], source: str) -> sources.Source:
+    return sources.read(settings(raw, source).prepare)
+
+
+def run(raw: dict[str, Any], cell: Path, source: str, **changes: Any) -> tuple[splits.Split, splits.TestSplit]:
+    workspace = Workspace.at(cell)
+    prepare.run(settings(raw, source, **changes), workspace)
+    return splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
+
+
+def names(samples: tuple[splits.Sample, ...]) -> list[str]:
+    return [Path(sample.path).name for sample in samples]
+
+
+def tiny(monkeypatch: pytest.MonkeyPatch, name: str, classes: int, counts: tuple[int, int, int]) -> None:
+    """A preset that expects fewer images than were published."""
+    row = dataclasses.replace(presets.PRESETS[name], classes=classes, counts=counts)
+    monkeypatch.setitem(presets.PRESETS, name, row)
+
+
+def write_coop(
+    root: Path, folder: str, file: str, classes: list[str], per_part: tuple[int, int, int] = (3, 2, 2)
+) -> Path:
+    """A split file of CoOp with its images; the split file's path."""
+    listing: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+    seeds = itertools.count()
+    for label, name in enumerate(classes):
+        for part, count in zip(listing, per_part, strict=True):
+            for i in range(count):
+                path = f"c{label}/{part}{i}.jpg"
+                image(root / folder / path, next(seeds))
+                listing[part].append([path, label, name])
+    (root / file).write_text(json.dumps(listing))
+    return root / file
+
+
+# CSV
+
+
+def write_csv(root: Path, lines: list[str], count: int = 24) -> str:
+    for i in range(count):
+        image(root / f"{i}.png", i)
+    (root / "list.csv").write_text("\n".join(lines) + "\n")
+    return f"csv:{root / 'list.csv'}"
+
+
+def test_a_csv_lists_images_with_labels(raw: dict[str, Any], tmp_path: Path) -> None:
+    lines = ["\ufefflabel,path", *(f'"{"cat, wild" if i % 2 else "dog"}",./{i}.png' for i in range(24))]
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=4)
+    assert split.classes == ("cat, wild", "dog")
+    assert len(split.train) == len(split.selection) == 8
+    assert len(test.test) == 2 * round(0.3 * 12)
+    for sample in (*split.train, *split.selection, *test.test):
+        assert sample.label == 1 - int(Path(sample.path).stem) % 2
+
+
+def test_the_parts_of_a_csv_are_kept(raw: dict[str, Any], tmp_path: Path) -> None:
+    parts = ["train", "train", "val", "test"]
+    lines = ["path,label,split", *(f"{i}.png,{'ab'[i % 2]},{parts[i // 2 % 4]}" for i in range(24))]
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=2, selection_per_class=2)
+    for samples, part in ((split.train, "train"), (split.selection, "val"), (test.test, "test")):
+        assert {parts[int(Path(s.path).stem) // 2 % 4] for s in samples} == {part}
+    assert len(test.test) == 6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_of_a_csv_stays_in_one_part(raw: dict[str, Any], tmp_path: Path, seed: int) -> None:
+    # Patients have images of both classes, and some images have no group.
+    group = [f"p{i // 4}" if i < 20 else "" for i in range(24)]
+    lines = ["path,label,group", *(f"{i}.png,{'ab'[i % 2]},{group[i]}" for i in range(24))]
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=3, selection_per_class=2, seed=seed)
+    fewer, _ = run(raw, tmp_path / "w1", write_csv(tmp_path, lines), shots=1, selection_per_class=2, seed=seed)
+    assert {s.sha256 for s in fewer.train} <= {s.sha256 for s in split.train}
+    parts = [{s.group for s in part} for part in (split.train, split.selection, test.test)]
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    held = {s.group for s in test.test if s.group.startswith("group")}
+    assert all(sum(s.group == one for s in test.test) == 4 for one in held)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["path,label", "../x.png,a"], r"line 2: '../x.png' does not stay inside"),
+        (["path,label", "/etc/x.png,a"], "does not stay inside"),
+        (["path,label", "..\\x.png,a"], "does not stay inside"),
+        (["path,label", "a/../../x.png,a"], "does not stay inside"),
+        (["path,label", ",a"], "does not stay inside"),
+        (["path,label", "0.png,a", "./0.png,b"], r"line 3: 0.png stands in line 2 already"),
+        (["path,label", "0.png, "], "line 2: has no label"),
+        (["path,label,split", "0.png,a,tset"], r"line 2: split must be train, .*got 'tset'"),
+        (["path,label,spilt", "0.png,a,test"], "first line must name the columns path,label .*spilt"),
+        (["file,class", "0.png,a"], "first line must name the columns"),
+        (["path,label,label", "0.png,a,b"], "first line must name the columns"),
+        (["path,label", "0.png"], "line 2: has not 2 fields"),
+        (["path,label", "0.png,a,b"], "line 2: has not 2 fields"),
+        (["path,label,split", "0.png,a,test"], "lists no training images"),
+        (["path,label"], "lists no training images"),
+        ([], "first line must name"),
+        (["path,label", "0.png,Cat", "1.png,cat"], "'Cat' and 'cat' have the same caption"),
+        (["path,label", "0.png,sea_lake", "1.png,sea lake"], "have the same caption"),
+        (["path,label", "0.png,a"], "1 classes"),
+    ],
+)
+def test_a_wrong_csv_is_one_sentence(raw: dict[str, Any], tmp_path: Path, lines: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        read(raw, write_csv(tmp_path, lines, 2))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_csv_that_is_no_text(raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
+    with pytest.raises(InputError, match="cannot be read as CSV in UTF-8"):
+        read(raw, f"csv:{tmp_path / 'list.csv'}")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        read(raw, f"csv:{tmp_path / 'none.csv'}")
+
+
+def test_listed_files_that_are_missing_are_rejected(raw: dict[str, Any], tmp_path: Path) -> None:
+    lines = ["path,label", "0.png,a", "1.png,b", "none.png,a", f"{'x' * 300}.png,b"]
+    rejected = dict(read(raw, write_csv(tmp_path, lines, 2)).rejected)
+    assert list(rejected.values()) == ["missing", "missing"]
+
+
+# Split files of CoOp
+
+
+@pytest.mark.parametrize("folder", ["images", "101_ObjectCategories", "2750", "."])
+def test_a_coop_split_finds_its_images(raw: dict[str, Any], tmp_path: Path, folder: str) -> None:
+    file = write_coop(tmp_path, folder, "split.json", ["ant_hill", "bee"])
+    split, test = run(raw, tmp_path / "w", f"coop:{file}", shots=2, selection_per_class=2)
+    assert split.classes == ("ant_hill", "bee")
+    assert split.prompt(0) == "a photo of a ant hill"
+    assert all(name.startswith("train") for name in names(split.train))
+    assert sorted(names(split.selection)) == ["val0.jpg", "val0.jpg", "val1.jpg", "val1.jpg"]
+    assert names(test.test) == ["test0.jpg", "test1.jpg"] * 2
+
+
+@pytest.mark.parametrize(
+    ("raw_listing", "words"),
+    [
+        ("[", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "expected lists train, val and test"),
+        ('{"train": [], "test": []}', "lists no images in train"),
+        ('{"train": [["a.png", 0, "a"]]}', "lists no images in test"),
+        ('{"train": [["../a.png", 0, "a"]], "test": [["b.png", 1, "b"]]}', r"train\[0\]: '../a.png' does not stay"),
+        ('{"train": [["a.png", -1, "a"]], "test": [["b.png", 1, "b"]]}', r"train\[0\]: expected \[path, label"),
+        ('{"train": [["a.png", true, "a"]], "test": [["b.png", 1, "b"]]}', r"train\[0\]: expected \[path, label"),
+        ('{"train": [["a.png", 0, " "]], "test": [["b.png", 1, "b"]]}', r"train\[0\]: expected \[path, label"),
+        ('{"train": [{"path": "a.png"}], "test": [["b.png", 1, "b"]]}', r"train\[0\]: expected \[path, label"),
+        ('{"train": [["a.png", 0, "a"]], "test": [["b.png", 0, "b"]]}', r"test\[0\]: label 0 is 'a' and 'b'"),
+        ('{"train": [["a.png", 0, "a"]], "test": [["b.png", 2, "b"]]}', "labels go to 2, but 1 is not used"),
+        ('{"train": [["a.png", 0, "\\ud800"]], "test": [["b.png", 1, "b"]]}', "is not UTF-8"),
+        ('{"train": [["a.png", 0, "a"]], "test": [["b.png", 1, "A"]]}', "'a' and 'A' have the same caption"),
+    ],
+)
+def test_a_wrong_coop_split_is_one_sentence(raw: dict[str, Any], tmp_path: Path, raw_listing: str, words: str) -> None:
+    (tmp_path / "split.json").write_text(raw_listing)
+    with pytest.raises(InputError, match=words) as caught:
+        read(raw, f"coop:{tmp_path / 'split.json'}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_copies_of_test_images_are_passed_over_in_a_published_split(raw: dict[str, Any], tmp_path: Path) -> None:
+    file = write_coop(tmp_path, "images", "split.json", ["ant", "bee"], (4, 2, 2))
+    Image.open(tmp_path / "images/c0/test1.jpg").save(tmp_path / "images/c0/train2.jpg", "BMP")
+    Image.open(tmp_path / "images/c1/val0.jpg").save(tmp_path / "images/c1/train3.jpg", "PNG")
+    split, test = run(raw, tmp_path / "w", f"coop:{file}", shots=3, selection_per_class=2)
+    assert sorted(names(split.train)) == [
+        "train0.jpg",
+        "train0.jpg",
+        "train1.jpg",
+        "train1.jpg",
+        "train2.jpg",
+        "train3.jpg",
+    ]
+    assert len(test.test) == 4
+    listed = json.loads((tmp_path / "w/data/splits/rejected.json").read_text())
+    assert listed == [
+        {"file": "c0/train2.jpg", "reason": "passed over: the same pixels as test image c0/test1.jpg"},
+        {"file": "c1/train3.jpg", "reason": "passed over: the same pixels as selection image c1/val0.jpg"},
+    ]
+    summary = json.loads((tmp_path / "w/results/prepare.json").read_text())
+    assert (summary["rejected"], summary["copies"]) == (0, 2)
+
+
+# The presets
+
+
+def test_the_table_of_presets_is_whole() -> None:
+    assert len(presets.PRESETS) == 10
+    for preset in presets.PRESETS.values():
+        assert set(preset.invariances) <= {"hflip", "vflip", "rotation", "colour"}
+        assert preset.classes > 1
+        assert preset.home.startswith("https://")
+    docs = (Path(__file__).parents[1] / "docs/datasets.md").read_text().replace(",", "")
+    for name, preset in presets.PRESETS.items():
+        row = next(line for line in docs.splitlines() if line.startswith(f"| `{name}:PATH`"))
+        for fact in (preset.classes, *preset.counts):
+            assert f"| {fact or '—'} " in row, (name, fact)
+        assert preset.home in docs
+
+
+@pytest.mark.skipif(not CALTECH.is_dir(), reason="the Caltech-101 photographs are not beside the project")
+def test_caltech101_is_the_published_split(raw: dict[str, Any], tmp_path: Path) -> None:
+    source = read(raw, f"caltech101:{CALTECH}")
+    assert len(source.classes) == 100
+    assert [len(part or []) for part in (source.train, source.selection, source.test)] == [4128, 1649, 2465]
+    assert not source.rejected
+    published = json.loads((CALTECH / "split_zhou_Caltech101.json").read_text())
+    assert [[i.name, i.label, source.classes[i.label]] for i in source.test or []] == published["test"]
+    split, test = run(raw, tmp_path, f"caltech101:{CALTECH}", shots=16)
+    assert (len(split.train), len(split.selection), len(test.test)) == (1600, 400, 2465)
+    assert split.classes[18] == "car_side"
+    assert split.prompt(18) == "a photo of a car side"
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "prompt"),
+    [
+        ("eurosat", "AnnualCrop", "a satellite photo of a Annual Crop"),
+        ("sun397", "apse/indoor", "a scene photo of a indoor apse"),
+        ("sun397", "outdoor apartment_building", "a scene photo of a outdoor apartment building"),
+        ("food101", "apple_pie", "a food photo of a apple pie"),
+        ("stanford_cars", "2012 McLaren MP4/12C", "a car photo of a 2012 McLaren MP4/12C"),
+        ("caltech101", "face", "a photo of a face"),
+    ],
+)
+def test_prompts_of_presets(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, class_name: str, prompt: str
+) -> None:
+    preset = presets.PRESETS[name]
+    tiny(monkeypatch, name, 2, (6, 4, 4))
+    write_coop(tmp_path, preset.folder, preset.split, [class_name, "other"])
+    split, _ = run(raw, tmp_path / "w", f"{name}:{tmp_path}", shots=2, selection_per_class=2)
+    assert split.classes[0] == class_name
+    assert split.prompt(0) == prompt
+    assert split.invariances == preset.invariances
+
+
+def test_a_preset_says_what_is_missing(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"is no folder; lay out dtd .*docs/datasets\.md"):
+        read(raw, f"dtd:{tmp_path / 'none'}")
+    with pytest.raises(InputError, match=r"split_zhou_DescribableTextures\.json: is missing; get it"):
+        read(raw, f"dtd:{tmp_path}")
+    write_coop(tmp_path, "images", "split_zhou_DescribableTextures.json", ["dotted", "lined"])
+    with pytest.raises(InputError, match=r"dtd has 2 classes and 6 \+ 4 \+ 4 .*47 and 2820 \+ 1128 \+ 1692"):
+        read(raw, f"dtd:{tmp_path}")
+    tiny(monkeypatch, "dtd", 2, (6, 4, 4))
+    (tmp_path / "images/c1/train0.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of the 14 images of dtd are missing \(first: c1/train0\.jpg\)"):
+        read(raw, f"dtd:{tmp_path}")
+    image(tmp_path / "images/c1/train0.jpg", 5)
+    (tmp_path / "images/c0/train0.jpg").write_bytes(b"")
+    assert read(raw, f"dtd:{tmp_path}").rejected[0][1] == "empty file"
+    # Half a test part is another benchmark.
+    (tmp_path / "images/c1/test0.jpg").write_text("no image")
+    with pytest.raises(InputError, match=r"test0\.jpg: is a test image of dtd and cannot be used"):
+        read(raw, f"dtd:{tmp_path}")
+
+
+@pytest.mark.parametrize("inner", ["", "data", "fgvc-aircraft-2013b/data"])
+def test_aircraft_follow_the_official_lists(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    tiny(monkeypatch, "fgvc_aircraft", 2, (4, 2, 2))
+    root = tmp_path / "d" / inner
+    number = 0
+    for part, count in (("train", 2), ("val", 1), ("test", 1)):
+        lines = []
+        for variant in ("F-16A/B", "Cessna 172"):
+            for _ in range(count):
+                image(root / f"images/{number:07d}.jpg", number)
+                lines.append(f"{number:07d} {variant}")
+                number += 1
+        (root / f"images_variant_{part}.txt").write_text("\n".join(lines))
+    (root / "variants.txt").write_text("Cessna 172\nF-16A/B\n")
+    split, test = run(raw, tmp_path / "w", f"fgvc_aircraft:{tmp_path / 'd'}", shots=2, selection_per_class=1)
+    assert split.classes == ("Cessna 172", "F-16A/B")
+    assert split.prompt(1) == "a aircraft photo of a F-16A/B"
+    assert names(test.test) == ["0000007.jpg", "0000006.jpg"]
+    (root / "images_variant_val.txt").write_text("0000004 Concorde")
+    with pytest.raises(InputError, match=r"images_variant_val\.txt, line 1: 'Concorde' is not in variants"):
+        read(raw, f"fgvc_aircraft:{tmp_path / 'd'}")
+    (root / "variants.txt").unlink()
+    with pytest.raises(InputError, match=r"variants\.txt: cannot be read"):
+        read(raw, f"fgvc_aircraft:{tmp_path / 'd'}")
+
+
+def test_imagenet_is_tested_on_its_validation_images(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"n01440764": "tench", "n03773504": "missile", "n04008634": "missile"}
+    for c, wnid in enumerate(known):
+        for i in range(4):
+            image(tmp_path / f"images/train/{wnid}/{wnid}_{i}.JPEG", 10 * c + i)
+        image(tmp_path / f"images/val/{wnid}/ILSVRC2012_val_0000000{c}.JPEG", 100 + c)
+    (tmp_path / "classnames.txt").write_text("".join(f"{wnid} {words}\n" for wnid, words in known.items()))
+    with pytest.raises(InputError, match=r"imagenet has 3 classes and 12 \+ 0 \+ 3"):
+        read(raw, f"imagenet:{tmp_path}")
+    tiny(monkeypatch, "imagenet", 3, (12, 0, 3))
+    split, test = run(raw, tmp_path / "w", f"imagenet:{tmp_path}", shots=2, selection_per_class=2)
+    assert split.classes == ("tench", "missile", "projectile missile")
+    assert all("/val/" in sample.path for sample in test.test)
+    assert all("/train/" in sample.path for sample in (*split.train, *split.selection))
+    with (tmp_path / "classnames.txt").open("a") as file:
+        file.write("n99999999 nothing\n")
+    with pytest.raises(InputError, match="holds no folder n99999999"):
+        read(raw, f"imagenet:{tmp_path}")
+
+
+# Index files of shots
+
+
+def index_file(path: Path, listing: dict[str, list[list[Any]]], plain: bool = False) -> Path:
+    def part(name: str) -> Any:
+        rows = [{"impath": f"./data/x/images/{p}", "label": label, "classname": n} for p, label, n in listing[name]]
+        return rows if plain else {"data": rows, "indices": list(range(len(rows)))}
+
+    path.write_text(json.dumps({name: part(name) for name in listing}))
+    return path
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_shots_of_an_index_file_are_used(raw: dict[str, Any], tmp_path: Path, plain: bool) -> None:
+    source = f"coop:{write_coop(tmp_path, 'images', 'split.json', ['ant', 'bee'], (6, 4, 2))}"
+    # The file numbers the classes in its own way.
+    rows = {
+        "train": [["c1/train5.jpg", 0, "bee"], ["c0/train3.jpg", 1, "ant"], ["c1/train0.jpg", 0, "bee"]],
+        "val": [["c0/val3.jpg", 1, "ant"], ["c1/val2.jpg", 0, "bee"]],
+    }
+    rows["train"].append(["c0/train1.jpg", 1, "ant"])
+    index_file(tmp_path / "shot_2-seed_0.json", rows, plain)
+    pattern = str(tmp_path / "shot_{shots}-seed_{seed}.json")
+    split, _ = run(raw, tmp_path / "w", source, shots=2, few_shot=pattern, selection_per_class=1)
+    assert names(split.train) == ["train3.jpg", "train1.jpg", "train5.jpg", "train0.jpg"]
+    assert names(split.selection) == ["val3.jpg", "val2.jpg"]
+    for changes, words in (
+        (
+            {"shots": 4, "few_shot": str(tmp_path / "shot_2-seed_0.json")},
+            r"holds 2 images of class 'ant', but shots: 4",
+        ),
+        ({"shots": 4, "few_shot": pattern}, r"shot_4-seed_0\.json: cannot be read"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(raw, tmp_path / "w", source, **changes)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (["c0/test0.jpg", 0, "ant"], "is a test image of the source"),
+        (["c0/none.jpg", 0, "ant"], "is no usable train image of the source"),
+        (["c0/val0.jpg", 0, "ant"], "is no usable train image of the source"),
+        (["c1/train1.jpg", 0, "ant"], "has label 0, unlike its class 'bee'"),
+        (["c0/train0.jpg", 0, "ant"], "stands in the file twice"),
+        (["c0/train1.jpg", "zero", "ant"], r"train\[2\]: expected a row with impath and label"),
+    ],
+)
+def test_a_wrong_index_file_is_one_sentence(raw: dict[str, Any], tmp_path: Path, row: list[Any], words: str) -> None:
+    source = f"coop:{write_coop(tmp_path, 'images', 'split.json', ['ant', 'bee'])}"
+    rows = {"train": [["c0/train0.jpg", 0, "ant"], ["c1/train0.jpg", 1, "bee"], row]}
+    with pytest.raises(InputError, match=words):
+        run(raw, tmp_path / "w", source, shots=1, few_shot=str(index_file(tmp_path / "shots.json", rows)))
+
+
+def test_a_listed_shot_that_copies_a_test_image_is_replaced(raw: dict[str, Any], tmp_path: Path) -> None:
+    source = f"coop:{write_coop(tmp_path, 'images', 'split.json', ['ant', 'bee'])}"
+    (tmp_path / "images/c0/train1.jpg").write_bytes((tmp_path / "images/c1/test0.jpg").read_bytes())
+    rows = {"train": [["c0/train1.jpg", 0, "ant"], ["c0/train2.jpg", 0, "ant"]]}
+    rows["train"] += [["c1/train0.jpg", 1, "bee"], ["c1/train1.jpg", 1, "bee"]]
+    file = index_file(tmp_path / "shots.json", rows)
+    split, _ = run(raw, tmp_path / "w", source, shots=2, few_shot=str(file), selection_per_class=2)
+    assert names(split.train) == ["train2.jpg", "train0.jpg", "train0.jpg", "train1.jpg"]
+    assert "c0/train1.jpg" in (tmp_path / "w/data/splits/rejected.json").read_text()
+
+
+@pytest.mark.skipif(not CALTECH.is_dir(), reason="the Caltech-101 photographs are not beside the project")
+def test_an_index_file_of_caltech101(raw: dict[str, Any], tmp_path: Path) -> None:
+    published = json.loads((CALTECH / "split_zhou_Caltech101.json").read_text())
+    rows = {"train": [next(row for row in published["train"] if row[1] == label) for label in range(100)]}
+    file = index_file(tmp_path / "shot_1-seed_1.json", rows)
+    split, _ = run(raw, tmp_path / "w", f"caltech101:{CALTECH}", shots=1, few_shot=str(file))
+    assert [Path(s.path).relative_to(CALTECH.resolve() / "images").as_posix() for s in split.train] == [
+        path for path, _, _ in rows["train"]
+    ]
+
+
+# Arrays
+
+
+def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, per_class: int = 10) -> None:
+    """Files in CIFAR-10's format, whose checksums torchvision is told."""
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def write(name: str, content: dict[str, Any]) -> str:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    def batch(name: str) -> list[str]:
+        labels = [label for label in range(10) for _ in range(per_class)]
+        return [name, write(name, {"data": rng.integers(0, 255, (len(labels), 3072), np.uint8), "labels": labels})]
+
+    monkeypatch.setattr(CIFAR10, "train_list", [batch(f"data_batch_{i}") for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch")])
+    kinds = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    md5 = write("batches.meta", {"label_names": kinds})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5})
+
+
+def test_cifar10_writes_only_what_is_drawn(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(tmp_path, monkeypatch)
+    split, test = run(raw, tmp_path / "w", f"cifar10:{tmp_path}", shots=3, selection_per_class=2)
+    assert split.prompt(9) == "a photo of a truck"
+    assert (len(split.train), len(split.selection), len(test.test)) == (30, 20, 100)
+    assert len(list((tmp_path / "w/data/real").iterdir())) == 50
+    entry = pickle.loads((tmp_path / "cifar-10-batches-py/test_batch").read_bytes())
+    for index, sample in enumerate(test.test):
+        pixels = np.asarray(Image.open(tmp_path / "w" / sample.path))
+        assert sample.label == entry["labels"][index]
+        assert np.array_equal(pixels, entry["data"][index].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
+def test_cifar_that_is_not_there_or_was_changed(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    write_cifar(tmp_path, monkeypatch)
+    (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(InputError, match=r"holds no whole cifar-10.*download https://.*tar\.gz and unpack it"):
+        read(raw, f"{kind}:{tmp_path}")
+
+
+def medmnist(path: Path, shape: tuple[int, ...] = (28, 28), classes: int = 2, **changes: Any) -> str:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part in ("train", "val", "test"):
+        labels = np.repeat(np.arange(classes), 6)
+        arrays[f"{part}_images"] = rng.integers(0, 255, (len(labels), *shape), np.uint8)
+        arrays[f"{part}_labels"] = labels[:, None]
+    arrays |= changes
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return f"medmnist:{path}"
+
+
+@pytest.mark.parametrize(("shape", "mode"), [((28, 28), "L"), ((28, 28, 3), "RGB")])
+def test_medmnist(raw: dict[str, Any], tmp_path: Path, shape: tuple[int, ...], mode: str) -> None:
+    source = medmnist(tmp_path / "pneumoniamnist_64.npz", shape)
+    split, test = run(raw, tmp_path / "w", source, shots=3, selection_per_class=2)
+    assert [split.prompt(0), split.prompt(1)] == ["a chest X-ray of a normal lung", "a chest X-ray of pneumonia"]
+    assert all("val_" in name for name in names(split.selection))
+    with (
+        np.load(tmp_path / "pneumoniamnist_64.npz") as arrays,
+        Image.open(tmp_path / "w" / test.test[3].path) as written,
+    ):
+        assert written.mode == mode
+        assert np.array_equal(np.asarray(written), arrays["test_images"][3])
+
+
+def test_an_unknown_medmnist_numbers_its_classes(raw: dict[str, Any], tmp_path: Path) -> None:
+    assert read(raw, medmnist(tmp_path / "mine.npz", classes=3)).classes == ("class 0", "class 1", "class 2")
+    # A file that has more classes than the set of its name is not that set.
+    assert len(read(raw, medmnist(tmp_path / "breastmnist.npz", classes=4)).classes) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"val_labels": None}, "holds no array val_labels"),
+        ({"test_images": np.zeros((12, 28, 28, 28), np.uint8)}, "volumes cannot be used"),
+        ({"test_images": np.zeros((12, 28, 28), np.float32)}, "test_images is float32"),
+        ({"train_labels": np.zeros((12, 14), np.uint8)}, "several labels per image cannot be used"),
+        ({"train_labels": np.zeros((11, 1), np.uint8)}, "expected one class per image"),
+        ({"train_labels": np.full((12, 1), -1)}, "holds -1; expected classes from 0"),
+        ({"train_labels": np.array([object()] * 12)}, "is not a whole file of MedMNIST"),
+    ],
+)
+def test_a_wrong_medmnist_is_one_sentence(
+    raw: dict[str, Any], tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        read(raw, medmnist(tmp_path / "x.npz", **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04cut", b"\x93NUMPY", b"\x80\x04."])
+def test_a_medmnist_that_is_no_archive(raw: dict[str, Any], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(InputError, match="is not a whole file of MedMNIST"):
+        read(raw, f"medmnist:{tmp_path / 'x.npz'}")
