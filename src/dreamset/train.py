@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from dreamset import locks
 from dreamset.errors import InputError
 from dreamset.files import sync_folder, write_csv, write_json
 from dreamset.splits import read_split
@@ -65,6 +66,7 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     try:
         for name in params.train.classifiers:
             for kind in train_on(arm):
+                locks.boundary()
                 runs.append(_train(params, workspace, split, arm, kind, name, data, selection, aside))
         shutil.rmtree(final, ignore_errors=True)
         aside.replace(final)

@@ -17,6 +17,7 @@ from diffusers import DDPMScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
+from dreamset import locks
 from dreamset.errors import InputError
 from dreamset.files import atomic_write
 from dreamset.generator import lora
@@ -116,8 +117,9 @@ class Together:
                     return
                 self._train_step()
                 progress.update()
-                if self.step % every == 0 or self.step == total:
+                if self.step % every == 0 or self.step == total or locks.superseded():
                     self._checkpoint()
+                locks.boundary()
 
     def save(self, index: int, folder: Path) -> None:
         """Write the averaged adapter of job ``index`` and its sample grids into ``folder``."""
