@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -162,6 +163,22 @@ def test_a_signal_in_adapt_keeps_the_last_checkpoint(
     assert_ends_as(fresh, unbroken, ADAPT)
 
 
+def test_a_checkpoint_that_is_not_whole_is_named(
+    fresh: Workspace, unbroken: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        train_step = training.Together._train_step
+        patch.setattr(training.Together, "_train_step", refusing(train_step, KeyboardInterrupt(), lambda _: True, 3))
+        with pytest.raises(SystemExit):
+            cli.main(ADAPT)
+    path, _ = state(fresh)
+    path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    assert f"{path}: is not a whole checkpoint" in exits_with_two(ADAPT, capsys)
+    path.unlink()
+    assert_ends_as(fresh, unbroken, ADAPT)
+
+
 def die_assembling(nth: int) -> None:
     link, seen = shards.link, iter(range(nth))
 
@@ -186,7 +203,7 @@ def test_a_kill_while_a_dataset_is_put_together_leaves_nothing_half(fresh: Works
 
 
 def refusing(
-    whole: Callable[..., Any], error: Exception, when: Callable[..., bool], nth: int = 1
+    whole: Callable[..., Any], error: BaseException, when: Callable[..., bool], nth: int = 1
 ) -> Callable[..., Any]:
     """A function that fails from its nth fitting call on."""
     seen = iter(range(nth - 1))
@@ -623,3 +640,18 @@ def test_cmyk_and_turned_images_are_made_upright_rgb() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     assert open_rgb(saved(Image.new("RGB", (32, 16)), exif=exif), 1000).size == (16, 32)
+
+
+def test_the_page_of_faults_names_tests_that_are_there() -> None:
+    tests = Path(__file__).parent
+    there = {
+        name for path in tests.glob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    named = set(re.findall(r"`(test_\w+)`", (tests.parent / "docs/faults.md").read_text()))
+    assert len(named) > 40
+    assert named - there == set()
+    own = re.findall(r"^def (test_\w+)", Path(__file__).read_text(), re.M)
+    assert set(own) - named == {
+        "test_the_page_of_faults_names_tests_that_are_there",
+        "test_another_error_is_not_taken_for_one_of_memory",
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -60,7 +59,8 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
         data["synthetic"] = arrays.synthetic(workspace.synthetic(arm), split, size)
 
     final = workspace.classifiers(arm)
-    aside = final.with_name(f".{arm}.{os.getpid()}.tmp")
+    # One name, so that what a killed run left goes: evaluate depends on the folder that it stands in.
+    aside = final.with_name(f".{arm}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     runs = []
     try:
