@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__, hub, shards, splits
 from dreamset.adapters import Adapter
+from dreamset.device import out_of_memory
+from dreamset.errors import StoppedError
 from dreamset.files import read_json, sha256_file, write_csv, write_json
 from dreamset.seeds import seed_for
 
@@ -45,7 +47,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     split = splits.read_split(workspace.splits)
     plan = scopes(params, split, recipe)
     jobs, settings = _jobs(params, workspace, split, recipe, plan)
-    seconds = _train(params, workspace, jobs, settings)
+    seconds = _train(params, workspace, recipe, jobs, settings)
     summary = _assemble(params, workspace, split, recipe, plan, [job.key for job in jobs])
     summary["seconds"] = round(sum(seconds.values()), 2)
     write_json(workspace.result("adapt", recipe), summary)
@@ -119,35 +121,58 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 
 
-def _train(params: Params, workspace: Workspace, jobs: list[Job], settings: Settings) -> dict[str, float]:
+def _train(params: Params, workspace: Workspace, recipe: str, jobs: list[Job], settings: Settings) -> dict[str, float]:
     """Train the jobs that have no shard, some at once over one frozen base; seconds by key, of all."""
     from dreamset.device import pick
     from dreamset.generator import base_model
     from dreamset.generator.training import Together
 
-    missing = [job for job in jobs if shards.find(workspace.shards, job.key) is None]
     at_once = params.base.adapt.together
+    # The same groups whatever is finished: an adapter's last bits depend on its company, and so does its checkpoint.
+    groups = [jobs[first : first + at_once] for first in range(0, len(jobs), at_once)]
+    missing = [group for group in groups if not all(shards.find(workspace.shards, job.key) for job in group)]
+    base = None
     if missing:
         base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
-    for first in range(0, len(missing), at_once):
-        group = missing[first : first + at_once]
-        started = time.time()
-        folder = workspace.unfinished / shards.key_of({"jobs": [job.key for job in group]}, ())
-        folder.mkdir(parents=True, exist_ok=True)
-        together = Together(base, group, settings, folder)
-        together.run()
-        seconds = (time.time() - started) / len(group)
-        for index, job in enumerate(group):
-            with shards.writing(workspace.shards, job.key) as shard:
-                together.save(index, shard)
-                losses = together.losses[index]
-                record = {"steps": settings.steps, "images": len(job.images), "losses": losses, "seconds": seconds}
-                write_json(shard / "adapter.json", record)
-        together.close()
-        shards.remove(folder)
+    for group, claim in shards.claimed(workspace.shards, missing, lambda group: [job.key for job in group]):
+        assert base is not None
+        with claim:
+            started = time.time()
+            folder = workspace.unfinished / shards.key_of({"jobs": [job.key for job in group]}, ())
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                together = Together(base, group, settings, folder)
+                together.run()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise _no_memory(params, recipe, len(group)) from error
+            seconds = (time.time() - started) / len(group)
+            for index, job in enumerate(group):
+                if shards.find(workspace.shards, job.key) is None:
+                    with shards.writing(workspace.shards, job.key) as shard:
+                        together.save(index, shard)
+                        losses = together.losses[index]
+                        record = {"steps": settings.steps, "images": len(job.images), "losses": losses}
+                        write_json(shard / "adapter.json", record | {"seconds": seconds})
+            together.close()
+            shards.remove(folder)
     return {
         job.key: read_json(workspace.shards / job.key / "adapter.json", "dreamset adapt")["seconds"] for job in jobs
     }
+
+
+def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
+    """What to lower, by name, when a step does not fit."""
+    row, scope = f"models.{params.model}", params.recipes[recipe].scope
+    assert scope is not None
+    batch = params.base.adapt.schedule(scope).batch
+    return StoppedError(
+        f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
+        f"gradient_checkpointing into {row}.memory, or lower {row}.adapt.together ({params.base.adapt.together}) or "
+        f"{row}.adapt.{scope}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
+        "memory the same command goes on from it; another batch or together starts afresh."
+    )
 
 
 def _assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from dreamset.errors import InputError
@@ -26,13 +27,22 @@ def read_adapters(folder: Path) -> list[Adapter]:
     """The adapters of a recipe; none for a recipe that adapts nothing.
 
     Raises:
-        InputError: a file is missing, or is not the one that was trained.
+        InputError: a file is missing, is not the one that was trained, or is of a kind that could run code.
     """
     again = f"dreamset adapt {folder.name}"
-    rows = read_json(folder / "adapters.json", again)["adapters"]
-    adapters = [Adapter(tuple(row["labels"]), row["file"], row["sha256"], row["shard"]) for row in rows]
+    record = folder / "adapters.json"
+    try:
+        rows = read_json(record, again)["adapters"]
+        adapters = [Adapter(tuple(row["labels"]), str(row["file"]), row["sha256"], row["shard"]) for row in rows]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{record}: is not a record of adapters ({error}); run `{again}` again.") from error
     for adapter in adapters:
-        path = folder / adapter.file
+        name, path = PurePosixPath(adapter.file), folder / adapter.file
+        if name.is_absolute() or ".." in name.parts:
+            raise InputError(f"{record}: {adapter.file} lies outside {folder}; run `{again}` again.")
+        if name.suffix != ".safetensors":
+            # A pickle runs whatever its author put in, and a hash beside it says nothing of who wrote it.
+            raise InputError(f"{path}: is no .safetensors file; pickled adapters are not opened. Convert it, or adapt.")
         if not path.is_file() or sha256_file(path) != adapter.sha256:
             raise InputError(f"{path}: is not the adapter that was trained (missing or changed); run `{again}` again.")
     return adapters

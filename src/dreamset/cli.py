@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import errno
 import json
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dreamset import __version__
-from dreamset.errors import InputError
+from dreamset.errors import DiskFullError, InputError, StoppedError
+from dreamset.files import disk_full
 from dreamset.params import Params, load
 from dreamset.workspace import Workspace
 
@@ -23,18 +24,38 @@ _FORMAT = argparse.RawDescriptionHelpFormatter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
+    """Entry point.
+
+    Exit status: 0 done; 2 bad input; 1 the machine could not go on (disk, memory, a newer run); 130 and 143
+    interrupted and terminated. All but 0 with one sentence on stderr.
+    """
     arguments = _parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments.run(arguments)
     except InputError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (StoppedError, DiskFullError) as error:
+        _fail(str(error), status=1)
+    except KeyboardInterrupt as error:
+        what, status = ("terminated", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
+        _fail(f"{what}; run the same command to go on.", status=status)
+    except Exception as error:
+        name = error.filename if isinstance(error, OSError) else None
+        full = disk_full(error, Path(name).parent if isinstance(name, str) else Path.cwd())
+        if full is None:
             raise
-        _fail(f"{error.filename or 'the disk'}: no space left; free some and run the same command again.", status=1)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command to go on.", status=130)
+        _fail(str(full), status=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """A SIGTERM, which leaves by the same way as Ctrl-C: what is in hand is put away."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def _fail(sentence: str, status: int = 2) -> NoReturn:
@@ -177,10 +198,11 @@ def _stage(arguments: argparse.Namespace) -> None:
 
         print(describe(params, workspace, stage, item))
         return
-    from dreamset import track
+    from dreamset import locks, track
 
     started = time.time()
-    summary = stage_function(stage)(params, workspace, *([item] if item else []))
+    with locks.turn(workspace.locks, f"{stage}_{item}" if item else stage):
+        summary = stage_function(stage)(params, workspace, *([item] if item else []))
     _print(stage, item, summary)
     plots = workspace.plots(stage, item)
     track.finish(
@@ -275,9 +297,12 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _gc(arguments: argparse.Namespace) -> None:
-    from dreamset import shards
+    from dreamset import locks, shards
 
     _, workspace = _open(arguments)
+    running = locks.held(workspace.locks) + locks.held(workspace.shards)
+    if running:
+        raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
     cells = [workspace.cell, *sorted((workspace.root / ".dreamset/table").glob("*/"))]
     used: set[str] = set()
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Where tensors live, and in which type."""
+"""Where tensors live, and whether they fit."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def pick() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is a lack of memory, on whatever device: the CPU's allocator has no class of its own for it."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -2,34 +2,80 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import unicodedata
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.errors import InputError
+from dreamset.errors import DiskFullError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _NOT_SAFE = re.compile(r"[^a-z0-9]+")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors reports a failed write in words alone
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write ``data`` aside, flush it to disk, rename it into place; makes the parent folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``data`` aside, flush it to disk, rename it into place; makes the parent folders.
+
+    Raises:
+        DiskFullError: there is no space; ``path`` is as it was.
+    """
+    encoded = data.encode() if isinstance(data, str) else data
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with filling(path.parent, len(encoded)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path, needed: int | None = None) -> Iterator[None]:
+    """Write into ``folder``; a lack of space within is told in its name, not in that of a folder aside.
+
+    Args:
+        folder: what a person knows the place by.
+        needed: bytes of all that is written within, where that is known.
+
+    Raises:
+        DiskFullError: there is no space.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = disk_full(error, folder, needed)
+        if full is None:
+            raise
+        raise full from error
+
+
+def disk_full(error: Exception, folder: Path, needed: int | None = None) -> DiskFullError | None:
+    """What a lack of space in ``folder`` is told as, or None where an error is something else."""
+    found = _RUST.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    if number not in _FULL:
+        return None
+    full = DiskFullError(number, os.strerror(number), str(folder))
+    if isinstance(error, DiskFullError):
+        full.needed, full.free = error.needed if needed is None else needed, error.free
+    else:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+        full.needed, full.free = needed, shutil.disk_usage(there).free
+    return full
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,12 +123,6 @@ def sha256_file(path: Path) -> str:
 def digest(value: Any) -> str:
     """Hex digest of a JSON-able value, the same for equal values whatever the order of keys."""
     return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
-
-
-def tree_digest(folder: Path) -> str:
-    """Hex digest of the names and contents of every file under ``folder``."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
 
 
 def class_folder(label: int, name: str, classes: int = 1000) -> str:

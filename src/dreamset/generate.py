@@ -9,12 +9,14 @@ import dataclasses
 import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, hub, shards, splits
+from dreamset import __version__, hub, locks, shards, splits
 from dreamset.adapters import Adapter, read_adapters
-from dreamset.errors import InputError
+from dreamset.device import out_of_memory, pick
+from dreamset.errors import InputError, StoppedError
 from dreamset.files import atomic_write, sha256, write_json
 from dreamset.progress import bar
 from dreamset.seeds import image_seed
@@ -72,8 +74,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     adapters = read_adapters(workspace.adapter(recipe))
     blocks = plan(params, workspace, split, recipe, adapters)
     missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-    if missing:
-        _draw_all(params, workspace, split, recipe, adapters, missing)
+    drawn_now = _draw_all(params, workspace, split, recipe, adapters, missing) if missing else 0
     images = _assemble(params, workspace, split, recipe, blocks)
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
@@ -95,10 +96,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         "sampler": dataclasses.asdict(params.sampler(recipe)),
     }
     write_json(workspace.result("generate", recipe), summary)
-    return summary | {
-        "drawn_now": sum(_record(workspace, block)["drawn"] for block in missing),
-        "elapsed": time.time() - started,
-    }
+    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started}
 
 
 def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapters: list[Adapter]) -> list[Block]:
@@ -135,32 +133,46 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
 
 def _draw_all(
     params: Params, workspace: Workspace, split: Split, recipe: str, adapters: list[Adapter], missing: list[Block]
-) -> None:
-    """Draw blocks, adapter by adapter; encoding and writing go on while the next block is drawn."""
-    from dreamset.device import pick
+) -> int:
+    """Draw blocks, adapter by adapter; encoding and writing go on while the next block is drawn.
+
+    Returns:
+        How many images were drawn here: fewer than are missing where another process draws the same blocks.
+    """
     from dreamset.generator import base_model, lora
 
     base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
     total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     written: Future[None] | None = None
+    count = 0
+    current: int | None = -1  # no adapter's index, and not the base's None
+    embeds: dict[str, Condition] = {}
     with (
         ThreadPoolExecutor(max_workers=1) as writer,
         bar(total=total, what=f"drawing {recipe}", unit="img") as progress,
+        ExitStack() as fused,
     ):
-        for index in sorted({block.adapter for block in missing}, key=lambda i: -1 if i is None else i):
-            adapter = None if index is None else adapters[index]
-            file = None if adapter is None else workspace.adapter(recipe) / adapter.file
-            with lora.fused(base, file):
-                embeds: dict[str, Condition] = {}
-                for block in (block for block in missing if block.adapter == index):
-                    drawn = _draw(params, base, split, recipe, block, embeds)
-                    if written:
-                        written.result()
-                    sha = None if adapter is None else adapter.sha256
-                    written = writer.submit(_write, workspace, split, params.sampler(recipe), block, sha, drawn)
-                    progress.update(len(block.labels) * (block.stop - block.start))
+        for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
+            with claim:
+                locks.boundary()
+                adapter = None if block.adapter is None else adapters[block.adapter]
+                if block.adapter != current:
+                    fused.close()
+                    file = None if adapter is None else workspace.adapter(recipe) / adapter.file
+                    fused.enter_context(lora.fused(base, file))
+                    embeds, current = {}, block.adapter
+                drawn = _draw(params, base, split, recipe, block, embeds)
+                if written:
+                    written.result()
+                sha = None if adapter is None else adapter.sha256
+                # The shard stays claimed until it is written.
+                kept = claim.pop_all()
+                written = writer.submit(_write, workspace, split, params.sampler(recipe), block, sha, drawn, kept)
+            count += len(drawn.requests)
+            progress.update(len(drawn.requests))
         if written:
             written.result()
+    return count
 
 
 @dataclass(frozen=True)
@@ -204,7 +216,15 @@ def _draw(
             seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
         wanted = cat([embeds[requests[row].prompt] for row in rows])
         empty = embeds[""].expand(len(rows))
-        drawn = draw_fitting(base, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
+        try:
+            drawn = draw_fitting(base, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise StoppedError(
+                f"generate {recipe}: no memory to draw one image by itself; put attention_slicing, vae_slicing or "
+                f"offload into models.{params.model}.memory in params.yaml. What is drawn is kept."
+            ) from error
         images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
         rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
         if not rows:
@@ -218,13 +238,19 @@ def _draw(
 
 
 def _write(
-    workspace: Workspace, split: Split, sampler: Sampler, block: Block, adapter: str | None, drawn: Drawn
+    workspace: Workspace,
+    split: Split,
+    sampler: Sampler,
+    block: Block,
+    adapter: str | None,
+    drawn: Drawn,
+    claim: ExitStack,
 ) -> None:
-    """Encode a block and make it a shard."""
+    """Encode a block and make it a shard; then close its claim."""
     from dreamset.images import png
 
-    with shards.writing(workspace.shards, block.key) as folder:
-        images = []
+    files, images = [], []
+    with claim:
         for request, pixels, seed, redraws in zip(
             drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True
         ):
@@ -235,9 +261,7 @@ def _write(
                 "Seed": str(seed),
                 "Prompt": request.prompt,
             }
-            data = png(pixels, text)
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(data)
+            files.append((name, png(pixels, text)))
             images.append(
                 SyntheticImage(
                     file_name=name,
@@ -249,11 +273,15 @@ def _write(
                     redraws=redraws,
                     sampler=dataclasses.asdict(sampler),
                     adapter=adapter,
-                    sha256=sha256(data),
+                    sha256=sha256(files[-1][1]),
                 )
             )
-        write_metadata(folder, images)
-        write_json(folder / "record.json", {"drawn": len(images), "seconds": drawn.seconds})
+        with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:
+            for name, data in files:
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(data)
+            write_metadata(folder, images)
+            write_json(folder / "record.json", {"drawn": len(images), "seconds": drawn.seconds})
 
 
 def _record(workspace: Workspace, block: Block) -> dict[str, Any]:

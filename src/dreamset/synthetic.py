@@ -42,18 +42,26 @@ def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:
 
 
 def read_metadata(folder: Path) -> list[SyntheticImage]:
-    """Every image of a synthetic dataset, in the order of the file: by label, then by index."""
+    """Every image of a synthetic dataset, in the order of the file: by label, then by index.
+
+    Raises:
+        InputError: the file is missing, or a line of it is not whole, the last one included.
+    """
     path = folder / "metadata.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # In bytes: a line may be torn inside a character, and str has more line breaks than JSON lines do.
+        *lines, rest = path.read_bytes().split(b"\n")
     except FileNotFoundError as error:
         raise InputError(f"{path}: is missing; run `dreamset generate {folder.name}` first.") from error
     images = []
-    for number, line in enumerate(lines, 1):
-        try:
+    try:
+        for line in lines:
             images.append(SyntheticImage(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise InputError(
-                f"{path}, line {number}: is not a whole row ({error}); run `dreamset generate {folder.name}` again."
-            ) from error
+        if rest:
+            raise ValueError("the file ends inside it")  # noqa: TRY301
+    except (ValueError, TypeError) as error:
+        where = f"{path}, line {len(images) + 1}"
+        raise InputError(
+            f"{where}: is not a whole row ({error}); run `dreamset generate {folder.name}` again."
+        ) from error
     return images

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from dreamset import locks
 from dreamset.errors import InputError
 from dreamset.files import sync_folder, write_csv, write_json
 from dreamset.splits import read_split
@@ -54,12 +54,14 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     split = read_split(workspace.splits)
     images = _Images(params, workspace, split, arm)
     final = workspace.classifiers(arm)
-    aside = final.with_name(f".{arm}.{os.getpid()}.tmp")
+    # One name, so that what a killed run left goes: evaluate depends on the folder that it stands in.
+    aside = final.with_name(f".{arm}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     runs = []
     try:
         for name in params.train.classifiers:
             for kind in train_on(arm):
+                locks.boundary()
                 runs.append(_train(params, workspace, split, arm, kind, name, images, aside))
         shutil.rmtree(final, ignore_errors=True)
         aside.replace(final)

@@ -90,6 +90,11 @@ class Workspace:
         return self.root / ".dreamset/scratch"
 
     @property
+    def locks(self) -> Path:
+        """Which runs are going on, of all cells."""
+        return self.root / ".dreamset/locks"
+
+    @property
     def spool(self) -> Path:
         """Tracking records that no server has taken yet."""
         return self.root / ".dreamset/track"

@@ -223,7 +223,9 @@ def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tenso
             weight = base.parts[prefix].get_parameter(f"{inner}.weight")
         except (KeyError, AttributeError) as error:
             raise InputError(f"{file}: adapts {path}, which the base does not have; adapt this base.") from error
-        if up is None or (up.shape[0], down.shape[1]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
+        if up is None or up.ndim != 2 or down.ndim != 2 or not 1 <= down.shape[0] <= 1024:
+            raise InputError(f"{file}: {path} is no pair of matrices of rank 1 to 1024; run `dreamset adapt` again.")
+        if (up.shape[0], down.shape[1]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
             raise InputError(f"{file}: the shapes of {path} do not fit the base; run `dreamset adapt` again.")
         rank = down.shape[0]
         scale = metadata.get(f"{prefix}.lora_alpha", rank) / rank

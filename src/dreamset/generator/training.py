@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from dreamset import locks
 from dreamset.errors import InputError
 from dreamset.files import atomic_write
 from dreamset.generator import lora
@@ -115,8 +116,9 @@ class Together:
                     return
                 self._train_step()
                 progress.update()
-                if self.step % every == 0 or self.step == total:
+                if self.step % every == 0 or self.step == total or locks.superseded():
                     self._checkpoint()
+                locks.boundary()
 
     def save(self, index: int, folder: Path) -> None:
         """Write the averaged adapter of job ``index`` and its sample grids into ``folder``."""
@@ -251,9 +253,12 @@ class Together:
         self.losses = [[] for _ in self.jobs]
         if not path.is_file():
             return
-        with safe_open(path, "pt") as opened:
-            self.step = json.loads(opened.metadata()["state"])["step"]
-        tensors = load_file(path)
+        try:
+            with safe_open(path, "pt") as opened:
+                self.step = json.loads(opened.metadata()["state"])["step"]
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: is not a whole checkpoint ({error}); remove it and run again.") from error
         self.losses = tensors["losses"].tolist()
         with torch.no_grad():
             for i, (parameter, average) in enumerate(zip(self.flat, self.averaged, strict=True)):
