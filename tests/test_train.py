@@ -241,3 +241,15 @@ def test_importing_the_stages_is_cheap() -> None:
     code = "import sys, dreamset.train, dreamset.evaluate; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_missing_weights_are_told_before_anything_is_trained(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("trained first")
+
+    monkeypatch.setattr(train, "_train", never)
+    params = toy.params(train__classifiers=["resnet20", "clip_lora"], models__bundled__clip="hub:nobody/nothing")
+    with pytest.raises(InputError, match="dreamset fetch"):
+        train.run(params, workspace, "real")

@@ -51,6 +51,11 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     """
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
+    if "clip_lora" in params.train.classifiers:
+        from dreamset import classifiers
+
+        # Weights that are missing are told now, and not after the hours that another classifier takes.
+        classifiers.identity(workspace.root, params.base.clip)
     split = read_split(workspace.splits)
     images = _Images(params, workspace, split, arm)
     final = workspace.classifiers(arm)
