@@ -324,6 +324,12 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     summary |= {"accuracy": 0.9713, "sd": 0.0042}
     write_csv(workspace.results / "table/summary.csv", [summary], summary)
     report.run(params, workspace)
+    assert "Over 5 seeds" not in read(workspace)[1].text("hero")  # of nobody knows what
+    write_json(workspace.results / "table/setting.json", params.setting([*RECIPES, "datadream_cls"]))
+    other = replace(params, prepare=replace(params.prepare, source="imagefolder:elsewhere"))
+    report.run(other, workspace)
+    assert "Over 5 seeds" not in read(workspace)[1].text("hero")
+    report.run(params, workspace)
     source, page = read(workspace)
     assert "taken_out" not in source
     shown = page.text("seeds")

@@ -14,6 +14,7 @@ from dreamset.errors import InputError
 from dreamset.strict import Range, build, listed, read_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from dreamset.hub import Part
@@ -280,6 +281,17 @@ class Params:
         """Labelled images per class, beside the shots, that may choose an epoch."""
         chosen = self.prepare.selection_per_class
         return min(self.shots, 4) if chosen is None else chosen
+
+    def setting(self, recipes: Iterable[str]) -> dict[str, Any]:
+        """What runs of several seeds and numbers of shots must have in common to stand in one table."""
+        return {
+            "prepare": to_dict(self.prepare),
+            "model": self.model,
+            "base": to_dict(self.base),
+            "per_class": self.per_class,
+            "train": to_dict(self.train),
+            "recipes": {name: to_dict(self.recipes[name]) for name in recipes},
+        }
 
     def sampler(self, recipe: str) -> Sampler:
         """The model's sampler with the overrides of ``recipe``."""

@@ -73,6 +73,7 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
     write_csv(folder / "summary.csv", summarised(rows), SUMMARY)
     claims = [row for k in shots for row in _claims(params, [c for c in cells if c.params.shots == k])]
     write_csv(folder / "claims.csv", claims, CLAIMS)
+    write_json(folder / "setting.json", params.setting(params.active))
     lines = [
         f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: "
         f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"

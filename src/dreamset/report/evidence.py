@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -164,7 +165,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
             if workspace.result(stage, item).is_file()
         },
         guesses=_optional(workspace.plots("evaluate") / "predictions.json"),
-        sweep=_sweep(workspace.results / "table", shown),
+        sweep=_sweep(workspace.results / "table", params, shown),
     )
 
 
@@ -188,8 +189,14 @@ def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path, "dreamset evaluate")) if path.is_file() else {}
 
 
-def _sweep(folder: Path, shown: set[str]) -> Sweep | None:
-    """The table over seeds, of the arms that are shown."""
+def _sweep(folder: Path, params: Params, shown: set[str]) -> Sweep | None:
+    """The table over seeds, of the arms that are shown; none where it was made with another setting."""
+    path = folder / "setting.json"
+    found = dict(read_json(path, "dreamset table")) if path.is_file() else {}
+    rows = {name: row for name, row in found.get("recipes", {}).items() if name in shown}
+    # As JSON has it, where tuples are lists.
+    if found | {"recipes": rows} != json.loads(json.dumps(params.setting(rows.keys() & params.recipes.keys()))):
+        return None
     path = folder / "claims.csv"
     try:
         claims = [
