@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from peft import LoraConfig
 from PIL import Image, ImageOps
 from torchvision import transforms
 
@@ -55,13 +54,7 @@ class Plain:
         for prefix, model in self.adapters.models.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for("lora", prefix, job.seed))
-                config = LoraConfig(
-                    r=settings.lora.rank,
-                    lora_alpha=settings.lora.alpha,
-                    init_lora_weights="gaussian",
-                    target_modules=lora.TARGETS[prefix],
-                )
-                model.add_adapter(config, adapter_name=job.name)
+                model.add_adapter(lora._config(base, prefix, settings.lora), adapter_name=job.name)
         self.weights = list(self.adapters.parameters(job.name).values())
         for weight in self.weights:
             weight.data = weight.data.float()
@@ -129,12 +122,17 @@ class Plain:
         wanted = list(dict.fromkeys(captions)) if self.distinct else captions
         for caption in wanted:
             if not self.distinct or caption not in self.tokens:
-                self.tokens[caption] = self.base.tokens([caption])[0]
+                self.tokens[caption] = self._tokenized(caption)
         with torch.set_grad_enabled(self.settings.lora.text_encoder):
-            hidden = self.base.text_encoder(torch.stack([self.tokens[caption] for caption in wanted]))[0]
-        return (
-            hidden[torch.tensor([wanted.index(c) for c in captions], device=hidden.device)] if self.distinct else hidden
-        )
+            encoder = self.base.parts["text_encoder"]
+            hidden = encoder(torch.stack([self.tokens[caption] for caption in wanted]).to(self.base.device))[0]
+        rows = torch.tensor([wanted.index(caption) for caption in captions], device=hidden.device)
+        return hidden.index_select(0, rows) if self.distinct else hidden
+
+    def _tokenized(self, caption: str) -> torch.Tensor:
+        (tokenizer,) = self.base.tokenizers
+        padded = {"padding": "max_length", "truncation": True, "max_length": tokenizer.model_max_length}
+        return tokenizer(caption, return_tensors="pt", **padded).input_ids[0]
 
 
 def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.setting import Setting
+    from dreamset.generator.base_model import Condition
 
 PLAIN_BATCH = 10  # DataDream's
 
@@ -100,7 +101,7 @@ def ours(setting: Setting, recipe: str, used: list[Adapter], *, apart: bool = Tr
     else:
         base = base_model.load(setting.generator, params.base, setting.device)
         for index in sorted({block.adapter for block in blocks}):
-            embeds: dict[str, torch.Tensor] = {}
+            embeds: dict[str, Condition] = {}
             with lora.fused(base, workspace.adapter(recipe) / everyone[index].file):
                 for block in (block for block in blocks if block.adapter == index):
                     drawn = generate._draw(params, base, split, recipe, block, embeds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,18 +84,11 @@ def make(file: Path, folder: Path, amount: Amount, **changes: Any) -> Setting:
 
 def adapters(setting: Setting, recipe: str) -> None:
     """Adapters of a few steps, which cost as much to draw with as good ones."""
-    raw = params.to_dict(setting.params)
-    row = raw["models"][setting.params.model]["adapt"]
-    row["class"] = row.pop("class_")
-    for scope in ("dataset", "class"):
-        row[scope] |= {"max_steps": 3, "warmup": 1}
-    raw["adapt"]["sample_images"] = 1
-    short = params.parse(_lists(raw))
+    given, row = setting.params, setting.params.base
+    brief = {name: replace(getattr(row.adapt, name), max_steps=3, warmup=1) for name in ("dataset", "class_")}
+    short = replace(
+        given,
+        adapt=replace(given.adapt, sample_images=1),
+        models=given.models | {given.model: replace(row, adapt=replace(row.adapt, **brief))},
+    )
     adapt.run(short, setting.workspace, recipe)
-
-
-def _lists(value: Any) -> Any:
-    """Tuples as the lists that YAML would have, and no entry where a recipe has none."""
-    if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, tuple) else value
