@@ -114,6 +114,7 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
         "resolution": base.resolution,
         "memory": base.memory,
         "sampler": dataclasses.asdict(params.sampler(recipe)),
+        "compile": base.generate.compile,
         "seed": params.seed,
         "redraws": params.generate.redraws,
     }
@@ -141,6 +142,8 @@ def _draw_all(
     from dreamset.generator import base_model, lora
 
     base = base_model.load(hub.locate(workspace.root, *params.base.weights[0]), params.base, pick())
+    if params.base.generate.compile:
+        base_model.compile_unet(base)
     total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     written: Future[None] | None = None
     with (
@@ -204,7 +207,9 @@ def _draw(
             seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
         wanted = cat([embeds[requests[row].prompt] for row in rows])
         empty = embeds[""].expand(len(rows))
-        drawn = draw_fitting(base, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
+        # Compiled for whole blocks alone: how many are drawn again is chance, and each size would be compiled.
+        drawing = base if attempt == 0 else dataclasses.replace(base, compiled=None)
+        drawn = draw_fitting(drawing, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
         images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
         rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
         if not rows:
