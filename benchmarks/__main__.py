@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks import setting, timing
+from benchmarks import arithmetic, setting, timing
 from dreamset.files import write_json
 from dreamset.params import to_dict
 
@@ -33,31 +33,48 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
     changes = {"model": options.model} if options.model else {}
-    amount = setting.QUICK if options.quick else setting.FULL
-    repeat = options.repeat or (1 if options.quick else 5)
+    little = options.quick or options.reduced
+    repeat = options.repeat or (1 if little or options.random_weights else 5)
     with tempfile.TemporaryDirectory(prefix="dreamset-bench-") as folder:
-        here = setting.make(options.params, Path(folder), amount, **changes)
+        here = setting.make(
+            options.params,
+            Path(folder),
+            setting.QUICK if options.quick else None,
+            random_weights=options.random_weights or options.reduced,
+            reduced=options.reduced,
+            **changes,
+        )
         name = timing.device_name(here.device)
+        matmul = arithmetic.matmul_rate(here.device, getattr(torch, here.params.base.dtype))
         report = {
             "device": name,
             "threads": torch.get_num_threads(),
             "dtype": here.params.base.dtype,
             "model": here.params.model,
+            "weights": "random" if options.random_weights or options.reduced else "pretrained",
+            "reduced": options.reduced,
+            "matmul_tflops": round(matmul / 1e12, 3),
             "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
             "versions": {package: version(package) for package in ("torch", "diffusers", "peft", "open_clip_torch")},
-            "amount": to_dict(amount),
+            "amount": to_dict(here.amount),
             "load_before": round(os.getloadavg()[0], 2),
             "tasks": [],
         }
         print(f"## {name}, {here.params.model}, {here.params.base.dtype}: `{report['command']}`\n")
         if here.device.type == "cpu" and report["load_before"] > 1:
             print(f"Other work is running (load {report['load_before']}): these ratios mean little.\n")
+        if options.reduced:
+            print("Narrow stand-ins of the models, little work: this shows that everything runs, not how fast.\n")
+        elif options.random_weights:
+            print("Random weights in published configurations: the speed is real, the images are not.\n")
+        print(f"A matrix product runs at {matmul / 1e12:.3g} TFLOP/s in {here.params.base.dtype}.\n")
         print("Every row has one lever more than the row above it.\n", flush=True)
         for task in options.only:
             for ladder in importlib.import_module(f"benchmarks.{task}").ladders(here):
-                report["tasks"].append(timing.climb(ladder, repeat))
+                report["tasks"].append(timing.climb(ladder, repeat, matmul))
                 print(timing.markdown(report["tasks"][-1]), flush=True)
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{name} {here.params.model}".lower()).strip("-")
+    kind = "reduced" if options.reduced else "random" if options.random_weights else ""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{name} {here.params.model} {kind}".lower()).strip("-")
     target = options.output / f"{slug}.json"
     write_json(target, report)
     return report
@@ -67,8 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
     parser.add_argument("--model", help="row of models in the parameter file; default: the one it names")
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="models of Stable Diffusion 2.1-base and of CLIP ViT-B/16 with random weights, instead of the row's",
+    )
+    parser.add_argument(
+        "--reduced", action="store_true", help="those models narrow, at 64 px and with next to no work: for a CPU"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads of one operation; default: PyTorch's")
-    parser.add_argument("--repeat", type=int, help="repetitions of every row; default: 5")
+    parser.add_argument("--repeat", type=int, help="repetitions of every row; default: 5, and 1 with random weights")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS, help="default: all")
     parser.add_argument("--quick", action="store_true", help="next to no work: shows that everything runs")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of the JSON file")

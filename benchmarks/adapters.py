@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from peft import LoraConfig
 from PIL import Image, ImageOps
 from torchvision import transforms
 
+from benchmarks import arithmetic
 from benchmarks.setting import CLASS, DATASET
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset import adapt
@@ -55,13 +56,7 @@ class Plain:
         for prefix, model in self.adapters.models.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for("lora", prefix, job.seed))
-                config = LoraConfig(
-                    r=settings.lora.rank,
-                    lora_alpha=settings.lora.alpha,
-                    init_lora_weights="gaussian",
-                    target_modules=lora.TARGETS[prefix],
-                )
-                model.add_adapter(config, adapter_name=job.name)
+                model.add_adapter(lora._config(base, prefix, settings.lora), adapter_name=job.name)
         self.weights = list(self.adapters.parameters(job.name).values())
         for weight in self.weights:
             weight.data = weight.data.float()
@@ -129,12 +124,17 @@ class Plain:
         wanted = list(dict.fromkeys(captions)) if self.distinct else captions
         for caption in wanted:
             if not self.distinct or caption not in self.tokens:
-                self.tokens[caption] = self.base.tokens([caption])[0]
+                self.tokens[caption] = self._tokenized(caption)
         with torch.set_grad_enabled(self.settings.lora.text_encoder):
-            hidden = self.base.text_encoder(torch.stack([self.tokens[caption] for caption in wanted]))[0]
-        return (
-            hidden[torch.tensor([wanted.index(c) for c in captions], device=hidden.device)] if self.distinct else hidden
-        )
+            encoder = self.base.parts["text_encoder"]
+            hidden = encoder(torch.stack([self.tokens[caption] for caption in wanted]).to(self.base.device))[0]
+        rows = torch.tensor([wanted.index(caption) for caption in captions], device=hidden.device)
+        return hidden.index_select(0, rows) if self.distinct else hidden
+
+    def _tokenized(self, caption: str) -> torch.Tensor:
+        (tokenizer,) = self.base.tokenizers
+        padded = {"padding": "max_length", "truncation": True, "max_length": tokenizer.model_max_length}
+        return tokenizer(caption, return_tensors="pt", **padded).input_ids[0]
 
 
 def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:
@@ -145,16 +145,21 @@ def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Se
 
 
 def ladders(setting: Setting) -> list[Ladder]:
-    """One adapter for the data set, and one per class. Set-up is spread over all the steps of a training."""
-    model, amount = setting.params.base, setting.amount
-    base = base_model.load(setting.generator, model, setting.device)
+    """One adapter for the data set, and one per class. Set-up is spread over all the steps of a training.
 
-    def plain(recipe: str, *, reload: bool = False, **levers: bool) -> float:
+    Every rung reads its own base, so that none takes memory from another; that is timed where a lever says so.
+    """
+    model, amount = setting.params.base, setting.amount
+    cuda = setting.device.type == "cuda"
+
+    def plain(recipe: str, dtype: str = "float32", *, reload: bool = False, **levers: bool) -> float:
         found, files, settings = jobs(setting, recipe)
         start = clock()
-        mine = base_model.load(setting.generator, model, setting.device) if reload else base
-        loop = Plain(mine, found[0], files[0], settings, **levers)
-        setup = clock() - start
+        base = read(setting, dtype, torch.contiguous_format)
+        setup = clock() - start if reload else 0.0
+        start = clock()
+        loop = Plain(base, found[0], files[0], settings, **levers)
+        setup += clock() - start
         loop.run(amount.warmup)
         start = clock()
         loop.run(amount.steps)
@@ -162,11 +167,21 @@ def ladders(setting: Setting) -> list[Ladder]:
         loop.close()
         return taken + setup / settings.steps
 
-    def ours(recipe: str) -> float:
+    def ours(
+        recipe: str,
+        layout: torch.memory_format = torch.contiguous_format,
+        *,
+        at_once: int = model.adapt.together,
+        compiled: bool = False,
+    ) -> float:
         found, _, settings = jobs(setting, recipe)
-        group = found[: model.adapt.together]
+        group = found[:at_once]
+        base = read(setting, model.dtype, layout)
         start = clock()
         together = Together(base, group, settings, setting.workspace.unfinished, losses=[[] for _ in group])
+        if compiled:
+            base_model.compile_unet(base)
+            together._train_step()
         setup = clock() - start
         for _ in range(amount.warmup):
             together._train_step()
@@ -177,28 +192,70 @@ def ladders(setting: Setting) -> list[Ladder]:
         together.close()
         return (taken + setup / settings.steps) / len(group)
 
+    def rungs(recipe: str, batch: int, first: list[Rung], dtypes: list[str], together: list[Rung]) -> list[Rung]:
+        """The rungs of a recipe, with the operations of its step."""
+        operations = batch * arithmetic.step(setting, setting.params.recipes[recipe].lora())
+        last = dtypes[-1]
+        middle = [
+            Rung("+ latent moments kept", lambda: plain(recipe, cached=True)),
+            Rung("+ each distinct caption encoded once", lambda: plain(recipe, cached=True, distinct=True)),
+            *[Rung(f"+ {last}", lambda: plain(recipe, last, cached=True, distinct=True))] * (len(dtypes) - 1),
+        ]
+        return [dataclasses.replace(rung, operations=operations) for rung in [*first, *middle, *together]]
+
+    def on_cuda(recipe: str) -> list[Rung]:
+        if not cuda:
+            return []
+        return [
+            Rung("dreamset (+ channels last)", lambda: ours(recipe, torch.channels_last)),
+            # What training has no parameter for: every group of adapters would be compiled anew.
+            Rung("+ U-Net compiled", lambda: ours(recipe, torch.channels_last, compiled=True)),
+        ]
+
+    # The reference scripts compute in single precision.
+    dtypes = ["float32"] if model.dtype == "float32" else ["float32", model.dtype]
     dataset = model.adapt.dataset.batch
     per_class, classes = model.adapt.class_.batch, min(model.adapt.together, len(setting.split.classes))
+    # On a GPU the last lever follows.
+    own = "+ {}" if cuda else "dreamset (+ {})"
     return [
         Ladder(
             f"Adapter of the data set, batch {dataset}",
             "steps",
-            [
-                Rung("plain loop", lambda: plain(DATASET)),
-                Rung("+ latent moments kept", lambda: plain(DATASET, cached=True)),
-                Rung("+ each distinct caption encoded once", lambda: plain(DATASET, cached=True, distinct=True)),
-                Rung("dreamset (+ own LoRA layers, foreach AdamW, moving average)", lambda: ours(DATASET)),
-            ],
+            rungs(
+                DATASET,
+                dataset,
+                [Rung("plain loop", lambda: plain(DATASET))],
+                dtypes,
+                [
+                    Rung(own.format("own LoRA layers, foreach AdamW, moving average"), lambda: ours(DATASET)),
+                    *on_cuda(DATASET),
+                ],
+            ),
         ),
         Ladder(
             f"Adapters of {classes} classes, batch {per_class} each",
             "adapter steps",
-            [
-                Rung("plain loop, base read again for each adapter", lambda: plain(CLASS, reload=True)),
-                Rung("+ base read once", lambda: plain(CLASS)),
-                Rung("+ latent moments kept", lambda: plain(CLASS, cached=True)),
-                Rung("+ each distinct caption encoded once", lambda: plain(CLASS, cached=True, distinct=True)),
-                Rung(f"dreamset (+ {classes} adapters at once, moving average)", lambda: ours(CLASS)),
-            ],
+            rungs(
+                CLASS,
+                per_class,
+                [
+                    Rung("plain loop, base read again for each adapter", lambda: plain(CLASS, reload=True)),
+                    Rung("+ base read once", lambda: plain(CLASS)),
+                ],
+                dtypes,
+                [
+                    Rung("+ own LoRA layers, foreach AdamW, moving average", lambda: ours(CLASS, at_once=1)),
+                    Rung(own.format(f"{classes} adapters at once"), lambda: ours(CLASS)),
+                    *on_cuda(CLASS),
+                ],
+            ),
         ),
     ]
+
+
+def read(setting: Setting, dtype: str, layout: torch.memory_format) -> BaseModel:
+    """The base in a type and an order of its own."""
+    base = base_model.load(setting.generator, dataclasses.replace(setting.params.base, dtype=dtype), setting.device)
+    base_model.lay_out(base, layout)
+    return base

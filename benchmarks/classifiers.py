@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
+from benchmarks.setting import of_classes
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset import classifiers
 from dreamset.classifiers import arrays, clip_lora, to_float
 from dreamset.classifiers.augment import Augment
-from dreamset.classifiers.clip import Clip
+from dreamset.classifiers.clip import Clip, encode_captions
 from dreamset.classifiers.fit import Source, fit
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # Everything that a photograph's label survives, so that both sides do the whole of DataDream's list.
 INVARIANCES = ("hflip", "colour")
 PLAIN_EVAL_BATCH = 8  # DataDream's
+WORKERS = 8
+RESNET_PIXELS = 64
 BICUBIC = transforms.InterpolationMode.BICUBIC
 
 
@@ -86,10 +89,15 @@ def whole(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> transfo
     )
 
 
-def plain_logits(classifier: nn.Module, images: Tensor, features: Tensor | None = None) -> Tensor:
-    """Logits of normalised images; of a CLIP, with all captions through the whole text tower unless given."""
+def plain_logits(classifier: nn.Module, images: Tensor, features: Tensor | None = None, *, cut: bool = False) -> Tensor:
+    """Logits of normalised images; of a CLIP, with all captions through the text tower unless given.
+
+    ``cut``: lever: captions are computed up to their end only.
+    """
     if not isinstance(classifier, Clip):
         return classifier(images * 0.5 + 0.5)
+    if features is None and cut:
+        features = encode_captions(classifier.model, classifier.tokens)
     if features is None:
         features = classifier.model.encode_text(classifier.tokens, normalize=True)
     seen = classifier.model.encode_image(images, normalize=True)
@@ -97,7 +105,16 @@ def plain_logits(classifier: nn.Module, images: Tensor, features: Tensor | None 
 
 
 def plain_fit(
-    setting: Setting, classifier: nn.Module, row: Any, steps: int, *, kept: bool, batched: bool, checkpointed: bool
+    setting: Setting,
+    classifier: nn.Module,
+    row: Any,
+    steps: int,
+    *,
+    half: bool = False,
+    workers: int = 0,
+    kept: bool = False,
+    batched: bool = False,
+    checkpointed: bool = True,
 ) -> float:
     """Train as the reference scripts do; seconds per image, decoding included as often as it happens.
 
@@ -106,6 +123,8 @@ def plain_fit(
         classifier: see ``dreamset.classifiers``.
         row: its row of the parameters.
         steps: optimizer steps.
+        half: lever: bfloat16 where autocast allows it; the reference scripts take float16.
+        workers: lever: processes that read and augment.
         kept: lever: images are decoded once.
         batched: lever: whole batches are augmented.
         checkpointed: the text tower's activations are computed again in the backward pass.
@@ -120,7 +139,9 @@ def plain_fit(
         batches = _batched(setting, classifier, row.batch, Augment(INVARIANCES, crop, 0), mean, std)
     else:
         files = Files(setting, augmentation(classifier.size, crop, mean, std), kept=kept)
-        batches = _endless(DataLoader(files, row.batch, shuffle=True, drop_last=len(files) >= row.batch))
+        # Full batches, also of few files: one permutation after the other.
+        order = RandomSampler(files, num_samples=row.batch * (steps + setting.amount.warmup))
+        batches = iter(DataLoader(files, row.batch, sampler=order, num_workers=workers))
     setup = clock() - start
     weights = [weight for weight in classifier.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=row.lr, weight_decay=row.weight_decay)
@@ -128,7 +149,7 @@ def plain_fit(
     for step in range(-setting.amount.warmup, steps):
         start = clock()
         images, labels = next(batches)
-        with torch.autocast("cuda", torch.bfloat16, enabled=setting.device.type == "cuda"):
+        with torch.autocast(setting.device.type, torch.bfloat16, enabled=half):
             logits = plain_logits(classifier, images.to(setting.device))
         loss = F.cross_entropy(logits.float(), labels.to(setting.device), label_smoothing=classifier.label_smoothing)
         optimizer.zero_grad()
@@ -164,15 +185,22 @@ def our_fit(setting: Setting, classifier: nn.Module, row: Any, steps: int) -> fl
 
 @torch.no_grad()
 def plain_evaluate(
-    setting: Setting, classifier: nn.Module, *, once: bool, batch: int, out: list[Tensor] | None = None
+    setting: Setting,
+    classifier: nn.Module,
+    *,
+    batch: int = PLAIN_EVAL_BATCH,
+    cut: bool = False,
+    once: bool = False,
+    out: list[Tensor] | None = None,
 ) -> float:
     """Score images as the reference scripts do; seconds per image.
 
     Args:
         setting: parameters and data.
         classifier: a CLIP with merged LoRA.
-        once: lever: captions go through the text tower once.
         batch: lever: images at a time.
+        cut: lever: captions are computed up to their end only.
+        once: lever: captions go through the text tower once.
         out: takes the logits.
     """
     classifier.eval()
@@ -182,8 +210,8 @@ def plain_evaluate(
     while count < setting.amount.evaluated:
         for images, labels in DataLoader(files, batch):
             if once and features is None:
-                features = classifier.model.encode_text(classifier.tokens, normalize=True)
-            logits = plain_logits(classifier, images.to(setting.device), features)
+                features = encode_captions(classifier.model, classifier.tokens)
+            logits = plain_logits(classifier, images.to(setting.device), features, cut=cut)
             (logits.argmax(1).cpu() == labels).sum().item()
             count += len(labels)
             if out is not None:
@@ -191,8 +219,11 @@ def plain_evaluate(
     return (clock() - start) / count
 
 
-def our_evaluate(setting: Setting, classifier: nn.Module) -> float:
-    """Score images as dreamset does; seconds per image, decoding spread over the selections of a training."""
+def our_evaluate(setting: Setting, classifier: nn.Module, *, half: bool = False) -> float:
+    """Score images as dreamset does; seconds per image, decoding spread over the selections of a training.
+
+    ``half``: bfloat16 where autocast allows it, which dreamset does not do: a logit would be rounded.
+    """
     start = clock()
     data = decoded(setting, classifier)
     setup = (clock() - start) / len(data) / setting.params.train.selections
@@ -200,7 +231,8 @@ def our_evaluate(setting: Setting, classifier: nn.Module) -> float:
     images = torch.from_numpy(data.images).repeat(repeats, 1, 1, 1).numpy()
     predictor = classifiers.Predictor(classifier, setting.split.classes)
     start = clock()
-    predictor.logits(images).argmax(1)
+    with torch.autocast(setting.device.type, torch.bfloat16, enabled=half):
+        predictor.logits(images).argmax(1)
     return (clock() - start) / len(images) + setup
 
 
@@ -223,61 +255,73 @@ def merged(setting: Setting) -> Clip:
 
 
 def ladders(setting: Setting) -> list[Ladder]:
-    """Training of both classifiers, and evaluation of CLIP."""
-    train, steps = setting.params.base.train, setting.amount.classifier_steps
-    count = len(setting.split.classes)
+    """Training and evaluation of CLIP for some numbers of classes, and training of ResNet-20."""
+    found = []
+    for count in setting.captions:
+        found += _clip(of_classes(setting, count))
+    # Its row is made for small images.
+    return found if setting.params.base.resolution > RESNET_PIXELS else [*found, _resnet20(setting)]
 
-    def plain(name: str, *, kept: bool = False, batched: bool = False, checkpointed: bool = True) -> float:
-        row = getattr(train, name)
-        levers = {"kept": kept, "batched": batched, "checkpointed": checkpointed}
-        return plain_fit(setting, build(setting, name), row, steps, **levers)
 
-    def ours(name: str) -> float:
-        return our_fit(setting, build(setting, name), getattr(train, name), steps)
+def _clip(setting: Setting) -> list[Ladder]:
+    row, steps, count = setting.params.base.train.clip_lora, setting.amount.classifier_steps, len(setting.split.classes)
+    cuda = setting.device.type == "cuda"
 
-    def evaluate(once: bool, batch: int) -> float:
-        return plain_evaluate(setting, merged(setting), once=once, batch=batch)
+    def plain(**levers: Any) -> float:
+        return plain_fit(setting, build(setting, "clip_lora"), row, steps, half=levers.pop("half", cuda), **levers)
 
+    def evaluate(**levers: Any) -> float:
+        return plain_evaluate(setting, merged(setting), **levers)
+
+    training = [
+        Rung("plain loop: files, PIL, text tower with checkpoints, per batch", lambda: plain(half=False)),
+        Rung("+ decoded once", lambda: plain(kept=True)),
+        Rung("+ batches augmented as one", lambda: plain(batched=True)),
+        Rung("+ no activation checkpoints", lambda: plain(batched=True, checkpointed=False)),
+        Rung(
+            "dreamset (+ captions cut after their end)",
+            lambda: our_fit(setting, build(setting, "clip_lora"), row, steps),
+        ),
+    ]
+    evaluation = [
+        Rung(f"plain loop: files, batches of {PLAIN_EVAL_BATCH}, text tower per batch", evaluate),
+        Rung("+ captions cut after their end", lambda: evaluate(cut=True)),
+        Rung("+ captions encoded once", lambda: evaluate(once=True)),
+        Rung("+ batches of 256", lambda: evaluate(once=True, batch=256)),
+        Rung("dreamset (+ decoded once)", lambda: our_evaluate(setting, merged(setting))),
+    ]
+    if cuda:
+        training[1:1] = [
+            Rung("+ bfloat16", plain),
+            Rung(f"+ {WORKERS} reading processes", lambda: plain(workers=WORKERS)),
+        ]
+        half = Rung("+ bfloat16 (dreamset does not)", lambda: our_evaluate(setting, merged(setting), half=True))
+        evaluation.append(half)
     return [
-        Ladder(
-            f"Training CLIP with LoRA, batch {train.clip_lora.batch}, {count} classes",
-            "images",
-            [
-                Rung("plain loop: PNG, PIL, text tower with checkpoints, per batch", lambda: plain("clip_lora")),
-                Rung("+ decoded once", lambda: plain("clip_lora", kept=True)),
-                Rung("+ batches augmented as one", lambda: plain("clip_lora", batched=True)),
-                Rung("+ no activation checkpoints", lambda: plain("clip_lora", batched=True, checkpointed=False)),
-                Rung("dreamset (+ captions cut after their end)", lambda: ours("clip_lora")),
-            ],
-        ),
-        Ladder(
-            f"Evaluating CLIP, {count} classes",
-            "images",
-            [
-                Rung(
-                    f"plain loop: PNG, batches of {PLAIN_EVAL_BATCH}, text tower per batch",
-                    lambda: evaluate(False, PLAIN_EVAL_BATCH),
-                ),
-                Rung("+ captions encoded once", lambda: evaluate(True, PLAIN_EVAL_BATCH)),
-                Rung("+ batches of 256", lambda: evaluate(True, 256)),
-                Rung("dreamset (+ decoded once)", lambda: our_evaluate(setting, merged(setting))),
-            ],
-        ),
-        Ladder(
-            f"Training ResNet-20, width {train.resnet20.width}, batch {train.resnet20.batch}",
-            "images",
-            [
-                Rung("plain loop: PNG and PIL per image", lambda: plain("resnet20")),
-                Rung("+ decoded once", lambda: plain("resnet20", kept=True)),
-                Rung("dreamset (+ batches augmented as one)", lambda: ours("resnet20")),
-            ],
-        ),
+        Ladder(f"Training CLIP with LoRA, batch {row.batch}, {count} classes", "images", training),
+        Ladder(f"Evaluating CLIP, {count} classes", "images", evaluation),
     ]
 
 
-def _endless(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from loader
+def _resnet20(setting: Setting) -> Ladder:
+    row, steps = setting.params.base.train.resnet20, setting.amount.classifier_steps
+
+    def plain(**levers: Any) -> float:
+        levers["half"] = setting.device.type == "cuda"
+        return plain_fit(setting, build(setting, "resnet20"), row, steps, **levers)
+
+    return Ladder(
+        f"Training ResNet-20, width {row.width}, batch {row.batch}",
+        "images",
+        [
+            Rung("plain loop: files and PIL per image", plain),
+            Rung("+ decoded once", lambda: plain(kept=True)),
+            Rung(
+                "dreamset (+ batches augmented as one)",
+                lambda: our_fit(setting, build(setting, "resnet20"), row, steps),
+            ),
+        ],
+    )
 
 
 def _batched(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 
+from benchmarks import arithmetic
 from benchmarks.setting import CLASS, DATASET, adapters
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset import generate
@@ -21,8 +25,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.setting import Setting
+    from dreamset.generator.base_model import Condition
 
 PLAIN_BATCH = 10  # DataDream's
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images drawn, in how many seconds, and the seconds per image that reading the models takes in a whole run."""
+
+    count: int
+    seconds: float
+    reading: float
 
 
 def plain(
@@ -34,7 +48,7 @@ def plain(
     resident: bool = False,
     fused: bool = False,
     mixed: bool = False,
-) -> int:
+) -> Drawn:
     """Draw as the reference scripts do, into class folders; starting noise is dreamset's.
 
     Args:
@@ -45,18 +59,19 @@ def plain(
         resident: lever: one pipeline, into which adapters are loaded in turn.
         fused: lever: LoRA added to the weights.
         mixed: lever: batches of the model's row, over all classes that share the adapter.
-
-    Returns:
-        The number of images.
     """
     params, split = setting.params, setting.split
     kind = params.sampler(recipe)
     batch = params.base.generate.batch if mixed else PLAIN_BATCH
-    count, pipeline, loaded = 0, None, False
+    count, pipeline, loaded, reading = 0, None, False, 0.0
+    start = clock()
     for adapter in used:
         groups = [adapter.labels] if mixed else [(label,) for label in adapter.labels]
         if pipeline is None or not resident:
+            began = clock()
+            pipeline = None  # before the next one takes its memory
             pipeline = _pipeline(setting, kind.scheduler)
+            reading += clock() - began
         elif loaded:
             if fused:
                 pipeline.unfuse_lora()
@@ -66,7 +81,10 @@ def plain(
         if fused:
             pipeline.fuse_lora()
         for labels in groups:
-            wanted = [(index, label) for index in range(_per_class(setting, adapter)) for label in labels]
+            depth = _per_class(setting, adapter)
+            if not mixed and depth > PLAIN_BATCH:
+                depth -= depth % PLAIN_BATCH  # a broken batch would be held against it
+            wanted = [(index, label) for index in range(depth) for label in labels]
             for first in range(0, len(wanted), batch):
                 part = wanted[first : first + batch]
                 seeds = [image_seed(params.seed, split.classes[label], index) for index, label in part]
@@ -83,11 +101,30 @@ def plain(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     image.save(path)
                 count += len(part)
-    return count
+    # A pipeline serves all the images of its classes, of which only a few are drawn here.
+    served = len(used[0].labels) * len(used) if not resident else len(split.classes)
+    return Drawn(count, clock() - start - reading, reading / (served * params.base.generate.per_class))
 
 
-def ours(setting: Setting, recipe: str, used: list[Adapter], *, apart: bool = True) -> int:
-    """Draw as ``dreamset generate`` does; without the lever ``apart`` shards are written before the next is drawn."""
+def ours(
+    setting: Setting,
+    recipe: str,
+    used: list[Adapter],
+    *,
+    apart: bool = True,
+    last: bool = True,
+    compiled: bool = False,
+) -> Drawn:
+    """Draw as ``dreamset generate`` does.
+
+    Args:
+        setting: parameters and data.
+        recipe: which adapters.
+        used: those of them that are drawn with.
+        apart: lever: shards are written while the next is drawn.
+        last: lever: channels last where a GPU convolves.
+        compiled: lever: the parameter ``compile``.
+    """
     params, workspace, split = setting.params, setting.workspace, setting.split
     everyone = read_adapters(workspace.adapter(recipe))
     blocks = [
@@ -95,18 +132,33 @@ def ours(setting: Setting, recipe: str, used: list[Adapter], *, apart: bool = Tr
         for block in generate.plan(params, workspace, split, recipe, everyone)
         if block.adapter is not None and everyone[block.adapter] in used
     ]
+    start = clock()
+    base = base_model.load(setting.generator, params.base, setting.device)
+    if not last:
+        base_model.lay_out(base, torch.contiguous_format)
+    if compiled:
+        base_model.compile_unet(base)
+        row = params.recipes[recipe]
+        brief = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, steps=1))
+        short = dataclasses.replace(params, recipes=params.recipes | {recipe: brief})
+        for block in {len(block.labels): block for block in blocks}.values():
+            generate._draw(short, base, split, recipe, block, {})
+    reading = clock() - start
+    start = clock()
     if apart:
-        generate._draw_all(params, workspace, split, recipe, everyone, blocks)
+        with mock.patch.object(base_model, "load", return_value=base):
+            generate._draw_all(params, workspace, split, recipe, everyone, blocks)
     else:
-        base = base_model.load(setting.generator, params.base, setting.device)
         for index in sorted({block.adapter for block in blocks}):
-            embeds: dict[str, torch.Tensor] = {}
+            embeds: dict[str, Condition] = {}
             with lora.fused(base, workspace.adapter(recipe) / everyone[index].file):
                 for block in (block for block in blocks if block.adapter == index):
                     drawn = generate._draw(params, base, split, recipe, block, embeds)
                     sha = everyone[index].sha256
                     generate._write(workspace, split, params.sampler(recipe), block, sha, drawn)
-    return sum(len(block.labels) * (block.stop - block.start) for block in blocks)
+    count = sum(len(block.labels) * (block.stop - block.start) for block in blocks)
+    whole = len(split.classes) * params.base.generate.per_class
+    return Drawn(count, clock() - start, reading / whole)
 
 
 def used(setting: Setting, recipe: str) -> list[Adapter]:
@@ -118,48 +170,60 @@ def used(setting: Setting, recipe: str) -> list[Adapter]:
 
 
 def ladders(setting: Setting) -> list[Ladder]:
-    """With one adapter for all classes, and with one per class. Reading the models counts on every side."""
+    """With one adapter for all classes, and with one per class.
+
+    Reading the models, and compiling, is spread over the images of the model's row that it serves.
+    """
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     out = setting.workspace.cell / "plain"
+    for recipe in (DATASET, CLASS):
+        used(setting, recipe)  # trained now, so that no rung is charged with their memory
 
     def timed(draw: Any, recipe: str, *more: Any, **levers: bool) -> float:
         mine = used(setting, recipe)
         for folder in (out, setting.workspace.shards):
             shutil.rmtree(folder, ignore_errors=True)
-        start = clock()
-        count = draw(setting, recipe, mine, *more, **levers)
-        return (clock() - start) / count
+        drawn = draw(setting, recipe, mine, *more, **levers)
+        return drawn.seconds / drawn.count + drawn.reading
 
     def stock(recipe: str, **levers: bool) -> float:
         return timed(plain, recipe, out, **levers)
 
+    def own(recipe: str) -> list[Rung]:
+        cuda = setting.device.type == "cuda"
+        rungs = [Rung("+ own loop, prompts encoded once", lambda: timed(ours, recipe, apart=False, last=False))]
+        if cuda:
+            rungs += [Rung("+ channels last", lambda: timed(ours, recipe, apart=False))]
+        rungs += [Rung("dreamset (+ written while the next are drawn)", lambda: timed(ours, recipe))]
+        if cuda:
+            rungs += [Rung("dreamset with compile: true", lambda: timed(ours, recipe, compiled=True))]
+        return rungs
+
+    def counted(recipe: str, rungs: list[Rung]) -> list[Rung]:
+        operations = arithmetic.drawing(setting, recipe)
+        return [dataclasses.replace(rung, operations=operations) for rung in rungs]
+
     kind, batch = setting.params.sampler(DATASET), setting.params.base.generate.batch
     how = f"{kind.scheduler}, {kind.steps} steps, guidance {kind.guidance:g}"
+    dataset = [
+        Rung(f"plain pipeline, batches of {PLAIN_BATCH} of one class", lambda: stock(DATASET)),
+        Rung("+ LoRA fused", lambda: stock(DATASET, fused=True)),
+        Rung(f"+ batches of {batch} over all classes", lambda: stock(DATASET, fused=True, mixed=True)),
+    ]
+    per_class = [
+        Rung(f"plain pipeline, batches of {PLAIN_BATCH}, read again for each class", lambda: stock(CLASS)),
+        Rung("+ one pipeline for all classes", lambda: stock(CLASS, resident=True)),
+        Rung("+ LoRA fused", lambda: stock(CLASS, resident=True, fused=True)),
+        Rung(f"+ batches of {batch}", lambda: stock(CLASS, resident=True, fused=True, mixed=True)),
+    ]
     return [
         Ladder(
             f"Images, one adapter for {len(setting.split.classes)} classes: {how}",
             "images",
-            [
-                Rung(f"plain pipeline, batches of {PLAIN_BATCH} of one class", lambda: stock(DATASET)),
-                Rung("+ LoRA fused", lambda: stock(DATASET, fused=True)),
-                Rung(f"+ batches of {batch} over all classes", lambda: stock(DATASET, fused=True, mixed=True)),
-                Rung("+ own loop, prompts encoded once", lambda: timed(ours, DATASET, apart=False)),
-                Rung("dreamset (+ written while the next are drawn)", lambda: timed(ours, DATASET)),
-            ],
+            counted(DATASET, dataset + own(DATASET)),
         ),
-        Ladder(
-            f"Images, an adapter per class: {how}",
-            "images",
-            [
-                Rung(f"plain pipeline, batches of {PLAIN_BATCH}, read again for each class", lambda: stock(CLASS)),
-                Rung("+ one pipeline for all classes", lambda: stock(CLASS, resident=True)),
-                Rung("+ LoRA fused", lambda: stock(CLASS, resident=True, fused=True)),
-                Rung(f"+ batches of {batch}", lambda: stock(CLASS, resident=True, fused=True, mixed=True)),
-                Rung("+ own loop, prompts encoded once", lambda: timed(ours, CLASS, apart=False)),
-                Rung("dreamset (+ written while the next are drawn)", lambda: timed(ours, CLASS)),
-            ],
-        ),
+        Ladder(f"Images, an adapter per class: {how}", "images", counted(CLASS, per_class + own(CLASS))),
     ]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dreamset import adapt, device, params, prepare, splits
+from benchmarks import pictures, published
+from dreamset import adapt, device, hub, params, prepare, splits
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -33,8 +35,15 @@ class Amount:
     evaluated: int  # images
 
 
-FULL = Amount(shots=16, steps=20, warmup=2, per_class=10, classes=2, classifier_steps=10, evaluated=512)
+BUNDLED = Amount(shots=16, steps=20, warmup=2, per_class=10, classes=2, classifier_steps=10, evaluated=512)
+# At 512 pixels: whole shards of 32, whole batches of 10.
+FULL = Amount(shots=16, steps=10, warmup=3, per_class=12, classes=2, classifier_steps=4, evaluated=512)
 QUICK = Amount(shots=2, steps=1, warmup=1, per_class=1, classes=1, classifier_steps=2, evaluated=16)
+
+
+PHOTOGRAPHS = 32  # pixels above which real images are photographs
+CLASSES, CAPTIONS = 8, (10, 100, 397)  # a shard of 32 has all classes; 397 are SUN397's
+REDUCED_CLASSES, REDUCED_CAPTIONS = 2, (10, 40)
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,12 @@ class Setting:
     split: Split
     amount: Amount
     device: torch.device
+    captions: tuple[int, ...]  # numbers of classes that a CLIP is trained and evaluated with
 
     @property
     def generator(self) -> Path:
         """The base's diffusers folder."""
-        return self.workspace.root / self.params.base.generator
+        return hub.locate(self.workspace.root, *self.params.base.pretrained)
 
     def files(self, labels: tuple[int, ...]) -> list[Path]:
         """The real images of some classes."""
@@ -61,41 +71,81 @@ class Setting:
         return self.workspace.cell / sample.path
 
 
-def make(file: Path, folder: Path, amount: Amount, **changes: Any) -> Setting:
+def make(
+    file: Path,
+    folder: Path,
+    amount: Amount | None = None,
+    *,
+    random_weights: bool = False,
+    reduced: bool = False,
+    **changes: Any,
+) -> Setting:
     """Read parameters and prepare the real images in ``folder``.
 
     Args:
         file: a params.yaml; relative paths of its models start from its folder.
         folder: an empty one.
-        amount: how much is timed.
+        amount: how much is timed; None: what is right for the size.
+        random_weights: write models of published configurations and use them in the place of the row's.
+        reduced: those models narrow, and little work.
         changes: of the parameters' first level, ``model`` say.
     """
     raw = yaml.safe_load(file.read_text(encoding="utf-8")) | changes
+    row = copy.deepcopy(raw["models"][raw["model"]])
+    raw["models"][raw["model"]] = row
+    chosen, captions = device.pick(), ()
+    for kind in ("generator", "clip", "judge"):
+        if not row[kind].startswith(("hub:", "open_clip:")):
+            row[kind] = str(file.resolve().parent / row[kind])
+    if random_weights:
+        row["generator"] = str(published.write_generator(folder / "generator", chosen, reduced=reduced))
+        row["clip"] = str(published.write_clip(folder / "clip", reduced=reduced))
+    if reduced:
+        _reduce(row)
+    # Digits of eight pixels are no stand-in for photographs.
+    photographs = row["resolution"] > PHOTOGRAPHS
+    if amount is None:
+        amount = FULL if photographs and not reduced else QUICK if reduced else BUNDLED
+    if photographs:
+        classes = REDUCED_CLASSES if reduced else CLASSES
+        captions = REDUCED_CAPTIONS if reduced else CAPTIONS
+        per_class = {"train": amount.shots + min(amount.shots, 4), "test": 1}
+        pictures.write(folder / "pictures", classes, per_class, row["resolution"])
+        raw["prepare"] |= {"source": f"imagefolder:{folder / 'pictures'}"}
     raw |= {"shots": amount.shots, "active": [DATASET, CLASS]}
     raw["generate"] |= {"per_class": amount.per_class}
-    row = raw["models"][raw["model"]]
-    for kind in ("generator", "clip", "judge"):
-        row[kind] = str(file.resolve().parent / row[kind])
     parsed = params.parse(raw, str(file))
     workspace = Workspace.at(folder)
     prepare.run(parsed, workspace)
-    return Setting(parsed, workspace, splits.read_split(workspace.splits), amount, device.pick())
+    split = splits.read_split(workspace.splits)
+    return Setting(parsed, workspace, split, amount, chosen, captions or (len(split.classes),))
+
+
+def of_classes(setting: Setting, count: int) -> Setting:
+    """The same images with captions of ``count`` classes, most of them without an image."""
+    have = setting.split.classes
+    more = tuple(f"object {label:03d}" for label in range(len(have), count))
+    return replace(setting, split=replace(setting.split, classes=have + more))
+
+
+def _reduce(row: dict[str, Any]) -> None:
+    """Change a model's row for the narrow models, and for next to no work."""
+    row |= {"resolution": published.REDUCED_RESOLUTION, "dtype": "float32"}
+    row["adapt"] |= {"together": 2}
+    for scope in ("dataset", "class"):
+        row["adapt"][scope] |= {"batch": 2}
+    row["generate"] |= {"per_class": 4, "batch": 4, "steps": 5}
+    row["train"]["clip_lora"] |= {"batch": 8}
+    row["train"]["resnet20"] |= {"batch": 8, "width": 8}
 
 
 def adapters(setting: Setting, recipe: str) -> None:
     """Adapters of a few steps, which cost as much to draw with as good ones."""
-    raw = params.to_dict(setting.params)
-    row = raw["models"][setting.params.model]["adapt"]
-    row["class"] = row.pop("class_")
-    for scope in ("dataset", "class"):
-        row[scope] |= {"max_steps": 3, "warmup": 1}
-    raw["adapt"]["sample_images"] = 1
-    short = params.parse(_lists(raw))
+    given, row = setting.params, setting.params.base
+    brief = {name: replace(getattr(row.adapt, name), max_steps=3, warmup=1) for name in ("dataset", "class_")}
+    short = replace(
+        given,
+        adapt=replace(given.adapt, sample_images=1),
+        models=given.models | {given.model: replace(row, adapt=replace(row.adapt, **brief))},
+    )
     adapt.run(short, setting.workspace, recipe)
-
-
-def _lists(value: Any) -> Any:
-    """Tuples as the lists that YAML would have, and no entry where a recipe has none."""
-    if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, tuple) else value

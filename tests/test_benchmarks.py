@@ -52,12 +52,12 @@ def test_every_lever_leaves_the_losses_of_an_adapter(here: setting.Setting, reci
 
 def test_both_sides_draw_the_same_images(here: setting.Setting, tmp_path: Path) -> None:
     used = images.used(here, setting.DATASET)
-    drawn = images.ours(here, setting.DATASET, used)
+    drawn = images.ours(here, setting.DATASET, used).count
     ours = {f"{path.parent.name}/{path.name}": path for path in here.workspace.shards.rglob("[0-9]*/*.png")}
     for levers in ({}, {"resident": True, "fused": True, "mixed": True}):
         out = tmp_path / f"plain{len(levers)}"
         # Twice the same adapter, so that one pipeline takes it off and loads it again.
-        count = images.plain(here, setting.DATASET, used * (1 + len(levers) // 3), out, **levers)
+        count = images.plain(here, setting.DATASET, used * (1 + len(levers) // 3), out, **levers).count
         assert count == drawn * (1 + len(levers) // 3)
         plain = {f"{path.parent.name}/{path.name}": path for path in out.rglob("*.png")}
         assert len(plain) == drawn
@@ -70,7 +70,7 @@ def test_both_sides_see_the_same_logits_and_gradients(here: setting.Setting) -> 
     merged = classifiers.merged(here)
     data = classifiers.decoded(here, merged)
     logits: list[torch.Tensor] = []
-    classifiers.plain_evaluate(here, merged, once=False, batch=8, out=logits)
+    classifiers.plain_evaluate(here, merged, out=logits)
     ours = Predictor(merged, here.split.classes).logits(data.images)
     assert torch.cat(logits)[: len(data)].numpy() == pytest.approx(ours, abs=1e-3)
 

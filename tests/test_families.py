@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.published import SD21_TEXT, SD21_UNET
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -200,31 +201,6 @@ def test_other_weights_are_another_identity(folders: dict[str, Path], model: Mod
     save_file(dict(list(state.items())[:-1]), weights)
     digest = hub.identity(tmp_path, str(folder), "generator")["sha256"]
     assert digest != hub.identity(tmp_path, str(folders["sd1"]), "generator")["sha256"]
-
-
-# Published configurations: unet/config.json and text_encoder/config.json of Stable Diffusion 2.1-base.
-SD21_UNET: dict[str, Any] = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "layers_per_block": 2,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "cross_attention_dim": 1024,
-    "attention_head_dim": (5, 10, 20, 20),
-    "use_linear_projection": True,
-}
-SD21_TEXT: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "max_position_embeddings": 77,
-    "hidden_act": "gelu",
-    "projection_dim": 512,
-}
 
 
 def test_the_counts_of_stable_diffusion_21_are_the_published_ones() -> None:

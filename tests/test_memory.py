@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.published import SD21_TEXT, SD21_UNET, SD21_VAE
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
@@ -13,7 +14,6 @@ from dreamset import params as parameters
 from dreamset.generator import base_model, lora, memory
 from dreamset.params import Lora, Model
 from dreamset.workspace import Workspace
-from test_families import SD21_TEXT, SD21_UNET
 from tiny import write_pipeline, write_xl_pipeline
 
 SPEC = Lora(4, 4.0, unet=True, text_encoder=True)
@@ -60,14 +60,7 @@ def write_configurations(folder: Path) -> Path:
     """Stable Diffusion 2.1-base without its weights."""
     with torch.device("meta"):
         UNet2DConditionModel(**SD21_UNET).save_config(folder / "unet")
-        AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            layers_per_block=2,
-            sample_size=768,
-        ).save_config(folder / "vae")
+        AutoencoderKL(**SD21_VAE).save_config(folder / "vae")
     CLIPTextConfig(**SD21_TEXT).save_pretrained(folder / "text_encoder")
     return folder
 

@@ -112,6 +112,7 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
         "resolution": base.resolution,
         "memory": base.memory,
         "sampler": dataclasses.asdict(params.sampler(recipe)),
+        "compile": base.generate.compile,
         "seed": params.seed,
         "redraws": params.generate.redraws,
     }
@@ -142,6 +143,8 @@ def _draw_all(
     from dreamset.generator import base_model, lora
 
     base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
+    if params.base.generate.compile:
+        base_model.compile_unet(base)
     total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     written: Future[None] | None = None
     count = 0
@@ -216,8 +219,10 @@ def _draw(
             seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
         wanted = cat([embeds[requests[row].prompt] for row in rows])
         empty = embeds[""].expand(len(rows))
+        # Compiled for whole blocks alone: how many are drawn again is chance, and each size would be compiled.
+        drawing = base if attempt == 0 else dataclasses.replace(base, compiled=None)
         try:
-            drawn = draw_fitting(base, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
+            drawn = draw_fitting(drawing, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

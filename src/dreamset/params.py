@@ -178,6 +178,7 @@ class ModelGenerate:
     scheduler: Scheduler
     steps: Annotated[int, Range(low=1, high=1000)]
     guidance: Annotated[float, Range(low=0, high=50)]
+    compile: bool
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,7 +81,9 @@ class BaseModel:
     ``parts`` are its networks by their names in a pipeline: unet, vae, text_encoder and, of XL, text_encoder_2.
     ``tokenizers`` go with the text encoders, in order. ``schedule`` is the scheduler's configuration; a sampler is
     built from it each time, for samplers have state. ``zero_empty``: the empty prompt is a condition of zeros, as XL
-    was trained. ``offload``: a part is on the device only while it is used, unless it stands in ``kept``.
+    was trained. ``offload``: a part is on the device only while it is used, unless it stands in ``kept``. ``layout``:
+    of images and feature maps in memory, which is that of the convolutions' weights. ``compiled``: the U-Net as
+    ``torch.compile`` gives it, over the same weights, where drawing shall use that.
     """
 
     parts: dict[str, Any]  # mypy cannot follow diffusers' lazy modules
@@ -91,6 +95,8 @@ class BaseModel:
     zero_empty: bool = False
     offload: bool = False
     kept: set[str] = field(default_factory=set)
+    layout: torch.memory_format = torch.contiguous_format
+    compiled: Any = None
     _tokens: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -173,8 +179,10 @@ class BaseModel:
             side = float(self.resolution)
             facts = torch.tensor([side, side, 0, 0, side, side], device=latents.device, dtype=condition.hidden.dtype)
             added = {"text_embeds": condition.pooled, "time_ids": facts.expand(len(latents), -1)}
-        predicted: torch.Tensor = self.unet(
-            latents.to(self.dtype),
+        unet = self.unet if self.compiled is None else self.compiled
+        predicted: torch.Tensor = unet(
+            # A scheduler's steps change the strides, and other strides would be compiled anew.
+            latents.to(self.dtype).contiguous(memory_format=self.layout),
             t,
             encoder_hidden_states=condition.hidden,
             added_cond_kwargs=added,
@@ -247,7 +255,33 @@ def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
         if not base.offload:
             part.to(device)
     save_memory(base, model.memory)
+    if device.type == "cuda":
+        # cuDNN convolves half precision in this order, and would turn every map around and back.
+        lay_out(base, torch.channels_last)
     return base
+
+
+def lay_out(base: BaseModel, layout: torch.memory_format) -> None:
+    """Have the networks that convolve keep their weights and maps in an order: contiguous or channels last."""
+    for part in (base.unet, base.vae):
+        part.to(memory_format=layout)
+    base.layout = layout
+
+
+def compile_unet(base: BaseModel) -> None:
+    """Have the U-Net compiled when it is first called, once for every batch size; weights may change in place after.
+
+    Raises:
+        InputError: there is no C++ compiler, which a CPU's code needs.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if base.device.type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(
+            f"models.*.generate.compile: needs the C++ compiler {compiler}, which is not there; install it, or set "
+            "compile to false."
+        )
+    # With sizes left open, what is drawn would hang on which sizes came before.
+    base.compiled = torch.compile(base.unet, dynamic=False)
 
 
 def save_memory(base: BaseModel, memory: Sequence[Saving]) -> None:

@@ -1,0 +1,117 @@
+"""Levers of speed that change no image: the order of feature maps in memory, the compiled U-Net."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreamset import adapt, generate, prepare
+from dreamset import params as parameters
+from dreamset.errors import InputError
+from dreamset.generator import base_model, lora, sampler
+from dreamset.params import Lora, Sampler
+from dreamset.splits import read_split
+from dreamset.synthetic import read_metadata
+from dreamset.workspace import Workspace
+from test_generator import images, shaken
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+KIND = Sampler("dpmsolver++", 3, 2.0)
+
+
+def loaded(folder: Path, raw: dict[str, Any], device: str = "cpu") -> base_model.BaseModel:
+    return base_model.load(folder, parameters.parse(raw).base, torch.device(device))
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Compilation that stops before it makes machine code, which takes a minute; the batch sizes that were compiled."""
+    from torch._dynamo.backends.debugging import aot_eager
+
+    sizes: list[int] = []
+
+    def backend(graph: Any, inputs: Any, **more: Any) -> Any:
+        sizes.append(max(x.shape[0] for x in inputs if isinstance(x, torch.Tensor) and x.shape[1:] == (4, 8, 8)))
+        return aot_eager(graph, inputs, **more)
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    return sizes
+
+
+def test_channels_last_changes_no_image(tiny_generator: Path, raw: dict[str, Any]) -> None:
+    base = loaded(tiny_generator, raw)
+    assert base.unet.conv_in.weight.is_contiguous()
+    plain = images(base, ["a", "b"], KIND)
+    base_model.lay_out(base, torch.channels_last)
+    assert base.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert base.vae.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert (images(base, ["a", "b"], KIND) - plain).abs().max() < 1e-5
+
+
+def test_the_compiled_unet_follows_weights_that_change_in_place(
+    tiny_generator: Path, raw: dict[str, Any], tmp_path: Path, traced: list[int]
+) -> None:
+    base = loaded(tiny_generator, raw)
+    adapters = shaken(base, Lora(2, 4.0, unet=True, text_encoder=True), ("one",), amount=0.1)
+    adapters.save("one", tmp_path)
+    lora.detach(adapters)
+
+    def both() -> list[torch.Tensor]:
+        plain = images(base, ["a", "b"], KIND)
+        with lora.fused(base, tmp_path / lora.WEIGHTS):
+            return [plain, images(base, ["a", "b"], KIND)]
+
+    expected = both()
+    base_model.compile_unet(base)
+    for mine, other in zip(both(), expected, strict=True):
+        assert (mine - other).abs().max() < 1e-5
+    assert (expected[0] - expected[1]).abs().max() > 0.01
+    # With guidance the U-Net sees every image twice; three steps and another adapter compile nothing more.
+    assert traced == [4]
+
+
+def test_whole_blocks_are_compiled_and_redraws_are_not(
+    small: dict[str, Any], workspace: Workspace, traced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = iter([torch.tensor([True] + [False] * 19)])
+    monkeypatch.setattr(sampler, "degenerate", lambda drawn: next(first, torch.zeros(len(drawn), dtype=torch.bool)))
+    monkeypatch.setitem(small["generate"], "max_redrawn_share", 1.0)
+    plain = parameters.parse(small)
+    small["models"]["bundled"]["generate"]["compile"] = True
+    params = parameters.parse(small)
+    prepare.run(params, workspace)
+    adapt.run(params, workspace, "stable_diffusion")
+    generate.run(params, workspace, "stable_diffusion")
+    assert sum(image.redraws for image in read_metadata(workspace.synthetic("stable_diffusion"))) == 1
+    assert traced == [40]
+    split = read_split(workspace.splits)
+    keys = [
+        {block.key for block in generate.plan(p, workspace, split, "stable_diffusion", [])} for p in (plain, params)
+    ]
+    assert not keys[0] & keys[1]
+
+
+def test_a_missing_compiler_is_one_sentence(
+    tiny_generator: Path, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"generate\.compile: needs the C\+\+ compiler no-such-compiler"):
+        base_model.compile_unet(loaded(tiny_generator, raw))
+
+
+@pytest.mark.gpu
+@CUDA
+def test_a_gpu_draws_channels_last_and_compiled_as_it_does_plainly(tiny_generator: Path, raw: dict[str, Any]) -> None:
+    base = loaded(tiny_generator, raw, "cuda")
+    assert base.layout is torch.channels_last
+    last = images(base, ["a", "b"], KIND)
+    base_model.compile_unet(base)
+    compiled = images(base, ["a", "b"], KIND)
+    base.compiled = None
+    base_model.lay_out(base, torch.contiguous_format)
+    plain = images(base, ["a", "b"], KIND)
+    assert (last - plain).abs().max() < 0.02
+    assert (compiled - plain).abs().max() < 0.02
