@@ -280,6 +280,8 @@ def compile_unet(base: BaseModel) -> None:
             f"models.*.generate.compile: needs the C++ compiler {compiler}, which is not there; install it, or set "
             "compile to false."
         )
+    # What earlier bases were compiled to counts against a limit, beyond which nothing is compiled any more.
+    torch.compiler.reset()
     # With sizes left open, what is drawn would hang on which sizes came before.
     base.compiled = torch.compile(base.unet, dynamic=False)
 
