@@ -101,7 +101,7 @@ def markdown(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cells = [row["lever"], f"{row['per_second']:.3g}", f"{row['slowest']:.3g} to {row['fastest']:.3g}"]
         cells += [f"{row['times_plain']:.2f}", f"{row['times_row_above']:.2f}"]
-        cells += [f"{row[key]:.0%}" if key == "share_of_matmul" else f"{row[key]:.3g}" for key in extra]
+        cells += [f"{row[key]:{'.0%' if key == 'share_of_matmul' else '.3g'}}" if key in row else "" for key in extra]
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"
 

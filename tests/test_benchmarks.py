@@ -1,18 +1,22 @@
 """The benchmarks compare like with like: both sides compute the same thing."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import yaml
 from benchmarks import __main__ as command
-from benchmarks import adapters, classifiers, images, setting
+from benchmarks import adapters, arithmetic, classifiers, images, published, setting, timing
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from dreamset.classifiers import Predictor
+from dreamset.classifiers import Predictor, clip, clip_lora
 from dreamset.generator import base_model
 from dreamset.generator.training import Together
 
@@ -84,6 +88,97 @@ def test_both_sides_see_the_same_logits_and_gradients(here: setting.Setting) -> 
             gradients.append([weight.grad for weight in classifier.parameters() if weight.requires_grad])
         for one, other in zip(*gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_tokenizer_is_clips() -> None:
+    texts = ["a photo of a 707-320, it's", "An Apple_pie  naïve café", ""]
+    padded = published.tokenizer()(texts, padding="max_length", truncation=True, max_length=77).input_ids
+    assert padded == open_clip.get_tokenizer(published.VIT_B_16)(texts).tolist()
+
+
+def test_the_clip_of_random_weights_is_read_as_any(tmp_path: Path) -> None:
+    folder = published.write_clip(tmp_path / "clip", reduced=True)
+    found = clip.read(folder, ["a photo of a cat"], "clip")
+    assert found.size == published.REDUCED_RESOLUTION
+    assert found.model.visual.patch_size == (16, 16)
+    assert clip_lora.adapt(found.model, 2, 2.0, 0.0) == 24 * 2 * 2 * 2 * 64
+    with torch.device("meta"):
+        full = open_clip.CLIP(**open_clip.get_model_config(published.VIT_B_16))
+    assert clip_lora.adapt(full, 16, 32.0, 0.1) == 983_040  # DataDream's
+
+
+def test_operations_are_those_of_a_real_pass(here: setting.Setting) -> None:
+    base = base_model.load(here.generator, here.params.base, here.device)
+    latents = torch.randn(1, *base.latent_shape)
+    with torch.no_grad():
+        told = base.encode(["a"])
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            base.predict(latents, torch.tensor([1]), told)
+    # Two steps with guidance.
+    assert arithmetic.drawing(here, setting.DATASET) == pytest.approx(4 * counter.get_total_flops(), rel=1e-6)
+    spec = here.params.recipes[setting.DATASET].lora()
+    assert 2 < arithmetic.step(here, spec) / counter.get_total_flops() < 3.5
+
+
+def test_shares_and_memory_stand_beside_the_rates() -> None:
+    rungs = [timing.Rung("plain", float, 4e12), timing.Rung("+ lever", float, 4e12), timing.Rung("+ other", float)]
+    result = timing.summarise(timing.Ladder("Task", "steps", rungs), [[2.0], [1.0], [0.5]], [2**30, 2**31, 0], 8e12)
+    assert [row.get("share_of_matmul") for row in result["rows"]] == [0.25, 0.5, None]
+    assert [row.get("peak_gib") for row in result["rows"]] == [1.0, 2.0, None]
+    lines = timing.markdown(result).splitlines()
+    assert "| + lever | 1 | 1 to 1 | 2.00 | 2.00 | 4 | 50% | 2 |" in lines
+    assert len({line.count("|") for line in lines[2:]}) == 1
+
+
+def test_everything_runs_with_random_weights(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the full size, in layout and in steps; one adapter ladder, and few words.
+    monkeypatch.setattr(setting, "REDUCED_CAPTIONS", (3,))
+    monkeypatch.setitem(published._REDUCED_TEXT, "num_hidden_layers", 2)
+    monkeypatch.setitem(published._REDUCED_UNET, "layers_per_block", 1)
+    monkeypatch.setitem(published._REDUCED_VAE, "layers_per_block", 1)
+    monkeypatch.setattr(setting, "_reduce", shorter(setting._reduce))
+    lengths, climb = [], timing.climb
+
+    def ends(ladder: timing.Ladder, *more: Any) -> dict[str, Any]:
+        lengths.append(len(ladder.rungs))
+        return climb(dataclasses.replace(ladder, rungs=[ladder.rungs[0], ladder.rungs[-1]]), *more)
+
+    monkeypatch.setattr(timing, "climb", ends)
+    out = tmp_path / "out"
+    report = command.main(["--reduced", "--model", "sd21_base", "--params", str(file), "--output", str(out)])
+    assert report["weights"] == "random" and report["reduced"]
+    assert lengths == [4, 6, 5, 6, 5, 5, 3]
+    for task in report["tasks"]:
+        counted = "Adapter" in task["task"] or "Images" in task["task"]
+        assert all(("tflops" in row) == counted for row in task["rows"]), task["task"]
+    assert "not how fast" in capsys.readouterr().out
+    (written,) = out.iterdir()
+    assert written.name.endswith("sd21-base-reduced.json")
+
+
+def shorter(change: Any) -> Any:
+    def changed(row: dict[str, Any]) -> None:
+        change(row)
+        row["generate"] |= {"steps": 2, "batch": 2}
+
+    return changed
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_real_size_runs_on_a_gpu(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setting, "CAPTIONS", (10,))
+    raw["models"]["sd21_base"]["generate"] |= {"steps": 2, "batch": 8}
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    chosen = ["--quick", "--random-weights", "--model", "sd21_base", "--params", str(file), "--output", str(tmp_path)]
+    report = command.main(chosen)
+    rows = [row for task in report["tasks"] for row in task["rows"]]
+    assert len(rows) == 7 + 9 + 7 + 8 + 7 + 6
+    assert all(row["peak_gib"] > 0.3 for row in rows)
+    assert all(0 < row["share_of_matmul"] < 1 for row in rows if "tflops" in row)
 
 
 def test_a_quick_run_prints_and_keeps_ratios(

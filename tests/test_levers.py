@@ -36,7 +36,6 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(max(x.shape[0] for x in inputs if isinstance(x, torch.Tensor) and x.shape[1:] == (4, 8, 8)))
         return aot_eager(graph, inputs, **more)
 
-    torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     return sizes
 
@@ -71,6 +70,24 @@ def test_the_compiled_unet_follows_weights_that_change_in_place(
     assert (expected[0] - expected[1]).abs().max() > 0.01
     # With guidance the U-Net sees every image twice; three steps and another adapter compile nothing more.
     assert traced == [4]
+
+
+def test_adapters_train_alike_through_the_compiled_unet(
+    tiny_generator: Path, raw: dict[str, Any], traced: list[int]
+) -> None:
+    base = loaded(tiny_generator, raw)
+    adapters = shaken(base, Lora(2, 4.0, unet=True, text_encoder=True), ("one", "two"))
+    weights = [weight for name in adapters.names for weight in adapters.parameters(name).values()]
+    gradients = []
+    for compiled in (False, True):
+        if compiled:
+            base_model.compile_unet(base)
+        latents = torch.randn((4, *base.latent_shape), generator=torch.Generator().manual_seed(0))
+        predicted = base.predict(latents, torch.tensor([10, 500, 700, 900]), base.encode_each(["a", "b", "c", "d"]))
+        gradients.append(torch.autograd.grad(predicted.square().mean(), weights))
+    assert traced == [4]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_whole_blocks_are_compiled_and_redraws_are_not(
