@@ -69,15 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             print("Random weights in published configurations: the speed is real, the images are not.\n")
         print(f"A matrix product runs at {matmul / 1e12:.3g} TFLOP/s in {here.params.base.dtype}.\n")
         print("Every row has one lever more than the row above it.\n", flush=True)
+        target = options.output / f"{_slug(name, options, here.params.model)}.json"
         for task in options.only:
             for ladder in importlib.import_module(f"benchmarks.{task}").ladders(here):
                 report["tasks"].append(timing.climb(ladder, repeat, matmul))
                 print(timing.markdown(report["tasks"][-1]), flush=True)
-    kind = "reduced" if options.reduced else "random" if options.random_weights else ""
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{name} {here.params.model} {kind}".lower()).strip("-")
-    target = options.output / f"{slug}.json"
-    write_json(target, report)
+                write_json(target, report)
     return report
+
+
+def _slug(device: str, options: argparse.Namespace, model: str) -> str:
+    """Name of the results: what was timed on which device."""
+    kind = "reduced" if options.reduced else "random" if options.random_weights else ""
+    tasks = "" if set(options.only) == set(TASKS) else " ".join(options.only)
+    return re.sub(r"[^a-z0-9]+", "-", f"{device} {model} {kind} {tasks}".lower()).strip("-")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -155,7 +156,7 @@ def ours(
                 for block in (block for block in blocks if block.adapter == index):
                     drawn = generate._draw(params, base, split, recipe, block, embeds)
                     sha = everyone[index].sha256
-                    generate._write(workspace, split, params.sampler(recipe), block, sha, drawn)
+                    generate._write(workspace, split, params.sampler(recipe), block, sha, drawn, ExitStack())
     count = sum(len(block.labels) * (block.stop - block.start) for block in blocks)
     whole = len(split.classes) * params.base.generate.per_class
     return Drawn(count, clock() - start, reading / whole)

@@ -10,7 +10,7 @@ import torch
 from benchmarks.published import SD21_TEXT, SD21_UNET
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from dreamset import adapt, generate, hub, prepare, synthetic
 from dreamset import params as parameters
@@ -215,6 +215,57 @@ def test_the_counts_of_stable_diffusion_21_are_the_published_ones() -> None:
     assert sum(name.startswith("text_encoder.") for name in counts) == 2 * 92
     assert sum(counts.values()) == 6_334_464
     assert sum(count for name, count in counts.items() if name.startswith("unet.")) == 3_319_808
+
+
+SD15 = {
+    "unet": SD21_UNET | {"cross_attention_dim": 768, "attention_head_dim": 8, "use_linear_projection": False},
+    "text_encoder": SD21_TEXT
+    | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+}
+SDXL = {
+    "unet": SD21_UNET
+    | {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "text_encoder": SD15["text_encoder"],
+    "text_encoder_2": SD21_TEXT
+    | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+    | {"projection_dim": 1280},
+}
+
+
+@pytest.mark.parametrize(
+    ("published", "counts"),
+    [
+        (SD15, {"unet": 859_520_964, "text_encoder": 123_060_480}),
+        (SDXL, {"unet": 2_567_463_684, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}),
+    ],
+)
+def test_every_adapted_layer_of_the_other_families_has_a_gradient(
+    published: dict[str, Any], counts: dict[str, int]
+) -> None:
+    kinds = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    with torch.device("meta"):
+        parts = {
+            name: kinds[name](**facts) if name == "unet" else kinds[name](CLIPTextConfig(**facts))
+            for name, facts in published.items()
+        }
+        assert {name: base_model.parameters(part) for name, part in parts.items()} == counts
+        for part in parts.values():
+            part.requires_grad_(False)
+        base = BaseModel(parts, (), {}, 512, torch.device("meta"), torch.float32)
+        adapters = lora.attach(base, Lora(16, 16.0, unet=True, text_encoder=True), {"one": 0})
+        told = base.embed(torch.zeros((1, len(base.encoders), 77), dtype=torch.int64))
+        base.predict(torch.empty(1, 4, 64, 64), torch.empty(1), told).sum().backward()
+    assert all(parameter.grad is not None for parameter in adapters.parameters("one").values())
 
 
 def test_every_full_size_row_resolves_to_pinned_repositories(raw: dict[str, Any]) -> None:
