@@ -336,7 +336,10 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     for part in ("4 shots per class", "+4.9 −1.1 to +5.9", "+19.7 +13.7 to +20.7", "97.1% ± 0.4", "over 5 seeds"):
         assert part in shown
     hero = page.text("hero")
-    assert "Over 5 seeds: +4.9 points (−1.1 to +5.9) over the real shots alone; +4.9 points" in hero
+    assert (
+        "Over 5 seeds, datadream_dset with resnet20: +4.9 points (−1.1 to +5.9) over the real shots alone; +4.9 points"
+        in hero
+    )
     assert "Indicative, one seed; the table over 5 seeds below" in hero
 
     (workspace.results / "table/claims.csv").write_text("shots,of\n4,x\n")

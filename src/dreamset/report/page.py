@@ -58,9 +58,10 @@ def _hero(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html
         "header",
         tag("p", kicker, class_="kicker"),
         tag("h1", verdict.title),
-        tag("p", verdict.sentence, class_="lede"),
+        # What carries the title comes first.
+        tag("p", verdict.over_seeds, class_="lede") if verdict.over_seeds else None,
+        tag("p", verdict.sentence, class_=None if verdict.over_seeds else "lede"),
         tag("p", verdict.alone) if verdict.alone else None,
-        tag("p", verdict.over_seeds) if verdict.over_seeds else None,
         _steps(evidence, verdict, colours),
         tag("p", _code(verdict.caveat), class_="caveat"),
     )

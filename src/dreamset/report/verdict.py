@@ -9,7 +9,7 @@ from dreamset.report.evidence import ENOUGH_SEEDS, REAL
 from dreamset.report.markup import percent, point_interval, points
 
 if TYPE_CHECKING:
-    from dreamset.report.evidence import Evidence, Gain, Score
+    from dreamset.report.evidence import Claim, Evidence, Gain, Score
 
 # What the synthetic images do beside the real ones, and what adaptation adds to that.
 _TITLES: Final = {
@@ -52,7 +52,14 @@ def verdict(evidence: Evidence) -> Verdict:
     over_plain = evidence.gain((recipe, "both"), (plain, "both"), classifier) if plain else None
     title = "What was measured"
     if over_real:
-        title = _TITLES[over_real.outcome, over_plain.outcome if over_plain else None]
+        # Several seeds say more than this one, where a table has them.
+        claims = _claims(evidence)
+        told = [
+            claims[gain.of, gain.minus].gain if (gain.of, gain.minus) in claims else gain
+            for gain in (over_real, over_plain)
+            if gain
+        ]
+        title = _TITLES[told[0].outcome, told[1].outcome if over_plain else None]
     return Verdict(
         recipe=recipe,
         plain=plain,
@@ -81,8 +88,9 @@ def _beside_real(
     if both is None or over_real is None:
         return "No classifier was trained on real and synthetic images together."
     tested = evidence.evaluation["test_images"]
+    seed = f"Seed {evidence.params.seed}: trained" if _claims(evidence) else "Trained"
     sentence = (
-        f"Trained on the {len(evidence.split.train)} real shots and the images of {both.arm}, {both.classifier} gets "
+        f"{seed} on the {len(evidence.split.train)} real shots and the images of {both.arm}, {both.classifier} gets "
         f"{percent(both.accuracy)} of {tested} test images right: {_change(over_real, evidence)} over the real shots "
         "alone"
     )
@@ -105,11 +113,7 @@ def _alone(evidence: Evidence, recipe: str, plain: str | None, classifier: str) 
 
 def _over_seeds(evidence: Evidence, recipe: str, plain: str | None, classifier: str) -> str:
     """The headline's differences in the table over seeds, at the same number of shots."""
-    found = {
-        (claim.gain.of, claim.gain.minus): claim
-        for claim in (evidence.sweep.claims if evidence.sweep else ())
-        if claim.shots == evidence.split.shots
-    }
+    found = _claims(evidence)
     over = {
         "over the real shots alone": (f"{recipe}/both/{classifier}", f"{REAL}/real/{classifier}"),
         f"over the real shots with {plain}’s images": (f"{recipe}/both/{classifier}", f"{plain}/both/{classifier}"),
@@ -122,7 +126,16 @@ def _over_seeds(evidence: Evidence, recipe: str, plain: str | None, classifier: 
     if not told:
         return ""
     count = min(found[pair].seeds for pair in over.values() if pair in found)
-    return f"Over {count} seeds: {'; '.join(told)}."
+    return f"Over {count} seeds, {recipe} with {classifier}: {'; '.join(told)}."
+
+
+def _claims(evidence: Evidence) -> dict[tuple[str, str], Claim]:
+    """The claims of the table over seeds at this number of shots, by what is compared."""
+    return {
+        (claim.gain.of, claim.gain.minus): claim
+        for claim in (evidence.sweep.claims if evidence.sweep else ())
+        if claim.shots == evidence.split.shots
+    }
 
 
 def _change(gain: Gain, evidence: Evidence, short: bool = False) -> str:
