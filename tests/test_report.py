@@ -341,6 +341,8 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
         in hero
     )
     assert "Indicative, one seed; the table over 5 seeds below" in hero
+    # This seed alone would say that they helped.
+    assert "No gain from synthetic images is shown." in hero
 
     (workspace.results / "table/claims.csv").write_text("shots,of\n4,x\n")
     with pytest.raises(InputError, match="dreamset table"):
