@@ -21,6 +21,11 @@ from dreamset.workspace import Workspace
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("dvc") is None)
+
+
 @pytest.fixture
 def raw() -> dict[str, Any]:
     """params.yaml as it stands."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamset.classifiers import Predictor, clip, clip_lora
+from dreamset.classifiers import Predictor, clip, clip_lora, pretrained
 from dreamset.generator import base_model
 from dreamset.generator.training import Together
 
@@ -98,7 +98,7 @@ def test_the_tokenizer_is_clips() -> None:
 
 def test_the_clip_of_random_weights_is_read_as_any(tmp_path: Path) -> None:
     folder = published.write_clip(tmp_path / "clip", reduced=True)
-    found = clip.read(folder, ["a photo of a cat"], "clip")
+    found = clip.read(pretrained.find(tmp_path, "clip"), ["a photo of a cat"])
     assert found.size == published.REDUCED_RESOLUTION
     assert found.model.visual.patch_size == (16, 16)
     assert clip_lora.adapt(found.model, 2, 2.0, 0.0) == 24 * 2 * 2 * 2 * 64
