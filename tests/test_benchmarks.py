@@ -97,7 +97,7 @@ def test_the_tokenizer_is_clips() -> None:
 
 
 def test_the_clip_of_random_weights_is_read_as_any(tmp_path: Path) -> None:
-    folder = published.write_clip(tmp_path / "clip", reduced=True)
+    published.write_clip(tmp_path / "clip", reduced=True)
     found = clip.read(pretrained.find(tmp_path, "clip"), ["a photo of a cat"])
     assert found.size == published.REDUCED_RESOLUTION
     assert found.model.visual.patch_size == (16, 16)
