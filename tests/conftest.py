@@ -50,7 +50,7 @@ def small(raw: dict[str, Any], tiny_generator: Path) -> dict[str, Any]:
         row["adapt"][scope] |= {"max_steps": 6, "warmup": 2, "batch": 4}
     row["adapt"] |= {"sample_every": 4, "together": 4}
     row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}
-    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1}
+    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1, "sample_steps": 2}
     raw["shots"] = 2
     return raw
 

@@ -51,7 +51,7 @@ def unbroken(tiny_generator: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     row["adapt"] |= {"sample_every": 6}
     row["adapt"]["dataset"] |= {"max_steps": 6, "warmup": 2, "batch": 4}
     row["generate"] |= {"per_class": 6, "batch": 20, "steps": 2}
-    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1}
+    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1, "sample_steps": 2}
     raw["track"]["uri"] = None
     raw["shots"] = 2
     workspace = Workspace.at(tmp_path_factory.mktemp("unbroken"))

@@ -195,6 +195,7 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
     raw["active"] = ["stable_diffusion", "datadream_dset"]
     raw["train"]["classifiers"] = ["resnet20"]
     raw["evaluate"]["bootstrap"] = 100
+    raw["adapt"] |= {"sample_images": 1, "sample_steps": 2}
     row = raw["models"]["bundled"]
     row["adapt"]["dataset"] |= {"max_steps": 2, "batch": 4, "warmup": 1}
     row["generate"] |= {"per_class": 2, "batch": 20, "steps": 2}
@@ -213,8 +214,8 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
     assert repro(tmp_path) == []
 
     changed = copy.deepcopy(raw)
-    changed["recipes"]["datadream_dset"]["sampler"] = {"guidance": 3.0}
+    changed["recipes"]["stable_diffusion"]["sampler"] = {"guidance": 3.0}
     path.write_text(yaml.safe_dump(changed, sort_keys=False))
     assert sorted(repro(tmp_path)) == sorted(
-        ["adapt datadream_dset", "generate datadream_dset", "train datadream_dset", "evaluate", "report"]
+        ["adapt stable_diffusion", "generate stable_diffusion", "train stable_diffusion", "evaluate", "report"]
     )

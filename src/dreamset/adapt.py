@@ -91,8 +91,10 @@ def _jobs(
         checkpoint_every=params.adapt.checkpoint_every,
         sample_every=base.adapt.sample_every,
         sample_images=params.adapt.sample_images,
-        # Of the sample grids: fixed, so that a sampler can be tuned without training the adapters again.
-        sampler=dataclasses.replace(params.sampler(recipe), scheduler="dpmsolver++", steps=20, guidance=2.0),
+        # Of the sample grids: their own, so that a sampler can be tuned without training the adapters again.
+        sampler=dataclasses.replace(
+            params.sampler(recipe), scheduler="dpmsolver++", steps=params.adapt.sample_steps, guidance=2.0
+        ),
         seed=params.seed,
     )
     # What a kill leaves behind does not change the adapter.

@@ -54,6 +54,7 @@ class Adapt:
     max_grad_norm: Positive
     checkpoint_every: Count
     sample_images: Annotated[int, Range(low=1, high=16)]
+    sample_steps: Annotated[int, Range(low=1, high=1000)]
 
 
 @dataclass(frozen=True)
