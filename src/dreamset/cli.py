@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -198,10 +199,11 @@ def _stage(arguments: argparse.Namespace) -> None:
 
         print(describe(params, workspace, stage, item))
         return
-    from dreamset import locks, track
+    from dreamset import audit, locks, track
 
     started = time.time()
-    with locks.turn(workspace.locks, f"{stage}_{item}" if item else stage):
+    shut = nullcontext() if stage in audit.OPENERS else audit.closed(workspace)
+    with locks.turn(workspace.locks, f"{stage}_{item}" if item else stage), shut:
         summary = stage_function(stage)(params, workspace, *([item] if item else []))
     _print(stage, item, summary)
     plots = workspace.plots(stage, item)

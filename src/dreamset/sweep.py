@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import adapt, classifiers, evaluate, generate, hub, locks, prepare, train
+from dreamset import adapt, audit, classifiers, evaluate, generate, hub, locks, prepare, train
 from dreamset.files import digest, read_json, sha256_file, write_csv, write_json
 from dreamset.params import Params, to_dict
 from dreamset.progress import bar
@@ -95,11 +95,12 @@ def run_cell(cell: Cell) -> None:
             return  # by another run, while this one waited for it
         shutil.rmtree(workspace.results, ignore_errors=True)
         prepare.run(params, workspace)
-        train.run(params, workspace, train.REAL)
-        for recipe in params.active:
-            adapt.run(params, workspace, recipe)
-            generate.run(params, workspace, recipe)
-            train.run(params, workspace, recipe)
+        with audit.closed(workspace):
+            train.run(params, workspace, train.REAL)
+            for recipe in params.active:
+                adapt.run(params, workspace, recipe)
+                generate.run(params, workspace, recipe)
+                train.run(params, workspace, recipe)
         evaluate.run(params, workspace)
         write_json(workspace.cell / "cell.json", {"done": done})
 
