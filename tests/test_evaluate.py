@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,20 @@ from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.workspace import Workspace
 
 SOURCES = Path(evaluate.__file__).parent
+PLANTED = 10  # test image that is copied
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Any]]:
-    """Everything trained and evaluated once; a copy of a shot stands among the synthetic images."""
+    """Everything trained and evaluated once; copies of a shot and of a test image stand among the synthetic images."""
     place = Workspace.at(tmp_path_factory.mktemp("world"))
     toy.write_clip(place.root / "models/base/clip")
     toy.write_judge(place.root / "models/base/judge")
     split = toy.write_splits(place)
     for seed, recipe in enumerate(("stable_diffusion", "datadream_dset")):
         toy.write_synthetic(place, recipe, per_class=6, seed=seed + 5)
-    folder = place.synthetic("datadream_dset")
-    rows = read_metadata(folder)
-    shutil.copyfile(place.cell / split.train[1].path, folder / rows[9].file_name)
-    write_metadata(folder, [row if i != 9 else _like(row, split.train[1].sha256) for i, row in enumerate(rows)])
+    _plant(place, "datadream_dset", 9, split.train[1])
+    _plant(place, "stable_diffusion", 4, read_test(place.test_split).test[PLANTED])
     write_json(place.result("adapt", "datadream_dset"), {"seconds": 3.5})
     write_json(place.result("generate", "datadream_dset"), {"seconds": 1.5, "images": 18})
     params = toy.params()
@@ -45,8 +45,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str
     return place, evaluate.run(params, place)
 
 
-def _like(row: Any, sha256: str) -> Any:
-    return type(row)(**(row.__dict__ | {"sha256": sha256}))
+def _plant(place: Workspace, recipe: str, at: int, copied: Sample) -> None:
+    """Image ``at`` of a synthetic dataset becomes a copy of a real one."""
+    folder = place.synthetic(recipe)
+    rows = read_metadata(folder)
+    shutil.copyfile(place.cell / copied.path, folder / rows[at].file_name)
+    rows[at] = replace(rows[at], sha256=copied.sha256)
+    write_metadata(folder, rows)
 
 
 def test_every_run_is_there_and_its_accuracy_is_that_of_its_predictions(
@@ -109,6 +114,43 @@ def test_sets_have_equal_counts_and_the_planted_copy_leads(world: tuple[Workspac
     assert len(copies["pairs"]) == 3
 
 
+def test_sets_hold_the_measures_of_the_same_images_and_their_reference(world: tuple[Workspace, dict[str, Any]]) -> None:
+    _, evaluation = world
+    for sets in evaluation["sets"].values():
+        assert all(0 <= sets[name] <= 1 for name in ("precision", "recall", "coverage"))
+        assert sets["density"] > 0
+        assert 1 <= sets["vendi"] <= 6
+        assert sets["vendi"] <= sets["vendi_overall"] <= 18
+        assert 1 <= sets["vendi_real"] <= sets["vendi_overall_real"] <= 18
+        assert sets["reference"].startswith("test images")
+    assert len({sets["vendi_real"] for sets in evaluation["sets"].values()}) == 1
+    real = evaluation["near_duplicates_real"]
+    assert real["count"] == 0 or real["pairs"][0]["distance"] < real["threshold"]
+    assert set(real["pairs"][0]) == {"test", "shot", "distance"}
+
+
+def test_a_copy_of_a_test_image_is_found_and_accuracy_is_given_without_it(
+    world: tuple[Workspace, dict[str, Any]],
+) -> None:
+    place, evaluation = world
+    leaks = evaluation["sets"]["stable_diffusion"]["near_duplicates_test"]
+    test = read_test(place.test_split).test
+    copied = read_metadata(place.synthetic("stable_diffusion"))[4].file_name
+    assert leaks["pairs"][0] == {"image": copied, "test": test[PLANTED].path, "distance": 0.0}
+    guesses = read_json(place.plots("evaluate") / "predictions.json", "")
+    touched = guesses["touched"]["stable_diffusion"]
+    assert PLANTED in touched
+    assert leaks["touched"] == len(touched) < len(test)
+    labels = np.array(guesses["labels"])
+    for run in evaluation["runs"]:
+        right = (
+            np.array(guesses["predicted"][evaluate.key_of(run["arm"], run["train_on"], run["classifier"])]) == labels
+        )
+        left_out = guesses["touched"].get(run["arm"], [])
+        assert run["touched"] == len(left_out)
+        assert run["accuracy_untouched"] == pytest.approx(np.delete(right, left_out).mean(), abs=1e-4)
+
+
 def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace, dict[str, Any]]) -> None:
     place, evaluation = world
     assert read_json(place.result("evaluate"), "") == {**evaluation, "classes": list(toy.CLASSES)}
@@ -156,7 +198,10 @@ def test_the_judge_is_named_with_what_was_read_and_may_be_another(
     shutil.copytree(place.cell / "models/classifiers", tmp_path / "models/classifiers")
     shutil.copytree(place.cell / "results", tmp_path / "results")
     other = evaluate.run(toy.params(models__bundled__judge="models/dinov2"), Workspace(place.root, tmp_path))
-    assert other["runs"] == evaluation["runs"]
+    judged = ("touched", "accuracy_untouched")
+    assert [{key: run[key] for key in run if key not in judged} for run in other["runs"]] == [
+        {key: run[key] for key in run if key not in judged} for run in evaluation["runs"]
+    ]
     assert (other["judge"]["name"], other["sets"]["datadream_dset"]["features"]) == ("models/dinov2", "judge, 16 wide")
     assert other["judge"]["sha256"] != evaluation["judge"]["sha256"]
     assert other["sets"]["datadream_dset"]["warning"].startswith("FID of 18 images is biased")

@@ -1,4 +1,4 @@
-"""Accuracy, intervals, FID, KID and near-duplicates against independent computations."""
+"""Accuracy, intervals, distances, manifolds and near-duplicates against independent computations."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from dreamset.metrics import duplicates
+from dreamset.metrics import manifold as manifolds
 from dreamset.metrics.accuracy import bootstrap, confusion, most_confused, per_class, top_k
 from dreamset.metrics.distribution import fid, kid, matched
-from dreamset.metrics.duplicates import near_duplicates, nearest
+from dreamset.metrics.duplicates import apart, near_duplicates, nearest
+from dreamset.metrics.manifold import manifold, vendi
 
 RNG = np.random.default_rng(0)
 
@@ -118,10 +120,11 @@ def test_a_planted_copy_of_a_shot_is_found_first() -> None:
     synthetic = RNG.normal(0, 1, (50, 10)).astype(np.float32)
     synthetic[17] = shots[4] + 1e-4
     synthetic[30] = shots[2]
-    found = near_duplicates(synthetic, shots, held_out, 3)
+    found = near_duplicates(synthetic, shots, nearest(held_out, shots)[1], 3)
     assert [pair[:2] for pair in found.pairs[:2]] == [(30, 2), (17, 4)]
     assert found.pairs[0][2] == 0
     assert 2 <= found.count <= 5
+    assert {2, 4} <= set(found.touched.tolist())
     distances = nearest(held_out, shots)[1]
     assert (distances < found.threshold).mean() == pytest.approx(0.01, abs=0.005)
     by_hand = np.linalg.norm(held_out[:, None] - shots[None], axis=2)
@@ -135,3 +138,99 @@ def test_nearest_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = nearest(features, shots)
     assert np.array_equal(whole[0], pieces[0])
     assert whole[1] == pytest.approx(pieces[1], rel=1e-12)
+
+
+def test_every_real_image_within_the_threshold_is_touched_and_not_the_nearest_alone() -> None:
+    real = np.array([[0.0], [1.0], [9.0]], np.float32)
+    found = near_duplicates(np.array([[0.4]], np.float32), real, np.array([0.7, 0.7]), 5)
+    assert (found.count, found.threshold) == (1, pytest.approx(0.7))
+    assert found.touched.tolist() == [0, 1]
+    assert near_duplicates(real, real, np.empty(0), 5).count == 0
+
+
+def test_apart_leaves_the_own_group_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = RNG.normal(0, 1, (40, 5)).astype(np.float32)
+    groups = [f"writer {i % 4}" for i in range(40)]
+    features[8] = features[4]  # of one writer
+    found = apart(features, groups)
+    for i in range(40):
+        others = [j for j in range(40) if groups[j] != groups[i]]
+        assert found[i] == pytest.approx(np.linalg.norm(features[others] - features[i], axis=1).min(), rel=1e-5)
+    monkeypatch.setattr(duplicates, "_CELLS", 40 * 7)
+    assert apart(features, groups) == pytest.approx(found, rel=1e-12)
+    # One group for all says nothing: each image is then its own.
+    assert apart(features, ["all"] * 40)[8] == 0
+    assert apart(features[:1], ["all"]).size == 0
+
+
+def _manifold_by_hand(real: np.ndarray, fake: np.ndarray) -> tuple[float, float, float, float]:
+    def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(a[:, None] - b[None], axis=2)
+
+    def radius(a: np.ndarray, k: int) -> np.ndarray:
+        return np.sort(distances(a, a), axis=1)[:, k]
+
+    across = distances(real, fake)
+    return (
+        np.mean((across <= radius(real, 3)[:, None]).any(0)),
+        np.mean((across <= radius(fake, 3)[None]).any(1)),
+        (across < radius(real, 5)[:, None]).sum() / (5 * len(fake)),
+        np.mean(across.min(1) < radius(real, 5)),
+    )
+
+
+@pytest.mark.parametrize("cells", [manifolds._CELLS, 50])
+def test_manifold_agrees_with_the_definitions_in_pieces_too(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    monkeypatch.setattr(manifolds, "_CELLS", cells)
+    real = RNG.normal(0, 1, (40, 3)).astype(np.float32)
+    fake = RNG.normal(0.5, 0.6, (30, 3)).astype(np.float32)
+    found = manifold(real, fake)
+    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(
+        _manifold_by_hand(real.astype(float), fake.astype(float))
+    )
+    assert found.precision > found.recall
+
+
+def test_manifold_of_seven_points_on_a_line() -> None:
+    real = np.arange(7, dtype=np.float32)[:, None]
+    # The third nearest of 0, 1 ... is 3, 2, 2, 2, 2, 2, 3 away: the balls reach from -3 to 9.
+    fake = np.array([[-3.0], [9.0], [9.5], [30.0], [30.0], [30.0], [30.0]], np.float32)
+    found = manifold(real, fake)
+    assert found.precision == pytest.approx(2 / 7)
+    # Balls of the synthetic ones: 33 about -3, 20.5 and more about 9 and 9.5; 0 about the four at 30.
+    assert found.recall == 1
+    # The fifth nearest is 5, 4, 3, 3, 3, 4, 5 away, and open balls do not hold their ends.
+    # -3 is in the balls of 0 and 1 (5 > 3, 4 = 4 is out): 1. 9 in that of 6 alone (5 = 4 about 5 is out): 1. 9.5: 1.
+    assert found.density == pytest.approx(3 / (5 * 7))
+    assert found.coverage == pytest.approx(2 / 7)
+
+
+def test_manifold_limits() -> None:
+    real = RNG.integers(0, 1000, (60, 4)).astype(np.float32)
+    same = manifold(real, real)
+    assert (same.precision, same.recall, same.density, same.coverage) == (1, 1, 1, 1)
+    apart_ = manifold(real, real + 10_000)
+    assert (apart_.precision, apart_.recall, apart_.density, apart_.coverage) == (0, 0, 0, 0)
+    collapsed = manifold(real, np.repeat(real[:1], 60, axis=0))
+    assert (collapsed.precision, collapsed.recall) == (1, pytest.approx(1 / 60))
+    assert collapsed.coverage < 0.3
+    # Of two draws of one distribution: density is 1 on average, coverage 1 - 2^-k for n = m and many images.
+    first, second = RNG.normal(0, 1, (2, 1500, 6)).astype(np.float32)
+    fair = manifold(first, second)
+    assert fair.density == pytest.approx(1, abs=0.05)
+    assert fair.coverage == pytest.approx(1 - 2.0**-5, abs=0.02)
+
+
+def test_vendi_counts_what_is_different() -> None:
+    assert vendi(np.ones((9, 4), np.float32)) == pytest.approx(1)
+    assert vendi(np.eye(7, 20, dtype=np.float32)) == pytest.approx(7)
+    assert vendi(3 * np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)) == pytest.approx(3)
+    # Two alike and one apart: eigenvalues 2/3 and 1/3.
+    pair = np.array([[1, 0], [2, 0], [0, 5]], np.float32)
+    assert vendi(pair) == pytest.approx(np.exp(-(2 / 3) * np.log(2 / 3) - (1 / 3) * np.log(1 / 3)))
+    wide = RNG.normal(0, 1, (12, 30)).astype(np.float32)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    shares = np.linalg.eigvalsh(unit @ unit.T / 12)
+    assert vendi(wide) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
+    # The other of the two products, where there are more images than features.
+    assert vendi(np.concatenate([wide, wide, wide])) == pytest.approx(vendi(wide), rel=1e-6)

@@ -27,6 +27,8 @@ ZERO_SHOT: Final = "zero_shot"
 _MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
 _TOP_PAIRS: Final = 50
 
+# Of a synthetic dataset as a whole, in the judge's features.
+SET_MEASURES: Final = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
 ROW_COLUMNS: Final = (
     "recipe",
     "train_on",
@@ -37,9 +39,11 @@ ROW_COLUMNS: Final = (
     "low",
     "high",
     "top5",
-    "fid",
-    "kid",
+    *SET_MEASURES,
     "near_duplicates",
+    "near_duplicates_test",
+    "touched",
+    "accuracy_untouched",
     "labels_train_per_class",
     "labels_selection_per_class",
     "steps",
@@ -65,6 +69,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     logits = _all_logits(params, workspace, split, images)
     labels = images.labels
     right = {key: (scores.argmax(1) == labels).astype(float) for key, scores in logits.items()}
+    sets, touched, copies = _sets(params, workspace, images)
     trained = {arm: read_json(workspace.result("train", arm), f"dreamset train {arm}") for arm in arms(params)}
     evaluation = {
         "model": params.model,
@@ -76,14 +81,20 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "bootstrap": params.evaluate.bootstrap,
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": len(split.selection) / len(split.classes),
-        "runs": [_run_record(params, key, logits[key], right[key], labels, split, trained) for key in logits],
+        "runs": [
+            _run_record(params, key, logits[key], right[key], labels, split, trained)
+            | _untouched(right[key], touched.get(key.split("/")[0]))
+            for key in logits
+        ],
         "differences": _differences(params, right),
         "clip": classifiers.identity(workspace.root, params.base.clip),
         "judge": hub.identity(workspace.root, params.base.judge, "judge"),
-        "sets": _sets(params, workspace, images),
+        "sets": sets,
+        "near_duplicates_real": copies,
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
     }
-    _write(workspace, evaluation, {key: scores.argmax(1) for key, scores in logits.items()}, labels)
+    guesses = {key: scores.argmax(1) for key, scores in logits.items()}
+    _write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
     return evaluation
 
 
@@ -244,14 +255,32 @@ def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[
     return differences
 
 
-def _sets(params: Params, workspace: Workspace, images: _Images) -> dict[str, Any]:
-    """Distance to the test images, and copies of the shots, of every synthetic dataset."""
+def _sets(
+    params: Params, workspace: Workspace, images: _Images
+) -> tuple[dict[str, Any], dict[str, NDArray[np.int64]], dict[str, Any]]:
+    """By recipe: what is said of its images, and which test images they touch; and test images that copy shots."""
     from dreamset.metrics.compare import Reference
     from dreamset.metrics.features import Judge
 
     judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
-    reference = Reference(params, judge, images.split, images.shots(judge.size), images.test(judge.size))
-    return {recipe: reference.compare(images.synthetic(recipe, judge.size)) for recipe in params.active}
+    shots, test = images.shots(judge.size), images.test(judge.size)
+    reference = Reference(params, judge, images.split, shots, test, [sample.group for sample in images.samples])
+    sets, touched = {}, {}
+    for recipe in params.active:
+        sets[recipe], touched[recipe] = reference.compare(images.synthetic(recipe, judge.size))
+    return sets, touched, reference.real_copies()
+
+
+def _untouched(right: NDArray[np.float64], touched: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Accuracy without the test images that a recipe's images are near-duplicates of; all, where no recipe's are used.
+
+    None where no test image is left.
+    """
+    import numpy as np
+
+    rest = right if touched is None else np.delete(right, touched)
+    accuracy = round(float(rest.mean()), 4) if len(rest) else None
+    return {"touched": len(right) - len(rest), "accuracy_untouched": accuracy}
 
 
 def _costs(workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
@@ -279,6 +308,9 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "shots": evaluation["shots"],
             "seed": evaluation["seed"],
             "near_duplicates": sets.get("near_duplicates", {}).get("count"),
+            "near_duplicates_test": sets.get("near_duplicates_test", {}).get("count"),
+            "touched": record["touched"],
+            "accuracy_untouched": record["accuracy_untouched"],
             "seconds_train": record["seconds"],
             "labels_train_per_class": evaluation["labels_train_per_class"],
             "labels_selection_per_class": evaluation["labels_selection_per_class"],
@@ -286,7 +318,7 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
         if record["arm"] == ZERO_SHOT:
             row |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
         row |= {name: record[name] for name in ("train_on", "classifier", "accuracy", "low", "high", "top5", "steps")}
-        row |= {name: sets.get(name) for name in ("fid", "kid")}
+        row |= {name: sets.get(name) for name in SET_MEASURES}
         row |= {name: costs.get(name) for name in ("seconds_adapt", "seconds_generate", "images")}
         table.append({name: row[name] for name in ROW_COLUMNS})
     return table
@@ -302,7 +334,7 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
         else:
             arm.setdefault(record["classifier"], {})[record["train_on"]] = record["accuracy"]
     for recipe, sets in evaluation["sets"].items():
-        compact[recipe] |= {name: sets[name] for name in ("fid", "kid")}
+        compact[recipe] |= {name: sets[name] for name in SET_MEASURES}
         compact[recipe]["near_duplicates"] = sets["near_duplicates"]["count"]
     return compact
 
@@ -312,6 +344,7 @@ def _write(
     evaluation: dict[str, Any],
     predicted: dict[str, NDArray[np.int64]],
     labels: NDArray[np.int64],
+    touched: dict[str, list[int]],
 ) -> None:
     """Every output of the stage."""
     write_json(workspace.result("evaluate"), evaluation)
@@ -322,6 +355,7 @@ def _write(
         "classes": classes,
         "labels": labels.tolist(),
         "predicted": {key: guess.tolist() for key, guess in predicted.items()},
+        "touched": touched,
     }
     atomic_write(plots / "predictions.json", json.dumps(guesses, ensure_ascii=False, separators=(",", ":")) + "\n")
     bars = [{"run": key_of(r["arm"], r["train_on"], r["classifier"]), **r} for r in evaluation["runs"]]

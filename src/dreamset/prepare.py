@@ -7,6 +7,7 @@ on the seed, and their manifest is a file of its own that only ``dreamset evalua
 from __future__ import annotations
 
 import shutil
+import statistics
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dreamset import sources
 from dreamset.errors import InputError
 from dreamset.files import sha256, write_json
-from dreamset.images import png
+from dreamset.images import png, shortest_side
 from dreamset.seeds import seed_for
 from dreamset.sources import few_shot
 from dreamset.splits import Sample, Split, TestSplit, write_split, write_test
@@ -61,6 +62,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         train=_samples(train, workspace.real, workspace.cell),
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
+        native=_native(train),
     )
     write_split(workspace.splits, split)
     write_test(workspace.test_split, TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell)))
@@ -223,6 +225,18 @@ def _by_class(images: Sequence[sources.Image], classes: int = 0) -> dict[int, li
     for image in images:
         found.setdefault(image.label, []).append(image)
     return found
+
+
+def _native(images: list[sources.Image]) -> int:
+    """Median shortest side, pixels, of the images as the source has them, before anything is resized."""
+    sides: list[int] = []
+    for image in images:
+        if image.path is None:
+            assert image.pixels is not None
+            sides.append(min(image.pixels.shape[:2]))
+        else:
+            sides.append(shortest_side(image.path))
+    return statistics.median_high(sides)
 
 
 def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sample, ...]:

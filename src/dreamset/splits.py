@@ -37,6 +37,7 @@ class Split:
     ``{class}``. ``invariances`` are the changes that keep a label. ``train`` holds ``shots`` images per class,
     by class and in the order of their permutation; ``selection`` the further images that may choose an epoch.
     ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
+    ``native`` is the median of the shots' shortest sides as their files have them, pixels; None: not known.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Split:
     train: tuple[Sample, ...]
     selection: tuple[Sample, ...]
     names: tuple[str, ...] | None = None
+    native: int | None = None
 
     def prompt(self, label: int, kind: str = "template") -> str:
         """The caption of a class: the template filled, or the bare label."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.metrics.distribution import fid, kid, matched
-from dreamset.metrics.duplicates import PERCENTILE, near_duplicates
+from dreamset.metrics.duplicates import PERCENTILE, apart, near_duplicates, nearest
+from dreamset.metrics.manifold import DENSITY_K, PRECISION_K, manifold, vendi
 from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
+    from dreamset.metrics.duplicates import Duplicates
     from dreamset.metrics.features import Judge
     from dreamset.params import Params
     from dreamset.splits import Split
 
+REFERENCE: Final = "test images, used neither to adapt nor to select"
+_DISTANCE: Final = "Euclidean, judge's features"
 _ENOUGH: Final = 2048  # images; what FID's first users had as many of as features
 
 
@@ -28,18 +35,35 @@ class Reference:
         judge: whose features are compared.
         split: the class names.
         shots: what the generators learned from.
-        test: real images that nothing has learned from.
+        test: real images that nothing has learned from, and nothing was selected by.
+        groups: of each test image: who wrote it, whose it is.
     """
 
-    def __init__(self, params: Params, judge: Judge, split: Split, shots: Labelled, test: Labelled) -> None:
+    def __init__(
+        self,
+        params: Params,
+        judge: Judge,
+        split: Split,
+        shots: Labelled,
+        test: Labelled,
+        groups: Sequence[str],
+    ) -> None:
         self.settings, self.classes = params.evaluate, split.classes
         self.judge = judge
         self.shots, self.test = shots, test
         self.shot_features = self.judge.features(shots.images)
         self.test_features = self.judge.features(test.images)
+        self.test_to_shots = nearest(self.test_features, self.shot_features)[1]
+        self.test_to_others = apart(self.test_features, groups)
 
-    def compare(self, synthetic: Labelled) -> dict[str, Any]:
-        """FID and KID at equal counts per class, over all and by class, and near-duplicates of the shots."""
+    def compare(self, synthetic: Labelled) -> tuple[dict[str, Any], NDArray[np.int64]]:
+        """What is said of one synthetic dataset.
+
+        Returns:
+            A flat record: ``fid``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage``, ``vendi`` at ``n``
+            images of each side, equally many per class; ``near_duplicates`` of shots and ``near_duplicates_test`` of
+            test images among all synthetic ones. And the indices (t,) int64 of the test images that the latter touch.
+        """
         features = self.judge.features(synthetic.images)
         # No recipe in the seed: all are compared with the same real images.
         chosen = matched(self.test.labels, synthetic.labels, len(self.classes), seed_for("matched"))
@@ -49,16 +73,56 @@ class Reference:
         else:
             mean, deviation = self._kid(real, fake)
             distances = {"fid": round(fid(real, fake), 2), "kid": round(mean, 5), "kid_sd": round(deviation, 5)}
-        return {
+        copies = self._duplicates(features, self.shot_features, self.test_to_shots)
+        leaks = self._duplicates(features, self.test_features, self.test_to_others)
+        names, share = synthetic.names, {"share_of_test_images": PERCENTILE / 100}
+        record = {
             "images": len(synthetic),
             "features": f"judge, {features.shape[1]} wide",
+            "reference": REFERENCE,
             "n": len(real),
             **distances,
+            **self._variety(real, fake, self.test.labels[chosen[0]]),
             "warning": _warning(len(real), features.shape[1]),
             "kid_subset": min(self.settings.kid_subset, len(real)),
             "per_class": self._per_class(real, fake, self.test.labels[chosen[0]]),
-            "near_duplicates": self._duplicates(synthetic, features),
+            "near_duplicates": _shown(copies, len(names)) | share | _pairs(copies, names, shot=self.shots.names),
+            "near_duplicates_test": _shown(leaks, len(names))
+            | share
+            | {"touched": len(leaks.touched)}
+            | _pairs(leaks, names, test=self.test.names),
         }
+        return record, leaks.touched
+
+    def real_copies(self) -> dict[str, Any]:
+        """Test images that are nearer to a shot than all but a hundredth of them are to one of another group.
+
+        Distances to the shots themselves cannot set this threshold: a hundredth of them is below it by definition.
+        """
+        found = self._duplicates(self.test_features, self.shot_features, self.test_to_others)
+        return _shown(found, len(self.test)) | _pairs(found, self.test.names, "test", shot=self.shots.names)
+
+    def _duplicates(
+        self, features: NDArray[np.float32], real: NDArray[np.float32], fresh: NDArray[np.float64]
+    ) -> Duplicates:
+        return near_duplicates(features, real, fresh, self.settings.worst_pairs)
+
+    def _variety(
+        self, real: NDArray[np.float32], fake: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> dict[str, Any]:
+        """Precision to coverage over all classes; Vendi scores within classes (their mean) and over all.
+
+        The real images' own Vendi scores stand beside them, for the number depends on n and on the features.
+        """
+        record: dict[str, Any] = dict.fromkeys(("precision", "recall", "density", "coverage"))
+        if len(real) > max(PRECISION_K, DENSITY_K):
+            record = {name: round(value, 4) for name, value in asdict(manifold(real, fake)).items()}
+        classes = [labels == label for label in range(len(self.classes))]
+        for end, features in (("", fake), ("_real", real)):
+            scores = [vendi(features[own]) for own in classes if own.sum() > 1]
+            record[f"vendi{end}"] = round(sum(scores) / len(scores), 3) if scores else None
+            record[f"vendi_overall{end}"] = round(vendi(features), 3) if len(features) else None
+        return record
 
     def _kid(self, real: NDArray[np.float32], fake: NDArray[np.float32]) -> tuple[float, float]:
         return kid(real, fake, self.settings.kid_subset, seed_for("kid"))
@@ -80,19 +144,22 @@ class Reference:
                 result[name] = {"n": n}
         return result
 
-    def _duplicates(self, synthetic: Labelled, features: NDArray[np.float32]) -> dict[str, Any]:
-        found = near_duplicates(features, self.shot_features, self.test_features, self.settings.worst_pairs)
-        return {
-            "distance": "Euclidean, judge's features",
-            "threshold": round(found.threshold, 4),
-            "count": found.count,
-            "share": round(found.count / len(synthetic), 4),
-            "share_of_test_images": PERCENTILE / 100,
-            "pairs": [
-                {"image": synthetic.names[i], "shot": self.shots.names[j], "distance": round(distance, 4)}
-                for i, j, distance in found.pairs
-            ],
-        }
+
+def _shown(found: Duplicates, searched: int) -> dict[str, Any]:
+    """The facts of ``found`` among ``searched`` images."""
+    return {
+        "distance": _DISTANCE,
+        "threshold": round(found.threshold, 4),
+        "count": found.count,
+        "share": round(found.count / searched, 4),
+    }
+
+
+def _pairs(found: Duplicates, names: Sequence[str], what: str = "image", **real: Sequence[str]) -> dict[str, Any]:
+    """The nearest pairs by their names: ``what`` was searched, and the one keyword says what it resembles."""
+    [(kind, others)] = real.items()
+    pairs = [{what: names[i], kind: others[j], "distance": round(distance, 4)} for i, j, distance in found.pairs]
+    return {"pairs": pairs}
 
 
 def _warning(n: int, width: int) -> str | None:
