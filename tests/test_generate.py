@@ -8,13 +8,14 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, generate, hub, licences, prepare, xmp
 from dreamset import params as parameters
 from dreamset.errors import InputError
 from dreamset.generator import sampler
@@ -126,6 +127,62 @@ def test_the_dataset_opens_in_stock_readers(prepared: tuple[Params, Workspace]) 
         assert image.text["DigitalSourceType"] == "trainedAlgorithmicMedia"  # type: ignore[attr-defined]
     card = (folder / "README.md").read_text()
     assert "all synthetic" in card and "license: apache-2.0" in card
+    assert "(https://www.apache.org/licenses/LICENSE-2.0)" in card
+    assert params.base.generator not in card  # an absolute path
+
+
+def test_every_picture_says_that_it_is_synthetic(prepared: tuple[Params, Workspace]) -> None:
+    params, workspace = prepared
+    folder = made(params, workspace)
+    weights = hub.identity(workspace.root, *params.base.pretrained)
+    extension = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
+    for row in read_metadata(folder):
+        with Image.open(folder / row.file_name) as image:
+            chunk = image.text["XML:com.adobe.xmp"]  # type: ignore[attr-defined]
+        root = ElementTree.fromstring(chunk)
+        description = root.find(".//{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+        assert description is not None
+        facts = {name.removeprefix(extension): value for name, value in description.attrib.items()}
+        assert facts["DigitalSourceType"] == ("http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia")
+        assert facts["AISystemUsed"] == Path(params.base.generator).name
+        assert facts["AISystemVersionUsed"] == f"sha256:{weights['sha256']}"
+        assert facts["AIPromptInformation"] == f"{row.prompt} (seed {row.seed})"
+
+
+@pytest.mark.parametrize("prompt", ['a "cat" & <dog>', "a bell \x07", "ein Ölfleck \U0001f41e", "]]> --"])
+def test_any_prompt_makes_whole_xml(prompt: str) -> None:
+    packet = xmp.packet("model", "0" * 64, prompt, 3, "dreamset")
+    root = ElementTree.fromstring(packet.encode())
+    told = root.find(".//{*}Description").attrib  # type: ignore[union-attr]
+    said = told["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}AIPromptInformation"]
+    assert said == f"{prompt} (seed 3)".replace("\x07", "\ufffd")
+
+
+def test_a_base_for_non_commercial_use_waits_for_its_licence(small: dict[str, Any], workspace: Workspace) -> None:
+    small["models"]["bundled"]["licence"] = "sai-nc-community"
+    params = parameters.parse(small)
+    prepare.run(params, workspace)
+    for stage in (adapt.run, generate.run):
+        with pytest.raises(InputError, match=r"sai-nc-community allows no commercial use .* accept_licence: true"):
+            stage(params, workspace, "datadream_dset")
+    assert not workspace.adapter("datadream_dset").exists()
+    params = parameters.parse(small | {"accept_licence": True})
+    adapt.run(params, workspace, "datadream_dset")
+    generate.run(params, workspace, "datadream_dset")
+    for folder in (workspace.adapter("datadream_dset"), workspace.synthetic("datadream_dset")):
+        card = (folder / "README.md").read_text()
+        assert "license: other\nlicense_name: sai-nc-community\nlicense_link: https://" in card
+        assert "Commercial use is not allowed" in card
+        assert "may reproduce" in card
+
+
+def test_every_row_of_the_projects_models_has_a_known_licence(raw: dict[str, Any]) -> None:
+    assert {row["licence"] for row in raw["models"].values()} <= licences.KNOWN.keys()
+    assert [name for name, row in raw["models"].items() if not licences.KNOWN[row["licence"]].commercial] == [
+        "sdxl_turbo"
+    ]
+    assert licences.front_matter("of-my-own") == ["license: of-my-own"]
+    assert "read its limits" in licences.sentence("of-my-own")
 
 
 def test_the_dataset_opens_in_hugging_face_datasets(prepared: tuple[Params, Workspace], tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def put(raw: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("adapt.max_grad_norm", 0, "adapt.max_grad_norm: expected a number above 0"),
         ("adapt.typo", 1, "adapt.typo: unknown key; allowed are weight_decay"),
         ("train.classifiers", ["resnet21"], "train.classifiers[0]: expected one of resnet20, clip_lora"),
+        ("accept_licence", "yes", "accept_licence: expected true or false"),
+        ("deliver.precision", 1.0, "deliver.precision: expected a number above 0 and below 1"),
         ("models.bundled.resolution", 20, "divisible by 8"),
         ("models.bundled.adapt.ema", 1.0, "and below 1"),
         ("models.bundled.adapt.class.lr", float("inf"), "models.bundled.adapt.class.lr"),
@@ -115,7 +117,8 @@ def test_every_line_of_params_yaml_has_its_meaning() -> None:
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from dreamset import adapt, cli, evaluate, generate, params, plan, prepare, report, track, train;"
+        "import sys; from dreamset import adapt, cli, deliver, evaluate, export, generate, params, plan, predict;"
+        "from dreamset import prepare, report, track, train;"
         "heavy = {'torch', 'diffusers', 'transformers', 'mlflow', 'sklearn', 'open_clip', 'matplotlib'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -27,6 +27,7 @@ STAGES = {
     "train": "train",
     "train_real": "train",
     "evaluate": "evaluate",
+    "deliver": "deliver",
     "report": "report",
 }
 

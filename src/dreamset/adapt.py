@@ -10,11 +10,11 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, hub, shards, splits
+from dreamset import __version__, cards, hub, licences, shards, splits
 from dreamset.adapters import Adapter
 from dreamset.device import out_of_memory
 from dreamset.errors import StoppedError
-from dreamset.files import read_json, sha256_file, write_csv, write_json
+from dreamset.files import atomic_write, read_json, sha256_file, write_csv, write_json
 from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -40,7 +40,12 @@ SHOWN: Final = 10  # classes on a sample grid
 
 
 def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Train what is not trained yet, and assemble ``models/adapters/<recipe>/``."""
+    """Train what is not trained yet, and assemble ``models/adapters/<recipe>/``.
+
+    Raises:
+        InputError: the base is for non-commercial use, and ``accept_licence`` is false.
+    """
+    licences.check(params)
     started = time.time()
     if params.recipes[recipe].adapter == "none":
         return _nothing(workspace, recipe)
@@ -203,6 +208,7 @@ def _assemble(
                 parameters += sum(math.prod(shape) for shape in shapes)
         record = _card(params, workspace, split, recipe) | {"adapters": rows}
         write_json(folder / "adapters.json", record)
+        atomic_write(folder / "README.md", cards.adapters(params, split, recipe, record["base"]))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
         _grids([workspace.shards / key for key in keys[:SHOWN]], plots)

@@ -120,6 +120,7 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
         "  dreamset train real\n  dreamset train datadream_dset",
     ),
     "evaluate": (None, "measure everything on the test images", "  dreamset evaluate"),
+    "deliver": (None, "write the classifier to take away, which the verdict chooses", "  dreamset deliver"),
     "report": (None, "write the contact sheet and the HTML page", "  dreamset report"),
 }
 
@@ -139,6 +140,8 @@ def _beside(verbs: Any) -> None:
     table.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1); cores are shared")
     _common(table)
     table.set_defaults(run=_table)
+
+    _classifier(verbs)
 
     fetch = verbs.add_parser(
         "fetch",
@@ -171,6 +174,50 @@ def _beside(verbs: Any) -> None:
     )
     _common(track)
     track.set_defaults(run=_track)
+
+
+def _classifier(verbs: Any) -> None:
+    """Verbs that use what was delivered."""
+    predict = verbs.add_parser(
+        "predict",
+        help="label new image files with the delivered classifier",
+        description="Label image files, folders of them, or patterns, as CSV: label, probability, whether the\n"
+        "classifier abstains, and its five best classes. Files that cannot be used get a row with the reason.",
+        epilog="examples:\n"
+        "  dreamset predict photos --out predictions.csv\n"
+        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8",
+        formatter_class=_FORMAT,
+    )
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="an image file, a folder or a pattern")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="the CSV (default: standard output)")
+    predict.add_argument("--threshold", type=float, metavar="T", help="abstain below it (default: the delivered one)")
+    _which(predict)
+    predict.set_defaults(run=_predict)
+
+    export = verbs.add_parser(
+        "export",
+        help="write the delivered classifier as ONNX, or a synthetic dataset for publication",
+        description="Write the delivered classifier as one ONNX file, or a synthetic dataset without near-copies of\n"
+        "the shots, for publication.",
+        epilog="examples:\n"
+        "  dreamset export --onnx classifier.onnx\n"
+        "  dreamset export --public published --recipe datadream_dset",
+        formatter_class=_FORMAT,
+    )
+    what = export.add_mutually_exclusive_group(required=True)
+    what.add_argument("--onnx", type=Path, metavar="FILE", help="the classifier goes here")
+    what.add_argument("--public", type=Path, metavar="FOLDER", help="the dataset goes here")
+    export.add_argument("--recipe", metavar="RECIPE", help="whose dataset is published")
+    _which(export)
+    _common(export)
+    export.set_defaults(run=_export)
+
+
+def _which(verb: argparse.ArgumentParser) -> None:
+    folder = Path("models/classifier")
+    verb.add_argument(
+        "--classifier", type=Path, default=folder, metavar="FOLDER", help=f"as delivered (default: {folder})"
+    )
 
 
 def _common(verb: argparse.ArgumentParser) -> None:
@@ -273,6 +320,31 @@ def _table(arguments: argparse.Namespace) -> None:
     if min(arguments.shots) < 1 or arguments.jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
         raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
     print(sweep.run(params, workspace, sorted(set(arguments.shots)), list(arguments.seeds), arguments.jobs))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from dreamset import predict
+
+    counts = predict.run(arguments.paths, arguments.classifier, arguments.out, arguments.threshold)
+    told = f"{counts.labelled} labelled, {counts.abstained} abstained, {counts.unusable} unusable"
+    # Standard output may be the CSV.
+    print(f"predict: {counts.files} files: {told}", file=sys.stderr)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from dreamset import export
+
+    if arguments.onnx:
+        export.onnx(arguments.classifier, arguments.onnx)
+        print(f"export: {arguments.onnx}")
+        return
+    if not arguments.recipe:
+        raise InputError("export --public: needs --recipe; name the recipe whose dataset is published.")
+    params, workspace = _open(arguments)
+    _check_item(params, "generate", arguments.recipe)
+    done = export.public(params, workspace, arguments.recipe, arguments.public)
+    left_out = ", ".join(f"{count} {reason}" for reason, count in done["removed"].items())
+    print(f"export: {done['images']} images in {arguments.public}; left out: {left_out}")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:

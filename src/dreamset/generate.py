@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, hub, locks, shards, splits
+from dreamset import __version__, cards, hub, licences, locks, shards, splits, xmp
 from dreamset.adapters import Adapter, read_adapters
 from dreamset.device import out_of_memory, pick
 from dreamset.errors import InputError, StoppedError
@@ -23,13 +23,11 @@ from dreamset.seeds import image_seed
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.generator.base_model import BaseModel, Condition
-    from dreamset.params import Params, Sampler
+    from dreamset.params import Params
     from dreamset.splits import Split
     from dreamset.workspace import Workspace
 
@@ -40,6 +38,7 @@ CODE: Final = (
     "dreamset.generator.sampler",
     "dreamset.images",
     "dreamset.seeds",
+    "dreamset.xmp",
 )
 
 
@@ -67,8 +66,10 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """Draw what is not drawn yet, and assemble ``data/synthetic/<recipe>/``.
 
     Raises:
-        InputError: the adapters are missing or damaged, or too many images came out degenerate.
+        InputError: the adapters are missing or damaged, too many images came out degenerate, or the base is for
+            non-commercial use and ``accept_licence`` is false.
     """
+    licences.check(params)
     started = time.time()
     split = splits.read_split(workspace.splits)
     adapters = read_adapters(workspace.adapter(recipe))
@@ -105,9 +106,10 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
     A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks.
     """
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
-    weights = hub.identity(workspace.root, *base.pretrained)["sha256"]
+    weights = hub.identity(workspace.root, *base.pretrained)
     shared = {
-        "base": weights,
+        # By name too: every picture's metadata says which model drew it.
+        "base": [cards.shown(weights["name"]), weights["sha256"]],
         "dtype": base.dtype,
         "resolution": base.resolution,
         "memory": base.memory,
@@ -170,7 +172,7 @@ def _draw_all(
                 sha = None if adapter is None else adapter.sha256
                 # The shard stays claimed until it is written.
                 kept = claim.pop_all()
-                written = writer.submit(_write, workspace, split, params.sampler(recipe), block, sha, drawn, kept)
+                written = writer.submit(_write, params, workspace, split, recipe, block, sha, drawn, kept)
             count += len(drawn.requests)
             progress.update(len(drawn.requests))
         if written:
@@ -243,9 +245,10 @@ def _draw(
 
 
 def _write(
+    params: Params,
     workspace: Workspace,
     split: Split,
-    sampler: Sampler,
+    recipe: str,
     block: Block,
     adapter: str | None,
     drawn: Drawn,
@@ -256,15 +259,17 @@ def _write(
 
     files, images = [], []
     with claim:
+        tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *params.base.pretrained)
         for request, pixels, seed, redraws in zip(
             drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True
         ):
             name = f"{split.folder(request.label)}/{request.index:05d}.png"
             text = {
-                "Software": f"dreamset {__version__}",
+                "Software": tool,
                 "DigitalSourceType": "trainedAlgorithmicMedia",
                 "Seed": str(seed),
                 "Prompt": request.prompt,
+                xmp.CHUNK: xmp.packet(cards.shown(base["name"]), base["sha256"], request.prompt, seed, tool),
             }
             files.append((name, png(pixels, text)))
             images.append(
@@ -276,7 +281,7 @@ def _write(
                     prompt=request.prompt,
                     seed=seed,
                     redraws=redraws,
-                    sampler=dataclasses.asdict(sampler),
+                    sampler=dataclasses.asdict(params.sampler(recipe)),
                     adapter=adapter,
                     sha256=sha256(files[-1][1]),
                 )
@@ -311,42 +316,6 @@ def _assemble(
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
         write_json(folder / "shards.json", [block.key for block in blocks])
-        atomic_write(folder / "README.md", _card(params, workspace, split, recipe, len(images)))
+        base = hub.identity(workspace.root, *params.base.pretrained)
+        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, len(images), base))
     return images
-
-
-def _card(params: Params, workspace: Workspace, split: Split, recipe: str, count: int) -> str:
-    """A dataset card in the Hugging Face hub's layout."""
-    base = hub.identity(workspace.root, *params.base.pretrained)
-    return "\n".join(_card_lines(params, split, recipe, count, base)) + "\n"
-
-
-def _card_lines(params: Params, split: Split, recipe: str, count: int, base: dict[str, Any]) -> Iterator[str]:
-    sampler, row, licence = params.sampler(recipe), params.recipes[recipe], params.base.licence
-    yield "---"
-    yield f"license: {licence}"
-    yield "task_categories: [image-classification]"
-    yield "tags: [synthetic]"
-    yield f"pretty_name: {json.dumps(f'{recipe} of {split.source}')}"
-    yield "---"
-    yield f"# Synthetic images: {recipe}"
-    yield ""
-    yield (
-        f"{count} images of {len(split.classes)} classes ({params.per_class} per class), **all synthetic**: drawn by a "
-        "diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
-    )
-    yield ""
-    commit = f", commit {base['commit']}" if base["commit"] else ""
-    yield f"- Base: `{base['name']}`{commit}, licence {licence}, sha256 {base['sha256']}."
-    if row.adapter == "none":
-        yield "- Adapter: none."
-    else:
-        yield (
-            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {split.shots} images per class of "
-            f"`{split.source}`. Adapters and their images may reproduce those training images."
-        )
-    yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
-    yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."
-    yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (prompt, seed, adapter, sha256)."
-    yield ""
-    yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'

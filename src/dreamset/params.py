@@ -86,6 +86,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Deliver:
+    """Section ``deliver``."""
+
+    precision: Annotated[float, Range(above=0, below=1)]
+
+
+@dataclass(frozen=True)
 class Report:
     """Section ``report``."""
 
@@ -258,11 +265,13 @@ class Params:
     shots: Count
     seed: Annotated[int, Range(low=0, high=2**31 - 1)]
     active: tuple[str, ...]
+    accept_licence: bool
     prepare: Prepare
     adapt: Adapt
     generate: Generate
     train: Train
     evaluate: Evaluate
+    deliver: Deliver
     report: Report
     track: Track
     recipes: dict[str, Recipe]

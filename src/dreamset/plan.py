@@ -22,6 +22,7 @@ _READS = {
     "generate": ("generate",),
     "train": ("train",),
     "evaluate": ("evaluate",),
+    "deliver": ("deliver",),
     "report": ("report",),
 }
 _ROW = {"adapt": ("adapt",), "generate": ("generate",), "train": ("train",)}
@@ -84,6 +85,11 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
             workspace.results / "evaluate.csv",
             workspace.results / "metrics.json",
             workspace.plots(stage),
+        ]
+    if stage == "deliver":
+        return [workspace.result("evaluate"), workspace.splits, *map(workspace.classifiers, arms)], [
+            workspace.classifier,
+            result,
         ]
     read: list[Path | str] = [workspace.result("evaluate"), workspace.splits, *data]
     return read, [

@@ -61,6 +61,11 @@ class Workspace:
         """Folder of the classifiers of ``arm``: ``real`` or a recipe."""
         return self.cell / "models/classifiers" / arm
 
+    @property
+    def classifier(self) -> Path:
+        """Folder of the delivered classifier."""
+        return self.cell / "models/classifier"
+
     def result(self, stage: str, item: str | None = None) -> Path:
         """The JSON of a stage, or of its item (a recipe, an arm)."""
         return self.cell / "results" / (f"{stage}.json" if item is None else f"{stage}/{item}.json")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dreamset.splits import Split
 
 RECORD = "classifier.json"
+BATCH = 256  # images that a classifier is asked about at once
 
 
 def _module(name: str) -> Any:
@@ -89,21 +90,21 @@ def load(folder: Path) -> Predictor:
     """A trained classifier as it was saved."""
     record = read_json(folder / RECORD, "dreamset train")
     classifier = _module(record["classifier"]).load(folder, record)
-    return Predictor(classifier, tuple(record["classes"]))
+    return Predictor(classifier, tuple(record["classes"]), record.get("temperature", 1.0))
 
 
 class Predictor:
     """A classifier in evaluation mode, from uint8 images to logits."""
 
-    def __init__(self, classifier: nn.Module, classes: tuple[str, ...]) -> None:
+    def __init__(self, classifier: nn.Module, classes: tuple[str, ...], temperature: float = 1.0) -> None:
         from dreamset import device
 
         self.device = device.pick()
         self.classifier = classifier.to(self.device).eval()
-        self.classes = classes
+        self.classes, self.temperature = classes, temperature
         self.size: int = classifier.size  # type: ignore[assignment]
 
-    def logits(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[np.uint8], batch: int = BATCH) -> NDArray[np.float32]:
         """Float32 logits (n, classes) of RGB images (n, h, w, 3), resized to what the classifier sees."""
         import numpy as np
         import torch
@@ -115,6 +116,15 @@ class Predictor:
                 with autocast(self.device):
                     parts.append(self.classifier(pixels).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 probabilities (n, classes): the softmax of ``logits`` over the temperature."""
+        import numpy as np
+
+        scaled = logits / np.float32(self.temperature)
+        powers: NDArray[np.float32] = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
+        powers /= powers.sum(1, keepdims=True)
+        return powers
 
 
 def autocast(where: torch.device) -> torch.autocast:

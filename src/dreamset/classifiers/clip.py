@@ -63,6 +63,12 @@ class Clip(nn.Module):
             self._class_features = encode_captions(self.model, self.tokens)
         return self._class_features
 
+    @torch.no_grad()
+    def head(self) -> Tensor:
+        """(classes, d) float32: logits are unit image features times its transpose."""
+        weight: Tensor = (self.model.logit_scale.exp() * self.class_features()).float()
+        return weight
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
         features = F.normalize(self.model.encode_image((images - self.shift) / self.scale).float(), dim=-1)

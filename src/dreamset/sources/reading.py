@@ -18,6 +18,8 @@ from dreamset.sources import Image
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from PIL.Image import Image as PillowImage
+
 # Files handed to the pool at once: enough to keep it busy, few enough that a million files need no million futures.
 _BLOCK: Final = 2048
 # Each thread may hold an image of prepare.max_pixels, more than once while it is converted.
@@ -96,14 +98,37 @@ def _read(row: Row, real: dict[Path, Path], max_pixels: int) -> Image | str:
 
 
 def _image(row: Row, real: Path, max_pixels: int) -> Image:
-    path = row.path
+    decoded, data, note = opened(row.path, max_pixels, real)
+    return Image(
+        name=row.name,
+        label=row.label,
+        group=row.group,
+        pixels_sha256=pixels_digest(decoded.size, decoded.tobytes()),
+        path=row.path,
+        sha256=sha256(data),
+        note=note,
+    )
+
+
+def opened(path: Path, max_pixels: int, real: Path | None = None) -> tuple[PillowImage, bytes, str | None]:
+    """A file as ``images.open_rgb`` decodes it, its content, and what was out of the ordinary in it.
+
+    Args:
+        path: any file.
+        max_pixels: larger images are refused before decoding.
+        real: the resolved folder that a link must not leave; None: it may lead anywhere.
+
+    Raises:
+        BadImageError: it is no image that can be used.
+        OSError: it cannot be read.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise BadImageError(f"suffix {path.suffix or 'missing'}: not an image file")
     if printable(path.as_posix()) != path.as_posix():
         raise BadImageError("name is not UTF-8; rename it")
     if not os.path.lexists(path):
         raise BadImageError("missing")
-    if not Path(os.path.realpath(path)).is_relative_to(real):
+    if real is not None and not Path(os.path.realpath(path)).is_relative_to(real):
         raise BadImageError("a link that leads out of the folder; copy the file into it")
     if not path.is_file():
         raise BadImageError("not a file")
@@ -111,12 +136,4 @@ def _image(row: Row, real: Path, max_pixels: int) -> Image:
         raise BadImageError(f"too large for an image of {max_pixels} pixels")
     data = path.read_bytes()
     decoded, note = open_rgb(data, max_pixels)
-    return Image(
-        name=row.name,
-        label=row.label,
-        group=row.group,
-        pixels_sha256=pixels_digest(decoded.size, decoded.tobytes()),
-        path=path,
-        sha256=sha256(data),
-        note=note,
-    )
+    return decoded, data, note

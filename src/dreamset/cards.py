@@ -1,0 +1,203 @@
+"""Cards: what somebody who gets a dataset, adapters or a classifier has to know of it, in Markdown.
+
+Their headers are the Hugging Face hub's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import __version__, licences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from dreamset.params import Params
+    from dreamset.splits import Split
+
+COPIES: Final = "Adapters, and images drawn with them, may reproduce the images that the adapters were trained on."
+NOT_ANONYMOUS: Final = "Not anonymised; adapters contain the shots."
+
+
+def shown(weights: str) -> str:
+    """The name of pretrained weights without what a path tells of the machine that it is on."""
+    path = PurePath(weights)
+    return path.name if path.is_absolute() else weights
+
+
+def dataset(
+    params: Params,
+    split: Split,
+    recipe: str,
+    count: int,
+    base: Mapping[str, Any],
+    removed: Mapping[str, int] | None = None,
+) -> str:
+    """The card of a synthetic dataset of ``count`` images.
+
+    Args:
+        params: for the recipe, the sampler and the licence.
+        split: the classes, and what the adapters learned from.
+        recipe: the row of ``recipes`` that drew it.
+        count: images in it.
+        base: the generator, as ``hub.identity`` tells it.
+        removed: of a dataset for publication, how many images were left out for which reason; None: not for that.
+    """
+    return _joined(_dataset(params, split, recipe, count, base, removed))
+
+
+def _dataset(
+    params: Params,
+    split: Split,
+    recipe: str,
+    count: int,
+    base: Mapping[str, Any],
+    removed: Mapping[str, int] | None,
+) -> Iterator[str]:
+    sampler, row = params.sampler(recipe), params.recipes[recipe]
+    # Where the real images lie is nobody's business but their owner's.
+    source = split.source if removed is None else split.source.partition(":")[0]
+    each = f" ({params.per_class} per class)" if removed is None else ""
+    yield "---"
+    yield from licences.front_matter(params.base.licence)
+    yield "task_categories: [image-classification]"
+    yield "tags: [synthetic]"
+    yield f"pretty_name: {json.dumps(f'{recipe} of {source}')}"
+    yield "---"
+    yield f"# Synthetic images: {recipe}"
+    yield ""
+    yield (
+        f"{count} images of {len(split.classes)} classes{each}, **all synthetic**: drawn by a "
+        "diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
+    )
+    yield ""
+    if removed is not None:
+        yield f"**{NOT_ANONYMOUS}**"
+        yield ""
+        lost = ", ".join(f"{number} {reason}" for reason, number in removed.items())
+        yield f"Left out for publication: {lost}. What is left may still resemble the images that were learned from."
+        yield ""
+    yield _base(base, params.base.licence)
+    if row.adapter == "none":
+        yield "- Adapter: none."
+    else:
+        yield (
+            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {split.shots} images per class of "
+            f"`{source}`. {COPIES}"
+        )
+    yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
+    yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."
+    columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
+    yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({columns})."
+    yield "- Each file says in its metadata (IPTC, as XMP) that it is synthetic, by which model and with which seed."
+    yield ""
+    yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'
+
+
+def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any]) -> str:
+    """The card of a recipe's adapters; ``base`` is the generator, as ``hub.identity`` tells it."""
+    row = params.recipes[recipe]
+    lines = [
+        "---",
+        *licences.front_matter(params.base.licence),
+        "library_name: diffusers",
+        "tags: [lora]",
+        "---",
+        f"# Adapters: {recipe}",
+        "",
+        f"LoRA of rank {row.rank}, one per {row.scope}, of a text-to-image model, trained on {len(split.train)} "
+        f"images of {len(split.classes)} classes. `adapters.json` says which file serves which classes.",
+        "",
+        f"**{NOT_ANONYMOUS}** Pass them on only where you may pass on those images. {COPIES}",
+        "",
+        _base(base, params.base.licence),
+        f"- Made by dreamset {__version__}. Opens with `StableDiffusionPipeline.load_lora_weights`.",
+    ]
+    return _joined(lines)
+
+
+def classifier(record: Mapping[str, Any], snippet: str) -> str:
+    """The model card of a delivered classifier.
+
+    Args:
+        record: its ``classifier.json``, as ``dreamset.deliver`` writes it.
+        snippet: Python that uses it without dreamset.
+    """
+    return _joined(_classifier(record, snippet))
+
+
+def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
+    names = [json.dumps(name, ensure_ascii=False) for name in record["classes"]]
+    pixels, labels = record["preprocessing"], record["labels_per_class"]
+    yield "---"
+    yield from licences.front_matter(record["licence"])
+    yield "pipeline_tag: image-classification"
+    yield "---"
+    yield f"# Classifier of {len(names)} classes: {record['classifier']}"
+    yield ""
+    yield f"**{record['verdict']['sentence']}**"
+    yield ""
+    learned = "real images alone" if record["train_on"] == "real" else f"real images and those of `{record['arm']}`"
+    yield f"- Trained on {learned}, because the verdict's outcome is `{record['verdict']['outcome']}`."
+    yield f"- {_accuracy(record['accuracy'])}"
+    yield f"- Labels used per class: {labels['train']:g} to train, {labels['selection']:g} to select."
+    larger = "" if pixels["side"] == pixels["size"] else f", then to {pixels['size']} pixels"
+    yield (
+        f"- Input: {pixels['channels']}; shortest side to {pixels['side']} pixels ({pixels['resample']}), centre square"
+        f"{larger}; mean {pixels['mean']}, standard deviation {pixels['std']} of values in 0..1. Turned upright by "
+        "EXIF, transparency put on white."
+    )
+    yield f"- Probabilities: softmax of logits / {record['temperature']:g} (the temperature)."
+    yield f"- {record['threshold_reason']}"
+    yield f"- Classes, in the order of the logits: {', '.join(names)}."
+    yield f"- Made by dreamset {__version__}."
+    yield ""
+    yield "## Where it comes from, and its limits"
+    yield ""
+    if record["base"]:
+        yield (
+            f"- Weights: trained from `{shown(record['base'])}`, whose own licence holds too; sha256 "
+            f"{record['base_sha256']}."
+        )
+    else:
+        yield "- Weights: trained from scratch, no pretrained network in them."
+    drawn = "learned from images that it drew" if record["train_on"] != "real" else "learned from no image that it drew"
+    yield (
+        f"- Generator of the run: `{record['generator']}`; this classifier {drawn}. "
+        f"{licences.sentence(record['licence'])}"
+    )
+    yield (
+        "- A classifier answers with one of its classes whatever the picture shows. Its accuracy holds for pictures "
+        "taken as those were that it was measured on."
+    )
+    yield f"- {COPIES} A classifier can give away who or what was among its training images."
+    yield ""
+    yield "## Use"
+    yield ""
+    yield "With dreamset: `dreamset predict PHOTOS --classifier FOLDER --out predictions.csv`. Without it, here:"
+    yield ""
+    yield "```python"
+    yield snippet.strip()
+    yield "```"
+
+
+def _accuracy(found: Mapping[str, Any]) -> str:
+    """Where the figure comes from decides what it means."""
+    interval = f"{found['confidence']:.0%} interval {found['low']:.1%} to {found['high']:.1%}"
+    if found["protocol"] == "cv":
+        return (
+            f"Accuracy {found['estimate']:.1%} ({interval}): the folds' estimate on {found['images']} labelled images, "
+            "each predicted by a classifier that had not seen it. This one was trained on all of them afterwards."
+        )
+    return f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen."
+
+
+def _base(base: Mapping[str, Any], licence: str) -> str:
+    commit = f", commit {base['commit']}" if base["commit"] else ""
+    return f"- Base: `{shown(base['name'])}`{commit}, sha256 {base['sha256']}. {licences.sentence(licence)}"
+
+
+def _joined(lines: Iterable[str]) -> str:
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,267 @@
+"""``dreamset deliver``: the classifier to take away, in ``models/classifier/``.
+
+It is the one that was trained with synthetic images where the verdict says that they help, and otherwise the one
+that was trained on the real images alone. Beside its weights stand ``classifier.json`` (classes, preprocessing,
+temperature, threshold) and a card.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from dreamset import cards, locks, shards
+from dreamset.errors import InputError
+from dreamset.files import atomic_write, read_json, write_json
+from dreamset.splits import read_split
+from dreamset.train import REAL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.classifiers import Predictor
+    from dreamset.params import Params
+    from dreamset.splits import Split
+    from dreamset.workspace import Workspace
+
+HEAD: Final = "head.safetensors"
+_OUTCOMES: Final = ("helps", "does_not_help", "cannot_tell")
+_AGAIN: Final = "run `dreamset evaluate` again"
+
+# Both start alike. They are printed in the card, and a test runs them from there.
+_READ: Final = '''
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+
+record = json.load(open("classifier.json", encoding="utf-8"))
+side, size = record["preprocessing"]["side"], record["preprocessing"]["size"]
+
+
+def read(file):
+    """(1, 3, size, size) float RGB in 0..1."""
+    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    scale = side / min(image.size)
+    image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    if side < size:
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return pixels
+
+'''
+_ANSWER: Final = """
+
+with torch.inference_mode():
+    probabilities = (logits(read("photo.png")) / record["temperature"]).softmax(-1)[0]
+best = int(probabilities.argmax())
+print(record["classes"][best], float(probabilities[best]))
+"""
+_SNIPPETS: Final = {
+    "resnet20": _READ
+    + """
+weights = load_file("model.safetensors")
+
+
+def norm(x, name):
+    mean, variance = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
+    return F.batch_norm(x, mean, variance, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def logits(images):
+    x = F.relu(norm(F.conv2d(images * 2 - 1, weights["stem.weight"], padding=1), "bn"))
+    for i in range(9):
+        block, stride = f"blocks.{i}", 2 if i in (3, 6) else 1
+        y = F.relu(norm(F.conv2d(x, weights[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn1"))
+        y = norm(F.conv2d(y, weights[f"{block}.conv2.weight"], padding=1), f"{block}.bn2")
+        x = F.max_pool2d(x, 3, stride, 1) if stride > 1 else x
+        x = F.relu(y + F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])))
+    return F.linear(x.mean((2, 3)), weights["head.weight"], weights["head.bias"])
+"""
+    + _ANSWER,
+    "clip_lora": _READ
+    + """
+import open_clip
+
+model = open_clip.create_model("local-dir:.").eval()
+head = load_file("head.safetensors")["weight"]  # unit features of the classes' captions, times the logit scale
+mean, std = (torch.tensor(record["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
+
+
+def logits(images):
+    return F.normalize(model.encode_image((images - mean) / std), dim=-1) @ head.T
+"""
+    + _ANSWER,
+}
+
+
+class Choice(NamedTuple):
+    """A threshold of the top probability, 0..1, and why it is that: a sentence."""
+
+    threshold: float
+    reason: str
+
+
+def run(params: Params, workspace: Workspace) -> dict[str, Any]:
+    """Write ``models/classifier/`` and ``results/deliver.json``, as ``results/evaluate.json`` decides.
+
+    Raises:
+        InputError: the evaluation holds no verdict, or its classifier is not there or has no temperature.
+    """
+    from dreamset import classifiers
+
+    path = workspace.result("evaluate")
+    evaluation = read_json(path, "dreamset evaluate")
+    found = verdict(evaluation, path)
+    helps = found["outcome"] == "helps"
+    arm, kind = (found["recipe"], "both") if helps else (REAL, "real")
+    name: str = found["classifier"]
+    if name not in _SNIPPETS:
+        raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name resnet20 or clip_lora.")
+    source = workspace.classifiers(arm) / f"{kind}_{name}"
+    split = read_split(workspace.splits)
+    record = read_json(source / classifiers.RECORD, f"dreamset train {arm}")
+    if "temperature" not in record:
+        raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `dreamset train {arm}` again.")
+    locks.boundary()
+    predictor = classifiers.load(source)
+    side = classifiers.seen(predictor.size, params.base.resolution)
+    chosen = _threshold(params, workspace, split, predictor, side)
+    record |= {
+        "base": record["base"] and cards.shown(record["base"]),
+        "preprocessing": _preprocessing(params, record["transform"], side),
+        "threshold": chosen.threshold,
+        "threshold_reason": chosen.reason,
+        "verdict": found,
+        "accuracy": _accuracy(evaluation, path, arm, kind, name),
+        "labels_per_class": {
+            "train": evaluation["labels_train_per_class"],
+            "selection": evaluation["labels_selection_per_class"],
+        },
+        "generator": cards.shown(params.base.generator),
+        "licence": params.base.licence,
+    }
+    with shards.assembling(workspace.classifier) as folder:
+        for file in sorted(source.iterdir()):
+            shutil.copyfile(file, folder / file.name)
+        write_json(folder / classifiers.RECORD, record)
+        if name == "clip_lora":
+            _save_head(predictor, folder)
+        atomic_write(folder / "README.md", cards.classifier(record, _SNIPPETS[name]))
+    accuracy = record["accuracy"]
+    summary = {
+        "outcome": found["outcome"],
+        "arm": arm,
+        "train_on": kind,
+        "classifier": name,
+        "accuracy": accuracy["estimate"],
+        "low": accuracy["low"],
+        "high": accuracy["high"],
+        "protocol": accuracy["protocol"],
+        "temperature": record["temperature"],
+        "threshold": chosen.threshold,
+        "threshold_reason": chosen.reason,
+    }
+    write_json(workspace.result("deliver"), summary)
+    return summary
+
+
+def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The verdict of an evaluation.
+
+    Args:
+        evaluation: what ``path`` holds.
+        path: named where there is none.
+
+    Raises:
+        InputError: there is none, or it is not one of the three.
+    """
+    found = evaluation.get("verdict")
+    wanted = ("outcome", "recipe", "classifier", "sentence")
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in wanted):
+        raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
+    if found["outcome"] not in _OUTCOMES:
+        raise InputError(f"{path}: has the verdict {found['outcome']!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
+    return found
+
+
+def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float) -> Choice:
+    """The lowest threshold, in steps of 0.01, whose kept images are right often enough; 0 where none can be told.
+
+    At least 1 / (1 - precision) images must be kept: of fewer, a single error already misses the precision, so that
+    reaching it would say little.
+
+    Args:
+        probabilities: (n, classes), of images that the classifier was not trained on.
+        labels: (n,) of these images.
+        precision: wanted of what is kept, above 0 and below 1.
+    """
+    fewest, images = math.ceil(round(1 / (1 - precision), 6)), len(labels)
+    never = "Threshold 0: it never abstains, for"
+    if images < fewest:
+        return Choice(0.0, f"{never} {images} selection images are too few to choose one by; {fewest} are needed.")
+    top, right = probabilities.max(1), probabilities.argmax(1) == labels
+    for threshold in (step / 100 for step in range(100)):
+        kept = top >= threshold
+        if kept.sum() < fewest:
+            break
+        if right[kept].mean() >= precision:
+            said = f"{int(right[kept].sum())} of the {int(kept.sum())} kept of {images} selection images were right"
+            start = f"Threshold {threshold:g}: below it, it abstains;" if threshold else never
+            return Choice(threshold, f"{start} {said} ({precision:.0%} wanted). They chose the epoch too: expect less.")
+    return Choice(0.0, f"{never} on {images} selection images no threshold kept {fewest} with {precision:.0%} right.")
+
+
+def _threshold(params: Params, workspace: Workspace, split: Split, predictor: Predictor, side: int) -> Choice:
+    """By the selection images, which the classifier was not trained on."""
+    from dreamset.classifiers import arrays
+
+    images = arrays.real(split.selection, workspace.cell, side, workspace.scratch)
+    probabilities = predictor.probabilities(predictor.logits(images.images))
+    return choose_threshold(probabilities, images.labels, params.deliver.precision)
+
+
+def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict[str, Any]:
+    """From an image file to what the network takes, as every stage does it."""
+    return {
+        "channels": "RGB",
+        "side": side,
+        "crop": "centre",
+        "resample": transform["resize"],
+        "size": transform["size"],
+        "mean": transform["mean"],
+        "std": transform["std"],
+        "max_pixels": params.prepare.max_pixels,
+    }
+
+
+def _accuracy(evaluation: dict[str, Any], path: Path, arm: str, kind: str, name: str) -> dict[str, Any]:
+    """What the evaluation says of the delivered classifier."""
+    key = (arm, kind, name)
+    row = next((r for r in evaluation["runs"] if (r["arm"], r["train_on"], r["classifier"]) == key), None)
+    if row is None:
+        raise InputError(f"{path}: says nothing of {'/'.join(key)}, which its verdict chooses; {_AGAIN}.")
+    return {
+        "estimate": row["accuracy"],
+        "low": row["low"],
+        "high": row["high"],
+        "confidence": evaluation["confidence"],
+        "protocol": evaluation.get("protocol", "test"),
+        "images": evaluation["test_images"],
+    }
+
+
+def _save_head(predictor: Predictor, folder: Path) -> None:
+    """What turns image features into logits, so that nobody needs the captions, their tokenizer or the text tower."""
+    from safetensors.torch import save_file
+
+    save_file({"weight": predictor.classifier.head().cpu().contiguous()}, folder / HEAD)  # type: ignore[operator]

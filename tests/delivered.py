@@ -1,0 +1,98 @@
+"""A trained and delivered toy classifier, made once for the tests that use it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import toy
+from dreamset import classifiers, deliver
+from dreamset.files import write_json
+from dreamset.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreamset.splits import Split
+
+TEMPERATURE = 1.7
+
+
+def evaluation(outcome: str = "cannot_tell", classifier: str = "resnet20") -> dict[str, Any]:
+    """What ``deliver`` reads of an evaluation."""
+    return {
+        "classes": toy.CLASSES,
+        "test_images": 24,
+        "confidence": 0.95,
+        "labels_train_per_class": 4.0,
+        "labels_selection_per_class": 3.0,
+        "runs": [
+            {"arm": arm, "train_on": kind, "classifier": name, "accuracy": accuracy, "low": 0.5, "high": 0.9}
+            for arm, kind, accuracy in (("real", "real", 0.75), ("datadream_dset", "both", 0.875))
+            for name in ("resnet20", "clip_lora")
+        ],
+        "verdict": {
+            "outcome": outcome,
+            "recipe": "datadream_dset",
+            "classifier": classifier,
+            "difference": 0.125,
+            "low": -0.1,
+            "high": 0.3,
+            "sentence": "These images cannot tell.",
+        },
+    }
+
+
+def train(workspace: Workspace, split: Split, arm: str, kind: str, name: str, **row: Any) -> Path:
+    """A classifier of a few random weights, saved as ``train`` saves it."""
+    torch.manual_seed(len(arm))
+    params = toy.params(models__bundled__clip="clip", **row)
+    classifier = classifiers.build(name, params.base, split, workspace.root)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        for buffer in classifier.buffers():
+            if name == "resnet20" and buffer.dtype == torch.float32:
+                buffer.add_(0.1 * torch.rand_like(buffer))
+    record = {
+        "classifier": name,
+        "arm": arm,
+        "train_on": kind,
+        "classes": split.classes,
+        "prompts": [split.prompt(label) for label in range(len(split.classes))],
+        "temperature": TEMPERATURE,
+    }
+    folder = workspace.classifiers(arm) / f"{kind}_{name}"
+    classifiers.save(classifier, folder, record)
+    return folder
+
+
+def world(root: Path, classifier: str, outcome: str = "cannot_tell", **row: Any) -> Workspace:
+    """A workspace with splits, classifiers and an evaluation, and what ``deliver`` makes of them."""
+    workspace = Workspace.at(root)
+    split = toy.write_splits(workspace)
+    if classifier == "clip_lora":
+        toy.write_clip(root / "clip")
+    for arm, kind in (("real", "real"), ("datadream_dset", "both")):
+        train(workspace, split, arm, kind, classifier, **row)
+    write_json(workspace.result("evaluate"), evaluation(outcome, classifier))
+    deliver.run(toy.params(**row), workspace)
+    return workspace
+
+
+def wide(root: Path, count: int) -> list[Path]:
+    """Photographs that are not square, larger than what a classifier sees, of three forms of file."""
+    from PIL import Image
+
+    rng = np.random.default_rng(5)
+    files = []
+    for index in range(count):
+        pixels = rng.integers(0, 256, (8, 9 + index % 3, 3)).astype(np.uint8)
+        image = Image.fromarray(pixels).resize((61 + 13 * (index % 4), 47), Image.Resampling.BICUBIC)
+        files.append(root / f"{index}.{('png', 'jpg', 'webp')[index % 3]}")
+        root.mkdir(parents=True, exist_ok=True)
+        image.save(files[-1])
+    return files

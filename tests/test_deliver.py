@@ -1,0 +1,159 @@
+"""The classifier to take away: which one it is, its threshold, and a card whose code runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+import delivered
+import toy
+from dreamset import cards, classifiers, deliver
+from dreamset.errors import InputError
+from dreamset.files import write_json
+from dreamset.images import read_rgb, resize_crop
+from dreamset.workspace import Workspace
+
+
+@pytest.mark.parametrize("outcome", ["helps", "does_not_help", "cannot_tell"])
+def test_synthetic_images_are_in_it_only_where_they_help(tmp_path: Path, outcome: str) -> None:
+    workspace = delivered.world(tmp_path, "resnet20", outcome)
+    arm, kind, accuracy = ("datadream_dset", "both", 0.875) if outcome == "helps" else ("real", "real", 0.75)
+    source = workspace.classifiers(arm) / f"{kind}_resnet20"
+    theirs, ours = (load_file(folder / "model.safetensors") for folder in (source, workspace.classifier))
+    assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
+    result = json.loads(workspace.result("deliver").read_text())
+    assert (result["arm"], result["train_on"], result["accuracy"]) == (arm, kind, accuracy)
+    card = (workspace.classifier / "README.md").read_text()
+    assert f"Accuracy {accuracy:.1%} (95% interval 50.0% to 90.0%) on 24 test images" in card
+    assert ("learned from no image that it drew" in card) == (outcome != "helps")
+    # What was trained is as it was.
+    assert "threshold" not in json.loads((source / "classifier.json").read_text())
+
+
+def test_the_card_says_what_its_user_must_know(tmp_path: Path) -> None:
+    workspace = delivered.world(tmp_path, "resnet20", models__bundled__licence="sai-nc-community", accept_licence=True)
+    card = (workspace.classifier / "README.md").read_text()
+    header = card.split("---")[1]
+    assert "license: other" in header and "license_name: sai-nc-community" in header
+    for said in (
+        "**These images cannot tell.**",
+        "4 to train, 3 to select",
+        '"bar", "plank", "spot"',
+        "Commercial use is not allowed",
+        "may reproduce the images",
+        "logits / 1.7",
+        "Threshold 0: it never abstains, for 9 selection images are too few to choose one by; 20 are needed.",
+    ):
+        assert said in card
+    assert str(tmp_path) not in card
+
+
+def test_the_folds_estimate_is_called_that() -> None:
+    row = {"estimate": 0.9, "low": 0.8, "high": 0.95, "confidence": 0.95, "protocol": "cv", "images": 48}
+    assert "the folds' estimate on 48 labelled images" in cards._accuracy(row)
+
+
+# At 24 pixels it sees more than the model's resolution has.
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("resnet20", 24), ("clip_lora", 16)])
+def test_the_code_in_the_card_agrees_without_dreamset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, size: int
+) -> None:
+    workspace = delivered.world(tmp_path, name, models__bundled__train__resnet20__size=size)
+    folder = workspace.classifier
+    photo = delivered.wide(tmp_path / "photos", 3)[0]
+    photo.rename(folder / "photo.png")
+    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert found is not None and "dreamset" not in found[1]
+    monkeypatch.chdir(folder)
+    scope: dict[str, Any] = {}
+    exec(compile(found[1], "card", "exec"), scope)
+    predictor = classifiers.load(folder)
+    expected = predictor.logits(np.stack([resize_crop(read_rgb(folder / "photo.png"), 16)]))
+    answer = scope["logits"](scope["read"]("photo.png")).detach().numpy()
+    np.testing.assert_allclose(answer, expected, atol=1e-4)
+    probabilities = predictor.probabilities(expected)[0]
+    label, probability = capsys.readouterr().out.split()
+    assert label == toy.CLASSES[probabilities.argmax()]
+    assert float(probability) == pytest.approx(probabilities.max(), abs=1e-5)
+
+
+def test_a_stock_open_clip_gets_the_same_features(tmp_path: Path) -> None:
+    import open_clip
+    import torch
+
+    folder = delivered.world(tmp_path, "clip_lora").classifier
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")([f"a photo of a {name}" for name in toy.CLASSES])
+    with torch.no_grad():
+        texts = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+        head = model.logit_scale.exp() * texts
+    np.testing.assert_allclose(load_file(folder / deliver.HEAD)["weight"], head, atol=1e-4)
+
+
+def made_up(confidences: list[float], right: list[bool]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of two classes with these tops, and labels that make them right or wrong."""
+    top = np.array(confidences)
+    return np.stack([top, 1 - top], 1), np.where(right, 0, 1)
+
+
+def test_the_threshold_is_the_lowest_that_is_right_often_enough() -> None:
+    # Wrong up to 0.70, right above it: 10 of 50 are wrong.
+    confidences = [0.61] * 10 + [0.9] * 40
+    probabilities, labels = made_up(confidences, [False] * 10 + [True] * 40)
+    chosen = deliver.choose_threshold(probabilities, labels, 0.95)
+    assert chosen.threshold == 0.62
+    assert "40 of the 40 kept of 50 selection images were right (95% wanted)" in chosen.reason
+    # 42 of 50 right is enough for 0.8, where nothing need be left out.
+    assert deliver.choose_threshold(probabilities, labels, 0.8).threshold == 0
+
+
+@pytest.mark.parametrize(("images", "words"), [(0, "0 selection images are too few"), (19, "20 are needed")])
+def test_it_never_abstains_where_too_few_images_could_choose(images: int, words: str) -> None:
+    chosen = deliver.choose_threshold(*made_up([0.9] * images, [True] * images), 0.95)
+    assert chosen.threshold == 0
+    assert words in chosen.reason
+
+
+def test_it_never_abstains_where_no_threshold_would_do() -> None:
+    # The most confident ones are wrong as often as the rest: 15 right ones at the top would not be enough either.
+    chosen = deliver.choose_threshold(*made_up([0.6] * 30 + [0.9] * 15, [False] * 30 + [True] * 15), 0.95)
+    assert chosen.threshold == 0
+    assert "no threshold kept 20 with 95% right" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"verdict": None}, "holds no verdict; run `dreamset evaluate` again"),
+        ({"verdict": {"outcome": "maybe"}}, "holds no verdict"),
+        ({"runs": []}, "says nothing of real/real/resnet20"),
+    ],
+)
+def test_an_evaluation_that_does_not_say(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    workspace = delivered.world(tmp_path, "resnet20")
+    write_json(workspace.result("evaluate"), delivered.evaluation() | change)
+    with pytest.raises(InputError, match=words):
+        deliver.run(toy.params(), workspace)
+
+
+def test_an_unknown_outcome_is_refused(tmp_path: Path) -> None:
+    found = delivered.evaluation("perhaps")
+    with pytest.raises(InputError, match="'perhaps', not one of helps, does_not_help, cannot_tell"):
+        deliver.verdict(found, tmp_path / "evaluate.json")
+
+
+def test_a_classifier_without_temperature_is_trained_again(workspace: Workspace) -> None:
+    split = toy.write_splits(workspace)
+    folder = delivered.train(workspace, split, "real", "real", "resnet20")
+    record = json.loads((folder / "classifier.json").read_text())
+    del record["temperature"]
+    write_json(folder / "classifier.json", record)
+    write_json(workspace.result("evaluate"), delivered.evaluation())
+    with pytest.raises(InputError, match="holds no temperature; run `dreamset train real` again"):
+        deliver.run(toy.params(), workspace)
