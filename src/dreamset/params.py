@@ -47,6 +47,15 @@ class Prepare:
 
 
 @dataclass(frozen=True)
+class Expect:
+    """Section ``expect``."""
+
+    per_class: Annotated[int, Range(low=2, high=100)]
+    steps: Annotated[int, Range(low=1, high=1000)]
+    classes: Count
+
+
+@dataclass(frozen=True)
 class Adapt:
     """Section ``adapt``."""
 
@@ -258,6 +267,7 @@ class Params:
     seed: Annotated[int, Range(low=0, high=2**31 - 1)]
     active: tuple[str, ...]
     prepare: Prepare
+    expect: Expect
     adapt: Adapt
     generate: Generate
     train: Train
