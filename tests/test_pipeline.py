@@ -22,6 +22,7 @@ from dreamset.workspace import Workspace
 ROOT = Path(__file__).parents[1]
 STAGES = {
     "prepare": "prepare",
+    "expect": "expect",
     "adapt": "adapt",
     "generate": "generate",
     "train": "train",
@@ -205,6 +206,7 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     everything = [
         "prepare",
+        "expect",
         *(f"{stage} {recipe}" for stage in ("adapt", "generate", "train") for recipe in raw["active"]),
         "train real",
         "evaluate",

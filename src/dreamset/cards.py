@@ -34,6 +34,8 @@ def dataset(
     count: int,
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None = None,
+    *,
+    checked: str,
 ) -> str:
     """The card of a synthetic dataset of ``count`` images.
 
@@ -44,8 +46,9 @@ def dataset(
         count: images in it.
         base: the generator, as ``hub.identity`` tells it.
         removed: of a dataset for publication, how many images were left out for which reason; None: not for that.
+        checked: who has checked the labels, in words.
     """
-    return _joined(_dataset(params, split, recipe, count, base, removed))
+    return _joined(_dataset(params, split, recipe, count, base, removed, checked))
 
 
 def _dataset(
@@ -55,6 +58,7 @@ def _dataset(
     count: int,
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None,
+    checked: str,
 ) -> Iterator[str]:
     sampler, row = params.sampler(recipe), params.recipes[recipe]
     # Where the real images lie is nobody's business but their owner's.
@@ -70,7 +74,7 @@ def _dataset(
     yield ""
     yield (
         f"{count} images of {len(split.classes)} classes{each}, **all synthetic**: drawn by a "
-        "diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
+        f"diffusion model, none of them a photograph. Labels are the prompts' classes; {checked}."
     )
     yield ""
     if removed is not None:

@@ -104,6 +104,11 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
         "draw few-shot splits from a source of real images",
         "  dreamset prepare\n  dreamset prepare --dry-run",
     ),
+    "expect": (
+        None,
+        "say what synthetic images are likely to do here, before any are made",
+        "  dreamset expect\n  dreamset expect --dry-run",
+    ),
     "adapt": (
         "recipe",
         "train the adapters of a recipe on the shots",
@@ -253,6 +258,8 @@ def _stage(arguments: argparse.Namespace) -> None:
     with locks.turn(workspace.locks, f"{stage}_{item}" if item else stage), shut:
         summary = stage_function(stage)(params, workspace, *([item] if item else []))
     _print(stage, item, summary)
+    for sentence in summary.get("sentences", ()):
+        print(sentence, flush=True)
     plots = workspace.plots(stage, item)
     track.finish(
         workspace,

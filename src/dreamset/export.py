@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import cards, hub, shards
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json
+from dreamset.review import decisions
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata
 
@@ -160,13 +161,17 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
                 "adapt in fewer steps."
             )
     base = hub.identity(workspace.root, *params.base.pretrained)
+    looked = decisions.count(decisions.read(workspace.review(recipe)), kept)
+    checked = decisions.checked(len(kept), looked)
     target.parent.mkdir(parents=True, exist_ok=True)
     with shards.assembling(target) as folder:
         for row in kept:
             (folder / row.file_name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / row.file_name, folder / row.file_name)
         atomic_write(folder / "metadata.jsonl", "".join(map(_line, kept)))
-        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, len(kept), base, removed))
+        atomic_write(
+            folder / "README.md", cards.dataset(params, split, recipe, len(kept), base, removed, checked=checked)
+        )
     return {"images": len(kept), "removed": removed}
 
 

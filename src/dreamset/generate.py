@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,15 +20,19 @@ from dreamset.device import out_of_memory, pick
 from dreamset.errors import InputError, StoppedError
 from dreamset.files import atomic_write, sha256, write_json
 from dreamset.progress import bar
+from dreamset.review import decisions
 from dreamset.seeds import image_seed
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.generator.base_model import BaseModel, Condition
     from dreamset.params import Params
+    from dreamset.review.decisions import Decision, Looked, Picture
     from dreamset.splits import Split
     from dreamset.workspace import Workspace
 
@@ -73,10 +78,9 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     started = time.time()
     split = splits.read_split(workspace.splits)
     adapters = read_adapters(workspace.adapter(recipe))
-    blocks = plan(params, workspace, split, recipe, adapters)
-    missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-    drawn_now = _draw_all(params, workspace, split, recipe, adapters, missing) if missing else 0
-    images = _assemble(params, workspace, split, recipe, blocks)
+    reviewed = decisions.read(workspace.review(recipe))
+    blocks, needed, drawn_now = finish(params, workspace, split, recipe, adapters, reviewed)
+    images, looked = _assemble(params, workspace, split, recipe, blocks, needed, reviewed)
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
     redrawn = sum(image.redraws > 0 for image in images)
@@ -92,6 +96,8 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         "per_class": params.per_class,
         "drawn": drawn,
         "redrawn": redrawn,
+        "looked_at": looked.looked_at,
+        "rejected": looked.rejected,
         "seconds": round(seconds, 2),
         "images_per_s": round(drawn / seconds, 2),
         "sampler": dataclasses.asdict(params.sampler(recipe)),
@@ -100,10 +106,49 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started}
 
 
-def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapters: list[Adapter]) -> list[Block]:
-    """The blocks that hold the first ``per_class`` images of every class.
+def finish(
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    adapters: list[Adapter],
+    reviewed: Mapping[Picture, Decision],
+) -> tuple[list[Block], dict[int, int], int]:
+    """Draw what is not drawn yet, until every class has ``per_class`` images that nobody has rejected.
 
-    A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks.
+    Returns:
+        The blocks, all of them finished shards; how many images of each label, from index 0, hold those that are
+        wanted; and how many images were drawn here.
+    """
+    needed = dict.fromkeys(range(len(split.classes)), params.per_class)
+    drawn_now = 0
+    while True:
+        blocks = plan(params, workspace, split, recipe, adapters, needed)
+        missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
+        drawn_now += _draw_all(params, workspace, split, recipe, adapters, missing) if missing else 0
+        # Only what is drawn tells its sha256, and so whether it was rejected; a replacement may have been, too.
+        rejected: dict[int, list[int]] = {label: [] for label in needed}
+        for image in read_blocks(workspace, blocks) if reviewed else ():
+            if reviewed.get(decisions.picture(image)) == "rejected":
+                rejected[image.label].append(image.index)
+        reached = {label: decisions.reach(rejected[label], params.per_class) for label in needed}
+        if reached == needed:
+            return blocks, needed, drawn_now
+        needed = reached
+
+
+def plan(
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    adapters: list[Adapter],
+    needed: Mapping[int, int] | None = None,
+) -> list[Block]:
+    """The blocks that hold the first ``needed`` images of every label; None: ``per_class`` of each.
+
+    A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks, and so
+    does a rejected image.
     """
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
     weights = hub.identity(workspace.root, *base.pretrained)
@@ -128,7 +173,8 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
-            for start in range(0, params.per_class, depth):
+            until = max(needed[label] for label in chunk) if needed else params.per_class
+            for start in range(0, until, depth):
                 place = {"adapter": sha, "prompts": prompts, "labels": chunk, "start": start, "depth": depth}
                 blocks.append(Block(shards.key_of(shared | place, CODE), adapter, chunk, start, start + depth))
     return blocks
@@ -299,23 +345,49 @@ def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
     return record
 
 
+def read_blocks(workspace: Workspace, blocks: list[Block]) -> Iterator[SyntheticImage]:
+    """Every image of finished blocks, those beyond what is needed included."""
+    for block in blocks:
+        yield from read_metadata(workspace.shards / block.key)
+
+
 def _assemble(
-    params: Params, workspace: Workspace, split: Split, recipe: str, blocks: list[Block]
-) -> list[SyntheticImage]:
-    """The dataset's folder out of finished shards, by label and index."""
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    blocks: list[Block],
+    needed: Mapping[int, int],
+    reviewed: Mapping[Picture, Decision],
+) -> tuple[list[SyntheticImage], Looked]:
+    """The dataset's folder out of finished shards, by label and index, without what a person has rejected."""
     found = [
         (image, workspace.shards / block.key / image.file_name)
         for block in blocks
         for image in read_metadata(workspace.shards / block.key)
-        if image.index < params.per_class
+        if image.index < needed[image.label]
     ]
     found.sort(key=lambda pair: (pair[0].label, pair[0].index))
-    images = [image for image, _ in found]
+    every = [image for image, _ in found]
+    if reviewed:
+        _tell_stale(workspace, recipe, decisions.stale(reviewed, every, split.classes))
+    found = [pair for pair in found if reviewed.get(decisions.picture(pair[0])) != "rejected"]
+    images, looked = [image for image, _ in found], decisions.count(reviewed, every)
     with shards.assembling(workspace.synthetic(recipe)) as folder:
         for image, source in found:
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
         write_json(folder / "shards.json", [block.key for block in blocks])
-        base = hub.identity(workspace.root, *params.base.pretrained)
-        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, len(images), base))
-    return images
+        base, checked = hub.identity(workspace.root, *params.base.pretrained), decisions.checked(len(images), looked)
+        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, len(images), base, checked=checked))
+    return images, looked
+
+
+def _tell_stale(workspace: Workspace, recipe: str, count: int) -> None:
+    if count:
+        print(
+            f"dreamset: {workspace.review(recipe)}: {count} of its decisions are about pictures of another dataset of "
+            f"{recipe} and are ignored; look at the new ones with `dreamset review {recipe}`.",
+            file=sys.stderr,
+            flush=True,
+        )

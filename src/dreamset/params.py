@@ -47,6 +47,15 @@ class Prepare:
 
 
 @dataclass(frozen=True)
+class Expect:
+    """Section ``expect``."""
+
+    per_class: Annotated[int, Range(low=2, high=100)]
+    steps: Annotated[int, Range(low=1, high=1000)]
+    classes: Count
+
+
+@dataclass(frozen=True)
 class Adapt:
     """Section ``adapt``."""
 
@@ -267,6 +276,7 @@ class Params:
     active: tuple[str, ...]
     accept_licence: bool
     prepare: Prepare
+    expect: Expect
     adapt: Adapt
     generate: Generate
     train: Train

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _READS = {
     "prepare": ("prepare",),
+    "expect": ("expect",),
     "adapt": ("adapt",),
     "generate": ("generate",),
     "train": ("train",),
@@ -59,6 +60,7 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
     arms = ["real", *params.active]
     generator, clip, judge = params.base.generator, params.base.clip, params.base.judge
     recipe = item or ""
+    inputs: list[Path | str]
     result = workspace.result(stage, item)
     if stage == "prepare":
         _, _, source = params.prepare.source.partition(":")
@@ -70,16 +72,20 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
             workspace.real_test,
             result,
         ]
+    if stage == "expect":
+        return [workspace.splits, generator, clip, judge], [result]
     if stage == "adapt":
         return [workspace.splits, generator], [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
     if stage == "generate":
-        return [workspace.splits, workspace.adapter(recipe), generator], [workspace.synthetic(recipe), result]
+        reviewed = [workspace.review(recipe)] if workspace.review(recipe).is_file() else []
+        inputs = [workspace.splits, workspace.adapter(recipe), *reviewed, generator]
+        return inputs, [workspace.synthetic(recipe), result]
     if stage == "train":
         data = [] if recipe == "real" else [workspace.synthetic(recipe)]
         return [workspace.splits, *data, clip], [workspace.classifiers(recipe), workspace.plots(stage, recipe), result]
     data = [*(workspace.synthetic(name) for name in params.active)]
     if stage == "evaluate":
-        inputs: list[Path | str] = [workspace.test_split, workspace.splits, judge, clip, *data]
+        inputs = [workspace.test_split, workspace.splits, judge, clip, *data]
         return [*inputs, *map(workspace.classifiers, arms)], [
             result,
             workspace.results / "evaluate.csv",

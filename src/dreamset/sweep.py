@@ -196,7 +196,7 @@ def _recorded(cell: Cell) -> str | None:
 def _code() -> dict[str, str]:
     """Hashes of the source files that can change a number of the table."""
     package = Path(__file__).parent
-    verbs = {"cli.py", "deliver.py", "export.py", "predict.py", "plan.py", "sweep.py", "__main__.py"}
-    aside = {"base", "report", "track", "cards.py", "licences.py", "progress.py", *verbs}
+    verbs = {"cli.py", "deliver.py", "expect.py", "export.py", "predict.py", "plan.py", "sweep.py", "__main__.py"}
+    aside = {"base", "report", "review", "track", "cards.py", "licences.py", "progress.py", *verbs}
     files = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
     return {path.as_posix(): sha256_file(package / path) for path in files if path.parts[0] not in aside}

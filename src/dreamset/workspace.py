@@ -57,6 +57,10 @@ class Workspace:
         """Folder of the synthetic dataset of ``recipe``."""
         return self.cell / "data/synthetic" / recipe
 
+    def review(self, recipe: str) -> Path:
+        """What a person has decided about the images of ``recipe``; need not be there."""
+        return self.cell / "data/review" / f"{recipe}.json"
+
     def classifiers(self, arm: str) -> Path:
         """Folder of the classifiers of ``arm``: ``real`` or a recipe."""
         return self.cell / "models/classifiers" / arm

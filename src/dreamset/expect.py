@@ -1,0 +1,345 @@
+"""``dreamset expect``: what synthetic images are likely to do here, said before the costly part begins.
+
+It rests on three things that cost seconds: whether the base and its CLIP know the classes, whether the base's
+pictures look like the shots, and what the table over seeds (``dreamset table``) measured at the nearest number of
+shots. No test image is opened.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import generate, hub, splits
+from dreamset.files import write_json
+from dreamset.params import Recipe, SamplerOverrides
+from dreamset.seeds import seed_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.classifiers.arrays import Labelled
+    from dreamset.params import Params
+    from dreamset.splits import Split
+    from dreamset.workspace import Workspace
+
+_PERMUTATIONS: Final = 500
+_LEVEL: Final = 0.05  # of the permutation test
+_MOST_SHOTS: Final = 32  # of each class that pictures are compared with, so that the kernel's matrix stays small
+_SPELLED: Final = 2.0  # letters per token; CLIP's own vocabulary takes 3 or more of an English word at once
+_WORD: Final = re.compile(r"[^\W\d_]{3,}")  # shorter ones, and numbers, are spelled in every vocabulary
+
+
+def run(params: Params, workspace: Workspace) -> dict[str, Any]:
+    """Draw a few un-adapted pictures, compare them with the shots, and write ``results/expect.json``.
+
+    Raises:
+        InputError: the splits or the pretrained weights are missing.
+    """
+    from dreamset.classifiers import arrays, seen
+    from dreamset.metrics.features import Judge
+
+    split = splits.read_split(workspace.splits)
+    labels = _chosen(len(split.classes), params)
+    shots = [sample for sample in split.train if sample.label in labels]
+    counts = Counter(sample.label for sample in split.train)
+    pictures = _Pictures(params, workspace, split, labels)
+    zero_shot, read = _recognised(params, workspace, split, shots, pictures)
+
+    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    side = seen(judge.size, params.base.resolution)
+    few = [sample for label in labels for sample in shots if sample.label == label][: _MOST_SHOTS * len(labels)]
+    real, drawn = arrays.real(few, workspace.cell, side, workspace.scratch), pictures.read(side)
+    found: dict[str, Any] = {
+        "model": params.model,
+        "source": split.source,
+        "shots": [min(counts.values()), max(counts.values())],
+        "classes": len(split.classes),
+        "classes_drawn": len(labels),
+        "spelled": spelled(split, workspace, params),
+        "zero_shot": zero_shot,
+        "read_as_prompted": read,
+        "look": look(judge.features(real.images), real.labels, judge.features(drawn.images), drawn.labels),
+        "table": measured(workspace, max(counts.values())),
+    }
+    found["expectation"], found["sentences"] = judgement(found)
+    write_json(workspace.result("expect"), found)
+    return found
+
+
+def _chosen(classes: int, params: Params) -> list[int]:
+    """Labels of the classes that pictures are drawn of: all, or a draw where there are many."""
+    import numpy as np
+
+    most = params.expect.classes
+    if classes <= most:
+        return list(range(classes))
+    rng = np.random.default_rng(seed_for("expect", params.seed))
+    return sorted(int(label) for label in rng.choice(classes, most, replace=False))
+
+
+class _Pictures:
+    """A few pictures of each of ``labels`` by the base as it is, drawn with the noise of a dataset's first ones."""
+
+    def __init__(self, params: Params, workspace: Workspace, split: Split, labels: Sequence[int]) -> None:
+        wanted, base = params.expect, params.base
+        steps = min(wanted.steps, base.generate.steps)  # a base distilled to one step draws with one
+        # Blocks of just what is wanted, and nothing compiled for so little.
+        batch = min(base.generate.batch, wanted.per_class * len(labels))
+        row = dataclasses.replace(base.generate, batch=batch, compile=False)
+        short = dataclasses.replace(
+            params,
+            recipes={"expect": Recipe("none", "template", SamplerOverrides(steps=steps))},
+            generate=dataclasses.replace(params.generate, per_class=wanted.per_class),
+            models={params.model: dataclasses.replace(base, generate=row)},
+        )
+        part = dataclasses.replace(
+            split,
+            classes=tuple(split.classes[label] for label in labels),
+            names=tuple(split.names[label] for label in labels) if split.names else None,
+            train=(),
+            selection=(),
+        )
+        blocks, needed, _ = generate.finish(short, workspace, part, "expect", [], {})
+        self.store = workspace.shards
+        self.rows = [
+            (f"{block.key}/{image.file_name}", labels[image.label], image.sha256)
+            for block in blocks
+            for image in generate.read_blocks(workspace, [block])
+            if image.index < needed[image.label]
+        ]
+
+    def read(self, side: int) -> Labelled:
+        """The pictures, ``side`` pixels square."""
+        from dreamset.classifiers import arrays
+
+        samples = [splits.Sample(path, label, "", sha256) for path, label, sha256 in self.rows]
+        return arrays.real(samples, self.store, side)
+
+
+def _recognised(
+    params: Params, workspace: Workspace, split: Split, shots: Sequence[splits.Sample], pictures: _Pictures
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How many shots, and how many of the base's pictures, the CLIP reads as their class without any training."""
+    from dreamset import classifiers
+    from dreamset.classifiers import arrays, seen
+
+    model = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
+    predictor = classifiers.Predictor(model, split.classes)
+    side = seen(predictor.size, params.base.resolution)
+    shares = []
+    for images in (arrays.real(shots, workspace.cell, side, workspace.scratch), pictures.read(side)):
+        right = int((predictor.logits(images.images).argmax(1) == images.labels).sum())
+        shares.append(share(right, len(images), params.evaluate.confidence) | {"chance": 1 / len(split.classes)})
+    return shares[0], shares[1]
+
+
+def share(right: int, of: int, confidence: float) -> dict[str, Any]:
+    """``right`` of ``of`` with Wilson's interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, of).proportion_ci(confidence, method="wilson")
+    return {
+        "right": right,
+        "of": of,
+        "share": round(right / of, 4),
+        "low": round(float(interval.low), 4),
+        "high": round(float(interval.high), 4),
+        "confidence": confidence,
+    }
+
+
+def spelled(split: Split, workspace: Workspace, params: Params) -> list[str]:
+    """The classes whose names hold a word that the base has never been taught as a word.
+
+    A tokenizer's vocabulary is made of the captions' words; what is missing there is put together of single letters
+    and bits. A name without a word of three letters or more cannot be judged so, and is not listed.
+    """
+    from transformers import CLIPTokenizer
+
+    folder = hub.locate(workspace.root, *params.base.pretrained)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    return [
+        name
+        for label, name in enumerate(split.classes)
+        if any(len(word) / len(tokenizer.tokenize(word)) < _SPELLED for word in _WORD.findall(split.prompt(label, "")))
+    ]
+
+
+def look(
+    shots: NDArray[np.float32], shot_labels: NDArray[np.int64], drawn: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Whether drawn pictures look like the shots, in the judge's features.
+
+    KID of balanced sets is below zero where nothing differs, the more so the fewer images a class has; so it stands
+    beside its mean over shots and pictures exchanged within their classes, which is also the permutation test.
+
+    Args:
+        shots: (n, d) features.
+        shot_labels: (n,).
+        drawn: (m, d) features.
+        labels: (m,).
+
+    Returns:
+        ``kid``, ``kid_exchanged`` and ``p``; ``near``: the share of pictures that are no farther from a shot than 95 %
+        of the shots are from another shot.
+    """
+    import numpy as np
+
+    from dreamset.metrics.duplicates import nearest
+
+    features, classes = np.concatenate([shots, drawn]).astype(np.float64), np.concatenate([shot_labels, labels])
+    kernel = (features @ features.T / features.shape[1] + 1) ** 3
+    is_shot = np.arange(len(classes)) < len(shots)
+    value = _kid(kernel, is_shot)
+    rng, members = np.random.default_rng(seed_for("look")), [np.flatnonzero(classes == c) for c in np.unique(classes)]
+    exchanged = np.empty(_PERMUTATIONS)
+    for i in range(_PERMUTATIONS):
+        side = is_shot.copy()
+        for rows in members:
+            side[rows] = is_shot[rng.permutation(rows)]
+        exchanged[i] = _kid(kernel, side)
+    lengths = np.diag(features[: len(shots)] @ features[: len(shots)].T)
+    squares = lengths[:, None] + lengths - 2 * features[: len(shots)] @ features[: len(shots)].T
+    np.fill_diagonal(squares, np.inf)
+    usual = math.sqrt(max(0.0, float(np.quantile(squares.min(1), 0.95))))
+    return {
+        "kid": round(value, 4),
+        "kid_exchanged": round(float(exchanged.mean()), 4),
+        "p": round((1 + int((exchanged >= value).sum())) / (1 + _PERMUTATIONS), 4),
+        "near": round(float((nearest(drawn, shots)[1] <= usual).mean()), 4),
+    }
+
+
+def _kid(kernel: NDArray[np.float64], side: NDArray[np.bool_]) -> float:
+    """KID of the two sides of a kernel's matrix, unbiased for independent draws."""
+    one, other = side.astype(float), (~side).astype(float)
+    n, m, own = one.sum(), other.sum(), kernel.diagonal()
+    within = (one @ kernel @ one - own @ one) / (n * (n - 1)) + (other @ kernel @ other - own @ other) / (m * (m - 1))
+    return float(within - 2 * (one @ kernel @ other) / (n * m))
+
+
+def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
+    """What ``results/table`` holds at the number of shots nearest to ``shots``, by ratio; None without a table.
+
+    Returns:
+        ``source`` and ``model`` of the table, ``shots``, ``seeds``; ``lift``: smallest and largest gain of adaptation
+        on synthetic images alone; ``added``: how many comparisons of real + synthetic with real alone there are, and
+        ``gains``: those whose interval lies above zero.
+    """
+    path, setting = workspace.results / "table/claims.csv", workspace.results / "table/setting.json"
+    if not path.is_file() or not setting.is_file():
+        return None
+    from dreamset.files import read_json
+
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return None
+    made = read_json(setting, "dreamset table")
+    nearest = min({int(row["shots"]) for row in rows}, key=lambda k: (abs(math.log(k / shots)), k))
+    rows = [row for row in rows if int(row["shots"]) == nearest]
+    lift = [float(row["difference"]) for row in rows if "/synthetic/" in row["of"] and "/synthetic/" in row["minus"]]
+    added = [row for row in rows if "/both/" in row["of"] and row["minus"].startswith("real/")]
+    return {
+        "source": made["prepare"]["source"],
+        "model": made["model"],
+        "shots": nearest,
+        "seeds": int(rows[0]["seeds"]),
+        "lift": [min(lift), max(lift)] if lift else None,
+        "added": len(added),
+        "gains": [
+            {"of": row["of"], "difference": float(row["difference"]), "low": float(row["low"])}
+            for row in added
+            if float(row["low"]) > 0
+        ],
+    }
+
+
+def judgement(found: dict[str, Any]) -> tuple[str, list[str]]:
+    """What is likely, in a word and in plain sentences with the numbers that they rest on.
+
+    The word is ``no help`` where the base cannot know the classes, ``unlikely`` where nothing shows that it does, else
+    ``adapt`` where its pictures differ from the shots, and ``base`` where no difference shows.
+    """
+    zero_shot, read, seen, words = (found[key] for key in ("zero_shot", "read_as_prompted", "look", "spelled"))
+    if len(words) > found["classes"] / 2:
+        return "no help", [
+            f"This base cannot know these classes: {len(words)} of {found['classes']} names, such as {words[0]!r}, are "
+            "words that it was never taught and puts together letter by letter. Expect no help from its images.",
+            f"{_look(seen)} Choose a base that has seen such pictures (docs/gpu.md).",
+        ]
+    ends = f"{100 * zero_shot['low']:.0f} to {100 * zero_shot['high']:.0f}"
+    known = (
+        f"zero-shot accuracy {_percent(zero_shot['share'])} on {zero_shot['of']} shots, interval {ends}, chance "
+        f"{_percent(zero_shot['chance'])}"
+    )
+    if zero_shot["low"] <= zero_shot["chance"]:
+        return "unlikely", [
+            f"Nothing shows that the CLIP beside this base knows these classes ({known}). Expect little or no help: "
+            "what an image of each class looks like has to be learned from the shots alone.",
+            _look(seen),
+        ]
+    drawing = f"{_percent(read['share'])} of the base's own pictures are read as the class that was asked for"
+    if read["low"] <= read["chance"]:
+        return "unlikely", [
+            f"CLIP knows these classes ({known}), but this base does not draw them: only {drawing}. Expect little.",
+            _look(seen),
+        ]
+    differs = seen["p"] < _LEVEL
+    sentences = [f"The base knows these classes ({known}; {drawing}).", _look(seen)]
+    return "adapt" if differs else "base", [*sentences, *_precedent(found, differs)]
+
+
+def _look(seen: dict[str, Any]) -> str:
+    numbers = (
+        f"KID {seen['kid']:.2f}, {seen['kid_exchanged']:.2f} where shots and pictures are exchanged at random, "
+        f"p = {seen['p']:.2g}; {_percent(seen['near'])} of the pictures as near to a shot as shots are to one another"
+    )
+    if seen["p"] >= _LEVEL:
+        return f"Its pictures do not measurably differ from the shots ({numbers})."
+    how = "are far from" if seen["near"] < 0.5 else "do not quite have"
+    return f"Its pictures {how} the look of the shots ({numbers})."
+
+
+def _precedent(found: dict[str, Any], differs: bool) -> list[str]:
+    """What was measured before, at the number of shots that is nearest to this one."""
+    table, shots = found["table"], found["shots"]
+    labelled = f"{shots[0]}" if shots[0] == shots[1] else f"{shots[0]} to {shots[1]}"
+    if table is None:
+        return [
+            f"What that does with {labelled} labelled images per class is not known beforehand: no table over seeds is "
+            "at hand (`dreamset table` makes one)."
+        ]
+    where = (
+        f"the table over seeds ({table['source']}, base {table['model']}, {table['shots']} per class, "
+        f"{table['seeds']} seeds)"
+    )
+    same = (table["source"], table["model"]) == (found["source"], found["model"])
+    sentences = []
+    if differs and table["lift"]:
+        low, high = (f"{100 * value:+.0f}" for value in table["lift"])
+        sentences.append(
+            f"Adaptation {'is likely to' if same else 'may'} lift what synthetic images alone teach: by {low} to "
+            f"{high} points in {where}{'' if same else ', which are other images or another base than yours'}."
+        )
+    if table["added"]:
+        gains = [f"{gain['of']} {100 * gain['difference']:+.1f} points" for gain in table["gains"]]
+        count = f"{len(gains)} of {table['added']} additions of synthetic images gained measurably over real ones alone"
+        which = f" ({', '.join(gains)})" if gains else ""
+        start = f"With {labelled} labelled images per class expect "
+        amount = "little" if len(gains) < table["added"] / 2 else "some gain"
+        at = "there" if sentences else f"in {where}"
+        sentences.append(f"{start}{amount} on top of the real ones: {at} {count}{which}.")
+    return sentences
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"

@@ -1,0 +1,1 @@
+"""``dreamset review``: a person ticks off wrong pictures, and ``dreamset generate`` replaces them."""
