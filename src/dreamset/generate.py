@@ -88,7 +88,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     summary = {
         "recipe": recipe,
         "images": len(images),
-        "per_class": params.per_class,
+        "per_class": _told(params.synthetic_per_class(split.train_per_class)),
         "drawn": drawn,
         "redrawn": redrawn,
         "seconds": round(seconds, 2),
@@ -100,10 +100,12 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
 
 
 def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapters: list[Adapter]) -> list[Block]:
-    """The blocks that hold the first ``per_class`` images of every class.
+    """The blocks that hold the first images of every class, as many as ``Params.synthetic_per_class`` says.
 
-    A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks.
+    A block is always drawn whole, so its images depend on its place alone: growing numbers add blocks. Where classes
+    that share a block want unequal numbers, what one of them does not want is drawn and left out.
     """
+    counts = params.synthetic_per_class(split.train_per_class)
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
     weights = hub.identity(workspace.root, *base.pretrained)["sha256"]
     shared = {
@@ -126,7 +128,7 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, adapte
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
-            for start in range(0, params.per_class, depth):
+            for start in range(0, max(counts[label] for label in chunk), depth):
                 place = {"adapter": sha, "prompts": prompts, "labels": chunk, "start": start, "depth": depth}
                 blocks.append(Block(shards.key_of(shared | place, CODE), adapter, chunk, start, start + depth))
     return blocks
@@ -289,6 +291,12 @@ def _write(
             write_json(folder / "record.json", {"drawn": len(images), "seconds": drawn.seconds})
 
 
+def _told(counts: tuple[int, ...]) -> int | str:
+    """Images per class: one number where all are equal, else the span."""
+    low, high = min(counts), max(counts)
+    return low if low == high else f"{low} to {high}"
+
+
 def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((workspace.shards / block.key / "record.json").read_text())
     return record
@@ -298,11 +306,12 @@ def _assemble(
     params: Params, workspace: Workspace, split: Split, recipe: str, blocks: list[Block]
 ) -> list[SyntheticImage]:
     """The dataset's folder out of finished shards, by label and index."""
+    counts = params.synthetic_per_class(split.train_per_class)
     found = [
         (image, workspace.shards / block.key / image.file_name)
         for block in blocks
         for image in read_metadata(workspace.shards / block.key)
-        if image.index < params.per_class
+        if image.index < counts[image.label]
     ]
     found.sort(key=lambda pair: (pair[0].label, pair[0].index))
     images = [image for image, _ in found]
@@ -331,8 +340,9 @@ def _card_lines(params: Params, split: Split, recipe: str, count: int, base: dic
     yield "---"
     yield f"# Synthetic images: {recipe}"
     yield ""
+    told = _told(params.synthetic_per_class(split.train_per_class))
     yield (
-        f"{count} images of {len(split.classes)} classes ({params.per_class} per class), **all synthetic**: drawn by a "
+        f"{count} images of {len(split.classes)} classes ({told} per class), **all synthetic**: drawn by a "
         "diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
     )
     yield ""
@@ -342,8 +352,8 @@ def _card_lines(params: Params, split: Split, recipe: str, count: int, base: dic
         yield "- Adapter: none."
     else:
         yield (
-            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {split.shots} images per class of "
-            f"`{split.source}`. Adapters and their images may reproduce those training images."
+            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {_told(split.train_per_class)} "
+            f"images per class of `{split.source}`. Adapters and their images may reproduce those training images."
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
     yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."

@@ -59,6 +59,8 @@ def real(samples: Iterable[Sample], cell: Path, size: int, scratch: Path | None 
 def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None) -> Labelled:
     """A synthetic dataset, ``size`` pixels square, checked against its metadata; ``scratch`` as for ``real``.
 
+    Where the real images are of one channel, all that counts of the synthetic ones is their luminance.
+
     Raises:
         InputError: a file is gone or changed, the classes are not those of ``split``, or ``scratch`` has no room.
     """
@@ -69,15 +71,19 @@ def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None
             raise InputError(f"{folder}: holds class {row.class_name!r}, unlike the splits; run `{command}` again.")
     if not rows:
         raise InputError(f"{folder}: holds no images; run `{command}` again.")
-    return _read([(row.file_name, row.label, row.sha256) for row in rows], folder, size, command, scratch)
+    listed = [(row.file_name, row.label, row.sha256) for row in rows]
+    return _read(listed, folder, size, command, scratch, grey=split.channels == 1)
 
 
-def _read(rows: list[tuple[str, int, str]], folder: Path, size: int, command: str, scratch: Path | None) -> Labelled:
+def _read(
+    rows: list[tuple[str, int, str]], folder: Path, size: int, command: str, scratch: Path | None, grey: bool = False
+) -> Labelled:
     def decode(row: tuple[str, int, str]) -> NDArray[np.uint8]:
         path = folder / row[0]
         if not path.is_file() or sha256_file(path) != row[2]:
             raise InputError(f"{path}: is missing or was changed; run `{command}` again.")
-        return resize_crop(read_rgb(path), size)
+        image = read_rgb(path)
+        return resize_crop(image.convert("L").convert("RGB") if grey else image, size)
 
     shape = (len(rows), size, size, 3)
     blocks = _decoded(rows, decode)

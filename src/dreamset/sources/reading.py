@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset.errors import InputError
 from dreamset.files import sha256
-from dreamset.images import SUFFIXES, BadImageError, open_rgb
+from dreamset.images import DICOM, SUFFIXES, BadImageError, Decoding, decode, is_dicom, is_grey, thumbnail
 from dreamset.progress import bar
 from dreamset.sources import Image
 
@@ -37,12 +37,12 @@ class Row:
     group: str
 
 
-def read_files(rows: Sequence[Row], max_pixels: int, rejected: list[tuple[str, str]], what: str) -> list[Image]:
+def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[tuple[str, str]], what: str) -> list[Image]:
     """Decode every file once, on all cores (Pillow lets go of the interpreter's lock), in the order of ``rows``.
 
     Args:
         rows: the files.
-        max_pixels: larger images are rejected before decoding.
+        decoding: how files are read, and what is rejected before.
         rejected: gets (file, reason) of every file that cannot be used.
         what: said beside the progress bar.
     """
@@ -54,7 +54,7 @@ def read_files(rows: Sequence[Row], max_pixels: int, rejected: list[tuple[str, s
     ):
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            for row, read in zip(block, pool.map(partial(_read, real=real, max_pixels=max_pixels), block), strict=True):
+            for row, read in zip(block, pool.map(partial(_read, real=real, decoding=decoding), block), strict=True):
                 if isinstance(read, Image):
                     images.append(read)
                 else:
@@ -85,20 +85,18 @@ def pixels_digest(shape: tuple[int, ...], data: bytes) -> str:
     return sha256(repr(shape).encode() + data)
 
 
-def _read(row: Row, real: dict[Path, Path], max_pixels: int) -> Image | str:
+def _read(row: Row, real: dict[Path, Path], decoding: Decoding) -> Image | str:
     """The image, or why it cannot be used."""
     try:
-        return _image(row, real[row.root], max_pixels)
+        return _image(row, real[row.root], decoding)
     except BadImageError as error:
         return printable(str(error))
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 
 
-def _image(row: Row, real: Path, max_pixels: int) -> Image:
+def _image(row: Row, real: Path, decoding: Decoding) -> Image:
     path = row.path
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadImageError(f"suffix {path.suffix or 'missing'}: not an image file")
     if printable(path.as_posix()) != path.as_posix():
         raise BadImageError("name is not UTF-8; rename it")
     if not os.path.lexists(path):
@@ -107,16 +105,28 @@ def _image(row: Row, real: Path, max_pixels: int) -> Image:
         raise BadImageError("a link that leads out of the folder; copy the file into it")
     if not path.is_file():
         raise BadImageError("not a file")
-    if path.stat().st_size > 8 * max_pixels + _EXTRA_BYTES:
-        raise BadImageError(f"too large for an image of {max_pixels} pixels")
+    if path.suffix.lower() not in SUFFIXES:
+        # Archives of hospitals name their files .dcm, .ima, or by numbers alone.
+        raise BadImageError(DICOM if is_dicom(_head(path)) else f"suffix {path.suffix or 'missing'}: not an image file")
+    if path.stat().st_size > 8 * decoding.max_pixels + _EXTRA_BYTES:
+        raise BadImageError(f"too large for an image of {decoding.max_pixels} pixels")
     data = path.read_bytes()
-    decoded, note = open_rgb(data, max_pixels)
+    decoded = decode(data, decoding)
+    image = decoded.image
     return Image(
         name=row.name,
         label=row.label,
         group=row.group,
-        pixels_sha256=pixels_digest(decoded.size, decoded.tobytes()),
+        pixels_sha256=pixels_digest(image.size, image.tobytes()),
         path=path,
         sha256=sha256(data),
-        note=note,
+        note=decoded.note,
+        grey=is_grey(image),
+        decoding=decoding if decoded.windowed else None,
+        thumbnail=thumbnail(image),
     )
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(132)
