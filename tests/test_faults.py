@@ -30,7 +30,7 @@ from dreamset.errors import InputError
 from dreamset.files import sha256_file
 from dreamset.generator import sampler, training
 from dreamset.generator.lora import WEIGHTS
-from dreamset.images import BadImageError, open_rgb
+from dreamset.images import BadImageError, Decoding, decode
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.workspace import Workspace
 
@@ -623,7 +623,7 @@ def png_header(width: int, height: int, *more: bytes) -> bytes:
 )
 def test_bombs_are_refused_from_their_header(data: bytes, words: str) -> None:
     with pytest.raises(BadImageError, match=words):
-        open_rgb(data, 50_000_000)
+        decode(data, Decoding(50_000_000))
 
 
 def test_the_page_of_faults_names_tests_that_are_there() -> None:

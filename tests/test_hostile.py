@@ -20,8 +20,8 @@ from dreamset import params as parameters
 from dreamset import prepare, sources, splits
 from dreamset.cli import main
 from dreamset.errors import InputError
-from dreamset.files import class_folder
-from dreamset.images import BadImageError, open_rgb, read_rgb
+from dreamset.files import class_folder, sha256
+from dreamset.images import THUMBNAIL, BadImageError, Decoding, decode, read_rgb
 from dreamset.workspace import Workspace
 
 SMALL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -117,6 +117,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "deep.tif": (encoded(Image.new("I;16", (4, 4)), "TIFF"), "16 bits per channel"),
     "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "32 bits per channel"),
     "whole.tif": (encoded(Image.new("I", (4, 4)), "TIFF"), "32 bits per channel"),
+    "scan.png": (b"\0" * 128 + b"DICM" + b"\x02\0\0\0", "DICOM; convert it with `dcm2img --set-window"),
     "lab.tif": (encoded(Image.new("LAB", (4, 4)), "TIFF"), "mode LAB"),
     "moving.webp": (encoded(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(180)]), "more than one frame"),
     "moving.png": (encoded(RGB, save_all=True, append_images=[RGB.rotate(180)]), "more than one frame"),
@@ -125,6 +126,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "bomb100.png": (header(10_000, 10_000) + chunk(b"IDAT", zlib.compress(b"\0")), "10000x10000 is more than"),
     "bomb.bmp": (encoded(RGB, "BMP")[:18] + struct.pack("<ii", 20_000, 20_000) + encoded(RGB, "BMP")[26:], "pixels"),
     "text_bomb.png": (text_bomb(), "damaged: Decompressed data too large"),
+    "scan.dcm": (b"\0" * 128 + b"DICM" + b"\x02\0\0\0", "DICOM; convert it with `dcm2img --set-window"),
+    "no_scan.dcm": (b"\0" * 200, "suffix .dcm: not an image file"),
     "notes.txt": (encoded(RGB), "suffix .txt: not an image file"),
     "bare": (encoded(RGB), "suffix missing: not an image file"),
 }
@@ -153,8 +156,10 @@ def folder(root: Path, classes: list[str], count: int = 8) -> Path:
 @pytest.mark.parametrize("name", ODD)
 def test_odd_files_are_put_right_with_a_note(tmp_path: Path, name: str) -> None:
     data, note = ODD[name]
-    image, said = open_rgb(data, 10**6)
-    assert said == note
+    decoded = decode(data, Decoding(10**6))
+    image = decoded.image
+    assert decoded.note == note
+    assert not decoded.windowed
     assert image.mode == "RGB"
     (tmp_path / name).write_bytes(data)
     # Whatever reads the file later sees what prepare saw.
@@ -163,7 +168,7 @@ def test_odd_files_are_put_right_with_a_note(tmp_path: Path, name: str) -> None:
 
 def test_what_is_put_right() -> None:
     def pixels(name: str) -> np.ndarray[Any, Any]:
-        return np.asarray(open_rgb(ODD[name][0], 10**6)[0])
+        return np.asarray(decode(ODD[name][0], Decoding(10**6)).image)
 
     for name in ("plain.png", "plain.webp", "plain.bmp", "plain.tif", "png_named.jpg"):
         assert np.array_equal(pixels(name), PIXELS)
@@ -183,16 +188,57 @@ def test_bad_files_are_refused_with_the_reason(name: str) -> None:
     data, words = BAD[name]
     start = time.perf_counter()
     with pytest.raises(BadImageError, match=words) as caught:
-        open_rgb(data, 50_000_000)
+        decode(data, Decoding(50_000_000))
     assert "\n" not in str(caught.value)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32), ("TIFF", np.float32)]
+)
+def test_a_window_makes_8_bits_of_deep_greys(kind: str, dtype: type) -> None:
+    values = np.array([[0, 1000], [1500, 2000], [3000, 40000]], dtype)
+    data = encoded(Image.fromarray(values), kind)
+    with pytest.raises(BadImageError, match=r"bits per channel, .*give prepare\.window"):
+        decode(data, Decoding(10**6))
+    decoded = decode(data, Decoding(10**6, (1000, 2000)))
+    assert decoded.windowed
+    assert decoded.note is not None and "window 1000 to 2000" in decoded.note
+    assert np.asarray(decoded.image)[..., 0].tolist() == [[0, 0], [128, 255], [255, 255]]
+    # Of colours a window says nothing.
+    with pytest.raises(BadImageError, match="16 bits per channel in colour"):
+        decode(png16(), Decoding(10**6, (1000, 2000)))
+
+
+def test_windowed_files_reach_later_stages_with_8_bits(raw: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(1000, 2000, (6, 6), dtype=np.uint16)
+            (tmp_path / "raw" / name / f"{i}.png").write_bytes(encoded(Image.fromarray(pixels)))
+    workspace = Workspace.at(tmp_path / "w")
+    mine = params(raw, tmp_path / "raw", shots=2, selection_per_class=1, window=[1000, 2000])
+    prepare.run(mine, workspace)
+    split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
+    assert split.channels == 1
+    for sample in (*split.train, *split.selection, *test.test):
+        path = workspace.cell / sample.path
+        assert sample.path.startswith("data/real") and sha256(path.read_bytes()) == sample.sha256
+        assert sample.note == "16 bits, window 1000 to 2000"
+        with Image.open(path) as written:
+            assert written.mode == "L"
+            # The whole range of grey is used, where cutting to 8 bits would have left four levels.
+            assert np.ptp(np.asarray(written)) > 100
+    with pytest.raises(InputError, match=r"16 bits per channel, .*prepare\.window"):
+        prepare.run(params(raw, tmp_path / "raw", shots=2), workspace)
 
 
 @SMALL
 @given(st.binary(max_size=200))
 def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     try:
-        image, _ = open_rgb(data, 10**6)
+        image = decode(data, Decoding(10**6)).image
     except BadImageError:
         return
     assert image.mode == "RGB"
@@ -206,7 +252,7 @@ def test_damaged_images_decode_or_are_refused(name: str, data: st.DataObject) ->
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(1, len(content))) :]
     try:
-        image, _ = open_rgb(bytes(content), 10**6)
+        image = decode(bytes(content), Decoding(10**6)).image
     except BadImageError:
         return
     assert image.width * image.height <= 10**6
@@ -226,15 +272,15 @@ def test_a_folder_of_odd_and_bad_files(raw: dict[str, Any], tmp_path: Path) -> N
     (root / "odd/loop.png").symlink_to(root / "odd/loop.png")
     os.mkfifo(root / "odd/pipe.png")
     workspace = Workspace.at(tmp_path / "w")
-    summary = prepare.run(params(raw, root, max_rejected=25, shots=2, selection_per_class=1), workspace)
+    summary = prepare.run(params(raw, root, max_rejected=28, shots=2, selection_per_class=1), workspace)
     reasons = {Path(row["file"]).name: row["reason"] for row in json.loads(workspace.rejected.read_text())}
     assert set(reasons) == {*BAD, "none.png", "loop.png", "pipe.png"}
-    assert summary["rejected"] == len(reasons) == 25
+    assert summary["rejected"] == len(reasons) == 28
     for name, (_, words) in BAD.items():
         assert words in reasons[name]
     assert reasons["pipe.png"] == "not a file"
-    with pytest.raises(InputError, match=r"25 files .*rejected\.json, or raise prepare\.max_rejected"):
-        prepare.run(params(raw, root, max_rejected=24), workspace)
+    with pytest.raises(InputError, match=r"28 files .*rejected\.json, or raise prepare\.max_rejected"):
+        prepare.run(params(raw, root, max_rejected=27), workspace)
 
 
 def test_notes_stand_in_the_manifest(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -383,7 +429,8 @@ def test_class_folders_never_leave_the_root_and_never_collide(names: list[str], 
 
 def made(label: int, row: int, group: str | None = None, picture: int | None = None) -> sources.Image:
     name = f"{label}_{row}"
-    return sources.Image(name, label, group or name, f"{label} {row if picture is None else picture}")
+    digest = f"{label} {row if picture is None else picture}"
+    return sources.Image(name, label, group or name, digest, thumbnail=bytes(THUMBNAIL**2))
 
 
 def source(images: list[sources.Image], classes: int) -> sources.Source:

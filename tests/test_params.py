@@ -27,10 +27,21 @@ def put(raw: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("shots", 0, "shots: expected an integer of at least 1, got 0"),
-        ("shots", "four", "shots: expected an integer of at least 1, got 'four'"),
-        ("shots", True, "shots: expected an integer of at least 1, got True"),
+        (
+            "shots",
+            0,
+            "shots: expected an integer of at least 1 or all or a mapping of names to an integer of at least 1, got 0",
+        ),
+        ("shots", "four", "or all or a mapping of names to an integer of at least 1, got 'four'"),
+        ("shots", True, "shots: expected an integer of at least 1 or all or a mapping"),
         ("shots", 2.5, "shots: expected an integer"),
+        ("shots", [4], "shots: expected an integer of at least 1 or all or a mapping"),
+        ("shots", {}, "to an integer of at least 1, got an empty one"),
+        ("shots", {"one": 0}, "shots.one: expected an integer of at least 1, got 0"),
+        ("generate.per_class", "balanced", "expected an integer of at least 1 or balance, got 'balanced'"),
+        ("prepare.window", [1], "prepare.window: expected [low, high] with low below high, got [1.0]"),
+        ("prepare.window", [9, 3], "low below high"),
+        ("prepare.window", ["a", 3], "prepare.window[0]: expected a number, got 'a'"),
         ("seed", -1, "seed: expected an integer of at least 0"),
         ("model", "sd9", "no row 'sd9' in models; there are bundled"),
         ("active", [], "active: names no recipe"),
@@ -61,6 +72,26 @@ def test_a_wrong_value_names_its_key(raw: dict[str, Any], path: str, value: obje
     assert words in str(caught.value)
     assert str(caught.value).startswith("params.yaml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_shots_take_three_forms(raw: dict[str, Any]) -> None:
+    assert parse(put(raw, "shots", 3)).shots_of("any") == 3
+    every = parse(put(raw, "shots", "all"))
+    assert (every.shots_of("any"), every.selection_of("any")) == (None, 4)
+    named = parse(put(raw, "shots", {"cat": 16, 7: 1}))
+    assert [named.shots_of("cat"), named.shots_of("7")] == [16, 1]
+    assert [named.selection_of("cat"), named.selection_of("7")] == [4, 1]
+    with pytest.raises(InputError, match=r"prepare\.few_shot: .*one number"):
+        parse(put(put(raw, "shots", "all"), "prepare.few_shot", "shots.json"))
+
+
+def test_balance_brings_every_class_to_one_sum(raw: dict[str, Any]) -> None:
+    params = parse(put(raw, "generate.per_class", "balance"))
+    real = (16, 12, 1)
+    more = params.synthetic_per_class(real)
+    assert more == (50, 54, 65)
+    assert {a + b for a, b in zip(real, more, strict=True)} == {66}
+    assert parse(put(raw, "generate.per_class", 7)).synthetic_per_class(real) == (7, 7, 7)
 
 
 def test_a_missing_key_is_named(raw: dict[str, Any]) -> None:

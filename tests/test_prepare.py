@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreamset import near_duplicates, prepare, splits
 from dreamset import params as parameters
-from dreamset import prepare, splits
 from dreamset.errors import InputError
 from dreamset.files import class_folder
 from dreamset.sources import digits
@@ -53,6 +53,113 @@ def test_shots_are_nested_and_test_is_fixed(raw: dict[str, Any], tmp_path: Path)
             assert len(other) == many
     assert made[4, 0][0].train != made[4, 1][0].train
     assert len({test for _, test in made.values()}) == 1
+
+
+TAIL = dict(zip(digits.CLASS_NAMES, (16, 12, 9, 7, 5, 4, 3, 2, 2, 1), strict=True))
+
+
+def test_shots_of_every_form_are_nested(raw: dict[str, Any], tmp_path: Path) -> None:
+    made = {}
+    for name, shots in (("few", TAIL), ("16", 16), ("all", "all")):
+        workspace = Workspace.at(tmp_path / name)
+        prepare.run(settings(raw, shots=shots), workspace)
+        made[name] = splits.read_split(workspace.splits)
+    assert made["few"].train_per_class == tuple(TAIL.values())
+    assert sum(made["all"].train_per_class) == 915
+    for label in range(10):
+        few, many, every = ([s.sha256 for s in made[n].train if s.label == label] for n in ("few", "16", "all"))
+        assert few == many[: len(few)]
+        assert many == every[:16]
+    assert made["few"].shots == TAIL
+    assert [made[name].shots_told for name in made] == ["1 to 16", "16", "all"]
+    # No class takes more labels to choose with than to learn from.
+    per_class = [sum(s.label == label for s in made["few"].selection) for label in range(10)]
+    assert per_class == [min(count, 4) for count in TAIL.values()]
+
+
+def test_shots_by_class_name_every_class(raw: dict[str, Any], workspace: Workspace) -> None:
+    with pytest.raises(InputError, match=r"shots: 'ten' is no class of digits; its classes are zero, one"):
+        prepare.run(settings(raw, shots=TAIL | {"ten": 1}), workspace)
+    with pytest.raises(InputError, match="shots: gives no number for class 'nine'"):
+        prepare.run(settings(raw, shots={name: TAIL[name] for name in list(TAIL)[:9]}), workspace)
+
+
+def test_a_small_class_is_used_whole_with_a_warning(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog", "eel"])
+    for i in range(3, 12):
+        (root / f"dog/{i}.png").unlink()
+    workspace = Workspace.at(tmp_path / "w")
+    source = f"imagefolder:{root}"
+    summary = prepare.run(settings(raw, source=source, shots=5, selection_per_class=0), workspace)
+    assert summary["train_per_class"] == {"cat": 5, "dog": 2, "eel": 5}
+    assert summary["warnings"] == [
+        "1 of 3 classes have fewer images than shots asks for and are used whole (most is lacking in 'dog': 2 of 5)"
+    ]
+    enough = prepare.run(settings(raw, source=source, shots=2, selection_per_class=0), workspace)
+    assert enough["warnings"] == []
+    every = prepare.run(settings(raw, source=source, shots="all", selection_per_class=1), workspace)
+    assert every["train_per_class"] == {"cat": 7, "dog": 1, "eel": 7}
+    assert (every["selection"], every["warnings"]) == (3, [])
+    with pytest.raises(InputError, match=r"class 'dog' has 2 usable .*shots: all and 2 for selection"):
+        prepare.run(settings(raw, source=source, shots="all", selection_per_class=2), workspace)
+
+
+def photograph(seed: int) -> Image.Image:
+    """A picture with forms of several sizes, unlike that of any other seed."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    return coarse.resize((64, 48), Image.Resampling.BICUBIC)
+
+
+def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for part, first in (("train", 0), ("test", 50)):
+        for c, name in enumerate(("cat", "dog")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(6):
+                photograph(100 * c + first + i).save(root / part / name / f"{i}.png")
+    source = f"imagefolder:{root}"
+    workspace = Workspace.at(tmp_path / "w")
+    clean = prepare.run(settings(raw, source=source, shots=6, selection_per_class=0), workspace)
+    assert (clean["near_duplicates"], json.loads(workspace.near_duplicates.read_text())) == (0, [])
+    # Saved again with losses, and smaller: other bytes, other pixels, the same picture.
+    photograph(3).save(root / "test/cat/again.jpg", quality=40)
+    photograph(103).resize((48, 36)).save(root / "test/dog/small.png")
+    params = settings(raw, source=source, shots=6, selection_per_class=0, max_near_duplicates=2)
+    summary = prepare.run(params, workspace)
+    assert "2 test or selection images are near-duplicates" in summary["warnings"][0]
+    listed = json.loads(workspace.near_duplicates.read_text())
+    assert {(row["image"], row["like"]) for row in listed} == {
+        ("cat/again.jpg", "cat/3.png"),
+        ("dog/small.png", "dog/3.png"),
+    }
+    assert all(row["part"] == "test" and row["like_part"] == "train" for row in listed)
+    with pytest.raises(InputError, match=r"2 test or selection images .*near_duplicates\.json.*max_near_duplicates"):
+        prepare.run(settings(raw, source=source, shots=6, selection_per_class=0, max_near_duplicates=1), workspace)
+
+
+def test_near_duplicates_are_held_out_together(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for c, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            photograph(100 * c + i).save(root / name / f"{i}.png")
+            photograph(100 * c + i).save(root / name / f"{i}.jpg", quality=40)
+    workspace = Workspace.at(tmp_path / "w")
+    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=4, selection_per_class=0), workspace)
+    names = [Path(s.path).stem for s in splits.read_test(workspace.test_split).test if s.label == 0]
+    assert names and all(names.count(name) == 2 for name in names)
+
+
+def test_no_two_real_digits_are_near_duplicates(raw: dict[str, Any], workspace: Workspace) -> None:
+    # 8x8 pixels: hundreds of pairs agree in the hash alone.
+    summary = prepare.run(settings(raw, shots="all", selection_per_class=16), workspace)
+    assert (summary["train"], summary["near_duplicates"]) == (915, 0)
+
+
+def test_a_picture_of_one_colour_is_like_no_other() -> None:
+    flat = near_duplicates.Thumbnails([bytes([value]) * 256 for value in (0, 9, 255)])
+    assert not list(near_duplicates.within(flat))
 
 
 def test_writers_do_not_cross_splits(raw: dict[str, Any], workspace: Workspace) -> None:

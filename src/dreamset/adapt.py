@@ -196,7 +196,7 @@ def _assemble(
         for labels, key in zip(plan, keys, strict=True):
             shard = workspace.shards / key
             name = "dataset" if scope == "dataset" else split.folder(labels[0])
-            file = WEIGHTS if scope == "dataset" else f"{name}/{WEIGHTS}"
+            file = WEIGHTS if scope == "dataset" else f"{_hundred(labels[0], len(plan))}{name}/{WEIGHTS}"
             shards.link(shard / WEIGHTS, folder / file)
             rows.append(dataclasses.asdict(Adapter(labels, file, sha256_file(folder / file), key)))
             losses = read_json(shard / "adapter.json", f"dreamset adapt {recipe}")["losses"]
@@ -220,6 +220,11 @@ def _assemble(
         "loss_first": round(sum(first) / len(first), 5),
         "loss_last": round(sum(last) / len(last), 5),
     }
+
+
+def _hundred(label: int, classes: int) -> str:
+    """The folder of a hundred adapters that an adapter stands in, where there are more: thousands are slow to list."""
+    return f"{label // 100:03d}xx/" if classes > 100 else ""
 
 
 def _card(params: Params, workspace: Workspace, split: Split, recipe: str) -> dict[str, Any]:

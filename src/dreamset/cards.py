@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import __version__, licences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dreamset.params import Params
     from dreamset.splits import Split
@@ -25,6 +25,12 @@ def shown(weights: str) -> str:
     """The name of pretrained weights without what a path tells of the machine that it is on."""
     path = PurePath(weights)
     return path.name if path.is_absolute() else weights
+
+
+def told(counts: Sequence[int]) -> int | str:
+    """Images per class: one number where all are equal, else the span."""
+    low, high = min(counts), max(counts)
+    return low if low == high else f"{low} to {high}"
 
 
 def dataset(
@@ -63,7 +69,7 @@ def _dataset(
     sampler, row = params.sampler(recipe), params.recipes[recipe]
     # Where the real images lie is nobody's business but their owner's.
     source = split.source if removed is None else split.source.partition(":")[0]
-    each = f" ({params.per_class} per class)" if removed is None else ""
+    each = f" ({told(params.synthetic_per_class(split.train_per_class))} per class)" if removed is None else ""
     yield "---"
     yield from licences.front_matter(params.base.licence)
     yield "task_categories: [image-classification]"
@@ -88,8 +94,8 @@ def _dataset(
         yield "- Adapter: none."
     else:
         yield (
-            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {split.shots} images per class of "
-            f"`{source}`. {COPIES}"
+            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {told(split.train_per_class)} "
+            f"images per class of `{source}`. {COPIES}"
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
     yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."

@@ -296,6 +296,8 @@ def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
         if isinstance(value, int | float | str) and key not in ("recipe", "arm")
     ]
     print(f"{stage}{f' {item}' if item else ''}: {', '.join(shown)}", flush=True)
+    for warning in summary.get("warnings", ()):
+        print(f"{stage}: warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:

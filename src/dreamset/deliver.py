@@ -241,6 +241,7 @@ def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict
         "mean": transform["mean"],
         "std": transform["std"],
         "max_pixels": params.prepare.max_pixels,
+        "window": params.prepare.window,
     }
 
 

@@ -73,7 +73,9 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     trained = {arm: read_json(workspace.result("train", arm), f"dreamset train {arm}") for arm in arms(params)}
     evaluation = {
         "model": params.model,
-        "shots": split.shots,
+        # A number wherever each class was asked for the same, for that is what runs are grouped by.
+        "shots": split.shots if isinstance(split.shots, int) else split.shots_told,
+        "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "seed": split.seed,
         "classes": split.classes,
         "test_images": len(labels),

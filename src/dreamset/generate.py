@@ -25,7 +25,7 @@ from dreamset.seeds import image_seed
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -93,7 +93,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     summary = {
         "recipe": recipe,
         "images": len(images),
-        "per_class": params.per_class,
+        "per_class": cards.told(params.synthetic_per_class(split.train_per_class)),
         "drawn": drawn,
         "redrawn": redrawn,
         "looked_at": looked.looked_at,
@@ -114,13 +114,14 @@ def finish(
     adapters: list[Adapter],
     reviewed: Mapping[Picture, Decision],
 ) -> tuple[list[Block], dict[int, int], int]:
-    """Draw what is not drawn yet, until every class has ``per_class`` images that nobody has rejected.
+    """Draw what is not drawn yet, until every class has all its images and nobody has rejected one of them.
 
     Returns:
         The blocks, all of them finished shards; how many images of each label, from index 0, hold those that are
         wanted; and how many images were drawn here.
     """
-    needed = dict.fromkeys(range(len(split.classes)), params.per_class)
+    wanted = dict(enumerate(params.synthetic_per_class(split.train_per_class)))
+    needed = wanted
     drawn_now = 0
     while True:
         blocks = plan(params, workspace, split, recipe, adapters, needed)
@@ -131,7 +132,7 @@ def finish(
         for image in read_blocks(workspace, blocks) if reviewed else ():
             if reviewed.get(decisions.picture(image)) == "rejected":
                 rejected[image.label].append(image.index)
-        reached = {label: decisions.reach(rejected[label], params.per_class) for label in needed}
+        reached = {label: decisions.reach(rejected[label], count) for label, count in wanted.items()}
         if reached == needed:
             return blocks, needed, drawn_now
         needed = reached
@@ -145,11 +146,13 @@ def plan(
     adapters: list[Adapter],
     needed: Mapping[int, int] | None = None,
 ) -> list[Block]:
-    """The blocks that hold the first ``needed`` images of every label; None: ``per_class`` of each.
+    """The blocks that hold the first ``needed`` images of every label; None: as ``Params.synthetic_per_class`` says.
 
-    A block is always drawn whole, so its images depend on its place alone: growing ``per_class`` adds blocks, and so
-    does a rejected image.
+    A block is always drawn whole, so its images depend on its place alone: growing numbers add blocks, and so does a
+    rejected image. Where classes that share a block want unequal numbers, what one of them does not want is drawn and
+    left out.
     """
+    counts = needed or dict(enumerate(params.synthetic_per_class(split.train_per_class)))
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
     weights = hub.identity(workspace.root, *base.pretrained)
     shared = {
@@ -173,8 +176,7 @@ def plan(
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
-            until = max(needed[label] for label in chunk) if needed else params.per_class
-            for start in range(0, until, depth):
+            for start in range(0, max(counts[label] for label in chunk), depth):
                 place = {"adapter": sha, "prompts": prompts, "labels": chunk, "start": start, "depth": depth}
                 blocks.append(Block(shards.key_of(shared | place, CODE), adapter, chunk, start, start + depth))
     return blocks

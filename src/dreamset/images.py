@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,8 @@ SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", "
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
+THUMBNAIL: Final = 16  # px
+
 _ORIENTATION: Final = 0x0112  # EXIF
 _BITS_PER_SAMPLE: Final = 258  # TIFF
 _STEPS: Final = 10  # of the inversion at most; then digits are exact to a grey level but for one pixel in 10,000
@@ -31,27 +34,59 @@ _RELAXATION: Final = 1.6  # longer steps than the plain iteration's, which needs
 _NOTES: Final = {"1": "1-bit", "L": "grey", "P": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr"}
 
 
+_DICOM_MARK: Final = (128, b"DICM")  # after a preamble that may hold anything
+DICOM: Final = (
+    "DICOM; convert it with `dcm2img --set-window CENTER WIDTH --write-png IN.dcm OUT.png` of DCMTK (before 3.6.9 the "
+    "command is dcmj2pnm)"
+)
+
+
 class BadImageError(Exception):
     """Why a file is not used, in a few words."""
 
 
-def open_rgb(data: bytes, max_pixels: int) -> tuple[Image.Image, str | None]:
-    """A decoded image as ``to_rgb`` makes it, and what was out of the ordinary in the file, if anything.
+@dataclass(frozen=True)
+class Decoding:
+    """How files of a source are read.
 
-    Args:
-        data: the content of the file.
-        max_pixels: larger images are refused from their header, before any decoding.
+    ``max_pixels``: larger images are refused from their header, before any decoding. ``window``: the values of a grey
+    file of more than 8 bits that become black and white; None: such files are refused.
+    """
+
+    max_pixels: int
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image as ``to_rgb`` makes it, what was out of the ordinary in its file, and whether a window was applied."""
+
+    image: Image.Image
+    note: str | None
+    windowed: bool = False
+
+
+def decode(data: bytes, decoding: Decoding) -> Decoded:
+    """The content of a file as an RGB image of 8 bits.
 
     Raises:
-        BadImageError: empty, truncated, too large, animated, of more than 8 bits per channel, or no image at all.
+        BadImageError: empty, truncated, too large, animated, of more than 8 bits per channel without a window for them,
+            DICOM, or no image at all.
     """
     if not data:
         raise BadImageError("empty file")
+    if is_dicom(data):
+        raise BadImageError(DICOM)
+    max_pixels = decoding.max_pixels
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_header(image, data, max_pixels)
+        bits = _check_header(image, data, decoding)
         note = _note(image)
-        return to_rgb(image), note
+        if bits > 8 and decoding.window:
+            low, high = decoding.window
+            told = f"{bits} bits, window {low:g} to {high:g}"
+            return Decoded(_windowed(image, low, high), f"{told}; {note}" if note else told, windowed=True)
+        return Decoded(to_rgb(image), note)
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -72,6 +107,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_dicom(data: bytes) -> bool:
+    """Whether the first bytes of a file, 132 at least, are DICOM's."""
+    start, mark = _DICOM_MARK
+    return data[start : start + len(mark)] == mark
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the three channels of an RGB image are one and the same."""
+    # One row tells nearly every picture of colours apart.
+    for part in (image.crop((0, image.height // 2, image.width, image.height // 2 + 1)), image):
+        red, green, blue = part.split()
+        if any(ImageChops.difference(red, other).getbbox() for other in (green, blue)):
+            return False
+    return True
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """The luminance of an image at ``THUMBNAIL`` pixels square, whatever its aspect ratio: THUMBNAIL**2 bytes."""
+    # Averages of all pixels where it shrinks; a filter that reaches farther would read past the edges.
+    how = Image.Resampling.BOX if min(image.size) >= THUMBNAIL else Image.Resampling.BICUBIC
+    return image.convert("L").resize((THUMBNAIL, THUMBNAIL), how).tobytes()
+
+
+def _windowed(image: Image.Image, low: float, high: float) -> Image.Image:
+    """A grey image of any depth, ``low`` as black and ``high`` as white, upright, as RGB."""
+    import numpy as np
+
+    values = np.nan_to_num(np.asarray(ImageOps.exif_transpose(image), np.float64), nan=low)
+    scaled = np.clip((values - low) / (high - low), 0, 1) * 255
+    return Image.fromarray(np.round(scaled).astype(np.uint8)).convert("RGB")
+
+
 def read_rgb(path: Path) -> Image.Image:
     """A file that ``prepare`` has accepted, or that dreamset wrote, as ``to_rgb`` makes it."""
     with Image.open(path, formats=FORMATS) as image:
@@ -85,18 +152,24 @@ def shortest_side(path: Path) -> int:
     return min(width, height)
 
 
-def _check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Refuse what the header tells, before any pixel is decoded."""
+def _check_header(image: Image.Image, data: bytes, decoding: Decoding) -> int:
+    """Refuse what the header tells, before any pixel is decoded; bits per channel."""
+    max_pixels = decoding.max_pixels
     if image.width * image.height > max_pixels:
         raise BadImageError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
     # Phones write JPEGs that carry a preview or a gain map as a second picture; the first is the photograph.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise BadImageError("more than one frame: animated, or of several pages")
     bits = _bits(image, data)
-    if bits > 8:
-        raise BadImageError(f"{bits} bits per channel, whose range is not stated; save it with 8")
-    if image.mode not in ("RGB", *_NOTES) and not image.has_transparency_data:
+    if bits > 8 and not image.mode.startswith(("I", "F")):
+        raise BadImageError(f"{bits} bits per channel in colour; save it with 8")
+    if bits > 8 and not decoding.window:
+        raise BadImageError(
+            f"{bits} bits per channel, whose range is not stated; give prepare.window, or save it with 8"
+        )
+    if bits <= 8 and image.mode not in ("RGB", *_NOTES) and not image.has_transparency_data:
         raise BadImageError(f"mode {image.mode}: neither colours nor greys; save it as RGB")
+    return bits
 
 
 def _bits(image: Image.Image, data: bytes) -> int:

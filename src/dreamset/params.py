@@ -14,7 +14,7 @@ from dreamset.errors import InputError
 from dreamset.strict import Range, build, listed, read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from dreamset.hub import Part
@@ -24,6 +24,9 @@ Count = Annotated[int, Range(low=1)]
 Natural = Annotated[int, Range(low=0)]
 Share = Annotated[float, Range(low=0, high=1)]
 Positive = Annotated[float, Range(above=0)]
+
+# Of each class the same number, every image, or a number for each class by its name.
+Shots = Count | Literal["all"] | dict[str, Count]
 
 Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
@@ -44,6 +47,8 @@ class Prepare:
     # Pillow refuses larger images whatever is asked of it.
     max_pixels: Annotated[int, Range(low=1, high=178_956_970)]
     max_rejected: Natural
+    max_near_duplicates: Natural
+    window: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Adapt:
 class Generate:
     """Section ``generate``."""
 
-    per_class: Count | None
+    per_class: Count | Literal["balance"] | None
     redraws: Annotated[int, Range(low=0, high=20)]
     max_redrawn_share: Share
 
@@ -271,7 +276,7 @@ class Params:
     """The whole of ``params.yaml``."""
 
     model: str
-    shots: Count
+    shots: Shots
     seed: Annotated[int, Range(low=0, high=2**31 - 1)]
     active: tuple[str, ...]
     accept_licence: bool
@@ -294,14 +299,32 @@ class Params:
 
     @property
     def per_class(self) -> int:
-        """Synthetic images per class."""
-        return self.generate.per_class or self.base.generate.per_class
+        """Synthetic images per class; with ``balance``, of the class that has the most shots."""
+        given = self.generate.per_class
+        return self.base.generate.per_class if given is None or given == "balance" else given
 
-    @property
-    def selection_per_class(self) -> int:
-        """Labelled images per class, beside the shots, that may choose an epoch."""
-        chosen = self.prepare.selection_per_class
-        return min(self.shots, 4) if chosen is None else chosen
+    def synthetic_per_class(self, real: Sequence[int]) -> tuple[int, ...]:
+        """Synthetic images of each class, by label.
+
+        Args:
+            real: shots of each class. With ``balance`` shots and synthetic images together are as many in each.
+        """
+        if self.generate.per_class != "balance":
+            return (self.per_class,) * len(real)
+        return tuple(self.per_class + max(real) - count for count in real)
+
+    def shots_of(self, class_name: str) -> int | None:
+        """How many images of a class are to be learned from; None: all."""
+        if isinstance(self.shots, dict):
+            return self.shots[class_name]
+        return None if self.shots == "all" else self.shots
+
+    def selection_of(self, class_name: str) -> int:
+        """Labelled images of a class, beside the shots, that may choose an epoch."""
+        chosen, shots = self.prepare.selection_per_class, self.shots_of(class_name)
+        if chosen is not None:
+            return chosen
+        return 4 if shots is None else min(shots, 4)
 
     def setting(self, recipes: Iterable[str]) -> dict[str, Any]:
         """What runs of several seeds and numbers of shots must have in common to stand in one table."""
@@ -309,7 +332,7 @@ class Params:
             "prepare": to_dict(self.prepare),
             "model": self.model,
             "base": to_dict(self.base),
-            "per_class": self.per_class,
+            "per_class": "balance" if self.generate.per_class == "balance" else self.per_class,
             "train": to_dict(self.train),
             "recipes": {name: to_dict(self.recipes[name]) for name in recipes},
         }
@@ -374,6 +397,11 @@ def _check(params: Params) -> None:
     for name, model in params.models.items():
         if model.resolution % 8:
             raise InputError(f"models.{name}.resolution: must be divisible by 8, got {model.resolution}.")
+    if params.prepare.few_shot is not None and not isinstance(params.shots, int):
+        raise InputError("prepare.few_shot: such a file holds one number of images per class; set shots to it.")
+    window = params.prepare.window
+    if window is not None and (len(window) != 2 or window[0] >= window[1]):
+        raise InputError(f"prepare.window: expected [low, high] with low below high, got {list(window)}.")
     template = params.prepare.template
     if template is not None and template.count("{class}") != 1:
         raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")

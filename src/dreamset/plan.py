@@ -68,6 +68,7 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
             workspace.splits,
             workspace.test_split,
             workspace.rejected,
+            workspace.near_duplicates,
             workspace.real,
             workspace.real_test,
             result,
@@ -118,13 +119,15 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
     if stage == "generate":
         sampler = params.sampler(item or "")
         calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
-        return {"images": params.per_class * classes, "U-Net calls per image": calls}
+        return {"images": sum(params.synthetic_per_class(split.train_per_class)), "U-Net calls per image": calls}
     recipe = params.recipes[item or ""]
     if recipe.adapter == "none" or recipe.scope is None:
         return {"adapters": 0, "steps": 0}
     adapters = 1 if recipe.scope == "dataset" else classes
     schedule = params.base.adapt.schedule(recipe.scope)
-    return {"adapters": adapters, "steps": adapters * schedule.steps(len(split.train) // adapters)}
+    # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
+    images = len(split.train) if adapters == 1 else max(split.train_per_class)
+    return {"adapters": adapters, "steps": adapters * schedule.steps(images)}
 
 
 def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamset.errors import InputError
 from dreamset.files import filling, read_json
-from dreamset.images import BadImageError, resize_crop
+from dreamset.images import BadImageError, Decoding, resize_crop
 from dreamset.progress import bar
 from dreamset.sources.imagefolder import files, natural
 from dreamset.sources.reading import opened, printable
@@ -80,9 +80,10 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     found = find(paths)
     predictor = classifiers.load(folder)
     pixels = record["preprocessing"]
+    decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
     done = labelled = abstained = 0
     with _writer(out, columns(len(predictor.classes))) as writer, bar(total=len(found), what="predict") as progress:
-        for block, images in decoded(found, pixels["side"], pixels["max_pixels"], classifiers.BATCH):
+        for block, images in decoded(found, pixels["side"], decoding, classifiers.BATCH):
             good = [image for image in images if not isinstance(image, str)]
             probabilities = iter(predictor.probabilities(predictor.logits(_stack(good, pixels["side"]))))
             for file, image in zip(block, images, strict=True):
@@ -127,13 +128,13 @@ def find(paths: Sequence[str]) -> list[File]:
 
 
 def decoded(
-    found: Sequence[File], side: int, max_pixels: int, batch: int
+    found: Sequence[File], side: int, decoding: Decoding, batch: int
 ) -> Iterator[tuple[Sequence[File], list[NDArray[np.uint8] | str]]]:
     """Files and their images (side, side, 3) uint8, or why they cannot be used; ``batch`` at once in memory."""
 
     def read(file: File) -> NDArray[np.uint8] | str:
         try:
-            return resize_crop(opened(file.path, max_pixels, file.real)[0], side)
+            return resize_crop(opened(file.path, decoding, file.real)[0].image, side)
         except BadImageError as error:
             return printable(str(error))
         except OSError as error:

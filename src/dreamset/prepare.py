@@ -6,26 +6,29 @@ on the seed, and their manifest is a file of its own that only ``dreamset evalua
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import statistics
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import sources
 from dreamset.errors import InputError
 from dreamset.files import sha256, write_json
-from dreamset.images import png, shortest_side
+from dreamset.images import decode, png, shortest_side, thumbnail
 from dreamset.seeds import seed_for
 from dreamset.sources import few_shot
 from dreamset.splits import Sample, Split, TestSplit, write_split, write_test
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from dreamset.params import Params
     from dreamset.workspace import Workspace
+
+_NAMED: Final = 10  # classes that a sentence lists
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
@@ -47,7 +50,19 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
             "prepare.max_rejected."
         )
     train, selection, test = draw(source, params, [image for image, _ in copies])
-    check_overlap({"train": train, "selection": selection, "test": test})
+    parts = {"train": train, "selection": selection, "test": test}
+    check_overlap(parts)
+    pairs = near_pairs(parts)
+    write_json(workspace.near_duplicates, pairs)
+    touched = len({(pair["part"], pair["image"]) for pair in pairs})
+    # A published split cannot be mended, and results on a part of it compare with none.
+    if touched > params.prepare.max_near_duplicates and not source.published:
+        raise InputError(
+            f"{touched} test or selection images of {params.prepare.source} are near-duplicates of images in an "
+            f"earlier part (first: {pairs[0]['image']} and {pairs[0]['like']}), so that numbers on them are too good; "
+            f"give those listed in {workspace.near_duplicates} one group in a csv list, remove them, or raise "
+            "prepare.max_near_duplicates."
+        )
 
     for folder in (workspace.real, workspace.real_test):
         shutil.rmtree(folder, ignore_errors=True)
@@ -63,21 +78,91 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
         native=_native(train),
+        channels=1 if all(image.grey for image in _every(source)) else 3,
     )
     write_split(workspace.splits, split)
     write_test(workspace.test_split, TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell)))
     summary = {
         "source": params.prepare.source,
         "classes": len(source.classes),
-        "shots": params.shots,
+        "shots": split.shots_told,
         "train": len(train),
+        "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(selection),
         "test": len(test),
         "rejected": unusable,
         "copies": len(copies),
+        "near_duplicates": touched,
+        "warnings": [*_short(split), *_alike(touched, workspace)],
     }
     write_json(workspace.result("prepare"), summary)
     return summary
+
+
+def _every(source: sources.Source) -> Iterator[sources.Image]:
+    """All usable images of a source, whatever is drawn of them."""
+    return itertools.chain(source.train, source.selection or [], source.test or [])
+
+
+def _short(split: Split) -> Iterator[str]:
+    """What is said of classes that have fewer images than were asked for."""
+    asked = split.shots
+    if isinstance(asked, str):
+        return
+    wanted = [asked[name] if isinstance(asked, dict) else asked for name in split.classes]
+    lack = [
+        (have - want, name, have, want)
+        for name, have, want in zip(split.classes, split.train_per_class, wanted, strict=True)
+        if have < want
+    ]
+    if lack:
+        _, name, have, want = min(lack)
+        yield (
+            f"{len(lack)} of {len(split.classes)} classes have fewer images than shots asks for and are used whole "
+            f"(most is lacking in {name!r}: {have} of {want})"
+        )
+
+
+def _alike(touched: int, workspace: Workspace) -> Iterator[str]:
+    if touched:
+        yield (
+            f"{touched} test or selection images are near-duplicates of images in an earlier part; "
+            f"{workspace.near_duplicates} lists them"
+        )
+
+
+def near_pairs(parts: dict[str, list[sources.Image]]) -> list[dict[str, Any]]:
+    """Near-duplicates of which an earlier part and a later one hold one each, the nearest first.
+
+    Returns:
+        For each pair the later ``part`` and its ``image``, the part and image that it is ``like``, ``hamming`` (bits of
+        64 in which their hashes differ) and ``correlation`` (of their thumbnails).
+    """
+    from dreamset.near_duplicates import Thumbnails, across
+
+    made = {part: Thumbnails([_thumbnail(image) for image in images]) for part, images in parts.items()}
+    found = [
+        {
+            "part": later,
+            "image": parts[later][pair.second].name,
+            "like_part": earlier,
+            "like": parts[earlier][pair.first].name,
+            "hamming": pair.hamming,
+            "correlation": round(pair.correlation, 4),
+        }
+        for earlier, later in itertools.combinations(parts, 2)
+        for pair in across(made[earlier], made[later])
+    ]
+    return sorted(found, key=lambda pair: (-pair["correlation"], pair["image"], pair["like"]))
+
+
+def _thumbnail(image: sources.Image) -> bytes:
+    if image.thumbnail is not None:
+        return image.thumbnail
+    from PIL import Image
+
+    assert image.pixels is not None
+    return thumbnail(Image.fromarray(image.pixels))
 
 
 def pass_over(source: sources.Source) -> tuple[sources.Source, list[tuple[sources.Image, str]]]:
@@ -110,10 +195,12 @@ def draw(
     """Shots, selection and test images, by class; ``copies`` are the images that were passed over.
 
     The shots of K are the first K of one permutation per (class, seed), whatever else is drawn, or those of
-    ``prepare.few_shot``; selection images come from the source's own selection part, else from groups of their own,
-    else, where every image is a group, from the end of that same permutation.
+    ``prepare.few_shot``; a class that has fewer is used whole. Selection images come from the source's own
+    selection part, else from groups of their own, else, where every image is a group, from the end of that same
+    permutation.
     """
-    shots, selection_per_class, seed = params.shots, params.selection_per_class, params.seed
+    seed = params.seed
+    _check_shots(params, source)
     share = params.prepare.test_share
     pool, part, test = source.train, source.selection, source.test
     if test is None:
@@ -123,12 +210,21 @@ def draw(
         pool, part = _hold_out(source.classes, pool, share, "selection", seed)
     given: tuple[few_shot.ByLabel, few_shot.ByLabel] = ({}, {})
     if params.prepare.few_shot is not None:
-        given = few_shot.read(params.prepare.few_shot, replace(source, train=pool, test=test), shots, seed, copies)
+        assert isinstance(params.shots, int)
+        known = replace(source, train=pool, test=test)
+        given = few_shot.read(params.prepare.few_shot, known, params.shots, seed, copies)
     orders = {
         label: _first(given[0].get(label, []), permuted(images, "shots", seed, source.classes[label]))
         for label, images in _by_class(pool, len(source.classes)).items()
     }
-    train = [image for label in sorted(orders) for image in orders[label][:shots]]
+    shots = {}
+    for label, order in orders.items():
+        wanted = params.shots_of(source.classes[label])
+        if wanted is None:
+            # What selects comes out of the same images and has to be left.
+            wanted = len(order) - (params.selection_of(source.classes[label]) if part is None else 0)
+        shots[label] = max(0, min(wanted, len(order)))
+    train = [image for label in sorted(orders) for image in orders[label][: shots[label]]]
     groups = {image.group for image in train} | {image.pixels_sha256 for image in train}
     own = _by_class(part or [], len(source.classes))
     selection: list[sources.Image] = []
@@ -136,18 +232,35 @@ def draw(
         name = source.classes[label]
         if part is None:
             # What belongs to the shots cannot judge what was learned from them.
-            reserve = [i for i in order[shots:][::-1] if i.group not in groups and i.pixels_sha256 not in groups]
+            rest = reversed(order[shots[label] :])
+            reserve = [i for i in rest if i.group not in groups and i.pixels_sha256 not in groups]
         else:
             reserve = permuted(own[label], "selection", seed, name)
-        chosen = _first(given[1].get(label, []), reserve)[:selection_per_class]
-        if len(order) < shots or len(chosen) < selection_per_class:
+        wanted = params.selection_of(name)
+        chosen = _first(given[1].get(label, []), reserve)[:wanted]
+        if not shots[label] or len(chosen) < wanted:
             raise InputError(
                 f"class {name!r} has {len(order)} usable images to learn from and {len(reserve)} for selection beside "
-                f"the shots, but shots: {shots} and {selection_per_class} for selection are wanted; lower shots or "
-                "prepare.selection_per_class, or add images or groups."
+                f"the shots, but shots: {params.shots_of(name) or 'all'} and {wanted} for selection are wanted; lower "
+                "shots or prepare.selection_per_class, or add images or groups."
             )
         selection += chosen
     return train, selection, sorted(test, key=lambda image: image.label)
+
+
+def _check_shots(params: Params, source: sources.Source) -> None:
+    """Shots by class name every class, and no other."""
+    if not isinstance(params.shots, dict):
+        return
+    odd = [name for name in params.shots if name not in source.classes]
+    if odd:
+        raise InputError(
+            f"shots: {odd[0]!r} is no class of {params.prepare.source}; its classes are "
+            f"{', '.join(source.classes[:_NAMED])}{' ...' if len(source.classes) > _NAMED else ''}."
+        )
+    missing = [name for name in source.classes if name not in params.shots]
+    if missing:
+        raise InputError(f"shots: gives no number for class {missing[0]!r}; give one for each class, 1 or more.")
 
 
 def _first(chosen: list[sources.Image], others: list[sources.Image]) -> list[sources.Image]:
@@ -186,7 +299,7 @@ def check_overlap(parts: dict[str, list[sources.Image]]) -> None:
 def _hold_out(
     classes: Sequence[str], images: Sequence[sources.Image], share: float, purpose: str, seed: int
 ) -> tuple[list[sources.Image], list[sources.Image]]:
-    """The rest, and a share of each class; groups and copies of one picture stay together."""
+    """The rest, and a share of each class; groups, copies and near-duplicates of one picture stay together."""
     together = _clusters(images)
     held: dict[str, bool] = {}
     for label, own in sorted(_by_class(images, len(classes)).items()):
@@ -203,7 +316,9 @@ def _hold_out(
 
 
 def _clusters(images: Sequence[sources.Image]) -> dict[str, str]:
-    """For each image's name, the name of one image that stands for all that belong together, by group or by pixels."""
+    """For each image's name, the name of one image that stands for all that belong together: by group or by look."""
+    from dreamset.near_duplicates import Thumbnails, within
+
     parent = {image.name: image.name for image in images}
 
     def root(name: str) -> str:
@@ -217,6 +332,9 @@ def _clusters(images: Sequence[sources.Image]) -> dict[str, str]:
         # The same picture in two classes is a wrong label, which check_overlap has to find.
         for key in (("group", image.group), ("pixels", str(image.label), image.pixels_sha256)):
             parent[root(image.name)] = root(first.setdefault(key, image.name))
+    for own in _by_class(images).values():
+        for pair in within(Thumbnails([_thumbnail(image) for image in own])):
+            parent[root(own[pair.second].name)] = root(own[pair.first].name)
     return {name: root(name) for name in parent}
 
 
@@ -245,9 +363,8 @@ def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sam
     here = cell.resolve()
     for image in images:
         path, digest = image.path, image.sha256
-        if path is None or digest is None:
-            assert image.pixels is not None
-            path, data = folder / f"{image.name}.png", png(image.pixels)
+        if path is None or digest is None or image.decoding:
+            path, data = _written(image, folder)
             digest = sha256(data)
             # Not flushed one by one: the manifest comes after them all, and holds their digests.
             path.write_bytes(data)
@@ -255,3 +372,16 @@ def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sam
         shown = path.relative_to(here) if path.is_relative_to(here) else path
         samples.append(Sample(shown.as_posix(), image.label, image.group, digest, image.note))
     return tuple(samples)
+
+
+def _written(image: sources.Image, folder: Path) -> tuple[Path, bytes]:
+    """Where to write a picture that later stages could not read from the source as it is meant, and its PNG file."""
+    if image.path is None:
+        assert image.pixels is not None
+        return folder / f"{image.name}.png", png(image.pixels)
+    import numpy as np
+
+    assert image.decoding is not None and image.sha256 is not None
+    decoded = decode(image.path.read_bytes(), image.decoding).image
+    # By content: names of several folders could meet in one.
+    return folder / f"{image.sha256[:32]}.png", png(np.asarray(decoded.convert("L")))

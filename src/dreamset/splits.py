@@ -34,22 +34,41 @@ class Split:
     """What may be learned from: ``data/splits/train.json``.
 
     ``classes`` are the names in label order, as the source gives them. ``template`` is the caption, holding
-    ``{class}``. ``invariances`` are the changes that keep a label. ``train`` holds ``shots`` images per class,
-    by class and in the order of their permutation; ``selection`` the further images that may choose an epoch.
+    ``{class}``. ``invariances`` are the changes that keep a label. ``shots`` is what was asked for, of each class:
+    a number, ``all``, or a number by class; ``train`` holds as many of them as there are, by class and in the order
+    of their permutation; ``selection`` the further images that may choose an epoch.
     ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
     ``native`` is the median of the shots' shortest sides as their files have them, pixels; None: not known.
+    ``channels`` is 1 where every image of the source is grey, else 3.
     """
 
     source: str
     classes: tuple[str, ...]
     template: str
     invariances: tuple[str, ...]
-    shots: int
+    shots: int | str | dict[str, int]
     seed: int
     train: tuple[Sample, ...]
     selection: tuple[Sample, ...]
     names: tuple[str, ...] | None = None
     native: int | None = None
+    channels: int = 3
+
+    @property
+    def train_per_class(self) -> tuple[int, ...]:
+        """How many images of each class may be learned from, by label."""
+        counts = [0] * len(self.classes)
+        for sample in self.train:
+            counts[sample.label] += 1
+        return tuple(counts)
+
+    @property
+    def shots_told(self) -> str:
+        """``shots`` in a few words: "4", "all", or "1 to 16"."""
+        if not isinstance(self.shots, dict):
+            return str(self.shots)
+        low, high = min(self.shots.values()), max(self.shots.values())
+        return str(low) if low == high else f"{low} to {high}"
 
     def prompt(self, label: int, kind: str = "template") -> str:
         """The caption of a class: the template filled, or the bare label."""

@@ -12,13 +12,15 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 
 from dreamset.errors import InputError
 
 T = TypeVar("T")
+
+_WORDS: Final = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _value(hint: Any, raw: object, key: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if raw is None and type(None) in args:
             return None
-        return _value(next(arg for arg in args if arg is not type(None)), raw, key)
+        return _any_of([arg for arg in args if arg is not type(None)], raw, key)
     if origin is Literal:
         if raw not in args or isinstance(raw, bool):
             raise InputError(f"{key}: expected one of {listed(args)}, got {_shown(raw)}.")
@@ -112,7 +114,7 @@ def _value(hint: Any, raw: object, key: str) -> Any:
         return tuple(_value(args[0], item, f"{key}[{i}]") for i, item in enumerate(raw))
     if origin is dict:
         if not isinstance(raw, dict) or not raw:
-            raise InputError(f"{key}: expected a mapping of names to rows, got {_shown(raw)}.")
+            raise InputError(f"{key}: expected {_told(hint)}, got {_shown(raw)}.")
         return {str(name): _value(args[1], row, _join(key, name)) for name, row in raw.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast("type[Any]", hint), raw, key)
@@ -122,8 +124,35 @@ def _value(hint: Any, raw: object, key: str) -> Any:
     return _scalar(hint, limits, raw, key)
 
 
+def _any_of(hints: list[Any], raw: object, key: str) -> Any:
+    """``raw`` checked against alternatives; one sentence names them all where none fits."""
+    if len(hints) == 1:
+        return _value(hints[0], raw, key)
+    for hint in hints:
+        # What is wrong inside of a mapping is told of the inner key.
+        if isinstance(raw, dict) and raw and typing.get_origin(hint) is dict:
+            return _value(hint, raw, key)
+        try:
+            return _value(hint, raw, key)
+        except InputError:
+            continue
+    raise InputError(f"{key}: expected {' or '.join(map(_told, hints))}, got {_shown(raw)}.")
+
+
+def _told(hint: Any) -> str:
+    """What a type hint allows, as a sentence says it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin is dict:
+        return f"a mapping of names to {'rows' if dataclasses.is_dataclass(args[1]) else _told(args[1])}"
+    if origin is tuple:
+        return f"a list of {_told(args[0])}"
+    return f"{_WORDS[args[0]]} {args[1]}".strip() if origin is Annotated else _WORDS[hint]
+
+
 def _scalar(kind: type, limits: Range, raw: object, key: str) -> Any:
-    word = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
+    word = _WORDS[kind]
     ok = isinstance(raw, (int, float) if kind is float else kind) and (kind is bool or not isinstance(raw, bool))
     if kind is float and isinstance(raw, str):
         # YAML 1.1 reads 1e-3 as text: only 1.0e-3 is a number there.
@@ -152,5 +181,5 @@ def listed(names: typing.Iterable[object]) -> str:
 
 def _shown(raw: object) -> str:
     if isinstance(raw, dict):
-        return "a mapping"
+        return "a mapping" if raw else "an empty one"
     return "null" if raw is None else repr(raw)[:60]

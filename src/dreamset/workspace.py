@@ -40,6 +40,11 @@ class Workspace:
         return self.cell / "data/splits/rejected.json"
 
     @property
+    def near_duplicates(self) -> Path:
+        """Real images of two splits that are almost the same picture."""
+        return self.cell / "data/splits/near_duplicates.json"
+
+    @property
     def real(self) -> Path:
         """Image files that ``prepare`` writes for shots and selection, where a source has no files of its own."""
         return self.cell / "data/real"

@@ -60,6 +60,7 @@ def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None
     """A synthetic dataset, ``size`` pixels square, checked against its metadata; ``scratch`` as for ``real``.
 
     Where ``split.native`` is below their resolution, images pass through it, and are then raised as real ones are.
+    Where the real images are of one channel, all that counts of the synthetic ones is their luminance.
 
     Raises:
         InputError: a file is gone or changed, the classes are not those of ``split``, or ``scratch`` has no room.
@@ -72,7 +73,7 @@ def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None
     if not rows:
         raise InputError(f"{folder}: holds no images; run `{command}` again.")
     files = [(row.file_name, row.label, row.sha256) for row in rows]
-    return _read(files, folder, size, command, scratch, split.native)
+    return _read(files, folder, size, command, scratch, split.native, grey=split.channels == 1)
 
 
 def _read(
@@ -82,12 +83,15 @@ def _read(
     command: str,
     scratch: Path | None,
     native: int | None = None,
+    *,
+    grey: bool = False,
 ) -> Labelled:
     def decode(row: tuple[str, int, str]) -> NDArray[np.uint8]:
         path = folder / row[0]
         if not path.is_file() or sha256_file(path) != row[2]:
             raise InputError(f"{path}: is missing or was changed; run `{command}` again.")
         image = read_rgb(path)
+        image = image.convert("L").convert("RGB") if grey else image
         return resize_crop(to_native(image, native) if native else image, size)
 
     shape = (len(rows), size, size, 3)

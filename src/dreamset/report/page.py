@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -44,7 +46,7 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{tables.short_source(evidence)}, {evidence.split.shots} shots: {verdict.title}"),
+        tag("title", f"{tables.short_source(evidence)}, {evidence.split.shots_told} shots: {verdict.title}"),
         tag("style", style),
     )
     body = tag("body", tag("main", _hero(evidence, verdict, colours), sections), _foot())
@@ -53,7 +55,7 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
 
 def _hero(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html:
     split = evidence.split
-    kicker = f"{tables.short_source(evidence)} · {split.shots} shots per class · seed {evidence.params.seed}"
+    kicker = f"{tables.short_source(evidence)} · {split.shots_told} shots per class · seed {evidence.params.seed}"
     return tag(
         "header",
         tag("p", kicker, class_="kicker"),
@@ -181,7 +183,8 @@ def _reproduce(evidence: Evidence) -> Html:
         ("this page and all that it rests on", "dvc repro"),
         (
             "the same settings from any state of params.yaml",
-            f"dvc exp run -S model={params.model} -S shots={params.shots} -S seed={params.seed} -S 'active=[{active}]'",
+            f"dvc exp run -S model={params.model} -S {_shots(params.shots)} -S seed={params.seed} "
+            f"-S 'active=[{active}]'",
         ),
         ("more images per class; only the new ones are drawn", "dvc exp run -S generate.per_class=200"),
         ("compare experiments", "dvc exp show"),
@@ -196,6 +199,14 @@ def _reproduce(evidence: Evidence) -> Html:
         ".",
     )
     return section("again", "Do it again", tag("pre", tag("code", code)), takeaway, tables.details(evidence))
+
+
+def _shots(shots: int | str | dict[str, int]) -> str:
+    """``shots`` as an argument of the shell that sets it."""
+    if not isinstance(shots, dict):
+        return f"shots={shots}"
+    pairs = ",".join(f"{json.dumps(name, ensure_ascii=False)}:{count}" for name, count in shots.items())
+    return shlex.quote(f"shots={{{pairs}}}")
 
 
 def _code(sentence: str) -> Html:

@@ -34,7 +34,7 @@ def facts(evidence: Evidence) -> Html:
     """What was run, as a list of terms."""
     params, split, base = evidence.params, evidence.split, evidence.params.base
     classes = len(split.classes)
-    real = f"{split.shots} per class, {len(split.train)} in all"
+    real = f"{split.shots_told} per class, {len(split.train)} in all"
     choosing = f"{len(split.selection) / classes:g} further labels per class choose the training step"
     pairs: list[tuple[str, object]] = [
         ("Source", short_source(evidence)),

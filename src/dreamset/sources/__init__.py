@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dreamset.images import Decoding
     from dreamset.params import Prepare
 
 KINDS: Final = ("digits", "imagefolder:PATH", "csv:FILE", "coop:FILE", "cifar10:PATH", "cifar100:PATH", "medmnist:FILE")
@@ -29,7 +30,9 @@ class Image:
     ``name`` identifies it in the source; ``path`` is its file and ``sha256`` of that file, or None where the source has
     no files and ``prepare`` writes the drawn ones from ``pixels`` (h, w, 3) or (h, w), uint8. ``pixels_sha256`` is of
     the decoded pixels, so that one picture stored twice is found whatever its file format. ``note`` says what was out
-    of the ordinary in the file.
+    of the ordinary in the file. ``grey``: its three channels are one. ``decoding`` is given where no reader but this
+    one makes 8 bits of the file, and ``prepare`` writes the drawn ones anew. ``thumbnail`` is of ``images.thumbnail``,
+    or None where ``pixels`` are there to make it of.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Image:
     path: Path | None = None
     sha256: str | None = None
     note: str | None = None
+    grey: bool = False
+    decoding: Decoding | None = None
+    thumbnail: bytes | None = field(default=None, compare=False, repr=False)
     pixels: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
 
@@ -69,22 +75,23 @@ def read(prepare: Prepare) -> Source:
     Raises:
         InputError: no such source, files that are missing, or class names that a caption cannot tell apart.
     """
+    from dreamset.images import Decoding
     from dreamset.sources import arrays, coop, digits, imagefolder, listing, presets
 
     kind, _, argument = prepare.source.partition(":")
-    path, pixels = Path(argument), prepare.max_pixels
+    path, decoding = Path(argument), Decoding(prepare.max_pixels, _window(prepare))
     if kind == "digits" and not argument:
         source = digits.read()
     elif not argument:
         kind, source = "", None
     elif kind == "imagefolder":
-        source = imagefolder.read(path, pixels)
+        source = imagefolder.read(path, decoding)
     elif kind == "csv":
-        source = listing.read(path, pixels)
+        source = listing.read(path, decoding)
     elif kind == "coop":
-        source = coop.read(path, pixels)
+        source = coop.read(path, decoding)
     elif kind in presets.PRESETS:
-        source = presets.read(kind, path, pixels)
+        source = presets.read(kind, path, decoding)
     elif kind in arrays.CIFAR:
         source = arrays.read_cifar(kind, path)
     elif kind == "medmnist":
@@ -98,6 +105,10 @@ def read(prepare: Prepare) -> Source:
         )
     _check_classes(source, prepare.source)
     return source
+
+
+def _window(prepare: Prepare) -> tuple[float, float] | None:
+    return None if prepare.window is None else (prepare.window[0], prepare.window[1])
 
 
 def _check_classes(source: Source, where: str) -> None:

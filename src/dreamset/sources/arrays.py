@@ -172,6 +172,7 @@ def _images(part: str, pixels: NDArray[np.uint8], labels: Sequence[int] | NDArra
                 label=int(label),
                 group=name,
                 pixels_sha256=pixels_digest(picture.shape, picture.tobytes()),
+                grey=picture.ndim == 2,
                 pixels=picture,
             )
         )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from dreamset.images import Decoding
+
 Part = str
 
 PARTS: Final = ("train", "val", "test")
@@ -31,7 +33,7 @@ class Listing:
     parts: dict[Part, list[tuple[str, int]]]
 
 
-def read(file: Path, max_pixels: int) -> Source:
+def read(file: Path, decoding: Decoding) -> Source:
     """The images of a split file: shots from train, selection images from val, the test images from test.
 
     The images are looked for in ``images/`` beside the file, in the folders where CoOp keeps them, and beside it.
@@ -44,7 +46,7 @@ def read(file: Path, max_pixels: int) -> Source:
     listing = parse(load(file), file)
     root = image_root(file.parent, listing, ("images", *FOLDERS, "."))
     rejected: list[tuple[str, str]] = []
-    found = {part: read_files(rows(root, listed), max_pixels, rejected, part) for part, listed in listing.parts.items()}
+    found = {part: read_files(rows(root, listed), decoding, rejected, part) for part, listed in listing.parts.items()}
     return Source(
         classes=listing.classes,
         template="a photo of a {class}",

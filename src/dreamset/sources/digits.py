@@ -65,6 +65,7 @@ def read() -> Source:
                     label=int(label),
                     group=f"block {group}",
                     pixels_sha256=pixels_digest(pixels.shape, pixels.tobytes()),
+                    grey=True,
                     pixels=pixels,
                 )
             )

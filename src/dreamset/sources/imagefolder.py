@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dreamset.errors import InputError
 from dreamset.sources import Image, Source
 from dreamset.sources.reading import Row, printable, read_files
 
+if TYPE_CHECKING:
+    from dreamset.images import Decoding
+
 _DIGITS = re.compile(r"(\d+)")
 _SELECTION: Final = ("val", "valid", "validation", "selection")
 
 
-def read(root: Path, max_pixels: int) -> Source:
+def read(root: Path, decoding: Decoding) -> Source:
     """Scan a folder; the class is the name of the sub-folder, sub-folders of it included.
 
     Files that cannot be used are listed with the reason in ``Source.rejected``; hidden files are skipped.
@@ -31,7 +34,7 @@ def read(root: Path, max_pixels: int) -> Source:
     rejected: list[tuple[str, str]] = []
     if "train" not in names or len(parts) == 1:
         classes = _classes(root)
-        train = _scan(root, classes, max_pixels, rejected)
+        train = _scan(root, classes, decoding, rejected)
         return _source(classes, train, None, None, rejected)
     if len(selection) > 1 or names != set(parts):
         odd = sorted(names - {"train", "test", *selection[:1]})
@@ -43,7 +46,7 @@ def read(root: Path, max_pixels: int) -> Source:
             raise InputError(
                 f"{root}: train/ and {part}/ hold different classes ({', '.join(odd[:5])}); make them equal."
             )
-    found = {part: _scan(root / part, classes, max_pixels, rejected) for part in parts}
+    found = {part: _scan(root / part, classes, decoding, rejected) for part in parts}
     return _source(classes, found["train"], found[selection[0]] if selection else None, found.get("test"), rejected)
 
 
@@ -98,14 +101,14 @@ def _classes(root: Path) -> tuple[str, ...]:
     return classes
 
 
-def _scan(root: Path, classes: tuple[str, ...], max_pixels: int, rejected: list[tuple[str, str]]) -> list[Image]:
+def _scan(root: Path, classes: tuple[str, ...], decoding: Decoding, rejected: list[tuple[str, str]]) -> list[Image]:
     rows = [
         # A class folder may itself be a link: that is how folders of links to a data set are laid out.
         Row(root / name / file, root / name, f"{name}/{file}", label, (root / name / file).as_posix())
         for label, name in enumerate(classes)
         for file in files(root / name)
     ]
-    return read_files(rows, max_pixels, rejected, f"reading {root.name}")
+    return read_files(rows, decoding, rejected, f"reading {root.name}")
 
 
 def _source(

@@ -12,12 +12,14 @@ from dreamset.sources.reading import Row, inside, printable, read_files
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.images import Decoding
+
 _REQUIRED: Final = ("path", "label")
 _COLUMNS: Final = (*_REQUIRED, "split", "group")
 _PARTS: Final = {"train": "train", "selection": "selection", "val": "selection", "test": "test"}
 
 
-def read(file: Path, max_pixels: int) -> Source:
+def read(file: Path, decoding: Decoding) -> Source:
     """Images of a CSV file with the columns path, label and, where wanted, split and group; classes are sorted by name.
 
     Without the column split, or without rows of a part, ``prepare`` draws that part out of the training images. Images
@@ -48,7 +50,7 @@ def read(file: Path, max_pixels: int) -> Source:
     found = {
         part: read_files(
             [Row(file.parent / path, file.parent, path, labels[label], group) for path, label, group in listed],
-            max_pixels,
+            decoding,
             rejected,
             f"reading {part}",
         )

@@ -22,6 +22,8 @@ from dreamset.splits import spoken
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dreamset.images import Decoding
+
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -161,7 +163,7 @@ FOLDERS: Final = tuple(
 _SECOND: Final = {"n04008634": "projectile missile", "n04356056": "dark sunglasses"}
 
 
-def read(name: str, root: Path, max_pixels: int) -> Source:
+def read(name: str, root: Path, decoding: Decoding) -> Source:
     """The published split of ``PRESETS[name]``, whose files are in ``root``.
 
     Raises:
@@ -189,14 +191,14 @@ def read(name: str, root: Path, max_pixels: int) -> Source:
             f"the images of {preset.home} there."
         )
     rejected: list[tuple[str, str]] = []
-    test = read_files(coop.rows(folder, listing.parts["test"]), max_pixels, rejected, "reading test")
+    test = read_files(coop.rows(folder, listing.parts["test"]), decoding, rejected, "reading test")
     if rejected:
         raise InputError(
             f"{rejected[0][0]}: is a test image of {name} and cannot be used ({rejected[0][1]}); unpack it again, for "
             "results on part of the test images compare with none."
         )
     train, selection = (
-        read_files(coop.rows(folder, listing.parts[part]), max_pixels, rejected, f"reading {part}")
+        read_files(coop.rows(folder, listing.parts[part]), decoding, rejected, f"reading {part}")
         for part in ("train", "val")
     )
     names = tuple(map(preset.said, listing.classes))

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset.errors import InputError
 from dreamset.files import sha256
-from dreamset.images import SUFFIXES, BadImageError, open_rgb
+from dreamset.images import DICOM, SUFFIXES, BadImageError, Decoded, Decoding, decode, is_dicom, is_grey, thumbnail
 from dreamset.progress import bar
 from dreamset.sources import Image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from PIL.Image import Image as PillowImage
 
 # Files handed to the pool at once: enough to keep it busy, few enough that a million files need no million futures.
 _BLOCK: Final = 2048
@@ -39,12 +38,12 @@ class Row:
     group: str
 
 
-def read_files(rows: Sequence[Row], max_pixels: int, rejected: list[tuple[str, str]], what: str) -> list[Image]:
+def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[tuple[str, str]], what: str) -> list[Image]:
     """Decode every file once, on all cores (Pillow lets go of the interpreter's lock), in the order of ``rows``.
 
     Args:
         rows: the files.
-        max_pixels: larger images are rejected before decoding.
+        decoding: how files are read, and what is rejected before.
         rejected: gets (file, reason) of every file that cannot be used.
         what: said beside the progress bar.
     """
@@ -56,7 +55,7 @@ def read_files(rows: Sequence[Row], max_pixels: int, rejected: list[tuple[str, s
     ):
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            for row, read in zip(block, pool.map(partial(_read, real=real, max_pixels=max_pixels), block), strict=True):
+            for row, read in zip(block, pool.map(partial(_read, real=real, decoding=decoding), block), strict=True):
                 if isinstance(read, Image):
                     images.append(read)
                 else:
@@ -87,43 +86,45 @@ def pixels_digest(shape: tuple[int, ...], data: bytes) -> str:
     return sha256(repr(shape).encode() + data)
 
 
-def _read(row: Row, real: dict[Path, Path], max_pixels: int) -> Image | str:
+def _read(row: Row, real: dict[Path, Path], decoding: Decoding) -> Image | str:
     """The image, or why it cannot be used."""
     try:
-        return _image(row, real[row.root], max_pixels)
+        return _image(row, real[row.root], decoding)
     except BadImageError as error:
         return printable(str(error))
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 
 
-def _image(row: Row, real: Path, max_pixels: int) -> Image:
-    decoded, data, note = opened(row.path, max_pixels, real)
+def _image(row: Row, real: Path, decoding: Decoding) -> Image:
+    decoded, data = opened(row.path, decoding, real)
+    image = decoded.image
     return Image(
         name=row.name,
         label=row.label,
         group=row.group,
-        pixels_sha256=pixels_digest(decoded.size, decoded.tobytes()),
+        pixels_sha256=pixels_digest(image.size, image.tobytes()),
         path=row.path,
         sha256=sha256(data),
-        note=note,
+        note=decoded.note,
+        grey=is_grey(image),
+        decoding=decoding if decoded.windowed else None,
+        thumbnail=thumbnail(image),
     )
 
 
-def opened(path: Path, max_pixels: int, real: Path | None = None) -> tuple[PillowImage, bytes, str | None]:
-    """A file as ``images.open_rgb`` decodes it, its content, and what was out of the ordinary in it.
+def opened(path: Path, decoding: Decoding, real: Path | None = None) -> tuple[Decoded, bytes]:
+    """A file as ``images.decode`` decodes it, and its content.
 
     Args:
         path: any file.
-        max_pixels: larger images are refused before decoding.
+        decoding: what is refused before decoding, and the window of more than 8 bits.
         real: the resolved folder that a link must not leave; None: it may lead anywhere.
 
     Raises:
         BadImageError: it is no image that can be used.
         OSError: it cannot be read.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadImageError(f"suffix {path.suffix or 'missing'}: not an image file")
     if printable(path.as_posix()) != path.as_posix():
         raise BadImageError("name is not UTF-8; rename it")
     if not os.path.lexists(path):
@@ -132,8 +133,15 @@ def opened(path: Path, max_pixels: int, real: Path | None = None) -> tuple[Pillo
         raise BadImageError("a link that leads out of the folder; copy the file into it")
     if not path.is_file():
         raise BadImageError("not a file")
-    if path.stat().st_size > 8 * max_pixels + _EXTRA_BYTES:
-        raise BadImageError(f"too large for an image of {max_pixels} pixels")
+    if path.suffix.lower() not in SUFFIXES:
+        # Archives of hospitals name their files .dcm, .ima, or by numbers alone.
+        raise BadImageError(DICOM if is_dicom(_head(path)) else f"suffix {path.suffix or 'missing'}: not an image file")
+    if path.stat().st_size > 8 * decoding.max_pixels + _EXTRA_BYTES:
+        raise BadImageError(f"too large for an image of {decoding.max_pixels} pixels")
     data = path.read_bytes()
-    decoded, note = open_rgb(data, max_pixels)
-    return decoded, data, note
+    return decode(data, decoding), data
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(132)
