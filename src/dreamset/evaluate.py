@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import hub
+from dreamset import hub, verdict
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
 from dreamset.seeds import seed_for
@@ -83,6 +83,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "sets": _sets(params, workspace, images),
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
     }
+    evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     _write(workspace, evaluation, {key: scores.argmax(1) for key, scores in logits.items()}, labels)
     return evaluation
 
@@ -225,7 +226,7 @@ def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[
     plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
     adapted = [recipe for recipe in params.active if recipe not in plain]
     pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(recipe)]
-    pairs += [((recipe, "both"), (REAL, "real")) for recipe in params.active]
+    pairs += [((recipe, "both"), (REAL, kind)) for recipe in params.active for kind in train_on(REAL)]
     differences = []
     for classifier in params.train.classifiers:
         for first, second in pairs:
