@@ -145,10 +145,12 @@ def spearman(
     Returns:
         None where fewer than three seeds or an unvarying side leave it undefined.
     """
-    points = np.array([x, y], np.float64)
     members = [np.flatnonzero(np.asarray(seeds) == seed) for seed in sorted(set(seeds))]
+    if len(members) < 3:
+        return None
+    points = np.array([x, y], np.float64)
     estimate = _rank_correlation(points)
-    if estimate is None or len(members) < 3:
+    if estimate is None:
         return None
     rng = np.random.default_rng(seed_for("spearman"))
     drawn = [
