@@ -236,6 +236,13 @@ def test_seeds_that_were_scored_on_different_images_are_refused(params: Params) 
         records.append(table.record(evaluation, guesses))
     with pytest.raises(InputError, match="the seeds at 4 shots were scored on different images"):
         table.claims(params, records)
+    # Under cross-validation each seed is scored on its own shots, though their labels are the same.
+    records = []
+    for seed in (0, 1):
+        evaluation, guesses = made_up(dataclasses.replace(params, seed=seed))
+        records.append(table.record(evaluation | {"protocol": "cv"}, guesses))
+    with pytest.raises(InputError, match="different images"):
+        table.claims(params, records)
 
 
 def test_a_record_holds_what_was_right(params: Params) -> None:

@@ -45,7 +45,7 @@ def test_the_best_real_arm_has_to_be_beaten() -> None:
     assert found.sentence == (
         "These images cannot tell: trained on the real images and those of datadream_dset, resnet20 gets 1.0 "
         "percentage points more of 640 test images right than on the real ones alone with strong augmentation, and "
-        "the 95% interval (−1.0 to +3.0) holds no gain as well as one of +1.0 or more."
+        "the 95% interval (−1.0 to +3.0) holds both no gain and one of +1.0 or more."
     )
     assert verdict.judge(params, gains[2:4], 0.95, "640 test images") is None
 

@@ -212,6 +212,7 @@ def _stage(arguments: argparse.Namespace) -> None:
         summary = stage_function(stage)(params, workspace, *([item] if item else []))
     _print(stage, item, summary)
     plots = workspace.plots(stage, item)
+    private = not params.report.show_real
     track.finish(
         workspace,
         params,
@@ -220,7 +221,7 @@ def _stage(arguments: argparse.Namespace) -> None:
         started=started,
         metrics={key: value for key, value in summary.items() if isinstance(value, int | float)},
         curves=_curves(plots / "loss.csv"),
-        artifacts=_artifacts(workspace, stage, item),
+        artifacts=_artifacts(workspace, stage, item, private),
     )
 
 
@@ -261,9 +262,10 @@ def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def _artifacts(workspace: Workspace, stage: str, item: str | None) -> list[Path]:
-    """Files of a stage that a person looks at."""
-    files = [workspace.result(stage, item)]
+def _artifacts(workspace: Workspace, stage: str, item: str | None, private: bool) -> list[Path]:
+    """Files of a stage that a person looks at; none that shows or names a shot where the shots are ``private``."""
+    # The evaluation names the files of shots that synthetic images resemble.
+    files = [] if private and stage == "evaluate" else [workspace.result(stage, item)]
     plots = workspace.plots(stage, item)
     files += sorted(plots.glob("*")) if plots.is_dir() else []
     if stage == "report":

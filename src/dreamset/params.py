@@ -31,7 +31,7 @@ Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "
 ClassifierName = Literal["resnet20", "clip_lora"]
 
 # What differs between the cells of a table, what changes no number of theirs, and rows that they do not use.
-_NO_SETTING: Final = ("shots", "seed", "active", "primary", "report", "track", "models")
+_NO_SETTING: Final = ("shots", "seed", "active", "primary", "deliver", "expect", "report", "track", "models")
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,12 @@ from dreamset.workspace import Workspace
 _ASIDE: Final = {
     "__main__.py",
     "base",
+    "cards.py",
     "cli.py",
     "deliver.py",
     "expect.py",
     "export.py",
+    "licences.py",
     "plan.py",
     "predict.py",
     "progress.py",
@@ -77,7 +79,8 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.recipes.items() <= self.recorded.get("recipes", {}).items()
+        known: dict[str, str] = self.recorded.get("recipes", {})
+        return self.recipes.items() <= known.items()
 
     def complete(self) -> Cell:
         """The cell with those recipes, too, that it has been run with before and that are as they were."""

@@ -111,7 +111,7 @@ def judge(params: Params, gains: Iterable[Gain], confidence: float, basis: str) 
     because = {
         "helps": f"the whole {interval} {ends} lies above zero",
         "does_not_help": f"the {interval} {ends} ends below {points(smallest)}, the smallest gain of interest",
-        "cannot_tell": f"the {interval} {ends} holds no gain as well as one of {points(smallest)} or more",
+        "cannot_tell": f"the {interval} {ends} holds both no gain and one of {points(smallest)} or more",
     }[outcome]
     reason = f"trained on the real images and those of {recipe}, {classifier} gets {compared}, and {because}."
     return Verdict(outcome, recipe, classifier, gain.minus, gain.difference, gain.low, gain.high, reason)
