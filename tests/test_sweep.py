@@ -1,94 +1,272 @@
-"""The table: cells that are finished stay finished, and differences are paired."""
+"""The table: finished work stays finished, parts make one table, and differences are paired."""
 
+import csv
 import dataclasses
 import json
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dreamset import adapt, cli, evaluate, generate, prepare, sweep, table, train
 from dreamset import params as parameters
-from dreamset import sweep
+from dreamset.errors import InputError
 from dreamset.files import write_json
+from dreamset.params import Params
+from dreamset.verdict import Gain
 from dreamset.workspace import Workspace
 from toy import ROOT
 
-
-def test_pairing_finds_a_small_gain_that_every_seed_has() -> None:
-    rng = np.random.default_rng(0)
-    hard = rng.random((1, 500))
-    base = (rng.random((5, 500)) > 0.2 + 0.3 * hard).astype(float)
-    better = np.where(rng.random((5, 500)) < 0.08, 1.0, base)
-    mean, low, high = sweep.paired(better - base, 2000, 0.95)
-    assert 0 < low < mean < high
-    assert mean == pytest.approx((better - base).mean())
+ARMS = ("real", "real_strong")
+RATES = {"real": 0.8, "stable_diffusion": 0.6, "datadream_dset": 0.75, "datadream_cls": 0.7}
 
 
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    """Seeds and images both vary; a true difference of zero lies outside a 90 % interval about one time in ten."""
-    rng = np.random.default_rng(1)
-    missed = 0
-    for _ in range(200):
-        differences = rng.normal(0, 0.05, (12, 1)) + rng.normal(0, 0.5, (1, 60)) + rng.normal(0, 0.5, (12, 60))
-        _, low, high = sweep.paired(differences, 200, 0.9)
-        missed += not low <= 0 <= high
-    assert 5 <= missed <= 40
+def made_up(params: Params, images: int = 60) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An evaluation and its predictions: the accuracy of a run depends on its recipe, shots and seed."""
+    rng = np.random.default_rng(1000 * params.shots + params.seed)
+    labels = np.arange(images) % 3
+    runs, predicted, right = [], {}, {}
+    arms = [("real", kind) for kind in ARMS]
+    arms += [(recipe, kind) for recipe in params.active for kind in ("synthetic", "both")]
+    for arm, kind in arms:
+        key = f"{arm}/{kind}/resnet20"
+        rate = min(0.97, RATES[arm] + 0.1 * (kind in ("both", "real_strong")) + 0.01 * params.shots)
+        right[key] = rng.random(images) < rate
+        predicted[key] = np.where(right[key], labels, (labels + 1) % 3).tolist()
+        run = {"arm": arm, "train_on": kind, "classifier": "resnet20", "accuracy": float(right[key].mean())}
+        runs.append(run | {"low": 0.0, "high": 1.0, "top5": 1.0, "steps": 1, "seconds": 1.0})
+    pairs = [(f"{recipe}/both/resnet20", f"real/{kind}/resnet20") for recipe in params.active for kind in ARMS]
+    pairs += [
+        (f"{recipe}/{kind}/resnet20", f"stable_diffusion/{kind}/resnet20")
+        for recipe in params.active
+        for kind in ("synthetic", "both")
+        if recipe != "stable_diffusion" and "stable_diffusion" in params.active
+    ]
+    evaluation = {
+        "shots": params.shots,
+        "seed": params.seed,
+        "runs": runs,
+        "differences": [{"of": of, "minus": minus} for of, minus in pairs],
+        "costs": {},
+        "sets": {
+            recipe: {"fid": 100 * (1 - right[f"{recipe}/synthetic/resnet20"].mean()), "kid": 0.5, "n": 60, "vendi": {}}
+            | {"near_duplicates": {"share": 0.1 * params.seed, "count": 3}}
+            for recipe in params.active
+        },
+        "labels_train_per_class": params.shots,
+        "labels_selection_per_class": 0,
+    }
+    return evaluation, {"labels": labels.tolist(), "predicted": predicted}
 
 
-def test_differences_between_seeds_widen_the_interval() -> None:
-    same = np.tile([[1.0] * 10 + [0.0] * 90], (5, 1))
-    varied = np.stack([np.roll([1.0] * n + [0.0] * (100 - n), n) for n in (0, 2, 8, 15, 25)])
-    widths = [high - low for _, low, high in (sweep.paired(d, 1000, 0.95) for d in (same, varied))]
-    assert widths[1] > widths[0]
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stages that say that they ran and leave what the table is made of."""
+    ran: list[str] = []
+
+    def stub(name: str) -> Callable[..., None]:
+        def run(params: Params, workspace: Workspace, *item: str) -> None:
+            ran.append(" ".join((name, *item, f"{params.shots}/{params.seed}")))
+
+        return run
+
+    def run_evaluate(params: Params, workspace: Workspace) -> dict[str, Any]:
+        ran.append(f"evaluate {params.shots}/{params.seed}")
+        evaluation, guesses = made_up(params)
+        write_json(workspace.plots("evaluate") / "predictions.json", guesses)
+        return evaluation
+
+    for module, name in ((prepare, "prepare"), (adapt, "adapt"), (generate, "generate"), (train, "train")):
+        monkeypatch.setattr(module, "run", stub(name))
+    monkeypatch.setattr(evaluate, "run", run_evaluate)
+    return ran
+
+
+@pytest.fixture
+def params(raw: dict[str, Any]) -> Params:
+    raw["models"]["bundled"] |= {
+        name: str(ROOT / raw["models"]["bundled"][name]) for name in ("generator", "clip", "judge")
+    }
+    raw["active"] = ["stable_diffusion", "datadream_dset"]
+    raw["evaluate"]["bootstrap"] = 100
+    return parameters.parse(raw)
+
+
+def rows(workspace: Workspace, name: str) -> list[dict[str, str]]:
+    with (workspace.results / f"table/{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cells(workspace: Workspace) -> list[tuple[int, int]]:
+    return sorted({(int(row["shots"]), int(row["seed"])) for row in rows(workspace, "cells")})
+
+
+def test_a_table_goes_on_where_it_stopped(params: Params, workspace: Workspace, stages: list[str]) -> None:
+    told = sweep.run(params, workspace, [4], [0, 1], 1)
+    assert told.startswith("2 of 2 cells run now, in ")
+    assert len(stages) == 2 * 9
+    assert stages[:3] == ["prepare 4/0", "train real 4/0", "adapt stable_diffusion 4/0"]
+    # Parts make one table, whichever was asked for last.
+    sweep.run(params, workspace, [8], [0], 1)
+    assert len(stages) == 3 * 9
+    assert cells(workspace) == [(4, 0), (4, 1), (8, 0)]
+    # What changes no number of a cell runs nothing.
+    for same in (
+        dataclasses.replace(params, report=parameters.Report(3, False)),
+        dataclasses.replace(params, primary="datadream_cls"),
+        dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, smallest_gain=0.02)),
+        dataclasses.replace(params, models={"bundled": params.base}),
+    ):
+        sweep.run(same, workspace, [4, 8], [0], 1)
+    assert len(stages) == 3 * 9
+    slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=1))
+    told = sweep.run(slower, workspace, [4], [0], 1)
+    assert len(stages) == 4 * 9
+    assert cells(workspace) == [(4, 0)]
+    assert "1 cells in the table" in told
+    assert "2 of another setting or code left out" in told
+    assert json.loads((workspace.results / "table/cost.json").read_text())["cells"] == 1
+
+
+def test_records_alone_make_the_table(params: Params, workspace: Workspace, stages: list[str]) -> None:
+    sweep.run(params, workspace, [4, 8], [0, 1], 1)
+    before = {path.name: path.read_bytes() for path in (workspace.results / "table").glob("*.*")}
+    assert set(before) >= {"cells.csv", "summary.csv", "claims.csv", "correlations.csv", "setting.json", "cost.json"}
+    # As on another machine, with the records of this one.
+    shutil.rmtree(workspace.root / ".dreamset/table")
+    for name in before:
+        (workspace.results / "table" / name).unlink()
+    sweep.run(params, workspace, [8], [0], 1)
+    assert len(stages) == 4 * 9
+    assert {path.name: path.read_bytes() for path in (workspace.results / "table").glob("*.*")} == before
+
+
+def test_a_cell_that_lacks_a_recipe_runs_that_one_alone(
+    params: Params, workspace: Workspace, stages: list[str]
+) -> None:
+    sweep.run(params, workspace, [4], [0], 1)
+    del stages[:]
+    more = dataclasses.replace(params, active=("datadream_cls",))
+    sweep.run(more, workspace, [4], [0], 1)
+    assert stages == [*(f"{stage} datadream_cls 4/0" for stage in ("adapt", "generate", "train")), "evaluate 4/0"]
+    recipes = {row["recipe"] for row in rows(workspace, "cells")}
+    assert recipes == {"real", "stable_diffusion", "datadream_dset", "datadream_cls"}
+    # The smaller table asks for nothing that is not there, and loses nothing.
+    sweep.run(params, workspace, [4], [0], 1)
+    assert len(stages) == 4
+    # A recipe that became another one leaves the table; the rest of its cells stay.
+    changed = params.recipes | {"datadream_cls": dataclasses.replace(params.recipes["datadream_cls"], rank=2)}
+    sweep.run(dataclasses.replace(params, recipes=changed), workspace, [4], [0], 1)
+    assert len(stages) == 4
+    assert {row["recipe"] for row in rows(workspace, "cells")} == recipes - {"datadream_cls"}
+    assert not any("datadream_cls" in row["of"] for row in rows(workspace, "claims"))
+
+
+def test_a_killed_cell_goes_on_with_the_next_arm(
+    params: Params, workspace: Workspace, stages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = generate.run
+
+    def killed(params: Params, workspace: Workspace, recipe: str) -> None:
+        ran(params, workspace, recipe)
+        if recipe == "datadream_dset":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(params, workspace, [4], [0], 1)
+    assert not (workspace.results / "table/cells").exists()
+    monkeypatch.setattr(generate, "run", ran)
+    del stages[:]
+    sweep.run(params, workspace, [4], [0], 1)
+    assert stages == [*(f"{stage} datadream_dset 4/0" for stage in ("adapt", "generate", "train")), "evaluate 4/0"]
+
+
+def test_primary_claims_are_a_family_of_their_own(params: Params, workspace: Workspace, stages: list[str]) -> None:
+    sweep.run(params, workspace, [2, 4, 16], [0, 1, 2, 3, 4, 5], 1)
+    found = rows(workspace, "claims")
+    primary = [row for row in found if row["primary"] == "true"]
+    assert [(row["shots"], row["of"].split("/")[1]) for row in primary].count(("4", "both")) == 2
+    assert {row["shots"] for row in primary} == {"4", "16"}
+    assert len(primary) == table.PRIMARY_TESTS
+    assert {row["of"].split("/")[0] for row in primary} == {"datadream_dset"}
+    for shots in ("4", "16"):
+        over_real = [row for row in found if row["shots"] == shots and row["minus"].startswith("real/")]
+        own = [row for row in over_real if row["of"] == "datadream_dset/both/resnet20"]
+        assert len(own) == 2
+        best = min(own, key=lambda row: float(row["difference"]))
+        assert [row["primary"] for row in own if row is not best] == ["false"]
+        assert best["primary"] == "true"
+    assert all(float(row["p"]) <= float(row["p_holm"]) for row in found)
+    least = min(primary, key=lambda row: float(row["p"]))
+    assert float(least["p"]) == 2 / 2**6
+    assert float(least["p_holm"]) == pytest.approx(6 * 2 / 2**6, abs=1e-3)
+    assert {row["indicative"] for row in found} == {"false"}
+    differences = [float(value) for value in least["by_seed"].split()]
+    assert np.mean(differences) == pytest.approx(float(least["difference"]), abs=1e-3)
+    assert float(least["low"]) < float(least["difference"]) < float(least["high"])
+
+
+def test_part_of_the_family_is_adjusted_for_all_of_it(params: Params, workspace: Workspace, stages: list[str]) -> None:
+    sweep.run(params, workspace, [4], [0, 1, 2], 1)
+    primary = [row for row in rows(workspace, "claims") if row["primary"] == "true"]
+    assert len(primary) == 3
+    assert all(float(row["p_holm"]) == 1 and row["indicative"] == "true" for row in primary)
+
+
+def test_quality_is_correlated_with_what_a_network_from_scratch_learns(
+    params: Params, workspace: Workspace, stages: list[str]
+) -> None:
+    sweep.run(params, workspace, [4, 8], [0, 1, 2, 3], 1)
+    found = {(row["metric"], row["shots"]): row for row in rows(workspace, "correlations")}
+    # A made-up FID that is the share of errors itself; a KID that never varies and a Vendi score of another shape.
+    for shots, points in (("all", "16"), ("4", "8"), ("8", "8")):
+        row = found["fid", shots]
+        assert (row["points"], row["seeds"], float(row["rho"])) == (points, "4", -1.0)
+    assert -1 < float(found["near_duplicates", "all"]["rho"]) < 1
+    assert {metric for metric, _ in found} == {"fid", "near_duplicates"}
+
+
+def test_seeds_that_were_scored_on_different_images_are_refused(params: Params) -> None:
+    records = []
+    for seed, images in ((0, 60), (1, 30)):
+        evaluation, guesses = made_up(dataclasses.replace(params, seed=seed), images)
+        records.append(table.record(evaluation, guesses))
+    with pytest.raises(InputError, match="the seeds at 4 shots were scored on different images"):
+        table.claims(params, records)
+    # Under cross-validation each seed is scored on its own shots, though their labels are the same.
+    records = []
+    for seed in (0, 1):
+        evaluation, guesses = made_up(dataclasses.replace(params, seed=seed))
+        records.append(table.record(evaluation | {"protocol": "cv"}, guesses))
+    with pytest.raises(InputError, match="different images"):
+        table.claims(params, records)
+
+
+def test_a_record_holds_what_was_right(params: Params) -> None:
+    evaluation, guesses = made_up(params, images=61)
+    record = json.loads(json.dumps(table.record(evaluation, guesses)))
+    for key, predicted in guesses["predicted"].items():
+        assert (table._right(record, key) == np.equal(predicted, guesses["labels"])).all()
+    (claim, *_) = table.claims(params, [record])
+    gain = Gain(**{name: claim[name] for name in ("of", "minus", "difference", "low", "high")})
+    accuracies = {
+        "/".join((run["arm"], run["train_on"], run["classifier"])): run["accuracy"] for run in evaluation["runs"]
+    }
+    assert gain.difference == pytest.approx(accuracies[gain.of] - accuracies[gain.minus], abs=1e-4)
 
 
 def test_summaries_are_means_over_seeds() -> None:
     shared = {"shots": 4, "recipe": "a", "train_on": "both", "classifier": "resnet20", "kid": None}
-    rows = [shared | {"accuracy": 0.8, "fid": 10.0}, shared | {"accuracy": 0.9, "fid": 20.0}]
-    (row,) = sweep.summarised(rows)
+    made = [shared | {"accuracy": 0.8, "fid": 10.0}, shared | {"accuracy": 0.9, "fid": 20.0}]
+    (row,) = table.summarised(made)
     assert (row["seeds"], row["accuracy"], row["sd"], row["fid"], row["kid"]) == (2, 0.85, 0.0707, 15.0, None)
 
 
-@pytest.fixture
-def cells(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Cells that record that they ran and leave the files that the table is made of."""
-    ran: list[tuple[int, int]] = []
-
-    def run_cell(cell: sweep.Cell) -> None:
-        shots, seed = cell.params.shots, cell.params.seed
-        ran.append((shots, seed))
-        run: dict[str, Any] = {"arm": "real", "train_on": "real", "classifier": "resnet20", "accuracy": 0.5 + seed / 10}
-        run |= {"low": 0.0, "high": 1.0, "top5": 1.0, "steps": 1, "seconds": 1.0}
-        evaluation = {"shots": shots, "seed": seed, "runs": [run], "sets": {}, "costs": {}}
-        evaluation |= {"labels_train_per_class": shots, "labels_selection_per_class": 0}
-        evaluation["differences"] = [{"classifier": "resnet20", "of": "a/both/resnet20", "minus": "real/real/resnet20"}]
-        write_json(cell.workspace.result("evaluate"), evaluation)
-        predicted = {"a/both/resnet20": [0, 1, 1, 0], "real/real/resnet20": [0, 1, 0, 0]}
-        guesses = {"labels": [0, 1, 1, 1], "predicted": predicted}
-        write_json(cell.workspace.plots("evaluate") / "predictions.json", guesses)
-        write_json(cell.workspace.cell / "cell.json", {"done": cell.done})
-
-    monkeypatch.setattr(sweep, "run_cell", run_cell)
-    return ran
-
-
-def test_a_table_goes_on_where_it_stopped(
-    raw: dict[str, Any], workspace: Workspace, cells: list[tuple[int, int]]
-) -> None:
-    raw["models"]["bundled"] |= {
-        name: str(ROOT / raw["models"]["bundled"][name]) for name in ("generator", "clip", "judge")
-    }
-    params = parameters.parse(raw)
-    sweep.run(params, workspace, [4], [0, 1], 1)
-    sweep.run(params, workspace, [4, 8], [0, 1], 1)
-    assert cells == [(4, 0), (4, 1), (8, 0), (8, 1)]
-    claims = (workspace.results / "table/claims.csv").read_text().splitlines()
-    assert len(claims) == 3
-    assert claims[1].startswith("4,resnet20,a/both/resnet20,real/real/resnet20,2,0.25,")
-    # The report's own settings change no number; the classifiers' do.
-    sweep.run(dataclasses.replace(params, report=parameters.Report(3)), workspace, [4], [0, 1], 1)
-    assert len(cells) == 4
-    slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=1))
-    sweep.run(slower, workspace, [4], [0], 1)
-    assert cells[4:] == [(4, 0)]
-    assert json.loads((workspace.root / ".dreamset/table/shots004_seed0/cell.json").read_text())["done"]
+def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["table", "--shots", "4", "--seeds", "0", "--recipes", "nothing"])
+    assert "no row 'nothing' in recipes" in capsys.readouterr().err

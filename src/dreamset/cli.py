@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import signal
 import sys
@@ -135,13 +136,19 @@ def _beside(verbs: Any) -> None:
     table = verbs.add_parser(
         "table",
         help="run every stage over shots and seeds, and write one table",
-        description="Run the stages for every (shots, seed) under .dreamset/table and write results/table.csv and\n"
-        "results/claims.csv. Stopped at any moment, the same command goes on.",
-        epilog="examples:\n  dreamset table --shots 4 16 --seeds 0-4 --jobs 2",
+        description="Run the stages for every (shots, seed) under .dreamset/table, and write results/table/ from all\n"
+        "finished cells of these settings: cells.csv, summary.csv, claims.csv, correlations.csv. Stopped at any\n"
+        "moment, the same command goes on. Parts may be run apart, and on other machines: results/table/cells\n"
+        "holds a small record of each cell.",
+        epilog="examples:\n  dreamset table --shots 4 16 --seeds 0-4 --jobs 2\n"
+        "  dreamset table --shots 1 --seeds 5-9 --recipes stable_diffusion datadream_dset",
         formatter_class=_FORMAT,
     )
     table.add_argument("--shots", type=int, nargs="+", required=True, metavar="K", help="images per class")
     table.add_argument("--seeds", type=_span, required=True, metavar="A-B", help="seeds from A to B, both included")
+    table.add_argument(
+        "--recipes", nargs="+", metavar="RECIPE", help="rows of recipes (default: those that are active)"
+    )
     table.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1); cores are shared")
     _common(table)
     table.set_defaults(run=_table)
@@ -261,6 +268,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     for sentence in summary.get("sentences", ()):
         print(sentence, flush=True)
     plots = workspace.plots(stage, item)
+    private = not params.report.show_real
     track.finish(
         workspace,
         params,
@@ -269,7 +277,7 @@ def _stage(arguments: argparse.Namespace) -> None:
         started=started,
         metrics={key: value for key, value in summary.items() if isinstance(value, int | float)},
         curves=_curves(plots / "loss.csv"),
-        artifacts=_artifacts(workspace, stage, item),
+        artifacts=_artifacts(workspace, stage, item, private),
     )
 
 
@@ -312,9 +320,10 @@ def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def _artifacts(workspace: Workspace, stage: str, item: str | None) -> list[Path]:
-    """Files of a stage that a person looks at."""
-    files = [workspace.result(stage, item)]
+def _artifacts(workspace: Workspace, stage: str, item: str | None, private: bool) -> list[Path]:
+    """Files of a stage that a person looks at; none that shows or names a shot where the shots are ``private``."""
+    # The evaluation names the files of shots that synthetic images resemble.
+    files = [] if private and stage == "evaluate" else [workspace.result(stage, item)]
     plots = workspace.plots(stage, item)
     files += sorted(plots.glob("*")) if plots.is_dir() else []
     if stage == "report":
@@ -328,6 +337,10 @@ def _table(arguments: argparse.Namespace) -> None:
     params, workspace = _open(arguments)
     if min(arguments.shots) < 1 or arguments.jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
         raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
+    for name in arguments.recipes or ():
+        _check_item(params, "generate", name)
+    if arguments.recipes:
+        params = dataclasses.replace(params, active=tuple(dict.fromkeys(arguments.recipes)))
     print(sweep.run(params, workspace, sorted(set(arguments.shots)), list(arguments.seeds), arguments.jobs))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import hub
+from dreamset import hub, verdict
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
 from dreamset.seeds import seed_for
@@ -71,7 +71,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     right = {key: (scores.argmax(1) == labels).astype(float) for key, scores in logits.items()}
     sets, touched, copies = _sets(params, workspace, images)
     trained = {arm: read_json(workspace.result("train", arm), f"dreamset train {arm}") for arm in arms(params)}
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "model": params.model,
         # A number wherever each class was asked for the same, for that is what runs are grouped by.
         "shots": split.shots if isinstance(split.shots, int) else split.shots_told,
@@ -95,6 +95,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "near_duplicates_real": copies,
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
     }
+    evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     guesses = {key: scores.argmax(1) for key, scores in logits.items()}
     _write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
     return evaluation
@@ -238,7 +239,7 @@ def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[
     plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
     adapted = [recipe for recipe in params.active if recipe not in plain]
     pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(recipe)]
-    pairs += [((recipe, "both"), (REAL, "real")) for recipe in params.active]
+    pairs += [((recipe, "both"), (REAL, kind)) for recipe in params.active for kind in train_on(REAL)]
     differences = []
     for classifier in params.train.classifiers:
         for first, second in pairs:

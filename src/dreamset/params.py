@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from dreamset.errors import InputError
 from dreamset.strict import Range, build, listed, read_yaml
@@ -32,6 +32,20 @@ Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
 ClassifierName = Literal["resnet20", "clip_lora"]
+
+# What differs between the cells of a table, what changes no number of theirs, and rows that they do not use.
+_NO_SETTING: Final = (
+    "shots",
+    "seed",
+    "active",
+    "primary",
+    "accept_licence",
+    "deliver",
+    "expect",
+    "report",
+    "track",
+    "models",
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,7 @@ class Evaluate:
     confidence: Annotated[float, Range(low=0.5, high=0.999)]
     bootstrap: Annotated[int, Range(low=100)]
     kid_subset: Annotated[int, Range(low=2)]
+    smallest_gain: Annotated[float, Range(low=0, high=0.5)]
     worst_pairs: Annotated[int, Range(low=1, high=100)]
 
 
@@ -111,6 +126,7 @@ class Report:
     """Section ``report``."""
 
     images_per_class: Annotated[int, Range(low=1, high=32)]
+    show_real: bool
 
 
 @dataclass(frozen=True)
@@ -244,6 +260,7 @@ class ClipLora:
 class ModelTrain:
     """``train`` of a model's row."""
 
+    deliver: ClassifierName
     crop: Annotated[float, Range(above=0, high=1)]
     resnet20: ResNet20
     clip_lora: ClipLora
@@ -280,6 +297,7 @@ class Params:
     seed: Annotated[int, Range(low=0, high=2**31 - 1)]
     active: tuple[str, ...]
     accept_licence: bool
+    primary: str
     prepare: Prepare
     expect: Expect
     adapt: Adapt
@@ -326,16 +344,24 @@ class Params:
             return chosen
         return 4 if shots is None else min(shots, 4)
 
+    @property
+    def primary_recipe(self) -> str:
+        """The active recipe that the verdict is about."""
+        adapted = [name for name in self.active if self.recipes[name].adapter == "lora"]
+        return next(name for name in (self.primary, *adapted, *self.active) if name in self.active)
+
+    @property
+    def primary_classifier(self) -> str:
+        """The trained classifier that the verdict is about."""
+        wanted = self.base.train.deliver
+        return wanted if wanted in self.train.classifiers else self.train.classifiers[0]
+
     def setting(self, recipes: Iterable[str]) -> dict[str, Any]:
         """What runs of several seeds and numbers of shots must have in common to stand in one table."""
-        return {
-            "prepare": to_dict(self.prepare),
-            "model": self.model,
-            "base": to_dict(self.base),
-            "per_class": "balance" if self.generate.per_class == "balance" else self.per_class,
-            "train": to_dict(self.train),
-            "recipes": {name: to_dict(self.recipes[name]) for name in recipes},
-        }
+        setting = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
+        base = to_dict(self.base)
+        del base["train"]["deliver"], setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
+        return setting | {"base": base, "recipes": {name: to_dict(self.recipes[name]) for name in recipes}}
 
     def sampler(self, recipe: str) -> Sampler:
         """The model's sampler with the overrides of ``recipe``."""
@@ -382,6 +408,8 @@ def _check(params: Params) -> None:
     for name in params.active:
         if name not in params.recipes:
             raise InputError(f"active: no row {name!r} in recipes; there are {listed(params.recipes)}.")
+    if params.primary not in params.recipes:
+        raise InputError(f"primary: no row {params.primary!r} in recipes; there are {listed(params.recipes)}.")
     for name, recipe in params.recipes.items():
         if not name.replace("_", "").isalnum() or not name.isascii() or name == "real":
             raise InputError(f"recipes.{name}: is not a name; use ASCII letters, digits and _, and not 'real'.")

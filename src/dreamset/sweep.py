@@ -1,63 +1,109 @@
 """``dreamset table``: every stage over shots and seeds, and what can be said over all of them.
 
 Each (shots, seed) is a cell under ``.dreamset/table``: the same stage functions in another workspace, sharing
-shards. A finished cell is not run again while its parameters and the code are the same.
+shards. A finished cell leaves a record in ``results/table/cells`` and is not run again while its parameters, the
+base and the code are the same; one that lacks a recipe runs that recipe alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import multiprocessing
 import os
 import shutil
-import statistics
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from dreamset import adapt, audit, classifiers, evaluate, generate, hub, locks, prepare, train
-from dreamset.files import digest, read_json, sha256_file, write_csv, write_json
+from dreamset import adapt, audit, classifiers, evaluate, generate, hub, locks, prepare, table, train
+from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.params import Params, to_dict
 from dreamset.progress import bar
-from dreamset.seeds import seed_for
 from dreamset.workspace import Workspace
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-SUMMARY: Final = ("shots", "recipe", "train_on", "classifier", "seeds", "accuracy", "sd", "fid", "kid")
-CLAIMS: Final = ("shots", "classifier", "of", "minus", "seeds", "difference", "low", "high", "by_seed")
-_HEAVY: Final = ("accept_licence", "deliver", "report", "track")  # sections that change no number
+# What no number of a cell comes from.
+_ASIDE: Final = {
+    "__main__.py",
+    "base",
+    "cards.py",
+    "cli.py",
+    "deliver.py",
+    "expect.py",
+    "export.py",
+    "licences.py",
+    "plan.py",
+    "predict.py",
+    "progress.py",
+    "report",
+    "review",
+    "sweep.py",
+    "table.py",
+    "track",
+    "verdict.py",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One (shots, seed) with its resolved parameters and its folder."""
+    """One (shots, seed) with its resolved parameters, its folder, and the file of its record."""
 
     params: Params
     workspace: Workspace
+    record: Path
     threads: int
 
     @property
     def done(self) -> str:
-        """What a finished cell has recorded: its parameters, the base and the code."""
-        settings = {name: value for name, value in to_dict(self.params).items() if name not in _HEAVY}
-        root = self.workspace.root
-        row = self.params.base
+        """What a finished cell was made with, but for the recipes: parameters, base and code."""
+        root, row = self.workspace.root, self.params.base
         base = [
             hub.identity(root, row.generator, "generator", row.variant),
             classifiers.identity(root, row.clip),
             hub.identity(root, row.judge, "judge"),
         ]
-        return digest([settings, _code(), base])
+        return digest([self.params.shots, self.params.seed, self.params.setting(()), _code(), base])
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """Hashes of the active recipes' rows, by name."""
+        return {name: digest(to_dict(self.params.recipes[name])) for name in self.params.active}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The record of the cell as these parameters make it; empty where there is none."""
+        found = dict(read_json(self.record, "dreamset table")) if self.record.is_file() else {}
+        return found if found.get("done") == self.done else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        known: dict[str, str] = self.recorded.get("recipes", {})
+        return self.recipes.items() <= known.items()
+
+    def complete(self) -> Cell:
+        """The cell with those recipes, too, that it has been run with before and that are as they were."""
+        known = self.recorded.get("recipes", {})
+        names = [name for name in self.params.recipes if name in self.params.active or name in known]
+        whole = self._of(tuple(names))
+        rows = whole.recipes
+        return self._of(tuple(n for n in names if n in self.params.active or rows[n] == known[n]))
+
+    def _of(self, active: tuple[str, ...]) -> Cell:
+        return dataclasses.replace(self, params=dataclasses.replace(self.params, active=active))
 
 
 def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int], jobs: int) -> str:
-    """Run what is not finished, then write ``results/table/``; returns a few lines of what came out."""
+    """Run what is not finished, then write ``results/table/`` from every finished cell of this setting.
+
+    Returns:
+        A few lines of what came out, with the time that it took.
+    """
+    started = time.monotonic()
+    folder = workspace.results / "table"
     cells = [_cell(params, workspace, k, seed, jobs) for k in shots for seed in seeds]
-    todo = [cell for cell in cells if _recorded(cell) != cell.done]
+    todo = [cell for cell in cells if not cell.finished]
     if jobs == 1:
         for cell in bar(todo, what="table", unit="cell"):
             run_cell(cell)
@@ -66,137 +112,95 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
         with multiprocessing.get_context("spawn").Pool(jobs) as pool:
             for _ in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="table", unit="cell"):
                 pass
-    evaluations = [read_json(cell.workspace.result("evaluate"), "dreamset table") for cell in cells]
-    folder = workspace.results / "table"
-    rows = [row for evaluation in evaluations for row in evaluate.rows(evaluation)]
-    write_csv(folder / "cells.csv", rows, evaluate.ROW_COLUMNS)
-    write_csv(folder / "summary.csv", summarised(rows), SUMMARY)
-    claims = [row for k in shots for row in _claims(params, [c for c in cells if c.params.shots == k])]
-    write_csv(folder / "claims.csv", claims, CLAIMS)
-    write_json(folder / "setting.json", params.setting(params.active))
+    now = time.monotonic() - started
+    paths = sorted((folder / "cells").glob("*.json"))
+    records = [found for path in paths if (found := _usable(params, workspace, path))]
+    claims = table.write(params, folder, records)
     lines = [
-        f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: "
-        f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: {row['difference']:+.4f} "
+        f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, Holm {row['p_holm']:.3g}"
+        f"{' (primary)' if row['primary'] == 'true' else ''}{' (indicative)' if row['indicative'] == 'true' else ''}"
         for row in claims
     ]
-    return "\n".join([f"{len(todo)} of {len(cells)} cells run now; {folder}", *lines])
+    work = sum(found["seconds"] for found in records)
+    aside = f"; {len(paths) - len(records)} of another setting or code left out" if len(paths) > len(records) else ""
+    told = [
+        f"{len(todo)} of {len(cells)} cells run now, in {_spoken(now)}; {folder}",
+        f"{len(records)} cells in the table, {_spoken(work)} of work one after another{aside}",
+    ]
+    return "\n".join([*told, *lines])
 
 
 def run_cell(cell: Cell) -> None:
-    """Every stage of one cell, in the order of the graph."""
+    """Every stage of one cell, in the order of the graph; arms that it has finished are not trained again."""
     import torch
 
     torch.set_num_threads(cell.threads)
+    cell = cell.complete()
     params, workspace = cell.params, cell.workspace
     # Before the work: what changes while it goes on is not what it was made with.
-    done = cell.done
+    done, recipes = cell.done, cell.recipes
     with locks.turn(workspace.locks, f"table_{workspace.cell.name}"):
-        if _recorded(cell) == done:
+        if cell.finished:
             return  # by another run, while this one waited for it
-        shutil.rmtree(workspace.results, ignore_errors=True)
-        prepare.run(params, workspace)
-        with audit.closed(workspace):
-            train.run(params, workspace, train.REAL)
-            for recipe in params.active:
-                adapt.run(params, workspace, recipe)
-                generate.run(params, workspace, recipe)
-                train.run(params, workspace, recipe)
-        evaluate.run(params, workspace)
-        write_json(workspace.cell / "cell.json", {"done": done})
-
-
-def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of every run at every number of shots."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        key = tuple(row[name] for name in ("shots", "recipe", "train_on", "classifier"))
-        groups.setdefault(key, []).append(row)
-    table = []
-    for (shots, recipe, train_on, classifier), group in groups.items():
-        scores = [row["accuracy"] for row in group]
-        table.append(
-            {
-                "shots": shots,
-                "recipe": recipe,
-                "train_on": train_on,
-                "classifier": classifier,
-                "seeds": len(group),
-                "accuracy": round(statistics.fmean(scores), 4),
-                "sd": round(statistics.stdev(scores), 4) if len(scores) > 1 else None,
-                "fid": _mean(row["fid"] for row in group),
-                "kid": _mean(row["kid"] for row in group),
-            }
-        )
-    return table
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(statistics.fmean(known), 5) if known else None
-
-
-def paired(differences: NDArray[np.float64], resamples: int, confidence: float) -> tuple[float, float, float]:
-    """Mean of (seeds, images) differences with a percentile interval that resamples both seeds and images.
-
-    All seeds share the test images, so rows and columns are drawn independently and crossed.
-    """
-    import numpy as np
-
-    rng = np.random.default_rng(seed_for("paired"))
-    seeds, images = differences.shape
-    means = np.empty(resamples)
-    for i in range(resamples):
-        columns = np.bincount(rng.integers(0, images, images), minlength=images) / images
-        means[i] = (differences[rng.integers(0, seeds, seeds)] @ columns).mean()
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(differences.mean()), float(low), float(high)
-
-
-def _claims(params: Params, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Every difference that ``evaluate`` reports, paired by seed and by test image."""
-    import numpy as np
-
-    guesses = [read_json(c.workspace.plots("evaluate") / "predictions.json", "dreamset table") for c in cells]
-    right = [
-        {key: np.equal(labels, guess["labels"]).astype(float) for key, labels in guess["predicted"].items()}
-        for guess in guesses
-    ]
-    first = read_json(cells[0].workspace.result("evaluate"), "dreamset table")
-    table = []
-    for row in first["differences"]:
-        differences = np.stack([of[row["of"]] - of[row["minus"]] for of in right])
-        mean, low, high = paired(differences, params.evaluate.bootstrap, params.evaluate.confidence)
-        table.append(
-            {
-                "shots": cells[0].params.shots,
-                "classifier": row["classifier"],
-                "of": row["of"],
-                "minus": row["minus"],
-                "seeds": len(cells),
-                "difference": round(mean, 4),
-                "low": round(low, 4),
-                "high": round(high, 4),
-                "by_seed": " ".join(f"{value:+.4f}" for value in differences.mean(axis=1)),
-            }
-        )
-    return table
+        path = workspace.cell / "cell.json"
+        progress = dict(read_json(path, "dreamset table")) if path.is_file() else {}
+        if progress.get("done") != done or "arms" not in progress:
+            shutil.rmtree(workspace.results, ignore_errors=True)
+            progress = {"done": done, "arms": {}, "seconds": 0.0}
+        for arm, row in ((train.REAL, ""), *recipes.items()):
+            if progress["arms"].get(arm) == row:
+                continue
+            started = time.monotonic()
+            if arm == train.REAL:
+                prepare.run(params, workspace)
+            with audit.closed(workspace):
+                if arm != train.REAL:
+                    adapt.run(params, workspace, arm)
+                    generate.run(params, workspace, arm)
+                train.run(params, workspace, arm)
+            progress["arms"][arm] = row
+            progress["seconds"] += time.monotonic() - started
+            write_json(path, progress)
+        started = time.monotonic()
+        evaluation = evaluate.run(params, workspace)
+        guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
+        seconds = round(progress["seconds"] + time.monotonic() - started, 1)
+        made = {"done": done, "recipes": recipes, "seconds": seconds, "threads": cell.threads}
+        # On one line: nobody reads it, and there are many.
+        atomic_write(cell.record, json.dumps(made | table.record(evaluation, guesses), ensure_ascii=False) + "\n")
 
 
 def _cell(params: Params, workspace: Workspace, shots: int, seed: int, jobs: int) -> Cell:
     own = dataclasses.replace(params, shots=shots, seed=seed)
-    folder = workspace.root / ".dreamset/table" / f"shots{shots:03d}_seed{seed}"
-    return Cell(own, Workspace(workspace.root, folder), max(1, (os.cpu_count() or 1) // jobs))
+    name = f"shots{shots:03d}_seed{seed}"
+    folder = workspace.root / ".dreamset/table" / name
+    record = workspace.results / "table/cells" / f"{name}.json"
+    return Cell(own, Workspace(workspace.root, folder), record, max(1, (os.cpu_count() or 1) // jobs))
 
 
-def _recorded(cell: Cell) -> str | None:
-    path = cell.workspace.cell / "cell.json"
-    return read_json(path, "dreamset table")["done"] if path.is_file() else None
+def _usable(params: Params, workspace: Workspace, path: Path) -> dict[str, Any]:
+    """What is of this setting in a record; empty where nothing is."""
+    found = read_json(path, "dreamset table")
+    cell = _cell(params, workspace, found["shots"], found["seed"], 1)
+    if not cell.recorded:
+        return {}
+    rows = {name: digest(to_dict(row)) for name, row in params.recipes.items()}
+    return table.only(found, (name for name, row in found["recipes"].items() if rows.get(name) == row))
 
 
+@functools.cache
 def _code() -> dict[str, str]:
-    """Hashes of the source files that can change a number of the table."""
+    """Hashes of the source files that can change a number of a cell."""
     package = Path(__file__).parent
-    verbs = {"cli.py", "deliver.py", "expect.py", "export.py", "predict.py", "plan.py", "sweep.py", "__main__.py"}
-    aside = {"base", "report", "review", "track", "cards.py", "licences.py", "progress.py", *verbs}
     files = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
-    return {path.as_posix(): sha256_file(package / path) for path in files if path.parts[0] not in aside}
+    # Statistics are made of the records, which they do not change.
+    used = [path for path in files if path.parts[0] not in _ASIDE and path.as_posix() != "metrics/statistics.py"]
+    return {path.as_posix(): sha256_file(package / path) for path in used}
+
+
+def _spoken(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

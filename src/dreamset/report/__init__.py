@@ -27,7 +27,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         InputError: a result or a picture is missing or not whole.
     """
     evidence = results.load(params, workspace)
-    sources = blocks(evidence)
+    shown = evidence.params.report.show_real
+    sources = [block for block in blocks(evidence) if shown or block.name != results.REAL]
     told = verdict(evidence)
     document = page(evidence, told, sources).encode()
     sheet = io.BytesIO()

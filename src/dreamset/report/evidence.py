@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.errors import InputError
 from dreamset.files import read_json
 from dreamset.splits import read_split
+from dreamset.verdict import Gain, over_real
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.params import Params
+    from dreamset.params import Params, Shots
     from dreamset.splits import Split
     from dreamset.workspace import Workspace
 
 REAL: Final = "real"
 ZERO_SHOT: Final = "zero_shot"
-ENOUGH_SEEDS: Final = 6  # with fewer no sign-flip test can reach 5%
 
 
 @dataclass(frozen=True)
 class Score:
-    """One classifier on the test images: the accuracy, its interval, and the record it is from."""
+    """One classifier on the images that it is scored on: the accuracy, its interval, and the record it is from."""
 
     arm: str
     train_on: str
@@ -42,41 +42,38 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A paired difference of two accuracies on the same test images, with its interval."""
-
-    of: str
-    minus: str
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def outcome(self) -> str:
-        """``helps`` or ``hurts`` where the interval leaves out zero, else ``unclear``."""
-        return "helps" if self.low > 0 else "hurts" if self.high < 0 else "unclear"
-
-
-@dataclass(frozen=True)
 class Claim:
-    """A difference over several seeds, at one number of shots."""
+    """A difference over several seeds, at one number of shots; p-values where they were computed."""
 
     shots: int
     seeds: int
     gain: Gain
+    p: float | None
+    p_holm: float | None
+    primary: bool
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What ``dreamset table`` wrote: the claims, and the mean accuracies as rows of text."""
+    """What ``dreamset table`` wrote: the claims, and mean accuracies and correlations as rows of text."""
 
     claims: list[Claim]
     summary: list[dict[str, str]]
+    correlations: list[dict[str, str]]
+    cost: dict[str, Any]
 
     @property
     def seeds(self) -> int:
         """The fewest seeds that a claim rests on."""
         return min((claim.seeds for claim in self.claims), default=0)
+
+    def means(self, shots: Shots, classifier: str) -> dict[tuple[str, str], tuple[float, float | None]]:
+        """Mean accuracy over the seeds and its standard deviation, by (arm, train_on)."""
+        return {
+            (row["recipe"], row["train_on"]): (float(row["accuracy"]), float(row["sd"]) if row.get("sd") else None)
+            for row in self.summary
+            if (row["shots"], row["classifier"]) == (str(shots), classifier)
+        }
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,7 @@ class Evidence:
     gains: dict[tuple[str, str], Gain]
     records: dict[tuple[str, str], dict[str, Any]]
     guesses: dict[str, Any]
+    expected: dict[str, Any]
     sweep: Sweep | None
 
     @property
@@ -105,8 +103,14 @@ class Evidence:
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        """The trained classifiers, the pre-declared one first."""
-        return self.params.train.classifiers
+        """The classifiers that every arm trains, the primary one first."""
+        first = self.params.primary_classifier
+        return first, *(name for name in self.params.train.classifiers if name != first)
+
+    @property
+    def real_kinds(self) -> list[str]:
+        """The ways of training on the real images alone that were measured with all classifiers."""
+        return list(dict.fromkeys(s.train_on for s in self.scores.values() if s.arm == REAL))
 
     @property
     def confidence(self) -> str:
@@ -120,6 +124,10 @@ class Evidence:
     def gain(self, of: tuple[str, str], minus: tuple[str, str], classifier: str) -> Gain | None:
         """The difference between two (arm, train_on), where it was measured."""
         return self.gains.get((f"{of[0]}/{of[1]}/{classifier}", f"{minus[0]}/{minus[1]}/{classifier}"))
+
+    def over_real(self, recipe: str, classifier: str) -> Gain | None:
+        """What a recipe's images add to the real ones, over the best run on these alone."""
+        return over_real(self.gains.values(), recipe, classifier)
 
     def record(self, stage: str, item: str) -> dict[str, Any]:
         """The JSON that a stage left for an item; empty where there is none."""
@@ -164,7 +172,8 @@ def load(params: Params, workspace: Workspace) -> Evidence:
             for item in (REAL, *params.active)
             if workspace.result(stage, item).is_file()
         },
-        guesses=_optional(workspace.plots("evaluate") / "predictions.json"),
+        guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
+        expected=_optional(workspace.result("expect"), "dreamset expect"),
         sweep=_sweep(workspace.results / "table", params, shown),
     )
 
@@ -185,14 +194,13 @@ def _score(record: dict[str, Any]) -> Score:
     return Score(**{name: record[name] for name in names}, record=record)
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return dict(read_json(path, "dreamset evaluate")) if path.is_file() else {}
+def _optional(path: Path, made_by: str) -> dict[str, Any]:
+    return dict(read_json(path, made_by)) if path.is_file() else {}
 
 
 def _sweep(folder: Path, params: Params, shown: set[str]) -> Sweep | None:
     """The table over seeds, of the arms that are shown; none where it was made with another setting."""
-    path = folder / "setting.json"
-    found = dict(read_json(path, "dreamset table")) if path.is_file() else {}
+    found = _optional(folder / "setting.json", "dreamset table")
     rows = {name: row for name, row in found.get("recipes", {}).items() if name in shown}
     # As JSON has it, where tuples are lists.
     if found | {"recipes": rows} != json.loads(json.dumps(params.setting(rows.keys() & params.recipes.keys()))):
@@ -200,14 +208,25 @@ def _sweep(folder: Path, params: Params, shown: set[str]) -> Sweep | None:
     path = folder / "claims.csv"
     try:
         claims = [
-            Claim(int(row["shots"]), int(row["seeds"]), Gain(row["of"], row["minus"], *_ends(row)))
+            Claim(
+                shots=int(row["shots"]),
+                seeds=int(row["seeds"]),
+                gain=Gain(row["of"], row["minus"], *_ends(row)),
+                p=float(row["p"]) if row.get("p") else None,
+                p_holm=float(row["p_holm"]) if row.get("p_holm") else None,
+                primary=row.get("primary") == "true",
+            )
             for row in read_csv(path)
             if {row["of"].split("/")[0], row["minus"].split("/")[0]} <= shown
         ]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: is not a table of claims ({error}); run `dreamset table` again.") from error
     summary = [row for row in read_csv(folder / "summary.csv") if row.get("recipe") in shown]
-    return Sweep(claims, summary) if claims else None
+    if not claims:
+        return None
+    return Sweep(
+        claims, summary, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json", "dreamset table")
+    )
 
 
 def _ends(row: dict[str, str]) -> tuple[float, float, float]:

@@ -115,8 +115,9 @@ def duplicates(evidence: Evidence) -> Html | None:
     if not articles:
         return None
     share = next(iter(evidence.evaluation["sets"].values()))["near_duplicates"].get("share_of_test_images", 0.01)
+    beside = ", each at the left of the shot that it resembles" if evidence.params.report.show_real else ""
     note = (
-        "The synthetic images nearest to a shot, each at the left of the shot that it resembles. A near-duplicate lies "
+        f"The synthetic images nearest to a shot{beside}. A near-duplicate lies "
         f"nearer to one than the nearest {100 * share:g}% of real test images do (distance in the judge’s features); "
         "about that share would be counted of fresh real images too."
     )
@@ -179,16 +180,16 @@ def _grids(evidence: Evidence, folder: Path, recipe: str) -> list[Html]:
 
 def _pair(evidence: Evidence, recipe: str, pair: dict[str, Any], threshold: float) -> Html:
     workspace = evidence.workspace
-    images = [
-        picture(evidence, workspace.synthetic(recipe) / pair["image"], f"dreamset generate {recipe}"),
-        picture(evidence, workspace.cell / pair["shot"], "dreamset prepare"),
-    ]
+    images = [picture(evidence, workspace.synthetic(recipe) / pair["image"], f"dreamset generate {recipe}")]
+    if evidence.params.report.show_real:
+        images.append(picture(evidence, workspace.cell / pair["shot"], "dreamset prepare"))
     shot = next((sample for sample in evidence.split.train if sample.path == pair["shot"]), None)
     name = spoken(evidence.split.classes[shot.label]) if shot else ""
     made = strip(images, 2)
     assert made is not None
     near = pair["distance"] < threshold
-    shown = _image(made, images[0].width <= SMALL, f"synthetic image and shot of {name}", 2 * 48)
+    what = "synthetic image and shot" if len(images) > 1 else "synthetic image near a shot"
+    shown = _image(made, images[0].width <= SMALL, f"{what} of {name}", len(images) * 48)
     distance = f"{pair['distance']:.2f}" if math.isfinite(pair["distance"]) else "–"
     caption = join(distance, tag("em", " near-duplicate") if near else None)
     return tag("figure", shown, tag("figcaption", caption), class_="near" if near else None)

@@ -7,6 +7,8 @@ import html
 import io
 from typing import TYPE_CHECKING, Final
 
+from dreamset.verdict import points
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -89,15 +91,16 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}%"
 
 
-def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    shown = f"{100 * value:+.1f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", MINUS)
-
-
 def number(value: float | None, digits: int = 0) -> str:
     """A number with thin spaces between thousands; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to two digits that count."""
+    if value is None:
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def interval(low: float, high: float) -> str:

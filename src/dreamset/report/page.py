@@ -8,17 +8,19 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from dreamset import __version__
-from dreamset.report import charts, gallery, tables
+from dreamset.report import charts, gallery, quality, tables
 from dreamset.report.charts import Bar
 from dreamset.report.evidence import REAL, ZERO_SHOT
 from dreamset.report.gallery import section
-from dreamset.report.markup import Html, interval, join, percent, point_interval, points, tag
+from dreamset.report.markup import Html, interval, join, percent, point_interval, tag
 from dreamset.report.seeds import over_seeds
 from dreamset.report.verdict import Verdict, seeds
+from dreamset.verdict import points
 
 if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence, Score
     from dreamset.report.pictures import Block
+    from dreamset.verdict import Gain
 
 _COLOURS: Final = 6
 _MOST_HEAT: Final = 30  # classes of a confusion matrix that a page can hold
@@ -28,11 +30,14 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
     """The whole document."""
     colours = {name: f"c{index % _COLOURS}" for index, name in enumerate(evidence.params.active)}
     sections = [
-        _gains(evidence, colours),
+        _expected(evidence),
+        _gains(evidence, verdict, colours),
         gallery.by_class(evidence, blocks),
         _accuracy_chart(evidence, colours),
-        tables.accuracies(evidence),
         over_seeds(evidence, colours),
+        tables.accuracies(evidence),
+        quality.qualities(evidence),
+        quality.correlations(evidence),
         gallery.adaptation(evidence, colours),
         gallery.duplicates(evidence),
         _confusion(evidence, verdict),
@@ -59,55 +64,72 @@ def _hero(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html
     return tag(
         "header",
         tag("p", kicker, class_="kicker"),
-        tag("h1", verdict.title),
-        # What carries the title comes first.
-        tag("p", verdict.over_seeds, class_="lede") if verdict.over_seeds else None,
-        tag("p", verdict.sentence, class_=None if verdict.over_seeds else "lede"),
-        tag("p", verdict.alone) if verdict.alone else None,
+        tag("h1", f"{verdict.title}.", class_=verdict.outcome),
+        tag("p", verdict.lede, class_="lede"),
         _steps(evidence, verdict, colours),
-        tag("p", _code(verdict.caveat), class_="caveat"),
+        [tag("p", told) for told in verdict.also],
+        tag("div", [tag("p", _code(told)) for told in verdict.caveat], class_="caveat"),
     )
+
+
+def _expected(evidence: Evidence) -> Html | None:
+    """What was said before anything was drawn."""
+    sentences = evidence.expected.get("sentences") or ()
+    if not sentences:
+        return None
+    return section("expected", "What was to be expected", [tag("p", str(told)) for told in sentences])
 
 
 def _steps(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html:
     """The headline's numbers: what each kind of training images reaches with the declared classifier."""
     wanted = [
-        (REAL, "real", "real shots alone", "real"),
+        *((REAL, kind, tables.trained_on(REAL, kind), "real") for kind in evidence.real_kinds),
         (verdict.plain, "both", f"real + {verdict.plain}", colours.get(verdict.plain or "")),
         (verdict.recipe, "both", f"real + {verdict.recipe}", colours[verdict.recipe]),
         (verdict.plain, "synthetic", f"{verdict.plain} alone", colours.get(verdict.plain or "")),
         (verdict.recipe, "synthetic", f"{verdict.recipe} alone", colours[verdict.recipe]),
     ]
+    means = evidence.sweep.means(evidence.split.shots, verdict.classifier) if evidence.sweep and verdict.seeds else {}
     cards = []
     for arm, kind, told, colour in wanted:
         score = evidence.score(arm, kind, verdict.classifier) if arm else None
         if score is None:
             continue
         name = join(tag("i", class_=f"key {colour}{' hollow' if kind == 'synthetic' else ''}"), told)
-        ends = interval(score.low, score.high)
-        cards.append(tag("li", tag("span", name), tag("b", percent(score.accuracy)), tag("small", ends)))
+        accuracy, spread = percent(score.accuracy), interval(score.low, score.high)
+        if verdict.seeds:
+            mean, deviation = means.get((score.arm, kind), (None, None))
+            accuracy, spread = percent(mean), "" if deviation is None else f"± {100 * deviation:.1f} over the seeds"
+        cards.append(tag("li", tag("span", name), tag("b", accuracy), tag("small", spread)))
     return tag("ol", cards, class_="steps", aria_label=f"Accuracy of {verdict.classifier}")
 
 
-def _gains(evidence: Evidence, colours: dict[str, str]) -> Html | None:
-    """Each recipe and classifier: over the real shots alone, and adapted over un-adapted."""
+def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html | None:
+    """Each recipe and classifier: over the best run on real shots alone, and adapted over un-adapted."""
     groups = []
     for recipe in evidence.params.active:
-        questions = [((recipe, "both"), (REAL, "real"), "added to the real shots, over these alone")]
-        if recipe in evidence.adapted:
-            for plain in evidence.plain:
-                questions.append(((recipe, "both"), (plain, "both"), f"added to the real shots, over {plain}"))
-                questions.append(((recipe, "synthetic"), (plain, "synthetic"), f"alone, over {plain} alone"))
+        found: list[tuple[Gain | None, str, str]] = []
+        for classifier in evidence.classifiers:
+            over = evidence.over_real(recipe, classifier)
+            kind = over.minus.split("/")[1] if over else ""
+            found.append((over, f"added to the real shots, over {tables.trained_on(REAL, kind)}", classifier))
+        for plain in evidence.plain if recipe in evidence.adapted else ():
+            for kind, question in (
+                ("both", f"added to the real shots, over {plain}"),
+                ("synthetic", f"alone, over {plain} alone"),
+            ):
+                found += [
+                    (evidence.gain((recipe, kind), (plain, kind), name), question, name)
+                    for name in evidence.classifiers
+                ]
         bars = []
-        for of, minus, question in questions:
-            for classifier in evidence.classifiers:
-                gain = evidence.gain(of, minus, classifier)
-                if gain is None:
-                    continue
-                label = join(tag("span", question), " ", tag("em", classifier))
-                value = join(tag("b", points(gain.difference)), " ", tag("small", point_interval(gain.low, gain.high)))
-                kind = f"{colours[recipe]} {gain.outcome}{' hollow' if of[1] == 'synthetic' else ''}"
-                bars.append(Bar(label, 100 * gain.low, 100 * gain.difference, 100 * gain.high, value, kind))
+        for gain, question, classifier in found:
+            if gain is None:
+                continue
+            label = join(tag("span", question), " ", tag("em", classifier))
+            value = join(tag("b", points(gain.difference)), " ", tag("small", point_interval(gain.low, gain.high)))
+            style = f"{colours[recipe]} {gain.outcome}{' hollow' if '/synthetic/' in gain.of else ''}"
+            bars.append(Bar(label, 100 * gain.low, 100 * gain.difference, 100 * gain.high, value, style))
         if bars:
             groups.append((recipe, bars))
     if not groups:
@@ -122,11 +144,12 @@ def _gains(evidence: Evidence, colours: dict[str, str]) -> Html | None:
         for recipe, bars in groups
     ]
     note = (
-        f"Percentage points of accuracy, paired on the same test images, with {evidence.confidence} intervals from "
+        f"Percentage points of accuracy, paired on the same images, with {evidence.confidence} intervals from "
         f"{evidence.evaluation['bootstrap']} bootstrap resamples. Right of the line is better; a pale row’s interval "
         f"holds zero. {seeds(evidence)}"
     )
-    return section("gains", "Did it help?", tag("p", note), drawn)
+    title = f"Did it help? Seed {evidence.params.seed} alone" if verdict.seeds else "Did it help?"
+    return section("gains", title, tag("p", note), drawn)
 
 
 def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
@@ -135,7 +158,10 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
     for classifier in evidence.classifiers:
         rows: list[tuple[Score | None, str, str]] = [
             (evidence.score(ZERO_SHOT, "none", "clip_zeroshot"), "zero-shot CLIP", "zero"),
-            (evidence.score(REAL, "real", classifier), "real shots", "real"),
+        ]
+        rows += [
+            (evidence.score(REAL, kind, classifier), tables.trained_on(REAL, kind), "real")
+            for kind in evidence.real_kinds
         ]
         for recipe in evidence.params.active:
             rows.append((evidence.score(recipe, "synthetic", classifier), recipe, f"{colours[recipe]} hollow"))
@@ -147,12 +173,12 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
         ]
         if not bars:
             continue
-        real = evidence.score(REAL, "real", classifier)
-        marks = {"level": 100 * real.accuracy} if real else {}
+        real = [found.accuracy for found, _, kind in rows if found and kind == "real"]
+        marks = {"level": 100 * max(real)} if real else {}
         chart = charts.intervals(bars, "%", marks, f"Accuracy of {classifier}")
         drawn.append(tag("article", tag("h3", classifier), chart))
     key = charts.legend([("hollow", "synthetic images alone"), ("full", "with the real shots")])
-    note = f"Test accuracy with {evidence.confidence} intervals; the line is what the real shots reach alone."
+    note = f"Accuracy with {evidence.confidence} intervals; the line is the best that the real shots reach alone."
     return section("chart", "How far each kind of image gets", tag("p", note), key, tag("div", drawn, class_="panels"))
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.metrics.statistics import indicative
 from dreamset.report import charts
 from dreamset.report.charts import Bar
-from dreamset.report.evidence import ENOUGH_SEEDS, REAL
+from dreamset.report.evidence import REAL
 from dreamset.report.gallery import section
-from dreamset.report.markup import Html, join, percent, point_interval, points, row, table, tag
+from dreamset.report.markup import Html, join, number, p_value, percent, point_interval, row, table, tag
+from dreamset.report.tables import trained_on
+from dreamset.verdict import over_real, points
 
 if TYPE_CHECKING:
     from dreamset.report.evidence import Claim, Evidence
+
+_HEAD: Final = ("Difference", "shots", "points", "interval", "p", "Holm p", "outcome")
 
 
 def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Html | None:
@@ -21,34 +26,101 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Html | None:
         return None
     ordered = sorted(sweep.claims, key=lambda claim: _order(claim, list(colours)))
     ends = [100 * end for claim in sweep.claims for end in (claim.gain.low, claim.gain.high)]
-    charted = [
-        tag(
-            "article",
-            tag("h3", f"{shots} shot{'' if shots == 1 else 's'} per class"),
-            charts.intervals(
-                [_bar(claim, colours) for claim in ordered if claim.shots == shots],
-                "",
-                {"zero": 0.0},
-                f"Gains at {shots} shots",
-                (min(ends), max(ends)),
-            ),
-        )
-        for shots in sorted({claim.shots for claim in sweep.claims})
-    ]
-    few = "" if sweep.seeds >= ENOUGH_SEEDS else f" With {sweep.seeds} seeds this is indicative."
+    charted = []
+    for shots in sorted({claim.shots for claim in sweep.claims}):
+        bars = [_bar(claim, colours) for claim in ordered if claim.shots == shots]
+        title = f"{shots} shot{'' if shots == 1 else 's'} per class"
+        chart = charts.intervals(bars, "", {"zero": 0.0}, f"Gains at {shots} shots", (min(ends), max(ends)))
+        # Those of the page's own number of shots are in sight.
+        here = "open" if shots == evidence.split.shots else None
+        charted.append(tag("details", tag("summary", title), chart, open=here))
+    few = f" With {sweep.seeds} seeds this is indicative." if indicative(sweep.seeds) else ""
+    work = _work(sweep.cost)
     note = (
         f"Every seed redraws shots, adapters, images and initial weights. Mean differences over {sweep.seeds} seeds in "
-        f"percentage points, paired by seed and test image, with {evidence.confidence} intervals that resample both; "
-        f"a pale row’s interval holds zero.{few}"
+        f"percentage points, paired by seed and test image, with {evidence.confidence} BCa intervals that resample "
+        f"both; a pale row’s interval holds zero.{few}{work}"
     )
-    return section("seeds", "Over several seeds", tag("p", note), charted, _summary(evidence))
+    return section(
+        "seeds",
+        "Over several seeds",
+        tag("p", note),
+        _primary(evidence),
+        charted,
+        _summary(evidence),
+        _numbers(ordered),
+        _not_helping(evidence),
+    )
+
+
+def _work(cost: dict[str, Any]) -> str:
+    """What the table cost, where that was recorded."""
+    if not cost:
+        return ""
+    return f" {number(cost['cells'])} cells took {cost['seconds'] / 3600:.1f} hours, one after another."
+
+
+def _primary(evidence: Evidence) -> Html | None:
+    """The claims that were fixed beforehand, with their tests."""
+    assert evidence.sweep is not None
+    found = [claim for claim in evidence.sweep.claims if claim.primary]
+    if not found:
+        return None
+    caption = (
+        "Fixed before anything was measured, for the primary recipe and classifier. p: sign-flip test over seeds; "
+        "Holm: adjusted within these claims. Everything else in this section is exploratory, and a family of its own."
+    )
+    return table(_HEAD, [_line(claim) for claim in found], caption)
+
+
+def _numbers(claims: list[Claim]) -> Html | None:
+    """Every claim with its tests, folded away."""
+    if not any(claim.p is not None for claim in claims):
+        return None
+    shown = sorted((claim for claim in claims if not claim.primary), key=lambda claim: claim.shots)
+    caption = "Exploratory: Holm over all of these together."
+    return tag("details", tag("summary", "Every other difference"), table(_HEAD, [_line(c) for c in shown], caption))
+
+
+def _line(claim: Claim) -> Html:
+    gain = claim.gain
+    numbers = [points(gain.difference), point_interval(gain.low, gain.high), p_value(claim.p), p_value(claim.p_holm)]
+    told = join(compared(gain.of, gain.minus), " ", tag("em", gain.of.rpartition("/")[2]))
+    cells = [tag("td", value, class_="number") for value in numbers]
+    return row(tag("th", told, scope="row"), tag("td", claim.shots, class_="number"), *cells, gain.outcome)
+
+
+def _not_helping(evidence: Evidence) -> Html | None:
+    """Where images beside the real ones do not help over the seeds, against the best run on the real ones alone."""
+    assert evidence.sweep is not None
+    cells = []
+    for shots in sorted({claim.shots for claim in evidence.sweep.claims}):
+        gains = [claim.gain for claim in evidence.sweep.claims if claim.shots == shots]
+        wanted = dict.fromkeys((gain.of.split("/")[0], gain.of.split("/")[2]) for gain in gains)
+        found = [over_real(gains, recipe, classifier) for recipe, classifier in wanted]
+        cells += [(shots, gain) for gain in found if gain]
+    weak = [(shots, gain) for shots, gain in cells if gain.outcome != "helps"]
+    if not cells:
+        return None
+    lines = [
+        tag(
+            "li",
+            f"{shots} shots, {compared(gain.of, gain.minus)}, {gain.of.rpartition('/')[2]}: ",
+            tag("b", points(gain.difference)),
+            f" ({point_interval(gain.low, gain.high)})",
+            class_=gain.outcome,
+        )
+        for shots, gain in weak
+    ]
+    title = f"Where it does not help over the real images: {len(weak)} of {len(cells)} cells"
+    return tag("details", tag("summary", title), tag("ul", lines, class_="plain"))
 
 
 def compared(of: str, minus: str) -> str:
     """A difference between two runs in words, without the classifier."""
-    (arm, kind, _), (other, _, _) = of.split("/"), minus.split("/")
+    (arm, kind, _), (other, theirs, _) = of.split("/"), minus.split("/")
     if other == REAL:
-        return f"real + {arm}, over real alone"
+        return f"real + {arm}, over {trained_on(REAL, theirs)}"
     return f"real + {arm}, over real + {other}" if kind == "both" else f"{arm} alone, over {other} alone"
 
 

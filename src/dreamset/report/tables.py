@@ -11,13 +11,14 @@ from dreamset.report.markup import (
     interval,
     join,
     number,
+    p_value,
     percent,
     point_interval,
-    points,
     row,
     table,
     tag,
 )
+from dreamset.verdict import basis, points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,39 @@ if TYPE_CHECKING:
 
 _MARKS: Final = {"helps": "▲", "hurts": "▼", "unclear": "≈"}
 _KINDS: Final = {"synthetic": "synthetic only", "both": "real + synthetic"}
+_REAL_KINDS: Final = {
+    "real": "real shots alone",
+    "real_strong": "real shots alone, strongly augmented",
+    "real_more": "real shots and selection images alone",
+}
+_RULES: Final = {
+    "fixed": "none: the settings as they stand, and the last step",
+    "holdout": "a part of the shots, which nothing learns from",
+    "cv": "folds of the shots, in each of which the whole method is repeated",
+    "extra": "labels beyond the shots",
+    "coop": "labels beyond the shots, as many but at most 4 per class",
+}
+# Of a run's record: where it is there, a column of the table of details.
+_MEASURES: Final = {
+    "top5": ("top 5", True),
+    "balanced_accuracy": ("balanced", True),
+    "macro_f1": ("macro F1", True),
+    "auroc": ("AUROC", True),
+    "accuracy_untouched": ("without images touched", True),
+    "nll": ("NLL", False),
+    "nll_scaled": ("NLL, scaled", False),
+    "ece": ("ECE", False),
+    "ece_scaled": ("ECE, scaled", False),
+    "temperature": ("temperature", False),
+}
 _ZERO_SHOT_CLASSIFIER: Final = "clip_zeroshot"
+
+
+def trained_on(arm: str, kind: str) -> str:
+    """What a run learned from, in words."""
+    if arm == REAL:
+        return _REAL_KINDS.get(kind, f"real shots alone ({kind})")
+    return f"real + {arm}" if kind == "both" else f"{arm} alone"
 
 
 def facts(evidence: Evidence) -> Html:
@@ -35,13 +68,12 @@ def facts(evidence: Evidence) -> Html:
     params, split, base = evidence.params, evidence.split, evidence.params.base
     classes = len(split.classes)
     real = f"{split.shots_told} per class, {len(split.train)} in all"
-    choosing = f"{len(split.selection) / classes:g} further labels per class choose the training step"
     pairs: list[tuple[str, object]] = [
         ("Source", short_source(evidence)),
         ("Classes", join(f"{classes}: ", _names(split.classes))),
         ("Real shots", real),
-        ("Selection", choosing if split.selection else "none: the last step is kept"),
-        ("Test", f"{number(evidence.evaluation['test_images'])} real images that no other stage opens"),
+        ("Selection", _selection(evidence)),
+        ("Test", _protocol(evidence)),
         ("Seed", params.seed),
         ("Generator", f"{params.model}, {base.resolution} px, licence {base.licence}"),
         ("Caption", join("“", tag("bdi", split.template), "”")),
@@ -49,6 +81,31 @@ def facts(evidence: Evidence) -> Html:
         *((name, _recipe(evidence, name)) for name in params.active),
     ]
     return section("setup", "What was run", tag("dl", [(tag("dt", term), tag("dd", told)) for term, told in pairs]))
+
+
+def _selection(evidence: Evidence) -> str:
+    """What chooses, and how many labels that takes."""
+    split, rule = evidence.split, evidence.evaluation.get("selection")
+    labels = len(split.selection) / len(split.classes)
+    if rule is None:
+        return (
+            f"{labels:g} further labels per class choose the training step" if labels else "none: the last step is kept"
+        )
+    told = f"{rule}: {_RULES.get(str(rule).partition(':')[0], 'as told in params.yaml')}"
+    return f"{told}; {labels:g} labels per class select, {len(split.train) / len(split.classes):g} train"
+
+
+def _protocol(evidence: Evidence) -> str:
+    """Which images everything was scored on."""
+    count, evaluation = number(evidence.evaluation["test_images"]), evidence.evaluation
+    groups = f", of {number(evaluation['groups'])} groups" if evaluation.get("groups") else ""
+    if evaluation.get("protocol") != "cv":
+        return f"{count} real images{groups} that no other stage opens"
+    return (
+        f"no test images: {evaluation.get('folds')} folds of the {count} labelled ones{groups}. In each fold all that "
+        "learns is done again without the images held out, on which it is then scored; the delivered classifiers learn "
+        "from all of them, and the folds’ accuracy is what is expected of those"
+    )
 
 
 def accuracies(evidence: Evidence) -> Html:
@@ -59,13 +116,25 @@ def accuracies(evidence: Evidence) -> Html:
         *(tag("th", name, scope="col", class_="number") for name in classifiers),
         *(tag("th", name, scope="col", class_="number") for name in ("FID", "KID", "near-duplicates")),
     ]
-    zero = evidence.score(ZERO_SHOT, "none", _ZERO_SHOT_CLASSIFIER)
     baselines = []
-    if zero:
-        wide = tag("td", _accuracy(zero), colspan=len(classifiers))
-        baselines.append(row("nothing: zero-shot CLIP", wide, *[tag("td", "")] * 3))
-    cells = [_cell(evidence, REAL, "real", name) for name in classifiers]
-    baselines.append(row("real shots only", *cells, *[tag("td", "")] * 3))
+    common = next((found.record.get("majority") for found in evidence.scores.values()), None)
+    wide = [(evidence.score(ZERO_SHOT, "none", _ZERO_SHOT_CLASSIFIER), "nothing: zero-shot CLIP")]
+    wide += [
+        (found, f"{trained_on(REAL, found.train_on)}: {found.classifier}")
+        for found in evidence.scores.values()
+        if found.arm == REAL and found.classifier not in classifiers
+    ]
+    if common is not None:
+        told = tag("td", percent(common), colspan=len(classifiers))
+        baselines.append(row("nothing: the commonest class always", told, *[tag("td", "")] * 3))
+    for found, name in wide:
+        if found:
+            told = tag("td", _accuracy(found), colspan=len(classifiers))
+            baselines.append(row(name, told, *[tag("td", "")] * 3))
+    for kind in evidence.real_kinds:
+        cells = [_cell(evidence, REAL, kind, name) for name in classifiers]
+        if any(evidence.score(REAL, kind, name) for name in classifiers):
+            baselines.append(row(trained_on(REAL, kind), *cells, *[tag("td", "")] * 3))
     bodies = [tag("tbody", baselines)]
     for recipe in evidence.params.active:
         distances = _distances(evidence.evaluation["sets"].get(recipe, {}))
@@ -111,9 +180,11 @@ def costs(evidence: Evidence) -> Html:
 
 
 def details(evidence: Evidence) -> Html:
-    """Every run with what the big table leaves out, folded away."""
-    top = any(score.record.get("top5") is not None for score in evidence.scores.values())
-    names = ["accuracy", "interval", *(["top 5"] if top else []), "steps", "kept step", "s", "most often confused"]
+    """Every run and every difference with what the big tables leave out, folded away."""
+    records = [score.record for score in evidence.scores.values()]
+    given = {key: told for key, told in _MEASURES.items() if any(record.get(key) is not None for record in records)}
+    names = ["accuracy", "interval", *(name for name, _ in given.values())]
+    names += ["steps", "kept step", "s", "most often confused"]
     rows = []
     for score in evidence.scores.values():
         record = score.record
@@ -122,12 +193,30 @@ def details(evidence: Evidence) -> Html:
             for pair in record.get("most_confused", ())
         ]
         numbers = [percent(score.accuracy), interval(score.low, score.high)]
-        numbers += [percent(record.get("top5"))] if top else []
+        numbers += [
+            percent(record.get(key)) if share else number(record.get(key), 3) for key, (_, share) in given.items()
+        ]
         numbers += [number(record.get("steps")), number(record.get("chosen_step")), number(record.get("seconds"), 1)]
         separated = [part for pair in confused for part in (Html(", "), pair)][1:]
         cells = [tag("td", value, class_="number") for value in numbers]
         rows.append(row(score.key.replace("/", " · "), *cells, tag("td", separated, class_="names")))
-    return tag("details", tag("summary", "Every run in numbers"), table(["Run", *names], rows))
+    runs = tag("details", tag("summary", "Every run in numbers"), table(["Run", *names], rows))
+    return join(runs, _differences(evidence))
+
+
+def _differences(evidence: Evidence) -> Html:
+    """Every paired difference; McNemar's exact test beside the interval, where it was made."""
+    found = [row for row in evidence.evaluation["differences"] if (row["of"], row["minus"]) in evidence.gains]
+    tested = any(line.get("mcnemar_p") is not None for line in found)
+    names = ["over", "points", "interval", *(["only first right", "only second right", "McNemar p"] if tested else [])]
+    rows = []
+    for line in found:
+        numbers = [points(line["difference"]), point_interval(line["low"], line["high"])]
+        if tested:
+            numbers += [number(line.get("gained")), number(line.get("lost")), p_value(line.get("mcnemar_p"))]
+        cells = [tag("td", value, class_="number") for value in numbers]
+        rows.append(row(line["of"].replace("/", " · "), line["minus"].replace("/", " · "), *cells))
+    return tag("details", tag("summary", "Every difference in numbers"), table(["Run", *names], rows))
 
 
 def _caption(evidence: Evidence) -> Html:
@@ -136,8 +225,8 @@ def _caption(evidence: Evidence) -> Html:
     features = next((found.get("features") for found in evidence.evaluation["sets"].values()), None)
     subset = next((found.get("kid_subset") for found in evidence.evaluation["sets"].values()), None)
     return join(
-        f"Accuracy on {number(evidence.evaluation['test_images'])} test images, {evidence.confidence} intervals. ",
-        tag("b", "▲"), " gains over the real shots alone, ",
+        f"Accuracy on {basis(evidence.evaluation).rstrip(',')}, {evidence.confidence} intervals. ",
+        tag("b", "▲"), " gains over the best run on real shots alone, ",
         tag("b", "▼"), " loses, ",
         tag("b", "≈"), " the paired interval holds zero. ",
         f"FID and KID against the test images in the features of the {features}" if features else None,
@@ -153,7 +242,7 @@ def _cell(evidence: Evidence, arm: str, kind: str, classifier: str) -> Html:
     score = evidence.score(arm, kind, classifier)
     if score is None:
         return tag("td", "–", class_="number")
-    gain = evidence.gain((arm, kind), (REAL, "real"), classifier)
+    gain = evidence.over_real(arm, classifier) if kind == "both" else None
     mark = tag("b", _MARKS[gain.outcome], " ", class_="mark") if gain else None
     return tag("td", mark, _accuracy(score), class_=f"number {gain.outcome if gain else ''}".strip())
 
@@ -179,8 +268,8 @@ def _not_helping(evidence: Evidence) -> Html:
     lines = []
     weak = [gain for gain in evidence.gains.values() if gain.outcome != "helps"]
     for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
-        (arm, kind, classifier), (other, _, _) = gain.of.split("/"), gain.minus.split("/")
-        against = "the real shots alone" if other == REAL else f"{other}’s images in their place"
+        (arm, kind, classifier), (other, theirs, _) = gain.of.split("/"), gain.minus.split("/")
+        against = trained_on(REAL, theirs) if other == REAL else f"{other}’s images in their place"
         what = f"{classifier}, {'real shots + ' if kind == 'both' else ''}{arm}{'' if kind == 'both' else ' alone'}"
         ends = f" points ({point_interval(gain.low, gain.high)})"
         lines.append(

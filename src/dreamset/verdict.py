@@ -1,0 +1,146 @@
+"""The verdict: do the primary recipe's images help the primary classifier? By a rule that no result can move.
+
+Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen. Where there are several ways of
+training on the real images alone, the best of them on the test images is what has to be beaten: choosing that one
+there favours the real images, so that the verdict errs on their side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dreamset.params import Params
+
+Outcome = Literal["helps", "does_not_help", "cannot_tell"]
+
+TITLES: Final[dict[Outcome, str]] = {
+    "helps": "It helps",
+    "does_not_help": "It does not help",
+    "cannot_tell": "These images cannot tell",
+}
+_ALONE: Final = {
+    "real": "the real ones alone",
+    "real_strong": "the real ones alone with strong augmentation",
+    "real_more": "the real ones alone, those for selection among them",
+}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A paired difference of two accuracies on the same test images, with its interval; runs are named by their key."""
+
+    of: str
+    minus: str
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def outcome(self) -> Literal["helps", "hurts", "unclear"]:
+        """Which side of zero the interval lies on, if it lies on one."""
+        return "helps" if self.low > 0 else "hurts" if self.high < 0 else "unclear"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said, and the numbers that it is said from; ``minus`` is the best run on real images alone."""
+
+    outcome: Outcome
+    recipe: str
+    classifier: str
+    minus: str
+    difference: float
+    low: float
+    high: float
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The whole of it."""
+        return f"{TITLES[self.outcome]}: {self.reason}"
+
+
+def decide(low: float, high: float, smallest_gain: float) -> Outcome:
+    """The rule, from the ends of the interval of real + synthetic minus real only.
+
+    Args:
+        low: lower end, as a share of the test images.
+        high: upper end.
+        smallest_gain: below this a gain is as good as none; 0 or more.
+    """
+    if low > 0:
+        return "helps"
+    return "does_not_help" if high < smallest_gain else "cannot_tell"
+
+
+def over_real(gains: Iterable[Gain], recipe: str, classifier: str) -> Gain | None:
+    """The gain of ``recipe``'s images beside the real ones over the best way of training on these alone."""
+    of = f"{recipe}/both/{classifier}"
+    found = [
+        gain
+        for gain in gains
+        if gain.of == of and gain.minus.startswith("real/") and gain.minus.endswith(f"/{classifier}")
+    ]
+    # All are of the same accuracy, so the least gain is over the highest one.
+    return min(found, key=lambda gain: gain.difference, default=None)
+
+
+def judge(params: Params, gains: Iterable[Gain], confidence: float, basis: str) -> Verdict | None:
+    """The verdict on paired differences; None where nothing was trained on real and synthetic images together.
+
+    Args:
+        params: for the primary recipe and classifier, and the smallest gain of interest.
+        gains: any differences, those over real arms among them.
+        confidence: of their intervals, 0..1.
+        basis: what they were measured on, such as "640 test images".
+    """
+    recipe, classifier, smallest = params.primary_recipe, params.primary_classifier, params.evaluate.smallest_gain
+    gain = over_real(gains, recipe, classifier)
+    if gain is None:
+        return None
+    outcome = decide(gain.low, gain.high, smallest)
+    kind = gain.minus.split("/")[1]
+    alone = _ALONE.get(kind, f"the real ones alone ({kind})")
+    compared = f"{_compared(gain.difference, basis)} on {alone}"
+    interval = f"{100 * confidence:g}% interval"
+    ends = f"({points(gain.low)} to {points(gain.high)})"
+    because = {
+        "helps": f"the whole {interval} {ends} lies above zero",
+        "does_not_help": f"the {interval} {ends} ends below {points(smallest)}, the smallest gain of interest",
+        "cannot_tell": f"the {interval} {ends} holds both no gain and one of {points(smallest)} or more",
+    }[outcome]
+    reason = f"trained on the real images and those of {recipe}, {classifier} gets {compared}, and {because}."
+    return Verdict(outcome, recipe, classifier, gain.minus, gain.difference, gain.low, gain.high, reason)
+
+
+def of_evaluation(params: Params, evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    """What ``evaluate`` stores: the fields of ``Verdict`` and its ``sentence``."""
+    names = ("of", "minus", "difference", "low", "high")
+    gains = [Gain(**{name: row[name] for name in names}) for row in evaluation["differences"]]
+    found = judge(params, gains, evaluation["confidence"], basis(evaluation))
+    return None if found is None else asdict(found) | {"sentence": found.sentence}
+
+
+def basis(evaluation: dict[str, Any]) -> str:
+    """The images that an evaluation's accuracies are shares of."""
+    count = f"{evaluation['test_images']:,}".replace(",", "\u202f")
+    if evaluation.get("protocol") == "cv":
+        return f"{count} labelled images, each held out once,"
+    return f"{count} test images"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    shown = f"{100 * value:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "\N{MINUS SIGN}")
+
+
+def _compared(difference: float, basis: str) -> str:
+    shown = f"{abs(100 * difference):.1f}"
+    if shown == "0.0":
+        return f"as many of {basis} right as"
+    return f"{shown} percentage points {'more' if difference > 0 else 'fewer'} of {basis} right than"

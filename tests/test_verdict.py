@@ -1,0 +1,83 @@
+"""The verdict is one of three, by a rule and a choice that stand before the results."""
+
+import pytest
+
+import toy
+from dreamset import verdict
+from dreamset.errors import InputError
+from dreamset.verdict import Gain
+
+OF = "datadream_dset/both/resnet20"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.001, 0.03, "helps"),
+        (0.001, 0.004, "helps"),  # little, but surely
+        (0.0, 0.03, "cannot_tell"),
+        (-0.02, 0.01, "cannot_tell"),
+        (-0.02, 0.0099, "does_not_help"),
+        (-0.05, -0.01, "does_not_help"),
+    ],
+)
+def test_the_rule(low: float, high: float, outcome: str) -> None:
+    assert verdict.decide(low, high, 0.01) == outcome
+
+
+def test_without_a_gain_of_interest_only_harm_is_no_help() -> None:
+    assert verdict.decide(-0.01, 0.0, 0.0) == "cannot_tell"
+    assert verdict.decide(-0.01, -0.001, 0.0) == "does_not_help"
+
+
+def test_the_best_real_arm_has_to_be_beaten() -> None:
+    params = toy.params()
+    gains = [
+        Gain(OF, "real/real/resnet20", 0.05, 0.03, 0.07),
+        Gain(OF, "real/real_strong/resnet20", 0.01, -0.01, 0.03),
+        Gain(OF, "real/real/clip_lora", -0.5, -0.6, -0.4),
+        Gain(OF, "stable_diffusion/both/resnet20", -0.5, -0.6, -0.4),
+        Gain("datadream_dset/both/clip_lora", "real/real/clip_lora", -0.5, -0.6, -0.4),
+    ]
+    found = verdict.judge(params, gains, 0.95, "640 test images")
+    assert found is not None
+    assert (found.outcome, found.minus, found.difference) == ("cannot_tell", "real/real_strong/resnet20", 0.01)
+    assert found.sentence == (
+        "These images cannot tell: trained on the real images and those of datadream_dset, resnet20 gets 1.0 "
+        "percentage points more of 640 test images right than on the real ones alone with strong augmentation, and "
+        "the 95% interval (−1.0 to +3.0) holds both no gain and one of +1.0 or more."
+    )
+    assert verdict.judge(params, gains[2:4], 0.95, "640 test images") is None
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "words"),
+    [
+        (0.0312, 0.01, 0.05, "It helps: .* 3.1 percentage points more .* the whole 90% interval (+1.0 to +5.0) lies"),
+        (-0.02, -0.03, 0.004, "It does not help: .* 2.0 percentage points fewer .* ends below +1.0, the smallest gain"),
+        (0.0001, -0.02, 0.02, "cannot tell: .* as many of 60 labelled images, each held out once, right as on the"),
+    ],
+)
+def test_each_sentence_gives_its_numbers(difference: float, low: float, high: float, words: str) -> None:
+    row = {"of": OF, "minus": "real/real/resnet20", "difference": difference, "low": low, "high": high}
+    record = {"differences": [row], "confidence": 0.9, "test_images": 60, "protocol": "cv"}
+    found = verdict.of_evaluation(toy.params(), record)
+    assert found is not None
+    start = 0
+    for part in words.split(" .* "):
+        start = found["sentence"].index(part, start)
+    assert {name: found[name] for name in ("difference", "low", "high")} == {
+        "difference": difference,
+        "low": low,
+        "high": high,
+    }
+
+
+def test_the_choice_is_the_parameters() -> None:
+    params = toy.params(primary="datadream_cls", models__bundled__train__deliver="clip_lora")
+    assert (params.primary_recipe, params.primary_classifier) == ("datadream_dset", "clip_lora")
+    assert toy.params(active=["stable_diffusion"]).primary_recipe == "stable_diffusion"
+    assert toy.params(primary="stable_diffusion").primary_recipe == "stable_diffusion"
+    assert toy.params(train__classifiers=["clip_lora"]).primary_classifier == "clip_lora"
+    with pytest.raises(InputError, match=r"primary: no row 'nothing' in recipes"):
+        toy.params(primary="nothing")
