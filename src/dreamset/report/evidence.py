@@ -15,7 +15,7 @@ from dreamset.verdict import Gain, over_real
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.params import Params, Shots
+    from dreamset.params import Params
     from dreamset.splits import Split
     from dreamset.workspace import Workspace
 
@@ -67,7 +67,7 @@ class Sweep:
         """The fewest seeds that a claim rests on."""
         return min((claim.seeds for claim in self.claims), default=0)
 
-    def means(self, shots: Shots, classifier: str) -> dict[tuple[str, str], tuple[float, float | None]]:
+    def means(self, shots: object, classifier: str) -> dict[tuple[str, str], tuple[float, float | None]]:
         """Mean accuracy over the seeds and its standard deviation, by (arm, train_on)."""
         return {
             (row["recipe"], row["train_on"]): (float(row["accuracy"]), float(row["sd"]) if row.get("sd") else None)
