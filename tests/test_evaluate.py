@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import evaluate, hub, report, train
+from dreamset import evaluate, hub, report, train, verdict
 from dreamset.errors import InputError
 from dreamset.files import read_json, sha256, write_json
 from dreamset.images import png
@@ -94,6 +94,24 @@ def test_differences_are_paired_and_of_the_stated_runs(world: tuple[Workspace, d
         ("datadream_dset/both", "real/real"),
         ("stable_diffusion/both", "real/real"),
     }
+
+
+def test_the_verdict_is_of_the_primary_recipe_over_the_best_real_arm(
+    world: tuple[Workspace, dict[str, Any]],
+) -> None:
+    place, evaluation = world
+    found = read_json(place.result("evaluate"), "dreamset evaluate")["verdict"]
+    assert (found["recipe"], found["classifier"]) == ("datadream_dset", "resnet20")
+    over_real = [
+        row
+        for row in evaluation["differences"]
+        if row["of"] == "datadream_dset/both/resnet20" and row["minus"].startswith("real/")
+    ]
+    least = min(over_real, key=lambda row: row["difference"])
+    for name in ("minus", "difference", "low", "high"):
+        assert found[name] == least[name]
+    assert found["outcome"] == verdict.decide(least["low"], least["high"], 0.01)
+    assert found["sentence"].endswith(found["reason"])
 
 
 def test_sets_have_equal_counts_and_the_planted_copy_leads(world: tuple[Workspace, dict[str, Any]]) -> None:

@@ -466,6 +466,7 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     for part in ("Fixed before anything was measured", "0.031", "0.19", "<0.001", "12 cells took 2.5 hours"):
         assert part in shown
     assert "Where it does not help over the real images: 1 of 2 cells" in shown
+    assert "Accuracy of resnet20 by number of shots" in shown
     for part in ("FID", "−0.51 −0.90 to +0.10", "+0.25", "60 over 6 seeds"):
         assert part in page.text("correlations")
 

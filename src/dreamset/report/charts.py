@@ -115,6 +115,34 @@ def curves(lines: Iterable[Sequence[tuple[float, float]]], x_name: str, y_name: 
     )
 
 
+def steps(lines: Sequence[tuple[str, Mapping[int, float]]], unit: str, x_name: str, title: str) -> Html:
+    """A line per series (style class, value by x) over whole numbers, evenly spaced, with dots at its values."""
+    places = sorted({x for _, values in lines for x in values})
+    values = [value for _, line in lines for value in line.values()]
+    ticks = _ticks(min(values), max(values))
+    wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+
+    def spot(x: int, value: float) -> tuple[str, str]:
+        across = (places.index(x) + 0.5) / len(places)
+        return f"{_LEFT + wide * across:.1f}", f"{_TOP + tall * (ticks[-1] - value) / (ticks[-1] - ticks[0]):.1f}"
+
+    grid = []
+    for tick in ticks:
+        _, y = spot(places[0], tick)
+        grid.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
+        grid.append(tag("text", _plain(tick, unit), x=_LEFT - 6, y=f"{float(y) + 4:.1f}", text_anchor="end"))
+    for x in places:
+        grid.append(tag("text", x, x=spot(x, ticks[0])[0], y=_HEIGHT - _BOTTOM + 16, text_anchor="middle"))
+    grid.append(tag("text", f"{x_name} →", x=_WIDTH - _RIGHT, y=_HEIGHT - 2, text_anchor="end", class_="axis-name"))
+    drawn = []
+    for kind, line in lines:
+        spots = [spot(x, line[x]) for x in sorted(line)]
+        dots = [tag("circle", cx=x, cy=y, r=3.5) for x, y in spots]
+        drawn.append(tag("g", tag("polyline", points=" ".join(map(",".join, spots))), dots, class_=f"thick {kind}"))
+    view = f"0 0 {_WIDTH} {_HEIGHT}"
+    return tag("svg", tag("title", title), grid, drawn, viewBox=view, role="img", class_="curves steps-chart")
+
+
 def confusion(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str], caption: object) -> Html:
     """A heat map of counts: rows are the true classes, columns the predictions in the same order."""
     counts = [[0] * len(classes) for _ in classes]

@@ -46,11 +46,40 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Html | None:
         "Over several seeds",
         tag("p", note),
         _primary(evidence),
+        _by_shots(evidence, colours),
         charted,
         _summary(evidence),
         _numbers(ordered),
         _not_helping(evidence),
     )
+
+
+def _by_shots(evidence: Evidence, colours: dict[str, str]) -> Html | None:
+    """Mean accuracies by number of shots, a panel per classifier; None of one number alone."""
+    assert evidence.sweep is not None
+    shots = sorted({int(line["shots"]) for line in evidence.sweep.summary})
+    if len(shots) < 2:
+        return None
+    real = [(REAL, kind, "real" if kind == "real" else "zero") for kind in evidence.real_kinds]
+    kinds = real + [
+        (arm, kind, f"{colours[arm]}{' hollow' if kind == 'synthetic' else ''}")
+        for arm in evidence.params.active
+        for kind in ("synthetic", "both")
+    ]
+    panels = []
+    for classifier in evidence.classifiers:
+        means = {k: evidence.sweep.means(k, classifier) for k in shots}
+        lines = []
+        for arm, kind, style in kinds:
+            known = {k: 100 * found[arm, kind][0] for k, found in means.items() if (arm, kind) in found}
+            lines += [(style, known)] if known else []
+        if lines:
+            chart = charts.steps(lines, "%", "shots per class", f"Accuracy of {classifier} by number of shots")
+            panels.append(tag("article", tag("h3", classifier), chart))
+    key = [(style, trained_on(REAL, kind)) for _, kind, style in real]
+    key += [(colours[name], name) for name in evidence.params.active]
+    key += [("hollow", "synthetic images alone"), ("full", "with the real shots")]
+    return tag("div", charts.legend(key), tag("div", panels, class_="panels"))
 
 
 def _work(cost: dict[str, Any]) -> str:
