@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import toy
@@ -20,6 +21,7 @@ from dreamset.files import atomic_write, sha256
 from dreamset.images import png
 from dreamset.params import Params
 from dreamset.report import gallery, pictures
+from dreamset.report.page import _shots
 from dreamset.sources import digits
 from dreamset.splits import Split
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
@@ -194,13 +196,13 @@ def test_pictures_of_many_classes_are_paged(workspace: Workspace) -> None:
     sources = pictures.shown(evidence)
     assert [[len(own) for own in source.by_label] for source in sources] == [[2] * 2000, [8] * 2000]
     first = pictures.blocks(evidence, sources)
-    page = str(gallery.by_class(evidence, first))
-    assert page.count("<h3") == 60
-    assert len(page) < 200_000
+    section = str(gallery.by_class(evidence, first))
+    assert section.count("<h3") == 60
+    assert len(section) < 200_000
     sheets = pictures.further(2000)
     assert [start for start, _ in sheets] == list(range(60, 2000, 60))
-    assert all(f'href="{path}"' in page for _, path in sheets)
-    assert "1981 to 2000</a>" in page
+    assert all(f'href="{path}"' in section for _, path in sheets)
+    assert "1981 to 2000</a>" in section
     last = pictures.blocks(evidence, sources, sheets[-1][0])
     assert [len(block.by_label) for block in last] == [20, 20]
     tall = [pictures.contact_sheet(made, ["name"] * 2000).height for made in (first, last)]
@@ -216,3 +218,23 @@ def test_confusion_of_many_classes_is_the_most_confused_pairs() -> None:
     pairs = list(evaluate._pairs(labels, guess, 2000))
     assert len(set(pairs)) == 50
     assert pairs.count((7, 1234)) == 300
+
+
+@pytest.mark.parametrize(
+    ("shots", "said"),
+    [
+        (4, "shots=4"),
+        ("all", "shots=all"),
+        ({"two words": 3, "b-7": 4}, "'shots={two words:3,b-7:4}'"),
+        ({"Δ": 3, "b": 4}, "shots={as in params.yaml}"),
+    ],
+)
+def test_the_page_says_how_to_set_shots_again(tmp_path: Path, shots: Any, said: str) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    assert _shots(shots) == said
+    if "as in" not in said:
+        file = tmp_path / "params.yaml"
+        file.write_text("shots: 4\n")
+        apply_overrides(file, [said.strip("'")])
+        assert yaml.safe_load(file.read_text()) == {"shots": shots}
