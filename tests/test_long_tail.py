@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import toy
-from dreamset import adapt, adapters, evaluate, generate, params, prepare, sources, splits, train
+from dreamset import adapt, adapters, evaluate, generate, params, prepare, report, sources, splits, train
 from dreamset.classifiers import arrays
 from dreamset.classifiers.augment import Augment
 from dreamset.files import atomic_write, sha256
@@ -80,7 +80,9 @@ def test_adapters_of_classes_draw_no_more_than_their_class_wants(small: dict[str
 
 
 def test_classifiers_learn_from_unequal_classes(workspace: Workspace) -> None:
-    settings = toy.params(train__classifiers=["resnet20"])
+    settings = toy.params(train__classifiers=["resnet20"], active=["stable_diffusion"])
+    toy.write_clip(workspace.root / "models/base/clip")
+    toy.write_judge(workspace.root / "models/base/judge")
     split = toy.write_splits(workspace, shots=6)
     kept = tuple(s for s in split.train if int(Path(s.path).stem) < (6, 3, 1)[s.label])
     uneven = Split(**{**vars(split), "train": kept, "shots": {"bar": 6, "plank": 3, "spot": 1}})
@@ -92,6 +94,13 @@ def test_classifiers_learn_from_unequal_classes(workspace: Workspace) -> None:
     both = next(run for run in result["runs"] if run["train_on"] == "both")
     assert (both["real_images"], both["synthetic_images"], both["steps"]) == (10, 15, 12)
     assert all(np.isfinite(point["loss"]) for point in both["loss"])
+    train.run(settings, workspace, train.REAL)
+    evaluation = evaluate.run(settings, workspace)
+    assert evaluation["train_per_class"] == {"bar": 6, "plank": 3, "spot": 1}
+    assert {row["shots"] for row in evaluate.rows(evaluation)} == {"1 to 6"}
+    report.run(settings, workspace)
+    document = (workspace.results / "report.html").read_text()
+    assert "1 to 6 shots per class" in document
 
 
 def test_a_stream_of_unequal_classes_shows_each_image_once_before_any_again() -> None:
