@@ -85,7 +85,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     summary = {
         "source": params.prepare.source,
         "classes": len(source.classes),
-        "shots": split.shots_told,
+        "shots": split.shots if isinstance(split.shots, int) else split.shots_told,
         "train": len(train),
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(selection),

@@ -1,22 +1,28 @@
 """``dreamset report``: ``results/contact_sheet.png`` and the page ``results/report.html``, out of the other results.
 
+Beyond the first ``MOST_CLASSES`` classes, further contact sheets stand in ``results/pages/``.
+
 It reads what the stages measured, the shots and the synthetic images; the test manifest stays closed.
 """
 
 from __future__ import annotations
 
 import io
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from dreamset.files import atomic_write
 from dreamset.report import evidence as results
 from dreamset.report.page import page
-from dreamset.report.pictures import blocks, contact_sheet
+from dreamset.report.pictures import PAGES, blocks, contact_sheet, further, shown
 from dreamset.report.verdict import verdict
 from dreamset.splits import spoken
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dreamset.params import Params
+    from dreamset.report.pictures import Block
     from dreamset.workspace import Workspace
 
 
@@ -27,12 +33,21 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         InputError: a result or a picture is missing or not whole.
     """
     evidence = results.load(params, workspace)
-    shown = evidence.params.report.show_real
-    sources = [block for block in blocks(evidence) if shown or block.name != results.REAL]
+    sources = shown(evidence)
+    first = blocks(evidence, sources)
     told = verdict(evidence)
-    document = page(evidence, told, sources).encode()
-    sheet = io.BytesIO()
-    contact_sheet(sources, [spoken(name) for name in evidence.split.classes]).save(sheet, "PNG", optimize=True)
-    atomic_write(workspace.results / "contact_sheet.png", sheet.getvalue())
+    document = page(evidence, told, first).encode()
+    names = [spoken(name) for name in evidence.split.classes]
+    _write_sheet(workspace.results / "contact_sheet.png", first, names)
+    shutil.rmtree(workspace.results / PAGES, ignore_errors=True)
+    # A sheet at a time, so that thousands of classes take no more memory than the first ones.
+    for start, name in further(len(names)):
+        _write_sheet(workspace.results / name, blocks(evidence, sources, start), names[start:])
     atomic_write(workspace.results / "report.html", document)
     return {"recipes": len(params.active), "bytes": len(document), "verdict": told.title}
+
+
+def _write_sheet(path: Path, sources: list[Block], names: list[str]) -> None:
+    sheet = io.BytesIO()
+    contact_sheet(sources, names).save(sheet, "PNG", optimize=True)
+    atomic_write(path, sheet.getvalue())

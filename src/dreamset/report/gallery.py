@@ -12,7 +12,7 @@ from dreamset.images import read_rgb
 from dreamset.report import charts
 from dreamset.report.evidence import read_csv
 from dreamset.report.markup import Html, data_uri, join, number, tag
-from dreamset.report.pictures import MOST_CLASSES, SMALL, Block, picture, strip
+from dreamset.report.pictures import MOST_CLASSES, SMALL, Block, further, picture, strip
 from dreamset.splits import spoken
 
 if TYPE_CHECKING:
@@ -39,19 +39,29 @@ def by_class(evidence: Evidence, blocks: list[Block]) -> Html:
         ]
         rows.append(tag("div", tag("h3", tag("bdi", name), title=name), cells, class_="row"))
     left_out = len(evidence.split.classes) - len(rows)
-    more = f" {left_out} further classes are not shown." if left_out else ""
     note = (
         "The first images of every class, none chosen. In the same place of two recipes stand images of the same "
-        f"starting noise.{more}"
+        "starting noise."
     )
-    if left_out:
-        assert len(rows) == MOST_CLASSES
     return section(
         "pictures",
         "The pictures",
         tag("p", note),
+        _pages(evidence) if left_out else None,
         tag("div", head, rows[:_OPEN], class_="gallery", style=f"--sources:{len(blocks)}"),
         _folded(rows[_OPEN:], len(blocks)),
+    )
+
+
+def _pages(evidence: Evidence) -> Html:
+    """Where the pictures of further classes are."""
+    classes = evidence.split.classes
+    sheets = [
+        join(", " if index else "", tag("a", f"{start + 1} to {min(start + MOST_CLASSES, len(classes))}", href=path))
+        for index, (start, path) in enumerate(further(len(classes)))
+    ]
+    return tag(
+        "p", f"Here are {MOST_CLASSES} of {number(len(classes))} classes; contact sheets of the others: ", sheets
     )
 
 
@@ -79,7 +89,8 @@ def adaptation(evidence: Evidence, colours: dict[str, str]) -> Html | None:
     for recipe in evidence.adapted:
         folder = evidence.workspace.plots("adapt", recipe)
         record = evidence.record("adapt", recipe)
-        curve = charts.curves(_losses(folder / "loss.csv"), "step", "loss", f"Loss of {recipe}", colours[recipe])
+        losses = _losses(folder / "loss.csv")
+        curve = charts.curves(losses[:MOST_CLASSES], "step", "loss", f"Loss of {recipe}", colours[recipe])
         grids = _grids(evidence, folder, recipe)
         if not curve and not grids:
             continue
@@ -92,6 +103,8 @@ def adaptation(evidence: Evidence, colours: dict[str, str]) -> Html | None:
                 told += (
                     f", mean loss {record['loss_first']:.3g} at the first step and {record['loss_last']:.3g} at the end"
                 )
+            if len(losses) > MOST_CLASSES:
+                told += f"; the first {MOST_CLASSES} are drawn"
         title = tag("h3", tag("i", class_=f"key {colours[recipe]}"), recipe)
         body = tag("div", tag("figure", curve) if curve else None, grids, class_="learning")
         parts.append(tag("article", title, tag("p", told) if told else None, body))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shlex
+import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -231,8 +230,10 @@ def _shots(shots: int | str | dict[str, int]) -> str:
     """``shots`` as an argument of the shell that sets it."""
     if not isinstance(shots, dict):
         return f"shots={shots}"
-    pairs = ",".join(f"{json.dumps(name, ensure_ascii=False)}:{count}" for name, count in shots.items())
-    return shlex.quote(f"shots={{{pairs}}}")
+    # The grammar of -S has no quotes for keys: other names can be given in params.yaml alone.
+    if not all(re.fullmatch(r"[A-Za-z0-9_ -]+", name) for name in shots):
+        return "shots={as in params.yaml}"
+    return f"'shots={{{','.join(f'{name}:{count}' for name, count in shots.items())}}}'"
 
 
 def _code(sentence: str) -> Html:

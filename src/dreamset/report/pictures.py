@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamset.errors import InputError
 from dreamset.images import read_rgb, resize_crop
+from dreamset.report.evidence import REAL
 from dreamset.synthetic import read_metadata
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence
 
 SMALL: Final = 48  # px: up to here a picture is magnified by whole factors, beyond it is shrunk
-MOST_CLASSES: Final = 60
+MOST_CLASSES: Final = 60  # on one sheet, and on the page
+PAGES: Final = "pages"
 _TILE: Final = 48  # px on the sheet, at least
 _THUMBNAIL: Final = 96
 _GAP: Final = 4
@@ -45,31 +47,53 @@ class Block:
         return max((len(pictures) for pictures in self.by_label), default=0)
 
 
-def blocks(evidence: Evidence) -> list[Block]:
-    """The shots, then each active recipe, as squares at the model's resolution or as thumbnails."""
-    count, cell = evidence.params.report.images_per_class, evidence.workspace.cell
-    labels = range(min(len(evidence.split.classes), MOST_CLASSES))
-    made = [
-        Block(
-            "real",
-            [
-                [
-                    picture(evidence, cell / shot.path, "dreamset prepare")
-                    for shot in [shot for shot in evidence.split.train if shot.label == label][:count]
-                ]
-                for label in labels
-            ],
-        )
-    ]
+@dataclass(frozen=True)
+class Shown:
+    """Files of a source that are looked at: the first ones of every class, by label, and the command that made them."""
+
+    name: str
+    folder: Path
+    made_by: str
+    by_label: list[list[str]]
+
+
+def shown(evidence: Evidence) -> list[Shown]:
+    """What of the shots, where they may be shown, then of each active recipe, is looked at."""
+    count, classes = evidence.params.report.images_per_class, len(evidence.split.classes)
+    shots: list[list[str]] = [[] for _ in range(classes)]
+    for shot in evidence.split.train:
+        shots[shot.label].append(shot.path)
+    found = [Shown(REAL, evidence.workspace.cell, "dreamset prepare", [own[:count] for own in shots])]
+    if not evidence.params.report.show_real:
+        found = []
     for recipe in evidence.params.active:
         folder = evidence.workspace.synthetic(recipe)
-        files: list[list[str]] = [[] for _ in labels]
+        files: list[list[str]] = [[] for _ in range(classes)]
         for image in read_metadata(folder):
-            if image.label < len(files) and len(files[image.label]) < count:
+            if image.label < classes and len(files[image.label]) < count:
                 files[image.label].append(image.file_name)
-        by_label = [[picture(evidence, folder / file, f"dreamset generate {recipe}") for file in own] for own in files]
-        made.append(Block(recipe, by_label))
-    return made
+        found.append(Shown(recipe, folder, f"dreamset generate {recipe}", files))
+    return found
+
+
+def blocks(evidence: Evidence, sources: Sequence[Shown], first: int = 0) -> list[Block]:
+    """Pictures of ``MOST_CLASSES`` classes from ``first`` on, as squares at the model's resolution or as thumbnails."""
+    return [
+        Block(
+            source.name,
+            [
+                [picture(evidence, source.folder / file, source.made_by) for file in own]
+                for own in source.by_label[first : first + MOST_CLASSES]
+            ],
+        )
+        for source in sources
+    ]
+
+
+def further(classes: int) -> list[tuple[int, str]]:
+    """Contact sheets beside the first one: the label that each begins with, and its path in the results."""
+    starts = range(MOST_CLASSES, classes, MOST_CLASSES)
+    return [(start, f"{PAGES}/contact_sheet_{number}.png") for number, start in enumerate(starts, 2)]
 
 
 def picture(evidence: Evidence, path: Path, made_by: str) -> Image.Image:
@@ -100,17 +124,19 @@ def strip(pictures: Sequence[Image.Image], columns: int) -> Image.Image | None:
 def contact_sheet(sources: Sequence[Block], names: Sequence[str]) -> Image.Image:
     """One row per class and a block of columns per source, under the sources' names."""
     sources = [block for block in sources if block.columns]
+    if not sources:
+        return Image.new("RGB", (2 * _MARGIN, 2 * _MARGIN), _PAPER)
     first = next(image for block in sources for pictures in block.by_label for image in pictures)
     tile = first.width * -(-_TILE // first.width)
     step = tile + _GAP
     font, small = _font(16), _font(14)
-    label = max(_width(small, _fitted(small, name, _LABEL)) for name in names) + _BLOCK_GAP // 2
+    rows = len(sources[0].by_label)
+    label = max(_width(small, _fitted(small, name, _LABEL)) for name in names[:rows]) + _BLOCK_GAP // 2
     lefts, left = [], _MARGIN + label
     for block in sources:
         lefts.append(left)
         # A block is at least as wide as its header, so that headers never meet.
         left += max(block.columns * step - _GAP, _width(font, _header(block))) + _BLOCK_GAP
-    rows = len(sources[0].by_label)
     width, height = left - _BLOCK_GAP + _MARGIN, 2 * _MARGIN + _HEADER + rows * step - _GAP
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
