@@ -1,4 +1,4 @@
-"""``dreamset generate RECIPE``: a labelled synthetic dataset, drawn in shards that survive a kill.
+"""``dreamset generate RECIPE``: a labelled synthetic dataset, drawn (or retrieved) in shards that survive a kill.
 
 Output ``data/synthetic/<recipe>/``: class folders of PNG files, ``metadata.jsonl``, and a dataset card.
 """
@@ -71,10 +71,20 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """
     started = time.time()
     split = splits.read_split(workspace.splits)
-    adapters = read_adapters(workspace.adapter(recipe))
-    blocks = plan(params, workspace, split, recipe, adapters)
+    drawing = params.recipes[recipe].origin == "generator"
+    if drawing:
+        adapters = read_adapters(workspace.adapter(recipe))
+        blocks = plan(params, workspace, split, recipe, adapters)
+    else:
+        from dreamset import retrieve
+
+        blocks = retrieve.plan(params, workspace, split, recipe)
     missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-    drawn_now = _draw_all(params, workspace, split, recipe, adapters, missing) if missing else 0
+    drawn_now = 0
+    if missing and drawing:
+        drawn_now = _draw_all(params, workspace, split, recipe, adapters, missing)
+    elif missing:
+        drawn_now = retrieve.fill(params, workspace, split, recipe, missing)
     images = _assemble(params, workspace, split, recipe, blocks)
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
@@ -93,7 +103,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         "redrawn": redrawn,
         "seconds": round(seconds, 2),
         "images_per_s": round(drawn / seconds, 2),
-        "sampler": dataclasses.asdict(params.sampler(recipe)),
+        "sampler": dataclasses.asdict(params.sampler(recipe)) if drawing else None,
     }
     write_json(workspace.result("generate", recipe), summary)
     return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started}
@@ -317,6 +327,10 @@ def _assemble(
 
 def _card(params: Params, workspace: Workspace, split: Split, recipe: str, count: int) -> str:
     """A dataset card in the Hugging Face hub's layout."""
+    if params.recipes[recipe].origin == "retrieval":
+        from dreamset import retrieve
+
+        return "\n".join(retrieve.card(params, split, recipe, count)) + "\n"
     base = hub.identity(workspace.root, *params.base.pretrained)
     return "\n".join(_card_lines(params, split, recipe, count, base)) + "\n"
 
