@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,8 +104,8 @@ def test_a_class_has_an_fid_where_it_has_more_images_than_the_judge_has_features
     sets = [
         Labelled(rng.integers(0, 256, (90, 16, 16, 3), np.uint8), labels, tuple(map(str, range(90)))) for _ in range(3)
     ]
-    reference = Reference(toy.params(), Wide(width), split, sets[0], sets[1])  # type: ignore[arg-type]
-    found = reference.compare(sets[2])
+    judge: Any = Wide(width)
+    found, _ = Reference(toy.params(), judge, split, sets[0], sets[1], sets[1].names).compare(sets[2])
     assert all(set(row) == {"n", distance} for row in found["per_class"].values())
     assert found["warning"].startswith("FID of 90 images is biased upwards:")
 

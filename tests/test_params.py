@@ -63,6 +63,11 @@ def put(raw: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("recipes.stable_diffusion.rank", 4, "recipes.stable_diffusion.rank: belongs only to adapter: lora"),
         ("recipes.datadream_dset.scope", None, "recipes.datadream_dset.scope: is missing"),
         ("recipes.real", {"adapter": "none", "prompt": "label", "sampler": {}}, "recipes.real: is not a name"),
+        ("recipes.retrieved.adapter", "lora", "recipes.retrieved.scope: is missing"),
+        ("recipes.retrieved.sampler", {"steps": 4}, "recipes.retrieved: origin: retrieval draws nothing"),
+        ("recipes.retrieved.origin", "found", "expected one of generator, retrieval"),
+        ("models.bundled.retrieval", "laion", "models.bundled.retrieval: expected glyphs, imagefolder:PATH or null"),
+        ("models.bundled.retrieval", "imagefolder:", "models.bundled.retrieval: expected glyphs"),
         ("track", None, "track: expected a mapping"),
     ],
 )
@@ -92,6 +97,14 @@ def test_balance_brings_every_class_to_one_sum(raw: dict[str, Any]) -> None:
     assert more == (50, 54, 65)
     assert {a + b for a, b in zip(real, more, strict=True)} == {66}
     assert parse(put(raw, "generate.per_class", 7)).synthetic_per_class(real) == (7, 7, 7)
+
+
+def test_a_base_with_nothing_to_retrieve_from_is_told_where_the_recipe_is_active(raw: dict[str, Any]) -> None:
+    parse(put(raw, "model", "sd21_base"))
+    active = put(put(raw, "model", "sd21_base"), "active", ["retrieved"])
+    with pytest.raises(InputError, match=r"models\.sd21_base\.retrieval: is null, so recipe retrieved has nothing"):
+        parse(active)
+    parse(put(active, "models.sd21_base.retrieval", "imagefolder:pictures"))
 
 
 def test_a_missing_key_is_named(raw: dict[str, Any]) -> None:

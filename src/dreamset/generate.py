@@ -1,4 +1,4 @@
-"""``dreamset generate RECIPE``: a labelled synthetic dataset, drawn in shards that survive a kill.
+"""``dreamset generate RECIPE``: a labelled synthetic dataset, drawn (or retrieved) in shards that survive a kill.
 
 Output ``data/synthetic/<recipe>/``: class folders of PNG files, ``metadata.jsonl``, and a dataset card.
 """
@@ -77,7 +77,8 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     licences.check(params)
     started = time.time()
     split = splits.read_split(workspace.splits)
-    adapters = read_adapters(workspace.adapter(recipe))
+    drawing = params.recipes[recipe].origin == "generator"
+    adapters = read_adapters(workspace.adapter(recipe)) if drawing else None
     reviewed = decisions.read(workspace.review(recipe))
     blocks, needed, drawn_now = finish(params, workspace, split, recipe, adapters, reviewed)
     images, looked = _assemble(params, workspace, split, recipe, blocks, needed, reviewed)
@@ -100,7 +101,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         "rejected": looked.rejected,
         "seconds": round(seconds, 2),
         "images_per_s": round(drawn / seconds, 2),
-        "sampler": dataclasses.asdict(params.sampler(recipe)),
+        "sampler": dataclasses.asdict(params.sampler(recipe)) if drawing else None,
     }
     write_json(workspace.result("generate", recipe), summary)
     return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started}
@@ -111,10 +112,12 @@ def finish(
     workspace: Workspace,
     split: Split,
     recipe: str,
-    adapters: list[Adapter],
+    adapters: list[Adapter] | None,
     reviewed: Mapping[Picture, Decision],
 ) -> tuple[list[Block], dict[int, int], int]:
-    """Draw what is not drawn yet, until every class has all its images and nobody has rejected one of them.
+    """Draw what is not drawn yet until every class has all its images, none of them rejected by anybody.
+
+    ``adapters`` are None where the images are not drawn but found.
 
     Returns:
         The blocks, all of them finished shards; how many images of each label, from index 0, hold those that are
@@ -124,9 +127,15 @@ def finish(
     needed = wanted
     drawn_now = 0
     while True:
-        blocks = plan(params, workspace, split, recipe, adapters, needed)
-        missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-        drawn_now += _draw_all(params, workspace, split, recipe, adapters, missing) if missing else 0
+        if adapters is None:
+            from dreamset import retrieve
+
+            blocks, new = retrieve.finish(params, workspace, split, recipe, max(needed.values()))
+        else:
+            blocks = plan(params, workspace, split, recipe, adapters, needed)
+            missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
+            new = _draw_all(params, workspace, split, recipe, adapters, missing) if missing else 0
+        drawn_now += new
         # Only what is drawn tells its sha256, and so whether it was rejected; a replacement may have been, too.
         rejected: dict[int, list[int]] = {label: [] for label in needed}
         for image in read_blocks(workspace, blocks) if reviewed else ():
@@ -380,9 +389,20 @@ def _assemble(
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
         write_json(folder / "shards.json", [block.key for block in blocks])
-        base, checked = hub.identity(workspace.root, *params.base.pretrained), decisions.checked(len(images), looked)
-        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, len(images), base, checked=checked))
+        atomic_write(folder / "README.md", _card(params, workspace, split, recipe, images, looked))
     return images, looked
+
+
+def _card(
+    params: Params, workspace: Workspace, split: Split, recipe: str, images: list[SyntheticImage], looked: Looked
+) -> str:
+    checked = decisions.checked(len(images), looked)
+    if params.recipes[recipe].origin == "retrieval":
+        from dreamset import retrieve
+
+        return retrieve.card(params, split, recipe, len(images), checked)
+    base = hub.identity(workspace.root, *params.base.pretrained)
+    return cards.dataset(params, split, recipe, len(images), base, checked=checked)
 
 
 def _tell_stale(workspace: Workspace, recipe: str, count: int) -> None:

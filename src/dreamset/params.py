@@ -149,11 +149,15 @@ class SamplerOverrides:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of ``recipes``. The LoRA knobs are given where ``adapter: lora``, and only there."""
+    """A row of ``recipes``. The LoRA knobs are given where ``adapter: lora``, and only there.
+
+    With ``origin: retrieval`` nothing is adapted and nothing drawn; ``prompt`` is what images are searched by.
+    """
 
     adapter: Literal["none", "lora"]
     prompt: Literal["template", "label"]
     sampler: SamplerOverrides
+    origin: Literal["generator", "retrieval"] = "generator"
     scope: Literal["dataset", "class"] | None = None
     rank: Annotated[int, Range(low=1, high=1024)] | None = None
     alpha: Positive | None = None
@@ -274,6 +278,7 @@ class Model:
     variant: str | None
     clip: str
     judge: str
+    retrieval: str | None
     licence: str
     resolution: Annotated[int, Range(low=8)]
     dtype: Literal["float32", "bfloat16", "float16"]
@@ -418,6 +423,15 @@ def _check(params: Params) -> None:
             if given != (recipe.adapter == "lora"):
                 verb = "belongs only to adapter: lora; remove it" if given else "is missing; adapter: lora needs it"
                 raise InputError(f"recipes.{name}.{knob}: {verb}.")
+        if recipe.origin == "retrieval" and (recipe.adapter != "none" or recipe.sampler != SamplerOverrides()):
+            raise InputError(
+                f"recipes.{name}: origin: retrieval draws nothing; set adapter to none and sampler to {{}}."
+            )
+        if recipe.origin == "retrieval" and name in params.active and params.base.retrieval is None:
+            raise InputError(
+                f"models.{params.model}.retrieval: is null, so recipe {name} has nothing to retrieve from; give "
+                "imagefolder:PATH, or take it out of active."
+            )
         if recipe.adapter == "lora" and not (recipe.unet or recipe.text_encoder):
             raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
@@ -425,6 +439,11 @@ def _check(params: Params) -> None:
     for name, model in params.models.items():
         if model.resolution % 8:
             raise InputError(f"models.{name}.resolution: must be divisible by 8, got {model.resolution}.")
+        kind, _, folder = (model.retrieval or "glyphs").partition(":")
+        if (kind, bool(folder)) not in {("glyphs", False), ("imagefolder", True)}:
+            raise InputError(
+                f"models.{name}.retrieval: expected glyphs, imagefolder:PATH or null, got {model.retrieval!r}."
+            )
     if params.prepare.few_shot is not None and not isinstance(params.shots, int):
         raise InputError("prepare.few_shot: such a file holds one number of images per class; set shots to it.")
     window = params.prepare.window

@@ -79,8 +79,9 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
         return [workspace.splits, generator], [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
     if stage == "generate":
         reviewed = [workspace.review(recipe)] if workspace.review(recipe).is_file() else []
-        inputs = [workspace.splits, workspace.adapter(recipe), *reviewed, generator]
-        return inputs, [workspace.synthetic(recipe), result]
+        drawn = params.recipes[recipe].origin == "generator"
+        made_of: list[Path | str] = [workspace.adapter(recipe), generator] if drawn else [workspace.real, clip]
+        return [workspace.splits, *made_of, *reviewed], [workspace.synthetic(recipe), result]
     if stage == "train":
         data = [] if recipe == "real" else [workspace.synthetic(recipe)]
         return [workspace.splits, *data, clip], [workspace.classifiers(recipe), workspace.plots(stage, recipe), result]
@@ -116,6 +117,8 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
         rows = to_dict(params.base.train)
         steps = {name: runs * rows[name]["steps"] for name in params.train.classifiers}
         return {f"steps of {name}": count for name, count in steps.items()}
+    if stage == "generate" and params.recipes[item or ""].origin == "retrieval":
+        return {"images": params.per_class * classes}
     if stage == "generate":
         sampler = params.sampler(item or "")
         calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
@@ -151,6 +154,8 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     row, model = params.recipes[recipe], params.base
     if stage == "adapt" and row.adapter == "none":
         return "none: nothing is trained"
+    if row.origin == "retrieval":
+        return "that of the CLIP: nothing is drawn"
     try:
         folder = hub.locate(workspace.root, *model.pretrained)
     except InputError as error:

@@ -20,7 +20,9 @@ class SyntheticImage:
 
     ``file_name`` is relative to the dataset's folder; ``label`` indexes the split's classes, whose name is
     ``class_name``; ``seed`` drew the starting noise, after ``redraws`` degenerate tries; ``adapter`` is the
-    sha256 of the adapter's file, or None; ``sha256`` is of the image file.
+    sha256 of the adapter's file, or None; ``sha256`` is of the image file. Where ``origin`` is ``retrieval``, nothing
+    was drawn: ``source`` names the image that was found, ``nearness`` says how near it is, ``prompt`` is the caption
+    that it was searched by, and ``seed`` the run's.
     """
 
     file_name: str
@@ -33,6 +35,9 @@ class SyntheticImage:
     sampler: dict[str, Any]
     adapter: str | None
     sha256: str
+    origin: str = "generator"
+    source: str | None = None
+    nearness: float | None = None
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

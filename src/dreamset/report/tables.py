@@ -283,6 +283,8 @@ def _not_helping(evidence: Evidence) -> Html:
 
 def _recipe(evidence: Evidence, name: str) -> Html:
     found: Recipe = evidence.params.recipes[name]
+    if found.origin == "retrieval":
+        return join(f"nothing drawn: the nearest images of the base’s source; {evidence.params.per_class} per class")
     sampler = evidence.params.sampler(name)
     how = "the generator as it is"
     if found.adapter == "lora":
