@@ -70,9 +70,7 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     """
     from dreamset import classifiers
 
-    record = read_json(folder / classifiers.RECORD, "dreamset deliver")
-    if "preprocessing" not in record:
-        raise InputError(f"{folder}: is no delivered classifier; give the folder that `dreamset deliver` wrote.")
+    record = delivered(folder)
     if threshold is None:
         threshold = float(record["threshold"])
     if not 0 <= threshold <= 1:
@@ -97,6 +95,20 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
             done += len(block)
             progress.update(len(block))
     return Counts(done, labelled, abstained, done - labelled - abstained)
+
+
+def delivered(folder: Path) -> dict[str, Any]:
+    """``classifier.json`` of a delivered classifier.
+
+    Raises:
+        InputError: there is none in ``folder``.
+    """
+    from dreamset import classifiers
+
+    record: dict[str, Any] = read_json(folder / classifiers.RECORD, "dreamset deliver")
+    if "preprocessing" not in record:
+        raise InputError(f"{folder}: is no delivered classifier; give the folder that `dreamset deliver` wrote.")
+    return record
 
 
 def find(paths: Sequence[str]) -> list[File]:
