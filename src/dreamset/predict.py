@@ -79,7 +79,10 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     predictor = classifiers.load(folder)
     pixels = record["preprocessing"]
     done = labelled = abstained = 0
-    with _writer(out, columns(len(predictor.classes))) as writer, bar(total=len(found), what="predict") as progress:
+    with (
+        _writer(out, columns(len(predictor.classes))) as writer,
+        bar(total=len(found), what="predict", unit="file") as progress,
+    ):
         for block, images in decoded(found, pixels["side"], pixels["max_pixels"], classifiers.BATCH):
             good = [image for image in images if not isinstance(image, str)]
             probabilities = iter(predictor.probabilities(predictor.logits(_stack(good, pixels["side"]))))
