@@ -20,6 +20,7 @@ from dreamset.images import png, read_rgb, resize_crop
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
+from test_pipeline import closure
 
 
 # At 24 pixels it sees more than the model's resolution has: the graph enlarges too.
@@ -55,6 +56,11 @@ def test_without_the_packages_of_onnx_one_sentence_says_so(
     assert capsys.readouterr().err == (
         "dreamset: export --onnx: needs onnxscript; run `pip install 'dreamset[export]'`.\n"
     )
+
+
+@pytest.mark.parametrize("module", ["predict", "export"])
+def test_what_uses_a_classifier_imports_nothing_that_draws(module: str) -> None:
+    assert not [path for path in closure(f"dreamset.{module}") if "generat" in path]
 
 
 @pytest.fixture

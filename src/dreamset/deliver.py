@@ -15,7 +15,6 @@ from dreamset import cards, locks, shards
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_json
 from dreamset.splits import read_split
-from dreamset.train import REAL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from dreamset.workspace import Workspace
 
 HEAD: Final = "head.safetensors"
+_REAL: Final = "real"  # the arm without synthetic images
 _OUTCOMES: Final = ("helps", "does_not_help", "cannot_tell")
 _AGAIN: Final = "run `dreamset evaluate` again"
 
@@ -123,7 +123,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     evaluation = read_json(path, "dreamset evaluate")
     found = verdict(evaluation, path)
     helps = found["outcome"] == "helps"
-    arm, kind = (found["recipe"], "both") if helps else (REAL, "real")
+    arm, kind = (found["recipe"], "both") if helps else (_REAL, "real")
     name: str = found["classifier"]
     if name not in _SNIPPETS:
         raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name resnet20 or clip_lora.")
@@ -263,6 +263,7 @@ def _accuracy(evaluation: dict[str, Any], path: Path, arm: str, kind: str, name:
 
 def _save_head(predictor: Predictor, folder: Path) -> None:
     """What turns image features into logits, so that nobody needs the captions, their tokenizer or the text tower."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({"weight": predictor.classifier.head().cpu().contiguous()}, folder / HEAD)  # type: ignore[operator]
+    weight = predictor.classifier.head().cpu().contiguous()  # type: ignore[operator]
+    atomic_write(folder / HEAD, save({"weight": weight}))

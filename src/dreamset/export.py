@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import cards, hub, shards
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json
+from dreamset.predict import delivered
 from dreamset.review import decisions
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata
@@ -54,9 +55,7 @@ def onnx(folder: Path, file: Path) -> None:
 
     from dreamset import classifiers
 
-    record = read_json(folder / classifiers.RECORD, "dreamset deliver")
-    if "preprocessing" not in record:
-        raise InputError(f"{folder}: is no delivered classifier; give the folder that `dreamset deliver` wrote.")
+    record = delivered(folder)
     predictor = classifiers.load(folder)
     side: int = record["preprocessing"]["side"]
     whole = _from_bytes(predictor.classifier.cpu(), record["temperature"]).eval()

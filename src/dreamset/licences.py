@@ -31,7 +31,9 @@ KNOWN: Final = {
     "apache-2.0": Licence("https://www.apache.org/licenses/LICENSE-2.0", "It restricts no use."),
     "mit": Licence("https://opensource.org/license/mit", "It restricts no use."),
     "creativeml-openrail-m": Licence("https://huggingface.co/spaces/CompVis/stable-diffusion-license", _USES),
-    "openrail++": Licence("https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL", _USES),
+    "openrail++": Licence(
+        "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md", _USES
+    ),
     "sai-nc-community": Licence(
         "https://huggingface.co/stabilityai/sdxl-turbo/blob/main/LICENSE.md", _NO_PROFIT, commercial=False, listed=False
     ),

@@ -70,9 +70,7 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     """
     from dreamset import classifiers
 
-    record = read_json(folder / classifiers.RECORD, "dreamset deliver")
-    if "preprocessing" not in record:
-        raise InputError(f"{folder}: is no delivered classifier; give the folder that `dreamset deliver` wrote.")
+    record = delivered(folder)
     if threshold is None:
         threshold = float(record["threshold"])
     if not 0 <= threshold <= 1:
@@ -82,7 +80,10 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     pixels = record["preprocessing"]
     decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
     done = labelled = abstained = 0
-    with _writer(out, columns(len(predictor.classes))) as writer, bar(total=len(found), what="predict") as progress:
+    with (
+        _writer(out, columns(len(predictor.classes))) as writer,
+        bar(total=len(found), what="predict", unit="file") as progress,
+    ):
         for block, images in decoded(found, pixels["side"], decoding, classifiers.BATCH):
             good = [image for image in images if not isinstance(image, str)]
             probabilities = iter(predictor.probabilities(predictor.logits(_stack(good, pixels["side"]))))
@@ -98,6 +99,20 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
             done += len(block)
             progress.update(len(block))
     return Counts(done, labelled, abstained, done - labelled - abstained)
+
+
+def delivered(folder: Path) -> dict[str, Any]:
+    """``classifier.json`` of a delivered classifier.
+
+    Raises:
+        InputError: there is none in ``folder``.
+    """
+    from dreamset import classifiers
+
+    record: dict[str, Any] = read_json(folder / classifiers.RECORD, "dreamset deliver")
+    if "preprocessing" not in record:
+        raise InputError(f"{folder}: is no delivered classifier; give the folder that `dreamset deliver` wrote.")
+    return record
 
 
 def find(paths: Sequence[str]) -> list[File]:

@@ -200,8 +200,8 @@ def _card(params: Params, split: Split, recipe: str, count: int, checked: str) -
     else:
         yield "- Source: a folder of images; their licences are their owners', and hold for this dataset too."
     yield (
-        f"- Nearness: cosines to the mean of {told(split.train_per_class)} shots per class of `{split.source}` and to the "
-        f"caption, in the features of `{params.base.clip}`; seed {params.seed}."
+        f"- Nearness: cosines to the mean of {told(split.train_per_class)} shots per class of `{split.source}` and to "
+        f"the caption, in the features of `{params.base.clip}`; seed {params.seed}."
     )
     yield f"- Caption of class 0: {json.dumps(_caption(params, split, recipe, 0), ensure_ascii=False)}."
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (caption, source, sha256)."
