@@ -144,6 +144,21 @@ def _beside(verbs: Any) -> None:
     _common(table)
     table.set_defaults(run=_table)
 
+    review = verbs.add_parser(
+        "review",
+        help="look at a synthetic dataset in the browser and tick off wrong pictures",
+        description="Open a page, on this machine alone, with the pictures of a recipe class by class. Decisions are\n"
+        "saved at once in data/review/RECIPE.json; the next `dreamset generate RECIPE` replaces what was rejected.",
+        epilog="examples:\n  dreamset review datadream_dset\n"
+        "  dreamset review datadream_dset --no-browser --port 8000  behind `ssh -L 8000:localhost:8000`",
+        formatter_class=_FORMAT,
+    )
+    review.add_argument("item", metavar="RECIPE", help=_ITEM_HELP["recipe"])
+    review.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1 (default: a free one)")
+    review.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    _common(review)
+    review.set_defaults(run=_review)
+
     fetch = verbs.add_parser(
         "fetch",
         help="download the pretrained weights that a model's row names",
@@ -233,7 +248,7 @@ def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
 
 
 def _check_item(params: Params, stage: str, item: str | None) -> None:
-    if stage in ("adapt", "generate") and item not in params.recipes:
+    if stage in ("adapt", "generate", "review") and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
     if stage == "train" and item != "real" and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
@@ -278,6 +293,16 @@ def _table(arguments: argparse.Namespace) -> None:
     if min(arguments.shots) < 1 or arguments.jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
         raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
     print(sweep.run(params, workspace, sorted(set(arguments.shots)), list(arguments.seeds), arguments.jobs))
+
+
+def _review(arguments: argparse.Namespace) -> None:
+    from dreamset.review import server
+
+    params, workspace = _open(arguments)
+    _check_item(params, "review", arguments.item)
+    if not 0 <= arguments.port < 2**16:
+        raise InputError(f"--port {arguments.port}: is no port; name one of 1024 to 65535, or none.")
+    print(server.serve(workspace, arguments.item, arguments.port, browser=not arguments.no_browser))
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
