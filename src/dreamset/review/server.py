@@ -88,11 +88,11 @@ class Review:
     def state(self) -> dict[str, Any]:
         """What the page starts from. Images are numbered over all classes; ``states`` has a letter for each."""
         found = [self.decided.get(decisions.picture(image)) for image in self.images]
-        classes = []
-        for label, name in enumerate(self.split.classes):
-            images = [number for number, image in enumerate(self.images) if image.label == label]
-            shots = [number for number, sample in enumerate(self.split.train) if sample.label == label]
-            classes.append({"name": name, "images": images, "shots": shots})
+        classes: list[dict[str, Any]] = [{"name": name, "images": [], "shots": []} for name in self.split.classes]
+        for number, image in enumerate(self.images):
+            classes[image.label]["images"].append(number)
+        for number, sample in enumerate(self.split.train):
+            classes[sample.label]["shots"].append(number)
         return {
             "recipe": self.recipe,
             "file": f"data/review/{self.file.name}",
