@@ -201,6 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "dreamset", ""
     timeout = 60  # seconds that an idle connection is kept
+    ending = False
 
     def do_GET(self) -> None:
         """The page, its data, an image or a shot."""
@@ -231,6 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(data)
+        if self.ending:
+            # After the answer, which would be lost with this process.
+            threading.Thread(target=self.server.shutdown).start()
 
     def _path(self) -> str:
         """What is asked for, behind the secret.
@@ -269,8 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {_LONGEST} bytes, and say how many")
         body = self.rfile.read(int(length))
         if path == "done":
-            # From another thread: it waits for the loop that this one is part of.
-            threading.Thread(target=self.server.shutdown).start()
+            self.ending = True
             return "application/json", b"{}"
         if path != "decide":
             raise RefusedError(HTTPStatus.NOT_FOUND, "no such page")
