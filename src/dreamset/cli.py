@@ -155,6 +155,21 @@ def _beside(verbs: Any) -> None:
 
     _classifier(verbs)
 
+    review = verbs.add_parser(
+        "review",
+        help="look at a synthetic dataset in the browser and tick off wrong pictures",
+        description="Open a page, on this machine alone, with the pictures of a recipe class by class. Decisions are\n"
+        "saved at once in data/review/RECIPE.json; the next `dreamset generate RECIPE` replaces what was rejected.",
+        epilog="examples:\n  dreamset review datadream_dset\n"
+        "  dreamset review datadream_dset --no-browser --port 8000  behind `ssh -L 8000:localhost:8000`",
+        formatter_class=_FORMAT,
+    )
+    review.add_argument("item", metavar="RECIPE", help=_ITEM_HELP["recipe"])
+    review.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1 (default: a free one)")
+    review.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    _common(review)
+    review.set_defaults(run=_review)
+
     fetch = verbs.add_parser(
         "fetch",
         help="download the pretrained weights that a model's row names",
@@ -290,7 +305,7 @@ def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
 
 
 def _check_item(params: Params, stage: str, item: str | None) -> None:
-    if stage in ("adapt", "generate") and item not in params.recipes:
+    if stage in ("adapt", "generate", "review") and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
     if stage == "train" and item != "real" and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
@@ -367,6 +382,16 @@ def _export(arguments: argparse.Namespace) -> None:
     done = export.public(params, workspace, arguments.recipe, arguments.public)
     left_out = ", ".join(f"{count} {reason}" for reason, count in done["removed"].items())
     print(f"export: {done['images']} images in {arguments.public}; left out: {left_out}")
+
+
+def _review(arguments: argparse.Namespace) -> None:
+    from dreamset.review import server
+
+    params, workspace = _open(arguments)
+    _check_item(params, "review", arguments.item)
+    if not 0 <= arguments.port < 2**16:
+        raise InputError(f"--port {arguments.port}: is no port; name one of 1024 to 65535, or none.")
+    print(server.serve(workspace, arguments.item, arguments.port, browser=not arguments.no_browser))
 
 
 def _fetch(arguments: argparse.Namespace) -> None:

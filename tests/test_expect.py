@@ -1,0 +1,232 @@
+"""What to expect: numbers from the shots and a few pictures, and sentences that follow from them."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import toy
+from dreamset import expect
+from dreamset.files import write_csv, write_json
+from dreamset.params import Params, parse
+from dreamset.splits import Split, write_split
+from dreamset.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = ("shots", "classifier", "of", "minus", "seeds", "difference", "low", "high")
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    """Numbers of a base that knows the classes, changed."""
+    numbers: dict[str, Any] = {
+        "model": "bundled",
+        "source": "digits",
+        "shots": [4, 4],
+        "classes": 10,
+        "spelled": [],
+        "zero_shot": {"right": 30, "of": 40, "share": 0.75, "low": 0.6, "high": 0.86, "chance": 0.1},
+        "read_as_prompted": {"right": 80, "of": 80, "share": 1.0, "low": 0.95, "high": 1.0, "chance": 0.1},
+        "look": {"kid": 0.13, "kid_exchanged": -0.11, "p": 0.002, "near": 0.98},
+        "table": None,
+    }
+    return numbers | changes
+
+
+def write_table(workspace: Workspace, *rows: tuple[int, str, str, float, float]) -> None:
+    """A table over seeds of (shots, of, minus, difference, lower end)."""
+    claims = [
+        dict(zip(COLUMNS, (shots, "resnet20", of, minus, 5, difference, low, difference + 0.01), strict=True))
+        for shots, of, minus, difference, low in rows
+    ]
+    write_csv(workspace.results / "table/claims.csv", claims, COLUMNS)
+    write_json(workspace.results / "table/setting.json", {"prepare": {"source": "digits"}, "model": "bundled"})
+
+
+def test_wilsons_interval() -> None:
+    # Wilson (1927), as tabled by Newcombe (1998), method 3: 15 of 148.
+    known = expect.share(15, 148, 0.95)
+    assert (known["low"], known["high"]) == pytest.approx((0.0624, 0.1605), abs=2e-4)
+    assert expect.share(0, 20, 0.95)["low"] == 0
+    assert expect.share(20, 20, 0.95)["high"] == 1
+
+
+def test_look_finds_no_difference_where_there_is_none() -> None:
+    """The permutation test errs about as often as it says, with very few images of a class too."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(6), 2)
+    drawn, centres = np.repeat(np.arange(6), 5), rng.normal(size=(6, 8)) * 2
+    p = [
+        expect.look(
+            (centres[labels] + rng.normal(size=(12, 8))).astype(np.float32),
+            labels,
+            (centres[drawn] + rng.normal(size=(30, 8))).astype(np.float32),
+            drawn,
+        )["p"]
+        for _ in range(60)
+    ]
+    # Binomial: more than 9 of 60 at 5 % each comes once in 2,000 times.
+    assert sum(value < 0.05 for value in p) <= 9
+    assert 0.3 < np.mean(p) < 0.7
+
+
+def test_look_finds_a_difference_even_of_one_shot_a_class() -> None:
+    rng, labels, drawn = np.random.default_rng(0), np.arange(10), np.repeat(np.arange(10), 8)
+    centres = rng.normal(size=(10, 8)) * 2
+    shots = (centres[labels] + rng.normal(size=(10, 8))).astype(np.float32)
+    pictures = (centres[drawn] + rng.normal(size=(80, 8)) + 3).astype(np.float32)
+    seen = expect.look(shots, labels, pictures, drawn)
+    assert seen["p"] < 0.01 and seen["kid"] > seen["kid_exchanged"]
+    near = expect.look(shots, labels, centres[drawn].astype(np.float32), drawn)["near"]
+    far = expect.look(shots, labels, pictures + 50, drawn)["near"]
+    assert (near, far) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_spelled"),
+    [("three", False), ("capital", False), ("7", False), ("737-200", False), ("dolphin", True), ("sea_horse", True)],
+)
+def test_words_that_the_base_was_never_taught(workspace: Workspace, name: str, is_spelled: bool) -> None:
+    split = dataclasses.replace(toy.write_splits(workspace), classes=("one", name))
+    assert expect.spelled(split, Workspace(ROOT, workspace.cell), toy.params()) == ([name] if is_spelled else [])
+
+
+def test_clips_own_vocabulary_spells_no_common_word(monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> None:
+    """Stable Diffusion's tokenizer is that of CLIP: photographs' names must not be taken for unknown words."""
+    import transformers
+    from open_clip.tokenizer import SimpleTokenizer
+
+    clip = SimpleTokenizer()
+
+    class Stock:
+        @classmethod
+        def from_pretrained(cls, _: Path) -> "Stock":
+            return cls()
+
+        def tokenize(self, text: str) -> list[int]:
+            return list(clip.encode(text))
+
+    monkeypatch.setattr(transformers, "CLIPTokenizer", Stock)
+    names = ("dolphin", "sea_horse", "gerenuk", "hawksbill", "okapi", "cougar_body", "Boeing 737-200", "Samoyed", "猫")
+    split = dataclasses.replace(toy.write_splits(workspace), classes=(*names, "ねこねこ"))
+    assert expect.spelled(split, Workspace(ROOT, workspace.cell), toy.params()) == ["ねこねこ"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "sentence"),
+    [
+        ({"spelled": list("abcdef")}, "no help", "This base cannot know these classes: 6 of 10 names, such as 'a'"),
+        ({"spelled": list("abcde")}, "adapt", "The base knows these classes"),
+        (
+            {"zero_shot": {"of": 40, "share": 0.2, "low": 0.1, "high": 0.35, "chance": 0.1}},
+            "unlikely",
+            "Nothing shows that the CLIP beside this base knows these classes (zero-shot accuracy 20 % on 40 shots, "
+            "interval 10 to 35, chance 10 %). Expect little or no help",
+        ),
+        (
+            {"read_as_prompted": {"of": 80, "share": 0.12, "low": 0.07, "high": 0.21, "chance": 0.1}},
+            "unlikely",
+            "but this base does not draw them: only 12 %",
+        ),
+        ({}, "adapt", "Its pictures do not quite have the look of the shots (KID 0.13, -0.11 where"),
+        ({"look": found()["look"] | {"near": 0.1}}, "adapt", "Its pictures are far from the look of the shots"),
+        ({"look": found()["look"] | {"p": 0.4}}, "base", "Its pictures do not measurably differ from the shots"),
+        ({}, "adapt", "no table over seeds is at hand"),
+    ],
+)
+def test_the_sentences_follow_from_the_numbers(changes: dict[str, Any], word: str, sentence: str) -> None:
+    judged, sentences = expect.judgement(found(**changes))
+    assert judged == word
+    assert sentence in " ".join(sentences)
+
+
+def test_what_was_measured_stands_with_where(workspace: Workspace) -> None:
+    assert expect.measured(workspace, 4) is None
+    write_table(
+        workspace,
+        (4, "dset/synthetic/resnet20", "sd/synthetic/resnet20", 0.17, 0.1),
+        (4, "cls/synthetic/resnet20", "sd/synthetic/resnet20", 0.21, 0.1),
+        (4, "sd/both/resnet20", "real/real/resnet20", 0.035, 0.018),
+        (4, "dset/both/resnet20", "real/real/resnet20", 0.02, -0.01),
+        (4, "dset/both/resnet20", "sd/both/resnet20", 0.5, 0.4),
+        (16, "dset/synthetic/resnet20", "sd/synthetic/resnet20", 0.24, 0.2),
+        (16, "sd/both/resnet20", "real/real/resnet20", 0.0, -0.01),
+    )
+    few = expect.measured(workspace, 5)
+    assert few and (few["shots"], few["lift"], few["added"]) == (4, [0.17, 0.21], 2)
+    assert [gain["of"] for gain in few["gains"]] == ["sd/both/resnet20"]
+    many = expect.measured(workspace, 100)
+    assert many and (many["shots"], many["lift"], many["gains"]) == (16, [0.24, 0.24], [])
+
+    text = " ".join(expect.judgement(found(table=few))[1])
+    assert "is likely to lift what synthetic images alone teach: by +17 to +21 points" in text
+    assert "(digits, base bundled, 4 per class, 5 seeds)" in text
+    assert "expect some gain on top of the real ones: there 1 of 2 additions" in text
+    text = " ".join(expect.judgement(found(table=many, shots=[12, 16], source="imagefolder:x"))[1])
+    assert "may lift" in text and "which are other images or another base than yours" in text
+    assert "With 12 to 16 labelled images per class expect little on top of the real ones: there 0 of 1" in text
+    # Where nothing has to be adapted, nothing is said about adapting.
+    text = " ".join(expect.judgement(found(table=few, look=found()["look"] | {"p": 0.9}))[1])
+    assert "lift" not in text and "in the table over seeds" in text
+
+
+def test_the_committed_table_is_read() -> None:
+    table = expect.measured(Workspace.at(ROOT), 4)
+    assert table and table["lift"] and table["added"]
+
+
+def project(tmp_path: Path, **changes: Any) -> tuple[Params, Workspace, Split]:
+    """A toy world of three classes beside the bundled base, of which pictures are drawn in two steps."""
+    params = toy.params(expect__per_class=2, expect__steps=2, **changes)
+    workspace = Workspace(tmp_path, tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    return params, workspace, toy.write_splits(workspace)
+
+
+def test_pictures_of_something_else_are_expected_not_to_help(tmp_path: Path) -> None:
+    """The whole stage with the bundled base on bars, planks and spots: words that it was never taught."""
+    params, workspace, _ = project(tmp_path)
+    summary = expect.run(params, workspace)
+    assert json.loads(workspace.result("expect").read_text()) == summary
+    assert summary["expectation"] == "no help"
+    assert set(summary["spelled"]) >= {"plank", "spot"}
+    assert (summary["zero_shot"]["of"], summary["read_as_prompted"]["of"]) == (12, 6)
+    assert summary["look"]["p"] < 0.05
+    # Again, nothing is drawn: the pictures are kept as shards.
+    made = {path.name for path in workspace.shards.iterdir()}
+    assert expect.run(params, workspace) == summary
+    assert {path.name for path in workspace.shards.iterdir()} == made
+
+
+def test_of_many_classes_a_few_are_drawn(tmp_path: Path) -> None:
+    params, workspace, split = project(tmp_path, expect__classes=2)
+    write_split(workspace.splits, dataclasses.replace(split, names=("digit one", "digit two", "digit three")))
+    summary = expect.run(params, workspace)
+    assert (summary["classes"], summary["classes_drawn"]) == (3, 2)
+    assert (summary["zero_shot"]["of"], summary["read_as_prompted"]["of"]) == (8, 4)
+    # The captions of all three classes compete, and the pictures keep the labels of theirs.
+    assert summary["zero_shot"]["chance"] == pytest.approx(1 / 3)
+    assert summary["spelled"] == []
+    assert summary["read_as_prompted"]["right"] == 4
+
+
+def test_digits_are_expected_to_gain_from_adapting(raw: dict[str, Any], tmp_path: Path) -> None:
+    from dreamset import prepare
+
+    raw["expect"] |= {"per_class": 2, "steps": 4}
+    params, workspace = parse(raw), Workspace(tmp_path, tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    prepare.run(params, workspace)
+    summary = expect.run(params, workspace)
+    assert summary["expectation"] == "adapt"
+    assert summary["zero_shot"]["share"] > 0.5 and summary["read_as_prompted"]["share"] > 0.8
+    assert summary["sentences"][0].startswith("The base knows these classes (zero-shot accuracy ")
+
+
+def test_prepare_and_the_command_line_stay_light() -> None:
+    code = "import sys, dreamset.cli, dreamset.prepare, dreamset.expect; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

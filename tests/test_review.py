@@ -1,0 +1,474 @@
+"""A person's decisions: kept for one picture each, served to one browser, replaced by further images."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from PIL import Image
+
+import browser
+import toy
+from dreamset import adapt, cli, generate
+from dreamset.errors import DiskFullError, InputError, StoppedError
+from dreamset.params import Params
+from dreamset.review import decisions
+from dreamset.review.server import Review, Server, serve
+from dreamset.seeds import image_seed
+from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.workspace import Workspace
+
+RECIPE = "stable_diffusion"
+
+
+def read(workspace: Workspace) -> dict[decisions.Picture, decisions.Decision]:
+    return decisions.read(workspace.review(RECIPE))
+
+
+def reject(workspace: Workspace, *places: tuple[int, int]) -> None:
+    """Reject images by label and index, beside what is decided already."""
+    images = {(image.label, image.index): image for image in read_metadata(workspace.synthetic(RECIPE))}
+    chosen = {decisions.picture(images[place]): "rejected" for place in places}
+    decisions.write(workspace.review(RECIPE), RECIPE, read(workspace) | chosen)  # type: ignore[arg-type]
+
+
+def places(images: list[SyntheticImage], label: int) -> list[int]:
+    return [image.index for image in images if image.label == label]
+
+
+def test_decisions_come_back_and_a_line_holds_one(workspace: Workspace) -> None:
+    path = workspace.review(RECIPE)
+    assert decisions.read(path) == {}
+    made: dict[decisions.Picture, decisions.Decision] = {
+        ("b", 10, "1" * 64): "kept",
+        ("b", 9, "2" * 64): "rejected",
+        ("ä\u2028", 0, "3" * 64): "kept",
+    }
+    decisions.write(path, RECIPE, made)
+    assert decisions.read(path) == made
+    assert path.read_text(encoding="utf-8").count("\n") == 5 + len(made)
+    decisions.write(path, RECIPE, {})
+    assert decisions.read(path) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"decisions": [3]}',
+        '{"decisions": [{"class_name": "a", "index": 0, "sha256": "short", "decision": "kept"}]}',
+        json.dumps({"decisions": [{"class_name": "a", "index": True, "sha256": "1" * 64, "decision": "kept"}]}),
+        json.dumps({"decisions": [{"class_name": "a", "index": 1, "sha256": "1" * 64, "decision": "maybe"}]}),
+    ],
+)
+def test_a_broken_file_is_named(workspace: Workspace, text: str) -> None:
+    path = workspace.review(RECIPE)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"stable_diffusion\.json: is not a file of `dreamset review`"):
+        decisions.read(path)
+
+
+@pytest.mark.parametrize(
+    ("rejected", "wanted", "reached"),
+    [([], 4, 4), ([0], 4, 5), ([3, 4, 5], 4, 7), ([5], 4, 4), ([4], 4, 4), ([0, 5, 4], 4, 7), ([0, 5], 4, 5)],
+)
+def test_reach_counts_past_what_is_rejected(rejected: list[int], wanted: int, reached: int) -> None:
+    assert decisions.reach(rejected, wanted) == reached
+    assert len(set(range(reached)) - set(rejected)) == wanted
+
+
+def test_rejects_are_replaced_by_further_images(prepared: tuple[Params, Workspace]) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, RECIPE)
+    first = generate.run(params, workspace, RECIPE)
+    before = {image.file_name: image for image in read_metadata(workspace.synthetic(RECIPE))}
+    assert (first["looked_at"], first["rejected"]) == (0, 0)
+    assert "nobody has checked them." in (workspace.synthetic(RECIPE) / "README.md").read_text()
+
+    # Blocks hold two images of each of ten classes: 4 of class 3 is in a block that is not drawn yet.
+    reject(workspace, (3, 1))
+    second = generate.run(params, workspace, RECIPE)
+    images = read_metadata(workspace.synthetic(RECIPE))
+    assert second["drawn_now"] == 20
+    assert (second["images"], second["looked_at"], second["rejected"]) == (40, 1, 1)
+    assert places(images, 3) == [0, 2, 3, 4]
+    assert all(places(images, label) == [0, 1, 2, 3] for label in range(10) if label != 3)
+    assert not (workspace.synthetic(RECIPE) / "003_three/00001.png").exists()
+    new = next(image for image in images if image.file_name not in before)
+    assert new.seed == image_seed(params.seed, "three", 4)
+    assert all(image == before[image.file_name] for image in images if image is not new)
+    card = (workspace.synthetic(RECIPE) / "README.md").read_text()
+    assert "1 of 1 looked at rejected by a person and replaced; nobody has looked at 40 of the 40." in card
+
+    # A replacement can be rejected too; its own stands in the block that is there already, and so nothing is drawn.
+    reject(workspace, (3, 4), (7, 0))
+    third = generate.run(params, workspace, RECIPE)
+    images = read_metadata(workspace.synthetic(RECIPE))
+    assert (third["drawn_now"], third["rejected"]) == (0, 3)
+    assert (places(images, 3), places(images, 7)) == ([0, 2, 3, 5], [1, 2, 3, 4])
+    assert generate.run(params, workspace, RECIPE)["drawn_now"] == 0
+
+
+def test_the_same_decisions_give_the_same_dataset_from_nothing(
+    prepared: tuple[Params, Workspace], tmp_path: Path
+) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, RECIPE)
+    generate.run(params, workspace, RECIPE)
+    reject(workspace, (0, 0))
+    generate.run(params, workspace, RECIPE)
+    reject(workspace, (0, 4))
+    generate.run(params, workspace, RECIPE)
+    whole = {path.name: path.read_bytes() for path in workspace.synthetic(RECIPE).glob("000_zero/*")}
+    assert sorted(whole) == ["00001.png", "00002.png", "00003.png", "00005.png"]
+    workspace.shards.rename(tmp_path / "elsewhere")
+    assert generate.run(params, workspace, RECIPE)["drawn_now"] == 60
+    assert {path.name: path.read_bytes() for path in workspace.synthetic(RECIPE).glob("000_zero/*")} == whole
+
+
+def test_a_decision_hits_no_other_picture(
+    prepared: tuple[Params, Workspace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, RECIPE)
+    generate.run(params, workspace, RECIPE)
+    stale: dict[decisions.Picture, decisions.Decision] = {
+        ("three", 1, "0" * 64): "rejected",  # of an older dataset
+        ("gone", 0, "0" * 64): "rejected",  # of an older class
+        ("three", 99, "0" * 64): "rejected",  # of a larger dataset: not another picture's place
+    }
+    decisions.write(workspace.review(RECIPE), RECIPE, stale)
+    capsys.readouterr()
+    summary = generate.run(params, workspace, RECIPE)
+    assert (summary["images"], summary["looked_at"], summary["rejected"]) == (40, 0, 0)
+    assert places(read_metadata(workspace.synthetic(RECIPE)), 3) == [0, 1, 2, 3]
+    told = capsys.readouterr().err
+    assert "stable_diffusion.json: 2 of its decisions are about pictures of another dataset" in told
+    # They stay in the file: the parameters of then bring their pictures back.
+    assert read(workspace) == stale
+
+
+@pytest.fixture
+def server(workspace: Workspace) -> Iterator[Server]:
+    """The page of the toy dataset: three classes of six images and four shots."""
+    toy.write_splits(workspace)
+    toy.write_synthetic(workspace, RECIPE)
+    with Server(Review(workspace, RECIPE)) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def ask(
+    server: Server, path: str, body: object = None, *, raw: str | None = None, **headers: str
+) -> tuple[int, str, bytes]:
+    """Status, content type and body of a request for a path behind the token, or for a ``raw`` one."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    data = None if body is None else json.dumps(body)
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    if body is not None:
+        given = {"Content-Type": "application/json"} | given
+    connection.request("POST" if data else "GET", raw or f"/{server.token}/{path}", data, given)
+    answer = connection.getresponse()
+    return answer.status, answer.headers["Content-Type"], answer.read()
+
+
+def test_the_page_and_its_pictures_are_served(server: Server, workspace: Workspace) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    for path, kind in (("", "text/html"), ("page.css", "text/css"), ("page.js", "text/javascript")):
+        status, found, body = ask(server, path)
+        assert (status, found.partition(";")[0]) == (200, kind)
+        assert b"http://" not in body and b"https://" not in body
+    data = json.loads(ask(server, "data")[2])
+    assert [own["name"] for own in data["classes"]] == list(toy.CLASSES)
+    assert data["classes"][1]["images"] == [6, 7, 8, 9, 10, 11] and data["classes"][1]["shots"] == [4, 5, 6, 7]
+    assert data["states"] == "." * 18
+    name = server.review.images[7].file_name
+    assert ask(server, "images/7") == (200, "image/png", (workspace.synthetic(RECIPE) / name).read_bytes())
+    assert ask(server, "shots/5")[:2] == (200, "image/png")
+
+
+def test_a_shot_of_any_format_is_shown_as_png_and_small(workspace: Workspace, tmp_path: Path) -> None:
+    import dataclasses
+    import io
+
+    from dreamset.files import sha256_file
+    from dreamset.splits import write_split
+
+    split = toy.write_splits(workspace)
+    toy.write_synthetic(workspace, RECIPE)
+    photo = tmp_path / "elsewhere.tif"
+    Image.new("CMYK", (3000, 1500)).save(photo)
+    own = dataclasses.replace(split.train[0], path=str(photo), sha256=sha256_file(photo))
+    write_split(workspace.splits, dataclasses.replace(split, train=(own, *split.train[1:])))
+    with Image.open(io.BytesIO(Review(workspace, RECIPE).shot(0))) as shown:
+        assert (shown.format, shown.mode, shown.size) == ("PNG", "RGB", (512, 256))
+
+
+def test_other_pages_and_other_names_are_refused(server: Server, workspace: Workspace) -> None:
+    body = {"changes": [[0, "rejected"]]}
+    assert ask(server, "", raw="/")[0] == 403
+    assert ask(server, "", raw=f"/{server.token[:-1]}/data")[0] == 403
+    with socket.create_connection(("127.0.0.1", server.server_port)) as plain:
+        plain.sendall(f"GET /{'ä' * 32}/data HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+        assert plain.recv(100).startswith(b"HTTP/1.1 403 ")
+    # A name of an attacker's that was made to point to this machine.
+    assert ask(server, "data", Host=f"evil.example:{server.server_port}")[0] == 403
+    assert ask(server, "data", Host="127.0.0.1")[0] == 403
+    assert ask(server, "data", Host=f"localhost:{server.server_port}")[0] == 200
+    # Another page that has the address still cannot decide.
+    assert ask(server, "decide", body, Origin="http://evil.example")[0] == 403
+    assert ask(server, "decide", body, Origin="null")[0] == 403
+    assert ask(server, "decide", body, Content_Type="text/plain")[0] == 415
+    assert ask(server, "done", {}, Origin="http://evil.example")[0] == 403
+    assert ask(server, "decide", body, Content_Length="99999999")[0] == 413
+    assert not workspace.review(RECIPE).exists()
+    assert ask(server, "decide", body, Origin=f"http://127.0.0.1:{server.server_port}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "images/../../../params.yaml",
+        "images/..%2f..%2fparams.yaml",
+        "../../etc/passwd",
+        "page.html",
+        "decisions.py",
+        "images/",
+        "images/-1",
+        "images/18",
+        "images/1.5",
+        "images/%C2%B2",
+        "shots/12",
+        "shots/999999999999",
+        "data/0",
+    ],
+)
+def test_only_pictures_are_served(server: Server, path: str) -> None:
+    assert ask(server, "", path)[0] == 404
+
+
+def test_a_manifest_cannot_lead_outside_the_dataset(workspace: Workspace) -> None:
+    import dataclasses
+
+    from dreamset.files import sha256_file
+    from dreamset.review.server import RefusedError
+
+    toy.write_splits(workspace)
+    images = toy.write_synthetic(workspace, RECIPE)
+    digest = sha256_file(workspace.splits)
+    inside = workspace.synthetic(RECIPE) / "000_bar/00001.png"
+    inside.unlink()
+    inside.symlink_to(workspace.splits)
+    images[0] = dataclasses.replace(images[0], file_name="../../splits/train.json", sha256=digest)
+    images[1] = dataclasses.replace(images[1], sha256=digest)
+    write_metadata(workspace.synthetic(RECIPE), images)
+    review = Review(workspace, RECIPE)
+    for number in (0, 1):
+        with pytest.raises(RefusedError, match="outside the dataset"):
+            review.image(number)
+    assert review.image(2)
+
+
+def test_a_picture_that_has_changed_is_not_shown(server: Server, workspace: Workspace) -> None:
+    path = workspace.synthetic(RECIPE) / server.review.images[0].file_name
+    path.write_bytes((workspace.synthetic(RECIPE) / server.review.images[1].file_name).read_bytes())
+    assert ask(server, "images/0")[0] == 410
+    path.unlink()
+    assert ask(server, "images/0")[0] == 410
+
+
+def test_decisions_are_on_disk_at_once_and_can_be_taken_back(server: Server, workspace: Workspace) -> None:
+    older: dict[decisions.Picture, decisions.Decision] = {("bar", 0, "0" * 64): "kept"}
+    server.review.decided.update(older)
+    answer = ask(server, "decide", {"changes": [[0, "rejected"], [1, "kept"], [7, "kept"]]})
+    assert json.loads(answer[2]) == {"looked_at": 3, "rejected": 1}
+    key = [decisions.picture(image) for image in server.review.images]
+    assert read(workspace) == older | {key[0]: "rejected", key[1]: "kept", key[7]: "kept"}
+    assert json.loads(ask(server, "decide", {"changes": [[0, None], [1, "rejected"]]})[2]) == {
+        "looked_at": 2,
+        "rejected": 1,
+    }
+    assert read(workspace) == older | {key[1]: "rejected", key[7]: "kept"}
+    assert json.loads(ask(server, "data")[2])["states"] == ".r.....k" + "." * 10
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {},
+        {"changes": 3},
+        {"changes": [[0, "kept"], [18, "kept"]]},
+        {"changes": [[-1, "kept"]]},
+        {"changes": [["0", "kept"]]},
+        {"changes": [[0, "maybe"]]},
+        {"changes": [[0, ["kept"]]]},
+        {"changes": [[0]]},
+    ],
+)
+def test_what_is_no_decision_changes_nothing(server: Server, workspace: Workspace, body: object) -> None:
+    assert ask(server, "decide", body)[0] == 400
+    assert not workspace.review(RECIPE).exists()
+    assert server.review.decided == {}
+
+
+def test_a_full_disk_is_told_and_the_decision_stays_open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise DiskFullError(28, "No space left on device", "data/review")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decisions, "write", full)
+        assert ask(server, "decide", {"changes": [[0, "kept"]]})[0] == 507
+    assert server.review.decided == {}
+    assert ask(server, "decide", {"changes": [[0, "kept"]]})[0] == 200
+
+
+def test_a_taken_port_is_one_sentence(server: Server) -> None:
+    with pytest.raises(InputError, match=rf"--port {server.server_port}: cannot be used"):
+        Server(server.review, server.server_port)
+
+
+def test_two_reviews_of_a_recipe_do_not_meet(workspace: Workspace) -> None:
+    from dreamset import locks
+
+    lock = locks.take(workspace.locks / f"review_{RECIPE}.lock")
+    assert lock
+    with pytest.raises(StoppedError, match="is open already"):
+        serve(workspace, RECIPE, browser=False)
+    lock.release()
+
+
+def test_a_dataset_of_other_classes_is_refused(workspace: Workspace) -> None:
+    import dataclasses
+
+    toy.write_splits(workspace)
+    images = toy.write_synthetic(workspace, RECIPE)
+    write_metadata(workspace.synthetic(RECIPE), [dataclasses.replace(images[0], class_name="barn"), *images[1:]])
+    with pytest.raises(InputError, match="holds class 'barn', unlike the splits"):
+        Review(workspace, RECIPE)
+
+
+def test_without_a_dataset_the_command_says_what_makes_one(
+    tmp_path: Path, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    toy.write_splits(Workspace.at(tmp_path))
+    for arguments, words in (
+        ([RECIPE], "run `dreamset generate stable_diffusion` first"),
+        (["nothing"], "no row 'nothing' in recipes"),
+        ([RECIPE, "--port", "70000"], "--port 70000: is no port"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["review", *arguments, "--no-browser"])
+        assert caught.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ended_by", ["done", signal.SIGINT, signal.SIGTERM])
+def test_it_ends_by_done_or_by_a_signal(tmp_path: Path, raw: dict[str, Any], ended_by: str | signal.Signals) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    workspace = Workspace.at(tmp_path)
+    toy.write_splits(workspace)
+    toy.write_synthetic(workspace, RECIPE)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dreamset", "review", RECIPE, "--no-browser"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout
+    where = urlsplit(running.stdout.readline().split()[2])
+    connection = http.client.HTTPConnection(where.netloc, timeout=10)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", f"{where.path}decide", json.dumps({"changes": [[0, "rejected"]]}), headers)
+    assert connection.getresponse().read() == b'{"looked_at": 1, "rejected": 1}'
+    if ended_by == "done":
+        connection.request("POST", f"{where.path}done", "{}", headers)
+        assert connection.getresponse().status == 200
+    else:
+        os.kill(running.pid, ended_by)
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == (143 if ended_by is signal.SIGTERM else 0), err
+    if ended_by is not signal.SIGTERM:
+        assert "1 of 18 looked at, 1 rejected; in data/review/stable_diffusion.json, to be committed." in out
+    assert list(read(workspace).values()) == ["rejected"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not there")
+def test_a_person_ticks_off_pictures_in_a_browser(workspace: Workspace, tmp_path: Path) -> None:
+    toy.write_splits(workspace)
+    images = toy.write_synthetic(workspace, RECIPE, per_class=110)
+    key = [decisions.picture(image) for image in images]
+    with Server(Review(workspace, RECIPE)) as server, browser.opened(tmp_path / "profile") as page:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+
+        def saved(*expected: tuple[int, str]) -> None:
+            """Wait for the file: autosave needs no button."""
+            wanted, end = {key[number]: decision for number, decision in expected}, time.monotonic() + 10
+            while read(workspace) != wanted:
+                assert time.monotonic() < end, sorted(read(workspace).items())
+                time.sleep(0.05)
+
+        page.open(server.url)
+        # Nothing outside this server, nothing broken, and the other class's pictures are not loaded.
+        page.until("[...document.querySelectorAll('#shots img')].every(i => i.complete && i.naturalWidth == 16)")
+        names = page.js("performance.getEntriesByType('resource').map(e => e.name)")
+        assert all(name.startswith(server.url) for name in names if not name.endswith("favicon.ico"))
+        assert page.js("document.querySelectorAll('#grid button').length") == 96
+        assert page.js("document.querySelectorAll('#shots img').length") == 4
+
+        page.press("ArrowRight", " ")
+        saved((1, "rejected"))
+        page.click("#grid button:nth-child(3)")
+        saved((1, "rejected"), (2, "rejected"))
+        page.press(" ")  # the click has moved the focus there
+        saved((1, "rejected"), (2, "kept"))
+        page.press("u", "u")
+        saved((1, "rejected"))
+        assert "1 of 330 looked at, 1 rejected" in page.js("document.querySelector('#total').textContent")
+
+        page.press("Enter")
+        first = [(number, "rejected" if number == 1 else "kept") for number in range(96)]
+        saved(*first)
+        assert page.js("document.querySelector('#page').textContent") == "page 2 of 2"
+        page.press("Enter")
+        assert page.js("document.querySelector('#name').textContent") == "plank"
+        saved(*first, *((number, "kept") for number in range(96, 110)))
+        assert "✕1 ✓110" in page.js("document.querySelector('#classes li').textContent")
+        page.press("u")
+        saved(*first)
+        assert page.js("document.querySelector('#name').textContent") == "bar"
+
+        # Loaded again, it goes on where it was; and what is saved is shown.
+        page.open(server.url)
+        assert page.js("document.querySelector('#page').textContent") == "page 2 of 2"
+        page.press("p")
+        assert page.js("document.querySelectorAll('#grid .rejected').length") == 1
+        assert page.js("document.querySelector('#grid .rejected').title") == "bar, image 1"
+
+        page.click("#done")
+        thread.join(10)
+        assert not thread.is_alive()
+        page.until("document.body.textContent.includes('You can close this page')")
+        # The browser asks for an icon by itself, without the secret.
+        assert [error for error in page.errors if "favicon.ico" not in error] == []
