@@ -1,7 +1,8 @@
 """``dreamset prepare``: a source of real images becomes few-shot split manifests.
 
 Shots are nested: one seeded permutation per (class, seed), K shots are its first K. The test images do not depend
-on the seed, and their manifest is a file of its own that only ``dreamset evaluate`` opens.
+on the seed, and their manifest is a file of its own that only ``dreamset evaluate`` opens. Where the source has no
+test part, nothing is held out: ``evaluate`` cross-validates over the shots.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
             f"{rejected[0]['reason']}); mend or remove those listed in {workspace.rejected}, or raise "
             "prepare.max_rejected."
         )
+    protocol = params.evaluate.protocol or ("cv" if source.test is None else "test")
+    if protocol == "cv":
+        # A test part that is there stays unused: the shots are scored, each by what has not seen it.
+        source = replace(source, test=[])
     train, selection, test = draw(source, params, [image for image, _ in copies])
     check_overlap({"train": train, "selection": selection, "test": test})
 
@@ -58,14 +63,16 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         invariances=source.invariances if params.prepare.invariances is None else params.prepare.invariances,
         shots=params.shots,
         seed=params.seed,
-        train=_samples(train, workspace.real, workspace.cell),
+        train=_samples(_together(train), workspace.real, workspace.cell),
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
+        protocol=protocol,
     )
     write_split(workspace.splits, split)
     write_test(workspace.test_split, TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell)))
     summary = {
         "source": params.prepare.source,
+        "protocol": protocol,
         "classes": len(source.classes),
         "shots": params.shots,
         "train": len(train),
@@ -198,6 +205,14 @@ def _hold_out(
                 wanted -= count if held[name] else 0
     rest = [image for image in images if not held[together[image.name]]]
     return rest, [image for image in images if held[together[image.name]]]
+
+
+def _together(images: list[sources.Image]) -> list[sources.Image]:
+    """The images, copies of one picture in one group, so that no fold holds out what another copy of teaches."""
+    groups = {image.name: image.group for image in images}
+    return [
+        replace(image, group=groups[first]) for image, first in zip(images, _clusters(images).values(), strict=True)
+    ]
 
 
 def _clusters(images: Sequence[sources.Image]) -> dict[str, str]:

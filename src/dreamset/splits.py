@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dreamset.errors import InputError
 from dreamset.files import class_folder, read_json, write_json
@@ -36,7 +36,9 @@ class Split:
     ``classes`` are the names in label order, as the source gives them. ``template`` is the caption, holding
     ``{class}``. ``invariances`` are the changes that keep a label. ``train`` holds ``shots`` images per class,
     by class and in the order of their permutation; ``selection`` the further images that may choose an epoch.
-    ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
+    ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``. ``protocol`` is
+    ``test`` where test images are held out of it all, and ``cv`` where every shot is scored in turn by classifiers of
+    the others.
     """
 
     source: str
@@ -48,6 +50,7 @@ class Split:
     train: tuple[Sample, ...]
     selection: tuple[Sample, ...]
     names: tuple[str, ...] | None = None
+    protocol: Literal["test", "cv"] = "test"
 
     def prompt(self, label: int, kind: str = "template") -> str:
         """The caption of a class: the template filled, or the bare label."""
@@ -61,7 +64,7 @@ class Split:
 
 @dataclass(frozen=True)
 class TestSplit:
-    """``data/splits/test.json``: the same for every seed and number of shots."""
+    """``data/splits/test.json``: the same for every seed and number of shots; without images under cross-validation."""
 
     __test__ = False  # pytest would collect it for its name
 

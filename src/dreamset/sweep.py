@@ -11,11 +11,11 @@ import multiprocessing
 import os
 import shutil
 import statistics
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import adapt, classifiers, evaluate, generate, hub, locks, prepare, train
-from dreamset.files import digest, read_json, sha256_file, write_csv, write_json
+from dreamset import adapt, evaluate, generate, locks, prepare, train
+from dreamset.files import read_json, write_csv, write_json
+from dreamset.fingerprint import fingerprint
 from dreamset.params import Params, to_dict
 from dreamset.progress import bar
 from dreamset.seeds import seed_for
@@ -44,14 +44,7 @@ class Cell:
     def done(self) -> str:
         """What a finished cell has recorded: its parameters, the base and the code."""
         settings = {name: value for name, value in to_dict(self.params).items() if name not in _HEAVY}
-        root = self.workspace.root
-        row = self.params.base
-        base = [
-            hub.identity(root, row.generator, "generator", row.variant),
-            classifiers.identity(root, row.clip),
-            hub.identity(root, row.judge, "judge"),
-        ]
-        return digest([settings, _code(), base])
+        return fingerprint(settings, self.workspace.root, self.params.base)
 
 
 def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int], jobs: int) -> str:
@@ -190,11 +183,3 @@ def _cell(params: Params, workspace: Workspace, shots: int, seed: int, jobs: int
 def _recorded(cell: Cell) -> str | None:
     path = cell.workspace.cell / "cell.json"
     return read_json(path, "dreamset table")["done"] if path.is_file() else None
-
-
-def _code() -> dict[str, str]:
-    """Hashes of the source files that can change a number of the table."""
-    package = Path(__file__).parent
-    aside = {"base", "report", "track", "cli.py", "plan.py", "sweep.py", "__main__.py", "progress.py"}
-    files = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
-    return {path.as_posix(): sha256_file(package / path) for path in files if path.parts[0] not in aside}

@@ -1,0 +1,38 @@
+"""What finished work was made with, as one hash: work is done again when it differs, and not otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import classifiers, hub
+from dreamset.files import digest, sha256_file
+
+if TYPE_CHECKING:
+    from dreamset.params import Model
+
+# Folders and files of the package that change no number of any stage.
+_ASIDE: Final = frozenset({"base", "report", "track", "cli.py", "plan.py", "sweep.py", "__main__.py", "progress.py"})
+
+
+def fingerprint(settings: dict[str, Any], root: Path, row: Model, aside: frozenset[str] = frozenset()) -> str:
+    """Hash of settings, of the pretrained weights of a model's row, and of the source files.
+
+    Args:
+        settings: whatever else the work depends on, as JSON has it.
+        root: what relative paths of the row start from.
+        row: whose weights are used.
+        aside: further folders and files of the package that do not matter to this work.
+    """
+    weights = [
+        hub.identity(root, row.generator, "generator", row.variant),
+        classifiers.identity(root, row.clip),
+        hub.identity(root, row.judge, "judge"),
+    ]
+    return digest([settings, _code(_ASIDE | aside), weights])
+
+
+def _code(aside: frozenset[str]) -> dict[str, str]:
+    package = Path(__file__).parent
+    files = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
+    return {path.as_posix(): sha256_file(package / path) for path in files if path.parts[0] not in aside}
