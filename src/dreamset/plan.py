@@ -125,21 +125,17 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
     path = workspace.result("prepare")
     if not (workspace.splits.is_file() and path.is_file()):
         return {"protocol": "known when `dreamset prepare` has run"}
+    from dreamset.folds import possible
     from dreamset.metrics import mcnemar
 
     split = splits.read_split(workspace.splits)
     images = len(split.train) if split.protocol == "cv" else json.loads(path.read_text(encoding="utf-8"))["test"]
     cost = f"test, {images} images that were held out; nothing is trained for it"
     if split.protocol == "cv":
-        folds = min(params.evaluate.folds, *_groups(split))
+        folds = possible(split, params.evaluate.folds)
         cost = f"cv, {folds} folds, in each of which all that learns is done again: {_refitting(params, split, folds)}"
         cost += _refitting_time(params, workspace, folds)
     return {"protocol": cost, "what it can show": mcnemar.reach(images, params.evaluate.confidence)["words"]}
-
-
-def _groups(split: splits.Split) -> list[int]:
-    """How many groups the shots of each class have."""
-    return [len({s.group for s in split.train if s.label == label}) for label in range(len(split.classes))]
 
 
 def _refitting(params: Params, split: splits.Split, folds: int) -> str:

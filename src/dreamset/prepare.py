@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dreamset import sources
+from dreamset import folds, sources
 from dreamset.errors import InputError
 from dreamset.files import sha256, write_json
 from dreamset.images import png
@@ -32,7 +32,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Write the split manifests, and image files where the source has none.
 
     Raises:
-        InputError: too few images in a class, too many rejected files, or one picture in two splits.
+        InputError: too few images or groups in a class, too many rejected files, or one picture in two splits.
     """
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
@@ -68,6 +68,9 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         names=source.names,
         protocol=protocol,
     )
+    if protocol == "cv":
+        # Told now, and not by evaluate after everything else has run.
+        folds.possible(split, params.evaluate.folds)
     write_split(workspace.splits, split)
     write_test(workspace.test_split, TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell)))
     summary = {
