@@ -110,8 +110,8 @@ def reach(images: int, confidence: float) -> dict[str, Any]:
         warning = f"{words} Add labelled images."
     else:
         words = (
-            f"On {images} images the exact McNemar test at {level} can show a gain of {100 * smallest:.1f} points at "
-            f"best, when nothing gets worse ({fewest_discordant(confidence)} images)"
+            f"On {images} images the smallest gain that the exact McNemar test can show at {level} is "
+            f"{100 * smallest:.1f} points, when nothing gets worse ({fewest_discordant(confidence)} images)"
         )
         if likely is None:
             words += (
