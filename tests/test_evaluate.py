@@ -78,7 +78,12 @@ def test_every_run_is_there_and_its_accuracy_is_that_of_its_predictions(
 def test_differences_are_paired_and_of_the_stated_runs(world: tuple[Workspace, dict[str, Any]]) -> None:
     _, evaluation = world
     accuracy = {evaluate.key_of(r["arm"], r["train_on"], r["classifier"]): r["accuracy"] for r in evaluation["runs"]}
+    # The toy's images come in threes, one of each class.
+    assert (evaluation["protocol"], evaluation["folds"], evaluation["groups"]) == ("test", None, 8)
+    assert evaluation["reach"]["smallest_gain"] == 0.25
     for row in evaluation["differences"]:
+        assert (row["gained"] - row["lost"]) / 24 == pytest.approx(row["difference"], abs=1e-4)
+        assert row["mcnemar_p"] == 1 or row["gained"] + row["lost"] > 1
         assert row["difference"] == pytest.approx(accuracy[row["of"]] - accuracy[row["minus"]], abs=2e-4)
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["of"].endswith(row["classifier"])

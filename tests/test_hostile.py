@@ -291,6 +291,7 @@ def test_notes_stand_in_the_manifest(raw: dict[str, Any], tmp_path: Path) -> Non
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encoded(Image.new("L", (4, 4), 16 * i + len(name) + (name == "cat"))))
     workspace = Workspace.at(tmp_path / "w")
+    raw["evaluate"]["protocol"] = "test"
     prepare.run(params(raw, root, shots=2), workspace)
     assert {sample.note for sample in splits.read_split(workspace.splits).train} == {"grey"}
     assert {sample.note for sample in splits.read_test(workspace.test_split).test} == {"grey"}
@@ -390,6 +391,7 @@ def test_validation_folders_are_for_selection(raw: dict[str, Any], tmp_path: Pat
 def test_two_thousand_classes_take_seconds(raw: dict[str, Any], tmp_path: Path) -> None:
     root = folder(tmp_path / "raw", [f"class {i}" for i in range(2000)], 3)
     workspace = Workspace.at(tmp_path / "w")
+    raw["evaluate"]["protocol"] = "test"
     start = time.perf_counter()
     summary = prepare.run(params(raw, root, shots=1, selection_per_class=1), workspace)
     assert time.perf_counter() - start < 20

@@ -225,7 +225,8 @@ def test_copies_of_one_picture_are_held_out_together(raw: dict[str, Any], tmp_pa
     for i in range(10):
         Image.open(root / f"cat/{i}.png").save(root / f"cat/copy{i}.bmp")
     workspace = Workspace.at(tmp_path / "w")
-    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection_per_class=0), workspace)
+    held_out = {"source": f"imagefolder:{root}", "evaluate": raw["evaluate"] | {"protocol": "test"}}
+    prepare.run(settings(raw, **held_out, shots=2, selection_per_class=0), workspace)
     names = [
         Path(s.path).stem.removeprefix("copy") for s in splits.read_test(workspace.test_split).test if s.label == 0
     ]
@@ -272,7 +273,7 @@ def test_too_few_images_names_the_class(raw: dict[str, Any], tmp_path: Path) -> 
     root = folder(tmp_path / "raw", ["cat", "dog"])
     for i in range(3, 12):
         (root / f"dog/{i}.png").unlink()
-    with pytest.raises(InputError, match=r"class 'dog' has 2 usable images.*shots: 2"):
+    with pytest.raises(InputError, match=r"class 'dog' has 3 usable images.*shots: 2"):
         prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2), Workspace.at(tmp_path))
 
 

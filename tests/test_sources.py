@@ -83,6 +83,7 @@ def write_csv(root: Path, lines: list[str], count: int = 24) -> str:
 
 def test_a_csv_lists_images_with_labels(raw: dict[str, Any], tmp_path: Path) -> None:
     lines = ["\ufefflabel,path", *(f'"{"cat, wild" if i % 2 else "dog"}",./{i}.png' for i in range(24))]
+    raw["evaluate"]["protocol"] = "test"
     split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=4)
     assert split.classes == ("cat, wild", "dog")
     assert len(split.train) == len(split.selection) == 8
@@ -102,6 +103,7 @@ def test_the_parts_of_a_csv_are_kept(raw: dict[str, Any], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_group_of_a_csv_stays_in_one_part(raw: dict[str, Any], tmp_path: Path, seed: int) -> None:
+    raw["evaluate"]["protocol"] = "test"
     # Patients have images of both classes, and some images have no group.
     group = [f"p{i // 4}" if i < 20 else "" for i in range(24)]
     lines = ["path,label,group", *(f"{i}.png,{'ab'[i % 2]},{group[i]}" for i in range(24))]

@@ -424,7 +424,8 @@ def _gc(arguments: argparse.Namespace) -> None:
     running = locks.held(workspace.locks) + locks.held(workspace.shards)
     if running:
         raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
-    cells = [workspace.cell, *sorted((workspace.root / ".dreamset/table").glob("*/"))]
+    beside = workspace.root / ".dreamset"
+    cells = [workspace.cell, *sorted(beside.glob("table/*/")), *sorted(beside.glob("folds/*/*/"))]
     used: set[str] = set()
     for cell in cells:
         for path in cell.glob("models/adapters/*/adapters.json"):

@@ -1,15 +1,22 @@
-"""``dreamset evaluate``: everything that is said about the test images, and the only stage that opens them."""
+"""``dreamset evaluate``: everything that is said about images that nothing has learned from.
+
+Under ``protocol: test`` these are the test images, which no other stage opens. Under ``cv`` they are the shots, each
+held out of a fold in which all that learns is done again (``dreamset.crossval``); everything is then said of the
+predictions of all folds together, image by image.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import hub, verdict
+from dreamset import crossval, hub, verdict
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
+from dreamset.folds import absolute
 from dreamset.seeds import seed_for
-from dreamset.splits import read_split, read_test
+from dreamset.splits import TestSplit, read_split, read_test
 from dreamset.train import REAL, arms, train_on
 
 if TYPE_CHECKING:
@@ -19,13 +26,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
+    from dreamset.metrics.accuracy import Interval
     from dreamset.params import Params
-    from dreamset.splits import Sample, Split, TestSplit
+    from dreamset.splits import Sample, Split
     from dreamset.workspace import Workspace
 
 ZERO_SHOT: Final = "zero_shot"
 _MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
 _TOP_PAIRS: Final = 50
+_ACCURACY_OF: Final = {
+    "test": "the delivered classifiers, on test images",
+    "cv": "classifiers of the folds, which estimate the delivered ones: those learn from all labelled images",
+}
 
 # Of a synthetic dataset as a whole, in the judge's features.
 SET_MEASURES: Final = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
@@ -40,6 +52,10 @@ ROW_COLUMNS: Final = (
     "high",
     "top5",
     *SET_MEASURES,
+    "balanced_accuracy",
+    "macro_f1",
+    "auroc",
+    "majority",
     "near_duplicates",
     "near_duplicates_test",
     "touched",
@@ -55,22 +71,27 @@ ROW_COLUMNS: Final = (
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
-    """Score every classifier and every synthetic dataset on the test images.
+    """Score every classifier and every synthetic dataset on images that they were not made from.
 
     Raises:
-        InputError: a classifier, a dataset or a manifest is missing or of other classes.
+        InputError: a classifier, a dataset or a manifest is missing or of other classes, or cross-validation is to be
+            done over a class whose shots are all of one group.
     """
     from dreamset import classifiers
+    from dreamset.metrics import accuracy, mcnemar
 
     split, test_split = read_split(workspace.splits), read_test(workspace.test_split)
     if split.classes != test_split.classes:
         raise InputError(f"{workspace.test_split}: has other classes than the shots; run `dreamset prepare` again.")
-    images = _Images(params, workspace, split, test_split)
-    logits = _all_logits(params, workspace, split, images)
-    labels = images.labels
-    right = {key: (scores.argmax(1) == labels).astype(float) for key, scores in logits.items()}
-    sets, touched, copies = _sets(params, workspace, images)
+    if params.evaluate.protocol not in (None, split.protocol):
+        raise InputError(
+            f"{workspace.splits}: was drawn for evaluate.protocol: {split.protocol}; run `dreamset prepare` again."
+        )
     trained = {arm: read_json(workspace.result("train", arm), f"dreamset train {arm}") for arm in arms(params)}
+    scored = (_cross_validated if split.protocol == "cv" else _tested)(params, workspace, split, test_split)
+    logits, labels, touched = scored.logits, scored.labels, scored.touched
+    groups = accuracy.grouped([sample.group for sample in scored.samples])
+    right = {key: (scores.argmax(1) == labels).astype(float) for key, scores in logits.items()}
     evaluation: dict[str, Any] = {
         "model": params.model,
         # A number wherever each class was asked for the same, for that is what runs are grouped by.
@@ -78,21 +99,26 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "seed": split.seed,
         "classes": split.classes,
+        "protocol": split.protocol,
+        "folds": scored.folds,
+        "accuracy_of": _ACCURACY_OF[split.protocol],
         "test_images": len(labels),
+        "groups": None if groups is None else int(groups.max()) + 1,
+        "reach": mcnemar.reach(len(labels), params.evaluate.confidence),
         "confidence": params.evaluate.confidence,
         "bootstrap": params.evaluate.bootstrap,
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": len(split.selection) / len(split.classes),
         "runs": [
-            _run_record(params, key, logits[key], right[key], labels, split, trained)
+            _run_record(params, key, logits[key], right[key], labels, groups, split, trained)
             | _untouched(right[key], touched.get(key.split("/")[0]))
             for key in logits
         ],
-        "differences": _differences(params, right),
+        "differences": _differences(params, right, groups),
         "clip": classifiers.identity(workspace.root, params.base.clip),
         "judge": hub.identity(workspace.root, params.base.judge, "judge"),
-        "sets": sets,
-        "near_duplicates_real": copies,
+        "sets": scored.sets,
+        "near_duplicates_real": scored.copies,
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
     }
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
@@ -104,6 +130,60 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
 def key_of(arm: str, kind: str, classifier: str) -> str:
     """The name of a run: ``arm/train_on/classifier``."""
     return f"{arm}/{kind}/{classifier}"
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What was measured on which images: logits (n, classes) by run, and the synthetic sets beside them.
+
+    ``touched`` are, by recipe, the rows of the images that synthetic ones are near-duplicates of; ``copies`` says which
+    of the images are near-duplicates of shots, None where they are the shots.
+    """
+
+    samples: tuple[Sample, ...]
+    labels: NDArray[np.int64]
+    logits: dict[str, NDArray[np.float32]]
+    sets: dict[str, Any]
+    touched: dict[str, NDArray[np.int64]]
+    copies: dict[str, Any] | None
+    folds: int | None
+
+
+def _tested(params: Params, workspace: Workspace, split: Split, test: TestSplit) -> _Scored:
+    """Protocol ``test``: what the other stages made, on the test images."""
+    if not test.test:
+        raise InputError(f"{workspace.test_split}: holds no images; run `dreamset prepare` again.")
+    images = _Images(params, workspace, split, test)
+    logits = _zero_shot(params, workspace, split, images) | _all_logits(params, workspace, split, images, arms(params))
+    return _Scored(test.test, images.labels, logits, *_sets(params, workspace, images), None)
+
+
+def _cross_validated(params: Params, workspace: Workspace, split: Split, _: TestSplit) -> _Scored:
+    """Protocol ``cv``: what the folds made, each on what it held out, put together in the order of the shots."""
+    import numpy as np
+
+    folds = crossval.plan(params, workspace, split)
+
+    def images_of(fold: crossval.Fold) -> _Images:
+        return _Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held))
+
+    def score(fold: crossval.Fold, arm: str) -> dict[str, NDArray[np.float32]]:
+        return _all_logits(params, fold.workspace, fold.split, images_of(fold), (arm,))
+
+    found = crossval.run(params, folds, score)
+    place = {sample.path: index for index, sample in enumerate(absolute(split.train, workspace))}
+    rows = [np.array([place[sample.path] for sample in fold.held]) for fold in folds]
+    order = np.argsort(np.concatenate(rows))
+    every = _Images(params, workspace, split, TestSplit(split.classes, split.train))
+    # Nothing in it was learned from the shots, so that one look at them is enough.
+    logits = _zero_shot(params, workspace, split, every)
+    logits |= {key: np.concatenate([own[key] for own in found])[order] for key in found[0]}
+    sets, met = _fold_sets(params, workspace, every, [images_of(fold) for fold in folds])
+    touched = {
+        recipe: np.sort(np.concatenate([own[of] for own, of in zip(rows, found_in, strict=True)]))
+        for recipe, found_in in met.items()
+    }
+    return _Scored(split.train, every.labels, logits, sets, touched, None, len(folds))
 
 
 class _Images:
@@ -149,13 +229,24 @@ class _Images:
         return seen(size, self.resolution)
 
 
-def _all_logits(params: Params, workspace: Workspace, split: Split, images: _Images) -> dict[str, NDArray[np.float32]]:
-    """Logits of every classifier on the test images, by the name of its run; one classifier in memory at a time."""
+def _zero_shot(params: Params, workspace: Workspace, split: Split, images: _Images) -> dict[str, NDArray[np.float32]]:
+    """Logits of CLIP as it is."""
+    from dreamset import classifiers
+
+    zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
+    predictor = classifiers.Predictor(zero_shot, split.classes)
+    return {key_of(ZERO_SHOT, "none", "clip_zeroshot"): predictor.logits(images.test(predictor.size).images)}
+
+
+def _all_logits(
+    params: Params, workspace: Workspace, split: Split, images: _Images, wanted: tuple[str, ...]
+) -> dict[str, NDArray[np.float32]]:
+    """Logits of the classifiers of some arms, by the name of their run; one classifier in memory at a time."""
     from dreamset import classifiers
 
     folders = {
         key_of(arm, kind, name): workspace.classifiers(arm) / f"{kind}_{name}"
-        for arm in arms(params)
+        for arm in wanted
         for name in params.train.classifiers
         for kind in train_on(arm)
     }
@@ -164,10 +255,7 @@ def _all_logits(params: Params, workspace: Workspace, split: Split, images: _Ima
         if classifiers.classes(folder) != split.classes:
             arm = key.split("/")[0]
             raise InputError(f"{folder}: was trained on other classes; run `dreamset train {arm}` again.")
-    zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
-    predictor = classifiers.Predictor(zero_shot, split.classes)
-    logits = {key_of(ZERO_SHOT, "none", "clip_zeroshot"): predictor.logits(images.test(predictor.size).images)}
-    del zero_shot
+    logits = {}
     for key, folder in folders.items():
         predictor = classifiers.load(folder)
         logits[key] = predictor.logits(images.test(predictor.size).images)
@@ -180,16 +268,21 @@ def _run_record(
     logits: NDArray[np.float32],
     right: NDArray[np.float64],
     labels: NDArray[np.int64],
+    groups: NDArray[np.int64] | None,
     split: Split,
     trained: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything about one classifier's predictions, and how it was trained."""
+    import numpy as np
+
     from dreamset.metrics import accuracy
 
     arm, kind, name = key.split("/")
-    interval = _bootstrap(params, right)
+    interval = _interval(params, right, groups)
     matrix = accuracy.confusion(logits.argmax(1), labels, len(split.classes))
     by_class = accuracy.per_class(matrix)
+    area = accuracy.auroc(logits, labels)
+    learned = np.array([sample.label for sample in split.train], np.int64)
     record = {
         "arm": arm,
         "train_on": kind,
@@ -200,6 +293,10 @@ def _run_record(
         "high": round(interval.high, 4),
         # With five classes or fewer it says nothing.
         "top5": round(accuracy.top_k(logits, labels, 5), 4) if len(split.classes) > 5 else None,
+        "balanced_accuracy": round(accuracy.balanced_accuracy(matrix), 4),
+        "macro_f1": round(accuracy.macro_f1(matrix), 4),
+        "auroc": None if area is None else round(area, 4),
+        "majority": round(accuracy.majority(learned, labels), 4),
         "per_class": {
             c: None if value is None else round(value, 4) for c, value in zip(split.classes, by_class, strict=True)
         },
@@ -222,20 +319,24 @@ def _measure(kind: str, classifier: str) -> str:
     return "CAS" if classifier == "resnet20" else "synthetic-only accuracy"
 
 
-def _bootstrap(params: Params, values: NDArray[np.float64]) -> Any:
-    from dreamset.metrics.accuracy import bootstrap
+def _interval(params: Params, values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Interval:
+    from dreamset.metrics.accuracy import interval
 
     # One seed for all: the same images are resampled for every run and every difference.
-    return bootstrap(values, params.evaluate.bootstrap, params.evaluate.confidence, seed_for("bootstrap"))
+    return interval(values, params.evaluate.bootstrap, params.evaluate.confidence, seed_for("bootstrap"), groups)
 
 
-def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
-    """Paired differences of accuracy over the same test images, with intervals.
+def _differences(
+    params: Params, right: dict[str, NDArray[np.float64]], groups: NDArray[np.int64] | None
+) -> list[dict[str, Any]]:
+    """Paired differences of accuracy over the same images, with intervals, and McNemar's exact test beside them.
 
     What adaptation gains is kept apart from what having synthetic images gains: every adapted recipe against
     every un-adapted one, on synthetic images alone and with the real ones, and every recipe with the real ones
-    against the real ones alone.
+    against the real ones alone. The test takes images as independent; the interval is over groups where there are any.
     """
+    from dreamset.metrics.mcnemar import mcnemar
+
     plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
     adapted = [recipe for recipe in params.active if recipe not in plain]
     pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(recipe)]
@@ -244,7 +345,8 @@ def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[
     for classifier in params.train.classifiers:
         for first, second in pairs:
             of, minus = key_of(*first, classifier), key_of(*second, classifier)
-            interval = _bootstrap(params, right[of] - right[minus])
+            difference = right[of] - right[minus]
+            interval, paired = _interval(params, difference, groups), mcnemar(difference)
             differences.append(
                 {
                     "classifier": classifier,
@@ -253,6 +355,9 @@ def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[
                     "difference": round(interval.estimate, 4),
                     "low": round(interval.low, 4),
                     "high": round(interval.high, 4),
+                    "gained": paired.gained,
+                    "lost": paired.lost,
+                    "mcnemar_p": float(f"{paired.p:.4g}"),
                 }
             )
     return differences
@@ -284,6 +389,66 @@ def _untouched(right: NDArray[np.float64], touched: NDArray[np.int64] | None) ->
     rest = right if touched is None else np.delete(right, touched)
     accuracy = round(float(rest.mean()), 4) if len(rest) else None
     return {"touched": len(right) - len(rest), "accuracy_untouched": accuracy}
+
+
+def _fold_sets(
+    params: Params, workspace: Workspace, every: _Images, folds: list[_Images]
+) -> tuple[dict[str, Any], dict[str, list[NDArray[np.int64]]]]:
+    """The same under cross-validation: each distance is of a fold's own dataset to what the fold holds out.
+
+    Distances are means over the folds: put together, the datasets would be compared with images that most of them
+    were made from. ``n`` is then the images of one fold, which makes FID's bias large; KID has none. Near-duplicates
+    are those of the datasets that are delivered, beside all shots, with a threshold from what all folds held out.
+    """
+    import numpy as np
+
+    from dreamset.metrics.compare import Reference, listed
+    from dreamset.metrics.duplicates import near_duplicates
+    from dreamset.metrics.features import Judge
+
+    judge, most = Judge(hub.locate(workspace.root, params.base.judge, "judge")), params.evaluate.worst_pairs
+    compared: dict[str, list[dict[str, Any]]] = {recipe: [] for recipe in params.active}
+    touched: dict[str, list[NDArray[np.int64]]] = {recipe: [] for recipe in params.active}
+    held_out = []
+    for fold in folds:
+        groups = [sample.group for sample in fold.samples]
+        reference = Reference(params, judge, fold.split, fold.shots(judge.size), fold.test(judge.size), groups)
+        held_out.append(reference.test_to_shots)
+        for recipe in params.active:
+            record, met = reference.compare(fold.synthetic(recipe, judge.size))
+            compared[recipe].append(record)
+            touched[recipe].append(met)
+    fresh, shots = np.concatenate(held_out), every.shots(judge.size)
+    shot_features = judge.features(shots.images)
+    sets = {}
+    for recipe, records in compared.items():
+        delivered = every.synthetic(recipe, judge.size)
+        near = near_duplicates(judge.features(delivered.images), shot_features, fresh, most)
+        pairs = [pair for record in records for pair in record["near_duplicates_test"]["pairs"]]
+        mean: dict[str, Any] = _mean(records)
+        sets[recipe] = mean | {
+            "folds": len(folds),
+            "images": len(delivered),
+            "near_duplicates": mean["near_duplicates"] | listed(near, delivered.names, shots.names),
+            "near_duplicates_test": mean["near_duplicates_test"]
+            | {"touched": sum(len(rows) for rows in touched[recipe])}
+            | {"pairs": sorted(pairs, key=lambda pair: float(pair["distance"]))[:most]},
+        }
+    return sets, touched
+
+
+def _mean(values: list[Any]) -> Any:
+    """Means of the numbers of equal records, counts to the nearest; None where one is missing, texts of the first."""
+    first = values[0]
+    if isinstance(first, dict):
+        shared = [key for key in first if all(key in value for value in values)]
+        return {key: _mean([value[key] for value in values]) for key in shared}
+    if any(value is None for value in values):
+        return None
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        mean = sum(values) / len(values)
+        return round(mean) if all(isinstance(value, int) for value in values) else round(mean, 5)
+    return first
 
 
 def _costs(workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
@@ -321,6 +486,7 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
         if record["arm"] == ZERO_SHOT:
             row |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
         row |= {name: record[name] for name in ("train_on", "classifier", "accuracy", "low", "high", "top5", "steps")}
+        row |= {name: record.get(name) for name in ("balanced_accuracy", "macro_f1", "auroc", "majority")}
         row |= {name: sets.get(name) for name in SET_MEASURES}
         row |= {name: costs.get(name) for name in ("seconds_adapt", "seconds_generate", "images")}
         table.append({name: row[name] for name in ROW_COLUMNS})

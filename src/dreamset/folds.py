@@ -36,19 +36,30 @@ def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, .
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    count = possible(split, folds)
     labels = [sample.label for sample in split.train]
     groups = [sample.group for sample in split.train]
-    by_class = {label: {g for g, own in zip(groups, labels, strict=True) if own == label} for label in set(labels)}
-    fewest = min(by_class, key=lambda label: len(by_class[label]))
-    count = min(folds, len(by_class[fewest]))
-    if count < 2:
-        raise InputError(
-            f"class {split.classes[fewest]!r} has images of one group only, which cannot be both learned from and held "
-            "out; add images of another group, or choose selection: fixed and evaluate.protocol: test."
-        )
     state = seed_for("folds", purpose, split.seed) % 2**32
     divided = StratifiedGroupKFold(count, shuffle=True, random_state=state).split(labels, labels, groups)
     return [tuple(split.train[i] for i in held) for _, held in divided]
+
+
+def possible(split: Split, folds: int) -> int:
+    """How many of ``folds`` the shots allow: at most as many as any class has groups.
+
+    Raises:
+        InputError: a class whose images are all of one group cannot be both learned and held out.
+    """
+    by_class: dict[int, set[str]] = {}
+    for sample in split.train:
+        by_class.setdefault(sample.label, set()).add(sample.group)
+    fewest = min(by_class, key=lambda label: len(by_class[label]))
+    if len(by_class[fewest]) < 2:
+        raise InputError(
+            f"class {split.classes[fewest]!r} has shots of one group only, which cannot be both learned from and held "
+            "out; raise shots, add images of another group, or choose selection: fixed and evaluate.protocol: test."
+        )
+    return min(folds, len(by_class[fewest]))
 
 
 def without(split: Split, held: tuple[Sample, ...], workspace: Workspace) -> Split:

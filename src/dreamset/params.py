@@ -107,6 +107,8 @@ class Train:
 class Evaluate:
     """Section ``evaluate``."""
 
+    protocol: Literal["test", "cv"] | None
+    folds: Annotated[int, Range(low=2, high=20)]
     confidence: Annotated[float, Range(low=0.5, high=0.999)]
     bootstrap: Annotated[int, Range(low=100)]
     kid_subset: Annotated[int, Range(low=2)]

@@ -50,6 +50,8 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
         "counts": counts,
         "estimate": _estimate(workspace, stage, item, counts),
     }
+    if stage == "evaluate":
+        plan |= _protocol(params, workspace)
     if stage in ("adapt", "generate") and item:
         plan["memory on a GPU"] = _memory(params, workspace, stage, item)
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
@@ -131,6 +133,55 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
     # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
     images = len(split.train) if adapters == 1 else max(split.train_per_class)
     return {"adapters": adapters, "steps": adapters * schedule.steps(images)}
+
+
+def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
+    """What the protocol costs beyond scoring, and the smallest gain that so many images can show.
+
+    The number of test images is what ``prepare`` recorded: their manifest is not opened for it.
+    """
+    path = workspace.result("prepare")
+    if not (workspace.splits.is_file() and path.is_file()):
+        return {"protocol": "known when `dreamset prepare` has run"}
+    from dreamset.folds import possible
+    from dreamset.metrics import mcnemar
+
+    split = splits.read_split(workspace.splits)
+    images = len(split.train) if split.protocol == "cv" else json.loads(path.read_text(encoding="utf-8"))["test"]
+    cost = f"test, {images} images that were held out; nothing is trained for it"
+    if split.protocol == "cv":
+        folds = possible(split, params.evaluate.folds)
+        cost = f"cv, {folds} folds, in each of which all that learns is done again: {_refitting(params, split, folds)}"
+        cost += _refitting_time(params, workspace, folds)
+    return {"protocol": cost, "what it can show": mcnemar.reach(images, params.evaluate.confidence)["words"]}
+
+
+def _refitting(params: Params, split: splits.Split, folds: int) -> str:
+    """Work of all folds together, in words."""
+    classes, adapting = len(split.classes), 0
+    learned = len(split.train) * (folds - 1) // folds
+    for recipe in params.active:
+        scope = params.recipes[recipe].scope
+        if scope is not None:
+            adapters = 1 if scope == "dataset" else classes
+            adapting += adapters * params.base.adapt.schedule(scope).steps(learned // adapters)
+    images = len(params.active) * params.per_class * classes
+    rows = to_dict(params.base.train)
+    fitting = sum(rows[name]["steps"] for name in params.train.classifiers) * (1 + 2 * len(params.active))
+    return f"{folds * adapting} adapter steps, {folds * images} images and {folds * fitting} classifier steps"
+
+
+def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
+    """How long that takes, where all stages have told how long they took."""
+    seconds = 0.0
+    for stage, items in (("adapt", params.active), ("generate", params.active), ("train", ("real", *params.active))):
+        for item in items:
+            path = workspace.result(stage, item)
+            if not path.is_file():
+                return ""
+            record = json.loads(path.read_text(encoding="utf-8"))
+            seconds += sum(run["seconds"] for run in record["runs"]) if stage == "train" else record["seconds"]
+    return f"; about {folds * seconds:.0f} s, going by the stages' last runs on all images"
 
 
 def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:

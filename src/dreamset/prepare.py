@@ -1,7 +1,8 @@
 """``dreamset prepare``: a source of real images becomes few-shot split manifests.
 
 Shots are nested: one seeded permutation per (class, seed), K shots are its first K. The test images do not depend
-on the seed, and their manifest is a file of its own that only ``dreamset evaluate`` opens.
+on the seed, and their manifest is a file of its own that only ``dreamset evaluate`` opens. Where the source has no
+test part, nothing is held out: ``evaluate`` cross-validates over the shots.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import sources
+from dreamset import folds, sources
 from dreamset.errors import InputError
 from dreamset.files import sha256, write_json
 from dreamset.images import decode, png, shortest_side, thumbnail
@@ -35,7 +36,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Write the split manifests, and image files where the source has none.
 
     Raises:
-        InputError: too few images in a class, too many rejected files, or one picture in two splits.
+        InputError: too few images or groups in a class, too many rejected files, or one picture in two splits.
     """
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
@@ -49,6 +50,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
             f"{rejected[0]['reason']}); mend or remove those listed in {workspace.rejected}, or raise "
             "prepare.max_rejected."
         )
+    protocol = params.evaluate.protocol or ("cv" if source.test is None else "test")
+    if protocol == "cv":
+        # A test part that is there stays unused: the shots are scored, each by what has not seen it.
+        source = replace(source, test=[])
     train, selection, test = draw(source, params, [image for image, _ in copies])
     parts = {"train": train, "selection": selection, "test": test}
     check_overlap(parts)
@@ -74,16 +79,21 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         invariances=source.invariances if params.prepare.invariances is None else params.prepare.invariances,
         shots=params.shots,
         seed=params.seed,
-        train=_samples(train, workspace.real, workspace.cell),
+        train=_samples(_together(train), workspace.real, workspace.cell),
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
         native=_native(train),
         channels=1 if all(image.grey for image in _every(source)) else 3,
+        protocol=protocol,
     )
+    if protocol == "cv":
+        # Told now, and not by evaluate after everything else has run.
+        folds.possible(split, params.evaluate.folds)
     write_split(workspace.splits, split)
     write_test(workspace.test_split, TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell)))
     summary = {
         "source": params.prepare.source,
+        "protocol": protocol,
         "classes": len(source.classes),
         "shots": split.shots if isinstance(split.shots, int) else split.shots_told,
         "train": len(train),
@@ -313,6 +323,14 @@ def _hold_out(
                 wanted -= count if held[name] else 0
     rest = [image for image in images if not held[together[image.name]]]
     return rest, [image for image in images if held[together[image.name]]]
+
+
+def _together(images: list[sources.Image]) -> list[sources.Image]:
+    """The images, copies of one picture in one group, so that no fold holds out what another copy of teaches."""
+    groups = {image.name: image.group for image in images}
+    return [
+        replace(image, group=groups[first]) for image, first in zip(images, _clusters(images).values(), strict=True)
+    ]
 
 
 def _clusters(images: Sequence[sources.Image]) -> dict[str, str]:

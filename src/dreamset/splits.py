@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dreamset.errors import InputError
 from dreamset.files import class_folder, read_json, write_json
@@ -39,7 +39,8 @@ class Split:
     of their permutation; ``selection`` the further images that may choose an epoch.
     ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
     ``native`` is the median of the shots' shortest sides as their files have them, pixels; None: not known.
-    ``channels`` is 1 where every image of the source is grey, else 3.
+    ``channels`` is 1 where every image of the source is grey, else 3. ``protocol`` is ``test`` where test images are
+    held out of it all, and ``cv`` where every shot is scored in turn by classifiers of the others.
     """
 
     source: str
@@ -53,6 +54,7 @@ class Split:
     names: tuple[str, ...] | None = None
     native: int | None = None
     channels: int = 3
+    protocol: Literal["test", "cv"] = "test"
 
     @property
     def train_per_class(self) -> tuple[int, ...]:
@@ -82,7 +84,7 @@ class Split:
 
 @dataclass(frozen=True)
 class TestSplit:
-    """``data/splits/test.json``: the same for every seed and number of shots."""
+    """``data/splits/test.json``: the same for every seed and number of shots; without images under cross-validation."""
 
     __test__ = False  # pytest would collect it for its name
 

@@ -8,41 +8,22 @@ base and the code are the same; one that lacks a recipe runs that recipe alone.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import multiprocessing
 import os
 import shutil
 import time
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-from dreamset import adapt, audit, classifiers, evaluate, generate, hub, locks, prepare, table, train
-from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
+from dreamset import adapt, audit, evaluate, generate, locks, prepare, table, train
+from dreamset.files import atomic_write, digest, read_json, write_json
+from dreamset.fingerprint import fingerprint
 from dreamset.params import Params, to_dict
 from dreamset.progress import bar
 from dreamset.workspace import Workspace
 
-# What no number of a cell comes from.
-_ASIDE: Final = {
-    "__main__.py",
-    "base",
-    "cards.py",
-    "cli.py",
-    "deliver.py",
-    "expect.py",
-    "export.py",
-    "licences.py",
-    "plan.py",
-    "predict.py",
-    "progress.py",
-    "report",
-    "review",
-    "sweep.py",
-    "table.py",
-    "track",
-    "verdict.py",
-}
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +38,8 @@ class Cell:
     @property
     def done(self) -> str:
         """What a finished cell was made with, but for the recipes: parameters, base and code."""
-        root, row = self.workspace.root, self.params.base
-        base = [
-            hub.identity(root, row.generator, "generator", row.variant),
-            classifiers.identity(root, row.clip),
-            hub.identity(root, row.judge, "judge"),
-        ]
-        return digest([self.params.shots, self.params.seed, self.params.setting(()), _code(), base])
+        settings = [self.params.shots, self.params.seed, self.params.setting(())]
+        return fingerprint(settings, self.workspace.root, self.params.base)
 
     @property
     def recipes(self) -> dict[str, str]:
@@ -187,16 +163,6 @@ def _usable(params: Params, workspace: Workspace, path: Path) -> dict[str, Any]:
         return {}
     rows = {name: digest(to_dict(row)) for name, row in params.recipes.items()}
     return table.only(found, (name for name, row in found["recipes"].items() if rows.get(name) == row))
-
-
-@functools.cache
-def _code() -> dict[str, str]:
-    """Hashes of the source files that can change a number of a cell."""
-    package = Path(__file__).parent
-    files = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
-    # Statistics are made of the records, which they do not change.
-    used = [path for path in files if path.parts[0] not in _ASIDE and path.as_posix() != "metrics/statistics.py"]
-    return {path.as_posix(): sha256_file(package / path) for path in used}
 
 
 def _spoken(seconds: float) -> str:

@@ -86,7 +86,7 @@ class Reference:
             "warning": _warning(len(real), features.shape[1]),
             "kid_subset": min(self.settings.kid_subset, len(real)),
             "per_class": self._per_class(real, fake, self.test.labels[chosen[0]]),
-            "near_duplicates": _shown(copies, len(names)) | share | _pairs(copies, names, shot=self.shots.names),
+            "near_duplicates": share | listed(copies, names, self.shots.names),
             "near_duplicates_test": _shown(leaks, len(names))
             | share
             | {"touched": len(leaks.touched)}
@@ -143,6 +143,11 @@ class Reference:
             else:
                 result[name] = {"n": n}
         return result
+
+
+def listed(found: Duplicates, names: Sequence[str], shots: Sequence[str]) -> dict[str, Any]:
+    """Near-duplicates of shots among images of these names: the facts, and the nearest pairs."""
+    return _shown(found, len(names)) | _pairs(found, names, shot=shots)
 
 
 def _shown(found: Duplicates, searched: int) -> dict[str, Any]:

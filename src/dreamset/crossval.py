@@ -1,0 +1,151 @@
+"""Outer cross-validation: every labelled image is scored by classifiers that nothing of it has reached.
+
+In each fold's workspace all that learns is done again without the images that the fold holds out: adapting, drawing,
+selecting and training. What is scored there is an estimate for the delivered classifiers, which learn from all images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import adapt, folds, generate, locks, train
+from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
+from dreamset.fingerprint import fingerprint
+from dreamset.params import to_dict
+from dreamset.progress import bar
+from dreamset.splits import TestSplit, write_split, write_test
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.params import Params
+    from dreamset.splits import Sample, Split
+    from dreamset.workspace import Workspace
+
+    Logits = dict[str, NDArray[np.float32]]
+    Scorer = Callable[["Fold", str], Logits]
+
+# Sections that change no fold: what is drawn into it stands in its manifest, and its logits are the same however they
+# are counted.
+_NOT_THE_FOLDS: Final = (
+    *("accept_licence", "active", "deliver", "evaluate", "expect", "prepare", "primary", "recipes", "report", "shots"),
+    "track",
+)
+_CODE_ASIDE: Final = frozenset({"evaluate.py", "metrics", "prepare.py", "sources"})
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: ``split`` is what may be learned from in it, ``held`` what is scored, both with absolute paths."""
+
+    index: int
+    workspace: Workspace
+    split: Split
+    held: tuple[Sample, ...]
+
+
+def plan(params: Params, workspace: Workspace, split: Split) -> list[Fold]:
+    """The folds of the shots of ``split``; each shot is held out of exactly one.
+
+    Images that only select (``split.selection``) are no shots: every fold keeps them for selecting.
+
+    Raises:
+        InputError: a class whose shots are all of one group.
+    """
+    held = folds.held_out(split, params.evaluate.folds, "test")
+    selection = folds.absolute(split.selection, workspace)
+    return [
+        Fold(
+            index,
+            folds.at(workspace, "test", index),
+            dataclasses.replace(folds.without(split, own, workspace), selection=selection),
+            folds.absolute(own, workspace),
+        )
+        for index, own in enumerate(held)
+    ]
+
+
+def run(params: Params, plan: list[Fold], score: Scorer) -> list[Logits]:
+    """Do everything that learns in every fold, and score it on what the fold holds out.
+
+    What is finished is not done again while its parameters, its images and the code are the same; of what is not,
+    adapters and images go on from their last checkpoint and shard.
+
+    Args:
+        params: all parameters.
+        plan: the folds.
+        score: from a fold and an arm to the logits (held images, classes) of the arm's classifiers, by name.
+
+    Returns:
+        For each fold the logits of all arms.
+    """
+    arms = train.arms(params)
+    found: list[Logits] = [{} for _ in plan]
+    with bar(total=len(plan) * len(arms), what="cross-validation", unit="arm") as progress:
+        for index, fold in enumerate(plan):
+            _write_manifests(fold)
+            for arm in arms:
+                progress.set_description(f"fold {fold.index + 1} of {len(plan)}, {arm}")
+                locks.boundary()
+                found[index] |= _scored(params, fold, arm, score)
+                progress.update()
+    return found
+
+
+def _write_manifests(fold: Fold) -> None:
+    """The fold's own manifests; those of another fold that stood here go, with all that was made of them."""
+    place = fold.workspace
+    own = digest([dataclasses.asdict(fold.split), [dataclasses.asdict(sample) for sample in fold.held]])
+    path = place.cell / "fold.json"
+    if not path.is_file() or read_json(path, "dreamset evaluate") != {"images": own}:
+        shutil.rmtree(place.cell, ignore_errors=True)
+        write_split(place.splits, fold.split)
+        write_test(place.test_split, TestSplit(fold.split.classes, fold.held))
+        write_json(path, {"images": own})
+
+
+def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Logits:
+    """The logits of an arm, read where they are finished."""
+    from safetensors.numpy import load, save
+
+    place = fold.workspace
+    record, file = place.cell / f"scored/{arm}.json", place.cell / f"scored/{arm}.safetensors"
+    # Before the work: what changes while it goes on is not what it was made with.
+    made_with = _made_with(params, fold, arm)
+    if not _finished(record, file, made_with):
+        if arm != train.REAL:
+            adapt.run(params, place, arm)
+            generate.run(params, place, arm)
+        train.run(params, place, arm)
+        logits = score(fold, arm)
+        atomic_write(file, save(logits))
+        # The file keeps no order of its own.
+        write_json(record, {"made_with": made_with, "sha256": sha256_file(file), "runs": list(logits)})
+        # Only their logits are wanted, and classifiers of the size of CLIP fill a disk.
+        shutil.rmtree(place.classifiers(arm))
+    found = load(file.read_bytes())
+    return {key: found[key] for key in read_json(record, "dreamset evaluate")["runs"]}
+
+
+def _made_with(params: Params, fold: Fold, arm: str) -> str:
+    settings: dict[str, Any] = {
+        name: value for name, value in to_dict(params).items() if name not in (*_NOT_THE_FOLDS, "models")
+    }
+    settings |= {"base": to_dict(params.base), "arm": arm, "split": dataclasses.asdict(fold.split)}
+    settings |= {"recipe": None if arm == train.REAL else to_dict(params.recipes[arm])}
+    settings |= {"held": [sample.sha256 for sample in fold.held]}
+    return fingerprint(settings, fold.workspace.root, params.base, _CODE_ASIDE)
+
+
+def _finished(record: Path, file: Path, made_with: str) -> bool:
+    if not (record.is_file() and file.is_file()):
+        return False
+    found = read_json(record, "dreamset evaluate")
+    return bool(found["made_with"] == made_with and found["sha256"] == sha256_file(file))

@@ -1,0 +1,64 @@
+"""What finished work was made with, as one hash: work is done again when it differs, and not otherwise."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import classifiers, hub
+from dreamset.files import digest, sha256_file
+
+if TYPE_CHECKING:
+    from dreamset.params import Model
+
+# Folders and files of the package that change no number of any stage.
+_ASIDE: Final = frozenset(
+    {
+        "__main__.py",
+        "audit.py",
+        "base",
+        "cards.py",
+        "cli.py",
+        "deliver.py",
+        "expect.py",
+        "export.py",
+        "licences.py",
+        # Made of the records, which they do not change.
+        "metrics/statistics.py",
+        "plan.py",
+        "predict.py",
+        "progress.py",
+        "report",
+        "review",
+        "sweep.py",
+        "table.py",
+        "track",
+        "verdict.py",
+    }
+)
+
+
+def fingerprint(settings: Any, root: Path, row: Model, aside: frozenset[str] = frozenset()) -> str:
+    """Hash of settings, of the pretrained weights of a model's row, and of the source files.
+
+    Args:
+        settings: whatever else the work depends on, as JSON has it.
+        root: what relative paths of the row start from.
+        row: whose weights are used.
+        aside: further folders and files of the package that do not matter to this work.
+    """
+    weights = [
+        hub.identity(root, row.generator, "generator", row.variant),
+        classifiers.identity(root, row.clip),
+        hub.identity(root, row.judge, "judge"),
+    ]
+    return digest([settings, _code(_ASIDE | aside), weights])
+
+
+@functools.cache
+def _code(aside: frozenset[str]) -> dict[str, str]:
+    package = Path(__file__).parent
+    files = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
+    used = [path for path in files if path.parts[0] not in aside and path.as_posix() not in aside]
+    return {path.as_posix(): sha256_file(package / path) for path in used}
