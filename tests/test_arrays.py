@@ -100,9 +100,9 @@ def test_each_classifier_gets_images_of_its_own_side(tmp_path: Path, monkeypatch
     asked = []
     read = arrays._read
 
-    def spy(rows: Any, folder: Path, size: int, command: str, scratch: Path | None) -> arrays.Labelled:
+    def spy(rows: Any, folder: Path, size: int, command: str, scratch: Path | None, *more: Any) -> arrays.Labelled:
         asked.append((command.split()[1], size, scratch))
-        return read(rows, folder, size, command, scratch)
+        return read(rows, folder, size, command, scratch, *more)
 
     monkeypatch.setattr(arrays, "_read", spy)
     params = toy.params(models__bundled__resolution=64, models__bundled__train__resnet20__size=32)
