@@ -6,13 +6,14 @@ Their headers are the Hugging Face hub's.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__, licences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dreamset.params import Params
     from dreamset.splits import Split
@@ -31,35 +32,34 @@ def dataset(
     params: Params,
     split: Split,
     recipe: str,
-    count: int,
+    labels: Sequence[int],
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None = None,
 ) -> str:
-    """The card of a synthetic dataset of ``count`` images.
+    """The card of a synthetic dataset.
 
     Args:
         params: for the recipe, the sampler and the licence.
         split: the classes, and what the adapters learned from.
         recipe: the row of ``recipes`` that drew it.
-        count: images in it.
+        labels: of its images.
         base: the generator, as ``hub.identity`` tells it.
         removed: of a dataset for publication, how many images were left out for which reason; None: not for that.
     """
-    return _joined(_dataset(params, split, recipe, count, base, removed))
+    return _joined(_dataset(params, split, recipe, labels, base, removed))
 
 
 def _dataset(
     params: Params,
     split: Split,
     recipe: str,
-    count: int,
+    labels: Sequence[int],
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None,
 ) -> Iterator[str]:
     sampler, row = params.sampler(recipe), params.recipes[recipe]
     # Where the real images lie is nobody's business but their owner's.
     source = split.source if removed is None else split.source.partition(":")[0]
-    each = f" ({params.per_class} per class)" if removed is None else ""
     yield "---"
     yield from licences.front_matter(params.base.licence)
     yield "task_categories: [image-classification]"
@@ -69,8 +69,8 @@ def _dataset(
     yield f"# Synthetic images: {recipe}"
     yield ""
     yield (
-        f"{count} images of {len(split.classes)} classes{each}, **all synthetic**: drawn by a "
-        "diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
+        f"{len(labels)} images of {len(split.classes)} classes ({_each(labels)} per class), **all synthetic**: drawn "
+        "by a diffusion model, none of them a photograph. Labels are the prompts' classes; nobody has checked them."
     )
     yield ""
     if removed is not None:
@@ -84,8 +84,8 @@ def _dataset(
         yield "- Adapter: none."
     else:
         yield (
-            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {split.shots} images per class of "
-            f"`{source}`. {COPIES}"
+            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on "
+            f"{_each([sample.label for sample in split.train])} images per class of `{source}`. {COPIES}"
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
     yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."
@@ -192,6 +192,13 @@ def _accuracy(found: Mapping[str, Any]) -> str:
             "each predicted by a classifier that had not seen it. This one was trained on all of them afterwards."
         )
     return f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen."
+
+
+def _each(labels: Sequence[int]) -> str:
+    """How often each label comes: a number, or from the least to the most."""
+    counts = Counter(labels).values()
+    low, high = min(counts, default=0), max(counts, default=0)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _base(base: Mapping[str, Any], licence: str) -> str:

@@ -165,7 +165,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
             (folder / row.file_name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / row.file_name, folder / row.file_name)
         atomic_write(folder / "metadata.jsonl", "".join(map(_line, kept)))
-        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, len(kept), base, removed))
+        labels = [row.label for row in kept]
+        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, labels, base, removed))
     return {"images": len(kept), "removed": removed}
 
 

@@ -317,5 +317,7 @@ def _assemble(
         write_metadata(folder, images)
         write_json(folder / "shards.json", [block.key for block in blocks])
         base = hub.identity(workspace.root, *params.base.pretrained)
-        atomic_write(folder / "README.md", cards.dataset(params, split, recipe, len(images), base))
+        atomic_write(
+            folder / "README.md", cards.dataset(params, split, recipe, [image.label for image in images], base)
+        )
     return images
