@@ -96,6 +96,17 @@ def test_a_stock_open_clip_gets_the_same_features(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_file(folder / deliver.HEAD)["weight"], head, atol=1e-4)
 
 
+def test_a_card_counts_what_is_there() -> None:
+    assert cards._each([0, 1, 1, 0]) == "2"
+    assert cards._each([0, 1, 1, 1]) == "1 to 3"
+
+
+def test_a_card_tells_no_folder_of_the_machine() -> None:
+    assert cards.shown("/home/anna/models/sd") == "sd"
+    assert cards.shown("models/base/sd") == "models/base/sd"
+    assert cards.shown("hub:owner/name@abc") == "hub:owner/name@abc"
+
+
 def made_up(confidences: list[float], right: list[bool]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of two classes with these tops, and labels that make them right or wrong."""
     top = np.array(confidences)

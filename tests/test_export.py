@@ -129,7 +129,7 @@ def test_nothing_published_tells_where_the_shots_are(made: Workspace, tmp_path: 
     card = (target / "README.md").read_text()
     assert "Not anonymised; adapters contain the shots." in card
     assert "2 near-duplicates of shots" in card and "license: apache-2.0" in card
-    assert "15 images of 3 classes, **all synthetic**" in card
+    assert "15 images of 3 classes (5 per class), **all synthetic**" in card
 
 
 def test_all_images_are_held_against_all_shots(made: Workspace, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Their headers are the Hugging Face hub's.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,31 +38,31 @@ def dataset(
     params: Params,
     split: Split,
     recipe: str,
-    count: int,
+    labels: Sequence[int],
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None = None,
     *,
     checked: str,
 ) -> str:
-    """The card of a synthetic dataset of ``count`` images.
+    """The card of a synthetic dataset.
 
     Args:
         params: for the recipe, the sampler and the licence.
         split: the classes, and what the adapters learned from.
         recipe: the row of ``recipes`` that drew it.
-        count: images in it.
+        labels: of its images.
         base: the generator, as ``hub.identity`` tells it.
         removed: of a dataset for publication, how many images were left out for which reason; None: not for that.
         checked: who has checked the labels, in words.
     """
-    return _joined(_dataset(params, split, recipe, count, base, removed, checked))
+    return _joined(_dataset(params, split, recipe, labels, base, removed, checked))
 
 
 def _dataset(
     params: Params,
     split: Split,
     recipe: str,
-    count: int,
+    labels: Sequence[int],
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None,
     checked: str,
@@ -69,7 +70,6 @@ def _dataset(
     sampler, row = params.sampler(recipe), params.recipes[recipe]
     # Where the real images lie is nobody's business but their owner's.
     source = split.source if removed is None else split.source.partition(":")[0]
-    each = f" ({told(params.synthetic_per_class(split.train_per_class))} per class)" if removed is None else ""
     yield "---"
     yield from licences.front_matter(params.base.licence)
     yield "task_categories: [image-classification]"
@@ -79,8 +79,8 @@ def _dataset(
     yield f"# Synthetic images: {recipe}"
     yield ""
     yield (
-        f"{count} images of {len(split.classes)} classes{each}, **all synthetic**: drawn by a "
-        f"diffusion model, none of them a photograph. Labels are the prompts' classes; {checked}."
+        f"{len(labels)} images of {len(split.classes)} classes ({told(list(Counter(labels).values()))} per class), **all synthetic**: drawn "
+        f"by a diffusion model, none of them a photograph. Labels are the prompts' classes; {checked}."
     )
     yield ""
     if removed is not None:

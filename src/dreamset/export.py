@@ -135,10 +135,14 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         ``images`` kept and, by reason, how many were left out.
 
     Raises:
-        InputError: something is missing, the folder is in use, or a class has no image left.
+        InputError: something is missing, the folder is in use, the images were not generated, or a class has none left.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: is there already; name a new folder, or empty it.")
+    if params.recipes[recipe].origin == "retrieval":
+        raise InputError(
+            f"{recipe}: its images are not generated but found; publish what they were found in, as it is."
+        )
     split = read_split(workspace.splits)
     source = workspace.synthetic(recipe)
     rows = read_metadata(source)
@@ -168,9 +172,9 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
             (folder / row.file_name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / row.file_name, folder / row.file_name)
         atomic_write(folder / "metadata.jsonl", "".join(map(_line, kept)))
-        atomic_write(
-            folder / "README.md", cards.dataset(params, split, recipe, len(kept), base, removed, checked=checked)
-        )
+        labels = [row.label for row in kept]
+        card = cards.dataset(params, split, recipe, labels, base, removed, checked=checked)
+        atomic_write(folder / "README.md", card)
     return {"images": len(kept), "removed": removed}
 
 

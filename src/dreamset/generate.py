@@ -402,7 +402,7 @@ def _card(
 
         return retrieve.card(params, split, recipe, len(images), checked)
     base = hub.identity(workspace.root, *params.base.pretrained)
-    return cards.dataset(params, split, recipe, len(images), base, checked=checked)
+    return cards.dataset(params, split, recipe, [image.label for image in images], base, checked=checked)
 
 
 def _tell_stale(workspace: Workspace, recipe: str, count: int) -> None:
