@@ -459,7 +459,8 @@ def test_a_person_ticks_off_pictures_in_a_browser(workspace: Workspace, tmp_path
         saved(*first)
         assert page.js("document.querySelector('#name').textContent") == "bar"
 
-        # Loaded again, it goes on where it was; and what is saved is shown.
+        # Loaded again, it goes on where it was; and what is saved is shown. Before it knows, the page asks to stay.
+        page.until("document.querySelector('#saved').textContent === 'Saved'")
         page.open(server.url)
         assert page.js("document.querySelector('#page').textContent") == "page 2 of 2"
         page.press("p")
