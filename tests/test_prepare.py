@@ -56,7 +56,7 @@ def test_shots_are_nested_and_test_is_fixed(raw: dict[str, Any], tmp_path: Path)
 
 
 def test_writers_do_not_cross_splits(raw: dict[str, Any], workspace: Workspace) -> None:
-    prepare.run(settings(raw, shots=16), workspace)
+    prepare.run(settings(raw, shots=16, selection="coop"), workspace)
     split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
     parts = [{s.group for s in part} for part in (split.train, split.selection, test.test)]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
@@ -110,7 +110,7 @@ def test_one_picture_in_two_splits_fails(raw: dict[str, Any], tmp_path: Path) ->
     # The same pixels in another file format.
     Image.open(root / "train/dog/1.png").save(root / "test/dog/again.bmp")
     with pytest.raises(InputError, match="same picture"):
-        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection_per_class=2), Workspace.at(tmp_path))
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection="extra:2"), Workspace.at(tmp_path))
 
 
 def test_copies_of_one_picture_are_held_out_together(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_copies_of_one_picture_are_held_out_together(raw: dict[str, Any], tmp_pa
     for i in range(10):
         Image.open(root / f"cat/{i}.png").save(root / f"cat/copy{i}.bmp")
     workspace = Workspace.at(tmp_path / "w")
-    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection_per_class=0), workspace)
+    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection="fixed"), workspace)
     names = [
         Path(s.path).stem.removeprefix("copy") for s in splits.read_test(workspace.test_split).test if s.label == 0
     ]
@@ -166,7 +166,7 @@ def test_too_few_images_names_the_class(raw: dict[str, Any], tmp_path: Path) -> 
     for i in range(3, 12):
         (root / f"dog/{i}.png").unlink()
     with pytest.raises(InputError, match=r"class 'dog' has 2 usable images.*shots: 2"):
-        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2), Workspace.at(tmp_path))
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection="coop"), Workspace.at(tmp_path))
 
 
 @pytest.mark.skipif(not CALTECH.is_dir(), reason="the Caltech-101 photographs are not beside the project")

@@ -58,9 +58,10 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         shots, seed = cell.params.shots, cell.params.seed
         ran.append((shots, seed))
         run: dict[str, Any] = {"arm": "real", "train_on": "real", "classifier": "resnet20", "accuracy": 0.5 + seed / 10}
-        run |= {"low": 0.0, "high": 1.0, "top5": 1.0, "steps": 1, "seconds": 1.0}
+        run |= {"low": 0.0, "high": 1.0, "top5": 1.0, "steps": 1, "seconds": 1.0, "selection": "fixed"}
+        run |= {"labels_train_per_class": shots, "labels_selection_per_class": 0, "temperature": 1.0}
+        run |= dict.fromkeys(("nll", "ece", "nll_scaled", "ece_scaled"), 0.1)
         evaluation = {"shots": shots, "seed": seed, "runs": [run], "sets": {}, "costs": {}}
-        evaluation |= {"labels_train_per_class": shots, "labels_selection_per_class": 0}
         evaluation["differences"] = [{"classifier": "resnet20", "of": "a/both/resnet20", "minus": "real/real/resnet20"}]
         write_json(cell.workspace.result("evaluate"), evaluation)
         predicted = {"a/both/resnet20": [0, 1, 1, 0], "real/real/resnet20": [0, 1, 0, 0]}

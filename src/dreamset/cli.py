@@ -304,6 +304,7 @@ def _gc(arguments: argparse.Namespace) -> None:
     if running:
         raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
     cells = [workspace.cell, *sorted((workspace.root / ".dreamset/table").glob("*/"))]
+    cells += sorted((workspace.root / ".dreamset/folds").glob("*/*/"))
     used: set[str] = set()
     for cell in cells:
         for path in cell.glob("models/adapters/*/adapters.json"):

@@ -10,7 +10,7 @@ from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
 from dreamset.seeds import seed_for
 from dreamset.splits import read_split, read_test
-from dreamset.train import REAL, arms, train_on
+from dreamset.train import REAL, arms, runs, train_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +42,12 @@ ROW_COLUMNS: Final = (
     "near_duplicates",
     "labels_train_per_class",
     "labels_selection_per_class",
+    "selection",
+    "nll",
+    "ece",
+    "temperature",
+    "nll_scaled",
+    "ece_scaled",
     "steps",
     "seconds_adapt",
     "seconds_generate",
@@ -74,6 +80,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "test_images": len(labels),
         "confidence": params.evaluate.confidence,
         "bootstrap": params.evaluate.bootstrap,
+        "selection": params.selection,
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": len(split.selection) / len(split.classes),
         "runs": [_run_record(params, key, logits[key], right[key], labels, split, trained) for key in logits],
@@ -142,8 +149,7 @@ def _all_logits(params: Params, workspace: Workspace, split: Split, images: _Ima
     folders = {
         key_of(arm, kind, name): workspace.classifiers(arm) / f"{kind}_{name}"
         for arm in arms(params)
-        for name in params.train.classifiers
-        for kind in train_on(arm)
+        for kind, name in runs(params, arm)
     }
     # Before any work: all are there, and of these classes.
     for key, folder in folders.items():
@@ -170,7 +176,7 @@ def _run_record(
     trained: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything about one classifier's predictions, and how it was trained."""
-    from dreamset.metrics import accuracy
+    from dreamset.metrics import accuracy, calibration
 
     arm, kind, name = key.split("/")
     interval = _bootstrap(params, right)
@@ -194,10 +200,14 @@ def _run_record(
             for a, p, n in accuracy.most_confused(matrix, 3)
         ],
     }
-    runs = trained[arm]["runs"] if arm in trained else []
-    history = next((run for run in runs if (run["train_on"], run["classifier"]) == (kind, name)), None)
-    for fact in ("steps", "chosen_step", "seconds"):
-        record[fact] = history[fact] if history else 0
+    untrained: dict[str, Any] = {"selection": "fixed", "temperature": 1.0, "steps": 0, "chosen_step": 0, "seconds": 0}
+    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
+    known = trained[arm]["runs"] if arm in trained else []
+    history = next((run for run in known if (run["train_on"], run["classifier"]) == (kind, name)), untrained)
+    record |= {fact: history[fact] for fact in untrained}
+    for suffix, scaled in (("", logits), ("_scaled", logits / history["temperature"])):
+        record[f"nll{suffix}"] = round(calibration.nll(scaled, labels), 4)
+        record[f"ece{suffix}"] = round(calibration.ece(scaled, labels), 4)
     return record
 
 
@@ -220,12 +230,14 @@ def _differences(params: Params, right: dict[str, NDArray[np.float64]]) -> list[
 
     What adaptation gains is kept apart from what having synthetic images gains: every adapted recipe against
     every un-adapted one, on synthetic images alone and with the real ones, and every recipe with the real ones
-    against the real ones alone.
+    against the real ones alone, as they are and strongly augmented.
     """
     plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
     adapted = [recipe for recipe in params.active if recipe not in plain]
-    pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(recipe)]
-    pairs += [((recipe, "both"), (REAL, "real")) for recipe in params.active]
+    pairs = [
+        ((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(params, recipe)
+    ]
+    pairs += [((recipe, "both"), (REAL, kind)) for kind in train_on(params, REAL) for recipe in params.active]
     differences = []
     for classifier in params.train.classifiers:
         for first, second in pairs:
@@ -280,12 +292,8 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "seed": evaluation["seed"],
             "near_duplicates": sets.get("near_duplicates", {}).get("count"),
             "seconds_train": record["seconds"],
-            "labels_train_per_class": evaluation["labels_train_per_class"],
-            "labels_selection_per_class": evaluation["labels_selection_per_class"],
         }
-        if record["arm"] == ZERO_SHOT:
-            row |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
-        row |= {name: record[name] for name in ("train_on", "classifier", "accuracy", "low", "high", "top5", "steps")}
+        row |= {name: record[name] for name in ROW_COLUMNS if name in record}
         row |= {name: sets.get(name) for name in ("fid", "kid")}
         row |= {name: costs.get(name) for name in ("seconds_adapt", "seconds_generate", "images")}
         table.append({name: row[name] for name in ROW_COLUMNS})
@@ -296,10 +304,11 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The few numbers that ``dvc metrics show`` prints, by recipe."""
     compact: dict[str, Any] = {}
     for record in evaluation["runs"]:
-        arm = compact.setdefault(record["arm"], {})
         if record["arm"] in (REAL, ZERO_SHOT):
-            arm[record["classifier"]] = record["accuracy"]
+            name = record["train_on"] if record["arm"] == REAL else ZERO_SHOT
+            compact.setdefault(name, {})[record["classifier"]] = record["accuracy"]
         else:
+            arm = compact.setdefault(record["arm"], {})
             arm.setdefault(record["classifier"], {})[record["train_on"]] = record["accuracy"]
     for recipe, sets in evaluation["sets"].items():
         compact[recipe] |= {name: sets[name] for name in ("fid", "kid")}

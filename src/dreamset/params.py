@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,7 +29,10 @@ Positive = Annotated[float, Range(above=0)]
 Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
-ClassifierName = Literal["resnet20", "clip_lora"]
+ClassifierName = Literal["resnet20", "clip_lora", "linear_probe"]
+
+_TAKEN = ("real", "real_strong", "real_more", "zero_shot")  # names of what is no recipe, beside the recipes' own
+_SELECTION = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,6 @@ class Prepare:
     few_shot: str | None
     template: str | None
     invariances: tuple[Invariance, ...] | None
-    selection_per_class: Natural | None
     test_share: Annotated[float, Range(low=0.05, high=0.9)]
     # Pillow refuses larger images whatever is asked of it.
     max_pixels: Annotated[int, Range(low=1, high=178_956_970)]
@@ -70,8 +73,10 @@ class Train:
     """Section ``train``."""
 
     classifiers: tuple[ClassifierName, ...]
+    baselines: tuple[ClassifierName, ...]
     real_weight: Share
     selections: Count
+    configurations: Count
 
 
 @dataclass(frozen=True)
@@ -219,12 +224,24 @@ class ClipLora:
 
 
 @dataclass(frozen=True)
+class LinearProbe:
+    """``train.linear_probe`` of a model's row."""
+
+    lr: Positive
+    weight_decay: Share
+    warmup: Natural
+    steps: Count
+    batch: Annotated[int, Range(low=2)]
+
+
+@dataclass(frozen=True)
 class ModelTrain:
     """``train`` of a model's row."""
 
     crop: Annotated[float, Range(above=0, high=1)]
     resnet20: ResNet20
     clip_lora: ClipLora
+    linear_probe: LinearProbe
 
 
 @dataclass(frozen=True)
@@ -257,6 +274,7 @@ class Params:
     shots: Count
     seed: Annotated[int, Range(low=0, high=2**31 - 1)]
     active: tuple[str, ...]
+    selection: str
     prepare: Prepare
     adapt: Adapt
     generate: Generate
@@ -279,14 +297,20 @@ class Params:
 
     @property
     def selection_per_class(self) -> int:
-        """Labelled images per class, beside the shots, that may choose an epoch."""
-        chosen = self.prepare.selection_per_class
-        return min(self.shots, 4) if chosen is None else chosen
+        """Labelled images per class, beside the shots, that may choose a step or a configuration."""
+        rule, _, count = self.selection.partition(":")
+        return min(self.shots, 4) if rule == "coop" else int(count or 0)
+
+    @property
+    def sets_apart(self) -> bool:
+        """Whether ``prepare`` sets selection images apart; ``fixed`` has none, and ``cv`` makes folds in ``train``."""
+        return self.selection not in ("fixed", "cv")
 
     def setting(self, recipes: Iterable[str]) -> dict[str, Any]:
         """What runs of several seeds and numbers of shots must have in common to stand in one table."""
         return {
             "prepare": to_dict(self.prepare),
+            "selection": self.selection,
             "model": self.model,
             "base": to_dict(self.base),
             "per_class": self.per_class,
@@ -340,8 +364,10 @@ def _check(params: Params) -> None:
         if name not in params.recipes:
             raise InputError(f"active: no row {name!r} in recipes; there are {listed(params.recipes)}.")
     for name, recipe in params.recipes.items():
-        if not name.replace("_", "").isalnum() or not name.isascii() or name == "real":
-            raise InputError(f"recipes.{name}: is not a name; use ASCII letters, digits and _, and not 'real'.")
+        if not name.replace("_", "").isalnum() or not name.isascii() or name in _TAKEN:
+            raise InputError(
+                f"recipes.{name}: is not a name; use ASCII letters, digits and _, and none of {listed(_TAKEN)}."
+            )
         for knob in ("scope", "rank", "alpha", "unet", "text_encoder"):
             given = getattr(recipe, knob) is not None
             if given != (recipe.adapter == "lora"):
@@ -351,6 +377,17 @@ def _check(params: Params) -> None:
             raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
         raise InputError("train.classifiers: name at least one classifier, and each once.")
+    if len(set(params.train.baselines)) < len(params.train.baselines):
+        raise InputError("train.baselines: names a classifier twice; name each once.")
+    if not _SELECTION.fullmatch(params.selection):
+        raise InputError(
+            f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}."
+        )
+    if params.selection == "fixed" and params.train.configurations > 1:
+        raise InputError(
+            f"train.configurations: {params.train.configurations} cannot be chosen among with selection: fixed; set it "
+            "to 1, or selection to holdout, cv, coop or extra:N."
+        )
     for name, model in params.models.items():
         if model.resolution % 8:
             raise InputError(f"models.{name}.resolution: must be divisible by 8, got {model.resolution}.")

@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dreamset import sources
+from dreamset import folds, sources
 from dreamset.errors import InputError
 from dreamset.files import sha256, write_json
 from dreamset.images import png
@@ -62,14 +62,16 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
     )
+    if params.selection == "holdout":
+        split = folds.holdout(split)
     write_split(workspace.splits, split)
     write_test(workspace.test_split, TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell)))
     summary = {
         "source": params.prepare.source,
         "classes": len(source.classes),
         "shots": params.shots,
-        "train": len(train),
-        "selection": len(selection),
+        "train": len(split.train),
+        "selection": len(split.selection),
         "test": len(test),
         "rejected": unusable,
         "copies": len(copies),
@@ -116,7 +118,8 @@ def draw(
     pool, part, test = source.train, source.selection, source.test
     if test is None:
         pool, test = _hold_out(source.classes, pool, share, "test", 0)
-    if part is None and params.prepare.few_shot is None and len({image.group for image in pool}) < len(pool):
+    grouped = part is None and selection_per_class > 0 and params.prepare.few_shot is None
+    if grouped and len({image.group for image in pool}) < len(pool):
         # Shots come from all groups that they can: were none set apart, few or none would be left to select on.
         pool, part = _hold_out(source.classes, pool, share, "selection", seed)
     given: tuple[few_shot.ByLabel, few_shot.ByLabel] = ({}, {})
@@ -141,8 +144,8 @@ def draw(
         if len(order) < shots or len(chosen) < selection_per_class:
             raise InputError(
                 f"class {name!r} has {len(order)} usable images to learn from and {len(reserve)} for selection beside "
-                f"the shots, but shots: {shots} and {selection_per_class} for selection are wanted; lower shots or "
-                "prepare.selection_per_class, or add images or groups."
+                f"the shots, but shots: {shots} and {selection_per_class} for selection are wanted; lower shots or the "
+                "number in selection, or add images or groups."
             )
         selection += chosen
     return train, selection, sorted(test, key=lambda image: image.label)

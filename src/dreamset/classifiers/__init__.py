@@ -41,18 +41,22 @@ def _module(name: str) -> Any:
         from dreamset.classifiers import clip_lora
 
         return clip_lora
+    if name == "linear_probe":
+        from dreamset.classifiers import linear_probe
+
+        return linear_probe
     if name == "clip_zeroshot":
         from dreamset.classifiers import clip_zeroshot
 
         return clip_zeroshot
-    raise InputError(f"{name}: is no classifier; there are resnet20, clip_lora and clip_zeroshot.")
+    raise InputError(f"{name}: is no classifier; there are resnet20, clip_lora, linear_probe and clip_zeroshot.")
 
 
 def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
     """An untrained classifier of the classes of ``split``.
 
     Args:
-        name: resnet20, clip_lora or clip_zeroshot.
+        name: resnet20, clip_lora, linear_probe or clip_zeroshot.
         model: the row of ``models`` with its width, rank and so on.
         split: class names, and the captions that CLIP compares an image with.
         root: what relative paths of the row start from.
@@ -74,7 +78,10 @@ def identity(root: Path, name: str) -> dict[str, Any]:
 
 
 def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
-    """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``."""
+    """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``.
+
+    ``temperature``, where it is there, is what ``Predictor.probabilities`` divides the logits by.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = _module(record["classifier"]).save(classifier, folder)
     write_json(folder / RECORD, record | facts)
@@ -89,18 +96,19 @@ def load(folder: Path) -> Predictor:
     """A trained classifier as it was saved."""
     record = read_json(folder / RECORD, "dreamset train")
     classifier = _module(record["classifier"]).load(folder, record)
-    return Predictor(classifier, tuple(record["classes"]))
+    return Predictor(classifier, tuple(record["classes"]), record.get("temperature", 1.0))
 
 
 class Predictor:
-    """A classifier in evaluation mode, from uint8 images to logits."""
+    """A classifier in evaluation mode, from uint8 images to logits, and from logits to probabilities."""
 
-    def __init__(self, classifier: nn.Module, classes: tuple[str, ...]) -> None:
+    def __init__(self, classifier: nn.Module, classes: tuple[str, ...], temperature: float = 1.0) -> None:
         from dreamset import device
 
         self.device = device.pick()
         self.classifier = classifier.to(self.device).eval()
         self.classes = classes
+        self.temperature = temperature
         self.size: int = classifier.size  # type: ignore[assignment]
 
     def logits(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
@@ -115,6 +123,14 @@ class Predictor:
                 with autocast(self.device):
                     parts.append(self.classifier(pixels).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 probabilities (n, classes) of logits of the same shape, at the classifier's temperature."""
+        import numpy as np
+
+        from dreamset.metrics.calibration import log_softmax
+
+        return np.exp(log_softmax(logits / self.temperature)).astype(np.float32)
 
 
 def autocast(where: torch.device) -> torch.autocast:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 REAL: Final = "real"
 ZERO_SHOT: Final = "zero_shot"
+REAL_ARMS: Final = {
+    "real": "the real shots alone",
+    "real_strong": "the real shots alone, strongly augmented",
+    "real_more": "the real shots and the selection images alone",
+}
 ENOUGH_SEEDS: Final = 6  # with fewer no sign-flip test can reach 5%
 
 

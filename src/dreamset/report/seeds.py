@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dreamset.report import charts
 from dreamset.report.charts import Bar
-from dreamset.report.evidence import ENOUGH_SEEDS, REAL
+from dreamset.report.evidence import ENOUGH_SEEDS, REAL, REAL_ARMS
 from dreamset.report.gallery import section
 from dreamset.report.markup import Html, join, percent, point_interval, points, row, table, tag
 
@@ -46,9 +46,9 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Html | None:
 
 def compared(of: str, minus: str) -> str:
     """A difference between two runs in words, without the classifier."""
-    (arm, kind, _), (other, _, _) = of.split("/"), minus.split("/")
+    (arm, kind, _), (other, against, _) = of.split("/"), minus.split("/")
     if other == REAL:
-        return f"real + {arm}, over real alone"
+        return f"real + {arm}, over {'real alone' if against == REAL else REAL_ARMS[against]}"
     return f"real + {arm}, over real + {other}" if kind == "both" else f"{arm} alone, over {other} alone"
 
 

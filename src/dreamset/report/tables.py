@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.report.evidence import REAL, ZERO_SHOT
+from dreamset.report.evidence import REAL, REAL_ARMS, ZERO_SHOT
 from dreamset.report.gallery import section
 from dreamset.report.markup import (
     Html,
@@ -35,12 +35,16 @@ def facts(evidence: Evidence) -> Html:
     params, split, base = evidence.params, evidence.split, evidence.params.base
     classes = len(split.classes)
     real = f"{split.shots} per class, {len(split.train)} in all"
-    choosing = f"{len(split.selection) / classes:g} further labels per class choose the training step"
+    choosing = "fixed: nothing is chosen, the last step is kept"
+    if params.selection == "cv":
+        choosing = "cv: folds of the shots choose step and configuration"
+    elif params.sets_apart:
+        choosing = f"{params.selection}: {len(split.selection) / classes:g} labels per class choose step, configuration"
     pairs: list[tuple[str, object]] = [
         ("Source", short_source(evidence)),
         ("Classes", join(f"{classes}: ", _names(split.classes))),
         ("Real shots", real),
-        ("Selection", choosing if split.selection else "none: the last step is kept"),
+        ("Selection", choosing),
         ("Test", f"{number(evidence.evaluation['test_images'])} real images that no other stage opens"),
         ("Seed", params.seed),
         ("Generator", f"{params.model}, {base.resolution} px, licence {base.licence}"),
@@ -179,8 +183,8 @@ def _not_helping(evidence: Evidence) -> Html:
     lines = []
     weak = [gain for gain in evidence.gains.values() if gain.outcome != "helps"]
     for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
-        (arm, kind, classifier), (other, _, _) = gain.of.split("/"), gain.minus.split("/")
-        against = "the real shots alone" if other == REAL else f"{other}’s images in their place"
+        (arm, kind, classifier), (other, real, _) = gain.of.split("/"), gain.minus.split("/")
+        against = REAL_ARMS[real] if other == REAL else f"{other}’s images in their place"
         what = f"{classifier}, {'real shots + ' if kind == 'both' else ''}{arm}{'' if kind == 'both' else ' alone'}"
         ends = f" points ({point_interval(gain.low, gain.high)})"
         lines.append(
