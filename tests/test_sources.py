@@ -83,7 +83,7 @@ def write_csv(root: Path, lines: list[str], count: int = 24) -> str:
 
 def test_a_csv_lists_images_with_labels(raw: dict[str, Any], tmp_path: Path) -> None:
     lines = ["\ufefflabel,path", *(f'"{"cat, wild" if i % 2 else "dog"}",./{i}.png' for i in range(24))]
-    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=4)
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=4, selection="coop")
     assert split.classes == ("cat, wild", "dog")
     assert len(split.train) == len(split.selection) == 8
     assert len(test.test) == 2 * round(0.3 * 12)

@@ -35,7 +35,7 @@ class Split:
 
     ``classes`` are the names in label order, as the source gives them. ``template`` is the caption, holding
     ``{class}``. ``invariances`` are the changes that keep a label. ``train`` holds ``shots`` images per class,
-    by class and in the order of their permutation; ``selection`` the further images that may choose an epoch.
+    by class and in the order of their permutation; ``selection`` the images that may choose a step or a configuration.
     ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
     """
 
