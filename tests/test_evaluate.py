@@ -126,6 +126,11 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
     assert by_key["stable_diffusion", "both", "resnet20"]["seconds_adapt"] == ""
     assert by_key["real", "real", "clip_lora"]["fid"] == ""
     assert by_key["zero_shot", "none", "clip_zeroshot"]["labels_train_per_class"] == "0"
+    assert (adapted["labels_train_per_class"], adapted["labels_selection_per_class"]) == ("4.0", "0.0")
+    # Nothing was selected on, so that there is no temperature: before and after are the same.
+    assert (adapted["selection"], adapted["temperature"]) == ("fixed", "1.0")
+    assert float(adapted["nll"]) == float(adapted["nll_scaled"]) > 0
+    assert float(adapted["ece"]) == float(adapted["ece_scaled"]) < 1
     metrics = read_json(place.result("metrics"), "")
     assert metrics["datadream_dset"]["resnet20"].keys() == {"synthetic", "both"}
     assert metrics["real"].keys() == {"resnet20", "clip_lora", "linear_probe"}

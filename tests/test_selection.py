@@ -15,6 +15,7 @@ import toy
 from dreamset import adapt, classifiers, folds, generate, plan, prepare, selection, train
 from dreamset import params as parameters
 from dreamset.classifiers import fit
+from dreamset.cli import main
 from dreamset.errors import InputError
 from dreamset.files import read_json
 from dreamset.splits import Sample, Split, read_split, write_split
@@ -269,6 +270,11 @@ def test_cv_repeats_all_of_the_method_without_what_a_fold_holds_out(
         assert (run["selection"], run["temperature_images"]) == ("cv", 12)
         assert run["chosen_step"] == run["choice"]["step"] == len(run["loss"])
         assert len(run["tried"]) == 2
+
+    # What folds use is not garbage.
+    (place.root / "params.yaml").write_text((toy.ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.chdir(place.root)
+    main(["gc"])
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work that was done is done again")

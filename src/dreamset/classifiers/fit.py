@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dreamset.classifiers.arrays import Labelled
 
 
-STRONG: Final = 4  # operations of strong augmentation, which mixes images as well
+STRONG: Final = 3  # operations of strong augmentation, which mixes images as well
 CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix; that of its MixUp is a configuration's, or else
 MIXUP: Final = 0.2
 _RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more are drawn from the host, a batch ahead
