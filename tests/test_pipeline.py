@@ -193,7 +193,7 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
     copy_project(tmp_path)
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["active"] = ["stable_diffusion", "datadream_dset"]
-    raw["train"]["classifiers"] = ["resnet20"]
+    raw["train"] |= {"classifiers": ["resnet20"], "baselines": []}
     raw["evaluate"]["bootstrap"] = 100
     row = raw["models"]["bundled"]
     row["adapt"]["dataset"] |= {"max_steps": 2, "batch": 4, "warmup": 1}
