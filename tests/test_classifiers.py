@@ -13,7 +13,7 @@ import torch
 import toy
 from dreamset import classifiers
 from dreamset.classifiers import arrays, clip, clip_lora, fit, pretrained
-from dreamset.classifiers.augment import Augment
+from dreamset.classifiers.augment import Augment, Mix
 from dreamset.errors import InputError
 from dreamset.splits import Split
 from dreamset.workspace import Workspace
@@ -286,6 +286,34 @@ def test_bfloat16_trains_and_scores_and_leaves_logits_in_float32(folder: Path, m
     assert (results[1][1].view(np.uint32) & 0xFFFF).any()
 
 
+def test_a_linear_probe_learns_its_head_alone_and_comes_back_from_disk(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    params = toy.params(models__bundled__clip=str(folder))
+    split = _split(root)
+    probe = classifiers.build("linear_probe", params.base, split, root)
+    assert [name for name, value in probe.named_parameters() if value.requires_grad] == ["head.weight", "head.bias"]
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
+    assert not classifiers.Predictor(probe, split.classes).logits(pixels).any()  # it starts from nothing
+    tower = {name: value.clone() for name, value in probe.model.state_dict().items()}
+    data = arrays.Labelled(pixels, np.arange(12) % 3, tuple(map(str, range(12))))
+    row = toy.params(models__bundled__train__linear_probe__steps=30).base.train.linear_probe
+    sources = [fit.Source("real", data, 1.0, 1.0)]
+    history = fit.fit(probe, sources, data, row, selections=1, invariances=(), crop=1.0, seed=("probe",))
+    assert history.losses[-1] < history.losses[0]
+    assert all(torch.equal(value, tower[name]) for name, value in probe.model.state_dict().items())
+    prompts = [split.prompt(label) for label in range(3)]
+    record = {"classifier": "linear_probe", "classes": split.classes, "prompts": prompts, "temperature": 2.0}
+    classifiers.save(probe, tmp_path / "saved", record)
+    loaded = classifiers.load(tmp_path / "saved")
+    logits = loaded.logits(pixels)
+    assert np.array_equal(logits, history.logits[30])
+    probabilities = loaded.probabilities(logits)
+    assert probabilities.sum(1) == pytest.approx(1)
+    assert probabilities.dtype == np.float32
+    ratio = np.log(probabilities[:, 0] / probabilities[:, 1])
+    assert ratio == pytest.approx((logits[:, 0] - logits[:, 1]) / 2, abs=1e-4)
+
+
 def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an open_clip folder"):
         _read(tmp_path)
@@ -375,3 +403,60 @@ def test_crops_keep_the_share_of_the_area_that_they_must() -> None:
     # A crop stays inside the image.
     for axis in (0, 1):
         assert float((matrices[:, axis, 2].abs() + matrices[:, axis, axis].abs()).max()) <= 1 + 1e-6
+
+
+def test_mixup_blends_and_cutmix_pastes_in_the_share_that_is_told() -> None:
+    # Image i is i everywhere, so that a pixel tells whose it is.
+    images = torch.arange(6.0)[:, None, None, None].expand(6, 3, 16, 16) / 5
+    shares = []
+    for seed in range(20):
+        mixed, other, share = Mix(0.4, 0.0, seed)(images)
+        assert torch.allclose(mixed, share * images + (1 - share) * images[other])
+        assert sorted(other.tolist()) == list(range(6))
+        pasted, other, kept = Mix(0.0, 1.0, seed)(images)
+        own, strange = pasted == images, pasted == images[other]
+        assert bool((own | strange).all())
+        moved = other != torch.arange(6)
+        assert own[moved].float().mean().item() == pytest.approx(kept)
+        shares += [share, kept]
+    assert all(0 <= share <= 1 for share in shares)
+    assert min(shares) < 0.2 < 0.8 < max(shares)
+    same, _, all_of_it = Mix(0.0, 0.0, 0)(images)
+    assert same is images
+    assert all_of_it == 1
+
+
+def test_the_loss_of_mixed_images_is_shared_between_both_labels() -> None:
+    class Bright(torch.nn.Module):
+        """Class 1 by how bright an image is."""
+
+        size, label_smoothing = 16, 0.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            bright = self.weight * (images[:, 0, 8, 8] - 0.2)
+            return torch.stack([-bright, bright], 1)
+
+    class Swapped(Mix):
+        def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+            return images, torch.tensor([1, 0]), 0.7
+
+    pixels = np.stack([np.full((16, 16, 3), value, np.uint8) for value in (0, 255)])
+    sources = [fit.Source("real", arrays.Labelled(pixels, np.array([0, 1]), ("a", "b")), 1.0, 1.0)]
+    loader = fit._Loader(Bright(), sources, 2, Augment((), 1.0, 0), ("m",), Swapped(0.0, 0.0, 0))
+    logits = torch.tensor([[0.6, -0.6], [-2.4, 2.4]])
+    own, other = (torch.nn.functional.cross_entropy(logits, torch.tensor(labels)) for labels in ([0, 1], [1, 0]))
+    assert float(loader.loss().detach()) == pytest.approx(float(0.7 * own + 0.3 * other), rel=1e-4)
+
+
+def test_strong_augmentation_obeys_the_invariances() -> None:
+    ramp = torch.linspace(0, 1, 16).expand(40, 3, 16, 16).contiguous()
+    strong = Augment((), 1.0, 3, operations=fit.STRONG)(ramp)
+    # Left stays darker than right, whatever was drawn: neither flips nor half turns.
+    assert bool((strong[..., 9:13].mean((1, 2, 3)) > strong[..., 3:7].mean((1, 2, 3))).all())
+    grey = torch.full((40, 3, 16, 16), 0.5)
+    assert Augment((), 1.0, 3, operations=fit.STRONG)(grey)[..., 6:10, 6:10].sub(0.5).abs().max() < 1e-5
+    assert Augment(("colour",), 1.0, 3, operations=fit.STRONG)(grey)[..., 6:10, 6:10].sub(0.5).abs().max() > 0.1

@@ -59,7 +59,7 @@ def test_every_run_is_there_and_its_accuracy_is_that_of_its_predictions(
 ) -> None:
     place, evaluation = world
     keys = [evaluate.key_of(run["arm"], run["train_on"], run["classifier"]) for run in evaluation["runs"]]
-    assert len(keys) == len(set(keys)) == 1 + 2 + 2 * 4
+    assert len(keys) == len(set(keys)) == 1 + (2 * 2 + 1) + 2 * 4
     guesses = read_json(place.plots("evaluate") / "predictions.json", "")
     labels = np.array(guesses["labels"])
     assert labels.tolist() == [sample.label for sample in read_test(place.test_split).test]
@@ -98,6 +98,8 @@ def test_differences_are_paired_and_of_the_stated_runs(world: tuple[Workspace, d
         ("datadream_dset/both", "stable_diffusion/both"),
         ("datadream_dset/both", "real/real"),
         ("stable_diffusion/both", "real/real"),
+        ("datadream_dset/both", "real/real_strong"),
+        ("stable_diffusion/both", "real/real_strong"),
     }
 
 
@@ -189,9 +191,15 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
     assert by_key["stable_diffusion", "both", "resnet20"]["seconds_adapt"] == ""
     assert by_key["real", "real", "clip_lora"]["fid"] == ""
     assert by_key["zero_shot", "none", "clip_zeroshot"]["labels_train_per_class"] == "0"
+    assert (adapted["labels_train_per_class"], adapted["labels_selection_per_class"]) == ("4.0", "0.0")
+    # Nothing was selected on, so that there is no temperature: before and after are the same.
+    assert (adapted["selection"], adapted["temperature"]) == ("fixed", "1.0")
+    assert float(adapted["nll"]) == float(adapted["nll_scaled"]) > 0
+    assert float(adapted["ece"]) == float(adapted["ece_scaled"]) < 1
     metrics = read_json(place.result("metrics"), "")
     assert metrics["datadream_dset"]["resnet20"].keys() == {"synthetic", "both"}
-    assert metrics["real"].keys() == {"resnet20", "clip_lora"}
+    assert metrics["real"].keys() == {"resnet20", "clip_lora", "linear_probe"}
+    assert metrics["real_strong"].keys() == {"resnet20", "clip_lora"}
     assert metrics["zero_shot"].keys() == {"clip_zeroshot"}
     with (place.plots("evaluate") / "confusion/real_real_resnet20.csv").open() as file:
         pairs = list(csv.DictReader(file))
@@ -257,7 +265,7 @@ def test_two_thousand_classes_are_trained_and_scored_without_a_square_of_them(tm
     for arm in train.arms(params):
         train.run(params, place, arm)
     evaluation = evaluate.run(params, place)
-    assert len(evaluation["runs"]) == 1 + 2 + 4
+    assert len(evaluation["runs"]) == 1 + (2 * 2 + 1) + 4
     assert all(len(run["per_class"]) == count and len(run["most_confused"]) == 3 for run in evaluation["runs"])
     guesses = read_json(place.plots("evaluate") / "predictions.json", "")
     for run in evaluation["runs"]:

@@ -73,7 +73,7 @@ def small(place: Workspace, generator: Path, **changes: Any) -> Params:
         "train__classifiers": ["resnet20"],
         "evaluate__folds": FOLDS,
         "prepare__source": f"imagefolder:{place.root / 'raw'}",
-        "prepare__selection_per_class": 0,
+        "selection": "fixed",
         "prepare__template": "a photo of a {class}",
         f"{row}generator": str(generator),
         f"{row}train__resnet20__steps": 4,

@@ -218,7 +218,7 @@ def test_windowed_files_reach_later_stages_with_8_bits(raw: dict[str, Any], tmp_
             pixels = rng.integers(1000, 2000, (6, 6), dtype=np.uint16)
             (tmp_path / "raw" / name / f"{i}.png").write_bytes(encoded(Image.fromarray(pixels)))
     workspace = Workspace.at(tmp_path / "w")
-    mine = params(raw, tmp_path / "raw", shots=2, selection_per_class=1, window=[1000, 2000])
+    mine = params(raw, tmp_path / "raw", shots=2, selection="extra:1", window=[1000, 2000])
     prepare.run(mine, workspace)
     split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
     assert split.channels == 1
@@ -272,7 +272,7 @@ def test_a_folder_of_odd_and_bad_files(raw: dict[str, Any], tmp_path: Path) -> N
     (root / "odd/loop.png").symlink_to(root / "odd/loop.png")
     os.mkfifo(root / "odd/pipe.png")
     workspace = Workspace.at(tmp_path / "w")
-    summary = prepare.run(params(raw, root, max_rejected=28, shots=2, selection_per_class=1), workspace)
+    summary = prepare.run(params(raw, root, max_rejected=28, shots=2, selection="extra:1"), workspace)
     reasons = {Path(row["file"]).name: row["reason"] for row in json.loads(workspace.rejected.read_text())}
     assert set(reasons) == {*BAD, "none.png", "loop.png", "pipe.png"}
     assert summary["rejected"] == len(reasons) == 28
@@ -381,7 +381,7 @@ def test_validation_folders_are_for_selection(raw: dict[str, Any], tmp_path: Pat
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(encoded(Image.fromarray(np.full((2, 2, 3), (c, i, k), np.uint8))))
     workspace = Workspace.at(tmp_path / "w")
-    prepare.run(params(raw, root), workspace)
+    prepare.run(params(raw, root, selection="coop"), workspace)
     split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
     for samples, part in ((split.train, "train"), (split.selection, "valid"), (test.test, "test")):
         assert len(samples) == 8
@@ -393,7 +393,7 @@ def test_two_thousand_classes_take_seconds(raw: dict[str, Any], tmp_path: Path) 
     workspace = Workspace.at(tmp_path / "w")
     raw["evaluate"]["protocol"] = "test"
     start = time.perf_counter()
-    summary = prepare.run(params(raw, root, shots=1, selection_per_class=1), workspace)
+    summary = prepare.run(params(raw, root, shots=1, selection="extra:1"), workspace)
     assert time.perf_counter() - start < 20
     assert (summary["train"], summary["selection"], summary["test"]) == (2000, 2000, 2000)
     split = splits.read_split(workspace.splits)
@@ -449,7 +449,7 @@ def test_shots_are_nested_and_parts_disjoint(
     previous: list[list[str]] = [[] for _ in range(classes)]
     tests = set()
     for shots in range(1, most + 1):
-        mine = params(raw, "digits", shots=shots, seed=seed, selection_per_class=selected)
+        mine = params(raw, "digits", shots=shots, seed=seed, selection=f"extra:{selected}" if selected else "fixed")
         train, selection, test = prepare.draw(whole, mine)
         prepare.check_overlap({"train": train, "selection": selection, "test": test})
         assert len(train) == classes * shots and len(selection) == classes * selected
@@ -473,7 +473,7 @@ def test_groups_and_copies_never_cross_parts(
         raw,
         "digits",
         shots=data.draw(st.integers(1, 3)),
-        selection_per_class=data.draw(st.integers(0, 2)),
+        selection=data.draw(st.sampled_from(["fixed", "extra:1", "extra:2"])),
         test_share=data.draw(st.floats(0.05, 0.9)),
     )
     try:

@@ -90,7 +90,8 @@ def test_prepare_says_the_native_size_of_the_shots(raw: dict[str, Any], workspac
             size = sides[index % 2]
             pixels = RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
             (tmp_path / "raw" / name / f"{index}.png").write_bytes(png(pixels))
-    raw["prepare"] |= {"source": f"imagefolder:{tmp_path / 'raw'}", "selection_per_class": 1}
+    raw["prepare"]["source"] = f"imagefolder:{tmp_path / 'raw'}"
+    raw["selection"] = "extra:1"
     prepare.run(parameters.parse(raw), place)
     split = read_split(place.splits)
     drawn = sorted(min(read_rgb(place.cell / sample.path).size) for sample in split.train)

@@ -195,7 +195,7 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
     copy_project(tmp_path)
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["active"] = ["stable_diffusion", "datadream_dset"]
-    raw["train"]["classifiers"] = ["resnet20"]
+    raw["train"] |= {"classifiers": ["resnet20"], "baselines": []}
     raw["evaluate"]["bootstrap"] = 100
     raw["adapt"] |= {"sample_images": 1, "sample_steps": 2}
     row = raw["models"]["bundled"]

@@ -90,18 +90,18 @@ def test_a_small_class_is_used_whole_with_a_warning(raw: dict[str, Any], tmp_pat
         (root / f"dog/{i}.png").unlink()
     workspace = Workspace.at(tmp_path / "w")
     source = f"imagefolder:{root}"
-    summary = prepare.run(settings(raw, source=source, shots=5, selection_per_class=0), workspace)
+    summary = prepare.run(settings(raw, source=source, shots=5, selection="fixed"), workspace)
     assert summary["train_per_class"] == {"cat": 5, "dog": 2, "eel": 5}
     assert summary["warnings"] == [
         "1 of 3 classes have fewer images than shots asks for and are used whole (most is lacking in 'dog': 2 of 5)"
     ]
-    enough = prepare.run(settings(raw, source=source, shots=2, selection_per_class=0), workspace)
+    enough = prepare.run(settings(raw, source=source, shots=2, selection="fixed"), workspace)
     assert enough["warnings"] == []
-    every = prepare.run(settings(raw, source=source, shots="all", selection_per_class=1), workspace)
+    every = prepare.run(settings(raw, source=source, shots="all", selection="extra:1"), workspace)
     assert every["train_per_class"] == {"cat": 7, "dog": 1, "eel": 7}
     assert (every["selection"], every["warnings"]) == (3, [])
     with pytest.raises(InputError, match=r"class 'dog' has 2 usable .*shots: all and 2 for selection"):
-        prepare.run(settings(raw, source=source, shots="all", selection_per_class=2), workspace)
+        prepare.run(settings(raw, source=source, shots="all", selection="extra:2"), workspace)
 
 
 def photograph(seed: int) -> Image.Image:
@@ -120,12 +120,12 @@ def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dic
                 photograph(100 * c + first + i).save(root / part / name / f"{i}.png")
     source = f"imagefolder:{root}"
     workspace = Workspace.at(tmp_path / "w")
-    clean = prepare.run(settings(raw, source=source, shots=6, selection_per_class=0), workspace)
+    clean = prepare.run(settings(raw, source=source, shots=6, selection="fixed"), workspace)
     assert (clean["near_duplicates"], json.loads(workspace.near_duplicates.read_text())) == (0, [])
     # Saved again with losses, and smaller: other bytes, other pixels, the same picture.
     photograph(3).save(root / "test/cat/again.jpg", quality=40)
     photograph(103).resize((48, 36)).save(root / "test/dog/small.png")
-    params = settings(raw, source=source, shots=6, selection_per_class=0, max_near_duplicates=2)
+    params = settings(raw, source=source, shots=6, selection="fixed", max_near_duplicates=2)
     summary = prepare.run(params, workspace)
     assert "2 test or selection images are near-duplicates" in summary["warnings"][0]
     listed = json.loads(workspace.near_duplicates.read_text())
@@ -135,7 +135,7 @@ def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dic
     }
     assert all(row["part"] == "test" and row["like_part"] == "train" for row in listed)
     with pytest.raises(InputError, match=r"2 test or selection images .*near_duplicates\.json.*max_near_duplicates"):
-        prepare.run(settings(raw, source=source, shots=6, selection_per_class=0, max_near_duplicates=1), workspace)
+        prepare.run(settings(raw, source=source, shots=6, selection="fixed", max_near_duplicates=1), workspace)
 
 
 def test_near_duplicates_are_held_out_together(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -146,14 +146,14 @@ def test_near_duplicates_are_held_out_together(raw: dict[str, Any], tmp_path: Pa
             photograph(100 * c + i).save(root / name / f"{i}.png")
             photograph(100 * c + i).save(root / name / f"{i}.jpg", quality=40)
     workspace = Workspace.at(tmp_path / "w")
-    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=4, selection_per_class=0), workspace)
+    prepare.run(settings(raw, source=f"imagefolder:{root}", shots=4, selection="fixed"), workspace)
     names = [Path(s.path).stem for s in splits.read_test(workspace.test_split).test if s.label == 0]
     assert names and all(names.count(name) == 2 for name in names)
 
 
 def test_no_two_real_digits_are_near_duplicates(raw: dict[str, Any], workspace: Workspace) -> None:
     # 8x8 pixels: hundreds of pairs agree in the hash alone.
-    summary = prepare.run(settings(raw, shots="all", selection_per_class=16), workspace)
+    summary = prepare.run(settings(raw, shots="all", selection="extra:16"), workspace)
     assert (summary["train"], summary["near_duplicates"]) == (915, 0)
 
 
@@ -163,7 +163,7 @@ def test_a_picture_of_one_colour_is_like_no_other() -> None:
 
 
 def test_writers_do_not_cross_splits(raw: dict[str, Any], workspace: Workspace) -> None:
-    prepare.run(settings(raw, shots=16), workspace)
+    prepare.run(settings(raw, shots=16, selection="coop"), workspace)
     split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
     parts = [{s.group for s in part} for part in (split.train, split.selection, test.test)]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
@@ -217,7 +217,7 @@ def test_one_picture_in_two_splits_fails(raw: dict[str, Any], tmp_path: Path) ->
     # The same pixels in another file format.
     Image.open(root / "train/dog/1.png").save(root / "test/dog/again.bmp")
     with pytest.raises(InputError, match="same picture"):
-        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection_per_class=2), Workspace.at(tmp_path))
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection="extra:2"), Workspace.at(tmp_path))
 
 
 def test_copies_of_one_picture_are_held_out_together(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_copies_of_one_picture_are_held_out_together(raw: dict[str, Any], tmp_pa
         Image.open(root / f"cat/{i}.png").save(root / f"cat/copy{i}.bmp")
     workspace = Workspace.at(tmp_path / "w")
     held_out = {"source": f"imagefolder:{root}", "evaluate": raw["evaluate"] | {"protocol": "test"}}
-    prepare.run(settings(raw, **held_out, shots=2, selection_per_class=0), workspace)
+    prepare.run(settings(raw, **held_out, shots=2, selection="fixed"), workspace)
     names = [
         Path(s.path).stem.removeprefix("copy") for s in splits.read_test(workspace.test_split).test if s.label == 0
     ]
@@ -274,7 +274,7 @@ def test_too_few_images_names_the_class(raw: dict[str, Any], tmp_path: Path) -> 
     for i in range(3, 12):
         (root / f"dog/{i}.png").unlink()
     with pytest.raises(InputError, match=r"class 'dog' has 3 usable images.*shots: 2"):
-        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2), Workspace.at(tmp_path))
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=2, selection="coop"), Workspace.at(tmp_path))
 
 
 @pytest.mark.skipif(not CALTECH.is_dir(), reason="the Caltech-101 photographs are not beside the project")

@@ -148,7 +148,7 @@ def test_a_folder_is_searched_without_its_folders_names_copies_and_labelled_imag
     raw: dict[str, Any], tmp_path: Path, pictures: Path
 ) -> None:
     raw["models"]["bundled"]["retrieval"] = f"imagefolder:{pictures}"
-    raw["prepare"]["selection_per_class"] = 0
+    raw["selection"] = "fixed"
     place = Workspace.at(tmp_path / "project")
     params = parse(raw, per_class=5)
     prepare.run(params, place)
@@ -170,7 +170,7 @@ def test_a_folder_is_searched_without_its_folders_names_copies_and_labelled_imag
 def test_too_few_images_are_told_with_the_numbers(raw: dict[str, Any], tmp_path: Path, pictures: Path) -> None:
     place = Workspace.at(tmp_path / "project")
     raw["models"]["bundled"]["retrieval"] = f"imagefolder:{pictures}"
-    raw["prepare"]["selection_per_class"] = 0
+    raw["selection"] = "fixed"
     with pytest.raises(InputError, match=r"models\.bundled\.retrieval: .* has 121 usable images .* are 130; lower"):
         run(parse(raw, per_class=13), place)
     # One of 121 is broken: 12 for each class fit still, and no more.

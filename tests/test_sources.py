@@ -84,7 +84,7 @@ def write_csv(root: Path, lines: list[str], count: int = 24) -> str:
 def test_a_csv_lists_images_with_labels(raw: dict[str, Any], tmp_path: Path) -> None:
     lines = ["\ufefflabel,path", *(f'"{"cat, wild" if i % 2 else "dog"}",./{i}.png' for i in range(24))]
     raw["evaluate"]["protocol"] = "test"
-    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=4)
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=4, selection="coop")
     assert split.classes == ("cat, wild", "dog")
     assert len(split.train) == len(split.selection) == 8
     assert len(test.test) == 2 * round(0.3 * 12)
@@ -95,7 +95,7 @@ def test_a_csv_lists_images_with_labels(raw: dict[str, Any], tmp_path: Path) -> 
 def test_the_parts_of_a_csv_are_kept(raw: dict[str, Any], tmp_path: Path) -> None:
     parts = ["train", "train", "val", "test"]
     lines = ["path,label,split", *(f"{i}.png,{'ab'[i % 2]},{parts[i // 2 % 4]}" for i in range(24))]
-    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=2, selection_per_class=2)
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=2, selection="extra:2")
     for samples, part in ((split.train, "train"), (split.selection, "val"), (test.test, "test")):
         assert {parts[int(Path(s.path).stem) // 2 % 4] for s in samples} == {part}
     assert len(test.test) == 6
@@ -107,8 +107,8 @@ def test_a_group_of_a_csv_stays_in_one_part(raw: dict[str, Any], tmp_path: Path,
     # Patients have images of both classes, and some images have no group.
     group = [f"p{i // 4}" if i < 20 else "" for i in range(24)]
     lines = ["path,label,group", *(f"{i}.png,{'ab'[i % 2]},{group[i]}" for i in range(24))]
-    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=3, selection_per_class=2, seed=seed)
-    fewer, _ = run(raw, tmp_path / "w1", write_csv(tmp_path, lines), shots=1, selection_per_class=2, seed=seed)
+    split, test = run(raw, tmp_path / "w", write_csv(tmp_path, lines), shots=3, selection="extra:2", seed=seed)
+    fewer, _ = run(raw, tmp_path / "w1", write_csv(tmp_path, lines), shots=1, selection="extra:2", seed=seed)
     assert {s.sha256 for s in fewer.train} <= {s.sha256 for s in split.train}
     parts = [{s.group for s in part} for part in (split.train, split.selection, test.test)]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
@@ -166,7 +166,7 @@ def test_listed_files_that_are_missing_are_rejected(raw: dict[str, Any], tmp_pat
 @pytest.mark.parametrize("folder", ["images", "101_ObjectCategories", "2750", "."])
 def test_a_coop_split_finds_its_images(raw: dict[str, Any], tmp_path: Path, folder: str) -> None:
     file = write_coop(tmp_path, folder, "split.json", ["ant_hill", "bee"])
-    split, test = run(raw, tmp_path / "w", f"coop:{file}", shots=2, selection_per_class=2)
+    split, test = run(raw, tmp_path / "w", f"coop:{file}", shots=2, selection="extra:2")
     assert split.classes == ("ant_hill", "bee")
     assert split.prompt(0) == "a photo of a ant hill"
     assert all(name.startswith("train") for name in names(split.train))
@@ -205,7 +205,7 @@ def test_copies_of_test_images_are_passed_over_in_a_published_split(raw: dict[st
     file = write_coop(tmp_path, "images", "split.json", ["ant", "bee"], (4, 2, 2))
     Image.open(tmp_path / "images/c0/test1.jpg").save(tmp_path / "images/c0/train2.jpg", "BMP")
     Image.open(tmp_path / "images/c1/val0.jpg").save(tmp_path / "images/c1/train3.jpg", "PNG")
-    split, test = run(raw, tmp_path / "w", f"coop:{file}", shots=3, selection_per_class=2)
+    split, test = run(raw, tmp_path / "w", f"coop:{file}", shots=3, selection="extra:2")
     assert sorted(names(split.train)) == [
         "train0.jpg",
         "train0.jpg",
@@ -272,7 +272,7 @@ def test_prompts_of_presets(
     preset = presets.PRESETS[name]
     tiny(monkeypatch, name, 2, (6, 4, 4))
     write_coop(tmp_path, preset.folder, preset.split, [class_name, "other"])
-    split, _ = run(raw, tmp_path / "w", f"{name}:{tmp_path}", shots=2, selection_per_class=2)
+    split, _ = run(raw, tmp_path / "w", f"{name}:{tmp_path}", shots=2, selection="extra:2")
     assert split.classes[0] == class_name
     assert split.prompt(0) == prompt
     assert split.invariances == preset.invariances
@@ -315,7 +315,7 @@ def test_aircraft_follow_the_official_lists(
                 number += 1
         (root / f"images_variant_{part}.txt").write_text("\n".join(lines))
     (root / "variants.txt").write_text("Cessna 172\nF-16A/B\n")
-    split, test = run(raw, tmp_path / "w", f"fgvc_aircraft:{tmp_path / 'd'}", shots=2, selection_per_class=1)
+    split, test = run(raw, tmp_path / "w", f"fgvc_aircraft:{tmp_path / 'd'}", shots=2, selection="extra:1")
     assert split.classes == ("Cessna 172", "F-16A/B")
     assert split.prompt(1) == "a aircraft photo of a F-16A/B"
     assert names(test.test) == ["0000007.jpg", "0000006.jpg"]
@@ -339,7 +339,7 @@ def test_imagenet_is_tested_on_its_validation_images(
     with pytest.raises(InputError, match=r"imagenet has 3 classes and 12 \+ 0 \+ 3"):
         read(raw, f"imagenet:{tmp_path}")
     tiny(monkeypatch, "imagenet", 3, (12, 0, 3))
-    split, test = run(raw, tmp_path / "w", f"imagenet:{tmp_path}", shots=2, selection_per_class=2)
+    split, test = run(raw, tmp_path / "w", f"imagenet:{tmp_path}", shots=2, selection="extra:2")
     assert split.classes == ("tench", "missile", "projectile missile")
     assert all("/val/" in sample.path for sample in test.test)
     assert all("/train/" in sample.path for sample in (*split.train, *split.selection))
@@ -372,7 +372,7 @@ def test_the_shots_of_an_index_file_are_used(raw: dict[str, Any], tmp_path: Path
     rows["train"].append(["c0/train1.jpg", 1, "ant"])
     index_file(tmp_path / "shot_2-seed_0.json", rows, plain)
     pattern = str(tmp_path / "shot_{shots}-seed_{seed}.json")
-    split, _ = run(raw, tmp_path / "w", source, shots=2, few_shot=pattern, selection_per_class=1)
+    split, _ = run(raw, tmp_path / "w", source, shots=2, few_shot=pattern, selection="extra:1")
     assert names(split.train) == ["train3.jpg", "train1.jpg", "train5.jpg", "train0.jpg"]
     assert names(split.selection) == ["val3.jpg", "val2.jpg"]
     for changes, words in (
@@ -410,7 +410,7 @@ def test_a_listed_shot_that_copies_a_test_image_is_replaced(raw: dict[str, Any],
     rows = {"train": [["c0/train1.jpg", 0, "ant"], ["c0/train2.jpg", 0, "ant"]]}
     rows["train"] += [["c1/train0.jpg", 1, "bee"], ["c1/train1.jpg", 1, "bee"]]
     file = index_file(tmp_path / "shots.json", rows)
-    split, _ = run(raw, tmp_path / "w", source, shots=2, few_shot=str(file), selection_per_class=2)
+    split, _ = run(raw, tmp_path / "w", source, shots=2, few_shot=str(file), selection="extra:2")
     assert names(split.train) == ["train2.jpg", "train0.jpg", "train0.jpg", "train1.jpg"]
     assert "c0/train1.jpg" in (tmp_path / "w/data/splits/rejected.json").read_text()
 
@@ -456,7 +456,7 @@ def test_cifar10_writes_only_what_is_drawn(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cifar(tmp_path, monkeypatch)
-    split, test = run(raw, tmp_path / "w", f"cifar10:{tmp_path}", shots=3, selection_per_class=2)
+    split, test = run(raw, tmp_path / "w", f"cifar10:{tmp_path}", shots=3, selection="extra:2")
     assert split.prompt(9) == "a photo of a truck"
     assert (len(split.train), len(split.selection), len(test.test)) == (30, 20, 100)
     assert len(list((tmp_path / "w/data/real").iterdir())) == 50
@@ -492,7 +492,7 @@ def medmnist(path: Path, shape: tuple[int, ...] = (28, 28), classes: int = 2, **
 @pytest.mark.parametrize(("shape", "mode"), [((28, 28), "L"), ((28, 28, 3), "RGB")])
 def test_medmnist(raw: dict[str, Any], tmp_path: Path, shape: tuple[int, ...], mode: str) -> None:
     source = medmnist(tmp_path / "pneumoniamnist_64.npz", shape)
-    split, test = run(raw, tmp_path / "w", source, shots=3, selection_per_class=2)
+    split, test = run(raw, tmp_path / "w", source, shots=3, selection="extra:2")
     assert [split.prompt(0), split.prompt(1)] == ["a chest X-ray of a normal lung", "a chest X-ray of pneumonia"]
     assert all("val_" in name for name in names(split.selection))
     with (

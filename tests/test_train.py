@@ -27,7 +27,7 @@ RECIPE = "datadream_dset"
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     place = Workspace.at(tmp_path)
-    toy.write_splits(place)
+    toy.write_splits(place, selection=3)
     toy.write_synthetic(place, RECIPE)
     # Training may not so much as look: the test manifest is not there.
     place.test_split.unlink()
@@ -63,33 +63,49 @@ class Scripted(torch.nn.Module):
         return torch.nn.functional.one_hot(guess, 3).float()
 
 
-@pytest.mark.parametrize(("script", "chosen"), [([1, 3, 2, 2], 4), ([2, 1, 2, 1], 6), ([0, 0, 0, 0], 8)])
-def test_the_best_step_on_selection_is_kept_and_the_later_of_equals(script: list[int], chosen: int) -> None:
+def test_every_scored_step_can_be_come_back_to() -> None:
+    script = [1, 3, 2, 2]
     classifier = Scripted(script)
     weights = []
     classifier.weight.register_hook(lambda _: weights.append(classifier.weight.detach().clone()))
     source = fit.Source("real", _labelled(5), 1.0, 1.0)
     schedule = _schedule(steps=8, batch=4, warmup=0, lr=0.1)
-    history = fit.fit(
-        classifier, [source], _labelled(3), schedule, selections=4, invariances=(), crop=1.0, seed=("test", 0)
-    )
-    assert [step for step, _ in history.selection] == [2, 4, 6, 8]
-    assert [round(3 * score) for _, score in history.selection] == script
-    assert history.chosen_step == chosen
-    # The hook saw the weights before each step, so those after the chosen one stand next in line.
-    if chosen < 8:
-        assert torch.equal(classifier.weight, weights[chosen])
-        assert not torch.equal(classifier.weight, weights[-1])
+    data = _labelled(3)
+    history = fit.fit(classifier, [source], data, schedule, selections=4, invariances=(), crop=1.0, seed=("test", 0))
+    assert list(history.logits) == list(history.states) == [2, 4, 6, 8]
+    assert [int((logits.argmax(1) == data.labels).sum()) for logits in history.logits.values()] == script
+    last = classifier.weight.detach().clone()
+    assert torch.equal(history.states[8]["weight"], last)
+    # The hook saw the weights before each step, so those after the fourth stand next in line.
+    fit.restore(classifier, history.states[4])
+    assert torch.equal(classifier.weight, weights[4])
+    assert not torch.equal(classifier.weight, last)
 
 
-def test_without_selection_images_the_last_step_is_kept() -> None:
+def test_training_that_stops_early_is_the_beginning_of_one_that_does_not() -> None:
+    found = []
+    for stop in (None, 4):
+        torch.manual_seed(0)
+        network = ResNet20(3, 4, 16, 0.0)
+        source = fit.Source("real", _labelled(5, 9), 1.0, 1.0)
+        schedule = _schedule(steps=8, batch=4, warmup=2)
+        history = fit.fit(
+            network, [source], _labelled(3), schedule, selections=2, invariances=(), crop=0.5, seed=("s",), stop=stop
+        )
+        found.append((history, network.state_dict()))
+    assert found[0][0].losses[:4] == found[1][0].losses
+    assert len(found[0][0].losses) == 8
+    assert all(torch.equal(found[0][0].states[4][name], value) for name, value in found[1][1].items())
+
+
+def test_without_selection_images_nothing_is_scored() -> None:
     classifier = Scripted([])
     source = fit.Source("real", _labelled(5), 1.0, 1.0)
     nothing = arrays.Labelled(np.zeros((0, 16, 16, 3), np.uint8), np.zeros(0, np.int64), ())
     history = fit.fit(
         classifier, [source], nothing, _schedule(steps=6), selections=3, invariances=(), crop=1.0, seed=("test", 0)
     )
-    assert (history.selection, history.chosen_step, len(history.losses)) == ([], 6, 6)
+    assert (history.logits, history.states, len(history.losses)) == ({}, {}, 6)
     assert classifier.weight.abs().sum() > 0
 
 
@@ -139,25 +155,32 @@ def test_learning_rate_warms_up_and_ends_near_zero() -> None:
 
 def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace: Workspace) -> None:
     toy.write_clip(workspace.root / "models/base/clip")
-    params = toy.params()
+    params = toy.params(selection="extra:3")
     results = {arm: train.run(params, workspace, arm) for arm in ("real", RECIPE)}
     assert [(r["train_on"], r["classifier"]) for r in results["real"]["runs"]] == [
-        ("real", "resnet20"),
-        ("real", "clip_lora"),
+        *((kind, "resnet20") for kind in ("real", "real_strong", "real_more")),
+        *((kind, "clip_lora") for kind in ("real", "real_strong", "real_more")),
+        ("real", "linear_probe"),
     ]
     runs = [run for result in results.values() for run in result["runs"]]
-    assert len(runs) == 6
+    assert len(runs) == 11
     for name, steps in (("resnet20", 12), ("clip_lora", 6)):
         assert {run["steps"] for run in runs if run["classifier"] == name} == {steps}
     assert {(run["train_on"], run["real_images"], run["synthetic_images"]) for run in runs} == {
         ("real", 12, 0),
+        ("real_strong", 12, 0),
+        ("real_more", 21, 0),
         ("synthetic", 0, 18),
         ("both", 12, 18),
     }
     result = results[RECIPE]
     assert read_json(workspace.result("train", RECIPE), "") == result
-    assert (result["labels_train_per_class"], result["labels_selection_per_class"]) == (4, 3)
-    assert [point["step"] for point in result["runs"][0]["selection"]] == [4, 8, 12]
+    assert {run["train_on"]: (run["labels_train_per_class"], run["labels_selection_per_class"]) for run in runs} == {
+        **dict.fromkeys(("real", "real_strong", "synthetic", "both"), (4, 3)),
+        "real_more": (7, 0),
+    }
+    assert all((run["selection"], run["temperature_images"]) == ("extra:3", 9) for run in result["runs"])
+    assert [point["step"] for point in result["runs"][0]["selection_curve"]] == [4, 8, 12]
     folder = workspace.classifiers(RECIPE)
     assert sorted(path.name for path in folder.iterdir()) == [
         "both_clip_lora",
@@ -181,14 +204,17 @@ def test_training_learns_and_repeats_and_does_not_know_the_recipe(workspace: Wor
     toy.write_synthetic(workspace, "stable_diffusion")
     changes = {"steps": 60, "batch": 24, "width": 8, "lr": 0.01}
     params = toy.params(
-        train__classifiers=["resnet20"], **{f"models__bundled__train__resnet20__{k}": v for k, v in changes.items()}
+        selection="extra:3",
+        train__classifiers=["resnet20"],
+        train__baselines=[],
+        **{f"models__bundled__train__resnet20__{k}": v for k, v in changes.items()},
     )
     first = train.run(params, workspace, RECIPE)
     twin = train.run(params, workspace, "stable_diffusion")  # the same images under another name
     for one, two in zip(first["runs"], twin["runs"], strict=True):
         assert one["loss"] == two["loss"]
         assert one["loss"][-1]["loss"] < 0.7 * one["loss"][0]["loss"]
-        assert max(point["accuracy"] for point in one["selection"]) > 0.7
+        assert max(point["accuracy"] for point in one["selection_curve"]) > 0.7
     name = "synthetic_resnet20/model.safetensors"
     assert (workspace.classifiers(RECIPE) / name).read_bytes() == (
         workspace.classifiers("stable_diffusion") / name
@@ -218,11 +244,12 @@ def test_an_unknown_arm_is_named(workspace: Workspace) -> None:
 
 
 def test_a_failed_run_leaves_the_old_classifiers(workspace: Workspace) -> None:
-    params = toy.params(train__classifiers=["resnet20"])
+    changes: dict[str, Any] = {"selection": "extra:3", "train__baselines": []}
+    params = toy.params(train__classifiers=["resnet20"], **changes)
     train.run(params, workspace, "real")
     before = sorted(path.name for path in workspace.classifiers("real").rglob("*"))
     with pytest.raises(InputError, match="open_clip folder"):
-        train.run(toy.params(), workspace, "real")
+        train.run(toy.params(**changes), workspace, "real")
     assert sorted(path.name for path in workspace.classifiers("real").rglob("*")) == before
     assert [path.name for path in workspace.classifiers("real").parent.iterdir()] == ["real"]
 

@@ -40,6 +40,7 @@ def params(**changes: Any) -> Params:
     train = raw["models"]["bundled"]["train"]
     train["resnet20"] |= {"width": 4, "steps": 12, "batch": 16, "warmup": 2}
     train["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 6, "batch": 16, "warmup": 1}
+    train["linear_probe"] |= {"steps": 6, "batch": 16, "warmup": 1}
     raw["train"] |= {"selections": 3}
     raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
     raw["active"] = ["stable_diffusion", "datadream_dset"]
@@ -63,7 +64,7 @@ def _real(cell: Path, part: str, counts: int, rng: np.random.Generator) -> tuple
     return tuple(samples)
 
 
-def write_splits(workspace: Workspace, *, shots: int = 4, selection: int = 3, test: int = 8, seed: int = 0) -> Split:
+def write_splits(workspace: Workspace, *, shots: int = 4, selection: int = 0, test: int = 8, seed: int = 0) -> Split:
     """Real images and both manifests."""
     rng = np.random.default_rng(seed)
     split = Split(

@@ -78,8 +78,9 @@ def _dataset(
     yield "---"
     yield f"# Synthetic images: {recipe}"
     yield ""
+    each = told(list(Counter(labels).values()))
     yield (
-        f"{len(labels)} images of {len(split.classes)} classes ({told(list(Counter(labels).values()))} per class), **all synthetic**: drawn "
+        f"{len(labels)} images of {len(split.classes)} classes ({each} per class), **all synthetic**: drawn "
         f"by a diffusion model, none of them a photograph. Labels are the prompts' classes; {checked}."
     )
     yield ""

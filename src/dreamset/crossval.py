@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import adapt, folds, generate, locks, train
+from dreamset import adapt, audit, folds, generate, locks, train
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.params import to_dict
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dreamset.workspace import Workspace
 
     Logits = dict[str, NDArray[np.float32]]
-    Scorer = Callable[["Fold", str], Logits]
+    Scorer = Callable[["Fold", str], "Scored"]
 
 # Sections that change no fold: what is drawn into it stands in its manifest, and its logits are the same however they
 # are counted.
@@ -39,6 +39,13 @@ _NOT_THE_FOLDS: Final = (
     "track",
 )
 _CODE_ASIDE: Final = frozenset({"evaluate.py", "metrics", "prepare.py", "sources"})
+
+
+class Scored(NamedTuple):
+    """What a fold's classifiers said: logits (held images, classes) by name, and the temperature of each."""
+
+    logits: Logits
+    temperatures: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -51,28 +58,34 @@ class Fold:
     held: tuple[Sample, ...]
 
 
-def plan(params: Params, workspace: Workspace, split: Split) -> list[Fold]:
-    """The folds of the shots of ``split``; each shot is held out of exactly one.
+def scored_on(params: Params, split: Split) -> Split:
+    """``split`` with all that is scored as its shots: what ``selection: holdout`` set apart are shots, too.
 
-    Images that only select (``split.selection``) are no shots: every fold keeps them for selecting.
+    Images that only select (``extra:N``) are no shots: every fold keeps them for selecting.
+    """
+    if params.selection != "holdout":
+        return split
+    return dataclasses.replace(split, train=split.train + split.selection, selection=())
+
+
+def plan(params: Params, workspace: Workspace, split: Split) -> list[Fold]:
+    """The folds of the shots of ``split``; each shot is held out of exactly one, and each selects for itself.
 
     Raises:
-        InputError: a class whose shots are all of one group.
+        InputError: a class whose shots are all of one group, or too few to select with inside a fold.
     """
-    held = folds.held_out(split, params.evaluate.folds, "test")
-    selection = folds.absolute(split.selection, workspace)
-    return [
-        Fold(
-            index,
-            folds.at(workspace, "test", index),
-            dataclasses.replace(folds.without(split, own, workspace), selection=selection),
-            folds.absolute(own, workspace),
-        )
-        for index, own in enumerate(held)
-    ]
+    whole = scored_on(params, split)
+    selection = folds.absolute(whole.selection, workspace)
+    found = []
+    for index, held in enumerate(folds.held_out(whole, params.evaluate.folds, "test")):
+        own = dataclasses.replace(folds.without(whole, held, workspace), selection=selection)
+        if params.selection == "holdout":
+            own = folds.holdout(own)
+        found.append(Fold(index, folds.at(workspace, "test", index), own, folds.absolute(held, workspace)))
+    return found
 
 
-def run(params: Params, plan: list[Fold], score: Scorer) -> list[Logits]:
+def run(params: Params, plan: list[Fold], score: Scorer) -> list[Scored]:
     """Do everything that learns in every fold, and score it on what the fold holds out.
 
     What is finished is not done again while its parameters, its images and the code are the same; of what is not,
@@ -84,17 +97,19 @@ def run(params: Params, plan: list[Fold], score: Scorer) -> list[Logits]:
         score: from a fold and an arm to the logits (held images, classes) of the arm's classifiers, by name.
 
     Returns:
-        For each fold the logits of all arms.
+        For each fold the logits of all arms, and the temperatures of the classifiers.
     """
     arms = train.arms(params)
-    found: list[Logits] = [{} for _ in plan]
+    found = [Scored({}, {}) for _ in plan]
     with bar(total=len(plan) * len(arms), what="cross-validation", unit="arm") as progress:
         for index, fold in enumerate(plan):
             _write_manifests(fold)
             for arm in arms:
                 progress.set_description(f"fold {fold.index + 1} of {len(plan)}, {arm}")
                 locks.boundary()
-                found[index] |= _scored(params, fold, arm, score)
+                logits, temperatures = _scored(params, fold, arm, score)
+                found[index].logits.update(logits)
+                found[index].temperatures.update(temperatures)
                 progress.update()
     return found
 
@@ -111,8 +126,8 @@ def _write_manifests(fold: Fold) -> None:
         write_json(path, {"images": own})
 
 
-def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Logits:
-    """The logits of an arm, read where they are finished."""
+def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
+    """The logits and temperatures of an arm, read where they are finished."""
     from safetensors.numpy import load, save
 
     place = fold.workspace
@@ -120,18 +135,20 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Logits:
     # Before the work: what changes while it goes on is not what it was made with.
     made_with = _made_with(params, fold, arm)
     if not _finished(record, file, made_with):
-        if arm != train.REAL:
-            adapt.run(params, place, arm)
-            generate.run(params, place, arm)
-        train.run(params, place, arm)
-        logits = score(fold, arm)
-        atomic_write(file, save(logits))
-        # The file keeps no order of its own.
-        write_json(record, {"made_with": made_with, "sha256": sha256_file(file), "runs": list(logits)})
+        with audit.closed(place):
+            if arm != train.REAL:
+                adapt.run(params, place, arm)
+                generate.run(params, place, arm)
+            train.run(params, place, arm)
+        scored = score(fold, arm)
+        atomic_write(file, save(scored.logits))
+        facts = {"made_with": made_with, "sha256": sha256_file(file), "temperatures": scored.temperatures}
+        write_json(record, facts)
         # Only their logits are wanted, and classifiers of the size of CLIP fill a disk.
         shutil.rmtree(place.classifiers(arm))
-    found = load(file.read_bytes())
-    return {key: found[key] for key in read_json(record, "dreamset evaluate")["runs"]}
+    found, temperatures = load(file.read_bytes()), read_json(record, "dreamset evaluate")["temperatures"]
+    # The file keeps no order of its own.
+    return Scored({key: found[key] for key in temperatures}, temperatures)
 
 
 def _made_with(params: Params, fold: Fold, arm: str) -> str:

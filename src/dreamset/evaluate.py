@@ -17,7 +17,7 @@ from dreamset.files import atomic_write, read_json, write_csv, write_json
 from dreamset.folds import absolute
 from dreamset.seeds import seed_for
 from dreamset.splits import TestSplit, read_split, read_test
-from dreamset.train import REAL, arms, train_on
+from dreamset.train import REAL, arms, runs, train_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +62,12 @@ ROW_COLUMNS: Final = (
     "accuracy_untouched",
     "labels_train_per_class",
     "labels_selection_per_class",
+    "selection",
+    "nll",
+    "ece",
+    "temperature",
+    "nll_scaled",
+    "ece_scaled",
     "steps",
     "seconds_adapt",
     "seconds_generate",
@@ -107,10 +113,11 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "reach": mcnemar.reach(len(labels), params.evaluate.confidence),
         "confidence": params.evaluate.confidence,
         "bootstrap": params.evaluate.bootstrap,
+        "selection": params.selection,
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": len(split.selection) / len(split.classes),
         "runs": [
-            _run_record(params, key, logits[key], right[key], labels, groups, split, trained)
+            _run_record(params, key, logits[key], scored.scaled[key], right[key], labels, groups, split, trained)
             | _untouched(right[key], touched.get(key.split("/")[0]))
             for key in logits
         ],
@@ -136,6 +143,7 @@ def key_of(arm: str, kind: str, classifier: str) -> str:
 class _Scored:
     """What was measured on which images: logits (n, classes) by run, and the synthetic sets beside them.
 
+    ``scaled`` are the logits over the temperature of the classifier that said them.
     ``touched`` are, by recipe, the rows of the images that synthetic ones are near-duplicates of; ``copies`` says which
     of the images are near-duplicates of shots, None where they are the shots.
     """
@@ -143,6 +151,7 @@ class _Scored:
     samples: tuple[Sample, ...]
     labels: NDArray[np.int64]
     logits: dict[str, NDArray[np.float32]]
+    scaled: dict[str, NDArray[np.float32]]
     sets: dict[str, Any]
     touched: dict[str, NDArray[np.int64]]
     copies: dict[str, Any] | None
@@ -151,11 +160,16 @@ class _Scored:
 
 def _tested(params: Params, workspace: Workspace, split: Split, test: TestSplit) -> _Scored:
     """Protocol ``test``: what the other stages made, on the test images."""
+    import numpy as np
+
     if not test.test:
         raise InputError(f"{workspace.test_split}: holds no images; run `dreamset prepare` again.")
     images = _Images(params, workspace, split, test)
-    logits = _zero_shot(params, workspace, split, images) | _all_logits(params, workspace, split, images, arms(params))
-    return _Scored(test.test, images.labels, logits, *_sets(params, workspace, images), None)
+    zero_shot = _zero_shot(params, workspace, split, images)
+    found = _all_logits(params, workspace, split, images, arms(params))
+    scaled = {key: logits / np.float32(found.temperatures[key]) for key, logits in found.logits.items()}
+    sets = _sets(params, workspace, images)
+    return _Scored(test.test, images.labels, zero_shot | found.logits, zero_shot | scaled, *sets, None)
 
 
 def _cross_validated(params: Params, workspace: Workspace, split: Split, _: TestSplit) -> _Scored:
@@ -167,23 +181,28 @@ def _cross_validated(params: Params, workspace: Workspace, split: Split, _: Test
     def images_of(fold: crossval.Fold) -> _Images:
         return _Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held))
 
-    def score(fold: crossval.Fold, arm: str) -> dict[str, NDArray[np.float32]]:
+    def score(fold: crossval.Fold, arm: str) -> crossval.Scored:
         return _all_logits(params, fold.workspace, fold.split, images_of(fold), (arm,))
 
     found = crossval.run(params, folds, score)
-    place = {sample.path: index for index, sample in enumerate(absolute(split.train, workspace))}
+    samples = crossval.scored_on(params, split).train
+    place = {sample.path: index for index, sample in enumerate(absolute(samples, workspace))}
     rows = [np.array([place[sample.path] for sample in fold.held]) for fold in folds]
     order = np.argsort(np.concatenate(rows))
-    every = _Images(params, workspace, split, TestSplit(split.classes, split.train))
+    every = _Images(params, workspace, split, TestSplit(split.classes, samples))
     # Nothing in it was learned from the shots, so that one look at them is enough.
-    logits = _zero_shot(params, workspace, split, every)
-    logits |= {key: np.concatenate([own[key] for own in found])[order] for key in found[0]}
+    zero_shot = _zero_shot(params, workspace, split, every)
+    logits = zero_shot | {key: np.concatenate([own.logits[key] for own in found])[order] for key in found[0].logits}
+    scaled = zero_shot | {
+        key: np.concatenate([own.logits[key] / np.float32(own.temperatures[key]) for own in found])[order]
+        for key in found[0].logits
+    }
     sets, met = _fold_sets(params, workspace, every, [images_of(fold) for fold in folds])
     touched = {
         recipe: np.sort(np.concatenate([own[of] for own, of in zip(rows, found_in, strict=True)]))
         for recipe, found_in in met.items()
     }
-    return _Scored(split.train, every.labels, logits, sets, touched, None, len(folds))
+    return _Scored(samples, every.labels, logits, scaled, sets, touched, None, len(folds))
 
 
 class _Images:
@@ -240,32 +259,33 @@ def _zero_shot(params: Params, workspace: Workspace, split: Split, images: _Imag
 
 def _all_logits(
     params: Params, workspace: Workspace, split: Split, images: _Images, wanted: tuple[str, ...]
-) -> dict[str, NDArray[np.float32]]:
-    """Logits of the classifiers of some arms, by the name of their run; one classifier in memory at a time."""
+) -> crossval.Scored:
+    """Logits and temperatures of the classifiers of some arms, by their run; one classifier in memory at a time."""
     from dreamset import classifiers
 
     folders = {
         key_of(arm, kind, name): workspace.classifiers(arm) / f"{kind}_{name}"
         for arm in wanted
-        for name in params.train.classifiers
-        for kind in train_on(arm)
+        for kind, name in runs(params, arm)
     }
     # Before any work: all are there, and of these classes.
     for key, folder in folders.items():
         if classifiers.classes(folder) != split.classes:
             arm = key.split("/")[0]
             raise InputError(f"{folder}: was trained on other classes; run `dreamset train {arm}` again.")
-    logits = {}
+    found = crossval.Scored({}, {})
     for key, folder in folders.items():
         predictor = classifiers.load(folder)
-        logits[key] = predictor.logits(images.test(predictor.size).images)
-    return logits
+        found.logits[key] = predictor.logits(images.test(predictor.size).images)
+        found.temperatures[key] = predictor.temperature
+    return found
 
 
 def _run_record(
     params: Params,
     key: str,
     logits: NDArray[np.float32],
+    scaled: NDArray[np.float32],
     right: NDArray[np.float64],
     labels: NDArray[np.int64],
     groups: NDArray[np.int64] | None,
@@ -275,7 +295,7 @@ def _run_record(
     """Everything about one classifier's predictions, and how it was trained."""
     import numpy as np
 
-    from dreamset.metrics import accuracy
+    from dreamset.metrics import accuracy, calibration
 
     arm, kind, name = key.split("/")
     interval = _interval(params, right, groups)
@@ -305,10 +325,14 @@ def _run_record(
             for a, p, n in accuracy.most_confused(matrix, 3)
         ],
     }
-    runs = trained[arm]["runs"] if arm in trained else []
-    history = next((run for run in runs if (run["train_on"], run["classifier"]) == (kind, name)), None)
-    for fact in ("steps", "chosen_step", "seconds"):
-        record[fact] = history[fact] if history else 0
+    untrained: dict[str, Any] = {"selection": "fixed", "temperature": 1.0, "steps": 0, "chosen_step": 0, "seconds": 0}
+    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
+    known = trained[arm]["runs"] if arm in trained else []
+    history = next((run for run in known if (run["train_on"], run["classifier"]) == (kind, name)), untrained)
+    record |= {fact: history[fact] for fact in untrained}
+    for suffix, said in (("", logits), ("_scaled", scaled)):
+        record[f"nll{suffix}"] = round(calibration.nll(said, labels), 4)
+        record[f"ece{suffix}"] = round(calibration.ece(said, labels), 4)
     return record
 
 
@@ -333,14 +357,17 @@ def _differences(
 
     What adaptation gains is kept apart from what having synthetic images gains: every adapted recipe against
     every un-adapted one, on synthetic images alone and with the real ones, and every recipe with the real ones
-    against the real ones alone. The test takes images as independent; the interval is over groups where there are any.
+    against the real ones alone, as they are and strongly augmented. The test takes images as independent; the interval
+    is over groups where there are any.
     """
     from dreamset.metrics.mcnemar import mcnemar
 
     plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
     adapted = [recipe for recipe in params.active if recipe not in plain]
-    pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(recipe)]
-    pairs += [((recipe, "both"), (REAL, kind)) for recipe in params.active for kind in train_on(REAL)]
+    pairs = [
+        ((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(params, recipe)
+    ]
+    pairs += [((recipe, "both"), (REAL, kind)) for kind in train_on(params, REAL) for recipe in params.active]
     differences = []
     for classifier in params.train.classifiers:
         for first, second in pairs:
@@ -480,13 +507,8 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "touched": record.get("touched"),
             "accuracy_untouched": record.get("accuracy_untouched"),
             "seconds_train": record["seconds"],
-            "labels_train_per_class": evaluation["labels_train_per_class"],
-            "labels_selection_per_class": evaluation["labels_selection_per_class"],
         }
-        if record["arm"] == ZERO_SHOT:
-            row |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
-        row |= {name: record[name] for name in ("train_on", "classifier", "accuracy", "low", "high", "top5", "steps")}
-        row |= {name: record.get(name) for name in ("balanced_accuracy", "macro_f1", "auroc", "majority")}
+        row |= {name: record[name] for name in ROW_COLUMNS if name in record}
         row |= {name: sets.get(name) for name in SET_MEASURES}
         row |= {name: costs.get(name) for name in ("seconds_adapt", "seconds_generate", "images")}
         table.append({name: row[name] for name in ROW_COLUMNS})
@@ -497,10 +519,11 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The few numbers that ``dvc metrics show`` prints, by recipe."""
     compact: dict[str, Any] = {}
     for record in evaluation["runs"]:
-        arm = compact.setdefault(record["arm"], {})
         if record["arm"] in (REAL, ZERO_SHOT):
-            arm[record["classifier"]] = record["accuracy"]
+            name = record["train_on"] if record["arm"] == REAL else ZERO_SHOT
+            compact.setdefault(name, {})[record["classifier"]] = record["accuracy"]
         else:
+            arm = compact.setdefault(record["arm"], {})
             arm.setdefault(record["classifier"], {})[record["train_on"]] = record["accuracy"]
     for recipe, sets in evaluation["sets"].items():
         compact[recipe] |= {name: sets[name] for name in SET_MEASURES}

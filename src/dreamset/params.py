@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -31,7 +32,11 @@ Shots = Count | Literal["all"] | dict[str, Count]
 Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
-ClassifierName = Literal["resnet20", "clip_lora"]
+ClassifierName = Literal["resnet20", "clip_lora", "linear_probe"]
+
+_DELIVERED: Final = ("resnet20", "clip_lora")  # classifiers that can be taken away
+_TAKEN: Final = ("real", "real_strong", "real_more", "zero_shot")  # names of what is no recipe, beside the recipes' own
+_SELECTION = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
 
 # What differs between the cells of a table, what changes no number of theirs, and rows that they do not use.
 _NO_SETTING: Final = (
@@ -56,7 +61,6 @@ class Prepare:
     few_shot: str | None
     template: str | None
     invariances: tuple[Invariance, ...] | None
-    selection_per_class: Natural | None
     test_share: Annotated[float, Range(low=0.05, high=0.9)]
     # Pillow refuses larger images whatever is asked of it.
     max_pixels: Annotated[int, Range(low=1, high=178_956_970)]
@@ -99,8 +103,10 @@ class Train:
     """Section ``train``."""
 
     classifiers: tuple[ClassifierName, ...]
+    baselines: tuple[ClassifierName, ...]
     real_weight: Share
     selections: Count
+    configurations: Count
 
 
 @dataclass(frozen=True)
@@ -263,13 +269,25 @@ class ClipLora:
 
 
 @dataclass(frozen=True)
+class LinearProbe:
+    """``train.linear_probe`` of a model's row."""
+
+    lr: Positive
+    weight_decay: Share
+    warmup: Natural
+    steps: Count
+    batch: Annotated[int, Range(low=2)]
+
+
+@dataclass(frozen=True)
 class ModelTrain:
     """``train`` of a model's row."""
 
-    deliver: ClassifierName
+    deliver: Literal["resnet20", "clip_lora"]
     crop: Annotated[float, Range(above=0, high=1)]
     resnet20: ResNet20
     clip_lora: ClipLora
+    linear_probe: LinearProbe
 
 
 @dataclass(frozen=True)
@@ -303,6 +321,7 @@ class Params:
     shots: Shots
     seed: Annotated[int, Range(low=0, high=2**31 - 1)]
     active: tuple[str, ...]
+    selection: str
     accept_licence: bool
     primary: str
     prepare: Prepare
@@ -345,11 +364,12 @@ class Params:
         return None if self.shots == "all" else self.shots
 
     def selection_of(self, class_name: str) -> int:
-        """Labelled images of a class, beside the shots, that may choose an epoch."""
-        chosen, shots = self.prepare.selection_per_class, self.shots_of(class_name)
-        if chosen is not None:
-            return chosen
-        return 4 if shots is None else min(shots, 4)
+        """Labelled images of a class, beside the shots, that may choose a step or a configuration."""
+        rule, _, count = self.selection.partition(":")
+        shots = self.shots_of(class_name)
+        if rule == "coop":
+            return 4 if shots is None else min(shots, 4)
+        return int(count or 0)
 
     @property
     def primary_recipe(self) -> str:
@@ -360,8 +380,13 @@ class Params:
     @property
     def primary_classifier(self) -> str:
         """The trained classifier that the verdict is about."""
-        wanted = self.base.train.deliver
-        return wanted if wanted in self.train.classifiers else self.train.classifiers[0]
+        wanted = (self.base.train.deliver, *_DELIVERED)
+        return next(name for name in wanted if name in self.train.classifiers)
+
+    @property
+    def sets_apart(self) -> bool:
+        """Whether ``prepare`` sets selection images apart; ``fixed`` has none, and ``cv`` makes folds in ``train``."""
+        return self.selection not in ("fixed", "cv")
 
     def setting(self, recipes: Iterable[str]) -> dict[str, Any]:
         """What runs of several seeds and numbers of shots must have in common to stand in one table."""
@@ -418,8 +443,10 @@ def _check(params: Params) -> None:
     if params.primary not in params.recipes:
         raise InputError(f"primary: no row {params.primary!r} in recipes; there are {listed(params.recipes)}.")
     for name, recipe in params.recipes.items():
-        if not name.replace("_", "").isalnum() or not name.isascii() or name == "real":
-            raise InputError(f"recipes.{name}: is not a name; use ASCII letters, digits and _, and not 'real'.")
+        if not name.replace("_", "").isalnum() or not name.isascii() or name in _TAKEN:
+            raise InputError(
+                f"recipes.{name}: is not a name; use ASCII letters, digits and _, and none of {listed(_TAKEN)}."
+            )
         for knob in ("scope", "rank", "alpha", "unet", "text_encoder"):
             given = getattr(recipe, knob) is not None
             if given != (recipe.adapter == "lora"):
@@ -438,6 +465,19 @@ def _check(params: Params) -> None:
             raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
         raise InputError("train.classifiers: name at least one classifier, and each once.")
+    if not set(_DELIVERED) & set(params.train.classifiers):
+        raise InputError(f"train.classifiers: name one of {listed(_DELIVERED)}, which are what can be delivered.")
+    if len(set(params.train.baselines)) < len(params.train.baselines):
+        raise InputError("train.baselines: names a classifier twice; name each once.")
+    if not _SELECTION.fullmatch(params.selection):
+        raise InputError(
+            f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}."
+        )
+    if params.selection == "fixed" and params.train.configurations > 1:
+        raise InputError(
+            f"train.configurations: {params.train.configurations} cannot be chosen among with selection: fixed; set it "
+            "to 1, or selection to holdout, cv, coop or extra:N."
+        )
     for name, model in params.models.items():
         if model.resolution % 8:
             raise InputError(f"models.{name}.resolution: must be divisible by 8, got {model.resolution}.")

@@ -115,10 +115,7 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
     split = splits.read_split(workspace.splits)
     classes = len(split.classes)
     if stage == "train":
-        runs = 1 if item == "real" else 2
-        rows = to_dict(params.base.train)
-        steps = {name: runs * rows[name]["steps"] for name in params.train.classifiers}
-        return {f"steps of {name}": count for name, count in steps.items()}
+        return _training(params, item or "")
     if stage == "generate" and params.recipes[item or ""].origin == "retrieval":
         return {"images": params.per_class * classes}
     if stage == "generate":
@@ -182,6 +179,25 @@ def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
             record = json.loads(path.read_text(encoding="utf-8"))
             seconds += sum(run["seconds"] for run in record["runs"]) if stage == "train" else record["seconds"]
     return f"; about {folds * seconds:.0f} s, going by the stages' last runs on all images"
+
+
+def _training(params: Params, arm: str) -> dict[str, int]:
+    """Optimizer steps by classifier, all that is tried included; what the folds adapt and draw comes on top."""
+    from dreamset import folds, selection, train
+
+    counts: dict[str, int] = {}
+    for kind, name in train.runs(params, arm):
+        row = getattr(params.base.train, name)
+        count = 1 if kind == "real_more" else params.train.configurations
+        tried = selection.configurations(row, params.train.real_weight, count, params.seed)
+        steps = sum(configuration.steps for configuration in tried)
+        if params.selection == "cv":
+            # Then one more, on all the shots, of at most as many steps as the longest.
+            steps = folds.SELECTING * steps + max(configuration.steps for configuration in tried)
+        counts[f"steps of {name}"] = counts.get(f"steps of {name}", 0) + steps
+    if params.selection == "cv":
+        counts["folds, each adapted and drawn again" if arm != train.REAL else "folds"] = folds.SELECTING
+    return counts
 
 
 def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:

@@ -86,6 +86,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         channels=1 if all(image.grey for image in _every(source)) else 3,
         protocol=protocol,
     )
+    if params.selection == "holdout":
+        split = folds.holdout(split)
     if protocol == "cv":
         # Told now, and not by evaluate after everything else has run.
         folds.possible(split, params.evaluate.folds)
@@ -96,9 +98,9 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "protocol": protocol,
         "classes": len(source.classes),
         "shots": split.shots if isinstance(split.shots, int) else split.shots_told,
-        "train": len(train),
+        "train": len(split.train),
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
-        "selection": len(selection),
+        "selection": len(split.selection),
         "test": len(test),
         "rejected": unusable,
         "copies": len(copies),
@@ -215,7 +217,9 @@ def draw(
     pool, part, test = source.train, source.selection, source.test
     if test is None:
         pool, test = _hold_out(source.classes, pool, share, "test", 0)
-    if part is None and params.prepare.few_shot is None and len({image.group for image in pool}) < len(pool):
+    wants = any(params.selection_of(name) for name in source.classes)
+    grouped = part is None and wants and params.prepare.few_shot is None
+    if grouped and len({image.group for image in pool}) < len(pool):
         # Shots come from all groups that they can: were none set apart, few or none would be left to select on.
         pool, part = _hold_out(source.classes, pool, share, "selection", seed)
     given: tuple[few_shot.ByLabel, few_shot.ByLabel] = ({}, {})
@@ -252,7 +256,7 @@ def draw(
             raise InputError(
                 f"class {name!r} has {len(order)} usable images to learn from and {len(reserve)} for selection beside "
                 f"the shots, but shots: {params.shots_of(name) or 'all'} and {wanted} for selection are wanted; lower "
-                "shots or prepare.selection_per_class, or add images or groups."
+                "shots or the number in selection, or add images or groups."
             )
         selection += chosen
     return train, selection, sorted(test, key=lambda image: image.label)

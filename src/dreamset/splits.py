@@ -36,7 +36,7 @@ class Split:
     ``classes`` are the names in label order, as the source gives them. ``template`` is the caption, holding
     ``{class}``. ``invariances`` are the changes that keep a label. ``shots`` is what was asked for, of each class:
     a number, ``all``, or a number by class; ``train`` holds as many of them as there are, by class and in the order
-    of their permutation; ``selection`` the further images that may choose an epoch.
+    of their permutation; ``selection`` the images that may choose a step or a configuration.
     ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
     ``native`` is the median of the shots' shortest sides as their files have them, pixels; None: not known.
     ``channels`` is 1 where every image of the source is grey, else 3. ``protocol`` is ``test`` where test images are

@@ -42,18 +42,22 @@ def _module(name: str) -> Any:
         from dreamset.classifiers import clip_lora
 
         return clip_lora
+    if name == "linear_probe":
+        from dreamset.classifiers import linear_probe
+
+        return linear_probe
     if name == "clip_zeroshot":
         from dreamset.classifiers import clip_zeroshot
 
         return clip_zeroshot
-    raise InputError(f"{name}: is no classifier; there are resnet20, clip_lora and clip_zeroshot.")
+    raise InputError(f"{name}: is no classifier; there are resnet20, clip_lora, linear_probe and clip_zeroshot.")
 
 
 def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
     """An untrained classifier of the classes of ``split``.
 
     Args:
-        name: resnet20, clip_lora or clip_zeroshot.
+        name: resnet20, clip_lora, linear_probe or clip_zeroshot.
         model: the row of ``models`` with its width, rank and so on.
         split: class names, and the captions that CLIP compares an image with.
         root: what relative paths of the row start from.
@@ -75,7 +79,10 @@ def identity(root: Path, name: str) -> dict[str, Any]:
 
 
 def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
-    """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``."""
+    """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``.
+
+    ``temperature``, where it is there, is what ``Predictor.probabilities`` divides the logits by.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = _module(record["classifier"]).save(classifier, folder)
     write_json(folder / RECORD, record | facts)
@@ -94,7 +101,7 @@ def load(folder: Path) -> Predictor:
 
 
 class Predictor:
-    """A classifier in evaluation mode, from uint8 images to logits."""
+    """A classifier in evaluation mode, from uint8 images to logits, and from logits to probabilities."""
 
     def __init__(self, classifier: nn.Module, classes: tuple[str, ...], temperature: float = 1.0) -> None:
         from dreamset import device
@@ -118,13 +125,12 @@ class Predictor:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Float32 probabilities (n, classes): the softmax of ``logits`` over the temperature."""
+        """Float32 probabilities (n, classes) of logits of the same shape, at the classifier's temperature."""
         import numpy as np
 
-        scaled = logits / np.float32(self.temperature)
-        powers: NDArray[np.float32] = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
-        powers /= powers.sum(1, keepdims=True)
-        return powers
+        from dreamset.metrics.calibration import log_softmax
+
+        return np.exp(log_softmax(logits / self.temperature)).astype(np.float32)
 
 
 def autocast(where: torch.device) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, every image with its own random numbers.
+"""Augmentation of whole batches, every image with its own random numbers; MixUp and CutMix of a batch with itself.
 
 The list is DataDream's: RandAugment (2 operations, magnitude 9 of 30), random resized crop, horizontal flip, colour
 jitter, greyscale, blur, solarize. All that moves pixels becomes one affine map and one resampling; all that
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,11 +37,13 @@ class Augment:
         invariances: changes that the source declares label-preserving: of hflip, vflip, rotation, colour.
         crop: smallest share of an image's area that a random crop keeps, 0..1.
         seed: of the generator; equal seeds give equal sequences of batches.
+        operations: how many RandAugment draws for each image.
     """
 
-    def __init__(self, invariances: Collection[str], crop: float, seed: int) -> None:
+    def __init__(self, invariances: Collection[str], crop: float, seed: int, operations: int = 2) -> None:
         self.allowed = frozenset(invariances)
         self.crop = crop
+        self.draws = operations
         self.operations = _STILL + _GEOMETRIC + (_PHOTOMETRIC if "colour" in self.allowed else ())
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -51,8 +54,8 @@ class Augment:
         """
         n = len(images)
         size = size or images.shape[-1]
-        chosen = torch.randint(len(self.operations), (n, 2), generator=self.generator)
-        signs = torch.randint(2, (n, 2), generator=self.generator) * 2.0 - 1.0
+        chosen = torch.randint(len(self.operations), (n, self.draws), generator=self.generator)
+        signs = torch.randint(2, (n, self.draws), generator=self.generator) * 2.0 - 1.0
         # How often, and with which signs, an image drew each operation.
         drawn = {
             name: torch.where(chosen == index, signs, 0.0)
@@ -74,7 +77,8 @@ class Augment:
 
     def _matrices(self, n: int, drawn: dict[str, Tensor]) -> Tensor:
         """Output to input coordinates, both in -1..1: (n, 3, 3)."""
-        angle = drawn["rotate"].sum(1) * math.radians(30 * _MAGNITUDE)
+        # However often it was drawn: a label does not survive every angle.
+        angle = drawn["rotate"].sum(1).clamp(-2, 2) * math.radians(30 * _MAGNITUDE)
         if "rotation" in self.allowed:
             angle = angle + self._uniform(n, -math.pi, math.pi)
         warp = _identity(n)
@@ -142,6 +146,41 @@ class Augment:
             rows = blurred.to(images.device)
             images = images.index_copy(0, rows, _convolve(images[rows], kernel / kernel.sum(1, keepdim=True)))
         return images
+
+
+class Mix:
+    """Each image of a batch blended with another one: MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
+
+    Args:
+        mixup: alpha of the Beta distribution that MixUp's share is drawn from; 0: no MixUp.
+        cutmix: alpha of that of CutMix; 0: no CutMix. With both, each batch draws one of them.
+        seed: of the generator.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, seed: int) -> None:
+        self.kinds = [kind for kind in (("mixup", mixup), ("cutmix", cutmix)) if kind[1] > 0]
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Mixed (n, 3, h, w) images, the row (n,) int64 that each was mixed with, and its own share of it, 0..1."""
+        own = torch.arange(len(images), device=images.device)
+        if not self.kinds:
+            return images, own, 1.0
+        kind, alpha = self.kinds[self.rng.integers(len(self.kinds))]
+        share = float(self.rng.beta(alpha, alpha))
+        other = torch.from_numpy(self.rng.permutation(len(images))).to(images.device)
+        if kind == "mixup":
+            return share * images + (1 - share) * images[other], other, share
+        height, width = images.shape[-2:]
+        top, left = (int(self.rng.integers(side)) for side in (height, width))
+        half = math.sqrt(1 - share) / 2
+        rows = slice(max(0, round(top - half * height)), min(height, round(top + half * height)))
+        columns = slice(max(0, round(left - half * width)), min(width, round(left + half * width)))
+        mixed = images.clone()
+        mixed[:, :, rows, columns] = images[other][:, :, rows, columns]
+        # The box may reach over the border, and is of whole pixels.
+        cut = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+        return mixed, other, 1 - cut
 
 
 def _identity(n: int) -> Tensor:

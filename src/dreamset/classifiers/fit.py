@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamset import device as devices
-from dreamset.classifiers import autocast, stored, to_float
-from dreamset.classifiers.augment import Augment
+from dreamset.classifiers import Predictor, autocast, stored, to_float
+from dreamset.classifiers.augment import Augment, Mix
 from dreamset.errors import InputError
 from dreamset.progress import bar
 from dreamset.seeds import seed_for
@@ -24,9 +24,15 @@ from dreamset.seeds import seed_for
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dreamset.classifiers.arrays import Labelled
 
 
+STRONG: Final = 3  # operations of strong augmentation, which mixes images as well
+CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix; that of its MixUp is a configuration's, or else
+MIXUP: Final = 0.2
 _RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more are drawn from the host, a batch ahead
 
 
@@ -57,10 +63,14 @@ class Source:
 
 @dataclass(frozen=True)
 class History:
-    """What happened: accuracy on the selection images by step, the step kept, the loss of every step."""
+    """What happened.
 
-    selection: list[tuple[int, float]]
-    chosen_step: int
+    ``logits`` are those of the selection images by step, (n, classes) float32, and ``states`` the weights of the same
+    steps; both are empty where there are no selection images. ``losses`` are of every step.
+    """
+
+    logits: dict[int, NDArray[np.float32]]
+    states: dict[int, dict[str, Tensor]]
     losses: list[float]
     seconds: float
 
@@ -104,20 +114,25 @@ def fit(
     invariances: Collection[str],
     crop: float,
     seed: Sequence[str | int],
+    stop: int | None = None,
+    mixup: float = 0.0,
+    strong: bool = False,
     what: str = "train",
 ) -> History:
-    """Train ``classifier`` in place and leave it with the weights that did best on ``selection``.
+    """Train ``classifier`` in place, and score it on ``selection`` on the way.
 
     Args:
         classifier: see ``dreamset.classifiers``.
         sources: real images, synthetic ones, or both.
-        selection: the images that choose among ``selections`` evenly spaced steps; the later of equals, and the last
-            step where there are none.
+        selection: the images that a choice among ``selections`` evenly spaced steps rests on; may be none.
         schedule: AdamW's learning rate, weight decay, warm-up, steps and batch.
-        selections: how often the selection images are scored.
+        selections: how often the selection images are scored, the last step included.
         invariances: changes that keep a label.
         crop: smallest share of the area that a random crop keeps.
         seed: parts of the seed of batches, augmentation and dropout.
+        stop: the step after which training ends, with the schedule as it is; None: the schedule's last.
+        mixup: alpha of MixUp, 0: none. Images are mixed within their source.
+        strong: whether augmentation is strong: more operations, and MixUp or CutMix of every batch.
         what: title of the progress bar.
 
     Raises:
@@ -125,20 +140,22 @@ def fit(
     """
     where = devices.pick()
     classifier.to(where)
-    augment = Augment(invariances, crop, seed_for(*seed, "augment"))
+    augment = Augment(invariances, crop, seed_for(*seed, "augment"), STRONG if strong else 2)
+    mix = Mix(mixup or (MIXUP if strong else 0.0), CUTMIX if strong else 0.0, seed_for(*seed, "mix"))
+    end = schedule.steps if stop is None else stop
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay)
     torch.manual_seed(seed_for(*seed, "dropout"))
     stops = {max(1, round(schedule.steps * part / selections)) for part in range(1, selections + 1)}
-    best, kept, chosen = -1.0, {}, schedule.steps
-    scores: list[tuple[int, float]] = []
+    logits: dict[int, NDArray[np.float32]] = {}
+    states: dict[int, dict[str, Tensor]] = {}
     losses: list[Tensor] = []
     start = time.perf_counter()
     with (
-        closing(_Loader(classifier, sources, schedule.batch, augment, seed)) as loader,
-        bar(total=schedule.steps, what=what, unit="step") as progress,
+        closing(_Loader(classifier, sources, schedule.batch, augment, seed, mix)) as loader,
+        bar(total=end, what=what, unit="step") as progress,
     ):
-        for step in range(1, schedule.steps + 1):
+        for step in range(1, end + 1):
             classifier.train()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step - 1, schedule)
@@ -148,25 +165,29 @@ def fit(
             optimizer.step()
             losses.append(loss.detach())
             if step in stops and len(selection):
-                scores.append((step, accuracy(classifier, selection)))
-                if scores[-1][1] >= best:
-                    best, chosen, kept = scores[-1][1], step, _state(classifier)
+                logits[step], states[step] = Predictor(classifier, ()).logits(selection.images), _state(classifier)
             progress.update()
     history = torch.stack(losses).tolist()
     if not all(map(math.isfinite, history)):
         raise InputError(f"{what}: the loss is no longer finite; lower lr in the classifier's row of params.yaml.")
-    classifier.load_state_dict(kept, strict=False)
     classifier.eval()
-    return History(scores, chosen, history, time.perf_counter() - start)
+    return History(logits, states, history, time.perf_counter() - start)
 
 
 class _Loader:
     """Batches on the device, and their loss."""
 
     def __init__(
-        self, classifier: nn.Module, sources: Sequence[Source], batch: int, augment: Augment, seed: Sequence[str | int]
+        self,
+        classifier: nn.Module,
+        sources: Sequence[Source],
+        batch: int,
+        augment: Augment,
+        seed: Sequence[str | int],
+        mix: Mix | None = None,
     ) -> None:
         self.classifier, self.sources, self.augment = classifier, sources, augment
+        self.mix = mix or Mix(0.0, 0.0, 0)
         self.where = next(classifier.parameters()).device
         self.size: int = classifier.size  # type: ignore[assignment]
         self.counts = shares(batch, sources)
@@ -209,26 +230,24 @@ class _Loader:
         """The weighted sum of the sources' cross-entropies over one batch."""
         images, labels = self.batch()
         smoothing: float = self.classifier.label_smoothing  # type: ignore[assignment]
+        # Within its source: what is mixed has one weight.
+        mixed = [self.mix(part) for part in images.split(self.counts)]
         with autocast(self.where):
-            logits = self.classifier(images).float()
+            logits = self.classifier(torch.cat([part for part, _, _ in mixed])).float()
         total: Tensor = logits.new_zeros(())
-        for source, part, truth in zip(self.sources, logits.split(self.counts), labels, strict=True):
-            total = total + source.weight * F.cross_entropy(part, truth, label_smoothing=smoothing)
+        parts = zip(self.sources, logits.split(self.counts), labels, mixed, strict=True)
+        for source, part, truth, (_, other, share) in parts:
+            loss = F.cross_entropy(part, truth, label_smoothing=smoothing)
+            if share < 1:
+                loss = share * loss + (1 - share) * F.cross_entropy(part, truth[other], label_smoothing=smoothing)
+            total = total + source.weight * loss
         return total
 
 
-@torch.inference_mode()
-def accuracy(classifier: nn.Module, data: Labelled, batch: int = 256) -> float:
-    """Share of images classified right, in evaluation mode."""
+def restore(classifier: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give a classifier the weights of a step of its training."""
+    classifier.load_state_dict(state, strict=False)
     classifier.eval()
-    where = next(classifier.parameters()).device
-    right = 0
-    for start in range(0, len(data), batch):
-        pixels = to_float(torch.from_numpy(data.images[start : start + batch]).to(where), classifier)
-        truth = torch.from_numpy(data.labels[start : start + batch]).to(where)
-        with autocast(where):
-            right += int((classifier(pixels).argmax(1) == truth).sum())
-    return right / len(data)
 
 
 def _state(classifier: nn.Module) -> dict[str, Tensor]:
