@@ -73,7 +73,7 @@ def train(workspace: Workspace, split: Split, arm: str, kind: str, name: str, **
 def world(root: Path, classifier: str, outcome: str = "cannot_tell", **row: Any) -> Workspace:
     """A workspace with splits, classifiers and an evaluation, and what ``deliver`` makes of them."""
     workspace = Workspace.at(root)
-    split = toy.write_splits(workspace)
+    split = toy.write_splits(workspace, selection=3)
     if classifier == "clip_lora":
         toy.write_clip(root / "clip")
     for arm, kind in (("real", "real"), ("datadream_dset", "both")):

@@ -100,9 +100,11 @@ def test_each_classifier_gets_images_of_its_own_side(tmp_path: Path, monkeypatch
     asked = []
     read = arrays._read
 
-    def spy(rows: Any, folder: Path, size: int, command: str, scratch: Path | None, *more: Any) -> arrays.Labelled:
+    def spy(
+        rows: Any, folder: Path, size: int, command: str, scratch: Path | None, *more: Any, **named: Any
+    ) -> arrays.Labelled:
         asked.append((command.split()[1], size, scratch))
-        return read(rows, folder, size, command, scratch, *more)
+        return read(rows, folder, size, command, scratch, *more, **named)
 
     monkeypatch.setattr(arrays, "_read", spy)
     params = toy.params(models__bundled__resolution=64, models__bundled__train__resnet20__size=32)

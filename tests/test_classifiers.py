@@ -291,7 +291,7 @@ def test_a_linear_probe_learns_its_head_alone_and_comes_back_from_disk(folder: P
     params = toy.params(models__bundled__clip=str(folder))
     split = _split(root)
     probe = classifiers.build("linear_probe", params.base, split, root)
-    assert [name for name, value in probe.named_parameters() if value.requires_grad] == ["head.weight", "head.bias"]
+    assert [name for name, value in probe.named_parameters() if value.requires_grad] == ["probe.weight", "probe.bias"]
     pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
     assert not classifiers.Predictor(probe, split.classes).logits(pixels).any()  # it starts from nothing
     tower = {name: value.clone() for name, value in probe.model.state_dict().items()}

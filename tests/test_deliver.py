@@ -97,8 +97,8 @@ def test_a_stock_open_clip_gets_the_same_features(tmp_path: Path) -> None:
 
 
 def test_a_card_counts_what_is_there() -> None:
-    assert cards._each([0, 1, 1, 0]) == "2"
-    assert cards._each([0, 1, 1, 1]) == "1 to 3"
+    assert cards.told([2, 2]) == 2
+    assert cards.told([1, 3]) == "1 to 3"
 
 
 def test_a_card_tells_no_folder_of_the_machine() -> None:

@@ -193,7 +193,8 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
     assert labels.tolist() == [sample.label for sample in split.train]
     assert (evaluation["protocol"], evaluation["folds"], evaluation["test_images"]) == ("cv", FOLDS, 15)
     assert "estimate" in evaluation["accuracy_of"]
-    assert len(evaluation["runs"]) == 1 + 1 + 2 * 2
+    # Zero-shot; the shots plain, strongly augmented and under a linear probe; two recipes.
+    assert len(evaluation["runs"]) == 1 + 3 + 2 * 2
     right = {key: np.array(guess) == labels for key, guess in guesses["predicted"].items()}
     for run in evaluation["runs"]:
         own = right[evaluate.key_of(run["arm"], run["train_on"], run["classifier"])]
@@ -242,10 +243,10 @@ def test_nothing_that_learns_in_a_fold_opens_what_is_held_out(
     (tmp_path / "models").symlink_to(place.root / "models")
     seen: list[tuple[crossval.Fold, list[str]]] = []
 
-    def score(fold: crossval.Fold, arm: str) -> dict[str, Any]:
+    def score(fold: crossval.Fold, arm: str) -> crossval.Scored:
         seen.append((fold, list(files)))
         files.clear()
-        return {arm: np.zeros((len(fold.held), 3), np.float32)}
+        return crossval.Scored({arm: np.zeros((len(fold.held), 3), np.float32)}, {arm: 1.0})
 
     with opened() as files:
         crossval.run(params, plan, score)

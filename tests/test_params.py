@@ -81,6 +81,7 @@ def test_a_wrong_value_names_its_key(raw: dict[str, Any], path: str, value: obje
 
 def test_shots_take_three_forms(raw: dict[str, Any]) -> None:
     assert parse(put(raw, "shots", 3)).shots_of("any") == 3
+    raw["selection"] = "coop"
     every = parse(put(raw, "shots", "all"))
     assert (every.shots_of("any"), every.selection_of("any")) == (None, 4)
     named = parse(put(raw, "shots", {"cat": 16, 7: 1}))

@@ -97,7 +97,7 @@ def test_only_evaluate_reads_the_test_manifest() -> None:
         for path in (ROOT / "src").rglob("*.py")
         if "test_split" in path.read_text()
     }
-    assert knowers == {"workspace.py", "prepare.py", "crossval.py", "evaluate.py", "plan.py"}
+    assert knowers == {"audit.py", "workspace.py", "prepare.py", "crossval.py", "evaluate.py", "plan.py"}
 
 
 def test_names_are_the_same_everywhere() -> None:

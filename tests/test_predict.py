@@ -21,6 +21,7 @@ from dreamset import classifiers, evaluate, predict
 from dreamset.cli import main
 from dreamset.errors import InputError
 from dreamset.files import write_json
+from dreamset.images import Decoding
 from dreamset.splits import read_split, read_test
 
 
@@ -188,7 +189,7 @@ def test_without_out_the_csv_goes_to_standard_output(
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
     files = [predict.File(path, None) for path in delivered.wide(tmp_path, 5) * 20]
-    blocks = predict.decoded(files, 16, 10**6, batch=8)
+    blocks = predict.decoded(files, 16, Decoding(10**6), batch=8)
     sizes = [len(images) for _, images in blocks]
     assert sizes == [8] * 12 + [4]
 

@@ -62,7 +62,7 @@ def test_shots_of_every_form_are_nested(raw: dict[str, Any], tmp_path: Path) -> 
     made = {}
     for name, shots in (("few", TAIL), ("16", 16), ("all", "all")):
         workspace = Workspace.at(tmp_path / name)
-        prepare.run(settings(raw, shots=shots), workspace)
+        prepare.run(settings(raw, shots=shots, selection="coop"), workspace)
         made[name] = splits.read_split(workspace.splits)
     assert made["few"].train_per_class == tuple(TAIL.values())
     assert sum(made["all"].train_per_class) == 915
@@ -88,6 +88,7 @@ def test_a_small_class_is_used_whole_with_a_warning(raw: dict[str, Any], tmp_pat
     root = folder(tmp_path / "raw", ["cat", "dog", "eel"])
     for i in range(3, 12):
         (root / f"dog/{i}.png").unlink()
+    raw["evaluate"]["protocol"] = "test"
     workspace = Workspace.at(tmp_path / "w")
     source = f"imagefolder:{root}"
     summary = prepare.run(settings(raw, source=source, shots=5, selection="fixed"), workspace)
@@ -145,6 +146,7 @@ def test_near_duplicates_are_held_out_together(raw: dict[str, Any], tmp_path: Pa
         for i in range(8):
             photograph(100 * c + i).save(root / name / f"{i}.png")
             photograph(100 * c + i).save(root / name / f"{i}.jpg", quality=40)
+    raw["evaluate"]["protocol"] = "test"
     workspace = Workspace.at(tmp_path / "w")
     prepare.run(settings(raw, source=f"imagefolder:{root}", shots=4, selection="fixed"), workspace)
     names = [Path(s.path).stem for s in splits.read_test(workspace.test_split).test if s.label == 0]

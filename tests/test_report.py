@@ -122,7 +122,7 @@ def params() -> Params:
 def workspace(tmp_path: Path, params: Params) -> Workspace:
     """Every result that a finished run leaves, but no test manifest."""
     workspace = Workspace.at(tmp_path)
-    split = toy.write_splits(workspace)
+    split = toy.write_splits(workspace, selection=3)
     workspace.test_split.unlink()
     scores = accuracies(params)
     record = evaluation(params, split.classes, scores)

@@ -249,7 +249,7 @@ def test_caltech101_is_the_published_split(raw: dict[str, Any], tmp_path: Path) 
     assert not source.rejected
     published = json.loads((CALTECH / "split_zhou_Caltech101.json").read_text())
     assert [[i.name, i.label, source.classes[i.label]] for i in source.test or []] == published["test"]
-    split, test = run(raw, tmp_path, f"caltech101:{CALTECH}", shots=16)
+    split, test = run(raw, tmp_path, f"caltech101:{CALTECH}", shots=16, selection="coop")
     assert (len(split.train), len(split.selection), len(test.test)) == (1600, 400, 2465)
     assert split.classes[18] == "car_side"
     assert split.prompt(18) == "a photo of a car side"

@@ -207,6 +207,8 @@ def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[n
     """
     fewest, images = math.ceil(round(1 / (1 - precision), 6)), len(labels)
     never = "Threshold 0: it never abstains, for"
+    if not images:
+        return Choice(0.0, f"{never} no labels were set apart to choose one by.")
     if images < fewest:
         return Choice(0.0, f"{never} {images} selection images are too few to choose one by; {fewest} are needed.")
     top, right = probabilities.max(1), probabilities.argmax(1) == labels

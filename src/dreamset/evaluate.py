@@ -446,12 +446,18 @@ def _fold_sets(
             compared[recipe].append(record)
             touched[recipe].append(met)
     fresh, shots = np.concatenate(held_out), every.shots(judge.size)
+    # Folds name images from the root of the machine, which is nobody's business.
+    shown = {far.path: near.path for far, near in zip(absolute(every.samples, workspace), every.samples, strict=True)}
     shot_features = judge.features(shots.images)
     sets = {}
     for recipe, records in compared.items():
         delivered = every.synthetic(recipe, judge.size)
         near = near_duplicates(judge.features(delivered.images), shot_features, fresh, most)
-        pairs = [pair for record in records for pair in record["near_duplicates_test"]["pairs"]]
+        pairs = [
+            pair | {"test": shown[pair["test"]]}
+            for record in records
+            for pair in record["near_duplicates_test"]["pairs"]
+        ]
         mean: dict[str, Any] = _mean(records)
         sets[recipe] = mean | {
             "folds": len(folds),
@@ -511,7 +517,7 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
         row |= {name: record[name] for name in ROW_COLUMNS if name in record}
         row |= {name: sets.get(name) for name in SET_MEASURES}
         row |= {name: costs.get(name) for name in ("seconds_adapt", "seconds_generate", "images")}
-        table.append({name: row[name] for name in ROW_COLUMNS})
+        table.append({name: row.get(name) for name in ROW_COLUMNS})
     return table
 
 

@@ -163,8 +163,8 @@ def _refitting(params: Params, split: splits.Split, folds: int) -> str:
             adapters = 1 if scope == "dataset" else classes
             adapting += adapters * params.base.adapt.schedule(scope).steps(learned // adapters)
     images = len(params.active) * params.per_class * classes
-    rows = to_dict(params.base.train)
-    fitting = sum(rows[name]["steps"] for name in params.train.classifiers) * (1 + 2 * len(params.active))
+    counts = [_training(params, arm) for arm in ("real", *params.active)]
+    fitting = sum(count for own in counts for what, count in own.items() if what.startswith("steps"))
     return f"{folds * adapting} adapter steps, {folds * images} images and {folds * fitting} classifier steps"
 
 
