@@ -30,7 +30,7 @@ def evaluation(outcome: str = "cannot_tell", classifier: str = "resnet20") -> di
         "labels_selection_per_class": 3.0,
         "runs": [
             {"arm": arm, "train_on": kind, "classifier": name, "accuracy": accuracy, "low": 0.5, "high": 0.9}
-            for arm, kind, accuracy in (("real", "real", 0.75), ("datadream_dset", "both", 0.875))
+            for arm, kind, accuracy in (("real", "real_strong", 0.75), ("datadream_dset", "both", 0.875))
             for name in ("resnet20", "clip_lora")
         ],
         "verdict": {
@@ -76,7 +76,7 @@ def world(root: Path, classifier: str, outcome: str = "cannot_tell", **row: Any)
     split = toy.write_splits(workspace, selection=3)
     if classifier == "clip_lora":
         toy.write_clip(root / "clip")
-    for arm, kind in (("real", "real"), ("datadream_dset", "both")):
+    for arm, kind in (("real", "real_strong"), ("datadream_dset", "both")):
         train(workspace, split, arm, kind, classifier, **row)
     write_json(workspace.result("evaluate"), evaluation(outcome, classifier))
     deliver.run(toy.params(**row), workspace)

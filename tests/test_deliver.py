@@ -23,7 +23,7 @@ from dreamset.workspace import Workspace
 @pytest.mark.parametrize("outcome", ["helps", "does_not_help", "cannot_tell"])
 def test_synthetic_images_are_in_it_only_where_they_help(tmp_path: Path, outcome: str) -> None:
     workspace = delivered.world(tmp_path, "resnet20", outcome)
-    arm, kind, accuracy = ("datadream_dset", "both", 0.875) if outcome == "helps" else ("real", "real", 0.75)
+    arm, kind, accuracy = ("datadream_dset", "both", 0.875) if outcome == "helps" else ("real", "real_strong", 0.75)
     source = workspace.classifiers(arm) / f"{kind}_resnet20"
     theirs, ours = (load_file(folder / "model.safetensors") for folder in (source, workspace.classifier))
     assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
@@ -124,7 +124,7 @@ def test_the_threshold_is_the_lowest_that_is_right_often_enough() -> None:
     assert deliver.choose_threshold(probabilities, labels, 0.8).threshold == 0
 
 
-@pytest.mark.parametrize(("images", "words"), [(0, "0 selection images are too few"), (19, "20 are needed")])
+@pytest.mark.parametrize(("images", "words"), [(0, "no labels were set apart"), (19, "20 are needed")])
 def test_it_never_abstains_where_too_few_images_could_choose(images: int, words: str) -> None:
     chosen = deliver.choose_threshold(*made_up([0.9] * images, [True] * images), 0.95)
     assert chosen.threshold == 0
@@ -143,7 +143,7 @@ def test_it_never_abstains_where_no_threshold_would_do() -> None:
     [
         ({"verdict": None}, "holds no verdict; run `dreamset evaluate` again"),
         ({"verdict": {"outcome": "maybe"}}, "holds no verdict"),
-        ({"runs": []}, "says nothing of real/real/resnet20"),
+        ({"runs": []}, "says nothing of real/real_strong/resnet20"),
     ],
 )
 def test_an_evaluation_that_does_not_say(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -161,7 +161,7 @@ def test_an_unknown_outcome_is_refused(tmp_path: Path) -> None:
 
 def test_a_classifier_without_temperature_is_trained_again(workspace: Workspace) -> None:
     split = toy.write_splits(workspace)
-    folder = delivered.train(workspace, split, "real", "real", "resnet20")
+    folder = delivered.train(workspace, split, "real", "real_strong", "resnet20")
     record = json.loads((folder / "classifier.json").read_text())
     del record["temperature"]
     write_json(folder / "classifier.json", record)

@@ -43,7 +43,7 @@ def test_predictions_are_those_of_evaluate(tmp_path: Path, monkeypatch: pytest.M
     params = toy.params()
     split, test = read_split(workspace.splits), read_test(workspace.test_split)
     images = evaluate._Images(params, workspace, split, test)
-    trained = classifiers.load(workspace.classifiers("real") / f"real_{name}")
+    trained = classifiers.load(workspace.classifiers("real") / f"real_strong_{name}")
     expected = trained.logits(images.test(trained.size).images)
 
     seen: list[np.ndarray] = []
@@ -169,7 +169,7 @@ def test_nothing_to_label_is_told(
 def test_only_a_delivered_classifier_predicts(tmp_path: Path) -> None:
     workspace = delivered.world(tmp_path, "resnet20")
     with pytest.raises(InputError, match="is no delivered classifier"):
-        predict.run(["x"], workspace.classifiers("real") / "real_resnet20", None, None)
+        predict.run(["x"], workspace.classifiers("real") / "real_strong_resnet20", None, None)
     with pytest.raises(InputError, match="run `dreamset deliver` first"):
         predict.run(["x"], tmp_path / "none", None, None)
 

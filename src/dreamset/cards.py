@@ -150,7 +150,7 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield ""
     yield f"**{record['verdict']['sentence']}**"
     yield ""
-    learned = "real images alone" if record["train_on"] == "real" else f"real images and those of `{record['arm']}`"
+    learned = "real images alone" if record["arm"] == "real" else f"real images and those of `{record['arm']}`"
     yield f"- Trained on {learned}, because the verdict's outcome is `{record['verdict']['outcome']}`."
     yield f"- {_accuracy(record['accuracy'])}"
     yield f"- Labels used per class: {labels['train']:g} to train, {labels['selection']:g} to select."
@@ -174,7 +174,7 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
         )
     else:
         yield "- Weights: trained from scratch, no pretrained network in them."
-    drawn = "learned from images that it drew" if record["train_on"] != "real" else "learned from no image that it drew"
+    drawn = "learned from images that it drew" if record["arm"] != "real" else "learned from no image that it drew"
     yield (
         f"- Generator of the run: `{record['generator']}`; this classifier {drawn}. "
         f"{licences.sentence(record['licence'])}"

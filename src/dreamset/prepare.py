@@ -72,6 +72,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     for folder in (workspace.real, workspace.real_test):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        # DVC warns of an empty folder at every stage.
+        (folder / "README").write_text("Images that the source has as files stay where they are; the rest is here.\n")
     split = Split(
         source=params.prepare.source,
         classes=source.classes,
