@@ -82,7 +82,7 @@ class Score:
 
     seed: Seed
     glyphs_per_pair: Count
-    images_per_class: Count
+    images_per_class: Annotated[int, Range(low=6)]  # as many as the picture of samples shows
     steps: Count
     guidance: Amount
     threads: Count
