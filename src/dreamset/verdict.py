@@ -153,6 +153,11 @@ def basis(evaluation: dict[str, Any]) -> str:
     return f"{count} test images"
 
 
+def scored_images(evaluation: dict[str, Any]) -> str:
+    """What an evaluation's images are called: under cross-validation there are no test images."""
+    return "images held out" if evaluation.get("protocol") == "cv" else "test images"
+
+
 def can_show(evaluation: dict[str, Any]) -> bool:
     """Whether so many images can show any difference; an evaluation that says nothing of its reach is taken for one."""
     return evaluation.get("reach", {}).get("smallest_gain", 0.0) is not None

@@ -122,7 +122,7 @@ def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
     if len(evidence.real_kinds) > 1:
         told.append(
             f"What has to be beaten is the best of {len(evidence.real_kinds)} ways of training on the real images "
-            "alone; choosing it on the test images favours the real ones."
+            "alone; choosing it on these images favours the real ones."
         )
     reach = evidence.evaluation.get("reach") or {}
     if reach.get("words"):
