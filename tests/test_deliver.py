@@ -57,6 +57,19 @@ def test_the_card_says_what_its_user_must_know(tmp_path: Path) -> None:
 def test_the_folds_estimate_is_called_that() -> None:
     row = {"estimate": 0.9, "low": 0.8, "high": 0.95, "confidence": 0.95, "protocol": "cv", "images": 48}
     assert "the folds' estimate on 48 labelled images" in cards._accuracy(row)
+    assert "but for those that selection takes" in cards._accuracy(row)
+    assert "trained afterwards, on 36 of them" in cards._accuracy(row | {"learned": 36})
+    assert "trained afterwards, on all of them" in cards._accuracy(row | {"learned": 48})
+
+
+def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
+    workspace = delivered.world(tmp_path, "resnet20", "helps")
+    record = json.loads((workspace.classifier / "classifier.json").read_text())
+    assert "this classifier learned from images that it drew" in cards.classifier(record, "")
+    found = cards.classifier(record | {"origin": "retrieval"}, "")
+    assert "this classifier learned from no image that it drew, but from images found for the shots" in found
+    alone = cards.classifier(record | {"arm": "real", "train_on": "real_strong"}, "")
+    assert "Trained on real images alone, strongly augmented, because" in alone
 
 
 # At 24 pixels it sees more than the model's resolution has.

@@ -117,7 +117,8 @@ def test_the_verdict_is_of_the_primary_recipe_over_the_best_real_arm(
     least = min(over_real, key=lambda row: row["difference"])
     for name in ("minus", "difference", "low", "high"):
         assert found[name] == least[name]
-    assert found["outcome"] == verdict.decide(least["low"], least["high"], 0.01)
+    significant = least["mcnemar_p"] <= 0.05
+    assert found["outcome"] == verdict.decide(least["low"], least["high"], 0.01, significant=significant)
     assert found["sentence"].endswith(found["reason"])
 
 

@@ -213,6 +213,24 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
     assert "no gain is found" in evaluation["reach"]["warning"]
 
 
+def test_near_duplicates_of_held_out_images_are_counted_over_all_folds(
+    world: tuple[Workspace, Params, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dreamset.metrics.compare import Reference
+
+    whole = Reference.compare
+
+    def three(self: Reference, synthetic: Any) -> Any:
+        record, touched = whole(self, synthetic)
+        return record | {"near_duplicates_test": record["near_duplicates_test"] | {"count": 3, "share": 1 / 3}}, touched
+
+    monkeypatch.setattr(Reference, "compare", three)
+    place, params, _ = world
+    for found in evaluate.run(params, place)["sets"].values():
+        leaks = found["near_duplicates_test"]
+        assert (leaks["count"], leaks["share"]) == (3 * FOLDS, pytest.approx(1 / 3, abs=1e-4))
+
+
 def test_the_pooled_logits_are_those_of_each_fold(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
     """A fold's classifier, trained again by hand on its manifest, says the same of what was held out."""
     from dreamset import classifiers
@@ -325,8 +343,8 @@ def test_the_dry_run_says_what_it_costs_and_what_can_be_shown(
     assert os.path.realpath(place.test_split) not in files
     flat = " ".join(shown.split())
     assert "cv, 2 folds" in flat
-    # Two folds: 2 steps of one adapter, 2 recipes x 9 images, 6 classifiers x 4 steps and a linear probe's 40.
-    assert "4 adapter steps, 36 images and 128 classifier steps" in flat
+    # Two folds: 2 steps of one adapter, 2 recipes x 9 images, 6 classifiers x 4 steps and a linear probe's 6.
+    assert "4 adapter steps, 36 images and 60 classifier steps" in flat
     assert "On 15 images" in flat
     assert evaluation["reach"]["words"] in flat
 

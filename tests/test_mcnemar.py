@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,9 +17,14 @@ from dreamset.metrics.mcnemar import (
     mcnemar,
     power,
     reach,
+    score_interval,
     smallest_gain,
 )
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Z = 1.959963984540054  # normal quantile of 97.5 %
 RNG = np.random.default_rng(0)
 
 
@@ -129,7 +135,73 @@ def test_an_interval_over_groups_covers_where_one_over_images_does_not(groups: i
     assert hits[1] / 150 < 0.75
 
 
-def test_without_differences_an_interval_over_groups_is_a_point() -> None:
-    numbers = np.repeat(np.arange(4), 3)
-    found = interval(np.ones(12), 100, 0.95, 0, numbers)
-    assert (found.low, found.estimate, found.high) == (1, 1, 1)
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(4), 3), np.repeat(np.arange(24), 2)])
+def test_all_right_is_no_interval_without_width(groups: NDArray[np.int64] | None) -> None:
+    count = 12 if groups is None else len(groups)
+    wilson = count / (count + Z**2)  # of all right; one minus it of all wrong
+    right = interval(np.ones(count), 100, 0.95, 0, groups)
+    assert (right.low, right.estimate, right.high) == (pytest.approx(wilson), 1, 1)
+    wrong = interval(np.zeros(count), 100, 0.95, 0, groups)
+    assert (wrong.low, wrong.estimate, wrong.high) == (0, 0, pytest.approx(1 - wilson))
+    equal = interval(np.zeros(count), 100, 0.95, 0, groups, paired=True)
+    assert (-equal.low, equal.estimate, equal.high) == (pytest.approx(equal.high), 0, pytest.approx(1 - wilson))
+
+
+def test_an_interval_over_groups_may_leave_what_was_seen() -> None:
+    """Four writers of whom none got worse: another one may."""
+    values = np.array([1.0] * 6 + [0.0] * 42)
+    found = interval(values, 100, 0.95, 0, np.repeat(np.arange(4), 12), paired=True)
+    assert found.low < 0 < found.estimate < found.high <= 1
+    # One of two writers all right, the other all wrong: no accuracy lies beyond 0 and 1.
+    found = interval(np.repeat([0.0, 1.0], 6), 100, 0.95, 0, np.repeat(np.arange(2), 6))
+    assert (found.low, found.high) == (0, 1)
+
+
+def test_few_discordant_images_leave_both_signs_open() -> None:
+    for gained, lost in ((0, 0), (0, 1), (3, 0)):
+        values = np.array([1.0] * gained + [-1.0] * lost + [0.0] * (48 - gained - lost))
+        found = interval(values, 2000, 0.95, 0, paired=True)
+        assert found.low < 0 < found.high
+        assert found.high > 0.05
+
+
+def test_tango_s_interval_is_the_published_one() -> None:
+    # Tango 1998, of 44 crossed pairs with one discordant; and the closed form of none.
+    assert score_interval(0, 1, 44, 0.95) == pytest.approx((-0.118, 0.059), abs=5e-4)
+    assert score_interval(0, 0, 48, 0.95) == pytest.approx((-(Z**2) / (48 + Z**2), Z**2 / (48 + Z**2)))
+    assert score_interval(6, 0, 6, 0.95)[1] == 1
+    for gained, lost, images in ((0, 1, 44), (5, 2, 30), (6, 0, 6), (40, 3, 640)):
+        low, high = score_interval(gained, lost, images, 0.9)
+        assert score_interval(lost, gained, images, 0.9) == pytest.approx((-high, -low))
+
+
+def test_tango_s_ends_are_where_the_most_likely_table_just_passes() -> None:
+    """The constrained estimate by search instead of by its formula."""
+    from scipy.optimize import minimize_scalar
+
+    gained, lost, images = 9, 4, 60
+    for end in score_interval(gained, lost, images, 0.95):
+
+        def unlikely(share: float, end: float = end) -> float:
+            rest = images - gained - lost
+            chances = share + end, share, 1 - 2 * share - end
+            return -float(np.dot((gained, lost, rest), np.log(chances)))
+
+        found = minimize_scalar(unlikely, (max(0, -end), (1 - end) / 2), bounds=(max(0, -end), (1 - end) / 2))
+        variance = images * (2 * found.x + end * (1 - end))
+        assert abs(gained - lost - images * end) / np.sqrt(variance) == pytest.approx(Z, abs=1e-3)
+
+
+@pytest.mark.parametrize(("gain", "discordant"), [(0.0, 0.2), (0.1, 0.2), (0.05, 0.05), (0.02, 0.04)])
+def test_tango_s_interval_holds_the_truth_as_often_as_it_says(gain: float, discordant: float) -> None:
+    from scipy.stats import multinomial
+
+    images, covered = 30, 0.0
+    chances = [(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant]
+    for gained in range(images + 1):
+        for lost in range(images + 1 - gained):
+            chance = float(multinomial.pmf([gained, lost, images - gained - lost], images, chances))
+            if chance > 1e-6:
+                low, high = score_interval(gained, lost, images, 0.95)
+                covered += chance * (low <= gain <= high)
+    assert covered > 0.94

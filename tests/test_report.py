@@ -307,6 +307,22 @@ def test_the_page_opens_with_the_verdict(
     assert f"{title}." in read(workspace)[1].text("hero")
 
 
+def test_images_that_were_found_are_not_the_generator_as_it_is(params: Params, workspace: Workspace) -> None:
+    recipes = {"retrieved": params.recipes["retrieved"], **params.recipes}
+    active = ("retrieved", *RECIPES)
+    toy.write_synthetic(workspace, "retrieved")
+
+    def edit(record: dict[str, Any]) -> None:
+        runs = [run | {"arm": "retrieved"} for run in record["runs"] if run["arm"] == "stable_diffusion"]
+        record["runs"] += runs
+
+    change(workspace, edit)
+    report.run(replace(params, recipes=recipes, active=active), workspace)
+    hero = read(workspace)[1].text("hero")
+    assert "Adapting the generator, against stable_diffusion as it is" in hero
+    assert "with stable_diffusion" in hero
+
+
 def test_the_best_real_arm_is_what_counts(params: Params, workspace: Workspace) -> None:
     def edit(record: dict[str, Any]) -> None:
         for row in [run for run in record["runs"] if run["arm"] == "real"]:
@@ -381,6 +397,14 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
     ):
         assert part in quality
     assert "a/other.png" not in quality
+    assert "near-duplicates of images held out" in quality and "test images" not in quality
+    assert "FID and KID against the images held out" in page.text("accuracy")
+    assert "Images held out, as resnet20 reads them" in page.text("confusion")
+    assert "of real images held out do" in page.text("copies")
+    # Under cross-validation what they are near to are shots, by their names.
+    report.run(replace(params, report=replace(params.report, show_real=False)), workspace)
+    hidden, _ = read(workspace)
+    assert "secret" not in hidden
     assert "Expect <little> of these." in page.text("expected")
     assert "<little>" not in source
 
@@ -469,6 +493,19 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     assert "Accuracy of resnet20 by number of shots" in shown
     for part in ("FID", "−0.51 −0.90 to +0.10", "+0.25", "60 over 6 seeds"):
         assert part in page.text("correlations")
+
+    # A claim that rests on fewer seeds is not the verdict's, and another recipe's claims are not this page's.
+    lone = claims[0] | {"of": "stable_diffusion/both/resnet20", "minus": "real/real/resnet20", "seeds": 1}
+    write_csv(workspace.results / "table/claims.csv", [*claims, lone | tests], claims[0])
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert "in the mean of 6 seeds" in page.text("hero")
+    other = replace(params, primary="stable_diffusion")
+    report.run(other, workspace)
+    assert "Fixed before anything was measured" in read(workspace)[1].text("seeds")
+    write_csv(workspace.results / "table/claims.csv", claims, claims[0])
+    report.run(other, workspace)
+    assert "Fixed before anything was measured" not in read(workspace)[1].text("seeds")
 
     (workspace.results / "table/claims.csv").write_text("shots,of\n4,x\n")
     with pytest.raises(InputError, match="dreamset table"):

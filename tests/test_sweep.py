@@ -245,6 +245,12 @@ def test_seeds_that_were_scored_on_different_images_are_refused(params: Params) 
         table.claims(params, records)
 
 
+def test_the_primary_claims_are_over_the_generator_and_not_over_found_images(params: Params) -> None:
+    recipes = {"retrieved": params.recipes["retrieved"], **params.recipes}
+    found = table._primary(dataclasses.replace(params, recipes=recipes), 4, [])
+    assert {minus.split("/")[0] for _, minus in found} == {"stable_diffusion"}
+
+
 def test_a_record_holds_what_was_right(params: Params) -> None:
     evaluation, guesses = made_up(params, images=61)
     record = json.loads(json.dumps(table.record(evaluation, guesses)))

@@ -1,10 +1,13 @@
 """The verdict is one of three, by a rule and a choice that stand before the results."""
 
+import numpy as np
 import pytest
 
 import toy
 from dreamset import verdict
 from dreamset.errors import InputError
+from dreamset.metrics.accuracy import interval
+from dreamset.metrics.mcnemar import mcnemar, reach
 from dreamset.verdict import Gain
 
 OF = "datadream_dset/both/resnet20"
@@ -23,6 +26,39 @@ OF = "datadream_dset/both/resnet20"
 )
 def test_the_rule(low: float, high: float, outcome: str) -> None:
     assert verdict.decide(low, high, 0.01) == outcome
+
+
+def test_an_interval_is_not_enough() -> None:
+    assert verdict.decide(0.001, 0.03, 0.01, significant=False) == "cannot_tell"
+    assert verdict.decide(-0.02, 0.0, 0.01, enough=False) == "cannot_tell"
+    # No image told them apart, in no seed: nothing was measured.
+    assert verdict.decide(0.0, 0.0, 0.01) == "cannot_tell"
+    assert verdict.decide(-0.05, -0.01, 0.01, significant=False) == "does_not_help"
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "images", "outcome", "words"),
+    [
+        (0, 0, 48, "cannot_tell", "holds both no gain and one of +1.0 or more"),
+        (0, 1, 48, "cannot_tell", "holds both no gain and one of +1.0 or more"),
+        (3, 0, 48, "cannot_tell", "holds both no gain and one of +1.0 or more"),
+        (5, 0, 48, "cannot_tell", "exact test does not tell it from chance (p = 0.062)"),
+        (6, 0, 48, "helps", "lies above zero"),
+        (0, 12, 48, "does_not_help", "ends below +1.0"),
+        (0, 5, 5, "cannot_tell", "so few images can show no difference"),
+        (5, 0, 5, "cannot_tell", "so few images can show no difference"),
+        (5, 7, 2000, "does_not_help", "ends below +1.0"),
+    ],
+)
+def test_few_images_decide_nothing(gained: int, lost: int, images: int, outcome: str, words: str) -> None:
+    values = np.array([1.0] * gained + [-1.0] * lost + [0.0] * (images - gained - lost))
+    found = interval(values, 2000, 0.95, 0, paired=True)
+    row = {"of": OF, "minus": "real/real/resnet20", "difference": found.estimate, "low": found.low, "high": found.high}
+    record = {"differences": [row | {"mcnemar_p": mcnemar(values).p}], "confidence": 0.95, "test_images": images}
+    said = verdict.of_evaluation(toy.params(), record | {"reach": reach(images, 0.95)})
+    assert said is not None
+    assert said["outcome"] == outcome
+    assert words in said["sentence"]
 
 
 def test_without_a_gain_of_interest_only_harm_is_no_help() -> None:

@@ -150,7 +150,10 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield ""
     yield f"**{record['verdict']['sentence']}**"
     yield ""
-    learned = "real images alone" if record["arm"] == "real" else f"real images and those of `{record['arm']}`"
+    learned = f"real images and those of `{record['arm']}`"
+    if record["arm"] == "real":
+        strongly = ", strongly augmented" if record.get("train_on") == "real_strong" else ""
+        learned = f"real images alone{strongly}"
     yield f"- Trained on {learned}, because the verdict's outcome is `{record['verdict']['outcome']}`."
     yield f"- {_accuracy(record['accuracy'])}"
     yield f"- Labels used per class: {labels['train']:g} to train, {labels['selection']:g} to select."
@@ -175,6 +178,8 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     else:
         yield "- Weights: trained from scratch, no pretrained network in them."
     drawn = "learned from images that it drew" if record["arm"] != "real" else "learned from no image that it drew"
+    if record.get("origin") == "retrieval":
+        drawn = "learned from no image that it drew, but from images found for the shots"
     yield (
         f"- Generator of the run: `{record['generator']}`; this classifier {drawn}. "
         f"{licences.sentence(record['licence'])}"
@@ -200,9 +205,18 @@ def _accuracy(found: Mapping[str, Any]) -> str:
     if found["protocol"] == "cv":
         return (
             f"Accuracy {found['estimate']:.1%} ({interval}): the folds' estimate on {found['images']} labelled images, "
-            "each predicted by a classifier that had not seen it. This one was trained on all of them afterwards."
+            "each predicted by a classifier that had not seen it. This one was trained afterwards, on "
+            f"{_learned(found)}."
         )
     return f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen."
+
+
+def _learned(found: Mapping[str, Any]) -> str:
+    """What of the labelled images that were scored the delivered classifier is trained on."""
+    learned = found.get("learned")
+    if learned is None:
+        return "the shots but for those that selection takes"
+    return "all of them" if learned == found["images"] else f"{learned} of them"
 
 
 def _base(base: Mapping[str, Any], licence: str) -> str:

@@ -36,7 +36,8 @@ _MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
 _TOP_PAIRS: Final = 50
 _ACCURACY_OF: Final = {
     "test": "the delivered classifiers, on test images",
-    "cv": "classifiers of the folds, which estimate the delivered ones: those learn from all labelled images",
+    "cv": "classifiers of the folds, which estimate the delivered ones: those learn from all shots but those that "
+    "selection takes",
 }
 
 # Of a synthetic dataset as a whole, in the judge's features.
@@ -343,11 +344,14 @@ def _measure(kind: str, classifier: str) -> str:
     return "CAS" if classifier == "resnet20" else "synthetic-only accuracy"
 
 
-def _interval(params: Params, values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Interval:
+def _interval(
+    params: Params, values: NDArray[np.float64], groups: NDArray[np.int64] | None, *, paired: bool = False
+) -> Interval:
     from dreamset.metrics.accuracy import interval
 
+    asked, seed = params.evaluate, seed_for("bootstrap")
     # One seed for all: the same images are resampled for every run and every difference.
-    return interval(values, params.evaluate.bootstrap, params.evaluate.confidence, seed_for("bootstrap"), groups)
+    return interval(values, asked.bootstrap, asked.confidence, seed, groups, paired=paired)
 
 
 def _differences(
@@ -373,7 +377,7 @@ def _differences(
         for first, second in pairs:
             of, minus = key_of(*first, classifier), key_of(*second, classifier)
             difference = right[of] - right[minus]
-            interval, paired = _interval(params, difference, groups), mcnemar(difference)
+            interval, paired = _interval(params, difference, groups, paired=True), mcnemar(difference)
             differences.append(
                 {
                     "classifier": classifier,
@@ -464,6 +468,7 @@ def _fold_sets(
             "images": len(delivered),
             "near_duplicates": mean["near_duplicates"] | listed(near, delivered.names, shots.names),
             "near_duplicates_test": mean["near_duplicates_test"]
+            | {"count": sum(record["near_duplicates_test"]["count"] for record in records)}
             | {"touched": sum(len(rows) for rows in touched[recipe])}
             | {"pairs": sorted(pairs, key=lambda pair: float(pair["distance"]))[:most]},
         }

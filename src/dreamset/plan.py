@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from dreamset.errors import InputError
 from dreamset.params import to_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dreamset.params import Params
     from dreamset.workspace import Workspace
 
@@ -113,23 +116,28 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
     if stage not in ("adapt", "generate", "train") or not workspace.splits.is_file():
         return {}
     split = splits.read_split(workspace.splits)
-    classes = len(split.classes)
     if stage == "train":
         return _training(params, item or "")
     if stage == "generate" and params.recipes[item or ""].origin == "retrieval":
-        return {"images": params.per_class * classes}
+        return {"images": sum(params.synthetic_per_class(split.train_per_class))}
     if stage == "generate":
         sampler = params.sampler(item or "")
         calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
         return {"images": sum(params.synthetic_per_class(split.train_per_class)), "U-Net calls per image": calls}
-    recipe = params.recipes[item or ""]
-    if recipe.adapter == "none" or recipe.scope is None:
-        return {"adapters": 0, "steps": 0}
-    adapters = 1 if recipe.scope == "dataset" else classes
-    schedule = params.base.adapt.schedule(recipe.scope)
+    adapters, steps = _adapting(params, item or "", split.train_per_class)
+    return {"adapters": adapters, "steps": steps}
+
+
+def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
+    """A recipe's adapters, and the optimizer steps of all of them together, for ``images`` of each class."""
+    scope = params.recipes[recipe].scope
+    if scope is None:
+        return 0, 0
+    schedule = params.base.adapt.schedule(scope)
+    if scope == "dataset":
+        return 1, schedule.steps(sum(images))
     # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
-    images = len(split.train) if adapters == 1 else max(split.train_per_class)
-    return {"adapters": adapters, "steps": adapters * schedule.steps(images)}
+    return len(images), len(images) * schedule.steps(max(images))
 
 
 def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
@@ -140,45 +148,57 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
     path = workspace.result("prepare")
     if not (workspace.splits.is_file() and path.is_file()):
         return {"protocol": "known when `dreamset prepare` has run"}
-    from dreamset.folds import possible
+    from dreamset import crossval
     from dreamset.metrics import mcnemar
 
     split = splits.read_split(workspace.splits)
-    images = len(split.train) if split.protocol == "cv" else json.loads(path.read_text(encoding="utf-8"))["test"]
-    cost = f"test, {images} images that were held out; nothing is trained for it"
     if split.protocol == "cv":
-        folds = possible(split, params.evaluate.folds)
-        cost = f"cv, {folds} folds, in each of which all that learns is done again: {_refitting(params, split, folds)}"
-        cost += _refitting_time(params, workspace, folds)
+        folds = crossval.plan(params, workspace, split)
+        images = len(crossval.scored_on(params, split).train)
+        cost = f"cv, {len(folds)} folds, in each of which all that learns is done again: "
+        cost += _refitting(params, [fold.split for fold in folds]) + _refitting_time(params, workspace, len(folds))
+    else:
+        images = json.loads(path.read_text(encoding="utf-8"))["test"]
+        cost = f"test, {images} images that were held out; nothing is trained for it"
     return {"protocol": cost, "what it can show": mcnemar.reach(images, params.evaluate.confidence)["words"]}
 
 
-def _refitting(params: Params, split: splits.Split, folds: int) -> str:
-    """Work of all folds together, in words."""
-    classes, adapting = len(split.classes), 0
-    learned = len(split.train) * (folds - 1) // folds
-    for recipe in params.active:
-        scope = params.recipes[recipe].scope
-        if scope is not None:
-            adapters = 1 if scope == "dataset" else classes
-            adapting += adapters * params.base.adapt.schedule(scope).steps(learned // adapters)
-    images = len(params.active) * params.per_class * classes
+def _refitting(params: Params, folds: list[splits.Split]) -> str:
+    """Work of all folds together, those in which each of them selects included, in words."""
+    from dreamset import folds as dividing
+
+    learned = [split.train_per_class for split in folds]
+    if params.selection == "cv":
+        for split in folds:
+            for held in dividing.held_out(split, dividing.SELECTING, "selection"):
+                gone = Counter(sample.label for sample in held)
+                learned.append(tuple(count - gone[label] for label, count in enumerate(split.train_per_class)))
+    adapting = sum(_adapting(params, recipe, own)[1] for recipe in params.active for own in learned)
+    images = len(params.active) * sum(sum(params.synthetic_per_class(own)) for own in learned)
     counts = [_training(params, arm) for arm in ("real", *params.active)]
     fitting = sum(count for own in counts for what, count in own.items() if what.startswith("steps"))
-    return f"{folds * adapting} adapter steps, {folds * images} images and {folds * fitting} classifier steps"
+    return f"{adapting} adapter steps, {images} images and {len(folds) * fitting} classifier steps"
 
 
 def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
     """How long that takes, where all stages have told how long they took."""
-    seconds = 0.0
+    from dreamset.folds import SELECTING
+
+    seconds, rounds = 0.0, 1 + SELECTING if params.selection == "cv" else 1
     for stage, items in (("adapt", params.active), ("generate", params.active), ("train", ("real", *params.active))):
         for item in items:
             path = workspace.result(stage, item)
             if not path.is_file():
                 return ""
             record = json.loads(path.read_text(encoding="utf-8"))
-            seconds += sum(run["seconds"] for run in record["runs"]) if stage == "train" else record["seconds"]
+            # What training records is of the folds that select, too.
+            seconds += _trained(record) if stage == "train" else rounds * record["seconds"]
     return f"; about {folds * seconds:.0f} s, going by the stages' last runs on all images"
+
+
+def _trained(record: dict[str, Any]) -> float:
+    """Seconds of all classifiers of an arm."""
+    return float(sum(run["seconds"] for run in record["runs"]))
 
 
 def _training(params: Params, arm: str) -> dict[str, int]:
@@ -207,9 +227,10 @@ def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[s
         return "no earlier run to estimate from"
     last = json.loads(path.read_text(encoding="utf-8"))
     unit = {"adapt": "steps", "generate": "images"}.get(stage)
-    seconds, done = last.get("seconds"), last.get("drawn", last.get(unit)) if unit else None
+    seconds = _trained(last) if stage == "train" else last.get("seconds")
+    done = last.get("drawn", last.get(unit)) if unit else None
     if seconds is None:
-        return "no earlier run to estimate from"
+        return f"not known: {stage} does not record how long it takes"
     if unit and counts.get(unit) and done:
         each = seconds / done
         return f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]} as last time"

@@ -222,7 +222,9 @@ def _primary(params: Params, shots: int, made: Iterable[dict[str, Any]]) -> set[
     if shots not in PRIMARY_SHOTS:
         return set()
     recipe, classifier = params.primary_recipe, params.primary_classifier
-    plain = next((name for name, row in params.recipes.items() if row.adapter == "none"), None)
+    plain = next(
+        (name for name, row in params.recipes.items() if row.adapter == "none" and row.origin == "generator"), None
+    )
     wanted = {(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in ("synthetic", "both")}
     gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in made]
     best = over_real(gains, recipe, classifier)

@@ -31,13 +31,17 @@ _ALONE: Final = {
 
 @dataclass(frozen=True)
 class Gain:
-    """A paired difference of two accuracies on the same test images, with its interval; runs are named by their key."""
+    """A paired difference of two accuracies on the same test images, with its interval; runs are named by their key.
+
+    ``p`` is that of McNemar's exact test; None over several seeds, where it is not made.
+    """
 
     of: str
     minus: str
     difference: float
     low: float
     high: float
+    p: float | None = None
 
     @property
     def outcome(self) -> Literal["helps", "hurts", "unclear"]:
@@ -64,16 +68,21 @@ class Verdict:
         return f"{TITLES[self.outcome]}: {self.reason}"
 
 
-def decide(low: float, high: float, smallest_gain: float) -> Outcome:
+def decide(low: float, high: float, smallest_gain: float, *, significant: bool = True, enough: bool = True) -> Outcome:
     """The rule, from the ends of the interval of real + synthetic minus real only.
 
     Args:
         low: lower end, as a share of the test images.
         high: upper end.
         smallest_gain: below this a gain is as good as none; 0 or more.
+        significant: whether McNemar's exact test rejects equality; True where it is not made.
+        enough: whether so many images can show any difference at all.
     """
-    if low > 0:
+    if low > 0 and significant:
         return "helps"
+    # An interval without width says how little was seen, not how small the gain is.
+    if low > 0 or low == high or not enough:
+        return "cannot_tell"
     return "does_not_help" if high < smallest_gain else "cannot_tell"
 
 
@@ -89,7 +98,9 @@ def over_real(gains: Iterable[Gain], recipe: str, classifier: str) -> Gain | Non
     return min(found, key=lambda gain: gain.difference, default=None)
 
 
-def judge(params: Params, gains: Iterable[Gain], confidence: float, basis: str) -> Verdict | None:
+def judge(
+    params: Params, gains: Iterable[Gain], confidence: float, basis: str, *, enough: bool = True
+) -> Verdict | None:
     """The verdict on paired differences; None where nothing was trained on real and synthetic images together.
 
     Args:
@@ -97,12 +108,15 @@ def judge(params: Params, gains: Iterable[Gain], confidence: float, basis: str) 
         gains: any differences, those over real arms among them.
         confidence: of their intervals, 0..1.
         basis: what they were measured on, such as "640 test images".
+        enough: whether so many images can show any difference at all; see ``can_show``.
     """
     recipe, classifier, smallest = params.primary_recipe, params.primary_classifier, params.evaluate.smallest_gain
     gain = over_real(gains, recipe, classifier)
     if gain is None:
         return None
-    outcome = decide(gain.low, gain.high, smallest)
+    # As `mcnemar.fewest_discordant` counts: at the level itself the test rejects.
+    significant = gain.p is None or gain.p <= 1 - confidence
+    outcome = decide(gain.low, gain.high, smallest, significant=significant, enough=enough)
     kind = gain.minus.split("/")[1]
     alone = _ALONE.get(kind, f"the real ones alone ({kind})")
     compared = f"{_compared(gain.difference, basis)} on {alone}"
@@ -113,6 +127,12 @@ def judge(params: Params, gains: Iterable[Gain], confidence: float, basis: str) 
         "does_not_help": f"the {interval} {ends} ends below {points(smallest)}, the smallest gain of interest",
         "cannot_tell": f"the {interval} {ends} holds both no gain and one of {points(smallest)} or more",
     }[outcome]
+    if outcome == "cannot_tell" and not enough:
+        because = "so few images can show no difference"
+    elif outcome == "cannot_tell" and gain.low > 0:
+        because = f"McNemar\N{RIGHT SINGLE QUOTATION MARK}s exact test does not tell it from chance (p = {gain.p:.2g})"
+    elif outcome == "cannot_tell" and gain.low == gain.high:
+        because = "that on every image and seed alike, so that nothing says how far it holds"
     reason = f"trained on the real images and those of {recipe}, {classifier} gets {compared}, and {because}."
     return Verdict(outcome, recipe, classifier, gain.minus, gain.difference, gain.low, gain.high, reason)
 
@@ -120,8 +140,8 @@ def judge(params: Params, gains: Iterable[Gain], confidence: float, basis: str) 
 def of_evaluation(params: Params, evaluation: dict[str, Any]) -> dict[str, Any] | None:
     """What ``evaluate`` stores: the fields of ``Verdict`` and its ``sentence``."""
     names = ("of", "minus", "difference", "low", "high")
-    gains = [Gain(**{name: row[name] for name in names}) for row in evaluation["differences"]]
-    found = judge(params, gains, evaluation["confidence"], basis(evaluation))
+    gains = [Gain(**{name: row[name] for name in names}, p=row.get("mcnemar_p")) for row in evaluation["differences"]]
+    found = judge(params, gains, evaluation["confidence"], basis(evaluation), enough=can_show(evaluation))
     return None if found is None else asdict(found) | {"sentence": found.sentence}
 
 
@@ -131,6 +151,16 @@ def basis(evaluation: dict[str, Any]) -> str:
     if evaluation.get("protocol") == "cv":
         return f"{count} labelled images, each held out once,"
     return f"{count} test images"
+
+
+def scored_images(evaluation: dict[str, Any]) -> str:
+    """What an evaluation's images are called: under cross-validation there are no test images."""
+    return "images held out" if evaluation.get("protocol") == "cv" else "test images"
+
+
+def can_show(evaluation: dict[str, Any]) -> bool:
+    """Whether so many images can show any difference; an evaluation that says nothing of its reach is taken for one."""
+    return evaluation.get("reach", {}).get("smallest_gain", 0.0) is not None
 
 
 def points(value: float) -> str:

@@ -145,7 +145,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
     try:
         scores = [_score(record) for record in evaluation["runs"]]
         gains = [
-            Gain(row["of"], row["minus"], row["difference"], row["low"], row["high"])
+            Gain(row["of"], row["minus"], row["difference"], row["low"], row["high"], row.get("mcnemar_p"))
             for row in evaluation["differences"]
         ]
         known = {score.arm for score in scores}

@@ -14,6 +14,7 @@ from dreamset.report.evidence import read_csv
 from dreamset.report.markup import Html, data_uri, join, number, tag
 from dreamset.report.pictures import MOST_CLASSES, SMALL, Block, further, picture, strip
 from dreamset.splits import spoken
+from dreamset.verdict import scored_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,9 +130,10 @@ def duplicates(evidence: Evidence) -> Html | None:
         return None
     share = next(iter(evidence.evaluation["sets"].values()))["near_duplicates"].get("share_of_test_images", 0.01)
     beside = ", each at the left of the shot that it resembles" if evidence.params.report.show_real else ""
+    scored = scored_images(evidence.evaluation)
     note = (
         f"The synthetic images nearest to a shot{beside}. A near-duplicate lies "
-        f"nearer to one than the nearest {100 * share:g}% of real test images do (distance in the judge’s features); "
+        f"nearer to one than the nearest {100 * share:g}% of real {scored} do (distance in the judge’s features); "
         "about that share would be counted of fresh real images too."
     )
     return section("copies", "Copies of the shots", tag("p", note), articles)

@@ -14,7 +14,7 @@ from dreamset.report.gallery import section
 from dreamset.report.markup import Html, interval, join, percent, point_interval, tag
 from dreamset.report.seeds import over_seeds
 from dreamset.report.verdict import Verdict, seeds
-from dreamset.verdict import points
+from dreamset.verdict import points, scored_images
 
 if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence, Score
@@ -197,7 +197,8 @@ def _confusion(evidence: Evidence, verdict: Verdict) -> Html | None:
     ]
     if not maps:
         return None
-    note = f"Test images of {verdict.classifier}: a row is the true class, a column what was read."
+    scored = scored_images(evidence.evaluation).capitalize()
+    note = f"{scored}, as {verdict.classifier} reads them: a row is the true class, a column what was read."
     return section("confusion", "What is taken for what", tag("p", note), tag("div", maps, class_="panels"))
 
 

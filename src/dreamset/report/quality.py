@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.report.gallery import section
 from dreamset.report.markup import Html, join, number, percent, row, table, tag
+from dreamset.verdict import scored_images
 
 if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence
@@ -20,10 +21,7 @@ _MEASURES: Final = {
     "coverage": ("coverage", 3, "↑"),
     "vendi": ("Vendi", 2, "↑"),
 }
-_COPIES: Final = {
-    "near_duplicates": "near-duplicates of shots",
-    "near_duplicates_test": "near-duplicates of test images",
-}
+_COPIES: Final = ("near_duplicates", "near_duplicates_test")
 
 
 def qualities(evidence: Evidence) -> Html | None:
@@ -37,24 +35,32 @@ def qualities(evidence: Evidence) -> Html | None:
         "Recipe",
         *(tag("th", f"{_MEASURES[name][0]} {_MEASURES[name][2]}", scope="col", class_="number") for name in given),
     ]
-    head += [tag("th", _COPIES[name], scope="col", class_="number") for name in copies]
+    told = _copies_of(evidence)
+    head += [tag("th", told[name], scope="col", class_="number") for name in copies]
     rows = []
     for recipe, found in sets.items():
         cells = [number(found.get(name), _MEASURES[name][1]) for name in given]
-        cells += [_copies(found.get(name) or {}) for name in copies]
+        cells += [_count(found.get(name) or {}) for name in copies]
         rows.append(row(recipe, *(tag("td", value, class_="number") for value in cells)))
     one: dict[str, Any] = next((found for found in sets.values() if found), {})
+    scored = scored_images(evidence.evaluation)
+    reference = str(one.get("reference", "test images")).replace("test images", scored)
     note = join(
         f"In the features of the {one.get('features')}, n = {number(one.get('n'))} on each side; reference: "
-        f"{one.get('reference', 'the test images')}. ",
+        f"{reference}. ",
         f"The real images’ own Vendi score is {one['vendi_real']:.2f}. " if one.get("vendi_real") else None,
         one.get("warning"),
     )
-    return section("quality", "How good the images are", table(head, rows, note), _test_copies(sets))
+    return section("quality", "How good the images are", table(head, rows, note), _test_copies(evidence, sets))
 
 
-def _test_copies(sets: dict[str, dict[str, Any]]) -> Html | None:
-    """Near-duplicates of test images by their names: the page opens no test image."""
+def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> Html | None:
+    """Near-duplicates of test images by their names: the page opens no test image.
+
+    Under cross-validation these are shots, which `report.show_real` may keep off the page.
+    """
+    if evidence.evaluation.get("protocol") == "cv" and not evidence.params.report.show_real:
+        return None
     lines = []
     for recipe, found in sets.items():
         near = found.get("near_duplicates_test") or {}
@@ -72,7 +78,7 @@ def _test_copies(sets: dict[str, dict[str, Any]]) -> Html | None:
         ]
     if not lines:
         return None
-    title = "The nearest pairs of synthetic and test images, with their distance"
+    title = f"The nearest pairs of synthetic images and {scored_images(evidence.evaluation)}, with their distance"
     return tag("details", tag("summary", title), tag("ul", lines))
 
 
@@ -87,7 +93,7 @@ def correlations(evidence: Evidence) -> Html | None:
         ends = f" {_rho(line['low'])} to {_rho(line['high'])}"
         cells.setdefault(line["metric"], {})[line["shots"]] = join(_rho(line["rho"]), tag("small", ends))
     head = ["Figure", *(tag("th", "all" if k == "all" else f"{k} shots", scope="col", class_="number") for k in shots)]
-    names = {name: told for name, (told, _, _) in _MEASURES.items()} | _COPIES
+    names = {name: told for name, (told, _, _) in _MEASURES.items()} | _copies_of(evidence)
     rows = [
         row(names.get(metric, metric), *(tag("td", found.get(k, "–"), class_="number") for k in shots))
         for metric, found in cells.items()
@@ -102,7 +108,13 @@ def correlations(evidence: Evidence) -> Html | None:
     return section("correlations", "Does FID tell you anything?", tag("p", note), table(head, rows))
 
 
-def _copies(found: dict[str, Any]) -> Html | str:
+def _copies_of(evidence: Evidence) -> dict[str, str]:
+    """What is counted, in words."""
+    real = ("shots", scored_images(evidence.evaluation))
+    return {name: f"near-duplicates of {what}" for name, what in zip(_COPIES, real, strict=True)}
+
+
+def _count(found: dict[str, Any]) -> Html | str:
     if "count" not in found:
         return "–"
     return join(number(found["count"]), tag("small", f" {percent(found.get('share'))}"))

@@ -18,7 +18,7 @@ from dreamset.report.markup import (
     table,
     tag,
 )
-from dreamset.verdict import basis, points
+from dreamset.verdict import basis, points, scored_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,12 +99,15 @@ def _protocol(evidence: Evidence) -> str:
     """Which images everything was scored on."""
     count, evaluation = number(evidence.evaluation["test_images"]), evidence.evaluation
     groups = f", of {number(evaluation['groups'])} groups" if evaluation.get("groups") else ""
+    learned = "all of them"
+    if len(evidence.split.train) < evidence.evaluation["test_images"]:
+        learned = f"{number(len(evidence.split.train))} of them, for the others select"
     if evaluation.get("protocol") != "cv":
         return f"{count} real images{groups} that no other stage opens"
     return (
         f"no test images: {evaluation.get('folds')} folds of the {count} labelled ones{groups}. In each fold all that "
         "learns is done again without the images held out, on which it is then scored; the delivered classifiers learn "
-        "from all of them, and the folds’ accuracy is what is expected of those"
+        f"from {learned}, and the folds’ accuracy is what is expected of those"
     )
 
 
@@ -220,6 +223,7 @@ def _differences(evidence: Evidence) -> Html:
 
 
 def _caption(evidence: Evidence) -> Html:
+    scored = scored_images(evidence.evaluation)
     n = {found.get("n") for found in evidence.evaluation["sets"].values()} - {None}
     told = f"n = {', '.join(number(value) for value in sorted(n))} images on each side" if n else ""
     features = next((found.get("features") for found in evidence.evaluation["sets"].values()), None)
@@ -229,7 +233,7 @@ def _caption(evidence: Evidence) -> Html:
         tag("b", "▲"), " gains over the best run on real shots alone, ",
         tag("b", "▼"), " loses, ",
         tag("b", "≈"), " the paired interval holds zero. ",
-        f"FID and KID against the test images in the features of the {features}" if features else None,
+        f"FID and KID against the {scored} in the features of the {features}" if features else None,
         f", {told}" if features and told else None,
         f", KID in subsets of {subset}" if features and subset else None,
         "; FID is biased upwards at such n." if features else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dreamset import verdict as rule
 from dreamset.metrics.statistics import indicative
 from dreamset.report.markup import percent, point_interval
-from dreamset.verdict import points
+from dreamset.verdict import over_real, points
 
 if TYPE_CHECKING:
     from dreamset.report.evidence import Claim, Evidence
@@ -37,12 +37,15 @@ def verdict(evidence: Evidence) -> Verdict:
     """The verdict over the seeds of the table where there is one of this setting, else of this seed."""
     params = evidence.params
     recipe, classifier = params.primary_recipe, params.primary_classifier
-    plain = evidence.plain[0] if recipe in evidence.adapted and evidence.plain else None
+    plain = next((name for name in evidence.plain if params.recipes[name].origin == "generator"), None)
+    plain = plain if recipe in evidence.adapted else None
     confidence = float(evidence.evaluation["confidence"])
     basis = rule.basis(evidence.evaluation)
-    here = rule.judge(params, evidence.gains.values(), confidence, basis)
+    enough = rule.can_show(evidence.evaluation)
+    here = rule.judge(params, evidence.gains.values(), confidence, basis, enough=enough)
     claims = _claims(evidence)
-    seeds = min((claim.seeds for claim in claims.values()), default=0)
+    best = over_real([claim.gain for claim in claims.values()], recipe, classifier)
+    seeds = claims[best.of, best.minus].seeds if best else 0
     over = f"{basis.rstrip(',')}, in the mean of {seeds} seeds,"
     pooled = rule.judge(params, [claim.gain for claim in claims.values()], confidence, over) if seeds > 1 else None
     found = pooled or here
@@ -108,16 +111,18 @@ def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
         told.append(f"{seeds(evidence)} Its intervals resample the images alone.")
     elif indicative(seeds_of_title):
         told.append(f"Indicative: with {seeds_of_title} seeds no sign-flip test can reach 5%.")
+    level = f"{100 * (1 - float(evidence.evaluation['confidence'])):.3g}%"
     least = points(params.evaluate.smallest_gain)
     told.append(
-        f"The rule: it helps where the whole {interval} lies above zero, it does not where the interval ends below "
-        f"{least} points, and else these images cannot tell. It was fixed before these images were seen, and so "
+        f"The rule: it helps where the whole {interval} lies above zero and, of one seed, McNemar’s exact test rejects "
+        f"equality at {level}; it does not where the interval ends below {least} points and so many images can show "
+        "a difference at all; and else these images cannot tell. It was fixed before these images were seen, and so "
         "were recipe and classifier: `primary` and `deliver` in `params.yaml`."
     )
     if len(evidence.real_kinds) > 1:
         told.append(
             f"What has to be beaten is the best of {len(evidence.real_kinds)} ways of training on the real images "
-            "alone; choosing it on the test images favours the real ones."
+            "alone; choosing it on these images favours the real ones."
         )
     reach = evidence.evaluation.get("reach") or {}
     if reach.get("words"):

@@ -1,0 +1,90 @@
+"""What a dry run counts is what the stages would do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import toy
+from dreamset import folds
+from dreamset.files import write_json
+from dreamset.plan import describe
+from dreamset.splits import Sample, Split, write_split
+from dreamset.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreamset.params import Params
+
+ROW = "models__bundled__"
+
+
+def small(**changes: Any) -> Params:
+    """A step of an adapter for each image of its class, and classes balanced."""
+    settings: dict[str, Any] = {
+        "active": ["stable_diffusion", "datadream_cls"],
+        "evaluate__folds": 4,
+        "generate__per_class": "balance",
+        f"{ROW}generate__per_class": 5,
+        f"{ROW}adapt__class__epochs": 1,
+        f"{ROW}adapt__class__batch": 1,
+    }
+    return toy.params(**(settings | changes))
+
+
+def workspace_of(root: Path, selection: str) -> Workspace:
+    """Eight shots of one class and four of the other, to be cross-validated."""
+    place = Workspace.at(root)
+    samples = [Sample(f"{label}_{i}.png", label, f"{label}_{i}", f"{label}{i}") for label in (0, 1) for i in range(8)]
+    shots = tuple(sample for i, sample in enumerate(samples) if i < 12)
+    split = Split("toy", ("a", "b"), "a {class}", (), "all", 0, shots, (), protocol="cv")
+    write_split(place.splits, folds.holdout(split) if selection == "holdout" else split)
+    write_json(place.result("prepare"), {"test": 0})
+    return place
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        # Each fold leaves 6 and 3 images: 2 adapters of 6 steps, and 5 and 8 images of each of two recipes.
+        ("fixed", "48 adapter steps, 104 images"),
+        # It takes 2 and 1 of these away.
+        ("holdout", "32 adapter steps, 96 images"),
+        # Then three folds of 4 and 2 in each fold: 2 adapters of 4 steps, and 5 and 7 images.
+        ("cv", "144 adapter steps, 392 images"),
+    ],
+)
+def test_the_folds_work_is_counted_as_it_is_done(tmp_path: Path, selection: str, words: str) -> None:
+    place = workspace_of(tmp_path, selection)
+    flat = " ".join(describe(small(selection=selection), place, "evaluate", None).split())
+    assert f"cv, 4 folds, in each of which all that learns is done again: {words}" in flat
+    # What selects is a shot like any other, and scored.
+    assert "On 12 images" in flat
+
+
+def test_balanced_images_are_counted_of_whatever_origin(tmp_path: Path) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    for recipe in ("stable_diffusion", "retrieved"):
+        params = small(active=[recipe])
+        assert "images: 14" in describe(params, place, "generate", recipe)
+    assert "steps: 16" in describe(small(), place, "adapt", "datadream_cls")
+
+
+def test_the_last_run_s_time_is_told_where_it_was_recorded(tmp_path: Path) -> None:
+    place, params = workspace_of(tmp_path, "fixed"), small()
+    assert "no earlier run" in describe(params, place, "train", "real")
+    for arm in ("real", *params.active):
+        write_json(place.result("train", arm), {"runs": [{"seconds": 1.5}, {"seconds": 2.5}]})
+    assert "estimate: 4 s, as last time" in describe(params, place, "train", "real")
+    write_json(place.result("evaluate"), {"runs": [{"seconds": 1.5}]})
+    assert "evaluate does not record how long it takes" in describe(params, place, "evaluate", None)
+    for stage in ("adapt", "generate"):
+        for recipe in params.active:
+            write_json(place.result(stage, recipe), {"seconds": 1.0})
+    # Of each fold: 12 s of training, and 4 s of adapting and drawing, which selecting in folds repeats.
+    assert "about 64 s" in " ".join(describe(params, place, "evaluate", None).split())
+    selecting = dataclasses.replace(params, selection="cv")
+    assert "about 128 s" in " ".join(describe(selecting, place, "evaluate", None).split())
