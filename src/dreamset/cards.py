@@ -202,7 +202,10 @@ def _accuracy(found: Mapping[str, Any]) -> str:
             f"Accuracy {found['estimate']:.1%} ({interval}): the folds' estimate on {found['images']} labelled images, "
             "each predicted by a classifier that had not seen it. This one was trained on all of them afterwards."
         )
-    return f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen."
+    chosen = "; the verdict chose it on the same images, so expect a little less" if found.get("chosen") else ""
+    return (
+        f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen{chosen}."
+    )
 
 
 def _base(base: Mapping[str, Any], licence: str) -> str:
