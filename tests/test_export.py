@@ -169,6 +169,7 @@ def test_a_folder_in_use_is_left_alone(made: Workspace, tmp_path: Path) -> None:
 
 def test_a_dataset_that_was_not_evaluated_is_not_published(made: Workspace, tmp_path: Path) -> None:
     toy.write_synthetic(made, "stable_diffusion")
+    write_json(made.result("generate", "stable_diffusion"), {"rejected": 0})
     with pytest.raises(InputError, match="has no near-duplicates of stable_diffusion; run `dreamset evaluate`"):
         export.public(params(made), made, "stable_diffusion", tmp_path / "public")
 
