@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 import delivered
 import toy
-from dreamset import cards, classifiers, deliver
+from dreamset import cards, claims, classifiers, deliver
 from dreamset.errors import InputError
-from dreamset.files import write_json
-from dreamset.images import read_rgb, resize_crop
+from dreamset.files import write_csv, write_json
+from dreamset.images import Decoding, decode, read_rgb, resize_crop
 from dreamset.workspace import Workspace
 
 
@@ -72,6 +73,12 @@ def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
     assert "Trained on real images alone, strongly augmented, because" in alone
 
 
+def snippet_of(folder: Path) -> str:
+    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert found is not None and "dreamset" not in found[1]
+    return found[1]
+
+
 # At 24 pixels it sees more than the model's resolution has.
 @pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("resnet20", 24), ("clip_lora", 16)])
 def test_the_code_in_the_card_agrees_without_dreamset(
@@ -81,11 +88,9 @@ def test_the_code_in_the_card_agrees_without_dreamset(
     folder = workspace.classifier
     photo = delivered.wide(tmp_path / "photos", 3)[0]
     photo.rename(folder / "photo.png")
-    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert found is not None and "dreamset" not in found[1]
     monkeypatch.chdir(folder)
     scope: dict[str, Any] = {}
-    exec(compile(found[1], "card", "exec"), scope)
+    exec(compile(snippet_of(folder), "card", "exec"), scope)
     predictor = classifiers.load(folder)
     expected = predictor.logits(np.stack([resize_crop(read_rgb(folder / "photo.png"), 16)]))
     answer = scope["logits"](scope["read"]("photo.png")).detach().numpy()
@@ -181,3 +186,51 @@ def test_a_classifier_without_temperature_is_trained_again(workspace: Workspace)
     write_json(workspace.result("evaluate"), delivered.evaluation())
     with pytest.raises(InputError, match="holds no temperature; run `dreamset train real` again"):
         deliver.run(toy.params(), workspace)
+
+
+@pytest.mark.parametrize(("seeds", "low", "arm"), [(5, 0.01, "datadream_dset"), (5, -0.01, "real"), (1, 0.01, "real")])
+def test_the_table_over_seeds_decides_as_it_does_on_the_page(tmp_path: Path, seeds: int, low: float, arm: str) -> None:
+    workspace = delivered.world(tmp_path, "resnet20", "cannot_tell")
+    row = {"shots": 4, "seeds": seeds, "of": "datadream_dset/both/resnet20", "minus": "real/real/resnet20"}
+    row |= {"difference": 0.05, "low": low, "high": 0.09}
+    write_csv(workspace.results / "table/claims.csv", [row], row)
+    (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
+    params = toy.params()
+    made = {"data": None, "made": claims.made(params, workspace.root)}
+    write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made)
+    summary = deliver.run(params, workspace)
+    assert summary["arm"] == arm
+    record = json.loads((workspace.classifier / "classifier.json").read_text())
+    assert record["verdict"]["seeds"] == seeds
+    assert ("in the mean of 5 seeds" in record["verdict"]["sentence"]) == (seeds == 5)
+    assert record["verdict"]["basis"].startswith(f"It rests on {'5 seeds' if seeds == 5 else 'one seed'}, ")
+    assert record["origin"] == (None if arm == "real" else "generator")
+    assert record["accuracy"]["learned"] == 12
+    card = (workspace.classifier / "README.md").read_text()
+    assert record["verdict"]["sentence"] in card
+    assert ("the verdict chose it on the same images" in card) == (arm != "real")
+    # A table of other code is no basis.
+    write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made | {"made": "0"})
+    assert deliver.run(params, workspace)["seeds"] == 1
+
+
+def test_the_code_in_the_card_reads_transparent_and_deep_files_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = delivered.world(tmp_path, "resnet20", prepare__window=[100, 3000]).classifier
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (40, 52, 4)).astype(np.uint8), "RGBA")
+    rgba.save(folder / "photo.png")
+    deep = rng.integers(0, 4000, (40, 52)).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    rgba.convert("RGB").quantize(8).save(folder / "palette.png", transparency=3)
+    monkeypatch.chdir(folder)
+    scope: dict[str, Any] = {}
+    exec(compile(snippet_of(folder), "card", "exec"), scope)
+    for name in ("photo.png", "deep.png", "palette.png"):
+        image = decode((folder / name).read_bytes(), Decoding(10**6, (100, 3000))).image
+        expected = resize_crop(image, 16).astype(np.float32).transpose(2, 0, 1)[None] / 255
+        np.testing.assert_allclose(scope["read"](name), expected, atol=1e-6)
+    scope["record"]["preprocessing"]["window"] = None
+    with pytest.raises(ValueError, match=r"deep\.png: has more than 8 bits per channel"):
+        scope["read"]("deep.png")

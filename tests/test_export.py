@@ -17,6 +17,7 @@ from dreamset.cli import main
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, sha256, write_json
 from dreamset.images import png, read_rgb, resize_crop
+from dreamset.review import decisions
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
@@ -87,6 +88,7 @@ def made(workspace: Workspace) -> Workspace:
     write_metadata(folder, changed)
     duplicates = {"threshold": 0.02, "count": 2, "pairs": []}
     write_json(workspace.result("evaluate"), {"sets": {"datadream_dset": {"near_duplicates": duplicates}}})
+    write_json(workspace.result("generate", "datadream_dset"), {"rejected": 2})
     return workspace
 
 
@@ -142,6 +144,21 @@ def test_all_images_are_held_against_all_shots(made: Workspace, tmp_path: Path) 
     assert not (tmp_path / "public").exists()
 
 
+def test_what_a_person_rejected_is_counted_and_not_published(made: Workspace, tmp_path: Path) -> None:
+    rows = read_metadata(made.synthetic("datadream_dset"))
+    path, target = made.review("datadream_dset"), tmp_path / "public"
+    chosen: dict[decisions.Picture, decisions.Decision] = {decisions.picture(row): "kept" for row in rows}
+    decisions.write(path, "datadream_dset", chosen | {decisions.picture(rows[4]): "rejected"})
+    with pytest.raises(InputError, match=r"rejects 1 of the pictures in .*; run `dreamset generate datadream_dset`"):
+        export.public(params(made), made, "datadream_dset", target)
+    assert not target.exists()
+    # Two were rejected and replaced before; all of those published were looked at.
+    decisions.write(path, "datadream_dset", chosen | {("bar", 9, "a" * 64): "rejected"})
+    export.public(params(made), made, "datadream_dset", target)
+    card = (target / "README.md").read_text()
+    assert "2 of 17 looked at rejected by a person and replaced; all 15 have been looked at" in card
+
+
 def test_a_folder_in_use_is_left_alone(made: Workspace, tmp_path: Path) -> None:
     (tmp_path / "public").mkdir()
     (tmp_path / "public/mine.txt").write_text("mine")
@@ -152,6 +169,7 @@ def test_a_folder_in_use_is_left_alone(made: Workspace, tmp_path: Path) -> None:
 
 def test_a_dataset_that_was_not_evaluated_is_not_published(made: Workspace, tmp_path: Path) -> None:
     toy.write_synthetic(made, "stable_diffusion")
+    write_json(made.result("generate", "stable_diffusion"), {"rejected": 0})
     with pytest.raises(InputError, match="has no near-duplicates of stable_diffusion; run `dreamset evaluate`"):
         export.public(params(made), made, "stable_diffusion", tmp_path / "public")
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import toy
-from dreamset import cli, report
+from dreamset import claims, cli, report
 from dreamset.errors import InputError
 from dreamset.files import write_csv, write_json
 from dreamset.report import charts, markup, pictures
@@ -442,20 +442,27 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
         (4, "synthetic", "stable_diffusion", "synthetic"),
         (16, "both", "real", "real"),
     ]
-    claims = [
+    rows = [
         {"shots": k, "classifier": "resnet20", "of": of.format(kind), "minus": minus.format(other, its), "seeds": 5}
         | {"difference": 0.0123 * k, "low": 0.0123 * k - 0.06, "high": 0.0123 * k + 0.01}
         for k, kind, other, its in kinds
     ]
-    claims.append(claims[0] | {"of": "taken_out/both/resnet20"})
-    write_csv(workspace.results / "table/claims.csv", claims, claims[0])
+    rows.append(rows[0] | {"of": "taken_out/both/resnet20"})
+    write_csv(workspace.results / "table/claims.csv", rows, rows[0])
     summary = {"shots": 16, "recipe": "real", "train_on": "real", "classifier": "resnet20", "seeds": 5}
     summary |= {"accuracy": 0.9713, "sd": 0.0042}
     here = summary | {"shots": 4, "recipe": "datadream_dset", "train_on": "both", "accuracy": 0.8181}
     write_csv(workspace.results / "table/summary.csv", [summary, here], summary)
     report.run(params, workspace)
     assert "mean of 5 seeds" not in read(workspace)[1].text("hero")  # of nobody knows what
-    write_json(workspace.results / "table/setting.json", params.setting([*RECIPES, "datadream_cls"]))
+    (workspace.root / "models").mkdir(exist_ok=True)
+    (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
+    made = {"data": None, "made": claims.made(params, workspace.root)}
+    setting = params.setting([*RECIPES, "datadream_cls"])
+    write_json(workspace.results / "table/setting.json", setting | made | {"made": "0" * 64})
+    report.run(params, workspace)
+    assert "mean of 5 seeds" not in read(workspace)[1].text("hero")  # of other code or weights
+    write_json(workspace.results / "table/setting.json", setting | made)
     other = replace(params, prepare=replace(params.prepare, source="imagefolder:elsewhere"))
     report.run(other, workspace)
     assert "mean of 5 seeds" not in read(workspace)[1].text("hero")
@@ -478,8 +485,8 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
 
     tests = {"p": 0.0312, "p_holm": 0.1875, "primary": "true", "indicative": "false"}
     others = {"p": 0.0004, "p_holm": 0.5, "primary": "false", "indicative": "false"}
-    claims = [claim | (tests if claim["shots"] == 4 else others) | {"seeds": 6} for claim in claims]
-    write_csv(workspace.results / "table/claims.csv", claims, claims[0])
+    rows = [row | (tests if row["shots"] == 4 else others) | {"seeds": 6} for row in rows]
+    write_csv(workspace.results / "table/claims.csv", rows, rows[0])
     rho = {"metric": "fid", "shots": "all", "points": 60, "seeds": 6, "rho": -0.512, "low": -0.9, "high": 0.1}
     write_csv(workspace.results / "table/correlations.csv", [rho, rho | {"shots": 4, "rho": 0.25}], rho)
     write_json(workspace.results / "table/cost.json", {"cells": 12, "seconds": 9000.0, "threads": [1]})

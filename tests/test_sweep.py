@@ -2,18 +2,22 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from dreamset import adapt, cli, evaluate, generate, prepare, sweep, table, train
+from dreamset import adapt, cli, evaluate, generate, prepare, retrieve, sweep, table, train
 from dreamset import params as parameters
 from dreamset.errors import InputError
 from dreamset.files import write_json
+from dreamset.images import png
 from dreamset.params import Params
 from dreamset.verdict import Gain
 from dreamset.workspace import Workspace
@@ -276,3 +280,95 @@ def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit, match="2"):
         cli.main(["table", "--shots", "4", "--seeds", "0", "--recipes", "nothing"])
     assert "no row 'nothing' in recipes" in capsys.readouterr().err
+
+
+def write_folders(root: Path, parts: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(3)
+    for part, name, index in itertools.product(parts, ("cat", "dog"), range(6)):
+        path = root / part / name / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(rng.integers(0, 256, (12, 12, 3)).astype(np.uint8)))
+
+
+def from_folder(params: Params, folder: Path, **changes: Any) -> Params:
+    own = dataclasses.replace(params.prepare, source=f"imagefolder:{folder}", **changes)
+    return dataclasses.replace(params, prepare=own)
+
+
+def test_other_images_under_the_same_path_are_another_cell(
+    params: Params, workspace: Workspace, stages: list[str], tmp_path: Path
+) -> None:
+    write_folders(tmp_path / "mine", ("train", "test"))
+    mine = from_folder(params, tmp_path / "mine")
+    sweep.run(mine, workspace, [2], [0, 1], 1)
+    before = json.loads((workspace.results / "table/setting.json").read_text())
+    assert sweep.run(mine, workspace, [2], [0, 1], 1).startswith("0 of 2 cells run now")
+    # One file has other pixels; its name and the number of files are as they were.
+    (tmp_path / "mine/test/cat/0.png").write_bytes(png(np.full((12, 12, 3), 9, np.uint8)))
+    assert sweep.run(mine, workspace, [2], [0], 1).startswith("1 of 1 cells run now")
+    assert cells(workspace) == [(2, 0)]
+    after = json.loads((workspace.results / "table/setting.json").read_text())
+    assert before["data"] != after["data"]
+    assert {**before, "data": None} == {**after, "data": None}
+
+
+def test_another_file_of_shots_is_another_cell(
+    params: Params, workspace: Workspace, stages: list[str], tmp_path: Path
+) -> None:
+    write_folders(tmp_path / "mine", ("train", "test"))
+    file = tmp_path / "shot_2-seed_0.json"
+    file.write_text("{}")
+    mine = from_folder(params, tmp_path / "mine", few_shot=str(tmp_path / "shot_{shots}-seed_{seed}.json"))
+    sweep.run(mine, workspace, [2], [0], 1)
+    assert sweep.run(mine, workspace, [2], [0], 1).startswith("0 of 1 cells run now")
+    file.write_text('{"train": []}')
+    assert sweep.run(mine, workspace, [2], [0], 1).startswith("1 of 1 cells run now")
+
+
+@pytest.mark.parametrize("protocol", [None, "cv"])
+def test_seeds_that_would_be_cross_validated_are_refused_before_any_work(
+    params: Params, workspace: Workspace, stages: list[str], tmp_path: Path, protocol: Any
+) -> None:
+    # Of the source's own: with cv asked for, its test part is of no use.
+    write_folders(tmp_path / "mine", ("train", "test") if protocol else ("",))
+    mine = from_folder(params, tmp_path / "mine")
+    mine = dataclasses.replace(mine, evaluate=dataclasses.replace(mine.evaluate, protocol=protocol))
+    with pytest.raises(InputError, match="2 seeds at 1 shots would be cross-validated"):
+        sweep.run(mine, workspace, [1, 2], [0, 1], 1)
+    assert stages == []
+    sweep.run(mine, workspace, [1, 2], [0], 1)
+    ran = len(stages)
+    assert ran == 2 * 9
+    # A seed that was run before counts.
+    with pytest.raises(InputError, match="2 seeds at 2 shots would be cross-validated"):
+        sweep.run(mine, workspace, [2], [1], 1)
+    assert len(stages) == ran
+    held = dataclasses.replace(mine, evaluate=dataclasses.replace(mine.evaluate, protocol="test"))
+    sweep.run(held, workspace, [2], [0, 1], 1)
+    assert cells(workspace) == [(2, 0), (2, 1)]
+
+
+def test_what_is_searched_is_part_of_a_recipe_that_finds_its_images(
+    params: Params, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [("a.png", "0" * 64)]
+    monkeypatch.setattr(retrieve, "searched", lambda *_: list(found), raising=False)
+    before = sweep._rows(params, workspace, ["retrieved", "datadream_dset"])
+    found.append(("b.png", "1" * 64))
+    after = sweep._rows(params, workspace, ["retrieved", "datadream_dset"])
+    assert before["retrieved"] != after["retrieved"]
+    assert before["datadream_dset"] == after["datadream_dset"]
+
+
+def test_a_table_with_a_recipe_that_has_nothing_to_search_is_refused(
+    raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw["models"]["bundled"]["retrieval"] = None
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    for words in (["table", "--shots", "4", "--seeds", "0", "--recipes", "retrieved"], ["generate", "retrieved"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(words)
+        told = capsys.readouterr().err
+        assert "models.bundled.retrieval: is null, so recipe retrieved has nothing to retrieve from" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

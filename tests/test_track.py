@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dreamset import cli, track
 from dreamset import params as parameters
-from dreamset import track
 from dreamset.track import send
 from dreamset.workspace import Workspace
 
@@ -259,3 +259,50 @@ def test_the_pipeline_is_the_parameters_that_matter(workspace: Workspace) -> Non
         spool_one(workspace, params, started=T0 + params.seed)
     pipelines = [json.loads((path / "record.json").read_text())["pipeline"] for path in waiting(workspace)]
     assert pipelines[0] == pipelines[1] != pipelines[2]
+
+
+def test_names_of_classes_that_mlflow_refuses_are_cleaned(workspace: Workspace, store: Path) -> None:
+    shutil.copy(store, workspace.root)
+    odd = {"it's (old)": 4, "it?s [old]": 8, "a/../b": 1, "x//y": 2, "ß" * 300: 3, "ß" * 299 + "z": 5}
+    spool_one(workspace, replace(PARAMS, shots=odd))
+    send_here(workspace)
+    assert waiting(workspace) == []
+    assert not (workspace.spool / "broken").exists()
+    for run in runs(workspace).values():
+        found = {name: value for name, value in run.data.params.items() if name.startswith("shots.")}
+        assert sorted(found.values()) == ["1", "2", "3", "4", "5", "8"]
+        assert found["shots.it_s _old_"] == "4"
+        assert found["shots.it_s _old__2"] == "8"
+
+
+def test_accuracies_and_qualities_of_an_evaluation_arrive(
+    workspace: Workspace, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(store, workspace.root)
+    evaluation = {
+        "test_images": 640,
+        "protocol": "test",
+        "runs": [
+            {"arm": arm, "train_on": kind, "classifier": "resnet20", "accuracy": accuracy, "low": 0.1}
+            for arm, kind, accuracy in (("real", "real_strong", 0.75), ("datadream_dset", "both", 0.875))
+        ],
+        "sets": {
+            "datadream_dset": {"fid": 4.5, "kid": 0.02, "space": "judge", "near_duplicates": {"share": 0.1, "count": 3}}
+        },
+    }
+    monkeypatch.setattr(cli, "stage_function", lambda _: lambda *_: evaluation)
+    monkeypatch.chdir(workspace.root)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", workspace.root)
+    cli.main(["evaluate"])
+    send_here(workspace)
+    expected = {
+        "test_images": 640,
+        "accuracy/real/real_strong/resnet20": 0.75,
+        "accuracy/datadream_dset/both/resnet20": 0.875,
+        "fid/datadream_dset": 4.5,
+        "kid/datadream_dset": 0.02,
+        "near_duplicates/datadream_dset": 0.1,
+    }
+    found = runs(workspace)
+    assert len(found) == 2  # its own, and the pipeline's, which compares whole pipelines
+    assert all(run.data.metrics == expected for run in found.values())

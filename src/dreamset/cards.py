@@ -208,7 +208,10 @@ def _accuracy(found: Mapping[str, Any]) -> str:
             "each predicted by a classifier that had not seen it. This one was trained afterwards, on "
             f"{_learned(found)}."
         )
-    return f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen."
+    chosen = "; the verdict chose it on the same images, so expect a little less" if found.get("chosen") else ""
+    return (
+        f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen{chosen}."
+    )
 
 
 def _learned(found: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dreamset import __version__
 from dreamset.errors import DiskFullError, InputError, StoppedError
 from dreamset.files import disk_full
-from dreamset.params import Params, load
+from dreamset.params import Params, check_retrieval, load
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _stage(arguments: argparse.Namespace) -> None:
         stage,
         item,
         started=started,
-        metrics={key: value for key, value in summary.items() if isinstance(value, int | float)},
+        metrics=track.figures(summary),
         curves=_curves(plots / "loss.csv"),
         artifacts=_artifacts(workspace, stage, item, private),
     )
@@ -309,6 +309,9 @@ def _check_item(params: Params, stage: str, item: str | None) -> None:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
     if stage == "train" and item != "real" and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
+    # A row that is not active may be named here, too.
+    if stage in ("adapt", "generate", "train") and item in params.recipes:
+        check_retrieval(params, item)
 
 
 def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import cards, locks, shards
+from dreamset import cards, claims, locks, shards
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_json
 from dreamset.splits import read_split
@@ -51,7 +52,17 @@ side, size = record["preprocessing"]["side"], record["preprocessing"]["size"]
 
 def read(file):
     """(1, 3, size, size) float RGB in 0..1."""
-    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode.startswith(("I", "F")):  # grey of more than 8 bits
+        if record["preprocessing"]["window"] is None:
+            raise ValueError(f"{file}: has more than 8 bits per channel; save it with 8")
+        low, high = record["preprocessing"]["window"]
+        values = (np.nan_to_num(np.asarray(image, np.float64), nan=low) - low) / (high - low)
+        image = Image.fromarray(np.round(values.clip(0, 1) * 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
     scale = side / min(image.size)
     image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -115,7 +126,10 @@ class Choice(NamedTuple):
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
-    """Write ``models/classifier/`` and ``results/deliver.json``, as ``results/evaluate.json`` decides.
+    """Write ``models/classifier/`` and ``results/deliver.json``, as the verdict decides.
+
+    That is the verdict of the report: over the seeds of ``results/table`` where it holds two or more of this setting,
+    else of ``results/evaluate.json``.
 
     Raises:
         InputError: the evaluation holds no verdict, or its classifier is not there or has no temperature.
@@ -124,14 +138,14 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
 
     path = workspace.result("evaluate")
     evaluation = read_json(path, "dreamset evaluate")
-    found = verdict(evaluation, path)
+    split = read_split(workspace.splits)
+    found = _settled(params, workspace, split, evaluation, path)
     helps = found["outcome"] == "helps"
     arm, kind = (found["recipe"], "both") if helps else (_REAL, _REAL_ONLY)
     name: str = found["classifier"]
     if name not in _SNIPPETS:
         raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name resnet20 or clip_lora.")
     source = workspace.classifiers(arm) / f"{kind}_{name}"
-    split = read_split(workspace.splits)
     record = read_json(source / classifiers.RECORD, f"dreamset train {arm}")
     if "temperature" not in record:
         raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `dreamset train {arm}` again.")
@@ -145,7 +159,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "threshold": chosen.threshold,
         "threshold_reason": chosen.reason,
         "verdict": found,
-        "accuracy": _accuracy(evaluation, path, arm, kind, name),
+        "origin": params.recipes[arm].origin if helps else None,
+        "accuracy": _accuracy(evaluation, path, arm, kind, name) | {"learned": len(split.train), "chosen": helps},
         "labels_per_class": {
             "train": evaluation["labels_train_per_class"],
             "selection": evaluation["labels_selection_per_class"],
@@ -163,6 +178,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     accuracy = record["accuracy"]
     summary = {
         "outcome": found["outcome"],
+        "seeds": found["seeds"],
         "arm": arm,
         "train_on": kind,
         "classifier": name,
@@ -195,6 +211,19 @@ def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
     if found["outcome"] not in _OUTCOMES:
         raise InputError(f"{path}: has the verdict {found['outcome']!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
     return found
+
+
+def _settled(
+    params: Params, workspace: Workspace, split: Split, evaluation: dict[str, Any], path: Path
+) -> dict[str, Any]:
+    """The verdict that decides, how many ``seeds`` it rests on, and that as a sentence: its ``basis``."""
+    here = verdict(evaluation, path)
+    sweep = claims.read(params, workspace, {_REAL, *params.active})
+    pooled = claims.pooled(params, sweep, split.shots, evaluation)
+    if pooled is None:
+        return here | {"seeds": 1, "basis": f"It rests on one seed, {split.seed}."}
+    basis = f"It rests on {pooled.seeds} seeds, of which this classifier is of seed {split.seed}."
+    return asdict(pooled.verdict) | {"sentence": pooled.verdict.sentence, "seeds": pooled.seeds, "basis": basis}
 
 
 def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float) -> Choice:

@@ -135,7 +135,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         ``images`` kept and, by reason, how many were left out.
 
     Raises:
-        InputError: something is missing, the folder is in use, the images were not generated, or a class has none left.
+        InputError: something is missing, the folder is in use, the images were not generated, a person has rejected
+            some that are still there, or a class has none left.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: is there already; name a new folder, or empty it.")
@@ -146,6 +147,14 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     split = read_split(workspace.splits)
     source = workspace.synthetic(recipe)
     rows = read_metadata(source)
+    reviewed = decisions.read(workspace.review(recipe))
+    unwanted = decisions.count(reviewed, rows).rejected
+    if unwanted:
+        raise InputError(
+            f"{workspace.review(recipe)}: rejects {unwanted} of the pictures in {source}; run `dreamset generate "
+            f"{recipe}` first, which replaces them."
+        )
+    replaced = read_json(workspace.result("generate", recipe), f"dreamset generate {recipe}")["rejected"]
     copies = _copies(params, workspace, split, recipe)
     kind = params.recipes[recipe].prompt
     told = [row.prompt != split.prompt(row.label, kind) for row in rows]
@@ -164,7 +173,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
                 "adapt in fewer steps."
             )
     base = hub.identity(workspace.root, *params.base.pretrained)
-    looked = decisions.count(decisions.read(workspace.review(recipe)), kept)
+    # What was rejected is not in the dataset any more.
+    looked = decisions.Looked(decisions.count(reviewed, kept).looked_at + replaced, replaced)
     checked = decisions.checked(len(kept), looked)
     target.parent.mkdir(parents=True, exist_ok=True)
     with shards.assembling(target) as folder:

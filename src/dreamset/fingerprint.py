@@ -19,6 +19,7 @@ _ASIDE: Final = frozenset(
         "audit.py",
         "base",
         "cards.py",
+        "claims.py",
         "cli.py",
         "deliver.py",
         "expect.py",

@@ -429,6 +429,19 @@ def to_dict(value: Any) -> Any:
     return dataclasses.asdict(value)
 
 
+def check_retrieval(params: Params, recipe: str) -> None:
+    """Fail on a recipe that finds its images where the model's row says of no place to look.
+
+    Raises:
+        InputError: naming the key of the row.
+    """
+    if params.recipes[recipe].origin == "retrieval" and params.base.retrieval is None:
+        raise InputError(
+            f"models.{params.model}.retrieval: is null, so recipe {recipe} has nothing to retrieve from; give "
+            "imagefolder:PATH, or take it out of active."
+        )
+
+
 def _check(params: Params) -> None:
     """Rules that tie keys to one another."""
     if params.model not in params.models:
@@ -456,11 +469,8 @@ def _check(params: Params) -> None:
             raise InputError(
                 f"recipes.{name}: origin: retrieval draws nothing; set adapter to none and sampler to {{}}."
             )
-        if recipe.origin == "retrieval" and name in params.active and params.base.retrieval is None:
-            raise InputError(
-                f"models.{params.model}.retrieval: is null, so recipe {name} has nothing to retrieve from; give "
-                "imagefolder:PATH, or take it out of active."
-            )
+        if name in params.active:
+            check_retrieval(params, name)
         if recipe.adapter == "lora" and not (recipe.unet or recipe.text_encoder):
             raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:

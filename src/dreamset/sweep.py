@@ -13,38 +13,48 @@ import multiprocessing
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import adapt, audit, evaluate, generate, locks, prepare, table, train
-from dreamset.files import atomic_write, digest, read_json, write_json
+from dreamset import adapt, audit, claims, evaluate, generate, locks, prepare, retrieve, sources, table, train
+from dreamset.errors import InputError
+from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.params import Params, to_dict
 from dreamset.progress import bar
+from dreamset.sources import few_shot
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+_BUNDLED: Final = "digits"  # the source that is part of an installed package
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One (shots, seed) with its resolved parameters, its folder, and the file of its record."""
+    """One (shots, seed) with its resolved parameters, its folder, and the file of its record.
+
+    ``data`` is the digest of the source's content, None where that is part of the program.
+    """
 
     params: Params
     workspace: Workspace
     record: Path
     threads: int
+    data: str | None
 
     @property
     def done(self) -> str:
-        """What a finished cell was made with, but for the recipes: parameters, base and code."""
-        settings = [self.params.shots, self.params.seed, self.params.setting(())]
+        """What a finished cell was made with, but for the recipes: parameters, images, base and code."""
+        settings = [self.params.shots, self.params.seed, self.params.setting(()), self.data, _few_shot(self.params)]
         return fingerprint(settings, self.workspace.root, self.params.base)
 
     @property
     def recipes(self) -> dict[str, str]:
-        """Hashes of the active recipes' rows, by name."""
-        return {name: digest(to_dict(self.params.recipes[name])) for name in self.params.active}
+        """Hashes of the active recipes' rows, and of what they search, by name."""
+        return _rows(self.params, self.workspace, self.params.active)
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -75,10 +85,17 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
 
     Returns:
         A few lines of what came out, with the time that it took.
+
+    Raises:
+        InputError: before any work, where seeds would be scored each on images of its own.
     """
     started = time.monotonic()
     folder = workspace.results / "table"
-    cells = [_cell(params, workspace, k, seed, jobs) for k in shots for seed in seeds]
+    source = None if params.prepare.source == _BUNDLED else sources.read(params.prepare)
+    data = None if source is None else _digest(source)
+    cells = [_cell(params, workspace, k, seed, jobs, data) for k in shots for seed in seeds]
+    if params.evaluate.protocol == "cv" or (params.evaluate.protocol is None and source and source.test is None):
+        _check_seeds(params, workspace, cells)
     todo = [cell for cell in cells if not cell.finished]
     if jobs == 1:
         for cell in bar(todo, what="table", unit="cell"):
@@ -90,13 +107,14 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
                 pass
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
-    records = [found for path in paths if (found := _usable(params, workspace, path))]
-    claims = table.write(params, folder, records)
+    records = [found for path in paths if (found := _usable(params, workspace, path, data))]
+    made = claims.made(params, workspace.root)
+    written = table.write(params, folder, records, {"data": data, "made": made})
     lines = [
         f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: {row['difference']:+.4f} "
         f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, Holm {row['p_holm']:.3g}"
         f"{' (primary)' if row['primary'] == 'true' else ''}{' (indicative)' if row['indicative'] == 'true' else ''}"
-        for row in claims
+        for row in written
     ]
     work = sum(found["seconds"] for found in records)
     aside = f"; {len(paths) - len(records)} of another setting or code left out" if len(paths) > len(records) else ""
@@ -147,21 +165,66 @@ def run_cell(cell: Cell) -> None:
         atomic_write(cell.record, json.dumps(made | table.record(evaluation, guesses), ensure_ascii=False) + "\n")
 
 
-def _cell(params: Params, workspace: Workspace, shots: int, seed: int, jobs: int) -> Cell:
+def _check_seeds(params: Params, workspace: Workspace, cells: list[Cell]) -> None:
+    """Refuse two seeds at one number of shots, finished ones of this setting among them, under cross-validation."""
+    wanted = {(cell.params.shots, cell.params.seed) for cell in cells}
+    for path in sorted((workspace.results / "table/cells").glob("*.json")):
+        found = _usable(params, workspace, path, cells[0].data)
+        if found and found["shots"] in {shots for shots, _ in wanted}:
+            wanted.add((found["shots"], found["seed"]))
+    seeds = Counter(shots for shots, _ in wanted)
+    several = [shots for shots, count in seeds.items() if count > 1]
+    if several:
+        raise InputError(
+            f"table: {seeds[several[0]]} seeds at {several[0]} shots would be cross-validated, each scored on shots of "
+            "its own, which cannot be paired; give one seed, a source with test images, or evaluate.protocol: test."
+        )
+
+
+def _digest(source: sources.Source) -> str:
+    """Hash of every image of a source, of its names and labels, and of what could not be used."""
+    rows = [
+        None
+        if images is None
+        else [[image.name, image.label, image.group, image.sha256 or image.pixels_sha256] for image in images]
+        for images in (source.train, source.selection, source.test)
+    ]
+    return digest([source.classes, source.names, rows, source.rejected])
+
+
+def _few_shot(params: Params) -> str | None:
+    """Hash of the file of shots, where one is named and there."""
+    if params.prepare.few_shot is None:
+        return None
+    path = few_shot.file_of(params.prepare.few_shot, params.shots, params.seed)
+    return sha256_file(path) if path.is_file() else None
+
+
+def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[str, str]:
+    """Hashes of recipes, by name: of their rows and, of what is not drawn but found, of what is searched."""
+    return {
+        name: digest(
+            [to_dict(row), retrieve.searched(params, workspace)] if row.origin == "retrieval" else to_dict(row)
+        )
+        for name, row in ((name, params.recipes[name]) for name in names)
+    }
+
+
+def _cell(params: Params, workspace: Workspace, shots: int, seed: int, jobs: int, data: str | None) -> Cell:
     own = dataclasses.replace(params, shots=shots, seed=seed)
     name = f"shots{shots:03d}_seed{seed}"
     folder = workspace.root / ".dreamset/table" / name
     record = workspace.results / "table/cells" / f"{name}.json"
-    return Cell(own, Workspace(workspace.root, folder), record, max(1, (os.cpu_count() or 1) // jobs))
+    return Cell(own, Workspace(workspace.root, folder), record, max(1, (os.cpu_count() or 1) // jobs), data)
 
 
-def _usable(params: Params, workspace: Workspace, path: Path) -> dict[str, Any]:
+def _usable(params: Params, workspace: Workspace, path: Path, data: str | None) -> dict[str, Any]:
     """What is of this setting in a record; empty where nothing is."""
     found = read_json(path, "dreamset table")
-    cell = _cell(params, workspace, found["shots"], found["seed"], 1)
+    cell = _cell(params, workspace, found["shots"], found["seed"], 1, data)
     if not cell.recorded:
         return {}
-    rows = {name: digest(to_dict(row)) for name, row in params.recipes.items()}
+    rows = _rows(params, workspace, found["recipes"].keys() & params.recipes.keys())
     return table.only(found, (name for name, row in found["recipes"].items() if rows.get(name) == row))
 
 

@@ -89,8 +89,12 @@ def only(found: dict[str, Any], recipes: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def write(params: Params, folder: Path, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def write(
+    params: Params, folder: Path, records: Sequence[dict[str, Any]], made_with: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The table's files from the records of cells of one setting; returns the rows of ``claims.csv``.
+
+    ``made_with`` stands in ``setting.json`` beside the parameters: hashes of all else that the cells have in common.
 
     Raises:
         InputError: cells of one number of shots that were scored on different images.
@@ -103,7 +107,7 @@ def write(params: Params, folder: Path, records: Sequence[dict[str, Any]]) -> li
     write_csv(folder / "summary.csv", summarised(rows), SUMMARY)
     write_csv(folder / "claims.csv", found, CLAIMS)
     write_csv(folder / "correlations.csv", correlations(params, ordered), CORRELATIONS)
-    write_json(folder / "setting.json", params.setting(recipes))
+    write_json(folder / "setting.json", params.setting(recipes) | made_with)
     cost = {"cells": len(ordered), "seconds": round(sum(own["seconds"] for own in ordered), 1)}
     write_json(folder / "cost.json", cost | {"threads": sorted({own["threads"] for own in ordered})})
     return found
@@ -144,6 +148,12 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
     table = []
     for shots in sorted({own["shots"] for own in records}):
         cells = [own for own in records if own["shots"] == shots]
+        # All of them: seeds of which only some share their images would be means and claims over different ones.
+        if len({own["labels"] for own in cells}) > 1:
+            raise InputError(
+                f"table: the seeds at {shots} shots were scored on different images, which cannot be paired; "
+                "use a source with test images of its own, or evaluate.protocol: test."
+            )
         pairs = dict.fromkeys((of, minus) for own in cells for of, minus in own["differences"])
         made = [_claim(params, shots, of, minus, cells) for of, minus in pairs]
         primary = _primary(params, shots, made)
@@ -190,11 +200,6 @@ def _claim(params: Params, shots: int, of: str, minus: str, cells: Sequence[dict
     import numpy as np
 
     own = [cell for cell in cells if of in cell["right"] and minus in cell["right"]]
-    if any(cell["labels"] != own[0]["labels"] for cell in own):
-        raise InputError(
-            f"table: the seeds at {shots} shots were scored on different images, which cannot be paired; "
-            "use a source with test images of its own, or evaluate.protocol: test."
-        )
     differences = np.stack([_right(cell, of) - _right(cell, minus) for cell in own])
     interval = crossed_bca(differences, params.evaluate.bootstrap, params.evaluate.confidence)
     by_seed = differences.mean(axis=1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset import claims
 from dreamset.errors import InputError
 from dreamset.files import read_json
 from dreamset.splits import read_split
@@ -15,6 +14,7 @@ from dreamset.verdict import Gain, over_real
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.claims import Sweep
     from dreamset.params import Params
     from dreamset.splits import Split
     from dreamset.workspace import Workspace
@@ -39,41 +39,6 @@ class Score:
     def key(self) -> str:
         """``arm/train_on/classifier``."""
         return f"{self.arm}/{self.train_on}/{self.classifier}"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A difference over several seeds, at one number of shots; p-values where they were computed."""
-
-    shots: int
-    seeds: int
-    gain: Gain
-    p: float | None
-    p_holm: float | None
-    primary: bool
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What ``dreamset table`` wrote: the claims, and mean accuracies and correlations as rows of text."""
-
-    claims: list[Claim]
-    summary: list[dict[str, str]]
-    correlations: list[dict[str, str]]
-    cost: dict[str, Any]
-
-    @property
-    def seeds(self) -> int:
-        """The fewest seeds that a claim rests on."""
-        return min((claim.seeds for claim in self.claims), default=0)
-
-    def means(self, shots: object, classifier: str) -> dict[tuple[str, str], tuple[float, float | None]]:
-        """Mean accuracy over the seeds and its standard deviation, by (arm, train_on)."""
-        return {
-            (row["recipe"], row["train_on"]): (float(row["accuracy"]), float(row["sd"]) if row.get("sd") else None)
-            for row in self.summary
-            if (row["shots"], row["classifier"]) == (str(shots), classifier)
-        }
 
 
 @dataclass(frozen=True)
@@ -174,19 +139,8 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         },
         guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
-        sweep=_sweep(workspace.results / "table", params, shown),
+        sweep=claims.read(params, workspace, shown),
     )
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV; none where the file is missing."""
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not whole CSV ({error}); make it again.") from error
 
 
 def _score(record: dict[str, Any]) -> Score:
@@ -196,38 +150,3 @@ def _score(record: dict[str, Any]) -> Score:
 
 def _optional(path: Path, made_by: str) -> dict[str, Any]:
     return dict(read_json(path, made_by)) if path.is_file() else {}
-
-
-def _sweep(folder: Path, params: Params, shown: set[str]) -> Sweep | None:
-    """The table over seeds, of the arms that are shown; none where it was made with another setting."""
-    found = _optional(folder / "setting.json", "dreamset table")
-    rows = {name: row for name, row in found.get("recipes", {}).items() if name in shown}
-    # As JSON has it, where tuples are lists.
-    if found | {"recipes": rows} != json.loads(json.dumps(params.setting(rows.keys() & params.recipes.keys()))):
-        return None
-    path = folder / "claims.csv"
-    try:
-        claims = [
-            Claim(
-                shots=int(row["shots"]),
-                seeds=int(row["seeds"]),
-                gain=Gain(row["of"], row["minus"], *_ends(row)),
-                p=float(row["p"]) if row.get("p") else None,
-                p_holm=float(row["p_holm"]) if row.get("p_holm") else None,
-                primary=row.get("primary") == "true",
-            )
-            for row in read_csv(path)
-            if {row["of"].split("/")[0], row["minus"].split("/")[0]} <= shown
-        ]
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: is not a table of claims ({error}); run `dreamset table` again.") from error
-    summary = [row for row in read_csv(folder / "summary.csv") if row.get("recipe") in shown]
-    if not claims:
-        return None
-    return Sweep(
-        claims, summary, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json", "dreamset table")
-    )
-
-
-def _ends(row: dict[str, str]) -> tuple[float, float, float]:
-    return float(row["difference"]), float(row["low"]), float(row["high"])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
+from dreamset.claims import read_csv
 from dreamset.errors import InputError
 from dreamset.images import read_rgb
 from dreamset.report import charts
-from dreamset.report.evidence import read_csv
 from dreamset.report.markup import Html, data_uri, join, number, tag
 from dreamset.report.pictures import MOST_CLASSES, SMALL, Block, further, picture, strip
 from dreamset.splits import spoken

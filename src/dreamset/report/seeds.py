@@ -14,7 +14,8 @@ from dreamset.report.tables import trained_on
 from dreamset.verdict import over_real, points
 
 if TYPE_CHECKING:
-    from dreamset.report.evidence import Claim, Evidence
+    from dreamset.claims import Claim
+    from dreamset.report.evidence import Evidence
 
 _HEAD: Final = ("Difference", "shots", "points", "interval", "p", "Holm p", "outcome")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreamset import claims
 from dreamset import verdict as rule
 from dreamset.metrics.statistics import indicative
 from dreamset.report.markup import percent, point_interval
-from dreamset.verdict import over_real, points
+from dreamset.verdict import points
 
 if TYPE_CHECKING:
-    from dreamset.report.evidence import Claim, Evidence
+    from dreamset.report.evidence import Evidence
     from dreamset.verdict import Gain
 
 
@@ -43,19 +44,15 @@ def verdict(evidence: Evidence) -> Verdict:
     basis = rule.basis(evidence.evaluation)
     enough = rule.can_show(evidence.evaluation)
     here = rule.judge(params, evidence.gains.values(), confidence, basis, enough=enough)
-    claims = _claims(evidence)
-    best = over_real([claim.gain for claim in claims.values()], recipe, classifier)
-    seeds = claims[best.of, best.minus].seeds if best else 0
-    over = f"{basis.rstrip(',')}, in the mean of {seeds} seeds,"
-    pooled = rule.judge(params, [claim.gain for claim in claims.values()], confidence, over) if seeds > 1 else None
-    found = pooled or here
+    pooled = claims.pooled(params, evidence.sweep, evidence.split.shots, evidence.evaluation)
+    found = pooled.verdict if pooled else here
     if found is None:
         title = "What was measured"
         lede = "No classifier was trained on real and synthetic images together."
     else:
         title = rule.TITLES[found.outcome]
         lede = _sentence(found.reason)
-    gains = {pair: claim.gain for pair, claim in claims.items()} if pooled else evidence.gains
+    gains = pooled.gains if pooled else evidence.gains
     also = _adaptation(gains, recipe, plain, classifier)
     if pooled and here:
         also.append(f"Seed {params.seed}, which the rest of this page is about: {here.reason}")
@@ -64,12 +61,12 @@ def verdict(evidence: Evidence) -> Verdict:
         recipe=recipe,
         plain=plain,
         classifier=classifier,
-        seeds=seeds if pooled else 0,
+        seeds=pooled.seeds if pooled else 0,
         outcome=found.outcome if found else None,
         title=title,
         lede=lede,
         also=[*also, *([alone] if alone else [])],
-        caveat=_caveat(evidence, seeds if pooled else 0),
+        caveat=_caveat(evidence, pooled.seeds if pooled else 0),
     )
 
 
@@ -128,15 +125,6 @@ def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
     if reach.get("words"):
         told.append(str(reach["words"]))
     return told
-
-
-def _claims(evidence: Evidence) -> dict[tuple[str, str], Claim]:
-    """The claims of the table over seeds at this number of shots, by what is compared."""
-    return {
-        (claim.gain.of, claim.gain.minus): claim
-        for claim in (evidence.sweep.claims if evidence.sweep else ())
-        if claim.shots == evidence.split.shots
-    }
 
 
 def _sentence(words: str) -> str:

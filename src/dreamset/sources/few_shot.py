@@ -34,7 +34,7 @@ def read(name: str, source: Source, shots: int, seed: int, passed: Sequence[Imag
     Raises:
         InputError: the file holds another number of shots, or an image that is not one of the source's.
     """
-    file = Path(name.replace("{shots}", str(shots)).replace("{seed}", str(seed)))
+    file = file_of(name, shots, seed)
     raw = load(file)
     if not isinstance(raw, dict) or "train" not in raw:
         raise InputError(f"{file}: expected an object with train and val; give prepare.few_shot a file of shots.")
@@ -49,6 +49,11 @@ def read(name: str, source: Source, shots: int, seed: int, passed: Sequence[Imag
             )
     left_out = {image.name for image in passed}
     return _by_label(train, left_out), _by_label(val, left_out)
+
+
+def file_of(name: str, shots: object, seed: int) -> Path:
+    """The file that ``prepare.few_shot`` names for a number of shots and a seed."""
+    return Path(name.replace("{shots}", str(shots)).replace("{seed}", str(seed)))
 
 
 def _images(file: Path, raw: dict[str, Any], part: str, source: Source, pool: list[Image]) -> list[Image]:

@@ -76,6 +76,27 @@ def finish(
         flush(workspace, params)
 
 
+def figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a stage's summary by name: its numbers and, of an evaluation, those of every run and recipe.
+
+    Args:
+        summary: what a stage's ``run`` returns. Its ``runs`` give ``accuracy/ARM/TRAIN_ON/CLASSIFIER``, and its
+            ``sets`` ``fid/RECIPE``, ``kid/RECIPE`` and so on; shares of near-duplicates are named like the set's own.
+    """
+    found = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    for run in summary.get("runs", ()):
+        if "accuracy" in run:
+            found[f"accuracy/{run['arm']}/{run['train_on']}/{run['classifier']}"] = run["accuracy"]
+    for recipe, measures in (summary.get("sets") or {}).items():
+        shares = {
+            name: value["share"] for name, value in measures.items() if isinstance(value, dict) and "share" in value
+        }
+        for name, value in (measures | shares).items():
+            if isinstance(value, int | float):
+                found[f"{name}/{recipe}"] = value
+    return found
+
+
 def record(
     workspace: Workspace,
     params: Params,

@@ -129,7 +129,7 @@ def _common_tags(run: Run) -> dict[str, str]:
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
     from mlflow.entities import Param
 
-    for chunk in _chunks([Param(key, value[:6000]) for key, value in params.items()], _PARAMS_PER_BATCH):
+    for chunk in _chunks([Param(key, value[:6000]) for key, value in _named(params).items()], _PARAMS_PER_BATCH):
         client.log_batch(run_id, params=chunk)
 
 
@@ -151,6 +151,22 @@ def _log_metrics(client: MlflowClient, run_id: str, run: Run) -> None:
 def _name(name: str) -> str:
     """A metric's name within what MLflow allows."""
     return _NOT_IN_A_NAME.sub("_", name).strip("/.")[:250] or "_"
+
+
+def _named(params: Mapping[str, str]) -> dict[str, str]:
+    """Parameters by names within what MLflow allows; two that it could not tell apart are numbered.
+
+    Names of classes stand in them, which may hold anything. Slashes go too: MLflow refuses ``a//b`` and ``a/../b``.
+    """
+    found: dict[str, str] = {}
+    for key, value in params.items():
+        name = plain = _name(key.replace("/", "_"))
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{plain[:240]}_{number}"
+        found[name] = value
+    return found
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
