@@ -376,8 +376,8 @@ def test_the_dry_run_says_what_it_costs_and_what_can_be_shown(
     assert os.path.realpath(place.test_split) not in files
     flat = " ".join(shown.split())
     assert "cv, 2 folds" in flat
-    # Two folds: 2 steps of one adapter, 2 recipes x 9 images, 6 classifiers x 4 steps and a linear probe's 40.
-    assert "4 adapter steps, 36 images and 128 classifier steps" in flat
+    # Two folds: 2 steps of one adapter, 2 recipes x 9 images, 6 classifiers x 4 steps and a linear probe's 6.
+    assert "4 adapter steps, 36 images and 60 classifier steps" in flat
     assert "On 15 images" in flat
     assert evaluation["reach"]["words"] in flat
 
