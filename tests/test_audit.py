@@ -114,6 +114,20 @@ def test_closed_means_closed(workspace: Workspace, monkeypatch: pytest.MonkeyPat
     assert image.read_text() == "x"
 
 
+def test_more_can_be_closed_and_opens_again(workspace: Workspace) -> None:
+    held, near = workspace.root / "photos/0.png", workspace.root / "photos/0.png.txt"
+    atomic_write(held, "x")
+    atomic_write(near, "y")
+    with audit.closed(workspace, also=[held, held]):
+        # An outer and an inner block may close the same.
+        with audit.closed(workspace, also=[held.parent]), pytest.raises(RuntimeError, match=r"photos/0\.png\.txt"):
+            near.read_text()
+        assert near.read_text() == "y"
+        with pytest.raises(RuntimeError, match=r"photos/0\.png: only evaluate"):
+            held.read_text()
+    assert held.read_text() == "x"
+
+
 def _in_a_thread(work: Callable[[], object]) -> None:
     raised: list[BaseException] = []
 

@@ -12,6 +12,7 @@ import pytest
 
 import toy
 from dreamset import expect
+from dreamset.errors import InputError
 from dreamset.files import write_csv, write_json
 from dreamset.params import Params, parse
 from dreamset.splits import Split, write_split
@@ -171,6 +172,67 @@ def test_what_was_measured_stands_with_where(workspace: Workspace) -> None:
     # Where nothing has to be adapted, nothing is said about adapting.
     text = " ".join(expect.judgement(found(table=few, look=found()["look"] | {"p": 0.9}))[1])
     assert "lift" not in text and "in the table over seeds" in text
+
+
+def test_an_addition_counts_once_and_retrieved_images_not_at_all(workspace: Workspace) -> None:
+    write_table(
+        workspace,
+        (4, "found/synthetic/resnet20", "sd/synthetic/resnet20", 0.9, 0.8),
+        (4, "sd/synthetic/resnet20", "found/synthetic/resnet20", -0.9, -0.95),
+        (4, "found/both/resnet20", "real/real/resnet20", 0.5, 0.4),
+        (4, "sd/both/resnet20", "real/real/resnet20", 0.1, 0.05),
+        (4, "sd/both/resnet20", "real/real_strong/resnet20", 0.02, -0.01),
+        (4, "sd/both/resnet20", "real/real_more/resnet20", 0.04, 0.01),
+        (4, "sd/both/resnet20", "real/real/linear_probe", -0.3, -0.4),
+        (4, "dset/both/resnet20", "real/real/resnet20", 0.2, 0.15),
+        (4, "dset/both/resnet20", "real/real_strong/resnet20", 0.1, 0.05),
+    )
+    setting = workspace.results / "table/setting.json"
+    rows = {"found": {"origin": "retrieval"}, "sd": {"origin": "generator"}, "dset": {}}
+    write_json(setting, json.loads(setting.read_text()) | {"recipes": rows})
+    table = expect.measured(workspace, 4)
+    assert table and (table["lift"], table["added"]) == (None, 2)
+    # The best real-only run is what an addition has to beat: the strongly augmented one here.
+    assert table["gains"] == [{"of": "dset/both/resnet20", "difference": 0.1, "low": 0.05}]
+    write_table(workspace, (4, "found/both/resnet20", "real/real/resnet20", 0.5, 0.4))
+    write_json(setting, json.loads(setting.read_text()) | {"recipes": rows})
+    assert expect.measured(workspace, 4) is None
+
+
+def test_shots_are_capped_within_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamset.metrics.features import Judge
+
+    params, workspace, split = project(tmp_path)
+    # Four of the first class and of the last, and three of the second.
+    write_split(workspace.splits, dataclasses.replace(split, train=(*split.train[:7], *split.train[8:])))
+    monkeypatch.setattr(expect, "_MOST_SHOTS", 3)
+    seen: list[int] = []
+    whole = Judge.features
+
+    def counted(self: Judge, images: np.ndarray) -> np.ndarray:
+        seen.append(len(images))
+        return whole(self, images)
+
+    monkeypatch.setattr(Judge, "features", counted)
+    labels: list[list[int]] = []
+    look = expect.look
+    monkeypatch.setattr(expect, "look", lambda *given: labels.append(given[1].tolist()) or look(*given))
+    expect.run(params, workspace)
+    assert labels == [[0] * 3 + [1] * 3 + [2] * 3]
+    assert seen == [9, 6]
+
+
+def test_a_licence_that_is_not_accepted_draws_nothing(tmp_path: Path) -> None:
+    params, workspace, _ = project(tmp_path, models__bundled__licence="sai-nc-community")
+    with pytest.raises(InputError, match="allows no commercial use"):
+        expect.run(params, workspace)
+    assert not workspace.shards.exists()
+
+
+def test_pictures_beside_grey_shots_are_grey(tmp_path: Path) -> None:
+    params, workspace, split = project(tmp_path)
+    pictures = expect._Pictures(params, workspace, dataclasses.replace(split, channels=1), [0, 1, 2]).read(16).images
+    assert (pictures == pictures[..., :1]).all()
 
 
 def test_the_committed_table_is_read() -> None:

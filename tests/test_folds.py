@@ -158,6 +158,21 @@ def test_one_shot_per_class_is_refused_before_any_work(
         prepare.run(dataclasses.replace(params, shots=1), Workspace(place.root, tmp_path))
 
 
+def test_folds_that_cannot_select_are_refused_before_any_work(
+    world: tuple[Workspace, Params, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, params, _ = world
+    two = dataclasses.replace(params, shots=2)
+    prepare.run(two, Workspace(place.root, tmp_path))
+    for rule in ("cv", "holdout"):
+        # One shot is left in each fold.
+        with pytest.raises(InputError, match=r"in a fold of evaluate\.protocol: cv.*raise shots"):
+            prepare.run(dataclasses.replace(two, selection=rule), Workspace(place.root, tmp_path))
+    four = prepare.run(dataclasses.replace(params, shots=4, selection="holdout"), Workspace(place.root, tmp_path))
+    # What is held out of the shots is not lacking.
+    assert (four["train"], four["selection"], four["warnings"]) == (9, 3, [])
+
+
 def test_every_shot_is_predicted_once_and_unseen(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
     place, params, _ = world
     split = read_split(place.splits)
@@ -332,6 +347,42 @@ def test_an_image_that_is_changed_makes_its_folds_again(
     other = dataclasses.replace(first.held[0], sha256="0" * 64)
     crossval._write_manifests(dataclasses.replace(first, held=(other, *first.held[1:])))
     assert not (first.workspace.cell / "scored").exists()
+
+
+def test_a_retrieved_fold_is_made_again_when_what_is_searched_changes(
+    world: tuple[Workspace, Params, dict[str, Any]], tmp_path: Path, tiny_generator: Path
+) -> None:
+    place, _, _ = world
+    pool = photographs(tmp_path / "pool")
+    params = small(place, tiny_generator, active=["retrieved"], models__bundled__retrieval=f"imagefolder:{pool}")
+    fold = crossval.plan(params, place, read_split(place.splits))[0]
+    before = {arm: crossval._made_with(params, fold, arm) for arm in train.arms(params)}
+    (pool / "bar/0.png").unlink()
+    after = {arm: crossval._made_with(params, fold, arm) for arm in train.arms(params)}
+    assert after["real"] == before["real"]
+    assert after["retrieved"] != before["retrieved"]
+
+
+def test_logits_that_are_made_again_never_stand_beside_an_older_record(
+    world: tuple[Workspace, Params, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, params, _ = world
+    own = crossval.plan(params, place, read_split(place.splits))[0]
+    fold = dataclasses.replace(own, workspace=Workspace(place.root, tmp_path / "fold"))
+    crossval._write_manifests(fold)
+    record = fold.workspace.cell / "scored/real.json"
+    atomic_write(record, '{"made_with": "older", "sha256": "", "temperatures": {}}')
+    atomic_write(record.with_suffix(".safetensors"), "older")
+
+    def held(params: Params, workspace: Workspace, arm: str) -> None:
+        assert not record.exists()
+        Path(fold.held[0].path).read_bytes()
+
+    monkeypatch.setattr(train, "run", held)
+    # And what is held out is closed to all that learns.
+    with pytest.raises(RuntimeError, match="only evaluate opens"):
+        crossval.run(params, [fold], lambda *_: crossval.Scored({}, {}))
+    assert not record.exists()
 
 
 def test_the_dry_run_says_what_it_costs_and_what_can_be_shown(

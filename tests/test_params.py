@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dreamset.errors import InputError
 from dreamset.params import load, parse
@@ -169,3 +170,12 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_that_yaml_takes_for_a_truth_value_has_to_be_quoted(raw: dict[str, Any]) -> None:
+    for text, shown in (("{yes: 8, no: 4}", "True"), ("{cat: 8, off: 4}", "False"), ("{null: 8, cat: 4}", "null")):
+        raw["shots"] = yaml.safe_load(text)
+        with pytest.raises(InputError, match=f"shots: YAML reads one of its names as {shown}.*in quotes"):
+            parse(raw)
+    raw["shots"] = yaml.safe_load('{"yes": 8, "no": 4}')
+    assert parse(raw).shots == {"yes": 8, "no": 4}

@@ -12,7 +12,7 @@ from PIL import Image
 from dreamset import near_duplicates, prepare, splits
 from dreamset import params as parameters
 from dreamset.errors import InputError
-from dreamset.files import class_folder
+from dreamset.files import class_folder, sha256_file
 from dreamset.sources import digits
 from dreamset.workspace import Workspace
 
@@ -290,3 +290,30 @@ def test_real_photographs(raw: dict[str, Any], tmp_path: Path) -> None:
     split = splits.read_split(workspace.splits)
     assert (summary["train"], summary["rejected"], split.prompt(2)) == (12, 0, "a photo of a crab")
     assert all((workspace.cell / sample.path).is_file() for sample in split.train)
+
+
+def test_windowed_copies_in_two_classes_are_files_of_their_own(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for c, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            # The fourth is the same in both.
+            deep = np.random.default_rng(10 * c * (i < 3) + i).integers(0, 4096, (16, 16), dtype=np.uint16)
+            Image.fromarray(deep).save(root / name / f"{i}.png")
+    assert (root / "cat/3.png").read_bytes() == (root / "dog/3.png").read_bytes()
+    raw["evaluate"]["folds"] = 2
+    workspace = Workspace.at(tmp_path / "w")
+    params = settings(raw, source=f"imagefolder:{root}", shots=4, selection="fixed", window=[0, 4095])
+    prepare.run(params, workspace)
+    split = splits.read_split(workspace.splits)
+    assert len({sample.path for sample in split.train}) == len(split.train) == 8
+    files = {sha256_file(root / name / f"{i}.png") for name in ("cat", "dog") for i in range(4)}
+    # Known by the source's files and by what was made of them.
+    assert set(split.unseen) == files | {sample.sha256 for sample in split.train}
+
+
+def test_every_labelled_image_is_known_by_its_hash(raw: dict[str, Any], workspace: Workspace) -> None:
+    prepare.run(settings(raw, selection="coop"), workspace)
+    split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
+    drawn = {sample.sha256 for sample in (*split.train, *split.selection, *test.test)}
+    assert set(split.unseen) == drawn

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamset import adapt, generate, plan, prepare, retrieve
+from dreamset import adapt, folds, generate, plan, prepare, retrieve
 from dreamset import params as parameters
 from dreamset.classifiers import arrays
 from dreamset.errors import InputError
-from dreamset.files import read_json
+from dreamset.files import read_json, sha256_file
 from dreamset.images import png
 from dreamset.params import Params
 from dreamset.shards import MARKER
 from dreamset.sources import digits
-from dreamset.splits import read_split
+from dreamset.splits import read_split, read_test, write_split
 from dreamset.synthetic import SyntheticImage, read_metadata
 from dreamset.workspace import Workspace
 
@@ -181,3 +181,47 @@ def test_too_few_images_are_told_with_the_numbers(raw: dict[str, Any], tmp_path:
     raw["models"]["bundled"]["retrieval"] = "imagefolder:nowhere"
     with pytest.raises(InputError, match="nowhere is no folder"):
         run(parse(raw, per_class=2), place)
+
+
+def test_a_fold_finds_neither_what_it_holds_out_nor_test_images(
+    raw: dict[str, Any], tmp_path: Path, pictures: Path
+) -> None:
+    raw["models"]["bundled"]["retrieval"] = f"imagefolder:{pictures}"
+    place = Workspace.at(tmp_path / "project")
+    params = parse(raw, per_class=5)
+    prepare.run(params, place)
+    split = read_split(place.splits)
+    test = read_test(place.test_split).test[0]
+    held = folds.held_out(split, folds.SELECTING, "selection")[0]
+    for name, sample in (("test", test), ("held", held[0])):
+        shutil.copyfile(place.cell / sample.path, pictures / f"part2/{name}.png")
+    assert {"part2/test.png", "part2/held.png"} <= {name for name, _ in retrieve.searched(params, place)}
+    fold = folds.at(place, "selection", 0)
+    write_split(fold.splits, folds.without(split, held, place))
+    assert not {test.sha256, held[0].sha256} & {sample.sha256 for sample in read_split(fold.splits).train}
+    pool = retrieve._folder(params, fold, read_split(fold.splits), 5)
+    # Of 122 files that are no copies of one another (one is broken) all but those two are left.
+    assert pool.size == 121
+
+
+def test_what_is_searched_is_told_by_content(raw: dict[str, Any], tmp_path: Path, workspace: Workspace) -> None:
+    folder = tmp_path / "pool"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/0.png").write_bytes(png(np.zeros((4, 4, 3), np.uint8)))
+    (folder / "notes.txt").write_text("no image")
+    glyphs = retrieve.searched(parse(raw), workspace)
+    assert glyphs[0] == ("models/base/params.yaml", sha256_file(workspace.root / "models/base/params.yaml"))
+    raw["models"]["bundled"]["retrieval"] = f"imagefolder:{folder}"
+    first = retrieve.searched(parse(raw), workspace)
+    assert first == [("a/0.png", sha256_file(folder / "a/0.png"))]
+    (folder / "a/0.png").write_bytes(png(np.ones((5, 5, 3), np.uint8)))
+    assert retrieve.searched(parse(raw), workspace) == [("a/0.png", sha256_file(folder / "a/0.png"))] != first
+
+
+def test_run_by_name_with_nothing_to_retrieve_from(raw: dict[str, Any], workspace: Workspace) -> None:
+    raw["models"]["bundled"]["retrieval"] = None
+    raw["models"]["bundled"]["clip"] = str(ROOT / "models/base/clip")
+    params = parameters.parse(raw)
+    assert "retrieved" not in params.active
+    with pytest.raises(InputError, match=r"models\.bundled\.retrieval: is null"):
+        run(params, workspace)

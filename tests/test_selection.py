@@ -194,7 +194,11 @@ def test_the_saved_classifier_is_the_candidate_that_was_chosen(tmp_path: Path) -
     runs = [run for arm in ("real", RECIPE) for run in train.run(params, place, arm)["runs"]]
     tried = {run["train_on"]: [own["configuration"] for own in run["tried"]] for run in runs}
     assert len(tried.pop("real_more")) == 1
-    assert len(tried) == 4 and all(own == tried["real"] and len(own) == 3 for own in tried.values())
+    # Strong augmentation mixes where the configuration itself does not, and by CutMix too; the record says so.
+    strong = [own | {"mixup": own["mixup"] or fit.MIXUP, "cutmix": fit.CUTMIX} for own in tried["real"]]
+    assert tried.pop("real_strong") == strong != tried["real"]
+    assert len(tried) == 3 and all(own == tried["real"] and len(own) == 3 for own in tried.values())
+    assert tried["real"][0]["mixup"] == tried["real"][0]["cutmix"] == 0
     split = read_split(place.splits)
     for run in runs:
         arm = RECIPE if run["train_on"] in ("synthetic", "both") else "real"
@@ -281,6 +285,12 @@ def test_cv_repeats_all_of_the_method_without_what_a_fold_holds_out(
 
     monkeypatch.setattr(adapt.shards, "writing", never)
     again = train.run(params, place, RECIPE)
+    # What the folds adapted and drew, once for all runs: the same though it was made before.
+    places = [folds.at(place, "selection", index) for index in range(count)]
+    parts = [read_json(own.result(stage, RECIPE), "") for own in places for stage in ("adapt", "generate")]
+    spent = sum(part["seconds"] for part in parts)
+    assert first["seconds_folds"] == again["seconds_folds"] == pytest.approx(spent, abs=0.01)
+    assert spent > 0
     timed = ("seconds", "images_per_second")
     for one, two in zip(first["runs"], again["runs"], strict=True):
         assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}

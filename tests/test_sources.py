@@ -16,7 +16,7 @@ from PIL import Image
 from dreamset import params as parameters
 from dreamset import prepare, sources, splits
 from dreamset.errors import InputError
-from dreamset.sources import presets
+from dreamset.sources import arrays, presets
 from dreamset.workspace import Workspace
 
 CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64"
@@ -459,7 +459,7 @@ def test_cifar10_writes_only_what_is_drawn(
     split, test = run(raw, tmp_path / "w", f"cifar10:{tmp_path}", shots=3, selection="extra:2")
     assert split.prompt(9) == "a photo of a truck"
     assert (len(split.train), len(split.selection), len(test.test)) == (30, 20, 100)
-    assert len(list((tmp_path / "w/data/real").iterdir())) == 50
+    assert len(list((tmp_path / "w/data/real").glob("*.png"))) == 50
     entry = pickle.loads((tmp_path / "cifar-10-batches-py/test_batch").read_bytes())
     for index, sample in enumerate(test.test):
         pixels = np.asarray(Image.open(tmp_path / "w" / sample.path))
@@ -501,6 +501,14 @@ def test_medmnist(raw: dict[str, Any], tmp_path: Path, shape: tuple[int, ...], m
     ):
         assert written.mode == mode
         assert np.array_equal(np.asarray(written), arrays["test_images"][3])
+
+
+@pytest.mark.parametrize("tint", [0, 1])
+def test_three_equal_channels_are_grey(tmp_path: Path, tint: int) -> None:
+    pixels = np.repeat(np.random.default_rng(0).integers(0, 250, (2, 8, 8, 1), dtype=np.uint8), 3, -1)
+    pixels[1, 5, 2, 2] += tint
+    found = arrays._images("train", pixels, np.array([0, 1]))
+    assert [image.grey for image in found] == [True, not tint]
 
 
 def test_an_unknown_medmnist_numbers_its_classes(raw: dict[str, Any], tmp_path: Path) -> None:

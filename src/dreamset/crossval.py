@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import adapt, audit, folds, generate, locks, train
+from dreamset import adapt, audit, folds, generate, locks, retrieve, train
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.params import to_dict
@@ -20,7 +21,6 @@ from dreamset.splits import TestSplit, write_split, write_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -38,7 +38,16 @@ _NOT_THE_FOLDS: Final = (
     *("accept_licence", "active", "deliver", "evaluate", "expect", "prepare", "primary", "recipes", "report", "shots"),
     "track",
 )
-_CODE_ASIDE: Final = frozenset({"evaluate.py", "metrics", "prepare.py", "sources"})
+_CODE_ASIDE: Final = frozenset(
+    {
+        "evaluate.py",
+        # Temperatures are fitted in training, all else is measured after it.
+        *(f"metrics/{name}.py" for name in ("accuracy", "compare", "distribution", "duplicates", "features")),
+        *(f"metrics/{name}.py" for name in ("manifold", "mcnemar")),
+        "prepare.py",
+        "sources",
+    }
+)
 
 
 class Scored(NamedTuple):
@@ -135,7 +144,9 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
     # Before the work: what changes while it goes on is not what it was made with.
     made_with = _made_with(params, fold, arm)
     if not _finished(record, file, made_with):
-        with audit.closed(place):
+        # Else a kill between the two files of this run would leave new logits beside the record of others.
+        record.unlink(missing_ok=True)
+        with audit.closed(place, also=[Path(sample.path) for sample in fold.held]):
             if arm != train.REAL:
                 adapt.run(params, place, arm)
                 generate.run(params, place, arm)
@@ -158,6 +169,8 @@ def _made_with(params: Params, fold: Fold, arm: str) -> str:
     settings |= {"base": to_dict(params.base), "arm": arm, "split": dataclasses.asdict(fold.split)}
     settings |= {"recipe": None if arm == train.REAL else to_dict(params.recipes[arm])}
     settings |= {"held": [sample.sha256 for sample in fold.held]}
+    if arm != train.REAL and params.recipes[arm].origin == "retrieval":
+        settings |= {"searched": retrieve.searched(params, fold.workspace)}
     return fingerprint(settings, fold.workspace.root, params.base, _CODE_ASIDE)
 
 

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import generate, hub, splits
+from dreamset import generate, hub, licences, splits
 from dreamset.files import write_json
 from dreamset.params import Recipe, SamplerOverrides
 from dreamset.seeds import seed_for
@@ -41,8 +41,9 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Draw a few un-adapted pictures, compare them with the shots, and write ``results/expect.json``.
 
     Raises:
-        InputError: the splits or the pretrained weights are missing.
+        InputError: the splits or the pretrained weights are missing, or their licence has not been accepted.
     """
+    licences.check(params)
     from dreamset.classifiers import arrays, seen
     from dreamset.metrics.features import Judge
 
@@ -55,7 +56,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
 
     judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
     side = seen(judge.size, params.base.resolution)
-    few = [sample for label in labels for sample in shots if sample.label == label][: _MOST_SHOTS * len(labels)]
+    few = [s for label in labels for s in [s for s in shots if s.label == label][:_MOST_SHOTS]]
     real, drawn = arrays.real(few, workspace.cell, side, workspace.scratch), pictures.read(side)
     found: dict[str, Any] = {
         "model": params.model,
@@ -108,7 +109,7 @@ class _Pictures:
             selection=(),
         )
         blocks, needed, _ = generate.finish(short, workspace, part, "expect", [], {})
-        self.store = workspace.shards
+        self.store, self.split = workspace.shards, split
         self.rows = [
             (f"{block.key}/{image.file_name}", labels[image.label], image.sha256)
             for block in blocks
@@ -117,11 +118,10 @@ class _Pictures:
         ]
 
     def read(self, side: int) -> Labelled:
-        """The pictures, ``side`` pixels square."""
+        """The pictures, ``side`` pixels square, read as those of a synthetic dataset are."""
         from dreamset.classifiers import arrays
 
-        samples = [splits.Sample(path, label, "", sha256) for path, label, sha256 in self.rows]
-        return arrays.real(samples, self.store, side)
+        return arrays.drawn(self.rows, self.store, self.split, side, "dreamset expect")
 
 
 def _recognised(
@@ -231,8 +231,9 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
 
     Returns:
         ``source`` and ``model`` of the table, ``shots``, ``seeds``; ``lift``: smallest and largest gain of adaptation
-        on synthetic images alone; ``added``: how many comparisons of real + synthetic with real alone there are, and
-        ``gains``: those whose interval lies above zero.
+        on synthetic images alone; ``added``: how many additions of synthetic images to real ones there are, each
+        compared with the best of its classifier's runs on real images alone, and ``gains``: those whose interval lies
+        above zero. Retrieved images, which no generator drew, are left out.
     """
     path, setting = workspace.results / "table/claims.csv", workspace.results / "table/setting.json"
     if not path.is_file() or not setting.is_file():
@@ -241,13 +242,19 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
 
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    made = read_json(setting, "dreamset table")
+    found = {name for name, row in made.get("recipes", {}).items() if row.get("origin") == "retrieval"}
+    rows = [row for row in rows if not found & {row[run].split("/")[0] for run in ("of", "minus")}]
     if not rows:
         return None
-    made = read_json(setting, "dreamset table")
     nearest = min({int(row["shots"]) for row in rows}, key=lambda k: (abs(math.log(k / shots)), k))
     rows = [row for row in rows if int(row["shots"]) == nearest]
     lift = [float(row["difference"]) for row in rows if "/synthetic/" in row["of"] and "/synthetic/" in row["minus"]]
-    added = [row for row in rows if "/both/" in row["of"] and row["minus"].startswith("real/")]
+    added: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if "/both/" in row["of"] and row["minus"].startswith("real/") and _same_classifier(row["of"], row["minus"]):
+            least = added.setdefault(row["of"], row)
+            added[row["of"]] = min(least, row, key=lambda own: float(own["difference"]))
     return {
         "source": made["prepare"]["source"],
         "model": made["model"],
@@ -257,10 +264,14 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
         "added": len(added),
         "gains": [
             {"of": row["of"], "difference": float(row["difference"]), "low": float(row["low"])}
-            for row in added
+            for row in added.values()
             if float(row["low"]) > 0
         ],
     }
+
+
+def _same_classifier(*runs: str) -> bool:
+    return len({run.rsplit("/", 1)[1] for run in runs}) == 1
 
 
 def judgement(found: dict[str, Any]) -> tuple[str, list[str]]:

@@ -12,12 +12,24 @@ from dreamset.files import digest, sha256_file
 if TYPE_CHECKING:
     from dreamset.params import Model
 
+_LOOK: Final = "models/base/params.yaml"  # how the bundled base's glyphs are varied
+
 # Folders and files of the package that change no number of any stage.
 _ASIDE: Final = frozenset(
     {
         "__main__.py",
         "audit.py",
-        "base",
+        # The bundled base's own making; glyphs are retrieved with the rest of it.
+        "base/__main__.py",
+        "base/captions.py",
+        "base/card.py",
+        "base/clip.py",
+        "base/diffusion.py",
+        "base/judging.py",
+        "base/measures.py",
+        "base/score.py",
+        "base/tokenizer.py",
+        "base/training.py",
         "cards.py",
         "claims.py",
         "cli.py",
@@ -41,7 +53,7 @@ _ASIDE: Final = frozenset(
 
 
 def fingerprint(settings: Any, root: Path, row: Model, aside: frozenset[str] = frozenset()) -> str:
-    """Hash of settings, of the pretrained weights of a model's row, and of the source files.
+    """Hash of settings, of the pretrained weights of a model's row and the look of its glyphs, and of the source files.
 
     Args:
         settings: whatever else the work depends on, as JSON has it.
@@ -54,7 +66,9 @@ def fingerprint(settings: Any, root: Path, row: Model, aside: frozenset[str] = f
         classifiers.identity(root, row.clip),
         hub.identity(root, row.judge, "judge"),
     ]
-    return digest([settings, _code(_ASIDE | aside), weights])
+    look = root / _LOOK
+    glyphs = sha256_file(look) if row.retrieval == "glyphs" and look.is_file() else None
+    return digest([settings, _code(_ASIDE | aside), weights, glyphs])
 
 
 @functools.cache

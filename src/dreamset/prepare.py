@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import folds, sources
 from dreamset.errors import InputError
-from dreamset.files import sha256, write_json
+from dreamset.files import digest, sha256, write_json
 from dreamset.images import decode, png, shortest_side, thumbnail
 from dreamset.seeds import seed_for
 from dreamset.sources import few_shot
@@ -88,13 +88,16 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         channels=1 if all(image.grey for image in _every(source)) else 3,
         protocol=protocol,
     )
+    held_out = TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell))
+    written = {sample.sha256 for sample in (*split.train, *split.selection, *held_out.test)}
+    files = {image.sha256 for image in (*train, *selection, *test) if image.sha256 is not None}
+    split = replace(split, unseen=tuple(sorted(written | files)))
+    try_folds(split, params, workspace)
+    warnings = [*_short(split), *_alike(touched, workspace)]
     if params.selection == "holdout":
         split = folds.holdout(split)
-    if protocol == "cv":
-        # Told now, and not by evaluate after everything else has run.
-        folds.possible(split, params.evaluate.folds)
     write_split(workspace.splits, split)
-    write_test(workspace.test_split, TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell)))
+    write_test(workspace.test_split, held_out)
     summary = {
         "source": params.prepare.source,
         "protocol": protocol,
@@ -107,10 +110,38 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "rejected": unusable,
         "copies": len(copies),
         "near_duplicates": touched,
-        "warnings": [*_short(split), *_alike(touched, workspace)],
+        "warnings": warnings,
     }
     write_json(workspace.result("prepare"), summary)
     return summary
+
+
+def try_folds(split: Split, params: Params, workspace: Workspace) -> None:
+    """Draw every fold that ``train`` and ``evaluate`` will, so that what cannot be divided is told now and not then.
+
+    Args:
+        split: before ``selection: holdout`` has taken its part.
+        params: all parameters.
+        workspace: what the paths of ``split`` are relative to.
+
+    Raises:
+        InputError: groups or numbers of images that leave some fold a class with nothing to learn from or to hold out.
+    """
+    if params.selection == "cv":
+        folds.held_out(split, folds.SELECTING, "selection")
+    if split.protocol != "cv":
+        return
+    for held in folds.held_out(split, params.evaluate.folds, "test"):
+        own = folds.without(split, held, workspace)
+        try:
+            if params.selection == "holdout":
+                folds.holdout(own)
+            elif params.selection == "cv":
+                folds.held_out(own, folds.SELECTING, "selection")
+        except InputError as error:
+            raise InputError(
+                f"in a fold of evaluate.protocol: cv, which learns from the other folds, {error}"
+            ) from error
 
 
 def _every(source: sources.Source) -> Iterator[sources.Image]:
@@ -386,15 +417,15 @@ def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sam
     samples = []
     here = cell.resolve()
     for image in images:
-        path, digest = image.path, image.sha256
-        if path is None or digest is None or image.decoding:
+        path, hashed = image.path, image.sha256
+        if path is None or hashed is None or image.decoding:
             path, data = _written(image, folder)
-            digest = sha256(data)
+            hashed = sha256(data)
             # Not flushed one by one: the manifest comes after them all, and holds their digests.
             path.write_bytes(data)
         path = path.resolve()
         shown = path.relative_to(here) if path.is_relative_to(here) else path
-        samples.append(Sample(shown.as_posix(), image.label, image.group, digest, image.note))
+        samples.append(Sample(shown.as_posix(), image.label, image.group, hashed, image.note))
     return tuple(samples)
 
 
@@ -407,5 +438,5 @@ def _written(image: sources.Image, folder: Path) -> tuple[Path, bytes]:
 
     assert image.decoding is not None and image.sha256 is not None
     decoded = decode(image.path.read_bytes(), image.decoding).image
-    # By content: names of several folders could meet in one.
-    return folder / f"{image.sha256[:32]}.png", png(np.asarray(decoded.convert("L")))
+    # By content and name: names of several folders could meet in one file, and so could copies in two classes.
+    return folder / f"{digest([image.sha256, image.name])[:32]}.png", png(np.asarray(decoded.convert("L")))

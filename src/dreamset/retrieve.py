@@ -16,6 +16,7 @@ features of what is searched are a shard, which other shots share; nothing lists
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import time
@@ -88,7 +89,7 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, wanted
     """The blocks that hold the first ``wanted`` images of every class; growing ``wanted`` adds blocks.
 
     Raises:
-        InputError: there are too few images to search, or the CLIP is not there.
+        InputError: there is nothing to search or there are too few images, or the CLIP is not there.
     """
     labels = tuple(range(len(split.classes)))
     depth = max(1, params.base.generate.batch // len(labels))
@@ -218,6 +219,27 @@ def _endless(params: Params) -> bool:
     return params.base.retrieval == GLYPHS
 
 
+def searched(params: Params, workspace: Workspace) -> list[tuple[str, str]]:
+    """What a recipe with ``origin: retrieval`` searches, as far as it can change: work that rests on it records it.
+
+    Returns:
+        (path, sha256) of every image file of the folder, by path relative to it, copies and labelled images too; of
+        glyphs what says how they look, and the code that renders and searches them.
+
+    Raises:
+        InputError: the model's row names nothing to search, or no folder.
+    """
+    if _endless(params):
+        return [(_LOOK, sha256_file(workspace.root / _LOOK)), ("code", shards.code_digest(_POOL_CODE))]
+    root = _root(params, workspace)
+    files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    return [
+        (path.relative_to(root).as_posix(), _digest(path))
+        for path in files
+        if path.is_file() and not path.name.startswith(".")
+    ]
+
+
 def _pool(
     params: Params, workspace: Workspace, split: Split, start: int, depth: int, wanted: int, known: dict[int, Pool]
 ) -> Pool:
@@ -286,16 +308,13 @@ def _glyphs(params: Params, workspace: Workspace, start: int, depth: int, classe
 def _folder(params: Params, workspace: Workspace, split: Split, wanted: int) -> Pool:
     """All images under a folder, however it is divided, but for copies of one another and of the labelled ones."""
     root = _root(params, workspace)
-    if not root.is_dir():
-        raise InputError(f"models.{params.model}.retrieval: {root} is no folder; give imagefolder:PATH of images.")
-    seen = {sample.sha256 for sample in (*split.train, *split.selection)}
+    # A fold's own manifests do not hold what it holds out, nor any manifest here the test images: unseen does.
+    seen = {sample.sha256 for sample in (*split.train, *split.selection)}.union(split.unseen)
     files: list[tuple[str, str]] = []
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
-            digest = sha256_file(path)
-            if digest not in seen:
-                seen.add(digest)
-                files.append((path.relative_to(root).as_posix(), digest))
+    for name, digest in searched(params, workspace):
+        if digest not in seen:
+            seen.add(digest)
+            files.append((name, digest))
     key = shards.key_of(
         {"files": files, "resolution": params.base.resolution} | _weights(params, workspace), _POOL_CODE
     )
@@ -323,8 +342,28 @@ def _folder(params: Params, workspace: Workspace, split: Split, wanted: int) -> 
 
 
 def _root(params: Params, workspace: Workspace) -> Path:
-    assert params.base.retrieval is not None
-    return workspace.root / params.base.retrieval.partition(":")[2]
+    if params.base.retrieval is None:
+        # As where the recipe is active; but any recipe can be run by its name.
+        raise InputError(
+            f"models.{params.model}.retrieval: is null, so there is nothing to retrieve from; give imagefolder:PATH."
+        )
+    root = workspace.root / params.base.retrieval.partition(":")[2]
+    if not root.is_dir():
+        raise InputError(f"models.{params.model}.retrieval: {root} is no folder; give imagefolder:PATH of images.")
+    return root
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, computed again only when its size or its time has changed."""
+    found = path.stat()
+    return _hashed(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _hashed(path: Path, _size: int, _time: int) -> str:
+    # Every block, fold and arm asks; and where a folder holds labelled images, what a fold holds out is not opened
+    # again once the fold has closed it.
+    return sha256_file(path)
 
 
 def _pixels(path: Path, params: Params) -> NDArray[np.uint8]:

@@ -40,7 +40,9 @@ class Split:
     ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
     ``native`` is the median of the shots' shortest sides as their files have them, pixels; None: not known.
     ``channels`` is 1 where every image of the source is grey, else 3. ``protocol`` is ``test`` where test images are
-    held out of it all, and ``cv`` where every shot is scored in turn by classifiers of the others.
+    held out of it all, and ``cv`` where every shot is scored in turn by classifiers of the others. ``unseen`` are the
+    sha256 of the files of every labelled image that was drawn, test images among them, as the source has them: what is
+    found elsewhere must be none of these. Folds keep it, for what they hold out stands in no part of their manifests.
     """
 
     source: str
@@ -55,6 +57,7 @@ class Split:
     native: int | None = None
     channels: int = 3
     protocol: Literal["test", "cv"] = "test"
+    unseen: tuple[str, ...] = ()
 
     @property
     def train_per_class(self) -> tuple[int, ...]:
@@ -112,7 +115,7 @@ def read_split(path: Path) -> Split:
     raw = read_json(path, "dreamset prepare")
     try:
         fields = dict(raw, train=_samples(raw["train"]), selection=_samples(raw["selection"]))
-        for key in ("classes", "invariances", "names"):
+        for key in ("classes", "invariances", "names", "unseen"):
             if key in fields:
                 fields[key] = tuple(fields[key])
         return Split(**fields)

@@ -115,6 +115,12 @@ def _value(hint: Any, raw: object, key: str) -> Any:
     if origin is dict:
         if not isinstance(raw, dict) or not raw:
             raise InputError(f"{key}: expected {_told(hint)}, got {_shown(raw)}.")
+        for name in raw:
+            if name is None or isinstance(name, bool):
+                raise InputError(
+                    f"{key}: YAML reads one of its names as {_shown(name)} (yes, no, on, off, null and "
+                    'their like are no text); write it in quotes, such as "yes".'
+                )
         return {str(name): _value(args[1], row, _join(key, name)) for name, row in raw.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast("type[Any]", hint), raw, key)

@@ -82,7 +82,7 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
             f"{workspace.splits}: has {'some' if split.selection else 'no'} selection images, unlike selection: "
             f"{params.selection}; run `dreamset prepare` again."
         )
-    held_out = _over_folds(params, workspace, split, arm) if params.selection == "cv" else {}
+    held_out, seconds = _over_folds(params, workspace, split, arm) if params.selection == "cv" else ({}, 0.0)
     part = _Part(params, workspace, split, arm)
     final = workspace.classifiers(arm)
     # One name, so that what a killed run left goes: evaluate depends on the folder that it stands in.
@@ -105,6 +105,8 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
         "selection": params.selection,
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": len(split.selection) / len(split.classes),
+        # What the folds of selection: cv adapted and drew, once for all runs; what they trained is in each run's.
+        "seconds_folds": round(seconds, 2),
         "runs": records,
     }
     write_json(workspace.result("train", arm), result)
@@ -157,21 +159,22 @@ class _Scored:
 
 def _over_folds(
     params: Params, workspace: Workspace, split: Split, arm: str
-) -> dict[tuple[TrainOn, str], list[_Scored]]:
+) -> tuple[dict[tuple[TrainOn, str], list[_Scored]], float]:
     """Every run and configuration of an arm, scored on each shot by what was made without it.
 
     The adapters and images of the folds are shards like any others, so that a run that was killed goes on from them.
+    With it goes how many seconds it took to make those.
     """
     from dreamset import adapt, generate
 
     found: dict[tuple[TrainOn, str], list[list[_Scored]]] = {}
+    seconds = 0.0
     for index, held in enumerate(folds.held_out(split, folds.SELECTING, "selection")):
         place = folds.at(workspace, "selection", index)
         own = dataclasses.replace(folds.without(split, held, workspace), selection=folds.absolute(held, workspace))
         write_split(place.splits, own)
         if arm != REAL:
-            adapt.run(params, place, arm)
-            generate.run(params, place, arm)
+            seconds += adapt.run(params, place, arm)["seconds"] + generate.run(params, place, arm)["seconds"]
         part = _Part(params, place, own, arm)
         for kind, name in runs(params, arm):
             scored = []
@@ -180,7 +183,7 @@ def _over_folds(
                 _, history, _ = _fit(part, kind, name, configuration, what=f"fold {index + 1}")
                 scored.append(_Scored(history.logits, part.decoded[1].labels, history.seconds))
             found.setdefault((kind, name), []).append(scored)
-    return {run: [_pooled(own) for own in zip(*scored, strict=True)] for run, scored in found.items()}
+    return {run: [_pooled(own) for own in zip(*scored, strict=True)] for run, scored in found.items()}, seconds
 
 
 def _pooled(parts: Sequence[_Scored]) -> _Scored:
@@ -283,7 +286,7 @@ def _train(part: _Part, kind: TrainOn, name: str, folder: Path, held_out: list[_
     facts = {
         "steps": configuration.steps,
         "chosen_step": chosen.step if chosen else configuration.steps,
-        "configuration": dataclasses.asdict(configuration),
+        "configuration": _used(configuration, kind),
         "selection": rule,
         # Of no selection images there is none to fit; the logits are taken as they are.
         "temperature": round(temperature, 4),
@@ -301,6 +304,14 @@ def _train(part: _Part, kind: TrainOn, name: str, folder: Path, held_out: list[_
     }
     classifiers.save(classifier, folder / f"{kind}_{name}", record | facts)
     return _record(part, kind, name, used, history, facts, tried, scored, chosen)
+
+
+def _used(configuration: Configuration, kind: TrainOn) -> dict[str, Any]:
+    """A configuration as it was trained with: strong augmentation mixes where the configuration itself does not."""
+    from dreamset.classifiers.fit import mixing
+
+    mixup, cutmix = mixing(configuration.mixup, strong=kind == "real_strong")
+    return dataclasses.asdict(configuration) | {"mixup": mixup, "cutmix": cutmix}
 
 
 def _choose(scored: Sequence[_Scored]) -> Choice:
@@ -353,7 +364,7 @@ def _record(
         "synthetic_images": counts.get("synthetic", 0),
         "selection_curve": curves[chosen.configuration] if chosen else [],
         "tried": [
-            {"configuration": dataclasses.asdict(configuration), "scores": curve}
+            {"configuration": _used(configuration, kind), "scores": curve}
             for configuration, curve in zip(tried, curves or [[]], strict=True)
         ],
         "choice": {key: round(value, 4) for key, value in dataclasses.asdict(chosen).items()} if chosen else None,

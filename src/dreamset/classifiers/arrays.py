@@ -59,8 +59,7 @@ def real(samples: Iterable[Sample], cell: Path, size: int, scratch: Path | None 
 def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None) -> Labelled:
     """A synthetic dataset, ``size`` pixels square, checked against its metadata; ``scratch`` as for ``real``.
 
-    Where ``split.native`` is below their resolution, images pass through it, and are then raised as real ones are.
-    Where the real images are of one channel, all that counts of the synthetic ones is their luminance.
+    Images are read as ``drawn`` reads them.
 
     Raises:
         InputError: a file is gone or changed, the classes are not those of ``split``, or ``scratch`` has no room.
@@ -73,6 +72,28 @@ def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None
     if not rows:
         raise InputError(f"{folder}: holds no images; run `{command}` again.")
     files = [(row.file_name, row.label, row.sha256) for row in rows]
+    return drawn(files, folder, split, size, command, scratch)
+
+
+def drawn(
+    files: list[tuple[str, int, str]], folder: Path, split: Split, size: int, command: str, scratch: Path | None = None
+) -> Labelled:
+    """Images that a base has drawn, or that were retrieved, ``size`` pixels square, as the real ones of ``split`` look.
+
+    Where ``split.native`` is below their resolution, images pass through it, and are then raised as real ones are.
+    Where the real images are of one channel, all that counts of the drawn ones is their luminance.
+
+    Args:
+        files: (path, label, sha256) of each, paths relative to ``folder``.
+        folder: what the paths are relative to.
+        split: the real images beside them.
+        size: pixels; the shortest side is resized to it and the centre is kept.
+        command: what makes the files again, for the error.
+        scratch: as for ``real``.
+
+    Raises:
+        InputError: a file is gone or changed, or ``scratch`` has no room.
+    """
     return _read(files, folder, size, command, scratch, split.native, grey=split.channels == 1)
 
 

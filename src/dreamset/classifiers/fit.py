@@ -104,6 +104,11 @@ def learning_rate(step: int, schedule: Schedule) -> float:
     return schedule.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def mixing(mixup: float, *, strong: bool) -> tuple[float, float]:
+    """The alphas of MixUp and of CutMix that ``fit`` uses, 0: none."""
+    return mixup or (MIXUP if strong else 0.0), CUTMIX if strong else 0.0
+
+
 def fit(
     classifier: nn.Module,
     sources: Sequence[Source],
@@ -141,7 +146,7 @@ def fit(
     where = devices.pick()
     classifier.to(where)
     augment = Augment(invariances, crop, seed_for(*seed, "augment"), STRONG if strong else 2)
-    mix = Mix(mixup or (MIXUP if strong else 0.0), CUTMIX if strong else 0.0, seed_for(*seed, "mix"))
+    mix = Mix(*mixing(mixup, strong=strong), seed_for(*seed, "mix"))
     end = schedule.steps if stop is None else stop
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay)

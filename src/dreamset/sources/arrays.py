@@ -6,6 +6,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamset.errors import InputError
+from dreamset.images import is_grey
 from dreamset.sources import Image, Source
 from dreamset.sources.reading import pixels_digest
 
@@ -163,6 +164,8 @@ def _checked(file: Path, part: str, arrays: Any) -> tuple[NDArray[np.uint8], NDA
 
 
 def _images(part: str, pixels: NDArray[np.uint8], labels: Sequence[int] | NDArray[np.int64]) -> list[Image]:
+    from PIL import Image as Picture
+
     found = []
     for row, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
         name = f"{part}_{row:06d}"
@@ -172,7 +175,7 @@ def _images(part: str, pixels: NDArray[np.uint8], labels: Sequence[int] | NDArra
                 label=int(label),
                 group=name,
                 pixels_sha256=pixels_digest(picture.shape, picture.tobytes()),
-                grey=picture.ndim == 2,
+                grey=picture.ndim == 2 or is_grey(Picture.fromarray(picture)),
                 pixels=picture,
             )
         )
