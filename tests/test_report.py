@@ -502,15 +502,15 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
         assert part in page.text("correlations")
 
     # A claim that rests on fewer seeds is not the verdict's, and another recipe's claims are not this page's.
-    lone = claims[0] | {"of": "stable_diffusion/both/resnet20", "minus": "real/real/resnet20", "seeds": 1}
-    write_csv(workspace.results / "table/claims.csv", [*claims, lone | tests], claims[0])
+    lone = rows[0] | {"of": "stable_diffusion/both/resnet20", "minus": "real/real/resnet20", "seeds": 1}
+    write_csv(workspace.results / "table/claims.csv", [*rows, lone | tests], rows[0])
     report.run(params, workspace)
     page = read(workspace)[1]
     assert "in the mean of 6 seeds" in page.text("hero")
     other = replace(params, primary="stable_diffusion")
     report.run(other, workspace)
     assert "Fixed before anything was measured" in read(workspace)[1].text("seeds")
-    write_csv(workspace.results / "table/claims.csv", claims, claims[0])
+    write_csv(workspace.results / "table/claims.csv", rows, rows[0])
     report.run(other, workspace)
     assert "Fixed before anything was measured" not in read(workspace)[1].text("seeds")
 
