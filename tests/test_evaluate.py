@@ -262,9 +262,7 @@ def test_two_thousand_classes_are_trained_and_scored_without_a_square_of_them(tm
         SyntheticImage(f"{k}.png", i, classes[i], 0, "", 0, 0, {}, None, sha256(images[k])) for i, k in enumerate(kinds)
     ]
     write_metadata(place.synthetic("stable_diffusion"), rows)
-    params = toy.params(
-        active=["stable_diffusion"], train__baselines=[], models__bundled__train__clip_lora__steps=2
-    )
+    params = toy.params(active=["stable_diffusion"], train__baselines=[], models__bundled__train__clip_lora__steps=2)
     for arm in train.arms(params):
         train.run(params, place, arm)
     evaluation = evaluate.run(params, place)
