@@ -96,6 +96,11 @@ def stages(params: Params, place: Workspace) -> None:
         train.run(params, place, arm)
 
 
+def moved(plan: list[crossval.Fold], root: Path, beside: Path) -> list[crossval.Fold]:
+    """The same folds, made in other places."""
+    return [dataclasses.replace(fold, workspace=Workspace(root, beside / f"fold{fold.index}")) for fold in plan]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_generator: Path) -> tuple[Workspace, Params, dict[str, Any]]:
     """A folder without test images, taken through every stage."""
@@ -269,10 +274,7 @@ def test_nothing_that_learns_in_a_fold_opens_what_is_held_out(
     place, params, _ = world
     split = read_split(place.splits)
     # In a place of its own, so that no shard and no logit is there yet.
-    plan = [
-        dataclasses.replace(fold, workspace=Workspace(tmp_path, tmp_path / f"fold{fold.index}"))
-        for fold in crossval.plan(params, place, split)[:1]
-    ]
+    plan = moved(crossval.plan(params, place, split)[:1], tmp_path, tmp_path)
     (tmp_path / "models").symlink_to(place.root / "models")
     seen: list[tuple[crossval.Fold, list[str]]] = []
 
@@ -335,10 +337,7 @@ def test_an_image_that_is_changed_makes_its_folds_again(
 ) -> None:
     place, params, _ = world
     split = read_split(place.splits)
-    plan = [
-        dataclasses.replace(fold, workspace=Workspace(place.root, tmp_path / f"fold{fold.index}"))
-        for fold in crossval.plan(params, place, split)
-    ]
+    plan = moved(crossval.plan(params, place, split), place.root, tmp_path)
     first = plan[0]
     crossval._write_manifests(first)
     atomic_write(first.workspace.cell / "scored/real.json", "{}")

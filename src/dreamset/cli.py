@@ -79,13 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dreamset {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for stage, (item, what, examples) in _STAGES.items():
-        verb = verbs.add_parser(
-            stage,
-            help=what,
-            description=what[0].upper() + what[1:] + ".",
-            epilog="examples:\n" + examples,
-            formatter_class=_FORMAT,
-        )
+        verb = _verb(verbs, stage, help=what, description=what[0].upper() + what[1:] + ".", examples=examples)
         if item:
             verb.add_argument("item", metavar=item.upper(), help=_ITEM_HELP[item])
         verb.add_argument(
@@ -133,16 +127,16 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
 
 def _beside(verbs: Any) -> None:
     """Verbs that are no stages."""
-    table = verbs.add_parser(
+    table = _verb(
+        verbs,
         "table",
         help="run every stage over shots and seeds, and write one table",
         description="Run the stages for every (shots, seed) under .dreamset/table, and write results/table/ from all\n"
         "finished cells of these settings: cells.csv, summary.csv, claims.csv, correlations.csv. Stopped at any\n"
         "moment, the same command goes on. Parts may be run apart, and on other machines: results/table/cells\n"
         "holds a small record of each cell.",
-        epilog="examples:\n  dreamset table --shots 4 16 --seeds 0-4 --jobs 2\n"
+        examples="  dreamset table --shots 4 16 --seeds 0-4 --jobs 2\n"
         "  dreamset table --shots 1 --seeds 5-9 --recipes stable_diffusion datadream_dset",
-        formatter_class=_FORMAT,
     )
     table.add_argument("--shots", type=int, nargs="+", required=True, metavar="K", help="images per class")
     table.add_argument("--seeds", type=_span, required=True, metavar="A-B", help="seeds from A to B, both included")
@@ -155,14 +149,14 @@ def _beside(verbs: Any) -> None:
 
     _classifier(verbs)
 
-    review = verbs.add_parser(
+    review = _verb(
+        verbs,
         "review",
         help="look at a synthetic dataset in the browser and tick off wrong pictures",
         description="Open a page, on this machine alone, with the pictures of a recipe class by class. Decisions are\n"
         "saved at once in data/review/RECIPE.json; the next `dreamset generate RECIPE` replaces what was rejected.",
-        epilog="examples:\n  dreamset review datadream_dset\n"
+        examples="  dreamset review datadream_dset\n"
         "  dreamset review datadream_dset --no-browser --port 8000  behind `ssh -L 8000:localhost:8000`",
-        formatter_class=_FORMAT,
     )
     review.add_argument("item", metavar="RECIPE", help=_ITEM_HELP["recipe"])
     review.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1 (default: a free one)")
@@ -170,34 +164,34 @@ def _beside(verbs: Any) -> None:
     _common(review)
     review.set_defaults(run=_review)
 
-    fetch = verbs.add_parser(
+    fetch = _verb(
+        verbs,
         "fetch",
         help="download the pretrained weights that a model's row names",
         description="Download the pinned revisions into the cache of the Hugging Face hub, or what is missing of\n"
         "them, and record commit and sha256 in models/fetched.json. No other verb fetches weights.",
-        epilog="examples:\n  dreamset fetch sd21_base\n  HF_HOME=/data/hub dreamset fetch sd21_base sdxl_turbo",
-        formatter_class=_FORMAT,
+        examples="  dreamset fetch sd21_base\n  HF_HOME=/data/hub dreamset fetch sd21_base sdxl_turbo",
     )
     fetch.add_argument("models", nargs="*", metavar="MODEL", help="rows of models (default: the one that model names)")
     _common(fetch)
     fetch.set_defaults(run=_fetch)
 
-    gc = verbs.add_parser(
+    gc = _verb(
+        verbs,
         "gc",
         help="remove finished pieces of work that nothing uses any more",
         description="Remove shards that no dataset, adapter or table cell of this project uses.",
-        epilog="examples:\n  dreamset gc",
-        formatter_class=_FORMAT,
+        examples="  dreamset gc",
     )
     _common(gc)
     gc.set_defaults(run=_gc)
 
-    track = verbs.add_parser(
+    track = _verb(
+        verbs,
         "track",
         help="send waiting records to the MLflow server",
         description="Send what no tracking server has taken yet. Stages do it by themselves; this is for afterwards.",
-        epilog="examples:\n  dreamset track",
-        formatter_class=_FORMAT,
+        examples="  dreamset track",
     )
     _common(track)
     track.set_defaults(run=_track)
@@ -205,15 +199,14 @@ def _beside(verbs: Any) -> None:
 
 def _classifier(verbs: Any) -> None:
     """Verbs that use what was delivered."""
-    predict = verbs.add_parser(
+    predict = _verb(
+        verbs,
         "predict",
         help="label new image files with the delivered classifier",
         description="Label image files, folders of them, or patterns, as CSV: label, probability, whether the\n"
         "classifier abstains, and its five best classes. Files that cannot be used get a row with the reason.",
-        epilog="examples:\n"
-        "  dreamset predict photos --out predictions.csv\n"
+        examples="  dreamset predict photos --out predictions.csv\n"
         "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8",
-        formatter_class=_FORMAT,
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="an image file, a folder or a pattern")
     predict.add_argument("--out", type=Path, metavar="FILE", help="the CSV (default: standard output)")
@@ -221,15 +214,14 @@ def _classifier(verbs: Any) -> None:
     _which(predict)
     predict.set_defaults(run=_predict)
 
-    export = verbs.add_parser(
+    export = _verb(
+        verbs,
         "export",
         help="write the delivered classifier as ONNX, or a synthetic dataset for publication",
         description="Write the delivered classifier as one ONNX file, or a synthetic dataset without near-copies of\n"
         "the shots, for publication.",
-        epilog="examples:\n"
-        "  dreamset export --onnx classifier.onnx\n"
+        examples="  dreamset export --onnx classifier.onnx\n"
         "  dreamset export --public published --recipe datadream_dset",
-        formatter_class=_FORMAT,
     )
     what = export.add_mutually_exclusive_group(required=True)
     what.add_argument("--onnx", type=Path, metavar="FILE", help="the classifier goes here")
@@ -245,6 +237,14 @@ def _which(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--classifier", type=Path, default=folder, metavar="FOLDER", help=f"as delivered (default: {folder})"
     )
+
+
+def _verb(verbs: Any, name: str, *, help: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A verb with its help, laid out as it is written."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=help, description=description, epilog=f"examples:\n{examples}", formatter_class=_FORMAT
+    )
+    return parser
 
 
 def _common(verb: argparse.ArgumentParser) -> None:
