@@ -83,7 +83,7 @@ def _jobs(
 
     row, base, scope = params.recipes[recipe], params.base, params.recipes[recipe].scope
     assert scope is not None
-    schedule = base.adapt.schedule(scope)
+    schedule = params.schedule(recipe)
     most = max(sum(sample.label in labels for sample in split.train) for labels in plan)
     settings = Settings(
         lora=row.lora(),
@@ -173,7 +173,7 @@ def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     """What to lower, by name, when a step does not fit."""
     row, scope = f"models.{params.model}", params.recipes[recipe].scope
     assert scope is not None
-    batch = params.base.adapt.schedule(scope).batch
+    batch = params.schedule(recipe).batch
     return StoppedError(
         f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
         f"gradient_checkpointing into {row}.memory, or lower {row}.adapt.together ({params.base.adapt.together}) or "

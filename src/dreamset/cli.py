@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dreamset import __version__
 from dreamset.errors import DiskFullError, InputError, StoppedError
 from dreamset.files import disk_full
-from dreamset.params import Params, check_retrieval, load
+from dreamset.params import Params, load
+from dreamset.rules import check_retrieval
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -1,21 +1,22 @@
 """``params.yaml`` as frozen, validated types: parsed once, at the edge.
 
-Defaults stand in ``params.yaml`` alone; a field here says only which values are allowed.
+Defaults stand in ``params.yaml`` alone; a field here says only which values are allowed, and ``rules`` what must hold
+between them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+from dreamset import rules
 from dreamset.errors import InputError
-from dreamset.strict import Range, build, listed, read_yaml
+from dreamset.strict import EMPTY, Range, build, read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from dreamset.hub import Part
@@ -34,9 +35,9 @@ Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
 ClassifierName = Literal["resnet20", "clip_lora", "linear_probe"]
 
-_DELIVERED: Final = ("resnet20", "clip_lora")  # classifiers that can be taken away
-_TAKEN: Final = ("real", "real_strong", "real_more", "zero_shot")  # names of what is no recipe, beside the recipes' own
-_SELECTION = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
+
+# Classifiers that can be taken away, in the order in which they stand in for one another.
+DELIVERED: Final = ("resnet20", "clip_lora")
 
 # What differs between the cells of a table, what changes no number of theirs, and rows that they do not use.
 _NO_SETTING: Final = (
@@ -50,6 +51,7 @@ _NO_SETTING: Final = (
     "report",
     "track",
     "models",
+    "after",
 )
 
 
@@ -87,6 +89,27 @@ class Adapt:
     checkpoint_every: Count
     sample_images: Annotated[int, Range(low=1, high=16)]
     sample_steps: Annotated[int, Range(low=1, high=1000)]
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Section ``tune``."""
+
+    trials: Count
+    sampler: Literal["tpe", "gp", "random"]
+    pruner: Literal["hyperband", "successive_halving", "median", "none"]
+    objectives: Literal["cas", "cas_and_seconds"]
+    max_seconds_per_image: Positive | None
+    max_fid: Positive | None
+    storage: str
+    heartbeat_s: Count
+    grace_s: Count
+    retries: Natural
+
+    @property
+    def prunes(self) -> bool:
+        """Whether trials may be stopped early: not for a second objective or a limit known at the end alone."""
+        return self.pruner != "none" and self.objectives == "cas" and self.max_fid is None
 
 
 @dataclass(frozen=True)
@@ -153,24 +176,62 @@ class SamplerOverrides:
     scheduler: Scheduler | None = None
     steps: Annotated[int, Range(low=1, high=1000)] | None = None
     guidance: Annotated[float, Range(low=0, high=50)] | None = None
+    strength: Annotated[float, Range(above=0, high=1)] | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a study searches of a number: from ``low`` to ``high``, or to so many times the best of another's study."""
+
+    low: Annotated[float, Range(low=0)]
+    high: Positive | None = None
+    high_times_best: Positive | None = None
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a recipe's study searches; every name is a knob of the recipe or of its sampler."""
+
+    guidance: Span | None = None
+    steps: Span | None = None
+    scheduler: tuple[Scheduler, ...] | None = None
+    strength: Span | None = None
+    epoch: Span | None = None
+    lr: Span | None = None
+    epochs: Span | None = None
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """The names of what is searched."""
+        return tuple(field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of ``recipes``. The LoRA knobs are given where ``adapter: lora``, and only there.
+    """A row of ``recipes``. The knobs of an adapter are given where it is that adapter, and only there.
 
     With ``origin: retrieval`` nothing is adapted and nothing drawn; ``prompt`` is what images are searched by.
+    ``epoch`` is the one whose weights are used, and None the last; ``lr`` and ``epochs`` stand in for the schedule's.
     """
 
-    adapter: Literal["none", "lora"]
-    prompt: Literal["template", "label"]
+    adapter: Literal["none", "lora", "class_encoder", "unet"]
+    prompt: Literal["template", "label", "class_vector"]
     sampler: SamplerOverrides
     origin: Literal["generator", "retrieval"] = "generator"
+    init: Literal["noise", "image"] = "noise"
     scope: Literal["dataset", "class"] | None = None
     rank: Annotated[int, Range(low=1, high=1024)] | None = None
     alpha: Positive | None = None
     unet: bool | None = None
     text_encoder: bool | None = None
+    context_length: Annotated[int, Range(low=1, high=1000)] | None = None
+    unconditional: Literal["zero", "learned"] | None = None
+    class_dropout: Share | None = None
+    epoch: Count | None = None
+    lr: Positive | None = None
+    epochs: Count | None = None
+    search: Search | None = None
 
     def lora(self) -> Lora:
         """The LoRA knobs, of a recipe that has them."""
@@ -211,12 +272,11 @@ class ModelAdapt:
     ema: Annotated[float, Range(low=0, below=1)]
     together: Count
     sample_every: Count
+    keep_every: Count
     dataset: AdaptSchedule
     class_: AdaptSchedule
-
-    def schedule(self, scope: str) -> AdaptSchedule:
-        """The schedule of ``scope``: dataset or class."""
-        return self.dataset if scope == "dataset" else self.class_
+    class_encoder: AdaptSchedule
+    whole_unet: AdaptSchedule
 
 
 @dataclass(frozen=True)
@@ -238,6 +298,16 @@ class Sampler:
     scheduler: Scheduler
     steps: int
     guidance: float
+    strength: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelTune:
+    """``tune`` of a model's row: the classifier of the score, and the rungs that Hyperband prunes at."""
+
+    classifier: Literal["resnet20"]
+    steps: Count
+    per_class: tuple[Count, ...]
 
 
 @dataclass(frozen=True)
@@ -305,6 +375,7 @@ class Model:
     memory: tuple[Saving, ...]
     adapt: ModelAdapt
     generate: ModelGenerate
+    tune: ModelTune
     train: ModelTrain
 
     @property
@@ -321,12 +392,14 @@ class Params:
     shots: Shots
     seed: Annotated[int, Range(low=0, high=2**31 - 1)]
     active: tuple[str, ...]
+    after: Annotated[dict[str, str], EMPTY]
     selection: str
     accept_licence: bool
     primary: str
     prepare: Prepare
     expect: Expect
     adapt: Adapt
+    tune: Tune
     generate: Generate
     train: Train
     evaluate: Evaluate
@@ -374,13 +447,13 @@ class Params:
     @property
     def primary_recipe(self) -> str:
         """The active recipe that the verdict is about."""
-        adapted = [name for name in self.active if self.recipes[name].adapter == "lora"]
+        adapted = [name for name in self.active if self.recipes[name].adapter != "none"]
         return next(name for name in (self.primary, *adapted, *self.active) if name in self.active)
 
     @property
     def primary_classifier(self) -> str:
         """The trained classifier that the verdict is about."""
-        wanted = (self.base.train.deliver, *_DELIVERED)
+        wanted = (self.base.train.deliver, *DELIVERED)
         return next(name for name in wanted if name in self.train.classifiers)
 
     @property
@@ -402,7 +475,23 @@ class Params:
             mine.scheduler or base.scheduler,
             mine.steps or base.steps,
             base.guidance if mine.guidance is None else mine.guidance,
+            mine.strength,
         )
+
+    def schedule(self, recipe: str) -> AdaptSchedule:
+        """The schedule of the model's row for what ``recipe`` trains, with the recipe's own lr and epochs."""
+        row, rows = self.recipes[recipe], self.base.adapt
+        by_adapter = {"class_encoder": rows.class_encoder, "unet": rows.whole_unet}
+        schedule = by_adapter.get(row.adapter, rows.dataset if row.scope == "dataset" else rows.class_)
+        return dataclasses.replace(schedule, lr=row.lr or schedule.lr, epochs=row.epochs or schedule.epochs)
+
+    def with_values(self, recipe: str, values: Mapping[str, Any]) -> Params:
+        """The same with ``values`` for knobs of a recipe: those of its sampler, ``epoch``, ``lr`` or ``epochs``."""
+        row = self.recipes[recipe]
+        sampler = {name: value for name, value in values.items() if hasattr(row.sampler, name)}
+        others = {name: value for name, value in values.items() if name not in sampler}
+        changed = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, **sampler), **others)
+        return dataclasses.replace(self, recipes=self.recipes | {recipe: changed})
 
 
 def load(path: Path) -> Params:
@@ -418,7 +507,9 @@ def parse(raw: object, file: str = "params.yaml") -> Params:
     """Check a mapping as ``yaml.safe_load`` gives it; see ``load``."""
     try:
         params = build(Params, raw)
-        _check(params)
+        # One list from here on: what starts from another's result is a recipe like the others.
+        params = dataclasses.replace(params, active=(*params.active, *params.after))
+        rules.check(params)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     return params
@@ -427,80 +518,3 @@ def parse(raw: object, file: str = "params.yaml") -> Params:
 def to_dict(value: Any) -> Any:
     """Dataclasses as plain mappings, for printing, hashing and tracking."""
     return dataclasses.asdict(value)
-
-
-def check_retrieval(params: Params, recipe: str) -> None:
-    """Fail on a recipe that finds its images where the model's row says of no place to look.
-
-    Raises:
-        InputError: naming the key of the row.
-    """
-    if params.recipes[recipe].origin == "retrieval" and params.base.retrieval is None:
-        raise InputError(
-            f"models.{params.model}.retrieval: is null, so recipe {recipe} has nothing to retrieve from; give "
-            "imagefolder:PATH, or take it out of active."
-        )
-
-
-def _check(params: Params) -> None:
-    """Rules that tie keys to one another."""
-    if params.model not in params.models:
-        raise InputError(f"model: no row {params.model!r} in models; there are {listed(params.models)}.")
-    if not params.active:
-        raise InputError("active: names no recipe; name at least one row of recipes.")
-    if len(set(params.active)) < len(params.active):
-        raise InputError("active: names a recipe twice; name each once.")
-    for name in params.active:
-        if name not in params.recipes:
-            raise InputError(f"active: no row {name!r} in recipes; there are {listed(params.recipes)}.")
-    if params.primary not in params.recipes:
-        raise InputError(f"primary: no row {params.primary!r} in recipes; there are {listed(params.recipes)}.")
-    for name, recipe in params.recipes.items():
-        if not name.replace("_", "").isalnum() or not name.isascii() or name in _TAKEN:
-            raise InputError(
-                f"recipes.{name}: is not a name; use ASCII letters, digits and _, and none of {listed(_TAKEN)}."
-            )
-        for knob in ("scope", "rank", "alpha", "unet", "text_encoder"):
-            given = getattr(recipe, knob) is not None
-            if given != (recipe.adapter == "lora"):
-                verb = "belongs only to adapter: lora; remove it" if given else "is missing; adapter: lora needs it"
-                raise InputError(f"recipes.{name}.{knob}: {verb}.")
-        if recipe.origin == "retrieval" and (recipe.adapter != "none" or recipe.sampler != SamplerOverrides()):
-            raise InputError(
-                f"recipes.{name}: origin: retrieval draws nothing; set adapter to none and sampler to {{}}."
-            )
-        if name in params.active:
-            check_retrieval(params, name)
-        if recipe.adapter == "lora" and not (recipe.unet or recipe.text_encoder):
-            raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
-    if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
-        raise InputError("train.classifiers: name at least one classifier, and each once.")
-    if not set(_DELIVERED) & set(params.train.classifiers):
-        raise InputError(f"train.classifiers: name one of {listed(_DELIVERED)}, which are what can be delivered.")
-    if len(set(params.train.baselines)) < len(params.train.baselines):
-        raise InputError("train.baselines: names a classifier twice; name each once.")
-    if not _SELECTION.fullmatch(params.selection):
-        raise InputError(
-            f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}."
-        )
-    if params.selection == "fixed" and params.train.configurations > 1:
-        raise InputError(
-            f"train.configurations: {params.train.configurations} cannot be chosen among with selection: fixed; set it "
-            "to 1, or selection to holdout, cv, coop or extra:N."
-        )
-    for name, model in params.models.items():
-        if model.resolution % 8:
-            raise InputError(f"models.{name}.resolution: must be divisible by 8, got {model.resolution}.")
-        kind, _, folder = (model.retrieval or "glyphs").partition(":")
-        if (kind, bool(folder)) not in {("glyphs", False), ("imagefolder", True)}:
-            raise InputError(
-                f"models.{name}.retrieval: expected glyphs, imagefolder:PATH or null, got {model.retrieval!r}."
-            )
-    if params.prepare.few_shot is not None and not isinstance(params.shots, int):
-        raise InputError("prepare.few_shot: such a file holds one number of images per class; set shots to it.")
-    window = params.prepare.window
-    if window is not None and (len(window) != 2 or window[0] >= window[1]):
-        raise InputError(f"prepare.window: expected [low, high] with low below high, got {list(window)}.")
-    template = params.prepare.template
-    if template is not None and template.count("{class}") != 1:
-        raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")

@@ -130,11 +130,11 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
 
 def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
     """A recipe's adapters, and the optimizer steps of all of them together, for ``images`` of each class."""
-    scope = params.recipes[recipe].scope
-    if scope is None:
+    row = params.recipes[recipe]
+    if row.adapter == "none":
         return 0, 0
-    schedule = params.base.adapt.schedule(scope)
-    if scope == "dataset":
+    schedule = params.schedule(recipe)
+    if row.scope != "class":
         return 1, schedule.steps(sum(images))
     # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
     return len(images), len(images) * schedule.steps(max(images))
@@ -254,7 +254,7 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
 
     base, offload = memory.on_meta(folder, model), "offload" in model.memory
     if stage == "adapt":
-        batch = model.adapt.schedule(row.scope or "dataset").batch
+        batch = params.schedule(recipe).batch
         together = 1 if row.scope == "dataset" else model.adapt.together
         found = memory.of_adapting(base, row.lora(), batch, together, offload=offload)
         what = f"{together} adapters at once, {batch} images each" if together > 1 else f"{batch} images a step"

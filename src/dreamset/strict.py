@@ -20,6 +20,8 @@ from dreamset.errors import InputError
 
 T = TypeVar("T")
 
+EMPTY: Final = "may be empty"  # of a mapping, as its annotation
+
 _WORDS: Final = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -100,6 +102,8 @@ def build(kind: type[T], raw: object, key: str = "") -> T:
 def _value(hint: Any, raw: object, key: str) -> Any:
     """``raw`` checked against a type hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and args[1] == EMPTY:
+        return {} if raw == {} else _value(args[0], raw, key)
     if origin in (types.UnionType, typing.Union):
         if raw is None and type(None) in args:
             return None

@@ -58,6 +58,10 @@ class Workspace:
         """Folder of the trained adapters of ``recipe``."""
         return self.cell / "models/adapters" / recipe
 
+    def tuned(self, recipe: str) -> Path:
+        """Folder of the adapters that the study of ``recipe`` has chosen, where it searched what is adapted."""
+        return self.cell / "models/tuned" / recipe
+
     def synthetic(self, recipe: str) -> Path:
         """Folder of the synthetic dataset of ``recipe``."""
         return self.cell / "data/synthetic" / recipe
