@@ -556,7 +556,7 @@ def test_it_needs_no_heavy_library() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-8.8, 25.4), (54.1, 54.1), (0.0, 0.0), (1e-7, 3e-7)])
 def test_ticks_are_few_and_hold_the_ends(low: float, high: float) -> None:
-    ticks = charts._ticks(low, high)
+    ticks = charts.round_ticks(low, high)
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-12
     assert ticks[-1] >= high - 1e-12
