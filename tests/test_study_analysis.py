@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import studied
 from dreamset.study import analysis
 from studied import RESOURCE, SPACE, failed, stopped, trial
+
+ROOT = Path(__file__).parents[1]
 
 
 def record(*trials: dict[str, Any], best: int | None = 0, **more: Any) -> dict[str, Any]:
@@ -194,6 +199,30 @@ def test_plots_are_tables_of_every_trial(tmp_path: Path) -> None:
     assert min(float(row["started"]) for row in tables["timeline"]) == 0
     assert {row["worker"] for row in tables["timeline"]} == {"machine-a:4000", "machine-b:4001"}
     json.dumps(made, allow_nan=False)
+
+
+@pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the path")
+@pytest.mark.parametrize("count", [0, 8])
+def test_dvc_draws_them_where_they_are_and_does_not_fail_where_they_are_not(count: int, tmp_path: Path) -> None:
+    plots = [plot for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if "/tune/" in str(plot)]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}, sort_keys=False))
+    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots")
+    if count:
+        analysis.write_plots(studied.record(count), tmp_path / "results/plots/tune/stable_diffusion_tuned")
+    done = subprocess.run(["dvc", "plots", "show", "--json"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    shown = json.loads(done.stdout)
+    drawn = {name: plot[0]["content"] for name, plot in shown["data"].items() if plot}
+    if not count:
+        assert drawn == {}
+        return
+    # Of eight trials there is no importance to draw.
+    assert {name for plot in plots for name in plot} - set(drawn) == {"Study, importance"}
+    assert len(drawn["Study, CAS by trial"]["data"]["values"]) == count
+    assert drawn["Study, timeline"]["encoding"]["x"]["field"] == "started"
+    assert drawn["Study, CAS by guidance and steps"]["encoding"]["y"]["field"] == "steps"
+    assert "<DVC_METRIC" not in json.dumps([plot["encoding"]["x"] for plot in drawn.values()])
+    assert done.stderr == ""
 
 
 def test_a_study_of_one_knob_has_no_contour(tmp_path: Path) -> None:
