@@ -112,6 +112,11 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
         )
     }
     assert set(analysis.front(trials)) == brute
+    assert "4 trials are beaten by no other" in told(record(*trials))
+    assert "40.0% at 10 ms to 70.0% at 90 ms." in told(record(*trials))
+    assert "1 trial is beaten by no other in both CAS and the time an image takes: 50.0% at 20 ms." in told(
+        record(trials[0])
+    )
     assert analysis.front([trial(0), stopped(1, 3)]) == []
 
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 REAL: Final = "real"
 ZERO_SHOT: Final = "zero_shot"
-_OF_A_STUDY: Final = ("best", "best_trial", "space", "resource", "trials", "importance", "front", "sentences")
+_OF_A_STUDY: Final = (
+    *("best", "best_trial", "space", "resource", "sampler", "pruner", "classifier", "steps", "trials"),
+    *("importance", "front", "sentences"),
+)
 
 
 @dataclass(frozen=True)

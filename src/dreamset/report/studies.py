@@ -148,7 +148,7 @@ def _contour_title(record: dict[str, Any]) -> str:
     names = analysis.axes(record)
     cells = [cell["cas"] for cell in analysis.surface(record)]
     told = f"CAS by {names[0]} and {names[1]}" if names else ""
-    return f"{told}, from {percent(min(cells))} (light) to {percent(max(cells))} (dark)" if cells else told
+    return f"{told}, from {percent(min(cells))} (faint) to {percent(max(cells))} (full)" if cells else told
 
 
 def _contour(record: dict[str, Any]) -> Html | None:
@@ -253,7 +253,8 @@ def _timeline(record: dict[str, Any]) -> Html | None:
         for line in rows
         for place in [workers.index(str(line["worker"]))]
     ]
-    return plane.drawn("When each trial ran, by worker", "plane timeline", boxes)
+    names = tag("small", ", ".join(f"#{index + 1} {name}" for index, name in enumerate(workers)))
+    return join(plane.drawn("When each trial ran, by worker", "plane timeline", boxes), names)
 
 
 def _table(record: dict[str, Any]) -> Html:

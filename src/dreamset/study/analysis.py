@@ -274,7 +274,7 @@ def write_plots(record: Mapping[str, Any], folder: Path) -> None:
 
 def sentences(record: Mapping[str, Any]) -> list[str]:
     """What a person needs to be told of a study, a sentence or two per matter, from a record with its figures."""
-    told = [_chosen(record), _spared(record), _agreement(record), _importance(record)]
+    told = [_chosen(record), _along(record), _spared(record), _agreement(record), _importance(record)]
     return [sentence for sentence in told if sentence]
 
 
@@ -311,6 +311,19 @@ def _chosen(record: Mapping[str, Any]) -> str:
         f"{told} That is the best of {finished} finished trials on the very images that chose it, and so flatters; "
         "what the choice is worth, images tell that took no part in it."
     )
+
+
+def _along(record: Mapping[str, Any]) -> str:
+    """The ends of the front, where there is one."""
+    on = {trial["number"]: trial["values"] for trial in record["trials"] if trial["number"] in record["front"]}
+    if not on:
+        return ""
+    ends = [
+        f"{100 * on[number][0]:.1f}% at {1000 * on[number][1]:.3g} ms"
+        for number in dict.fromkeys((record["front"][0], record["front"][-1]))
+    ]
+    many = f"{len(on)} trials are" if len(on) > 1 else "1 trial is"
+    return f"{many} beaten by no other in both CAS and the time an image takes: {' to '.join(ends)}."
 
 
 def _spared(record: Mapping[str, Any]) -> str:
