@@ -96,7 +96,7 @@ def test_low_agreement_is_warned_of_and_high_is_not() -> None:
     # What is missing is told where something is.
     assert "are missing there" not in told(record(*rising))
     assert "those stopped early are missing there" in told(record(*rising, stopped(9, 3)))
-    assert "cannot be told from 1 trials" in told(record(rising[0]))
+    assert "cannot be told: scored on both were 1." in told(record(rising[0]))
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
@@ -127,7 +127,7 @@ def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
     said = told(record(first, better, best=1, default=default))
     assert "Chosen: guidance 3.14, steps 12 (trial 1), with a CAS of 53.4% on the 40 images" in said
     assert "(guidance 2, steps 20) reach 50.0%: +3.4 percentage points" in said
-    assert "best of 2 finished trials on the very images that chose it" in said
+    assert "best of 2 finished on the very images that chose it" in said
     same = told(record(first, better, best=0, default=default))
     assert "the recipe’s own values: no trial was better" in same
     assert "flatters" not in same

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence
 
 _STATES: Final = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed"}
+_MARKS: Final = {
+    "COMPLETE": ("complete", "finished"),
+    "PRUNED": ("pruned hollow", "stopped early: CAS of its last rung"),
+    "FAIL": ("failed", "failed"),
+}
 _OPEN: Final = 12  # trials of a table that is not folded away
 _UNITS: Final = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
@@ -43,9 +48,10 @@ def _study(recipe: str, record: dict[str, Any], colour: str) -> Html:
         ("When, and by which worker", _timeline(record)),
     ]
     panels = [tag("figure", tag("figcaption", title), chart) for title, chart in shown if chart is not None]
-    marks = [("complete", "finished"), ("pruned hollow", "stopped early: CAS of its last rung"), ("best", "chosen")]
-    if any(trial["state"] == "FAIL" for trial in record["trials"]):
-        marks.insert(2, ("failed", "failed"))
+    states = {trial["state"] for trial in record["trials"]}
+    marks = [mark for state, mark in _MARKS.items() if state in states]
+    if record["best"] is not None:
+        marks.append(("best", "chosen"))
     if (record.get("default") or {}).get("cas") is not None:
         marks.append(("own", "the recipe’s own values"))
     return tag(

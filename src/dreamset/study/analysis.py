@@ -308,7 +308,7 @@ def _chosen(record: Mapping[str, Any]) -> str:
             f"{points(cas - default['cas'])} percentage points by the choice."
         )
     return (
-        f"{told} That is the best of {finished} finished trials on the very images that chose it, and so flatters; "
+        f"{told} That is the best of {finished} finished on the very images that chose it, and so flatters; "
         "what the choice is worth, images tell that took no part in it."
     )
 
@@ -351,7 +351,7 @@ def _agreement(record: Mapping[str, Any]) -> str:
         return ""
     if not known:
         n = max(row["n"] for row in rows)
-        return f"Whether few images per class rank trials as many do cannot be told from {n} trials scored on both."
+        return f"Whether few images per class rank trials as many do cannot be told: scored on both were {n}."
     each = ", ".join(f"{row['tau']:.2f} from {row['rung']} images per class" for row in known).replace("-", "−")
     told = (
         f"Kendall’s tau with the ranking at {known[0]['full']}: {each}, over "
@@ -372,7 +372,7 @@ def _importance(record: Mapping[str, Any]) -> str:
     found = record["importance"]
     if "too_few" in found:
         return (
-            f"Which knob matters cannot be told from {found['too_few']} finished trials within the ranges searched; it "
+            f"Which knob matters cannot be told yet: within the ranges searched {found['too_few']} trials finished, and it "
             f"takes {found['enough']}."
         )
     alone = ", ".join(f"{knob} {100 * share:.0f}%" for knob, share in found["main"].items())
