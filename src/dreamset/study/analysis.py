@@ -372,7 +372,7 @@ def _importance(record: Mapping[str, Any]) -> str:
     found = record["importance"]
     if "too_few" in found:
         return (
-            f"Which knob matters cannot be told yet: within the ranges searched {found['too_few']} trials finished, and it "
+            f"Which knob matters cannot be told yet: within the ranges searched {found['too_few']} finished, and it "
             f"takes {found['enough']}."
         )
     alone = ", ".join(f"{knob} {100 * share:.0f}%" for knob, share in found["main"].items())
