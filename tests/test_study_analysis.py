@@ -131,6 +131,11 @@ def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
     same = told(record(first, better, best=0, default=default))
     assert "the recipe’s own values: no trial was better" in same
     assert "flatters" not in same
+    # Of two objectives, a faster one may be chosen than that of the highest CAS.
+    pair = [made | {"values": [*made["values"], seconds]} for made, seconds in ((first, 0.01), (better, 0.05))]
+    faster = told(record(*pair, best=0))
+    assert "The highest is 53.4% (trial 1), of slower images. That is one of 2 finished" in faster
+    assert "no trial was better" not in told(record(*pair, best=0, default=default))
 
 
 def test_where_nothing_could_be_chosen_it_is_said_why() -> None:

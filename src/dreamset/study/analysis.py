@@ -300,16 +300,21 @@ def _chosen(record: Mapping[str, Any]) -> str:
         f"Chosen: {said_values(record['best'])} (trial {best['number']}), with a CAS of {100 * cas:.1f}% on the "
         f"{images} images of the selection."
     )
+    # With the seconds as a second objective the highest CAS is not always what is chosen.
+    top = max((trial for trial in record["trials"] if _usable(trial)), key=lambda trial: float(trial["values"][0]))
+    passed = top["values"][0] > cas
+    if passed:
+        told += f" The highest is {100 * top['values'][0]:.1f}% (trial {top['number']}), of slower images."
     if default and default["trial"] == best["number"]:
-        return f"{told} These are the recipe’s own values: no trial was better on these images."
+        return f"{told} These are the recipe’s own values{'' if passed else ': no trial was better on these images'}."
     if default and default["cas"] is not None:
         told += (
             f" The recipe’s own values ({said_values(default['values'])}) reach {100 * default['cas']:.1f}%: "
             f"{points(cas - default['cas'])} percentage points by the choice."
         )
     return (
-        f"{told} That is the best of {finished} finished on the very images that chose it, and so flatters; "
-        "what the choice is worth, images tell that took no part in it."
+        f"{told} That is {'one' if passed else 'the best'} of {finished} finished on the very images that chose it, and "
+        "so flatters; what the choice is worth, images tell that took no part in it."
     )
 
 
