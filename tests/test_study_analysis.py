@@ -128,7 +128,7 @@ def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
     assert "Chosen: guidance 3.14, steps 12 (trial 1), with a CAS of 53.4% on the 40 images" in said
     assert "(guidance 2, steps 20) reach 50.0%: +3.4 percentage points" in said
     assert "best of 2 finished on the very images that chose it" in said
-    same = told(record(first, better, best=0, default=default))
+    same = told(record(first, ranked(1, 0.1, 0.2, 0.49), best=0, default=default))
     assert "the recipe’s own values: no trial was better" in same
     assert "flatters" not in same
     # Of two objectives, a faster one may be chosen than that of the highest CAS.

@@ -313,8 +313,8 @@ def _chosen(record: Mapping[str, Any]) -> str:
             f"{points(cas - default['cas'])} percentage points by the choice."
         )
     return (
-        f"{told} That is {'one' if passed else 'the best'} of {finished} finished on the very images that chose it, and "
-        "so flatters; what the choice is worth, images tell that took no part in it."
+        f"{told} That is {'one' if passed else 'the best'} of {finished} finished on the very images that chose it, "
+        "and so flatters; what the choice is worth, images tell that took no part in it."
     )
 
 
