@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+import studied
 import toy
 from dreamset import claims, cli, report
 from dreamset.errors import InputError
 from dreamset.files import write_csv, write_json
-from dreamset.report import charts, markup, pictures
+from dreamset.report import charts, markup, pictures, planes
 from dreamset.splits import read_split, write_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
@@ -556,7 +558,7 @@ def test_it_needs_no_heavy_library() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-8.8, 25.4), (54.1, 54.1), (0.0, 0.0), (1e-7, 3e-7)])
 def test_ticks_are_few_and_hold_the_ends(low: float, high: float) -> None:
-    ticks = charts._ticks(low, high)
+    ticks = charts.round_ticks(low, high)
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-12
     assert ticks[-1] >= high - 1e-12
@@ -576,3 +578,107 @@ def test_numbers_are_written_for_people() -> None:
     assert markup.percent(None) == "–"
     assert markup.text("\ud800<") == "?&lt;"
     assert markup.tag("a", None, ["<", markup.Html("<b>")], title='"', id=None) == '<a title="&quot;">&lt;<b></a>'
+
+
+def part(source: str, anchor: str) -> str:
+    """The markup of a section."""
+    start = source.index(f'<section id="{anchor}"')
+    return source[start : source.index("</section>", start)]
+
+
+def captions(workspace: Workspace) -> list[str]:
+    """Titles of the charts of the studies."""
+    return re.findall(r"<figcaption>([^<]+)</figcaption>", part(read(workspace)[0], "studies"))
+
+
+def test_a_study_is_shown_with_all_that_it_tried(workspace: Workspace) -> None:
+    search = {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 5, "high": 30}}
+    params = toy.params(recipes__stable_diffusion__search=search)
+    record = studied.record(26)
+    record["trials"][11]["reason"] = HOSTILE[0]
+    write_json(workspace.result("tune", "stable_diffusion"), record)
+    write_json(workspace.result("tune", "datadream_dset"), {"recipe": "datadream_dset", "searched": [], "best": None})
+    write_json(workspace.result("tune", "taken_out"), record | {"sentences": ["Not of this page."]})
+    report.run(params, workspace)
+    source, page = read(workspace)
+    shown = page.text("studies")
+    assert all(re.sub(r"\s+", " ", told) in shown for told in record["sentences"])
+    assert "Not of this page" not in shown and "datadream_dset" not in shown
+    assert "script" not in page.tags and "&lt;script&gt;" in source
+    assert "26 trials, 5 070 images" in shown
+    assert captions(workspace)[:2] == ["CAS by trial", "CAS by images per class"]
+    assert [name.partition(",")[0] for name in captions(workspace)[2:]] == ["CAS by guidance and steps", "When"]
+    section = part(source, "studies")
+    table = section[section.index("<details>") :]  # of 26 it is folded away
+    best = record["best_trial"]
+    assert re.search(rf'<tr class="chosen"><th scope="row"><i class="key best"></i>{best}</th>', table)
+    assert table.count("chosen") == 2
+    states = {"complete": "finished", "pruned": "stopped early", "fail": "failed"}
+    for state, words in states.items():
+        count = sum(trial["state"].lower().startswith(state) for trial in record["trials"])
+        assert table.count(f"{words}<") + table.count(f"{words};") == count - (state == "complete")
+    # A dot per scored trial in the history, and a cross for the one that failed.
+    history = section[section.index("CAS by trial") : section.index("CAS by images per class")]
+    assert history.count("<circle") == 25
+    assert history.count("<path") == 1
+    # What was chosen is what was run.
+    guidance = record["best"]["guidance"]
+    assert f"{record['best']['steps']} steps, guidance {guidance:.3g} (guidance, steps chosen by" in page.text("setup")
+
+
+def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspace) -> None:
+    write_json(workspace.result("tune", "stable_diffusion"), studied.record(24, two=True, workers=1))
+    report.run(params, workspace)
+    found = captions(workspace)
+    assert "Which knob matters" in found and "CAS against the time an image takes" in found
+    assert "on the front" in read(workspace)[1].text("studies")
+
+    # One number on a log scale and a list of schedulers, nothing feasible, in a record without the recipe's own values.
+    lr = {"name": "FloatDistribution", "attributes": {"step": None, "low": 1e-4, "high": 1e-2, "log": True}}
+    choices = {"name": "CategoricalDistribution", "attributes": {"choices": ["ddim", "pndm"]}}
+    record = studied.record(6) | {"space": {"lr": lr, "scheduler": choices}, "searched": ["lr", "scheduler"]}
+    record |= {"best": None, "best_trial": None, "default": None}
+    for trial in record["trials"]:
+        trial |= {"params": {"lr": 3e-4, "scheduler": "pndm"}, "feasible": False}
+    write_json(workspace.result("tune", "stable_diffusion"), record)
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert captions(workspace) == ["CAS by trial", "CAS by images per class", "When, and by which worker"]
+    assert "not feasible" in page.text("studies")
+    steps = {"name": "IntDistribution", "attributes": {"log": False, "step": 1, "low": 5, "high": 30}}
+    for number, trial in enumerate(record["trials"]):
+        trial |= {"params": {"lr": 10 ** (-4 + number / 3), "steps": 5 + 5 * number}}
+    write_json(workspace.result("tune", "stable_diffusion"), record | {"space": {"lr": lr, "steps": steps}})
+    report.run(params, workspace)
+    assert any(name.startswith("CAS by steps and lr") for name in captions(workspace))
+
+    # Nothing came of any trial.
+    record |= {"trials": [studied.failed(number, started=None, ended=None) for number in range(3)]}
+    write_json(workspace.result("tune", "stable_diffusion"), record)
+    report.run(params, workspace)
+    assert captions(workspace) == []
+    assert "too many images had to be redrawn" in read(workspace)[1].text("studies")
+
+
+def test_a_broken_study_is_named(params: Params, workspace: Workspace) -> None:
+    write_json(workspace.result("tune", "stable_diffusion"), {"searched": ["guidance"], "best": None})
+    with pytest.raises(InputError, match=r"stable_diffusion\.json: has no .*trials.*dreamset tune stable_diffusion"):
+        report.run(params, workspace)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 7), (3, 46), (0, 999)])
+def test_whole_numbers_on_an_axis_are_few(low: int, high: int) -> None:
+    axis = planes.whole("trial", [low, high])
+    assert 1 <= len(axis.ticks) <= 9
+    assert all(low <= value <= high for value, _ in axis.ticks)
+    assert 0 <= axis.at(low) <= axis.at(high) <= 1
+
+
+def test_a_range_keeps_its_ends() -> None:
+    axis = planes.ranged("lr", 2e-4, 1e-2, log=True)
+    assert [label for _, label in axis.ticks] == ["0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01"]
+    assert (axis.at(2e-4), axis.at(1e-2)) == (0, pytest.approx(1))
+    assert axis.at(math.sqrt(2e-6)) == pytest.approx(0.5)
+    linear = planes.ranged("guidance", 1.0, 7.5, log=False)
+    assert [value for value, _ in linear.ticks] == [2, 4, 6]
+    assert (linear.at(1.0), linear.at(7.5)) == (0, 1)

@@ -40,7 +40,7 @@ def intervals(
     ``span`` makes several charts share an axis; by default it holds the bars.
     """
     lowest, highest = span or (min(bar.low for bar in bars), max(bar.high for bar in bars))
-    ticks = _ticks(min(lowest, *marks.values(), lowest), max(highest, *marks.values(), highest))
+    ticks = round_ticks(min(lowest, *marks.values(), lowest), max(highest, *marks.values(), highest))
     low, high = ticks[0], ticks[-1]
 
     def at(value: float) -> str:
@@ -68,7 +68,7 @@ def intervals(
     axis = tag(
         "div",
         tag("span", class_="label"),
-        tag("span", [tag("b", _plain(tick, unit), style=f"left:{at(tick)}") for tick in ticks], class_="track"),
+        tag("span", [tag("b", plain(tick, unit), style=f"left:{at(tick)}") for tick in ticks], class_="track"),
         tag("span", class_="value"),
         class_="bar axis",
         aria_hidden="true",
@@ -83,8 +83,8 @@ def curves(lines: Iterable[Sequence[tuple[float, float]]], x_name: str, y_name: 
     if not finite:
         return Html("")
     right = max(x for line in finite for x, _ in line) or 1.0
-    y_ticks = _ticks(0.0, max(y for line in finite for _, y in line) or 1.0)
-    x_ticks = [tick for tick in _ticks(0.0, right) if tick <= right * 1.001]
+    y_ticks = round_ticks(0.0, max(y for line in finite for _, y in line) or 1.0)
+    x_ticks = [tick for tick in round_ticks(0.0, right) if tick <= right * 1.001]
 
     def spot(x: float, y: float) -> tuple[float, float]:
         wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
@@ -94,10 +94,10 @@ def curves(lines: Iterable[Sequence[tuple[float, float]]], x_name: str, y_name: 
     for tick in y_ticks:
         _, y = spot(0, tick)
         grid.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
-        grid.append(tag("text", _plain(tick), x=_LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end"))
+        grid.append(tag("text", plain(tick), x=_LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end"))
     for tick in x_ticks:
         x, _ = spot(tick, 0)
-        grid.append(tag("text", _plain(tick), x=f"{x:.1f}", y=_HEIGHT - _BOTTOM + 16, text_anchor="middle"))
+        grid.append(tag("text", plain(tick), x=f"{x:.1f}", y=_HEIGHT - _BOTTOM + 16, text_anchor="middle"))
     drawn = [
         tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in (spot(*point) for point in line)))
         for line in finite
@@ -119,7 +119,7 @@ def steps(lines: Sequence[tuple[str, Mapping[int, float]]], unit: str, x_name: s
     """A line per series (style class, value by x) over whole numbers, evenly spaced, with dots at its values."""
     places = sorted({x for _, values in lines for x in values})
     values = [value for _, line in lines for value in line.values()]
-    ticks = _ticks(min(values), max(values))
+    ticks = round_ticks(min(values), max(values))
     wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def spot(x: int, value: float) -> tuple[str, str]:
@@ -130,7 +130,7 @@ def steps(lines: Sequence[tuple[str, Mapping[int, float]]], unit: str, x_name: s
     for tick in ticks:
         _, y = spot(places[0], tick)
         grid.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
-        grid.append(tag("text", _plain(tick, unit), x=_LEFT - 6, y=f"{float(y) + 4:.1f}", text_anchor="end"))
+        grid.append(tag("text", plain(tick, unit), x=_LEFT - 6, y=f"{float(y) + 4:.1f}", text_anchor="end"))
     for x in places:
         grid.append(tag("text", x, x=spot(x, ticks[0])[0], y=_HEIGHT - _BOTTOM + 16, text_anchor="middle"))
     grid.append(tag("text", f"{x_name} →", x=_WIDTH - _RIGHT, y=_HEIGHT - 2, text_anchor="end", class_="axis-name"))
@@ -170,7 +170,7 @@ def legend(items: Iterable[tuple[str, object]]) -> Html:
     return tag("p", [join(tag("i", class_=f"key {kind}"), tag("span", name)) for kind, name in items], class_="legend")
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """Round numbers, three to seven of them, the first and the last at or beyond the ends."""
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
@@ -181,5 +181,6 @@ def _ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _plain(value: float, unit: str = "") -> str:
+def plain(value: float, unit: str = "") -> str:
+    """A tick's number."""
     return f"{value:g}".replace("-", "\N{MINUS SIGN}") + unit if abs(value) > 1e-9 else f"0{unit}"

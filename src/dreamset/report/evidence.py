@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 REAL: Final = "real"
 ZERO_SHOT: Final = "zero_shot"
+_OF_A_STUDY: Final = (
+    *("best", "best_trial", "space", "resource", "sampler", "pruner", "classifier", "steps", "trials"),
+    *("importance", "front", "sentences"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Evidence:
     records: dict[tuple[str, str], dict[str, Any]]
     guesses: dict[str, Any]
     expected: dict[str, Any]
+    studies: dict[str, dict[str, Any]]
     sweep: Sweep | None
 
     @property
@@ -139,6 +144,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         },
         guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
+        studies={name: study for name in params.active if (study := _study(workspace, name))},
         sweep=claims.read(params, workspace, shown),
     )
 
@@ -146,6 +152,18 @@ def load(params: Params, workspace: Workspace) -> Evidence:
 def _score(record: dict[str, Any]) -> Score:
     names = ("arm", "train_on", "classifier", "accuracy", "low", "high")
     return Score(**{name: record[name] for name in names}, record=record)
+
+
+def _study(workspace: Workspace, recipe: str) -> dict[str, Any]:
+    """The record of a recipe's study; empty where nothing was searched."""
+    path = workspace.result("tune", recipe)
+    record = _optional(path, f"dreamset tune {recipe}")
+    if not record.get("searched"):
+        return {}
+    missing = [name for name in _OF_A_STUDY if name not in record]
+    if missing:
+        raise InputError(f"{path}: has no {', '.join(missing)}; run `dreamset tune {recipe}` again.")
+    return record
 
 
 def _optional(path: Path, made_by: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dreamset.report.evidence import REAL, ZERO_SHOT
 from dreamset.report.gallery import section
 from dreamset.report.markup import Html, interval, join, percent, point_interval, tag
 from dreamset.report.seeds import over_seeds
+from dreamset.report.studies import studies
 from dreamset.report.verdict import Verdict, seeds
 from dreamset.verdict import points, scored_images
 
@@ -38,6 +39,7 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
         quality.qualities(evidence),
         quality.correlations(evidence),
         gallery.adaptation(evidence, colours),
+        studies(evidence, colours),
         gallery.duplicates(evidence),
         _confusion(evidence, verdict),
         tables.costs(evidence),

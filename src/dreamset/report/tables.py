@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset import tuned
 from dreamset.report.evidence import REAL, ZERO_SHOT
 from dreamset.report.gallery import section
 from dreamset.report.markup import (
@@ -286,17 +287,21 @@ def _not_helping(evidence: Evidence) -> Html:
 
 
 def _recipe(evidence: Evidence, name: str) -> Html:
-    found: Recipe = evidence.params.recipes[name]
+    tuned_here = evidence.workspace.result("tune", name).is_file()
+    params = tuned.applied(evidence.params, evidence.workspace, name) if tuned_here else evidence.params
+    found: Recipe = params.recipes[name]
     if found.origin == "retrieval":
         return join(f"nothing drawn: the nearest images of the base’s source; {evidence.params.per_class} per class")
-    sampler = evidence.params.sampler(name)
+    sampler = params.sampler(name)
     how = "the generator as it is"
     if found.adapter == "lora":
         lora = found.lora()
         where = " and ".join(part for part, on in (("U-Net", lora.unet), ("text encoder", lora.text_encoder)) if on)
         many = "one adapter" if found.scope == "dataset" else "one adapter per class"
         how = f"{many}, LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on the attention of the {where}"
-    drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}"
+    drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
+    if name in evidence.studies and evidence.studies[name]["best"]:
+        drawn += f" ({', '.join(evidence.studies[name]['searched'])} chosen by a study)"
     return join(f"{how}; {drawn}; {evidence.params.per_class} images per class; prompt: {found.prompt}")
 
 

@@ -1,0 +1,316 @@
+"""Section of the page on the studies: what each tried, what it chose, what pruning spared, which knobs matter."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.report.charts import legend
+from dreamset.report.gallery import section
+from dreamset.report.markup import Html, join, number, percent, row, table, tag
+from dreamset.report.planes import Plane, placed, ranged, rounded, whole
+from dreamset.study import analysis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dreamset.report.evidence import Evidence
+
+_STATES: Final = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed"}
+_MARKS: Final = {
+    "COMPLETE": ("complete", "finished"),
+    "PRUNED": ("pruned hollow", "stopped early: CAS of its last rung"),
+    "FAIL": ("failed", "failed"),
+}
+_OPEN: Final = 12  # trials of a table that is not folded away
+_UNITS: Final = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+
+
+def studies(evidence: Evidence, colours: dict[str, str]) -> Html | None:
+    """A part for every active recipe that a study tuned; None without one."""
+    parts = [_study(recipe, record, colours[recipe]) for recipe, record in evidence.studies.items()]
+    if not parts:
+        return None
+    note = (
+        "What a recipe’s values were chosen by: CAS, the accuracy of a classifier trained from scratch on the "
+        "recipe’s images alone, on the labelled images of the selection. No test image takes part."
+    )
+    return section("studies", "Studies", tag("p", note), parts)
+
+
+def _study(recipe: str, record: dict[str, Any], colour: str) -> Html:
+    shown = [
+        ("CAS by trial", _history(record)),
+        ("CAS by images per class", _rungs(record)),
+        (_contour_title(record), _contour(record)),
+        ("Which knob matters", _importance(record)),
+        ("CAS against the time an image takes", _front(record)),
+        ("When, and by which worker", _timeline(record)),
+    ]
+    panels = [tag("figure", tag("figcaption", title), chart) for title, chart in shown if chart is not None]
+    states = {trial["state"] for trial in record["trials"]}
+    marks = [mark for state, mark in _MARKS.items() if state in states]
+    if record["best"] is not None:
+        marks.append(("best", "chosen"))
+    if (record.get("default") or {}).get("cas") is not None:
+        marks.append(("own", "the recipe’s own values"))
+    return tag(
+        "article",
+        tag("h3", tag("i", class_=f"key {colour}"), recipe),
+        [tag("p", told) for told in record["sentences"]],
+        tag("p", _cost(record), class_="cost"),
+        legend(marks),
+        tag("div", panels, class_="panels"),
+        _table(record),
+        class_=f"study {colour}",
+    )
+
+
+def _cost(record: dict[str, Any]) -> str:
+    """What the study took, and with what."""
+    trials = record["trials"]
+    seconds = sum(trial["seconds"] or 0 for trial in trials)
+    images = sum(trial["images"] or 0 for trial in trials)
+    workers = len({trial["worker"] for trial in trials})
+    size, unit = _unit(seconds)
+    return (
+        f"{len(trials)} trials, {number(images)} images, {seconds / size:.1f} {unit} of work"
+        f"{f' by {workers} workers' if workers > 1 else ''}; sampler {record['sampler']}, pruner {record['pruner']}, "
+        f"{', '.join(map(str, record['resource']))} images per class; CAS by {record['classifier']}, trained for "
+        f"{number(record['steps'])} steps on the most images."
+    )
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    return next((unit for unit in _UNITS if seconds >= 2 * unit[0]), _UNITS[-1])
+
+
+def _kind(record: dict[str, Any], trial: dict[str, Any]) -> str:
+    """How a trial is drawn."""
+    if trial["number"] == record["best_trial"]:
+        return "complete best"
+    return {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial["state"]]
+
+
+def _told(trial: dict[str, Any]) -> str:
+    """A trial in a line, for whoever points at it."""
+    cas = analysis.score(trial)
+    scored = "" if cas is None else f", CAS {percent(cas)} at {analysis.reached(trial)} images per class"
+    return f"trial {trial['number']}, {_STATES[trial['state']]}{scored}: {analysis.said_values(trial['params'])}"
+
+
+def _points(plane: Plane, record: dict[str, Any], at: Iterable[tuple[dict[str, Any], float, float]]) -> list[Html]:
+    """Trials at their places, the chosen one over the others."""
+    ordered = sorted(at, key=lambda item: item[0]["number"] == record["best_trial"])
+    return [
+        plane.dot(x, y, _told(trial), _kind(record, trial), 5 if trial["number"] == record["best_trial"] else 3.2)
+        for trial, x, y in ordered
+    ]
+
+
+def _history(record: dict[str, Any]) -> Html | None:
+    """CAS of every trial in order, the best finished one so far, and the recipe's own values as a line."""
+    rows = analysis.history(record)
+    by_number = {trial["number"]: trial for trial in record["trials"]}
+    scored = [
+        (by_number[line["trial"]], float(line["trial"]), 100 * line["cas"]) for line in rows if line["cas"] is not None
+    ]
+    if not scored:
+        return None
+    default = record.get("default") or {}
+    level = 100 * default["cas"] if default.get("cas") is not None else None
+    values = [cas for *_, cas in scored] + ([level] if level is not None else [])
+    plane = Plane(whole("trial", [line["trial"] for line in rows]), rounded("CAS", values, "%"))
+    own = None if level is None else plane.line([(plane.x.low, level), (plane.x.high, level)], "own")
+    best = [(line["trial"], 100 * line["best"]) for line in rows if line["best"] is not None]
+    failed = [
+        plane.cross(line["trial"], plane.y.low, _told(by_number[line["trial"]]), "failed")
+        for line in rows
+        if line["state"] == "fail"
+    ]
+    marks = [own, plane.line(_stairs(best), "stairs"), failed, _points(plane, record, scored)]
+    return plane.drawn("CAS of every trial, and the best so far", "plane", *marks)
+
+
+def _rungs(record: dict[str, Any]) -> Html | None:
+    """A line per trial over its rungs: where those that were stopped left the others."""
+    resource = record["resource"]
+    trials = [trial for trial in record["trials"] if trial["rungs"]]
+    if not trials or len(resource) < 2:
+        return None
+    values = [100 * cas for trial in trials for cas in trial["rungs"].values()]
+    plane = Plane(placed("images per class", resource), rounded("CAS", values, "%"))
+    lines = []
+    for trial in sorted(trials, key=lambda trial: trial["number"] == record["best_trial"]):
+        spots = [(resource.index(int(at)), 100 * cas) for at, cas in trial["rungs"].items() if int(at) in resource]
+        spots.sort()
+        kind = _kind(record, trial)
+        dots = [plane.dot(x, y, _told(trial), radius=2.6) for x, y in spots]
+        lines.append(tag("g", plane.line(spots, "line"), dots, class_=kind))
+    return plane.drawn("CAS of every trial by images per class", "plane rungs", lines)
+
+
+def _contour_title(record: dict[str, Any]) -> str:
+    names = analysis.axes(record)
+    cells = [cell["cas"] for cell in analysis.surface(record)]
+    told = f"CAS by {names[0]} and {names[1]}" if names else ""
+    return f"{told}, from {percent(min(cells))} (faint) to {percent(max(cells))} (full)" if cells else told
+
+
+def _contour(record: dict[str, Any]) -> Html | None:
+    """The trials over two knobs, on a smooth surface of CAS."""
+    names = analysis.axes(record)
+    by_number = {trial["number"]: trial for trial in record["trials"]}
+    rows = analysis.contour_rows(record)
+    if names is None or not rows:
+        return None
+    spans = [record["space"][knob]["attributes"] for knob in names]
+    inside = [
+        line
+        for line in rows
+        if all(span["low"] <= line[knob] <= span["high"] for knob, span in zip(names, spans, strict=True))
+    ]
+    across, up = (ranged(knob, span["low"], span["high"], span["log"]) for knob, span in zip(names, spans, strict=True))
+    plane = Plane(across, up)
+    cells = analysis.surface(record)
+    low, high = min((c["cas"] for c in cells), default=0), max((c["cas"] for c in cells), default=1)
+    boxes = []
+    for cell in cells:
+        share = (cell["cas"] - low) / ((high - low) or 1)
+        x, y = (_cell(span, cell[knob]) for knob, span in zip(names, spans, strict=True))
+        boxes.append(plane.box(x, y, None, class_="cell", style=f"--v:{0.06 + 0.74 * share:.2f}"))
+    at = [(by_number[line["trial"]], float(line[names[0]]), float(line[names[1]])) for line in inside]
+    title = f"CAS by {names[0]} and {names[1]}: trials, and a smooth surface through the finished ones"
+    return plane.drawn(title, "plane", tag("g", boxes), _points(plane, record, at))
+
+
+def _cell(span: dict[str, Any], centre: float) -> tuple[float, float]:
+    """The ends of a cell of the surface's grid, from its centre."""
+    half = 0.5 / analysis.GRID
+    if span["log"]:
+        factor = (span["high"] / span["low"]) ** half
+        return max(centre / factor, span["low"]), min(centre * factor, span["high"])
+    size = half * (span["high"] - span["low"])
+    return centre - size, centre + size
+
+
+def _importance(record: dict[str, Any]) -> Html | None:
+    """Shares of the variance as bars: each knob, then the pairs beyond it."""
+    rows = analysis.importance_rows(record)
+    if not rows:
+        return None
+    most = max(*(line["share"] for line in rows), 1e-9)
+    bars = [
+        tag(
+            "div",
+            tag("span", line["of"], class_="label"),
+            tag("span", tag("i", class_="filled", style=f"width:{100 * line['share'] / most:.1f}%"), class_="track"),
+            tag("span", f"{100 * line['share']:.0f}%", class_="value"),
+            class_="bar pair" if " × " in line["of"] else "bar",
+        )
+        for line in rows
+    ]
+    note = "Shares of the variance of CAS; × is what two knobs do together beyond each alone."
+    return join(tag("div", bars, class_="intervals shares"), tag("small", note))
+
+
+def _front(record: dict[str, Any]) -> Html | None:
+    """Finished trials by seconds per image and CAS; a line along those that none beats in both."""
+    rows = analysis.front_rows(record)
+    if not rows:
+        return None
+    by_number = {trial["number"]: trial for trial in record["trials"]}
+    plane = Plane(
+        rounded("milliseconds per image", [0.0, *(1000 * line["seconds_per_image"] for line in rows)]),
+        rounded("CAS", [100 * line["cas"] for line in rows], "%"),
+    )
+    at = {line["trial"]: (1000 * line["seconds_per_image"], 100 * line["cas"]) for line in rows}
+    edge = [at[trial] for trial in record["front"]]
+    points = _points(plane, record, [(by_number[trial], *spot) for trial, spot in at.items()])
+    line = plane.line(_stairs(edge), "stairs")
+    return plane.drawn("CAS against seconds per image, with the front", "plane", line, points)
+
+
+def _stairs(spots: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A line that holds each height until the next spot."""
+    return [corner for a, b in zip(spots, [*spots[1:], *spots[-1:]], strict=True) for corner in (a, (b[0], a[1]))]
+
+
+def _timeline(record: dict[str, Any]) -> Html | None:
+    """A row per worker, a box per trial."""
+    rows = analysis.timeline(record)
+    if not rows:
+        return None
+    by_number = {trial["number"]: trial for trial in record["trials"]}
+    workers = list(dict.fromkeys(str(line["worker"]) for line in rows))
+    size, unit = _unit(max(line["ended"] for line in rows))
+    plane = Plane(
+        rounded(unit, [0.0, *(line["ended"] / size for line in rows)]),
+        placed("", [f"#{index + 1}" for index in range(len(workers))]),
+        tall=max(90, 52 + 30 * len(workers)),
+    )
+    boxes = [
+        plane.box(
+            (line["started"] / size, line["ended"] / size),
+            (place - 0.32, place + 0.32),
+            f"{_told(by_number[line['trial']])}, {line['ended'] - line['started']:.0f} s by {line['worker']}",
+            class_=f"run {_kind(record, by_number[line['trial']])}",
+        )
+        for line in rows
+        for place in [workers.index(str(line["worker"]))]
+    ]
+    names = tag("small", ", ".join(f"#{index + 1} {name}" for index, name in enumerate(workers)))
+    return join(plane.drawn("When each trial ran, by worker", "plane timeline", boxes), names)
+
+
+def _table(record: dict[str, Any]) -> Html:
+    """Every trial with its values and how it ended."""
+    trials, knobs = record["trials"], record["searched"]
+    limited = any(trial["fid"] is not None for trial in trials)
+    names = [*knobs, "images per class", "CAS", "s", "ms per image", *(["FID"] if limited else [])]
+    head = ["Trial", *(tag("th", name, scope="col", class_="number") for name in names), "ended"]
+    rows = []
+    for trial in sorted(trials, key=lambda trial: trial["number"]):
+        best = trial["number"] == record["best_trial"]
+        cells: list[object] = [_value(trial["params"].get(knob)) for knob in knobs]
+        each = trial["seconds_per_image"]
+        cells += [analysis.reached(trial) or "–", percent(analysis.score(trial)), number(trial["seconds"], 1)]
+        cells += [number(None if each is None else 1000 * each, 1)] + ([number(trial["fid"], 1)] if limited else [])
+        name = tag("th", tag("i", class_=f"key {_key(record, trial)}"), trial["number"], scope="row")
+        made = row(
+            name,
+            *(tag("td", cell, class_="number") for cell in cells),
+            tag("td", _ended(record, trial), class_="names"),
+        )
+        rows.append(Html(made.replace("<tr>", '<tr class="chosen">', 1)) if best else made)
+    title = f"Every trial: {len(trials)}"
+    return tag("details", tag("summary", title), table(head, rows), open="open" if len(trials) <= _OPEN else None)
+
+
+def _key(record: dict[str, Any], trial: dict[str, Any]) -> str:
+    kind = _kind(record, trial)
+    return f"{kind} hollow" if kind == "pruned" else "best" if "best" in kind else kind
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if math.isfinite(value) else "–"
+    return "–" if value is None else str(value)
+
+
+def _ended(record: dict[str, Any], trial: dict[str, Any]) -> Html:
+    """How a trial ended, and what sets it apart."""
+    said: list[object] = [_STATES[trial["state"]]]
+    if trial["number"] == record["best_trial"]:
+        said = [tag("b", "chosen")]
+    elif trial["state"] == "COMPLETE" and not trial["feasible"]:
+        said.append("not feasible")
+    if trial["number"] == (record.get("default") or {}).get("trial"):
+        said.append("the recipe’s own values")
+    if trial["number"] in record["front"]:
+        said.append("on the front")
+    if trial.get("retried_from") is not None:
+        said.append(f"trial {trial['retried_from']} tried again")
+    if trial.get("reason"):
+        said.append(trial["reason"])
+    return join([join("; " if index else "", part) for index, part in enumerate(said)])

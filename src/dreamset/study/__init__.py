@@ -1,0 +1,1 @@
+"""Studies: what an Optuna study searches, how it runs, and what it says."""

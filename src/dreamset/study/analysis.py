@@ -1,0 +1,392 @@
+"""What a study says, from its record alone: what pruning saved, whether few images foretell many, the front, in words.
+
+A record is ``results/tune/<recipe>.json``; nothing here opens a storage, so that a study can be read after it is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.files import write_csv
+from dreamset.verdict import points
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+LOW_TAU: Final = 0.5  # a quarter of the pairs of trials change places: pruning on that rung goes by luck
+_FEWEST: Final = 3  # trials that can be ranked, or that a surface can lie on
+GRID: Final = 16
+_REACH: Final = math.exp(-2)  # least weight of the trials at a place of the surface: one two bandwidths away
+
+
+def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record's trials say: ``saved``, ``rank_agreement``, ``importance``, ``front`` and ``sentences``.
+
+    Args:
+        record: of a study, with ``trials``, ``space`` (knob: distribution as Optuna writes it), ``resource``, ``best``,
+            ``best_trial``, ``default`` and ``selection``.
+    """
+    from dreamset.study.importance import importance
+
+    said: dict[str, Any] = {
+        "saved": saved(record["trials"], record["resource"]),
+        "rank_agreement": rank_agreement(record["trials"], record["resource"]),
+        "importance": importance(record["trials"], record["space"]),
+        "front": front(record["trials"]),
+    }
+    return said | {"sentences": sentences({**record, **said})}
+
+
+def reached(trial: Mapping[str, Any]) -> int:
+    """The last rung that a trial was scored at, in images per class; 0 for none."""
+    return max(map(int, trial["rungs"]), default=0)
+
+
+def score(trial: Mapping[str, Any]) -> float | None:
+    """A trial's CAS: at the full resource where it finished, else at the last rung that it reached."""
+    if trial["state"] == "COMPLETE":
+        return float(trial["values"][0])
+    at = reached(trial)
+    return float(trial["rungs"][str(at)]) if at else None
+
+
+def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[str, Any]:
+    """What pruning spared, of the trials that did not fail.
+
+    Args:
+        trials: of a record.
+        resource: images per class at each rung, rising.
+
+    Returns:
+        ``resource_used`` and ``seconds_used`` are shares of what the same trials would have taken unpruned: a trial
+        stopped at 3 of 27 images per class would have drawn and trained for nine times as long, and adapted as long as
+        it did. None where there are no such trials. Failed ones are counted apart.
+    """
+    full = resource[-1]
+    ran = [trial for trial in trials if trial["state"] != "FAIL" and reached(trial)]
+    failed = [trial for trial in trials if trial["state"] == "FAIL"]
+    spent = sum(trial["seconds"] for trial in ran)
+    # What the resource drives: images drawn, and the classifier's steps in proportion to them.
+    unpruned = sum(trial["seconds"] + _seconds(trial) * (full / reached(trial) - 1) for trial in ran)
+    return {
+        "trials": len(ran),
+        "full": full,
+        "resource_used": round(sum(map(reached, ran)) / (full * len(ran)), 4) if ran else None,
+        "seconds": round(spent, 1),
+        "seconds_unpruned": round(unpruned, 1),
+        "seconds_used": round(spent / unpruned, 4) if unpruned else None,
+        "failed": len(failed),
+        "seconds_failed": round(sum(trial["seconds"] or 0 for trial in failed), 1),
+    }
+
+
+def _seconds(trial: Mapping[str, Any]) -> float:
+    """Seconds of a trial that grow with its images."""
+    return float((trial["seconds_generate"] or 0) + (trial["seconds_train"] or 0))
+
+
+def rank_agreement(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> list[dict[str, Any]]:
+    """Kendall's tau-b between CAS at each lower rung and at the last, over the trials that were scored at both.
+
+    Returns:
+        A row per lower rung: ``rung`` and ``full`` in images per class, ``n`` trials, and ``tau``, which is None for
+        fewer than three trials and where a side does not vary.
+    """
+    from scipy.stats import kendalltau
+
+    full = str(resource[-1])
+    rows = []
+    for rung in resource[:-1]:
+        both = [trial["rungs"] for trial in trials if {str(rung), full} <= trial["rungs"].keys()]
+        tau = math.nan
+        if len(both) >= _FEWEST:
+            tau = float(kendalltau(*([rungs[at] for rungs in both] for at in (str(rung), full)), variant="b").statistic)
+        rows.append({"rung": rung, "full": resource[-1], "n": len(both), "tau": _finite(tau)})
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def front(trials: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Numbers of the trials that no other beats in both CAS and seconds per image, from the fastest to the slowest.
+
+    Only of finished, feasible trials with two values; empty for a study of CAS alone.
+    """
+    found = [trial for trial in trials if _usable(trial) and len(trial["values"]) == 2]
+    found.sort(key=lambda trial: (trial["values"][1], -trial["values"][0], trial["number"]))
+    numbers, highest = [], -math.inf
+    for trial in found:
+        if trial["values"][0] > highest:
+            highest = trial["values"][0]
+            numbers.append(trial["number"])
+    return numbers
+
+
+def _usable(trial: Mapping[str, Any]) -> bool:
+    return trial["state"] == "COMPLETE" and bool(trial["feasible"])
+
+
+def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per trial: its number, state, CAS where it was scored, and the best CAS of a finished one so far."""
+    rows, best = [], None
+    for trial in sorted(record["trials"], key=lambda trial: trial["number"]):
+        if _usable(trial):
+            best = max(score(trial) or 0.0, best or 0.0)
+        rows.append({"trial": trial["number"], "cas": score(trial), "best": best, "state": trial["state"].lower()})
+    return rows
+
+
+def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per trial and rung: images per class, and CAS."""
+    return [
+        {"images_per_class": int(rung), "cas": cas, "trial": trial["number"], "state": trial["state"].lower()}
+        for trial in record["trials"]
+        for rung, cas in sorted(trial["rungs"].items(), key=lambda item: int(item[0]))
+    ]
+
+
+def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per trial that ended: its worker, and when it began and ended, in seconds since the first began."""
+    timed = [trial for trial in record["trials"] if trial["started"] is not None and trial["ended"] is not None]
+    first = min((trial["started"] for trial in timed), default=0.0)
+    return [
+        {
+            "started": round(trial["started"] - first, 1),
+            "ended": round(trial["ended"] - first, 1),
+            "trial": trial["number"],
+            "worker": trial["worker"],
+            "state": trial["state"].lower(),
+        }
+        for trial in timed
+    ]
+
+
+def front_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per finished trial of two objectives: seconds per image, CAS, and whether it is on the front."""
+    on = set(record["front"])
+    return [
+        {"seconds_per_image": trial["values"][1], "cas": trial["values"][0], "trial": trial["number"]}
+        | {"front": trial["number"] in on, "feasible": trial["feasible"]}
+        for trial in record["trials"]
+        if trial["state"] == "COMPLETE" and len(trial["values"]) == 2
+    ]
+
+
+def importance_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per knob and per pair of knobs: the share of the variance of CAS; empty for too few trials."""
+    found = record["importance"]
+    rows = [{"share": share, "of": knob} for knob, share in found.get("main", {}).items()]
+    return rows + [{"share": pair["share"], "of": " × ".join(pair["knobs"])} for pair in found.get("pairs", ())]
+
+
+def axes(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The two numeric knobs that a contour is drawn over, guidance and steps where both are searched."""
+    numeric = [knob for knob, span in record["space"].items() if "choices" not in span["attributes"]]
+    first = [knob for knob in ("guidance", "steps") if knob in numeric]
+    ordered = [*first, *(knob for knob in numeric if knob not in first)]
+    return (ordered[0], ordered[1]) if len(ordered) > 1 else None
+
+
+def contour_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per scored trial: its values of the contour's two knobs, CAS and state."""
+    names = axes(record)
+    return [
+        {knob: trial["params"][knob] for knob in names}
+        | {"cas": score(trial), "trial": trial["number"], "state": trial["state"].lower()}
+        for trial in record["trials"]
+        if names and reached(trial) and set(names) <= trial["params"].keys()
+    ] if names else []  # fmt: skip
+
+
+def surface(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """CAS over the contour's two knobs, as a kernel-weighted mean of the finished trials (Nadaraya and Watson).
+
+    Trials stopped early were scored on fewer images, and take no part. Places that no trial is near are left out.
+
+    Returns:
+        A row per place of a 16 × 16 grid: the two knobs' values at its centre, and CAS. Empty below three trials.
+    """
+    import numpy as np
+
+    names = axes(record)
+    used = [row for row in contour_rows(record) if row["state"] == "complete"]
+    if names is None or len(used) < _FEWEST:
+        return []
+    spans = [record["space"][knob]["attributes"] for knob in names]
+    places = np.stack([_place(span, [row[knob] for row in used]) for span, knob in zip(spans, names, strict=True)], 1)
+    cas = np.array([row["cas"] for row in used])
+    centres = (np.arange(GRID) + 0.5) / GRID
+    grid = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+    # Scott's rule for points spread evenly over the square.
+    width = len(used) ** (-1 / 6) / math.sqrt(12)
+    weights = np.exp(-((grid[:, None] - places[None]) ** 2).sum(-1) / (2 * width**2))
+    values = [_value(span, grid[:, i]) for i, span in enumerate(spans)]
+    return [
+        {names[0]: round(x, 6), names[1]: round(y, 6), "cas": round(float(weight @ cas / weight.sum()), 4)}
+        for x, y, weight in zip(*(column.tolist() for column in values), weights, strict=True)
+        if weight.sum() >= _REACH
+    ]
+
+
+def _place(span: Mapping[str, Any], values: Sequence[float]) -> NDArray[np.float64]:
+    import numpy as np
+
+    given, ends = np.array(values, np.float64), np.array([span["low"], span["high"]], np.float64)
+    if span["log"]:
+        given, ends = np.log(given), np.log(ends)
+    low, high = ends.tolist()
+    return np.asarray((given - low) / ((high - low) or 1.0))
+
+
+def _value(span: Mapping[str, Any], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    import numpy as np
+
+    if span["log"]:
+        return np.exp(math.log(span["low"]) + places * math.log(span["high"] / span["low"]))
+    return np.asarray(span["low"] + places * (span["high"] - span["low"]))
+
+
+def write_plots(record: Mapping[str, Any], folder: Path) -> None:
+    """The data of a summarised record's plots as CSV: history, rungs, contour, surface, importance, timeline, front.
+
+    Contour and surface are of studies of two numeric knobs, the front of those of two objectives.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "history.csv", history(record), ("trial", "cas", "best", "state"))
+    write_csv(folder / "rungs.csv", rung_rows(record), ("images_per_class", "cas", "trial", "state"))
+    write_csv(folder / "importance.csv", importance_rows(record), ("share", "of"))
+    write_csv(folder / "timeline.csv", timeline(record), ("started", "ended", "trial", "worker", "state"))
+    names = axes(record)
+    if names is not None:
+        write_csv(folder / "contour.csv", contour_rows(record), (*names, "cas", "trial", "state"))
+        write_csv(folder / "surface.csv", surface(record), (*names, "cas"))
+    if any(front_rows(record)):
+        columns = ("seconds_per_image", "cas", "trial", "front", "feasible")
+        write_csv(folder / "front.csv", front_rows(record), columns)
+
+
+def sentences(record: Mapping[str, Any]) -> list[str]:
+    """What a person needs to be told of a study, a sentence or two per matter, from a record with its figures."""
+    told = [_chosen(record), _along(record), _spared(record), _agreement(record), _importance(record)]
+    return [sentence for sentence in told if sentence]
+
+
+def said_values(values: Mapping[str, Any]) -> str:
+    """Knobs with their values, as a person reads them: ``guidance 2.31, steps 20``."""
+    return ", ".join(
+        f"{knob} {value:.3g}" if isinstance(value, float) else f"{knob} {value}" for knob, value in values.items()
+    )
+
+
+def _chosen(record: Mapping[str, Any]) -> str:
+    """What was chosen, by how much it is better here, and why that flatters."""
+    finished = sum(trial["state"] == "COMPLETE" for trial in record["trials"])
+    default = record.get("default")
+    best = next((trial for trial in record["trials"] if trial["number"] == record["best_trial"]), None)
+    if record["best"] is None or best is None:
+        why = "none of them is feasible" if finished else "no trial finished"
+        return f"Nothing was chosen, for {why}; the recipe keeps its own values."
+    images = record["selection"]["images"]
+    cas = score(best)
+    assert cas is not None
+    told = (
+        f"Chosen: {said_values(record['best'])} (trial {best['number']}), with a CAS of {100 * cas:.1f}% on the "
+        f"{images} images of the selection."
+    )
+    # With the seconds as a second objective the highest CAS is not always what is chosen.
+    top = max((trial for trial in record["trials"] if _usable(trial)), key=lambda trial: float(trial["values"][0]))
+    passed = top["values"][0] > cas
+    if passed:
+        told += f" The highest is {100 * top['values'][0]:.1f}% (trial {top['number']}), of slower images."
+    if default and default["trial"] == best["number"]:
+        return f"{told} These are the recipe’s own values{'' if passed else ': no trial was better on these images'}."
+    if default and default["cas"] is not None:
+        told += (
+            f" The recipe’s own values ({said_values(default['values'])}) reach {100 * default['cas']:.1f}%: "
+            f"{points(cas - default['cas'])} percentage points by the choice."
+        )
+    return (
+        f"{told} That is {'one' if passed else 'the best'} of {finished} finished on the very images that chose it, "
+        "and so flatters; what the choice is worth, images tell that took no part in it."
+    )
+
+
+def _along(record: Mapping[str, Any]) -> str:
+    """The ends of the front, where there is one."""
+    on = {trial["number"]: trial["values"] for trial in record["trials"] if trial["number"] in record["front"]}
+    if not on:
+        return ""
+    ends = [
+        f"{100 * on[number][0]:.1f}% at {1000 * on[number][1]:.3g} ms"
+        for number in dict.fromkeys((record["front"][0], record["front"][-1]))
+    ]
+    many = f"{len(on)} trials are" if len(on) > 1 else "1 trial is"
+    return f"{many} beaten by no other in both CAS and the time an image takes: {' to '.join(ends)}."
+
+
+def _spared(record: Mapping[str, Any]) -> str:
+    found = record["saved"]
+    counts = [(sum(trial["state"] == state for trial in record["trials"]), word) for state, word in _WORDS.items()]
+    told = f"Of {len(record['trials'])} trials {', '.join(f'{count} {word}' for count, word in counts if count)}."
+    if found["resource_used"] is None:
+        return told
+    if all(trial["state"] != "PRUNED" for trial in record["trials"]):
+        return f"{told} Nothing was stopped early, so that nothing was spared."
+    return (
+        f"{told} They drew {100 * found['resource_used']:.0f}% of the images, in {100 * found['seconds_used']:.0f}% of "
+        f"the seconds, that the same trials would have taken unpruned: stopping early spared "
+        f"{100 - 100 * found['resource_used']:.0f}% and {100 - 100 * found['seconds_used']:.0f}%."
+    )
+
+
+_WORDS: Final = {"COMPLETE": "finished", "PRUNED": "were stopped early", "FAIL": "failed"}
+
+
+def _agreement(record: Mapping[str, Any]) -> str:
+    rows = record["rank_agreement"]
+    known = [row for row in rows if row["tau"] is not None]
+    if not rows:
+        return ""
+    if not known:
+        n = max(row["n"] for row in rows)
+        return f"Whether few images per class rank trials as many do cannot be told: scored on both were {n}."
+    each = ", ".join(f"{row['tau']:.2f} from {row['rung']} images per class" for row in known).replace("-", "−")
+    told = (
+        f"Kendall’s tau with the ranking at {known[0]['full']}: {each}, over "
+        f"{' and '.join(dict.fromkeys(str(row['n']) for row in known))} trials"
+    )
+    if any(trial["state"] == "PRUNED" for trial in record["trials"]):
+        told += "; those stopped early are missing there, so that it is the agreement among the better ones"
+    told += "."
+    if min(row["tau"] for row in known) < LOW_TAU:
+        told += (
+            " That is low: stopping early goes partly by luck, and few images favour high guidance, whose images "
+            "vary less; with tune.pruner: none, or more images at the first rung, it cannot mislead."
+        )
+    return told
+
+
+def _importance(record: Mapping[str, Any]) -> str:
+    found = record["importance"]
+    if "too_few" in found:
+        return (
+            f"Which knob matters cannot be told yet: within the ranges searched {found['too_few']} finished, and it "
+            f"takes {found['enough']}."
+        )
+    alone = ", ".join(f"{knob} {100 * share:.0f}%" for knob, share in found["main"].items())
+    told = f"Shares of the variance of CAS over the ranges searched, by fANOVA over {found['trials']} trials: {alone}"
+    if found["pairs"]:
+        top = found["pairs"][0]
+        told += f"; the strongest interaction, {' × '.join(top['knobs'])}, {100 * top['share']:.0f}%"
+    if found["r2"] <= 0:
+        told += (
+            ". The forest foretells left-out trials no better than their mean does, so that these shares may be noise"
+        )
+    return f"{told}."

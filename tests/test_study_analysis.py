@@ -1,0 +1,241 @@
+"""What a study says of itself, from a record alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import studied
+from dreamset.study import analysis
+from studied import RESOURCE, SPACE, failed, stopped, trial
+
+ROOT = Path(__file__).parents[1]
+
+
+def record(*trials: dict[str, Any], best: int | None = 0, **more: Any) -> dict[str, Any]:
+    """A record of these trials."""
+    chosen = next((made for made in trials if made["number"] == best), None)
+    made: dict[str, Any] = {
+        "searched": list(SPACE),
+        "space": SPACE,
+        "resource": list(RESOURCE),
+        "best": chosen and chosen["params"],
+        "best_trial": best,
+        "default": None,
+        "selection": {"images": 40},
+        "trials": list(trials),
+    }
+    return made | more
+
+
+def told(of: dict[str, Any]) -> str:
+    return " ".join(analysis.summarise(of)["sentences"])
+
+
+def test_what_pruning_saved_is_a_share_of_the_same_trials_unpruned() -> None:
+    # 10 s each: 6 of generation, 3 of training and 1 of neither. Stopped at 3 of 27: 1 s for 9, and 1 s.
+    trials = [trial(0), stopped(1, 3), stopped(2, 9), failed(3)]
+    found = analysis.saved(trials, RESOURCE)
+    assert found["resource_used"] == pytest.approx((27 + 3 + 9) / 81, abs=1e-4)
+    assert found["seconds"] == pytest.approx(10 + 2 + 4)
+    assert found["seconds_unpruned"] == pytest.approx(30)
+    assert found["seconds_used"] == pytest.approx(16 / 30, abs=1e-4)
+    assert (found["trials"], found["failed"], found["seconds_failed"]) == (3, 1, 4.0)
+
+
+def test_adapting_is_not_spared_by_stopping_early() -> None:
+    adapted = stopped(0, 3, seconds=101.0)
+    found = analysis.saved([adapted], RESOURCE)
+    assert found["seconds_unpruned"] == pytest.approx(100 + 9)
+
+
+def test_of_failed_trials_alone_nothing_was_saved() -> None:
+    found = analysis.saved([failed(0), failed(1, seconds=None)], RESOURCE)
+    assert found["resource_used"] is None and found["seconds_used"] is None
+    assert found["failed"] == 2
+
+
+def ranked(number: int, low: float, middle: float, high: float) -> dict[str, Any]:
+    return trial(number, rungs={"3": low, "9": middle, "27": high}, values=[high])
+
+
+def test_rank_agreement_is_tau_b_over_the_trials_scored_at_both() -> None:
+    trials = [
+        ranked(0, 0.1, 0.1, 0.1),
+        ranked(1, 0.2, 0.3, 0.2),
+        ranked(2, 0.3, 0.2, 0.3),
+        ranked(3, 0.4, 0.4, 0.4),
+        stopped(4, 9),
+    ]
+    assert analysis.rank_agreement(trials, RESOURCE) == [
+        {"rung": 3, "full": 27, "n": 4, "tau": 1.0},
+        {"rung": 9, "full": 27, "n": 4, "tau": 0.6667},
+    ]
+    # With a tie at the lower rung: 5 pairs agree of 6 and of 5 that are not tied.
+    tied = [ranked(0, 0.1, 0, 0.1), ranked(1, 0.1, 0, 0.2), ranked(2, 0.3, 0, 0.3), ranked(3, 0.4, 0, 0.4)]
+    low, middle = analysis.rank_agreement(tied, RESOURCE)
+    assert low["tau"] == pytest.approx(5 / math.sqrt(5 * 6), abs=1e-4)
+    assert middle == {"rung": 9, "full": 27, "n": 4, "tau": None}  # does not vary
+    assert [row["tau"] for row in analysis.rank_agreement(tied[:2], RESOURCE)] == [None, None]
+
+
+def test_low_agreement_is_warned_of_and_high_is_not() -> None:
+    rising = [ranked(n, n / 10, n / 10, n / 10) for n in range(5)]
+    falling = [ranked(n, -n / 10, n / 10, n / 10) for n in range(5)]
+    assert "few images favour high guidance" not in told(record(*rising))
+    assert "−1.00 from 3 images per class, 1.00 from 9 images per class, over 5 trials." in told(record(*falling))
+    assert "few images favour high guidance" in told(record(*falling))
+    # What is missing is told where something is.
+    assert "are missing there" not in told(record(*rising))
+    assert "those stopped early are missing there" in told(record(*rising, stopped(9, 3)))
+    assert "cannot be told: scored on both were 1." in told(record(rising[0]))
+
+
+def test_the_front_holds_what_nothing_beats_in_both() -> None:
+    values = [(0.5, 0.02), (0.6, 0.03), (0.55, 0.04), (0.6, 0.05), (0.4, 0.01), (0.7, 0.09), (0.3, 0.01), (0.9, 0.001)]
+    trials = [trial(n, values=list(pair), feasible=n != 7) for n, pair in enumerate(values)]
+    assert analysis.front(trials) == [4, 0, 1, 5]
+    brute = {
+        a["number"]
+        for a in trials[:7]
+        if not any(
+            b["values"][0] >= a["values"][0] and b["values"][1] <= a["values"][1] and b["values"] != a["values"]
+            for b in trials[:7]
+        )
+    }
+    assert set(analysis.front(trials)) == brute
+    assert "4 trials are beaten by no other" in told(record(*trials))
+    assert "40.0% at 10 ms to 70.0% at 90 ms." in told(record(*trials))
+    assert "1 trial is beaten by no other in both CAS and the time an image takes: 50.0% at 20 ms." in told(
+        record(trials[0])
+    )
+    assert analysis.front([trial(0), stopped(1, 3)]) == []
+
+
+def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
+    first, better = ranked(0, 0.1, 0.2, 0.5), ranked(1, 0.1, 0.2, 0.534)
+    better["params"] = {"guidance": 3.14159, "steps": 12}
+    default = {"values": first["params"], "trial": 0, "cas": 0.5}
+    said = told(record(first, better, best=1, default=default))
+    assert "Chosen: guidance 3.14, steps 12 (trial 1), with a CAS of 53.4% on the 40 images" in said
+    assert "(guidance 2, steps 20) reach 50.0%: +3.4 percentage points" in said
+    assert "best of 2 finished on the very images that chose it" in said
+    same = told(record(first, ranked(1, 0.1, 0.2, 0.49), best=0, default=default))
+    assert "the recipe’s own values: no trial was better" in same
+    assert "flatters" not in same
+    # Of two objectives, a faster one may be chosen than that of the highest CAS.
+    pair = [made | {"values": [*made["values"], seconds]} for made, seconds in ((first, 0.01), (better, 0.05))]
+    faster = told(record(*pair, best=0))
+    assert "The highest is 53.4% (trial 1), of slower images. That is one of 2 finished" in faster
+    assert "no trial was better" not in told(record(*pair, best=0, default=default))
+
+
+def test_where_nothing_could_be_chosen_it_is_said_why() -> None:
+    assert "none of them is feasible" in told(record(trial(0, feasible=False), best=None))
+    nothing = told(record(failed(0), best=None))
+    assert "no trial finished" in nothing
+    assert "1 failed" in nothing
+
+
+def test_counts_and_shares_in_words() -> None:
+    said = told(record(trial(0), stopped(1, 3), stopped(2, 9), failed(3)))
+    assert "Of 4 trials 1 finished, 2 were stopped early, 1 failed." in said
+    assert "48% of the images, in 53% of the seconds" in said
+    assert "stopping early spared 52% and 47%." in said
+    assert "it takes 20" in said
+    assert "nothing was spared" in told(record(trial(0)))
+
+
+def test_shares_that_may_be_noise_are_called_so() -> None:
+    found = {"trials": 20, "main": {"guidance": 0.61, "steps": 0.2}, "pairs": [], "r2": -0.2}
+    made = {**record(trial(0)), **analysis.summarise(record(trial(0)))}
+    assert "guidance 61%, steps 20%" in analysis.sentences(made | {"importance": found})[-1]
+    assert "may be noise" in analysis.sentences(made | {"importance": found})[-1]
+    assert "may be noise" not in analysis.sentences(made | {"importance": found | {"r2": 0.4}})[-1]
+
+
+def test_history_keeps_the_best_finished_one() -> None:
+    of = record(trial(3, values=[0.7], feasible=False), ranked(0, 0, 0, 0.4), stopped(1, 9), ranked(2, 0, 0, 0.3))
+    rows = analysis.history(of)
+    assert [(row["trial"], row["best"]) for row in rows] == [(0, 0.4), (1, 0.4), (2, 0.4), (3, 0.4)]
+    assert rows[1]["cas"] == pytest.approx(0.19)
+    assert [row["state"] for row in rows] == ["complete", "pruned", "complete", "complete"]
+    assert analysis.history(record(failed(0)))[0] == {"trial": 0, "cas": None, "best": None, "state": "fail"}
+
+
+def test_the_surface_follows_the_trials_and_stops_where_there_are_none() -> None:
+    spots = [(g, s) for g in (1.0, 2.0, 3.0) for s in (5, 12, 20)]
+    made = [trial(n, params={"guidance": g, "steps": s}, values=[0.3 + g / 10]) for n, (g, s) in enumerate(spots)]
+    cells = analysis.surface(record(*made))
+    assert min(cell["cas"] for cell in cells) >= 0.4 and max(cell["cas"] for cell in cells) <= 0.6
+    low = next(cell for cell in cells if cell["guidance"] < 1.5 and cell["steps"] < 6)
+    high = next(cell for cell in cells if 3 < cell["guidance"] < 3.5 and cell["steps"] < 6)
+    assert low["cas"] < high["cas"] - 0.05
+    assert max(cell["guidance"] for cell in cells) < 7
+    # Stopped trials were scored on fewer images.
+    assert analysis.surface(record(*made, stopped(20, 3))) == cells
+    assert analysis.surface(record(*made[:2])) == []
+
+
+def test_the_contour_is_of_guidance_and_steps_or_of_what_numbers_there_are() -> None:
+    lr = {"name": "FloatDistribution", "attributes": {"step": None, "low": 1e-4, "high": 1e-2, "log": True}}
+    scheduler = {"name": "CategoricalDistribution", "attributes": {"choices": ["ddim", "pndm"]}}
+    assert analysis.axes({"space": {"lr": lr, "scheduler": scheduler, **SPACE}}) == ("guidance", "steps")
+    assert analysis.axes({"space": {"lr": lr, "scheduler": scheduler, "steps": SPACE["steps"]}}) == ("steps", "lr")
+    assert analysis.axes({"space": {"scheduler": scheduler, "steps": SPACE["steps"]}}) is None
+    made = [trial(n, params={"lr": 10 ** (-4 + n / 2), "steps": 5 + 6 * n}) for n in range(5)]
+    cells = analysis.surface(record(*made, space={"lr": lr, "steps": SPACE["steps"]}))
+    assert all(1e-4 < cell["lr"] < 1e-2 for cell in cells)
+    assert {round(cell["lr"], 6) for cell in cells} >= {round(1e-4 * 100 ** ((i + 0.5) / 16), 6) for i in (3, 8, 12)}
+
+
+def test_plots_are_tables_of_every_trial(tmp_path: Path) -> None:
+    made = studied.record(26, two=True)
+    analysis.write_plots(made, tmp_path)
+    tables = {path.stem: list(csv.DictReader(path.open())) for path in tmp_path.iterdir()}
+    assert set(tables) == {"history", "rungs", "contour", "surface", "importance", "timeline", "front"}
+    assert len(tables["history"]) == 26 == len(tables["timeline"])
+    assert len(tables["rungs"]) == 3 * 25
+    assert [row["of"] for row in tables["importance"]][-1] == "guidance × steps"
+    assert {int(row["trial"]) for row in tables["front"] if row["front"] == "True"} == set(made["front"])
+    assert min(float(row["started"]) for row in tables["timeline"]) == 0
+    assert {row["worker"] for row in tables["timeline"]} == {"machine-a:4000", "machine-b:4001"}
+    json.dumps(made, allow_nan=False)
+
+
+@pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the path")
+@pytest.mark.parametrize("count", [0, 8])
+def test_dvc_draws_them_where_they_are_and_does_not_fail_where_they_are_not(count: int, tmp_path: Path) -> None:
+    plots = [plot for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if "/tune/" in str(plot)]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}, sort_keys=False))
+    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots")
+    if count:
+        analysis.write_plots(studied.record(count), tmp_path / "results/plots/tune/stable_diffusion_tuned")
+    done = subprocess.run(["dvc", "plots", "show", "--json"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    shown = json.loads(done.stdout)
+    drawn = {name: plot[0]["content"] for name, plot in shown["data"].items() if plot}
+    if not count:
+        assert drawn == {}
+        return
+    # Of eight trials there is no importance to draw.
+    assert {name for plot in plots for name in plot} - set(drawn) == {"Study, importance"}
+    assert len(drawn["Study, CAS by trial"]["data"]["values"]) == count
+    assert drawn["Study, timeline"]["encoding"]["x"]["field"] == "started"
+    assert drawn["Study, CAS by guidance and steps"]["encoding"]["y"]["field"] == "steps"
+    assert "<DVC_METRIC" not in json.dumps([plot["encoding"]["x"] for plot in drawn.values()])
+    assert done.stderr == ""
+
+
+def test_a_study_of_one_knob_has_no_contour(tmp_path: Path) -> None:
+    of = record(*[trial(n, params={"guidance": 2.0 + n}) for n in range(4)], space={"guidance": SPACE["guidance"]})
+    analysis.write_plots({**of, **analysis.summarise(of)}, tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"history", "rungs", "importance", "timeline"}
