@@ -1,0 +1,1 @@
+"""Studies: what a recipe's `search` is chosen by."""
