@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import sqlite3
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -98,11 +100,11 @@ def test_a_sampler_of_another_seed_draws_other_values() -> None:
 
 def test_more_trials_go_on_with_the_same_study(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    assert len(_run(trials=4, storage=url).trials) == 4
-    again = _run(trials=4, storage=url)
-    assert len(again.trials) == 4
-    more = _run(trials=9, storage=url)
-    assert told(more.trials) == told(_run(trials=9).trials)
+    assert len(_run(trials=9, storage=url).trials) == 9
+    again = _run(trials=9, storage=url)
+    assert len(again.trials) == 9
+    more = _run(trials=12, storage=url)
+    assert told(more.trials) == told(_run(trials=12).trials)
 
 
 def test_a_trial_that_cannot_be_run_is_failed_with_the_reason_and_the_study_goes_on(
@@ -289,3 +291,21 @@ def test_samplers_are_made_anew_for_every_trial() -> None:
     study = optuna.create_study(sampler=sampling.Numbered(make, 0))
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
     assert len(set(made)) == len(made) == 1 + 3 * 2
+
+
+def test_without_flock_no_worker_is_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = loop.open_study(toy_study.tune(storage="sqlite:///studies.db"), "toy", ["maximize"], tmp_path)
+    lock = storage.hold(study, 1)
+    assert lock is not None and storage.hold(study, 1, taken_over=True) is None  # it is held
+    lock.release()
+    assert storage.hold(study, 1, taken_over=True) is None  # nobody has left it behind
+    (tmp_path / "studies.db.locks/trial_1.lock").touch()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert storage.hold(study, 1, taken_over=True) is None
+    monkeypatch.undo()
+    (tmp_path / "studies.db.locks/trial_1.lock").touch()
+    assert storage.hold(study, 1, taken_over=True) is not None

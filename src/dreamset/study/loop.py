@@ -127,8 +127,6 @@ def optimise(
 
     study.sampler = sampling.sampler(tune.sampler, seed)
     study.pruner = sampling.pruner(tune, min_resource, max_resource)
-    # Hyperband knows its brackets after it has been asked once; until then a sampler would see the trials of all.
-    study.pruner.prune(study, optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
     with _unless_gone(tune), bar(total=tune.trials, what="tune", unit="trial") as shown:
         with storage.exclusive(study):
             for values in first:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dreamset.params import Tune
 
-# Trials drawn at random before a model is fitted, in each of Hyperband's brackets; as many before the median prunes.
+# Trials drawn at random before a model is fitted, over all of Hyperband's brackets; as many before the median prunes.
 STARTUP: Final = 5
 # Of three trials that reach a rung, one goes on. Hyperband's rungs then are those of three times the images each.
 REDUCTION: Final = 3
