@@ -62,6 +62,11 @@ class Worker:
         """The number of the one that it runs now."""
         return int(self.done.split()[-3])
 
+    def within_a_trial(self) -> None:
+        """Wait until it has begun another one."""
+        before = self.done.count("rung 3")
+        until(lambda: self.done.count("rung 3") > before)
+
     def send(self, number: signal.Signals) -> None:
         assert self.process.pid
         os.kill(self.process.pid, number)
@@ -144,7 +149,8 @@ def test_workers_that_meet_an_empty_store_share_the_trials(workers: Workers, url
 
 def test_of_two_workers_one_is_killed_and_every_trial_is_accounted_for(workers: Workers, url: str) -> None:
     victim, other = (workers.start(url, 6, 1.5) for _ in range(2))
-    until(lambda: "rung 9" in victim.done and "rung 3" in other.done)
+    until(lambda: "rung 3" in other.done)
+    victim.within_a_trial()
     victim.send(signal.SIGKILL)
     victim.finish()
     lost = victim.trial
@@ -164,7 +170,8 @@ def test_of_two_workers_one_is_killed_and_every_trial_is_accounted_for(workers: 
 
 def test_a_worker_paused_past_its_grace_wakes_and_goes_on(workers: Workers, url: str) -> None:
     sleeper, other = (workers.start(url, 6, 1.2) for _ in range(2))
-    until(lambda: "rung 9" in sleeper.done and "rung 3" in other.done)
+    until(lambda: "rung 3" in other.done)
+    sleeper.within_a_trial()
     sleeper.send(signal.SIGSTOP)
     lost = sleeper.trial
     until(lambda: loop.repeated(_trials(url)) == {lost}, 30)
@@ -178,11 +185,19 @@ def test_a_worker_paused_past_its_grace_wakes_and_goes_on(workers: Workers, url:
     _check_accounted(_trials(url), 6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("url", "number"),
+    [
+        ("sqlite", signal.SIGINT),
+        ("sqlite", signal.SIGKILL),
+        # Who was killed elsewhere is told by silence alone.
+        pytest.param("postgresql", signal.SIGINT, marks=pytest.mark.postgres),
+    ],
+    indirect=["url"],
+)
 def test_a_worker_that_is_stopped_leaves_a_study_that_goes_on_as_if_it_had_not(
-    workers: Workers, tmp_path: Path, number: signal.Signals
+    workers: Workers, url: str, number: signal.Signals
 ) -> None:
-    url = f"sqlite:///{tmp_path}/studies.db"
     first = workers.start(url, 6, 0.6)
     until(lambda: "trial 3 rung 3" in first.done)
     first.send(number)
