@@ -34,10 +34,15 @@ _WITHOUT_FLOCK: Final = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock that this process holds until ``release`` or its death; any thread may release it."""
+    """A lock that this process holds until ``release`` or its death; any thread may release it.
+
+    Attributes:
+        kept: False on a file system without flock, where another process gets the same lock.
+    """
 
     path: Path
     handle: int
+    kept: bool = True
 
     def release(self) -> None:
         """Give the lock back and remove its file."""
@@ -60,7 +65,7 @@ def take(path: Path) -> Lock | None:
                 os.close(handle)
                 raise
             _warn_once(path.parent)
-            return Lock(path, handle)
+            return Lock(path, handle, kept=False)
         if _is_still(path, handle):
             return Lock(path, handle)
         # The holder before removed the file between our open and our flock: what we hold has no name any more.

@@ -1,0 +1,311 @@
+"""A study's trials: how they begin, end, are pruned and go on after a stop; what is wrong with a store."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+
+import toy_study
+from dreamset.errors import DiskFullError, InputError, StoppedError
+from dreamset.study import loop, sampling, storage
+from toy_study import RUNGS, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from optuna.trial import Trial
+
+
+def _states(study: optuna.Study) -> Counter[str]:
+    return Counter(trial.state.name for trial in study.trials)
+
+
+def _run(seed: int = 0, of: Callable[[Trial], Any] = toy_study.objective, **changed: Any) -> optuna.Study:
+    tune = toy_study.tune(**changed)
+    directions = ["maximize", "minimize"] if tune.objectives == "cas_and_seconds" else ["maximize"]
+    study = loop.open_study(tune, "toy", directions)  # type: ignore[arg-type]
+    toy_study.optimise(study, tune, of, seed)
+    return study
+
+
+def test_the_first_trial_has_the_values_that_were_given() -> None:
+    study = _run(trials=3, sampler="random")
+    assert study.trials[0].params == toy_study.FIRST
+    assert len(study.trials) == 3
+    assert len({trial.params["guidance"] for trial in study.trials}) == 3
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "successive_halving", "median"])
+def test_a_pruner_stops_bad_trials_early_and_none_at_the_last_rung(pruner: str) -> None:
+    study = _run(trials=20, pruner=pruner, sampler="random")
+    assert _states(study).keys() == {"COMPLETE", "PRUNED"}
+    pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
+    assert all(trial.last_step in RUNGS[:-1] for trial in pruned)
+    assert study.best_trial.value == max(trial.value for trial in study.trials if trial.last_step == RUNGS[-1])
+
+
+def test_hyperband_has_a_bracket_for_each_rung() -> None:
+    study = _run(trials=30, sampler="random")
+    # The last bracket prunes nothing, the middle one not at the first rung.
+    assert {trial.last_step for trial in study.trials} == set(RUNGS)
+    assert len(study.pruner._pruners) == len(RUNGS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("changed", [{"pruner": "none"}, {"max_fid": 20.0}])
+def test_nothing_is_pruned_where_a_trial_is_judged_at_its_end(changed: dict[str, Any]) -> None:
+    assert _states(_run(trials=10, **changed)) == {"COMPLETE": 10}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_study_stopped_anywhere_equals_an_unbroken_one(tmp_path: Path, sampler: str) -> None:
+    trials = 7 if sampler == "gp" else 12  # the sampler's model is fitted after five
+    whole = _run(trials=trials, sampler=sampler)
+    tune = toy_study.tune(trials=trials, sampler=sampler, storage=f"sqlite:///{tmp_path}/studies.db")
+    stops = iter([(2, 9), (6, 3), (8, 3), (trials - 1, 27)])
+    stop: tuple[int, int] | None = next(stops)
+
+    def interrupted(trial: Trial) -> float:
+        def at(rung: int) -> None:
+            nonlocal stop
+            # The last rung is not reached by a trial that is pruned.
+            if stop and trial.number >= stop[0] and rung >= min(stop[1], 9 if trial.number > stop[0] else 27):
+                stop = next(stops, None)
+                raise KeyboardInterrupt
+
+        return toy_study.objective(trial, at)
+
+    broken = 0
+    while True:
+        # Each time as in a process of its own: nothing is handed on but the file.
+        study = loop.open_study(tune, "toy", ["maximize"])
+        try:
+            toy_study.optimise(study, tune, interrupted)
+            break
+        except KeyboardInterrupt:
+            broken += 1
+    assert broken >= 2
+    assert told(study.trials) == told(whole.trials)
+
+
+def test_a_sampler_of_another_seed_draws_other_values() -> None:
+    assert _run(trials=4, seed=1).trials[1].params != _run(trials=4, seed=2).trials[1].params
+
+
+def test_more_trials_go_on_with_the_same_study(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    assert len(_run(trials=9, storage=url).trials) == 9
+    again = _run(trials=9, storage=url)
+    assert len(again.trials) == 9
+    more = _run(trials=12, storage=url)
+    assert told(more.trials) == told(_run(trials=12).trials)
+
+
+def test_a_trial_that_cannot_be_run_is_failed_with_the_reason_and_the_study_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def picky(trial: Trial) -> float:
+        if trial.number == 1:
+            raise InputError("steps: too few for this scheduler.")
+        return toy_study.objective(trial) if trial.number != 2 else float("nan")
+
+    study = _run(trials=5, of=picky)
+    assert [loop.reason(trial) for trial in study.trials[:3]] == [
+        None,
+        "steps: too few for this scheduler.",
+        "the objective gave nan",
+    ]
+    assert _states(study)["FAIL"] == 2 and len(study.trials) == 5
+    assert "trial 1 failed: steps: too few for this scheduler." in capsys.readouterr().err
+
+
+def test_a_study_in_which_all_fails_says_why() -> None:
+    def hopeless(trial: Trial) -> float:
+        raise InputError("data/splits/train.json: is not there.")
+
+    with pytest.raises(InputError, match=r"toy: all of its 3 trials failed; the last: data/splits/train.json: is not"):
+        _run(trials=3, of=hopeless)
+
+
+def test_what_nobody_foresaw_fails_the_trial_and_ends_the_run(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+
+    def broken(trial: Trial) -> float:
+        if trial.number == 2:
+            raise ZeroDivisionError("division by zero")
+        return toy_study.objective(trial)
+
+    with pytest.raises(ZeroDivisionError):
+        _run(trials=5, of=broken, storage=url)
+    study = _run(trials=5, of=broken, storage=url)
+    assert loop.reason(study.trials[2]) == "ZeroDivisionError: division by zero"
+    assert len(study.trials) == 5
+
+
+@pytest.mark.parametrize("error", [StoppedError("tune: a newer run has taken over."), DiskFullError(28, "full", "/")])
+def test_where_the_machine_cannot_go_on_the_trial_is_left_to_the_next_run(tmp_path: Path, error: Exception) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    stopped = False
+
+    def stopping(trial: Trial) -> float:
+        nonlocal stopped
+        if trial.number == 2 and not stopped:
+            trial.suggest_float("guidance", 1.0, 7.5)
+            stopped = True
+            raise error
+        return toy_study.objective(trial)
+
+    with pytest.raises(type(error)):
+        _run(trials=5, of=stopping, storage=url)
+    study = _run(trials=5, of=stopping, storage=url)
+    assert told(study.trials) == told(_run(trials=5).trials)
+    assert not list((tmp_path / "studies.db.locks").iterdir())
+
+
+def test_marks_of_a_trial() -> None:
+    study = _run(trials=2)
+    assert all(trial.user_attrs["worker"] == loop.worker() for trial in study.trials)
+    assert study.trials[0].user_attrs["started"] <= study.trials[1].user_attrs["started"]
+
+
+def test_two_objectives_are_unpruned() -> None:
+    def both(trial: Trial) -> tuple[float, float]:
+        guidance, steps = trial.suggest_float("guidance", 1.0, 7.5), trial.suggest_int("steps", 5, 30)
+        return toy_study.cas(guidance, steps, RUNGS[-1]), steps / 100
+
+    study = _run(trials=8, of=both, objectives="cas_and_seconds")
+    assert _states(study) == {"COMPLETE": 8}
+    assert 1 <= len(study.best_trials) <= 8
+
+
+def test_a_trial_that_was_tried_again_does_not_count() -> None:
+    made = optuna.trial.create_trial
+    fail, complete = optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE
+    study = optuna.create_study()
+    study.add_trial(made(state=fail, user_attrs={"worker": "host:1"}))
+    study.add_trial(made(state=fail, user_attrs={"reason": "steps: too few."}))
+    study.add_trial(made(state=complete, value=1.0, system_attrs={"failed_trial": 0, "retry_history": [0]}))
+    assert loop.repeated(study.trials) == {0}
+    assert [trial.number for trial in loop.ended(study.trials)] == [1, 2]
+    assert loop.reason(study.trials[0]) == "its worker host:1 fell silent"
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries: int) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial(toy_study.FIRST)
+    trial = study.ask()
+    trial.suggest_float("guidance", 1.0, 7.5)
+    trial.set_user_attr("worker", "host:1")
+    trial.set_constraint("seconds", 1.0)
+    for _ in range(retries + 1):
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        loop._stale(toy_study.tune(retries=retries), study, study.trials[-1])
+        if study.trials[-1].state.name == "WAITING":
+            trial = study.ask()
+    again = study.trials[1:]
+    assert len(again) == retries
+    for found in again:
+        assert found.params == {"guidance": toy_study.FIRST["guidance"]}
+        assert not found.user_attrs and not found.constraints
+        assert found.system_attrs["fixed_params"] == toy_study.FIRST and found.system_attrs["failed_trial"] == 0
+
+
+def test_the_password_is_not_shown() -> None:
+    assert storage.shown("postgresql+psycopg://me:secret@host/studies") == "postgresql+psycopg://me:***@host/studies"
+    assert "secret" not in storage.shown("postgresql+psycopg://me@host/studies?password=secret")
+    assert storage.shown("sqlite:///studies.db") == "sqlite:///studies.db"
+    assert "secret" not in storage.shown("postgresql://me:secret@host:port/studies")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://me:secret@host/studies", "kept in sqlite or postgresql, not in mysql"),
+        ("postgresql+pg8000://me:secret@host/studies", "pip install 'dreamset\\[postgresql\\]'"),
+        ("postgresql://me:secret@127.0.0.1:9/studies", "me:\\*\\*\\*@127.0.0.1:9/studies cannot be opened"),
+        ("sqlite://", "names no file"),
+        ("nonsense://me:secret@host:port/x", "nonsense://... is no URL"),
+        ("sqlite:////proc/nowhere/studies.db", "sqlite:////proc/nowhere/studies.db cannot be opened"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_named_in_a_sentence(url: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        loop.open_study(toy_study.tune(storage=url), "toy", ["maximize"])
+    said = str(caught.value)
+    assert said.startswith("tune.storage: ") and said.endswith(".") and "secret" not in said and "\n" not in said
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "studies.db").write_text("guidance,steps\n" * 100)
+    with pytest.raises(InputError, match=r"cannot be opened \(file is not a database"):
+        loop.open_study(toy_study.tune(storage="sqlite:///studies.db"), "toy", ["maximize"], tmp_path)
+
+
+def test_a_relative_path_is_the_projects(tmp_path: Path) -> None:
+    loop.open_study(toy_study.tune(storage="sqlite:///deep/studies.db"), "toy", ["maximize"], tmp_path)
+    assert (tmp_path / "deep/studies.db").is_file()
+
+
+def test_a_study_with_other_objectives_is_refused(tmp_path: Path) -> None:
+    tune = toy_study.tune(storage="sqlite:///studies.db")
+    loop.open_study(tune, "toy", ["maximize"], tmp_path)
+    with pytest.raises(InputError, match=r"other objectives \(maximize, not maximize and minimize\)"):
+        loop.open_study(tune, "toy", ["maximize", "minimize"], tmp_path)
+
+
+def test_a_store_of_another_optuna_is_refused(tmp_path: Path) -> None:
+    tune = toy_study.tune(storage="sqlite:///studies.db")
+    loop.open_study(tune, "toy", ["maximize"], tmp_path)
+    with sqlite3.connect(tmp_path / "studies.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
+    with pytest.raises(InputError, match="made by another version of Optuna"):
+        loop.open_study(tune, "toy", ["maximize"], tmp_path)
+
+
+def test_a_store_that_goes_away_leaves_a_sentence(tmp_path: Path) -> None:
+    tune = toy_study.tune(storage="sqlite:///studies.db", trials=4)
+    study = loop.open_study(tune, "toy", ["maximize"], tmp_path)
+
+    def losing(trial: Trial) -> float:
+        (tmp_path / "studies.db").write_text("no database any more" * 1000)
+        return toy_study.objective(trial)
+
+    with pytest.raises(StoppedError, match=r"tune.storage: sqlite:///studies.db does not answer any more"):
+        toy_study.optimise(study, tune, losing)
+
+
+def test_samplers_are_made_anew_for_every_trial() -> None:
+    made: list[int] = []
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        made.append(seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    study = optuna.create_study(sampler=sampling.Numbered(make, 0))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    assert len(set(made)) == len(made) == 1 + 3 * 2
+
+
+def test_without_flock_no_worker_is_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = loop.open_study(toy_study.tune(storage="sqlite:///studies.db"), "toy", ["maximize"], tmp_path)
+    lock = storage.hold(study, 1)
+    assert lock is not None and storage.hold(study, 1, taken_over=True) is None  # it is held
+    lock.release()
+    assert storage.hold(study, 1, taken_over=True) is None  # nobody has left it behind
+    (tmp_path / "studies.db.locks/trial_1.lock").touch()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert storage.hold(study, 1, taken_over=True) is None
+    monkeypatch.undo()
+    (tmp_path / "studies.db.locks/trial_1.lock").touch()
+    assert storage.hold(study, 1, taken_over=True) is not None
