@@ -91,7 +91,7 @@ def run(workspace: Workspace) -> dict[str, Any]:
     import optuna
     from optuna.trial import TrialState
 
-    from dreamset.study.artifacts import SAMPLES, keep_samples
+    from dreamset.study.artifacts import SAMPLES, explain, keep_samples
 
     made = record()
 
@@ -115,6 +115,7 @@ def run(workspace: Workspace) -> dict[str, Any]:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(storage=f"sqlite:///{workspace.root}/studies.db", study_name=NAME, direction="maximize")
+    explain(study, toy.params(), RECIPE)
     for guidance, steps, _ in TRIALS:
         study.enqueue_trial({"guidance": guidance, "steps": steps})
     study.optimize(objective, n_trials=len(TRIALS), catch=(InputError,))

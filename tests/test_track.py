@@ -349,6 +349,8 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
     assert [file.path for file in client(workspace).list_artifacts(parent.info.run_id)] == ["history.csv"]
 
     statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    assert [trials[number].info.run_name for number in "013"] == ["trial 0", "trial 1, pruned", "trial 3, failed"]
+    assert trials["4"].data.tags["mlflow.note.content"] == "Pruned after 9 of 27 images per class."
     for row in record["trials"]:
         run = trials.pop(str(row["number"]))
         assert run.info.status == statuses[row["state"]]

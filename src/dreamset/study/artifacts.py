@@ -1,8 +1,9 @@
-"""What a trial has drawn, as optuna-dashboard shows it: pictures in ``.dreamset/artifacts``."""
+"""What optuna-dashboard shows beside the trials: what the numbers are, and pictures in ``.dreamset/artifacts``."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -15,12 +16,36 @@ if TYPE_CHECKING:
     import optuna
     from PIL import Image
 
+    from dreamset.params import Params
     from dreamset.workspace import Workspace
 
 SAMPLES: Final = "samples"  # attribute of a trial: the artifact's id
 _CLASSES: Final = 20
 _PER_CLASS: Final = 10
 _TILE: Final = 64  # px: larger pictures are shrunk to it, and smaller ones magnified by whole factors
+
+
+def explain(study: optuna.Study, params: Params, recipe: str) -> None:
+    """Say in the study itself what its numbers are, since the dashboard knows nothing else of it."""
+    from optuna.exceptions import ExperimentalWarning
+
+    row = params.base.tune
+    names = ["CAS"] if params.tune.objectives == "cas" else ["CAS", "seconds per image"]
+    told = {
+        "recipe": recipe,
+        "CAS": f"accuracy of {row.classifier}, trained on a trial's synthetic images alone, on real images: none of "
+        "the test images",
+        "intermediate values": "CAS by images per class: " + ", ".join(map(str, row.per_class)),
+        "pruner": params.tune.pruner if params.tune.prunes else "none",
+        "sampler": params.tune.sampler,
+    }
+    if study.metric_names != names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(names)
+    for name, value in told.items():
+        if study.user_attrs.get(name) != value:
+            study.set_user_attr(name, value)
 
 
 def keep_samples(trial: optuna.Trial, folder: Path, classes: Sequence[str], workspace: Workspace) -> str:

@@ -133,8 +133,7 @@ def _send_study(client: MlflowClient, experiment: str, study: Study, folder: Pat
         if sent is not None:
             client.delete_run(sent.info.run_id)
         tags = {"study_id": study.study, "trial": str(trial.number), "mlflow.parentRunId": parent, **trial.tags}
-        created = client.create_run(experiment, int(trial.started * 1000), tags, f"trial {trial.number}")
-        run_id = created.info.run_id
+        run_id = client.create_run(experiment, int(trial.started * 1000), tags, trial.name).info.run_id
         _log_params(client, run_id, trial.params)
         _log_metrics(client, run_id, trial)
         picture = folder / "trials" / str(trial.number)

@@ -40,6 +40,7 @@ class Trial:
     """A trial of a study; ``status`` is MLflow's name of how it ended."""
 
     number: int
+    name: str
     status: Literal["FINISHED", "KILLED", "FAILED"]
     started: float
     ended: float

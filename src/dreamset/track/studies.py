@@ -18,6 +18,8 @@ _STATUS: Final[dict[str, Literal["FINISHED", "KILLED", "FAILED"]]] = {
     "PRUNED": "KILLED",
     "FAIL": "FAILED",
 }
+# Both of these have the same red cross in its list of runs.
+_TOLD: Final = {"PRUNED": ", pruned", "FAIL": ", failed"}
 _SETTINGS: Final = ("study", "recipe", "storage", "sampler", "pruner", "objectives", "resource", "classifier", "steps")
 _FIGURES: Final = ("seconds", "seconds_generate", "seconds_train", "seconds_per_image", "images", "fid")
 _TAGS: Final = ("worker", "retried_from", "reason")
@@ -59,11 +61,11 @@ def build(found: Mapping[str, Any], own: Mapping[str, str], commit: str) -> spoo
         params=settings | {name: value for name, value in own.items() if name not in _CHANGES},
         metrics=_summary(found, trials),
         curves={},
-        trials=[_trial(row, found["study"], started) for row in trials],
+        trials=[_trial(row, found, started) for row in trials],
     )
 
 
-def _trial(row: Mapping[str, Any], study: str, started: float) -> spool.Trial:
+def _trial(row: Mapping[str, Any], found: Mapping[str, Any], started: float) -> spool.Trial:
     start = row.get("started") or started
     tags = {name: _text(row[name]) for name in _TAGS if row.get(name) is not None}
     tags |= {"feasible": "false"} if row.get("feasible") is False else {}
@@ -72,12 +74,15 @@ def _trial(row: Mapping[str, Any], study: str, started: float) -> spool.Trial:
     if row["state"] == "COMPLETE" and row.get("values"):
         figures["cas"] = row["values"][0]
     rungs = sorted((int(images), cas) for images, cas in (row.get("rungs") or {}).items() if cas is not None)
+    note = _note(row, max((images for images, _ in rungs), default=0), max(found["resource"]))
     return spool.Trial(
         number=row["number"],
+        name=f"trial {row['number']}{_TOLD.get(row['state'], '')}",
         status=_STATUS[row["state"]],
         started=start,
         ended=row.get("ended") or start,
-        tags={"kind": "trial", "study": study, "state": row["state"].lower(), **tags},
+        tags={"kind": "trial", "study": found["study"], "state": row["state"].lower(), **tags}
+        | ({"mlflow.note.content": note} if note else {}),
         params={name: _text(value) for name, value in (row.get("params") or {}).items()},
         metrics={name: float(value) for name, value in figures.items()},
         curves={"cas_by_images_per_class": rungs} if rungs else {},
@@ -85,14 +90,21 @@ def _trial(row: Mapping[str, Any], study: str, started: float) -> spool.Trial:
 
 
 def _summary(found: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
-    """Figures of the study as a whole: the best trial's, how many there were of each kind, what pruning saved."""
-    figures: dict[str, Any] = {f"trials/{name}": count for name, count in (found.get("counts") or {}).items()}
-    figures |= {f"best/{name}": value for name, value in (found.get("best") or {}).items()}
-    figures |= {f"saved/{name}": value for name, value in (found.get("saved") or {}).items()}
-    figures |= {"seconds": found.get("seconds"), "best/trial": found.get("best_trial")}
+    """Figures of the study as a whole: the best trial's first, what pruning saved, how many there were of each kind."""
     values = {row["number"]: row.get("values") for row in trials}.get(found.get("best_trial"))
-    figures |= {"best/cas": values[0] if values else None, "default/cas": (found.get("default") or {}).get("cas")}
+    figures: dict[str, Any] = {"best/cas": values[0] if values else None, "best/trial": found.get("best_trial")}
+    figures["default/cas"] = (found.get("default") or {}).get("cas")
+    for above, key in (("best", "best"), ("saved", "saved"), ("trials", "counts")):
+        figures |= {f"{above}/{name}": value for name, value in (found.get(key) or {}).items()}
+    figures["seconds"] = found.get("seconds")
     return {name: float(value) for name, value in figures.items() if _is_number(value)}
+
+
+def _note(row: Mapping[str, Any], last: int, full: int) -> str | None:
+    """What a status of MLflow does not say by itself."""
+    if row["state"] == "PRUNED":
+        return f"Pruned after {last} of {full} images per class."
+    return str(row["reason"]) if row.get("reason") else None
 
 
 def _is_number(value: object) -> bool:
