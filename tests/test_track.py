@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ import pytest
 import studied
 from dreamset import cli, track
 from dreamset import params as parameters
+from dreamset.files import write_json
 from dreamset.track import send
 from dreamset.workspace import Workspace
 
@@ -364,6 +366,18 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
         files = [file.path for file in client(workspace).list_artifacts(run.info.run_id)]
         assert files == (["samples.png"] if row["number"] == 0 else [])
     assert trials == {}
+
+
+def test_the_stage_spools_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "stage_function", lambda _: lambda *_: {"recipe": studied.RECIPE})
+    monkeypatch.chdir(workspace.root)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", workspace.root)
+    for recipe, record in ((studied.RECIPE, studied.record()), ("datadream_dset", {"searched": [], "best": None})):
+        write_json(workspace.result("tune", recipe), record)
+        cli._stage(Namespace(stage="tune", item=recipe, dry_run=False, params=None, worker=False))
+    found = [track.spool.read(path) for path in waiting(workspace)]
+    assert [run.stage for run in found] == ["study", "tune", "tune"]
+    assert (waiting(workspace)[0] / f"artifacts/{studied.RECIPE}.json").is_file()
 
 
 def test_a_study_that_goes_on_or_is_sent_again_stays_one_run(workspace: Workspace, store: Path) -> None:

@@ -33,8 +33,7 @@ def explain(study: optuna.Study, params: Params, recipe: str) -> None:
     names = ["CAS"] if params.tune.objectives == "cas" else ["CAS", "seconds per image"]
     told = {
         "recipe": recipe,
-        "CAS": f"accuracy of {row.classifier}, trained on a trial's synthetic images alone, on real images: none of "
-        "the test images",
+        "CAS": f"accuracy on real images outside the test set, of {row.classifier} trained on synthetic images alone",
         "intermediate values": "CAS by images per class: " + ", ".join(map(str, row.per_class)),
         "pruner": params.tune.pruner if params.tune.prunes else "none",
         "sampler": params.tune.sampler,
