@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, chdir, contextmanager
-from dataclasses import dataclass
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -80,25 +79,20 @@ def test_a_sheet_of_many_large_classes_stays_small(workspace: Workspace) -> None
     assert artifacts._told(trial.params) == "guidance 2.123, steps 7"
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A browser, and the addresses of what it looks at."""
-
-    page: browser.Page
-    optuna: str
-    mlflow: str
-
-
 @contextmanager
-def serving(command: list[str], root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server of this machine alone, on a free port, in a process group that ends with the block."""
+def seen(root: Path, *command: str) -> Iterator[tuple[browser.Page, str]]:
+    """A browser, and the address of a server of this machine alone; all that it has started ends with the block."""
+    if browser.CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # The dashboard's server leaves a file under the home directory.
     environment = {**os.environ, "HOME": str(root), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    with (root / f"server-{port}.log").open("wb") as log:
+    # Seven processes that a study has no use for.
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    with (root / "server.log").open("wb") as log:
         running = subprocess.Popen(
-            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)],
+            [Path(sys.executable).with_name(command[0]), *command[1:], "--host", "127.0.0.1", "--port", str(port)],
             cwd=root,
             env=environment,
             stdout=log,
@@ -106,18 +100,23 @@ def serving(command: list[str], root: Path) -> Iterator[tuple[str, subprocess.Po
             start_new_session=True,
         )
         try:
-            yield f"127.0.0.1:{port}", running
+            with browser.opened(root / "profile") as page:
+                page.call(
+                    "Emulation.setDeviceMetricsOverride", width=1600, height=1000, deviceScaleFactor=1, mobile=False
+                )
+                wait_for(port, running)
+                yield page, f"http://127.0.0.1:{port}"
         finally:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
 
 
-def answers(address: str, running: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, running: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + 90
     while True:
         assert running.poll() is None, "the server has ended"
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
-            connection = http.client.HTTPConnection(address, timeout=30)
             connection.request("GET", "/")
             assert connection.getresponse().status < 400
         except OSError:
@@ -129,65 +128,52 @@ def answers(address: str, running: subprocess.Popen[bytes]) -> None:
             connection.close()
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    """One study, before both dashboards and a browser: their starts take most of the time."""
-    if browser.CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    if importlib.util.find_spec("optuna_dashboard") is None:
-        pytest.skip("optuna-dashboard is not installed")
-    root = tmp_path_factory.mktemp("project")
-    workspace = Workspace.at(root)
-    params = toy.params()
-    record = studied.run(workspace)
-    track.study(workspace, params, studied.RECIPE, record)
-    with chdir(root):
-        send.send_all({"spool": str(workspace.spool), "uri": "sqlite:///mlflow.db", "experiment": "dreamset"})
-    shown = ["-c", "from optuna_dashboard._cli import main; main()", "sqlite:///studies.db", "--artifact-dir"]
-    kept = ["-m", "mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1"]
-    with ExitStack() as stack:
-        optuna, first = stack.enter_context(serving([*shown, ".dreamset/artifacts"], root))
-        mlflow, second = stack.enter_context(serving(kept, root))
-        page = stack.enter_context(browser.opened(tmp_path_factory.mktemp("profile")))
-        page.call("Emulation.setDeviceMetricsOverride", width=1600, height=1000, deviceScaleFactor=1, mobile=False)
-        answers(optuna, first)
-        answers(mlflow, second)
-        yield Seen(page, f"http://{optuna}/dashboard", f"http://{mlflow}/#/experiments/1/runs")
-
-
 def told(text: str) -> str:
     """An expression: the page shows this."""
     return f"document.body.textContent.includes({text!r})"
 
 
 @pytest.mark.browser
-def test_optuna_dashboard_shows_trials_their_states_and_pictures(seen: Seen) -> None:
-    page = seen.page
-    page.open(seen.optuna, told(studied.NAME), 30)
-    page.open(f"{seen.optuna}/studies/1", f"{told('Best Trial (number=5)')} && {told('CAS')}", 30)
-    page.until(told("CAS by images per class: 3, 9, 27"))
-    page.open(f"{seen.optuna}/studies/1/trials?numbers=1", told("Trial 5"), 30)
-    page.until("document.querySelector('img[src*=artifacts]')?.naturalWidth > 100")
-    listed = page.js("document.body.innerText").split("\n")
-    states = [listed[listed.index(f"Trial {number}") + 1] for number in range(len(studied.TRIALS))]
-    assert states == ["Complete", "Pruned", "Complete", "Fail", "Pruned", "Complete"]
-    page.open(f"{seen.optuna}/studies/1/trials?numbers=3", told("too few for this scheduler"), 30)
+def test_optuna_dashboard_shows_trials_their_states_and_pictures(workspace: Workspace) -> None:
+    if importlib.util.find_spec("optuna_dashboard") is None:
+        pytest.skip("optuna-dashboard is not installed")
+    studied.run(workspace)
+    command = ("optuna-dashboard", "sqlite:///studies.db", "--artifact-dir", ".dreamset/artifacts")
+    with seen(workspace.root, *command) as (page, address):
+        home = f"{address}/dashboard"
+        page.open(home, told(studied.NAME), 30)
+        page.open(f"{home}/studies/1", f"{told('Best Trial (number=5)')} && {told('CAS')}", 30)
+        page.until(told("CAS by images per class: 3, 9, 27"))
+        page.open(f"{home}/studies/1/trials?numbers=1", told("Trial 5"), 30)
+        page.until("document.querySelector('img[src*=artifacts]')?.naturalWidth > 100")
+        listed = page.js("document.body.innerText").split("\n")
+        states = [listed[listed.index(f"Trial {number}") + 1] for number in range(len(studied.TRIALS))]
+        assert states == ["Complete", "Pruned", "Complete", "Fail", "Pruned", "Complete"]
+        page.open(f"{home}/studies/1/trials?numbers=3", told("too few for this scheduler"), 30)
 
 
 @pytest.mark.browser
-def test_mlflow_shows_a_study_with_its_trials_below_it(seen: Seen) -> None:
-    page = seen.page
-    page.open(seen.mlflow, told(f"study {studied.NAME}"), 30)
-    assert not page.js(told("trial 5"))
-    page.click(".ag-row [col-id*='Run Name'] button")
-    page.until(told("trial 5"))
-    rows = "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")].map(a => a.innerText.trim())"
-    names = ["trial 5", "trial 4, pruned", "trial 3, failed", "trial 2", "trial 1, pruned", "trial 0"]
-    assert page.js(rows) == [f"study {studied.NAME}", *names]
-    links = dict(page.js(rows.replace("a.innerText.trim()", "[a.innerText.trim(), a.href]")))
-    for name, shown in (
-        ("trial 4, pruned", (told("Killed"), told("Pruned after 9 of 27 images per class."))),
-        ("trial 3, failed", (told("Failed"), told("too few for this scheduler"))),
-        (f"study {studied.NAME}", (told("Finished"), told("guidance 2.6, steps 25"), told("best/cas"))),
-    ):
-        page.open(links[name], " && ".join(shown), 30)
+def test_mlflow_shows_a_study_with_its_trials_below_it(workspace: Workspace) -> None:
+    track.study(workspace, toy.params(), studied.RECIPE, studied.record())
+    with chdir(workspace.root):
+        send.send_all({"spool": str(workspace.spool), "uri": "sqlite:///mlflow.db", "experiment": "dreamset"})
+    command = ("mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1")
+    with seen(workspace.root, *command) as (page, address):
+        page.open(f"{address}/#/experiments/1/runs", told(f"study {studied.NAME}"), 30)
+        assert not page.js(told("trial 5"))
+        page.click(".ag-row [col-id*='Run Name'] button")
+        page.until(told("trial 5"))
+        links = dict(
+            page.js(
+                "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")]"
+                ".map(a => [a.innerText.trim(), a.href])"
+            )
+        )
+        names = ["trial 5", "trial 4, pruned", "trial 3, failed", "trial 2", "trial 1, pruned", "trial 0"]
+        assert list(links) == [f"study {studied.NAME}", *names]
+        for name, shown in (
+            ("trial 4, pruned", (told("Killed"), told("Pruned after 9 of 27 images per class."))),
+            ("trial 3, failed", (told("Failed"), told("too few for this scheduler"))),
+            (f"study {studied.NAME}", (told("Finished"), told("guidance 2.6, steps 25"), told("best/cas"))),
+        ):
+            page.open(links[name], " && ".join(shown), 30)
