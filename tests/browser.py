@@ -54,9 +54,10 @@ class Page:
             assert time.monotonic() < end, f"{expression} is still false"
             time.sleep(0.05)
 
-    def open(self, url: str) -> None:
+    def open(self, url: str, ready: str = "!!document.querySelector('#grid button')", seconds: float = 10) -> None:
+        """A page, when it is loaded and the expression ``ready`` is true of it; by default, the page of a review."""
         self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && !!document.querySelector('#grid button')")
+        self.until(f"document.readyState === 'complete' && {ready}", seconds)
 
     def press(self, *keys: str) -> None:
         for key in keys:

@@ -22,6 +22,7 @@ from dreamset.images import png
 from dreamset.params import Params
 from dreamset.report import gallery, pictures
 from dreamset.report.page import _shots
+from dreamset.sheet import contact_sheet
 from dreamset.sources import digits
 from dreamset.splits import Split
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
@@ -214,7 +215,7 @@ def test_pictures_of_many_classes_are_paged(workspace: Workspace) -> None:
     assert "1981 to 2000</a>" in section
     last = pictures.blocks(evidence, sources, sheets[-1][0])
     assert [len(block.by_label) for block in last] == [20, 20]
-    tall = [pictures.contact_sheet(made, ["name"] * 2000).height for made in (first, last)]
+    tall = [contact_sheet(made, ["name"] * 2000).height for made in (first, last)]
     assert tall[1] < tall[0] / 2 < 2000
 
 

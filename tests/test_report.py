@@ -20,7 +20,8 @@ import toy
 from dreamset import claims, cli, report
 from dreamset.errors import InputError
 from dreamset.files import write_csv, write_json
-from dreamset.report import charts, markup, pictures, planes
+from dreamset.report import charts, markup, planes
+from dreamset.sheet import _GAP, _HEADER, _MARGIN
 from dreamset.splits import read_split, write_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
@@ -246,11 +247,11 @@ def test_the_contact_sheet_holds_every_class_and_source_magnified_by_whole_facto
 ) -> None:
     report.run(params, workspace)
     sheet = Image.open(workspace.results / "contact_sheet.png")
-    tile, gap = 48, pictures._GAP
-    assert sheet.height == 2 * pictures._MARGIN + pictures._HEADER + 3 * (tile + gap) - gap
+    tile, gap = 48, _GAP
+    assert sheet.height == 2 * _MARGIN + _HEADER + 3 * (tile + gap) - gap
     pixels = sheet.load()
     shot = Image.open(workspace.cell / read_split(workspace.splits).train[0].path).convert("RGB")
-    top = pictures._MARGIN + pictures._HEADER
+    top = _MARGIN + _HEADER
     large = shot.resize((tile, tile), Image.Resampling.NEAREST)
     found = [
         x for x in range(sheet.width - tile) if pixels[x, top] == large.getpixel((0, 0)) and _at(sheet, large, x, top)

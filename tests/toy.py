@@ -82,6 +82,22 @@ def write_splits(workspace: Workspace, *, shots: int = 4, selection: int = 0, te
     return split
 
 
+def synthetic_image(file: str, label: int, name: str, index: int, digest: str = "") -> SyntheticImage:
+    """A row of metadata."""
+    return SyntheticImage(
+        file_name=file,
+        label=label,
+        class_name=name,
+        index=index,
+        prompt=f"a photo of a {name}",
+        seed=index,
+        redraws=0,
+        sampler={},
+        adapter=None,
+        sha256=digest,
+    )
+
+
 def write_synthetic(workspace: Workspace, recipe: str, per_class: int = 6, seed: int = 1) -> list[SyntheticImage]:
     """A synthetic dataset with its metadata."""
     rng = np.random.default_rng(seed)
@@ -91,20 +107,7 @@ def write_synthetic(workspace: Workspace, recipe: str, per_class: int = 6, seed:
             data = png(picture(label, rng))
             file = f"{label:03d}_{name}/{index:05d}.png"
             atomic_write(workspace.synthetic(recipe) / file, data)
-            rows.append(
-                SyntheticImage(
-                    file_name=file,
-                    label=label,
-                    class_name=name,
-                    index=index,
-                    prompt=f"a photo of a {name}",
-                    seed=index,
-                    redraws=0,
-                    sampler={},
-                    adapter=None,
-                    sha256=sha256(data),
-                )
-            )
+            rows.append(synthetic_image(file, label, name, index, sha256(data)))
     write_metadata(workspace.synthetic(recipe), rows)
     return rows
 

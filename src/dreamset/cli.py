@@ -285,6 +285,9 @@ def _stage(arguments: argparse.Namespace) -> None:
         print(sentence, flush=True)
     plots = workspace.plots(stage, item)
     private = not params.report.show_real
+    if stage == "tune" and item:
+        record = json.loads(workspace.result(stage, item).read_text(encoding="utf-8"))
+        track.study(workspace, params, item, record, _artifacts(workspace, stage, item, private))
     track.finish(
         workspace,
         params,

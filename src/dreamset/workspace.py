@@ -113,6 +113,11 @@ class Workspace:
         return self.root / ".dreamset/locks"
 
     @property
+    def artifacts(self) -> Path:
+        """Pictures that the trials of studies keep for a dashboard, of all cells."""
+        return self.root / ".dreamset/artifacts"
+
+    @property
     def spool(self) -> Path:
         """Tracking records that no server has taken yet."""
         return self.root / ".dreamset/track"

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from dreamset.files import atomic_write
 from dreamset.report import evidence as results
 from dreamset.report.page import page
-from dreamset.report.pictures import PAGES, blocks, contact_sheet, further, shown
+from dreamset.report.pictures import PAGES, blocks, further, shown
 from dreamset.report.verdict import verdict
+from dreamset.sheet import contact_sheet
 from dreamset.splits import spoken
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.params import Params
-    from dreamset.report.pictures import Block
+    from dreamset.sheet import Block
     from dreamset.workspace import Workspace
 
 

@@ -12,7 +12,8 @@ from dreamset.errors import InputError
 from dreamset.images import read_rgb
 from dreamset.report import charts
 from dreamset.report.markup import Html, data_uri, join, number, tag
-from dreamset.report.pictures import MOST_CLASSES, SMALL, Block, further, picture, strip
+from dreamset.report.pictures import MOST_CLASSES, SMALL, further, picture, strip
+from dreamset.sheet import Block
 from dreamset.splits import spoken
 from dreamset.verdict import scored_images
 

@@ -19,7 +19,7 @@ from dreamset.verdict import points, scored_images
 
 if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence, Score
-    from dreamset.report.pictures import Block
+    from dreamset.sheet import Block
     from dreamset.verdict import Gain
 
 _COLOURS: Final = 6

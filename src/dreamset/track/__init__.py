@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.files import digest
 from dreamset.params import to_dict
-from dreamset.track import spool
+from dreamset.track import spool, studies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -139,13 +139,46 @@ def record(
         metrics={name: float(value) for name, value in (metrics or {}).items() if value is not None},
         curves={name: [(int(step), float(y)) for step, y in points] for name, points in (curves or {}).items()},
     )
+    _spool(workspace, run, artifacts)
+
+
+def study(
+    workspace: Workspace, params: Params, recipe: str, found: Mapping[str, Any], artifacts: Iterable[Path] = ()
+) -> None:
+    """Spool the study of a recipe as one run with a nested one per trial, for the next ``flush``.
+
+    A study that went on, or was recorded by several workers, stays one run. Nothing where ``track.uri`` is null.
+
+    Args:
+        workspace: where the spool is, and the pictures that trials have kept.
+        params: the resolved parameters.
+        recipe: whose study it is.
+        found: ``results/tune/<recipe>.json``; nothing is spooled where the recipe has no study.
+        artifacts: files or folders of the study, copied.
+    """
+    if params.track.uri is None or not found.get("trials"):
+        return
+    made = studies.build(found, _own(params, "tune", recipe), _commit(workspace.root))
+    pictures = {
+        trial["number"]: workspace.artifacts / trial["samples"] for trial in found["trials"] if trial.get("samples")
+    }
+    _spool(workspace, made, artifacts, pictures)
+
+
+def _spool(
+    workspace: Workspace,
+    run: spool.Run | spool.Study,
+    artifacts: Iterable[Path],
+    pictures: Mapping[int, Path] | None = None,
+) -> None:
+    """Write a record; one that cannot be written costs a warning."""
     try:
-        missing = spool.write(workspace.spool, run, artifacts)
+        missing = spool.write(workspace.spool, run, artifacts, pictures)
     except OSError as error:
-        _warn(f"{stage} is not tracked: {workspace.spool} cannot be written ({error.strerror or error}).")
+        _warn(f"{run.stage} is not tracked: {workspace.spool} cannot be written ({error.strerror or error}).")
     else:
         for path in missing:
-            _warn(f"{stage} is tracked without {path}: there is no such file.")
+            _warn(f"{run.stage} is tracked without {path}: there is no such file.")
 
 
 def flush(workspace: Workspace, params: Params) -> Flushed:
@@ -209,6 +242,8 @@ def _everything(params: Params) -> dict[str, str]:
     tree = to_dict(params)
     for key in ("track", "report", "models", "recipes"):
         del tree[key]
+    # No result depends on where trials are kept, and the address may hold a password.
+    del tree["tune"]["storage"]
     recipes = {name: to_dict(params.recipes[name]) for name in params.active}
     return _flat({**tree, "recipes": recipes, "base": to_dict(params.base)})
 
@@ -218,7 +253,8 @@ def _own(params: Params, stage: str, item: str | None) -> dict[str, str]:
     base = to_dict(params.base)
     named = {key: value for key, value in base.items() if not isinstance(value, dict)}
     tree = {"shots": params.shots, "seed": params.seed, "model": params.model, "base": named}
-    tree |= {stage: to_dict(getattr(params, stage))} if hasattr(params, stage) else {}
+    section: dict[str, Any] = to_dict(getattr(params, stage)) if hasattr(params, stage) else {}
+    tree[stage] = {name: value for name, value in section.items() if name != "storage"}  # which may hold a password
     tree |= {f"base.{stage}": base[stage]} if stage in base else {}
     tree |= {"recipe": to_dict(params.recipes[item])} if item in params.recipes else {}
     return _flat(tree)
@@ -255,7 +291,7 @@ def _reason(chatter: str) -> str:
 
 def _masked(text: str) -> str:
     """Without the user and password of a URI."""
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def _counted(records: int) -> str:

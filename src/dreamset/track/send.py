@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from mlflow.tracking import MlflowClient
 
-    from dreamset.track.spool import Run
+    from dreamset.track.spool import Run, Study, Trial
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^/\w.\- ]")
 _PARAMS_PER_BATCH: Final = 100
 _METRICS_PER_BATCH: Final = 1000
+_MOST_RUNS: Final = 50_000  # that MLflow gives for one question
 
 
 def send_all(job: Mapping[str, Any]) -> None:
@@ -44,7 +45,10 @@ def send_all(job: Mapping[str, Any]) -> None:
                 _drop(path, error)
                 continue
             try:
-                _send(client, experiment, run, path / "artifacts")
+                if isinstance(run, spool.Study):
+                    _send_study(client, experiment, run, path)
+                else:
+                    _send(client, experiment, run, path / "artifacts")
             except MlflowException as error:
                 # What the server will never take must not keep the others waiting for ever.
                 if error.error_code != "INVALID_PARAMETER_VALUE":
@@ -109,6 +113,41 @@ def _send(client: MlflowClient, experiment: str, run: Run, artifacts: Path) -> N
     client.set_terminated(parent, end_time=max(ended, int(run.ended * 1000)))
 
 
+def _send_study(client: MlflowClient, experiment: str, study: Study, folder: Path) -> None:
+    """A run for the study and one below it for each trial; what the server has of them stays, and is not sent twice."""
+    found = client.search_runs([experiment], f"tags.study_id = '{study.study}'", max_results=_MOST_RUNS)
+    known = {run.data.tags.get("trial"): run for run in found}
+    if None in known:
+        parent = str(known[None].info.run_id)
+        # A parameter cannot be changed; a study that goes on keeps those that it began with.
+        params = {name: value for name, value in _named(study.params).items() if name not in known[None].data.params}
+    else:
+        tags = {"study_id": study.study, **study.tags}
+        parent = str(client.create_run(experiment, int(study.started * 1000), tags, study.name).info.run_id)
+        params = study.params
+    _log_params(client, parent, params)
+    for trial in study.trials:
+        sent = known.get(str(trial.number))
+        if sent is not None and sent.info.status != "RUNNING":
+            continue
+        if sent is not None:
+            client.delete_run(sent.info.run_id)
+        tags = {"study_id": study.study, "trial": str(trial.number), "mlflow.parentRunId": parent, **trial.tags}
+        run_id = client.create_run(experiment, int(trial.started * 1000), tags, trial.name).info.run_id
+        _log_params(client, run_id, trial.params)
+        _log_metrics(client, run_id, trial)
+        picture = folder / "trials" / str(trial.number)
+        if picture.is_dir():
+            client.log_artifacts(run_id, str(picture))
+        client.set_terminated(run_id, trial.status, int(trial.ended * 1000))
+    for name, value in {**study.tags, "mlflow.note.content": study.note}.items():
+        client.set_tag(parent, name, value)
+    _log_metrics(client, parent, study)
+    if (folder / "artifacts").is_dir():
+        client.log_artifacts(parent, str(folder / "artifacts"))
+    client.set_terminated(parent, end_time=int(study.ended * 1000))
+
+
 def _parent(client: MlflowClient, experiment: str, run: Run) -> str:
     """The id of the pipeline's run, found by its tag or created."""
     query = f"tags.pipeline = '{run.pipeline}' and tags.dvc_stage = 'pipeline'"
@@ -133,7 +172,7 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) ->
         client.log_batch(run_id, params=chunk)
 
 
-def _log_metrics(client: MlflowClient, run_id: str, run: Run) -> None:
+def _log_metrics(client: MlflowClient, run_id: str, run: Run | Study | Trial) -> None:
     """Final figures at the end of the stage; the points of a curve spread over its time."""
     from mlflow.entities import Metric
 

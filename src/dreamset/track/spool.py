@@ -6,12 +6,12 @@ import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from dreamset.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 BROKEN: Final = "broken"
@@ -35,8 +35,46 @@ class Run:
     curves: dict[str, list[tuple[int, float]]]
 
 
-def write(spool: Path, run: Run, artifacts: Iterable[Path]) -> list[Path]:
-    """Spool a record with copies of its files; returns those that are missing."""
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a study; ``status`` is MLflow's name of how it ended."""
+
+    number: int
+    name: str
+    status: Literal["FINISHED", "KILLED", "FAILED"]
+    started: float
+    ended: float
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    curves: dict[str, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One record of a study and all its trials, whose pictures are beside it in ``trials/NUMBER``.
+
+    ``study`` is the same for every record of one study, and no other's; ``note`` is what a person reads first.
+    """
+
+    id: str
+    stage: str
+    name: str
+    study: str
+    started: float
+    ended: float
+    note: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    curves: dict[str, list[tuple[int, float]]]
+    trials: list[Trial]
+
+
+def write(
+    spool: Path, run: Run | Study, artifacts: Iterable[Path], pictures: Mapping[int, Path] | None = None
+) -> list[Path]:
+    """Spool a record with copies of its files, and of a picture per trial; returns those that are missing."""
     name = f"{int(run.started * 1000):014d}-{run.stage}-{run.id}"
     aside, missing = spool / f".{name}", []
     try:
@@ -45,6 +83,9 @@ def write(spool: Path, run: Run, artifacts: Iterable[Path]) -> list[Path]:
                 _copy(path, aside / "artifacts")
             else:
                 missing.append(path)
+        for number, path in (pictures or {}).items():
+            if path.is_file():
+                _copy(path, aside / "trials" / str(number), "samples.png")
         # NaN is allowed: a loss that diverged is worth seeing.
         atomic_write(aside / "record.json", json.dumps(asdict(run), ensure_ascii=False))
         aside.rename(spool / name)
@@ -61,9 +102,12 @@ def records(spool: Path) -> list[Path]:
     return sorted(path for path in spool.iterdir() if path.name[0].isdigit())
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path) -> Run | Study:
     """A record. Raises OSError, ValueError or TypeError where it is not whole."""
-    return Run(**json.loads((folder / "record.json").read_text(encoding="utf-8")))
+    found = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    if "trials" not in found:
+        return Run(**found)
+    return Study(**found | {"trials": [Trial(**trial) for trial in found["trials"]]})
 
 
 def remove(folder: Path) -> None:
@@ -89,9 +133,9 @@ def sweep(spool: Path) -> None:
             shutil.rmtree(path)
 
 
-def _copy(path: Path, folder: Path) -> None:
+def _copy(path: Path, folder: Path, name: str | None = None) -> None:
     """A file or a folder into ``folder``, under its own name or, where that is taken, its parent's before it."""
-    target = folder / path.name
+    target = folder / (name or path.name)
     if target.exists():
         target = folder / f"{path.parent.name}_{path.name}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,99 @@
+"""Pictures by class on one sheet, under the names of where they come from."""
+
+from __future__ import annotations
+
+import importlib.util
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_TILE: Final = 48  # px on the sheet, at least
+_GAP: Final = 4
+_MARGIN: Final = 24
+_BLOCK_GAP: Final = 28
+_HEADER: Final = 34
+_LABEL: Final = 220
+_PAPER: Final = (255, 255, 255)
+_INK: Final = (28, 27, 25)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The pictures of one source: the first ones of every class, by label; never chosen."""
+
+    name: str
+    by_label: list[list[Image.Image]]
+
+    @property
+    def columns(self) -> int:
+        """Pictures of the class that has the most."""
+        return max((len(pictures) for pictures in self.by_label), default=0)
+
+
+def contact_sheet(sources: Sequence[Block], names: Sequence[str]) -> Image.Image:
+    """One row per class and a block of columns per source, under the sources' names."""
+    sources = [block for block in sources if block.columns]
+    if not sources:
+        return Image.new("RGB", (2 * _MARGIN, 2 * _MARGIN), _PAPER)
+    first = next(image for block in sources for pictures in block.by_label for image in pictures)
+    tile = first.width * -(-_TILE // first.width)
+    step = tile + _GAP
+    font, small = _font(16), _font(14)
+    rows = len(sources[0].by_label)
+    label = max(_width(small, _fitted(small, name, _LABEL)) for name in names[:rows]) + _BLOCK_GAP // 2
+    lefts, left = [], _MARGIN + label
+    for block in sources:
+        lefts.append(left)
+        # A block is at least as wide as its header, so that headers never meet.
+        left += max(block.columns * step - _GAP, _width(font, _header(block))) + _BLOCK_GAP
+    width, height = left - _BLOCK_GAP + _MARGIN, 2 * _MARGIN + _HEADER + rows * step - _GAP
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for x, block in zip(lefts, sources, strict=True):
+        draw.text((x, _MARGIN), _header(block), _INK, font)
+    for row in range(rows):
+        y = _MARGIN + _HEADER + row * step
+        draw.text((_MARGIN, y + tile // 2), _fitted(small, names[row], _LABEL), _INK, small, anchor="lm")
+        for x, block in zip(lefts, sources, strict=True):
+            for column, image in enumerate(block.by_label[row]):
+                sheet.paste(image.resize((tile, tile), Image.Resampling.NEAREST), (x + column * step, y))
+    return sheet
+
+
+def _header(block: Block) -> str:
+    return "real shots" if block.name == "real" else block.name
+
+
+def _fitted(font: ImageFont.FreeTypeFont, name: str, width: int) -> str:
+    """A class name on one line of at most ``width`` px, cut with an ellipsis."""
+    # Controls and line breaks would move the pen; no name needs more letters than fit in the narrowest glyphs.
+    plain = "".join(" " if unicodedata.category(letter).startswith(("C", "Z")) else letter for letter in name[:200])
+    plain = " ".join(plain.split()) or "?"
+    if plain == name and _width(font, plain) <= width:
+        return plain
+    cut = plain
+    while cut and _width(font, f"{cut}…") > width:
+        cut = cut[:-1]
+    return plain if len(cut) == len(plain) == len(" ".join(name.split())) else f"{cut}…"
+
+
+def _width(font: ImageFont.FreeTypeFont, line: str) -> int:
+    return int(font.getlength(line)) + 1
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which holds many scripts, out of matplotlib's folder: importing matplotlib costs a second."""
+    found = importlib.util.find_spec("matplotlib")
+    if found is not None and found.origin is not None:
+        path = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, size)
+    built_in = ImageFont.load_default(size)
+    assert isinstance(built_in, ImageFont.FreeTypeFont)
+    return built_in
