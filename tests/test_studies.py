@@ -20,7 +20,6 @@ from dreamset.files import write_json
 from dreamset.params import Params
 from dreamset.workspace import Workspace
 
-ROOT = Path(__file__).parents[1]
 ARGUMENTS = {"shots": 2, "trials": 3, "jobs": 1}
 
 
@@ -35,8 +34,9 @@ def record(seed: int, right: dict[str, str], **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def file(small: dict[str, Any], tmp_path: Path) -> Path:
     row = small["models"]["bundled"]
-    for kind in ("clip", "judge"):
-        row[kind] = str(ROOT / row[kind])
+    toy.write_clip(tmp_path / "clip")
+    toy.write_judge(tmp_path / "judge")
+    row |= {"clip": "clip", "judge": "judge"}
     row["train"]["resnet20"] |= {"width": 4, "steps": 4, "batch": 8, "warmup": 1}
     row["tune"] |= {"steps": 4, "per_class": [1, 2]}
     small["evaluate"] |= {"bootstrap": 200}
