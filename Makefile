@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test check table base bench lock clean
+.PHONY: repro test check table base bench studies phases lock clean
 
 repro: .venv/ready        ## the whole pipeline, whatever is out of date
 	dvc repro
@@ -27,6 +27,12 @@ base: .venv/ready         ## train the bundled base again (about an hour on two 
 
 bench: .venv/ready        ## speed against plain loops
 	python -m benchmarks
+
+studies: .venv/ready      ## what pruning saves, and what it costs (hours on two cores; the same command goes on)
+	python -m benchmarks.pruning --trials 40 --seeds 0-4 --jobs 2
+
+phases: .venv/ready       ## the class-encoder method phase by phase (hours on two cores; the same command goes on)
+	python -m benchmarks.phases --shots 16 --seeds 0-4 --jobs 2
 
 lock:                     ## resolve pyproject.toml anew
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
-TASKS = ("adapters", "images", "classifiers")
+TASKS = ("adapters", "images", "classifiers", "studies")
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from diffusers.utils import logging as diffusers_logging
 from benchmarks import arithmetic
 from benchmarks.setting import CLASS, DATASET, adapters
 from benchmarks.timing import Ladder, Rung, clock
-from dreamset import generate
+from dreamset import generate, starts
 from dreamset.adapters import Adapter, read_adapters
 from dreamset.generator import base_model, lora
 from dreamset.generator.sampler import scheduler
@@ -133,6 +133,7 @@ def ours(
         for block in generate.plan(params, workspace, split, recipe, everyone)
         if block.adapter is not None and everyone[block.adapter] in used
     ]
+    latents = starts.Latents(workspace.cell)
     start = clock()
     base = base_model.load(setting.generator, params.base, setting.device)
     if not last:
@@ -143,7 +144,7 @@ def ours(
         brief = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, steps=1))
         short = dataclasses.replace(params, recipes=params.recipes | {recipe: brief})
         for block in {len(block.labels): block for block in blocks}.values():
-            generate._draw(short, base, split, recipe, block, {})
+            generate._draw(short, base, split, recipe, block, {}, latents)
     reading = clock() - start
     start = clock()
     if apart:
@@ -154,9 +155,9 @@ def ours(
             embeds: dict[str, Condition] = {}
             with lora.fused(base, workspace.adapter(recipe) / everyone[index].file):
                 for block in (block for block in blocks if block.adapter == index):
-                    drawn = generate._draw(params, base, split, recipe, block, embeds)
+                    drawn = generate._draw(params, base, split, recipe, block, embeds, latents)
                     sha = everyone[index].sha256
-                    generate._write(workspace, split, params.sampler(recipe), block, sha, drawn, ExitStack())
+                    generate._write(params, workspace, split, recipe, block, sha, drawn, ExitStack())
     count = sum(len(block.labels) * (block.stop - block.start) for block in blocks)
     whole = len(split.classes) * params.base.generate.per_class
     return Drawn(count, clock() - start, reading / whole)

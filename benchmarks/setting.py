@@ -33,12 +33,13 @@ class Amount:
     classes: int  # that have adapters of their own; each draws one shard
     classifier_steps: int
     evaluated: int  # images
+    trials: int  # of a study
 
 
-BUNDLED = Amount(shots=16, steps=20, warmup=2, per_class=10, classes=2, classifier_steps=10, evaluated=512)
+BUNDLED = Amount(shots=16, steps=20, warmup=2, per_class=10, classes=2, classifier_steps=10, evaluated=512, trials=12)
 # At 512 pixels: whole shards of 32, whole batches of 10.
-FULL = Amount(shots=16, steps=10, warmup=3, per_class=12, classes=2, classifier_steps=4, evaluated=512)
-QUICK = Amount(shots=2, steps=1, warmup=1, per_class=1, classes=1, classifier_steps=2, evaluated=16)
+FULL = Amount(shots=16, steps=10, warmup=3, per_class=12, classes=2, classifier_steps=4, evaluated=512, trials=2)
+QUICK = Amount(shots=2, steps=1, warmup=1, per_class=1, classes=1, classifier_steps=2, evaluated=16, trials=2)
 
 
 PHOTOGRAPHS = 32  # pixels above which real images are photographs

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamset import adapt, folds, generate, plan, prepare, retrieve
+from dreamset import adapt, folds, generate, plan, pools, prepare, retrieve
 from dreamset import params as parameters
 from dreamset.classifiers import arrays
 from dreamset.errors import InputError
@@ -195,11 +195,11 @@ def test_a_fold_finds_neither_what_it_holds_out_nor_test_images(
     held = folds.held_out(split, folds.SELECTING, "selection")[0]
     for name, sample in (("test", test), ("held", held[0])):
         shutil.copyfile(place.cell / sample.path, pictures / f"part2/{name}.png")
-    assert {"part2/test.png", "part2/held.png"} <= {name for name, _ in retrieve.searched(params, place)}
+    assert {"part2/test.png", "part2/held.png"} <= {name for name, _ in pools.searched(params, place)}
     fold = folds.at(place, "selection", 0)
     write_split(fold.splits, folds.without(split, held, place))
     assert not {test.sha256, held[0].sha256} & {sample.sha256 for sample in read_split(fold.splits).train}
-    pool = retrieve._folder(params, fold, read_split(fold.splits), 5)
+    pool = pools._folder(params, fold, read_split(fold.splits), 5)
     # Of 122 files that are no copies of one another (one is broken) all but those two are left.
     assert pool.size == 121
 
@@ -209,13 +209,13 @@ def test_what_is_searched_is_told_by_content(raw: dict[str, Any], tmp_path: Path
     (folder / "a").mkdir(parents=True)
     (folder / "a/0.png").write_bytes(png(np.zeros((4, 4, 3), np.uint8)))
     (folder / "notes.txt").write_text("no image")
-    glyphs = retrieve.searched(parse(raw), workspace)
+    glyphs = pools.searched(parse(raw), workspace)
     assert glyphs[0] == ("models/base/params.yaml", sha256_file(workspace.root / "models/base/params.yaml"))
     raw["models"]["bundled"]["retrieval"] = f"imagefolder:{folder}"
-    first = retrieve.searched(parse(raw), workspace)
+    first = pools.searched(parse(raw), workspace)
     assert first == [("a/0.png", sha256_file(folder / "a/0.png"))]
     (folder / "a/0.png").write_bytes(png(np.ones((5, 5, 3), np.uint8)))
-    assert retrieve.searched(parse(raw), workspace) == [("a/0.png", sha256_file(folder / "a/0.png"))] != first
+    assert pools.searched(parse(raw), workspace) == [("a/0.png", sha256_file(folder / "a/0.png"))] != first
 
 
 def test_run_by_name_with_nothing_to_retrieve_from(raw: dict[str, Any], workspace: Workspace) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dreamset import adapt, cli, evaluate, generate, prepare, retrieve, sweep, table, train
+from dreamset import adapt, cli, evaluate, generate, pools, prepare, sweep, table, train
 from dreamset import params as parameters
 from dreamset.errors import InputError
 from dreamset.files import write_json
@@ -352,7 +352,7 @@ def test_what_is_searched_is_part_of_a_recipe_that_finds_its_images(
     params: Params, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [("a.png", "0" * 64)]
-    monkeypatch.setattr(retrieve, "searched", lambda *_: list(found), raising=False)
+    monkeypatch.setattr(pools, "searched", lambda *_: list(found), raising=False)
     before = sweep._rows(params, workspace, ["retrieved", "datadream_dset"])
     found.append(("b.png", "1" * 64))
     after = sweep._rows(params, workspace, ["retrieved", "datadream_dset"])

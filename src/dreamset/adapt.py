@@ -98,7 +98,11 @@ def _jobs(
         sample_images=params.adapt.sample_images,
         # Of the sample grids: their own, so that a sampler can be tuned without training the adapters again.
         sampler=dataclasses.replace(
-            params.sampler(recipe), scheduler="dpmsolver++", steps=params.adapt.sample_steps, guidance=2.0
+            params.sampler(recipe),
+            scheduler="dpmsolver++",
+            steps=params.adapt.sample_steps,
+            guidance=2.0,
+            strength=None,
         ),
         seed=params.seed,
     )

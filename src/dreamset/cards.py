@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dreamset.splits import Split
 
 COPIES: Final = "Adapters, and images drawn with them, may reproduce the images that the adapters were trained on."
+DERIVED: Final = "Each image was drawn over a real one: pass them on only where you may pass on those."
 NOT_ANONYMOUS: Final = "Not anonymised; adapters contain the shots."
 
 
@@ -79,9 +80,10 @@ def _dataset(
     yield f"# Synthetic images: {recipe}"
     yield ""
     each = told(list(Counter(labels).values()))
+    made = "by a diffusion model, none of them a photograph" if row.init == "noise" else "over real ones by a model"
     yield (
         f"{len(labels)} images of {len(split.classes)} classes ({each} per class), **all synthetic**: drawn "
-        f"by a diffusion model, none of them a photograph. Labels are the prompts' classes; {checked}."
+        f"{made}. Labels are the prompts' classes; {checked}."
     )
     yield ""
     if removed is not None:
@@ -99,6 +101,13 @@ def _dataset(
             f"images per class of `{source}`. {COPIES}"
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
+    if row.init == "image":
+        yield (
+            f"- Start: a shot of the class with noise of strength {sampler.strength:g}; which one, `metadata.jsonl` "
+            f"says. {DERIVED}"
+            if removed is None
+            else f"- Start: a real image of the class with noise of strength {sampler.strength:g}. **{DERIVED}**"
+        )
     yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."
     columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({columns})."

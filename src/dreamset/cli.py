@@ -376,7 +376,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from dreamset import export
+    from dreamset import cards, export
 
     if arguments.onnx:
         export.onnx(arguments.classifier, arguments.onnx)
@@ -387,6 +387,8 @@ def _export(arguments: argparse.Namespace) -> None:
     params, workspace = _open(arguments)
     _check_item(params, "generate", arguments.recipe)
     done = export.public(params, workspace, arguments.recipe, arguments.public)
+    if params.recipes[arguments.recipe].init == "image":
+        print(f"dreamset: {arguments.recipe}: {cards.DERIVED}", file=sys.stderr)
     left_out = ", ".join(f"{count} {reason}" for reason, count in done["removed"].items())
     print(f"export: {done['images']} images in {arguments.public}; left out: {left_out}")
 

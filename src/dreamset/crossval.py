@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import adapt, audit, folds, generate, locks, retrieve, train
+from dreamset import adapt, audit, folds, generate, locks, pools, train
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.params import to_dict
@@ -170,7 +170,7 @@ def _made_with(params: Params, fold: Fold, arm: str) -> str:
     settings |= {"recipe": None if arm == train.REAL else to_dict(params.recipes[arm])}
     settings |= {"held": [sample.sha256 for sample in fold.held]}
     if arm != train.REAL and params.recipes[arm].origin == "retrieval":
-        settings |= {"searched": retrieve.searched(params, fold.workspace)}
+        settings |= {"searched": pools.searched(params, fold.workspace)}
     return fingerprint(settings, fold.workspace.root, params.base, _CODE_ASIDE)
 
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, cards, hub, licences, locks, shards, splits, xmp
+from dreamset import __version__, cards, hub, licences, locks, shards, splits, starts, xmp
 from dreamset.adapters import Adapter, read_adapters
 from dreamset.device import out_of_memory, pick
 from dreamset.errors import InputError, StoppedError
@@ -25,7 +25,7 @@ from dreamset.seeds import image_seed
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dreamset.generator.base_model import BaseModel, Condition
     from dreamset.params import Params
     from dreamset.review.decisions import Decision, Looked, Picture
-    from dreamset.splits import Split
+    from dreamset.splits import Sample, Split
     from dreamset.workspace import Workspace
 
 CODE: Final = (
@@ -43,6 +43,7 @@ CODE: Final = (
     "dreamset.generator.sampler",
     "dreamset.images",
     "dreamset.seeds",
+    "dreamset.starts",
     "dreamset.xmp",
 )
 
@@ -60,11 +61,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Request:
-    """One image of a block."""
+    """One image of a block; ``shot`` is the real one that it starts from, where it does."""
 
     label: int
     index: int
     prompt: str
+    shot: Sample | None = None
 
 
 def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -161,6 +163,8 @@ def plan(
     rejected image. Where classes that share a block want unequal numbers, what one of them does not want is drawn and
     left out.
     """
+    if params.recipes[recipe].init == "image":
+        starts.check(params, recipe)
     counts = needed or dict(enumerate(params.synthetic_per_class(split.train_per_class)))
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
     weights = hub.identity(workspace.root, *base.pretrained)
@@ -186,9 +190,18 @@ def plan(
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
             for start in range(0, max(counts[label] for label in chunk), depth):
-                place = {"adapter": sha, "prompts": prompts, "labels": chunk, "start": start, "depth": depth}
+                place: dict[str, Any] = {"adapter": sha, "prompts": prompts, "labels": chunk}
+                place |= {"start": start, "depth": depth}
+                if row.init == "image":
+                    wanted = _places(chunk, start, start + depth)
+                    place["starts"] = [shot.sha256 for shot in starts.choose(split, params.seed, wanted)]
                 blocks.append(Block(shards.key_of(shared | place, CODE), adapter, chunk, start, start + depth))
     return blocks
+
+
+def _places(labels: Sequence[int], start: int, stop: int) -> list[tuple[int, int]]:
+    """Label and index of every image of a block, in the order in which they are drawn."""
+    return [(label, index) for index in range(start, stop) for label in labels]
 
 
 def _draw_all(
@@ -209,6 +222,7 @@ def _draw_all(
     count = 0
     current: int | None = -1  # no adapter's index, and not the base's None
     embeds: dict[str, Condition] = {}
+    latents = starts.Latents(workspace.cell)
     with (
         ThreadPoolExecutor(max_workers=1) as writer,
         bar(total=total, what=f"drawing {recipe}", unit="img") as progress,
@@ -223,7 +237,7 @@ def _draw_all(
                     file = None if adapter is None else workspace.adapter(recipe) / adapter.file
                     fused.enter_context(lora.fused(base, file))
                     embeds, current = {}, block.adapter
-                drawn = _draw(params, base, split, recipe, block, embeds)
+                drawn = _draw(params, base, split, recipe, block, embeds, latents)
                 if written:
                     written.result()
                 sha = None if adapter is None else adapter.sha256
@@ -249,21 +263,25 @@ class Drawn:
 
 
 def _draw(
-    params: Params, base: BaseModel, split: Split, recipe: str, block: Block, embeds: dict[str, Condition]
+    params: Params,
+    base: BaseModel,
+    split: Split,
+    recipe: str,
+    block: Block,
+    embeds: dict[str, Condition],
+    latents: starts.Latents,
 ) -> Drawn:
-    """Draw a block, and again what came out degenerate. ``embeds`` keeps the prompts of this adapter."""
+    """Draw a block, and again what came out degenerate.
+
+    ``embeds`` keeps the prompts of this adapter, and ``latents`` the shots that images start from.
+    """
     import torch
 
     from dreamset.generator.base_model import cat
     from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
 
     started = time.perf_counter()
-    kind = params.recipes[recipe].prompt
-    requests = [
-        Request(label, index, split.prompt(label, kind))
-        for index in range(block.start, block.stop)
-        for label in block.labels
-    ]
+    requests = _requests(params, split, recipe, block)
     new = [prompt for prompt in dict.fromkeys(["", *(r.prompt for r in requests)]) if prompt not in embeds]
     if new:
         with torch.no_grad():
@@ -280,8 +298,10 @@ def _draw(
         empty = embeds[""].expand(len(rows))
         # Compiled for whole blocks alone: how many are drawn again is chance, and each size would be compiled.
         drawing = base if attempt == 0 else dataclasses.replace(base, compiled=None)
+        shots = [shot for row in rows if (shot := requests[row].shot)]
         try:
-            drawn = draw_fitting(drawing, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows])
+            begun = latents.of(base, shots) if shots else None
+            drawn = draw_fitting(drawing, params.sampler(recipe), wanted, empty, [seeds[row] for row in rows], begun)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -299,6 +319,15 @@ def _draw(
         f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
         "(models.*.adapt) or the guidance."
     )
+
+
+def _requests(params: Params, split: Split, recipe: str, block: Block) -> list[Request]:
+    row, places = params.recipes[recipe], _places(block.labels, block.start, block.stop)
+    requests = [Request(label, index, split.prompt(label, row.prompt)) for label, index in places]
+    if row.init == "noise":
+        return requests
+    shots = starts.choose(split, params.seed, places)
+    return [dataclasses.replace(request, shot=shot) for request, shot in zip(requests, shots, strict=True)]
 
 
 def _write(
@@ -321,12 +350,13 @@ def _write(
             drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True
         ):
             name = f"{split.folder(request.label)}/{request.index:05d}.png"
+            source = xmp.GENERATED if request.shot is None else xmp.EDITED
             text = {
                 "Software": tool,
-                "DigitalSourceType": "trainedAlgorithmicMedia",
+                "DigitalSourceType": source,
                 "Seed": str(seed),
                 "Prompt": request.prompt,
-                xmp.CHUNK: xmp.packet(cards.shown(base["name"]), base["sha256"], request.prompt, seed, tool),
+                xmp.CHUNK: xmp.packet(cards.shown(base["name"]), base["sha256"], request.prompt, seed, tool, source),
             }
             files.append((name, png(pixels, text)))
             images.append(
@@ -341,6 +371,7 @@ def _write(
                     sampler=dataclasses.asdict(params.sampler(recipe)),
                     adapter=adapter,
                     sha256=sha256(files[-1][1]),
+                    shot=None if request.shot is None else request.shot.sha256,
                 )
             )
         with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:

@@ -300,6 +300,11 @@ class Sampler:
     guidance: float
     strength: float | None = None
 
+    @property
+    def last_steps(self) -> int:
+        """How many of the steps draw an image that starts from a real one: the share ``strength``, rounded down."""
+        return self.steps if self.strength is None else int(self.steps * self.strength)
+
 
 @dataclass(frozen=True)
 class ModelTune:

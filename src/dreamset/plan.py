@@ -86,6 +86,8 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
         reviewed = [workspace.review(recipe)] if workspace.review(recipe).is_file() else []
         drawn = params.recipes[recipe].origin == "generator"
         made_of: list[Path | str] = [workspace.adapter(recipe), generator] if drawn else [workspace.real, clip]
+        if params.recipes[recipe].init == "image":
+            made_of.append(workspace.real)
         return [workspace.splits, *made_of, *reviewed], [workspace.synthetic(recipe), result]
     if stage == "train":
         data = [] if recipe == "real" else [workspace.synthetic(recipe)]

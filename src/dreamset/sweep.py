@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import adapt, audit, claims, evaluate, generate, locks, prepare, retrieve, sources, table, train
+from dreamset import adapt, audit, claims, evaluate, generate, locks, pools, prepare, sources, table, train
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
@@ -203,9 +203,7 @@ def _few_shot(params: Params) -> str | None:
 def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[str, str]:
     """Hashes of recipes, by name: of their rows and, of what is not drawn but found, of what is searched."""
     return {
-        name: digest(
-            [to_dict(row), retrieve.searched(params, workspace)] if row.origin == "retrieval" else to_dict(row)
-        )
+        name: digest([to_dict(row), pools.searched(params, workspace)] if row.origin == "retrieval" else to_dict(row))
         for name, row in ((name, params.recipes[name]) for name in names)
     }
 

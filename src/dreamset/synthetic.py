@@ -22,7 +22,7 @@ class SyntheticImage:
     ``class_name``; ``seed`` drew the starting noise, after ``redraws`` degenerate tries; ``adapter`` is the
     sha256 of the adapter's file, or None; ``sha256`` is of the image file. Where ``origin`` is ``retrieval``, nothing
     was drawn: ``source`` names the image that was found, ``nearness`` says how near it is, ``prompt`` is the caption
-    that it was searched by, and ``seed`` the run's.
+    that it was searched by, and ``seed`` the run's. ``shot`` is the sha256 of the real image that drawing started from.
     """
 
     file_name: str
@@ -38,6 +38,7 @@ class SyntheticImage:
     origin: str = "generator"
     source: str | None = None
     nearness: float | None = None
+    shot: str | None = None
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

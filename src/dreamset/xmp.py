@@ -7,12 +7,15 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 CHUNK: Final = "XML:com.adobe.xmp"  # keyword of the PNG text chunk that holds XMP
-SOURCE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+# Terms of the IPTC's digital source types: drawn by a model, and by a model from a picture that was there.
+GENERATED: Final = "trainedAlgorithmicMedia"
+EDITED: Final = "compositeWithTrainedAlgorithmicMedia"
+_TYPES: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def packet(model: str, sha256: str, prompt: str, seed: int, tool: str) -> str:
+def packet(model: str, sha256: str, prompt: str, seed: int, tool: str, source: str = GENERATED) -> str:
     """An XMP packet with the properties of the IPTC Photo Metadata Standard 2025.1 for generated pictures.
 
     Args:
@@ -21,9 +24,10 @@ def packet(model: str, sha256: str, prompt: str, seed: int, tool: str) -> str:
         prompt: what it was conditioned on.
         seed: of the starting noise.
         tool: the program that drew, with its version.
+        source: ``GENERATED`` or ``EDITED``.
     """
     facts = {
-        "Iptc4xmpExt:DigitalSourceType": SOURCE,
+        "Iptc4xmpExt:DigitalSourceType": _TYPES + source,
         "Iptc4xmpExt:AISystemUsed": model,
         "Iptc4xmpExt:AISystemVersionUsed": f"sha256:{sha256}",
         "Iptc4xmpExt:AIPromptInformation": f"{prompt} (seed {seed})",

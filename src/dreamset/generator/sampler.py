@@ -36,6 +36,7 @@ def draw(
     prompts: Condition,
     empty: Condition,
     generators: Sequence[torch.Generator],
+    starts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Draw one image per generator.
 
@@ -45,19 +46,26 @@ def draw(
         prompts: n conditions, one per image.
         empty: n conditions of the empty prompt, of the same adapter as the image's.
         generators: n CPU generators; each draws the starting noise of its image, then what the sampler asks for.
+        starts: (n, c, h, w) scaled latents that the noise is added to, as much of it as the sampler's ``strength``
+            says; None: there is nothing but noise.
 
     Returns:
         (n, 3, h, w) float32, nominally in [-1, 1]; not clipped, not checked.
     """
-    steps = scheduler(sampler.scheduler, base.schedule)
-    steps.set_timesteps(sampler.steps, device=base.device)
     noise = torch.stack([torch.randn(base.latent_shape, generator=generator) for generator in generators])
-    latents = noise.to(base.device, base.dtype) * steps.init_noise_sigma
+    noise = noise.to(base.device, base.dtype)
+    if starts is None:
+        steps = scheduler(sampler.scheduler, base.schedule)
+        steps.set_timesteps(sampler.steps, device=base.device)
+        latents, timesteps = noise * steps.init_noise_sigma, steps.timesteps
+    else:
+        steps, timesteps = _last_steps(base, sampler)
+        latents = steps.add_noise(starts.to(noise), noise, timesteps[:1])
     guided = sampler.guidance != 1.0
     # An image's two halves stand side by side, so that the batch stays ordered by adapter.
     context = interleave(empty, prompts) if guided else prompts
     extra = {"generator": list(generators)} if sampler.scheduler == "euler_ancestral" else {}
-    for t in steps.timesteps:
+    for t in timesteps:
         inputs = steps.scale_model_input(latents, t)
         if guided:
             inputs = inputs.repeat_interleave(2, dim=0)
@@ -69,17 +77,34 @@ def draw(
     return base.decode(latents)
 
 
+def _last_steps(base: BaseModel, sampler: Sampler) -> tuple[Any, torch.Tensor]:
+    """A scheduler that begins as late as the sampler's strength says, and its timesteps from there on."""
+    # Runge-Kutta steps, by which PNDM begins where its configuration says nothing, exist for the first steps alone.
+    begin = {"skip_prk_steps": True} if sampler.scheduler == "pndm" else {}
+    steps = scheduler(sampler.scheduler, base.schedule | begin)
+    steps.set_timesteps(sampler.steps, device=base.device)
+    skipped = sampler.steps - sampler.last_steps
+    if sampler.scheduler == "pndm":
+        # Its first step is done in two, with the second timestep twice; that goes with wherever it begins.
+        rest = steps.timesteps.unique_consecutive()[skipped:]
+        return steps, torch.cat([rest[:2], rest[1:]])
+    if hasattr(steps, "set_begin_index"):
+        steps.set_begin_index(skipped)
+    return steps, steps.timesteps[skipped:]
+
+
 def draw_fitting(
     base: BaseModel,
     sampler: Sampler,
     prompts: Condition,
     empty: Condition,
     seeds: Sequence[int],
+    starts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``draw`` from seeds; where memory does not suffice, in halves of the batch, with the same noise."""
     try:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return draw(base, sampler, prompts, empty, generators)
+        return draw(base, sampler, prompts, empty, generators, starts)
     except torch.OutOfMemoryError:
         if len(seeds) == 1:
             raise
@@ -88,7 +113,17 @@ def draw_fitting(
     half = len(seeds) // 2
     parts = [range(half), range(half, len(seeds))]
     return torch.cat(
-        [draw_fitting(base, sampler, prompts.rows(p), empty.rows(p), [seeds[i] for i in p]) for p in parts]
+        [
+            draw_fitting(
+                base,
+                sampler,
+                prompts.rows(p),
+                empty.rows(p),
+                [seeds[i] for i in p],
+                None if starts is None else starts[p.start : p.stop],
+            )
+            for p in parts
+        ]
     )
 
 
