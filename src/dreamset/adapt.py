@@ -283,7 +283,8 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
     groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
     # The last weights are made with any others, and as a part of the claim they keep others from training meanwhile.
     keys = {
-        job.key: [job.key] if job.key == used else [job.key, used] for job, used in zip(training.jobs, training.used)
+        job.key: [job.key] if job.key == used else [job.key, used]
+        for job, used in zip(training.jobs, training.used, strict=True)
     }
 
     def wanted(group: list[Job]) -> list[str]:
@@ -326,7 +327,9 @@ def _keeping(
 ) -> tuple[Callable[[int], None], frozenset[int]]:
     """What ``Together.run`` calls to keep the weights of epochs, and after which steps."""
     epochs = {training.steps[epoch]: epoch for epoch in training.kept}
-    key_of = {epoch: dict(zip([job.key for job in training.jobs], keys)) for epoch, keys in training.kept.items()}
+    key_of = {
+        epoch: dict(zip([job.key for job in training.jobs], keys, strict=True)) for epoch, keys in training.kept.items()
+    }
 
     def keep(step: int) -> None:
         for index, job in enumerate(together.jobs):
@@ -341,12 +344,12 @@ def _keeping(
 def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     """What to lower, by name, when a step does not fit."""
     row, found = f"models.{params.model}", params.recipes[recipe]
-    rows = {"class_encoder": "class_encoder", "unet": "whole_unet"}
+    schedule = {"class_encoder": "class_encoder", "unet": "whole_unet"}.get(found.adapter, found.scope)
     batch = params.schedule(recipe).batch
     return StoppedError(
         f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
         f"gradient_checkpointing into {row}.memory, or lower {row}.adapt.together ({params.base.adapt.together}) or "
-        f"{row}.adapt.{rows.get(found.adapter, found.scope)}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
+        f"{row}.adapt.{schedule}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
         "memory the same command goes on from it; another batch or together starts afresh."
     )
 

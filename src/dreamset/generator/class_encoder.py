@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from safetensors import safe_open
@@ -46,7 +46,7 @@ class ClassEncoder(nn.Module):
 
     def __init__(self, classes: int, length: int, width: int) -> None:
         super().__init__()
-        self.shape = length, width
+        self.classes, self.shape = classes, (length, width)
         self.hidden = nn.Linear(classes, HIDDEN)
         self.out = nn.Linear(HIDDEN, length * width, bias=False)
 
@@ -57,8 +57,8 @@ class ClassEncoder(nn.Module):
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Contexts of classes by index; the one past the last class is the all-zero vector."""
-        classes = self.hidden.in_features
-        return self(nn.functional.one_hot(index, classes + 1)[:, :classes].to(self.hidden.weight.dtype))
+        one_hot = nn.functional.one_hot(index, self.classes + 1)[:, : self.classes]
+        return self.forward(one_hot.to(self.hidden.weight.dtype))
 
 
 @dataclass(frozen=True)
@@ -118,18 +118,17 @@ class Encoder:
             tensors = {"contexts": self.encoder.rows(torch.arange(classes + 1, device=device))}
         else:
             tensors = {key: value.detach() for key, value in self.encoder.named_parameters()}
-        write(folder / WEIGHTS, tensors, {"classes": classes, "width": width})
+        write(folder / WEIGHTS, tensors, classes)
 
     def detach(self) -> None:
         """Give the base its text encoder back."""
         self.base.class_contexts = None
 
 
-def write(file: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-    """A safetensors file of contiguous tensors, on the CPU, with ``facts`` as its metadata."""
+def write(file: Path, tensors: Mapping[str, torch.Tensor], classes: int | None) -> None:
+    """A safetensors file of tensors that says how many classes it knows; None: it knows of no classes."""
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    # One fact alone: the library writes several in a random order, and files are compared by their bytes.
-    save_file(whole, file, {"facts": " ".join(f"{key}={facts[key]}" for key in sorted(facts))})
+    save_file(whole, file, None if classes is None else {"classes": str(classes)})
 
 
 def attach(base: BaseModel, row: ClassVectors, seeds: Mapping[str, int]) -> Encoder:
@@ -149,39 +148,17 @@ def attach(base: BaseModel, row: ClassVectors, seeds: Mapping[str, int]) -> Enco
         torch.manual_seed(seed_for("class encoder", seed))
         encoder = ClassEncoder(row.classes + (row.unconditional == "learned"), row.length, width_of(base))
     encoder.to(base.device)
-    _start(encoder, base)
+    if base.device.type != "meta":  # where memory is counted, and weights have no values
+        _start(encoder, base)
     base.class_contexts = ClassContexts(row.classes, encoder.rows)
     return Encoder(base, encoder)
 
 
 @torch.no_grad()
 def _start(encoder: ClassEncoder, base: BaseModel) -> None:
-    """TODO"""
-    import os
-
-    mode = os.environ.get("CE_INIT", "torch")
-    if mode == "torch":
-        return
+    """Scale a fresh encoder to the spread of the text encoder's outputs, which the U-Net's attention is used to."""
     text = base.encode([""]).hidden.float()
-    table = encoder.rows(torch.arange(encoder.hidden.in_features + 1))
-    if mode == "keras":
-        nn.init.xavier_uniform_(encoder.hidden.weight)
-        nn.init.zeros_(encoder.hidden.bias)
-        nn.init.xavier_uniform_(encoder.out.weight)
-    elif mode == "scaled":
-        encoder.out.weight.mul_(text.std() / table.std())
-    elif mode.startswith("empty"):
-        # W2 b1 = the empty text's contexts (repeated to length), classes deviate
-        share = float(mode.removeprefix("empty") or 0.1)
-        length, width = encoder.shape
-        want = text[0][torch.arange(length) % text.shape[1]].reshape(-1)
-        encoder.out.weight.mul_(share * text.std() / table.std())
-        b = encoder.hidden.bias
-        now = encoder.out.weight @ b
-        encoder.out.weight.add_(torch.outer(want - now, b / b.square().sum()))
-        # classes: keep h_k orthogonal to b
-        w = encoder.hidden.weight
-        w.sub_(torch.outer(b, b @ w / b.square().sum()))
+    encoder.out.weight.mul_(text.std() / encoder.rows(torch.arange(encoder.classes + 1, device=base.device)).std())
 
 
 def width_of(base: BaseModel) -> int:
@@ -214,8 +191,7 @@ def read(file: Path, base: BaseModel) -> ClassContexts:
     try:
         state = {key: value for key, value in load_file(file).items() if not key.startswith("unet.")}
         with safe_open(file, "pt") as opened:
-            facts = dict(fact.split("=") for fact in opened.metadata()["facts"].split())
-        classes = int(facts["classes"])
+            classes = int(opened.metadata()["classes"])
         table = state.get("contexts")
         if table is None:
             with torch.device("meta"):

@@ -51,12 +51,10 @@ class Unet:
             f"unet.{key}": (value - self.pristine[key].float()).half()
             for key, value in self.base.unet.named_parameters()
         }
-        facts = {"width": class_encoder.width_of(self.base)}
         told = self.base.class_contexts
         if told is not None:
             tensors["contexts"] = told.rows(torch.arange(told.classes + 1, device=self.base.device)).float()
-            facts["classes"] = told.classes
-        class_encoder.write(folder / WEIGHTS, tensors, facts)
+        class_encoder.write(folder / WEIGHTS, tensors, None if told is None else told.classes)
 
     def detach(self) -> None:
         """Give the base its own U-Net back, frozen."""
