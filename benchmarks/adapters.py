@@ -142,7 +142,7 @@ class Plain:
 def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:
     """The adapters of a recipe, the files of each, and their settings."""
     plan = adapt.scopes(setting.params, setting.split, recipe)
-    found, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan)
+    found, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan, None)
     return found, [setting.files(labels) for labels in plan], settings
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, folds, generate, prepare, tuned
 from dreamset import params as parameters
 from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
@@ -18,7 +18,7 @@ from dreamset.files import write_json
 from dreamset.generator import training
 from dreamset.generator.trained import FILES
 from dreamset.params import Params
-from dreamset.splits import read_split
+from dreamset.splits import read_split, write_split
 from dreamset.workspace import Workspace
 
 LORA, CLASSES, ENCODER, UNET = "datadream_dset", "datadream_cls", "class_encoder", "class_encoder_ft"
@@ -191,4 +191,19 @@ def test_a_unet_starts_from_the_epoch_that_was_chosen(raw_epochs: dict[str, Any]
     for chosen, contexts in ((2, second), (None, last)):
         tune_parent(workspace, chosen)
         assert torch.equal(adapted(params, workspace, UNET)["contexts"], contexts)
-    assert generate.run(params.with_values(UNET, {}), workspace, UNET)["images"] == 40
+    assert generate.run(params, workspace, UNET)["images"] == 40
+
+
+def test_a_fold_starts_from_an_encoder_of_its_own_at_the_same_epoch(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
+    del raw_epochs["recipes"][UNET]["search"]
+    params, workspace = ready(raw_epochs, tmp_path)
+    tune_parent(workspace, 2)
+    chosen = tuned.applied(params, workspace, UNET)
+    split, fold = read_split(workspace.splits), Workspace(workspace.root, workspace.root / "fold")
+    own = folds.without(split, split.train[:1], workspace)
+    write_split(fold.splits, own)
+    # Nothing of the encoder is there, nor of its study.
+    contexts = adapted(chosen, fold, UNET)["contexts"]
+    second = adapted(chosen, fold, ENCODER)["contexts"]
+    assert torch.equal(contexts, second)
+    assert not torch.equal(contexts, adapted(params, workspace, ENCODER, 2)["contexts"])

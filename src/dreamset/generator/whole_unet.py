@@ -45,7 +45,8 @@ class Unet:
         """Write what was added to each weight, in float16, and the class contexts that the U-Net was trained with.
 
         Of the difference half precision keeps three digits, however small it is beside the weight; of the weight
-        itself it would round away what a low learning rate changes.
+        itself it would round away what a low learning rate changes. Two bytes a weight: 2.2 MB of the bundled base,
+        1.7 GB of Stable Diffusion 2.1.
         """
         tensors = {
             f"unet.{key}": (value - self.pristine[key].float()).half()
