@@ -26,6 +26,7 @@ from dreamset.generator.class_encoder import ClassEncoder, ClassVectors
 from dreamset.generator.whole_unet import WholeUnet
 from dreamset.images import png
 from dreamset.params import Params, Sampler
+from dreamset.plan import describe
 from dreamset.splits import class_vector, read_split
 from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
@@ -261,6 +262,9 @@ def test_adapt_and_generate_from_class_vectors(vectors: dict[str, Any], tmp_path
     params, workspace = ready(vectors, tmp_path)
     drawn = {}
     for recipe in (ENCODER, UNET):
+        told = describe(params, workspace, "adapt", recipe)
+        assert "adapters: 1\n  steps: 6\n" in told
+        assert "GB with 4 images a step" in told
         summary = adapt.run(params, workspace, recipe)
         assert (summary["adapters"], summary["steps"]) == (1, 6)
         assert np.isfinite(summary["loss_last"])
