@@ -348,14 +348,15 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
 def test_half_precision_trains_in_single(vectors: dict[str, Any], tmp_path: Path) -> None:
     vectors["models"]["bundled"]["dtype"] = "bfloat16"
+    vectors["models"]["bundled"]["adapt"]["whole_unet"]["lr"] = 1e-5
     params, workspace = ready(vectors, tmp_path)
     for recipe in (ENCODER, UNET):
         assert np.isfinite(adapt.run(params, workspace, recipe)["loss_last"])
         assert generate.run(params, workspace, recipe)["images"] == 40
     state = load_file(workspace.adapter(UNET) / whole_unet.WEIGHTS)
     moved = max(value.abs().max().item() for key, value in state.items() if key != "contexts")
-    # Six steps of 1e-4 are less than bfloat16 tells apart from a weight of 0.1.
-    assert 0 < moved < 1e-3
+    # Six steps of 1e-5 are less than bfloat16 tells apart from a weight of 0.1, and are not lost.
+    assert 0 < moved < 1e-4
 
 
 def test_a_learned_null_class_needs_dropout(vectors: dict[str, Any]) -> None:
