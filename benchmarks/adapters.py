@@ -17,6 +17,7 @@ from benchmarks.timing import Ladder, Rung, clock
 from dreamset import adapt
 from dreamset.generator import base_model, lora
 from dreamset.generator.training import Job, Settings, Together, _rows
+from dreamset.params import Lora
 from dreamset.seeds import generator, seed_for
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ class Plain:
         distinct: bool = False,
     ) -> None:
         self.base, self.job, self.files, self.settings, self.distinct = base, job, files, settings, distinct
-        self.adapters = lora.Adapters(base, settings.lora, (job.name,))
+        assert isinstance(settings.kind, Lora)
+        self.adapters = lora.Adapters(base, settings.kind, (job.name,))
         for prefix, model in self.adapters.models.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for("lora", prefix, job.seed))
-                model.add_adapter(lora._config(base, prefix, settings.lora), adapter_name=job.name)
+                model.add_adapter(lora._config(base, prefix, settings.kind), adapter_name=job.name)
         self.weights = list(self.adapters.parameters(job.name).values())
         for weight in self.weights:
             weight.data = weight.data.float()
@@ -125,7 +127,7 @@ class Plain:
         for caption in wanted:
             if not self.distinct or caption not in self.tokens:
                 self.tokens[caption] = self._tokenized(caption)
-        with torch.set_grad_enabled(self.settings.lora.text_encoder):
+        with torch.set_grad_enabled(self.adapters.learns_conditions):
             encoder = self.base.parts["text_encoder"]
             hidden = encoder(torch.stack([self.tokens[caption] for caption in wanted]).to(self.base.device))[0]
         rows = torch.tensor([wanted.index(caption) for caption in captions], device=hidden.device)
@@ -140,7 +142,7 @@ class Plain:
 def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:
     """The adapters of a recipe, the files of each, and their settings."""
     plan = adapt.scopes(setting.params, setting.split, recipe)
-    found, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan)
+    found, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan, None)
     return found, [setting.files(labels) for labels in plan], settings
 
 

@@ -1,38 +1,47 @@
 """``dreamset adapt RECIPE``: shots become adapters of the base, one for the data set or one per class.
 
-Output ``models/adapters/<recipe>/``: ``adapters.json``, and for each adapter a LoRA file in diffusers' layout.
+Output ``models/adapters/<recipe>/``: ``adapters.json``, and for each adapter its weights: a LoRA file in diffusers'
+layout, a class encoder, or what was added to the U-Net. Where the epoch is searched, weights are also kept now and
+then while training goes on, each as a shard of its own: a recipe with an ``epoch`` is assembled from one of those.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, cards, hub, licences, shards, splits
+from dreamset import __version__, cards, hub, licences, shards, splits, tuned
 from dreamset.adapters import Adapter
 from dreamset.device import out_of_memory
-from dreamset.errors import StoppedError
+from dreamset.errors import InputError, StoppedError
 from dreamset.files import atomic_write, read_json, sha256_file, write_csv, write_json
 from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.generator.training import Job, Settings
+    from dreamset.generator.trained import Kind
+    from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
     from dreamset.splits import Split
     from dreamset.workspace import Workspace
 
 CODE: Final = (
     "dreamset.generator.base_model",
+    "dreamset.generator.class_encoder",
     "dreamset.generator.lora",
     "dreamset.generator.sampler",
+    "dreamset.generator.trained",
     "dreamset.generator.training",
+    "dreamset.generator.whole_unet",
     "dreamset.images",
     "dreamset.seeds",
 )
@@ -43,26 +52,132 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """Train what is not trained yet, and assemble ``models/adapters/<recipe>/``.
 
     Raises:
-        InputError: the base is for non-commercial use, and ``accept_licence`` is false.
+        InputError: the base is for non-commercial use, and ``accept_licence`` is false; the recipe's ``epoch`` is none
+            that is kept; or it starts from another recipe that is not tuned yet.
     """
     licences.check(params)
     started = time.time()
     if params.recipes[recipe].adapter == "none":
         return _nothing(workspace, recipe)
     split = splits.read_split(workspace.splits)
-    plan = scopes(params, split, recipe)
-    jobs, settings = _jobs(params, workspace, split, recipe, plan)
-    seconds = _train(params, workspace, recipe, jobs, settings)
-    summary = _assemble(params, workspace, split, recipe, plan, [job.key for job in jobs])
-    summary["seconds"] = round(sum(seconds.values()), 2)
+    training = _trained(params, workspace, split, recipe)
+    summary = _assemble(params, workspace, split, recipe, training)
     write_json(workspace.result("adapt", recipe), summary)
     return summary | {"elapsed": time.time() - started}
+
+
+def kept_epochs(params: Params, split: Split, recipe: str) -> tuple[int, ...]:
+    """The epochs whose weights a recipe can be used with: every ``keep_every``-th, and the last.
+
+    An epoch is as many steps as it takes to see every shot once, in full batches.
+    """
+    each, steps = _epoch_steps(params, split, recipe)
+    last = math.ceil(steps / each)
+    return (*range(params.base.adapt.keep_every, last, params.base.adapt.keep_every), last)
+
+
+def forget_epochs(params: Params, workspace: Workspace, recipe: str, keep: int | None) -> int:
+    """Remove what is kept of a recipe's epochs, of all its adapters; the last is the adapter itself and stays.
+
+    Args:
+        params: as the study had them.
+        workspace: whose shots were learned from.
+        recipe: what was tuned.
+        keep: the epoch to spare, or None.
+
+    Returns:
+        How many shards went.
+    """
+    split = splits.read_split(workspace.splits)
+    training = _training(params, workspace, split, recipe)
+    gone = 0
+    for epoch, keys in training.kept.items():
+        for key in keys:
+            if epoch != keep and (workspace.shards / key).is_dir():
+                shutil.rmtree(workspace.shards / key)
+                gone += 1
+    return gone
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a recipe trains.
+
+    ``scopes`` are the labels of each job; ``start`` is the file that conditions the U-Net, of the recipe that it starts
+    from, or None; ``steps`` the optimizer steps that end each epoch; ``kept`` the shards of each job by epoch, without
+    the last epoch, whose weights are the jobs' own; ``epoch`` the one to use, or None for the last.
+    """
+
+    scopes: list[tuple[int, ...]]
+    jobs: list[Job]
+    settings: Settings
+    start: Path | None
+    steps: dict[int, int]
+    kept: dict[int, list[str]]
+    epoch: int | None
+
+    @property
+    def used(self) -> list[str]:
+        """The shard that holds the wanted weights of each job."""
+        return [job.key for job in self.jobs] if self.epoch is None else self.kept[self.epoch]
+
+
+def _trained(params: Params, workspace: Workspace, split: Split, recipe: str) -> Training:
+    """Train what is not trained yet, of the recipe that it starts from too."""
+    training = _training(params, workspace, split, recipe)
+    _train(params, workspace, recipe, training)
+    return training
+
+
+def _training(params: Params, workspace: Workspace, split: Split, recipe: str) -> Training:
+    plan = scopes(params, split, recipe)
+    start = _start(params, workspace, split, recipe)
+    jobs, settings = _jobs(params, workspace, split, recipe, plan, start)
+    each, total = _epoch_steps(params, split, recipe)
+    *early, last = kept_epochs(params, split, recipe)
+    kept = {epoch: [shards.key_of({"training": job.key, "epoch": epoch}, CODE) for job in jobs] for epoch in early}
+    epoch = params.recipes[recipe].epoch
+    if epoch is not None and epoch not in (*early, last):
+        raise InputError(
+            f"recipes.{recipe}.epoch: no weights are kept at epoch {epoch}; choose one of "
+            f"{', '.join(map(str, (*early, last)))}, or lower models.{params.model}.adapt.keep_every."
+        )
+    steps = {number: min(number * each, total) for number in (*early, last)}
+    return Training(plan, jobs, settings, start, steps, kept, None if epoch == last else epoch)
+
+
+def _epoch_steps(params: Params, split: Split, recipe: str) -> tuple[int, int]:
+    """Optimizer steps of an epoch, and of the whole training."""
+    schedule, most = params.schedule(recipe), max(_counts(split, scopes(params, split, recipe)))
+    return math.ceil(most / schedule.batch), schedule.steps(most)
+
+
+def _counts(split: Split, plan: list[tuple[int, ...]]) -> list[int]:
+    """How many images each adapter learns from."""
+    return [sum(split.train_per_class[label] for label in labels) for labels in plan]
+
+
+def _start(params: Params, workspace: Workspace, split: Split, recipe: str) -> Path | None:
+    """The class encoder that a recipe's U-Net is conditioned by: that of the recipe it starts from, as tuned.
+
+    From its shard and not from its folder, so that a fold has one that never met the held-out images, and none has to
+    be there.
+    """
+    row = params.recipes[recipe]
+    if row.adapter != "unet" or row.prompt != "class_vector":
+        return None
+    from dreamset.generator.trained import FILES
+
+    parent = params.after[recipe]
+    training = _trained(tuned.applied(params, workspace, parent), workspace, split, parent)
+    (key,) = training.used
+    return workspace.shards / key / FILES[params.recipes[parent].adapter]
 
 
 def scopes(params: Params, split: Split, recipe: str) -> list[tuple[int, ...]]:
     """The labels that each adapter of a recipe serves."""
     labels = tuple(range(len(split.classes)))
-    return [labels] if params.recipes[recipe].scope == "dataset" else [(label,) for label in labels]
+    return [(label,) for label in labels] if params.recipes[recipe].scope == "class" else [labels]
 
 
 def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -75,23 +190,51 @@ def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
     return summary
 
 
+def _kind(params: Params, split: Split, recipe: str, start: Path | None) -> Kind:
+    """What a recipe trains."""
+    from dreamset.generator.class_encoder import ClassVectors
+    from dreamset.generator.whole_unet import WholeUnet
+
+    row = params.recipes[recipe]
+    if row.adapter == "lora":
+        return row.lora()
+    if row.adapter == "unet":
+        return WholeUnet(None if start is None else sha256_file(start))
+    assert row.context_length
+    assert row.unconditional
+    return ClassVectors(len(split.classes), row.context_length, row.unconditional)
+
+
+def _dropout(params: Params, recipe: str) -> float:
+    """Share of images that are trained without their condition, so that guidance has something to move away from."""
+    row = params.recipes[recipe]
+    if row.prompt != "class_vector":
+        return params.base.adapt.caption_dropout
+    if row.adapter == "unet":
+        return _dropout(params, params.after[recipe])
+    return row.class_dropout or 0.0
+
+
 def _jobs(
-    params: Params, workspace: Workspace, split: Split, recipe: str, plan: list[tuple[int, ...]]
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    plan: list[tuple[int, ...]],
+    start: Path | None,
 ) -> tuple[list[Job], Settings]:
     """One job per adapter, and what they share."""
     from dreamset.generator.training import Job, Settings
 
-    row, base, scope = params.recipes[recipe], params.base, params.recipes[recipe].scope
-    assert scope is not None
+    row, base = params.recipes[recipe], params.base
     schedule = params.schedule(recipe)
-    most = max(sum(sample.label in labels for sample in split.train) for labels in plan)
     settings = Settings(
-        lora=row.lora(),
+        kind=_kind(params, split, recipe, start),
         schedule=schedule,
-        steps=schedule.steps(most),
-        weight_decay=params.adapt.weight_decay,
-        max_grad_norm=params.adapt.max_grad_norm,
-        caption_dropout=base.adapt.caption_dropout,
+        steps=schedule.steps(max(_counts(split, plan))),
+        weight_decay=params.adapt.weight_decay if schedule.weight_decay is None else schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm or params.adapt.max_grad_norm,
+        caption_dropout=_dropout(params, recipe),
         ema=base.adapt.ema,
         checkpoint_every=params.adapt.checkpoint_every,
         sample_every=base.adapt.sample_every,
@@ -113,7 +256,7 @@ def _jobs(
     jobs = []
     for index, labels in enumerate(plan):
         samples = [sample for sample in split.train if sample.label in labels]
-        name = "dataset" if scope == "dataset" else split.classes[labels[0]]
+        name = split.classes[labels[0]] if row.scope == "class" else "dataset"
         seed = seed_for("adapter", params.seed, name)
         prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
         shown = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:SHOWN])
@@ -132,90 +275,120 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 
 
-def _train(params: Params, workspace: Workspace, recipe: str, jobs: list[Job], settings: Settings) -> dict[str, float]:
-    """Train the jobs that have no shard, some at once over one frozen base; seconds by key, of all."""
+def _train(params: Params, workspace: Workspace, recipe: str, training: Training) -> None:
+    """Train the jobs that lack a shard, some at once over one frozen base."""
     from dreamset.device import pick
-    from dreamset.generator import base_model
+    from dreamset.generator import base_model, trained
     from dreamset.generator.training import Together
 
-    at_once = params.base.adapt.together
+    at_once, row = params.base.adapt.together, params.recipes[recipe]
+    keeping = row.epoch is not None or (row.search is not None and row.search.epoch is not None)
     # The same groups whatever is finished: an adapter's last bits depend on its company, and so does its checkpoint.
-    groups = [jobs[first : first + at_once] for first in range(0, len(jobs), at_once)]
-    missing = [group for group in groups if not all(shards.find(workspace.shards, job.key) for job in group)]
-    base = None
-    if missing:
-        base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
-    for group, claim in shards.claimed(workspace.shards, missing, lambda group: [job.key for job in group]):
-        assert base is not None
-        with claim:
-            started = time.time()
-            folder = workspace.unfinished / shards.key_of({"jobs": [job.key for job in group]}, ())
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                together = Together(base, group, settings, folder)
-                together.run()
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise _no_memory(params, recipe, len(group)) from error
-            seconds = (time.time() - started) / len(group)
-            for index, job in enumerate(group):
-                if shards.find(workspace.shards, job.key) is None:
-                    with shards.writing(workspace.shards, job.key) as shard:
-                        together.save(index, shard)
-                        losses = together.losses[index]
-                        record = {"steps": settings.steps, "images": len(job.images), "losses": losses}
-                        write_json(shard / "adapter.json", record | {"seconds": seconds})
-            together.close()
-            shards.remove(folder)
-    return {
-        job.key: read_json(workspace.shards / job.key / "adapter.json", "dreamset adapt")["seconds"] for job in jobs
+    groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
+    # The last weights are made with any others, and as a part of the claim they keep others from training meanwhile.
+    keys = {
+        job.key: [job.key] if job.key == used else [job.key, used]
+        for job, used in zip(training.jobs, training.used, strict=True)
     }
+
+    def wanted(group: list[Job]) -> list[str]:
+        return [key for job in group for key in keys[job.key]]
+
+    missing = [group for group in groups if not all(shards.find(workspace.shards, key) for key in wanted(group))]
+    if not missing:
+        return
+    base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
+    with ExitStack() as conditioned:
+        conditioned.enter_context(trained.installed(base, training.start))
+        for group, claim in shards.claimed(workspace.shards, missing, wanted):
+            with claim:
+                started = time.time()
+                # A checkpoint of a run that kept no epochs is past those that this one is to keep.
+                place = {"jobs": [job.key for job in group], "keeping": [*training.kept] if keeping else []}
+                folder = workspace.unfinished / shards.key_of(place, ())
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    together = Together(base, group, training.settings, folder)
+                    together.run(*_keeping(workspace, training, together) if keeping else ())
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise _no_memory(params, recipe, len(group)) from error
+                seconds = (time.time() - started) / len(group)
+                for index, job in enumerate(group):
+                    if shards.find(workspace.shards, job.key) is None:
+                        with shards.writing(workspace.shards, job.key) as shard:
+                            together.save(index, shard)
+                            losses = together.losses[index]
+                            record = {"steps": together.step, "images": len(job.images), "losses": losses}
+                            write_json(shard / "adapter.json", record | {"seconds": seconds})
+                together.close()
+                shards.remove(folder)
+
+
+def _keeping(
+    workspace: Workspace, training: Training, together: Together
+) -> tuple[Callable[[int], None], frozenset[int]]:
+    """What ``Together.run`` calls to keep the weights of epochs, and after which steps."""
+    epochs = {training.steps[epoch]: epoch for epoch in training.kept}
+    key_of = {
+        epoch: dict(zip([job.key for job in training.jobs], keys, strict=True)) for epoch, keys in training.kept.items()
+    }
+
+    def keep(step: int) -> None:
+        for index, job in enumerate(together.jobs):
+            key = key_of[epochs[step]][job.key]
+            if shards.find(workspace.shards, key) is None:
+                with shards.writing(workspace.shards, key) as shard:
+                    together.save_weights(index, shard)
+
+    return keep, frozenset(epochs)
 
 
 def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     """What to lower, by name, when a step does not fit."""
-    row, scope = f"models.{params.model}", params.recipes[recipe].scope
-    assert scope is not None
+    row, found = f"models.{params.model}", params.recipes[recipe]
+    schedule = {"class_encoder": "class_encoder", "unet": "whole_unet"}.get(found.adapter, found.scope)
     batch = params.schedule(recipe).batch
     return StoppedError(
         f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
         f"gradient_checkpointing into {row}.memory, or lower {row}.adapt.together ({params.base.adapt.together}) or "
-        f"{row}.adapt.{scope}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
+        f"{row}.adapt.{schedule}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
         "memory the same command goes on from it; another batch or together starts afresh."
     )
 
 
-def _assemble(
-    params: Params, workspace: Workspace, split: Split, recipe: str, plan: list[tuple[int, ...]], keys: list[str]
-) -> dict[str, Any]:
+def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, training: Training) -> dict[str, Any]:
     """The recipe's folder out of finished shards; loss curves and sample grids beside it."""
     from safetensors import safe_open
 
-    from dreamset.generator.lora import WEIGHTS
+    from dreamset.generator.trained import FILES
 
-    scope = params.recipes[recipe].scope
-    rows, curves, first, last, parameters = [], [], [], [], 0
+    found = params.recipes[recipe]
+    weights, each = FILES[found.adapter], found.scope == "class"
+    stop = None if training.epoch is None else training.steps[training.epoch]
+    rows, curves, first, last, parameters, seconds = [], [], [], [], 0, 0.0
     with shards.assembling(workspace.adapter(recipe)) as folder:
-        for labels, key in zip(plan, keys, strict=True):
-            shard = workspace.shards / key
-            name = "dataset" if scope == "dataset" else split.folder(labels[0])
-            file = WEIGHTS if scope == "dataset" else f"{_hundred(labels[0], len(plan))}{name}/{WEIGHTS}"
-            shards.link(shard / WEIGHTS, folder / file)
-            rows.append(dataclasses.asdict(Adapter(labels, file, sha256_file(folder / file), key)))
-            losses = read_json(shard / "adapter.json", f"dreamset adapt {recipe}")["losses"]
+        for labels, job, used in zip(training.scopes, training.jobs, training.used, strict=True):
+            name = split.folder(labels[0]) if each else "dataset"
+            file = f"{_hundred(labels[0], len(training.jobs))}{name}/{weights}" if each else weights
+            shards.link(workspace.shards / used / weights, folder / file)
+            rows.append(dataclasses.asdict(Adapter(labels, file, sha256_file(folder / file), used)))
+            record = read_json(workspace.shards / job.key / "adapter.json", f"dreamset adapt {recipe}")
+            losses = record["losses"][:stop]
             curves += _smoothed(name, losses)
             first.append(losses[0])
             last.append(curves[-1]["loss"])
+            seconds += record["seconds"] * len(losses) / len(record["losses"])
             with safe_open(folder / file, "pt") as opened:
                 shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
                 parameters += sum(math.prod(shape) for shape in shapes)
-        record = _card(params, workspace, split, recipe) | {"adapters": rows}
-        write_json(folder / "adapters.json", record)
-        atomic_write(folder / "README.md", cards.adapters(params, split, recipe, record["base"]))
+        card = _card(params, workspace, split, recipe) | {"adapters": rows}
+        write_json(folder / "adapters.json", card)
+        atomic_write(folder / "README.md", cards.adapters(params, split, recipe, card["base"]))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
-        _grids([workspace.shards / key for key in keys[:SHOWN]], plots)
+        _grids([workspace.shards / job.key for job in training.jobs[:SHOWN]], plots, stop)
     return {
         "recipe": recipe,
         "adapters": len(rows),
@@ -223,6 +396,7 @@ def _assemble(
         "steps": len(rows) * len(losses),
         "loss_first": round(sum(first) / len(first), 5),
         "loss_last": round(sum(last) / len(last), 5),
+        "seconds": round(seconds, 2),
     }
 
 
@@ -236,7 +410,7 @@ def _card(params: Params, workspace: Workspace, split: Split, recipe: str) -> di
     base = params.base
     return {
         "recipe": recipe,
-        "adapter": "lora",
+        "adapter": params.recipes[recipe].adapter,
         "made_by": f"dreamset {__version__}",
         "base": hub.identity(workspace.root, *base.pretrained),
         "base_licence": base.licence,
@@ -259,12 +433,14 @@ def _smoothed(name: str, losses: list[float], points: int = 50) -> list[dict[str
     ]
 
 
-def _grids(folders: list[Path], plots: Path) -> None:
-    """One PNG per moment of training: the strips of all adapters below one another."""
+def _grids(folders: list[Path], plots: Path, stop: int | None) -> None:
+    """One PNG per moment of training, up to the step ``stop``: the strips of all adapters below one another."""
     import numpy as np
 
     from dreamset.images import png, read_rgb
 
     for path in sorted(folders[0].glob("samples_*.png")):
+        if stop is not None and int(path.stem.removeprefix("samples_")) > stop:
+            continue
         strips = [np.asarray(read_rgb(folder / path.name)) for folder in folders]
         (plots / path.name).write_bytes(png(np.concatenate(strips)))

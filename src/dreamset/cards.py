@@ -15,7 +15,7 @@ from dreamset import __version__, licences
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from dreamset.params import Params
+    from dreamset.params import Params, Recipe
     from dreamset.splits import Split
 
 COPIES: Final = "Adapters, and images drawn with them, may reproduce the images that the adapters were trained on."
@@ -97,8 +97,8 @@ def _dataset(
         yield "- Adapter: none."
     else:
         yield (
-            f"- Adapter: {row.adapter}, per {row.scope}, rank {row.rank}, trained on {told(split.train_per_class)} "
-            f"images per class of `{source}`. {COPIES}"
+            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`. "
+            f"{COPIES}"
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
     if row.init == "image":
@@ -123,19 +123,47 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any])
         "---",
         *licences.front_matter(params.base.licence),
         "library_name: diffusers",
-        "tags: [lora]",
+        f"tags: [{row.adapter}]",
         "---",
         f"# Adapters: {recipe}",
         "",
-        f"LoRA of rank {row.rank}, one per {row.scope}, of a text-to-image model, trained on {len(split.train)} "
-        f"images of {len(split.classes)} classes. `adapters.json` says which file serves which classes.",
+        f"{_adapter(row)}, of a text-to-image model, trained on {len(split.train)} images of {len(split.classes)} "
+        "classes. `adapters.json` says which file serves which classes.",
         "",
         f"**{NOT_ANONYMOUS}** Pass them on only where you may pass on those images. {COPIES}",
         "",
         _base(base, params.base.licence),
-        f"- Made by dreamset {__version__}. Opens with `StableDiffusionPipeline.load_lora_weights`.",
+        f"- Made by dreamset {__version__}. {_opens(row, len(split.classes))}",
     ]
     return _joined(lines)
+
+
+def _adapter(row: Recipe) -> str:
+    """What a recipe trains, in words."""
+    if row.adapter == "lora":
+        return f"LoRA of rank {row.rank}, one per {row.scope}"
+    if row.adapter == "class_encoder":
+        return f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder"
+    return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}"
+
+
+def _opens(row: Recipe, classes: int) -> str:
+    """How its files are used without dreamset."""
+    if row.adapter == "lora":
+        return "Opens with `StableDiffusionPipeline.load_lora_weights`."
+    told = (
+        f"`contexts` in it are what the U-Net is told, rows by label and last the unconditional one ({classes + 1} in "
+        "all): a stock pipeline takes `prompt_embeds=contexts[[label]], negative_prompt_embeds=contexts[[-1]]` at a "
+        "guidance above 1."
+    )
+    if row.adapter == "class_encoder":
+        return (
+            f"Opens with `safetensors.torch.load_file`; {told} Of many classes the file holds the layers instead: "
+            "contexts are `(one_hot @ hidden.weight.T + hidden.bias) @ out.weight.T`, reshaped to the U-Net's width, "
+            "and the unconditional one that of zeros, or of the last class where there is one more."
+        )
+    added = "add `unet.NAME` of the file to the parameter NAME of the base's U-Net."
+    return f"Opens with `safetensors.torch.load_file`; {added}" + (f" {told}" * (row.prompt == "class_vector"))
 
 
 def classifier(record: Mapping[str, Any], snippet: str) -> str:

@@ -437,7 +437,7 @@ def _gc(arguments: argparse.Namespace) -> None:
     cells = [workspace.cell, *sorted(beside.glob("table/*/")), *sorted(beside.glob("folds/*/*/"))]
     used: set[str] = set()
     for cell in cells:
-        for path in cell.glob("models/adapters/*/adapters.json"):
+        for path in (*cell.glob("models/adapters/*/adapters.json"), *cell.glob("models/tuned/*/adapters.json")):
             used |= {row["shard"] for row in json.loads(path.read_text(encoding="utf-8"))["adapters"]}
         for path in cell.glob("data/synthetic/*/shards.json"):
             used |= set(json.loads(path.read_text(encoding="utf-8")))

@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 CODE: Final = (
     "dreamset.generate",
     "dreamset.generator.base_model",
+    "dreamset.generator.class_encoder",
     "dreamset.generator.lora",
     "dreamset.generator.sampler",
+    "dreamset.generator.trained",
+    "dreamset.generator.whole_unet",
     "dreamset.images",
     "dreamset.seeds",
     "dreamset.starts",
@@ -212,7 +215,7 @@ def _draw_all(
     Returns:
         How many images were drawn here: fewer than are missing where another process draws the same blocks.
     """
-    from dreamset.generator import base_model, lora
+    from dreamset.generator import base_model, trained
 
     base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
     if params.base.generate.compile:
@@ -226,16 +229,16 @@ def _draw_all(
     with (
         ThreadPoolExecutor(max_workers=1) as writer,
         bar(total=total, what=f"drawing {recipe}", unit="img") as progress,
-        ExitStack() as fused,
+        ExitStack() as installed,
     ):
         for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
             with claim:
                 locks.boundary()
                 adapter = None if block.adapter is None else adapters[block.adapter]
                 if block.adapter != current:
-                    fused.close()
+                    installed.close()
                     file = None if adapter is None else workspace.adapter(recipe) / adapter.file
-                    fused.enter_context(lora.fused(base, file))
+                    installed.enter_context(trained.installed(base, file))
                     embeds, current = {}, block.adapter
                 drawn = _draw(params, base, split, recipe, block, embeds, latents)
                 if written:

@@ -196,7 +196,11 @@ def _note(image: Image.Image) -> str | None:
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Shortest side to ``size`` pixels, bicubic; the other side keeps the aspect ratio."""
+    """Shortest side to ``size`` pixels, bicubic; the other side keeps the aspect ratio.
+
+    Pictures of 28 or 32 pixels are raised to the base's resolution by it, once, and what is drawn is lowered again,
+    once, by its inverse ``to_native``; nothing in between is resized.
+    """
     width, height = image.size
     if min(width, height) == size:
         return image

@@ -251,13 +251,15 @@ class Lora:
 
 @dataclass(frozen=True)
 class AdaptSchedule:
-    """Length of the training of one adapter."""
+    """Length of the training of one adapter; ``weight_decay`` and ``max_grad_norm`` where ``adapt``'s are not meant."""
 
     lr: Positive
     warmup: Natural
     epochs: Count
     max_steps: Count
     batch: Count
+    weight_decay: Share | None = None
+    max_grad_norm: Positive | None = None
 
     def steps(self, images: int) -> int:
         """Optimizer steps for ``images`` shots."""

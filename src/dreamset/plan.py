@@ -16,7 +16,8 @@ from dreamset.params import to_dict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamset.params import Params
+    from dreamset.generator.trained import Kind
+    from dreamset.params import Params, Recipe
     from dreamset.workspace import Workspace
 
 _READS = {
@@ -257,8 +258,8 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     base, offload = memory.on_meta(folder, model), "offload" in model.memory
     if stage == "adapt":
         batch = params.schedule(recipe).batch
-        together = 1 if row.scope == "dataset" else model.adapt.together
-        found = memory.of_adapting(base, row.lora(), batch, together, offload=offload)
+        together = model.adapt.together if row.scope == "class" else 1
+        found = memory.of_adapting(base, _kind(workspace, row), batch, together, offload=offload)
         what = f"{together} adapters at once, {batch} images each" if together > 1 else f"{batch} images a step"
     else:
         batch, guided = model.generate.batch, params.sampler(recipe).guidance != 1
@@ -267,6 +268,22 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     total = found.pop("total")
     parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in found.items())
     return f"{total / 1e9:.3g} GB with {what} ({parts}), and about 1 GB for CUDA itself"
+
+
+def _kind(workspace: Workspace, row: Recipe) -> Kind:
+    """What a recipe trains, as far as its memory goes."""
+    from dreamset.generator.class_encoder import ClassVectors
+    from dreamset.generator.whole_unet import WholeUnet
+
+    if row.adapter == "lora":
+        return row.lora()
+    if row.adapter == "unet":
+        return WholeUnet(None)
+    # The vectors of a class are many numbers, one class more or less is few.
+    classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 1
+    assert row.context_length
+    assert row.unconditional
+    return ClassVectors(classes, row.context_length, row.unconditional)
 
 
 def _input(path: Path | str, workspace: Workspace) -> str:

@@ -136,6 +136,8 @@ def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:
                 f"{key}: has no class encoder to start from; take it out of active, and say after: {{{name}: "
                 "class_encoder}."
             )
+    if recipe.unconditional == "learned" and not recipe.class_dropout:
+        raise InputError(f"{key}.class_dropout: unconditional: learned needs it above 0, such as 0.1.")
     if (recipe.init == "image") != (recipe.sampler.strength is not None):
         raise InputError(f"{key}.sampler.strength: belongs to init: image, which needs it.")
     search = recipe.search

@@ -76,7 +76,9 @@ class Split:
         return str(low) if low == high else f"{low} to {high}"
 
     def prompt(self, label: int, kind: str = "template") -> str:
-        """The caption of a class: the template filled, or the bare label."""
+        """What a class is drawn from: the template filled, the bare label, or the name of its class vector."""
+        if kind == "class_vector":
+            return class_vector(label, len(self.classes))
         name = self.names[label] if self.names else spoken(self.classes[label])
         return self.template.replace("{class}", name) if kind == "template" else name
 
@@ -98,6 +100,11 @@ class TestSplit:
 def spoken(name: str) -> str:
     """A class name as a prompt says it: underscores and line breaks are spaces."""
     return " ".join(name.replace("_", " ").split()) or name
+
+
+def class_vector(label: int, classes: int) -> str:
+    """The one-hot vector of a class in words, which stand for it where other classes have a prompt."""
+    return f"class vector {label + 1} of {classes}"
 
 
 def write_split(path: Path, split: Split) -> None:

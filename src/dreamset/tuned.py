@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from dreamset.files import read_json
@@ -33,5 +34,13 @@ def values(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
 
 
 def applied(params: Params, workspace: Workspace, recipe: str) -> Params:
-    """``params`` with what was chosen for ``recipe`` in its row."""
-    return params.with_values(recipe, values(params, workspace, recipe))
+    """``params`` with what was chosen for ``recipe`` in its row, and in that of the recipe that it starts from.
+
+    The latter's search is gone from its row: in another workspace, such as a fold, its adapter is made as was chosen.
+    """
+    found, parent = values(params, workspace, recipe), params.after.get(recipe)
+    if parent is not None:
+        params = applied(params, workspace, parent)
+        row = dataclasses.replace(params.recipes[parent], search=None)
+        params = dataclasses.replace(params, recipes=params.recipes | {parent: row})
+    return params.with_values(recipe, found)

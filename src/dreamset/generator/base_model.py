@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from dreamset.generator.class_encoder import ClassContexts
     from dreamset.params import Model, Saving
 
 ENCODERS: Final = {
@@ -83,7 +85,9 @@ class BaseModel:
     built from it each time, for samplers have state. ``zero_empty``: the empty prompt is a condition of zeros, as XL
     was trained. ``offload``: a part is on the device only while it is used, unless it stands in ``kept``. ``layout``:
     of images and feature maps in memory, which is that of the convolutions' weights. ``compiled``: the U-Net as
-    ``torch.compile`` gives it, over the same weights, where drawing shall use that.
+    ``torch.compile`` gives it, over the same weights, where drawing shall use that. ``class_contexts``: stand in for
+    the text encoders, where class vectors are what conditions the U-Net. ``mixed``: the U-Net's weights are float32
+    while they are trained, and its products are of ``dtype`` all the same.
     """
 
     parts: dict[str, Any]  # mypy cannot follow diffusers' lazy modules
@@ -97,6 +101,8 @@ class BaseModel:
     kept: set[str] = field(default_factory=set)
     layout: torch.memory_format = torch.contiguous_format
     compiled: Any = None
+    class_contexts: ClassContexts | None = None
+    mixed: bool = False
     _tokens: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -137,6 +143,8 @@ class BaseModel:
 
     def encode_each(self, prompts: Sequence[str]) -> Condition:
         """As ``encode``, every prompt by itself and in order, whether it occurs twice or not."""
+        if self.class_contexts is not None:
+            return Condition(self.class_contexts.encode(prompts, self.device).to(self.dtype))
         condition = self.embed(self._ids(prompts))
         if not (self.zero_empty and "" in prompts):
             return condition
@@ -180,14 +188,15 @@ class BaseModel:
             facts = torch.tensor([side, side, 0, 0, side, side], device=latents.device, dtype=condition.hidden.dtype)
             added = {"text_embeds": condition.pooled, "time_ids": facts.expand(len(latents), -1)}
         unet = self.unet if self.compiled is None else self.compiled
-        predicted: torch.Tensor = unet(
-            # A scheduler's steps change the strides, and other strides would be compiled anew.
-            latents.to(self.dtype).contiguous(memory_format=self.layout),
-            t,
-            encoder_hidden_states=condition.hidden,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
+        with torch.autocast(self.device.type, self.dtype) if self.mixed else contextlib.nullcontext():
+            predicted: torch.Tensor = unet(
+                # A scheduler's steps change the strides, and other strides would be compiled anew.
+                latents.to(self.dtype).contiguous(memory_format=self.layout),
+                t,
+                encoder_hidden_states=condition.hidden,
+                added_cond_kwargs=added,
+                return_dict=False,
+            )[0]
         return predicted
 
     def moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

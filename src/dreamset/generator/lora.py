@@ -51,6 +51,11 @@ class Adapters:
         chosen = ["unet"] * self.lora.unet + [*self.base.encoders] * self.lora.text_encoder
         return {name: self.base.parts[name] for name in chosen}
 
+    @property
+    def learns_conditions(self) -> bool:
+        """Whether the text encoder changes too."""
+        return self.lora.text_encoder
+
     def parameters(self, name: str) -> dict[str, torch.Tensor]:
         """Trainable tensors of one adapter by their name in a diffusers LoRA file."""
         found: dict[str, torch.Tensor] = {}
@@ -74,6 +79,10 @@ class Adapters:
         loader = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
         loader.save_lora_weights(folder, safe_serialization=True, **layers)
         _sort_header(folder / WEIGHTS)
+
+    def detach(self) -> None:
+        """As the function ``detach``."""
+        detach(self)
 
 
 def _sort_header(file: Path) -> None:

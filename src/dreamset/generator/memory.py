@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from dreamset.generator import lora
+from dreamset.generator import trained
 from dreamset.generator.base_model import BaseModel, Condition, parameters, save_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from dreamset.params import Lora, Model
+    from dreamset.generator.trained import Kind
+    from dreamset.params import Model
 
 # Per trained number, float32: weight, gradient, two moments of AdamW, average.
 TRAINED_BYTES = 5 * 4
@@ -122,12 +123,12 @@ def on_meta(folder: Path, model: Model) -> BaseModel:
 _SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
-def of_adapting(base: BaseModel, row: Lora, batch: int, together: int, *, offload: bool) -> dict[str, int]:
+def of_adapting(base: BaseModel, kind: Kind, batch: int, together: int, *, offload: bool) -> dict[str, int]:
     """Bytes on the device while ``together`` adapters are trained at once, ``batch`` images each.
 
     Args:
         base: from ``on_meta``; it comes back with its adapters taken off.
-        row: which layers are adapted.
+        kind: what is trained.
         batch: images of one adapter's step.
         together: adapters at once.
         offload: whether the autoencoder leaves the device once the latents are cached.
@@ -137,22 +138,24 @@ def of_adapting(base: BaseModel, row: Lora, batch: int, together: int, *, offloa
     """
     weights = sum(_bytes(part) for name, part in base.parts.items() if not (offload and name == "vae"))
     with torch.device("meta"):
-        adapters = lora.attach(base, row, {f"adapter_{i}": i for i in range(together)})
-    trained = sum(p.numel() for name in adapters.names for p in adapters.parameters(name).values())
+        names = [f"adapter_{i}" for i in range(together)]
+        adapters = trained.attach(base, kind, {name: i for i, name in enumerate(names)})
+    weights_trained = [parameter for name in names for parameter in adapters.parameters(name).values()]
+    numbers = sum(parameter.numel() for parameter in weights_trained)
     count = batch * together
 
     def step() -> None:
-        condition = _condition(base, together).rows([i % together for i in range(count)])
+        with torch.set_grad_enabled(adapters.learns_conditions):
+            condition = _condition(base, together).rows([i % together for i in range(count)])
         latents = torch.empty((count, *base.latent_shape), device="meta")
         base.predict(latents, torch.empty(count, device="meta"), condition).float().square().mean().backward()
 
     peak = _peak(base, step)
-    for name in adapters.names:
-        for parameter in adapters.parameters(name).values():
-            parameter.grad = None
-    lora.detach(adapters)
+    for parameter in weights_trained:
+        parameter.grad = None
+    adapters.detach()
     # The gradients are counted among the trained.
-    found = {"weights": weights, "trained": trained * TRAINED_BYTES, "step": max(0, peak - 4 * trained)}
+    found = {"weights": weights, "trained": numbers * TRAINED_BYTES, "step": max(0, peak - 4 * numbers)}
     return found | {"total": sum(found.values())}
 
 
@@ -176,6 +179,8 @@ def of_drawing(base: BaseModel, batch: int, *, guided: bool, offload: bool) -> d
 
 
 def _condition(base: BaseModel, count: int) -> Condition:
+    if base.class_contexts is not None:
+        return base.encode_each([""] * count)
     length = min(encoder.config.max_position_embeddings for encoder in base.encoders.values())
     return base.embed(torch.zeros((count, len(base.encoders), length), dtype=torch.int64, device="meta"))
 

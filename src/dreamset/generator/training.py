@@ -1,4 +1,5 @@
-"""Training LoRA adapters on a few images: DataDream (arXiv 2407.10910), several adapters at once.
+"""Training on a few images what a recipe adapts: LoRAs (DataDream, arXiv 2407.10910), several at once, a class
+encoder, or the whole U-Net (arXiv 2405.02698).
 
 Every random choice of a step is a function of (adapter's seed, step), so a checkpoint needs no random state and a
 resumed run equals an unbroken one.
@@ -20,20 +21,23 @@ from safetensors.torch import load_file, save
 from dreamset import locks
 from dreamset.errors import InputError
 from dreamset.files import atomic_write
-from dreamset.generator import lora
+from dreamset.generator import trained
+from dreamset.generator.lora import swapped
 from dreamset.generator.sampler import draw, to_uint8
 from dreamset.images import png
 from dreamset.progress import bar
 from dreamset.seeds import generator, image_seed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.generator.base_model import BaseModel, Condition
-    from dreamset.params import AdaptSchedule, Lora, Sampler
+    from dreamset.generator.trained import Kind
+    from dreamset.params import AdaptSchedule, Sampler
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Job:
 class Settings:
     """What all adapters of a recipe share."""
 
-    lora: Lora
+    kind: Kind
     schedule: AdaptSchedule
     steps: int
     weight_decay: float
@@ -92,7 +96,7 @@ class Together:
     losses: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.adapters = lora.attach(self.base, self.settings.lora, {job.name: job.seed for job in self.jobs})
+        self.adapters = trained.attach(self.base, self.settings.kind, {job.name: job.seed for job in self.jobs})
         self.parameters = [list(self.adapters.parameters(job.name).values()) for job in self.jobs]
         self.flat = [parameter for mine in self.parameters for parameter in mine]
         self.averaged = [parameter.detach().clone() for parameter in self.flat]
@@ -102,8 +106,13 @@ class Together:
         self.noise_schedule = DDPMScheduler.from_config(self.base.schedule)
         self.latents = [self._cached(job) for job in self.jobs]
 
-    def run(self) -> None:
-        """Train to the end, from the last checkpoint where there is one."""
+    def run(self, keep: Callable[[int], None] | None = None, at: Collection[int] = ()) -> None:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Args:
+            keep: called with the number of steps taken, whenever it is one of ``at``.
+            at: numbers of steps.
+        """
         self._resume()
         total, every = self.settings.steps, self.settings.checkpoint_every
         names = self.jobs[0].name if len(self.jobs) == 1 else f"{len(self.jobs)} adapters"
@@ -116,21 +125,28 @@ class Together:
                     return
                 self._train_step()
                 progress.update()
+                # Before the checkpoint: a run that is killed between the two comes by here again.
+                if keep and self.step in at:
+                    keep(self.step)
                 if self.step % every == 0 or self.step == total or locks.superseded():
                     self._checkpoint()
                 locks.boundary()
 
     def save(self, index: int, folder: Path) -> None:
         """Write the averaged adapter of job ``index`` and its sample grids into ``folder``."""
-        with lora.swapped(self.flat, self.averaged):
-            self.adapters.save(self.jobs[index].name, folder)
+        self.save_weights(index, folder)
         for path in sorted(self.folder.glob(f"samples_*_{index}.png")):
             name = path.name.removesuffix(f"_{index}.png")
             atomic_write(folder / f"{name}.png", path.read_bytes())
 
+    def save_weights(self, index: int, folder: Path) -> None:
+        """Write the averaged adapter of job ``index`` into ``folder``."""
+        with swapped(self.flat, self.averaged):
+            self.adapters.save(self.jobs[index].name, folder)
+
     def close(self) -> None:
         """Take the adapters off the base."""
-        lora.detach(self.adapters)
+        self.adapters.detach()
 
     def _train_step(self) -> None:
         settings, step = self.settings, self.step
@@ -184,7 +200,7 @@ class Together:
         width = max(len(mine) for mine in distinct)
         # Equal parts per job, which the adapted layers count on: short lists repeat their first caption.
         padded = [mine + mine[:1] * (width - len(mine)) for mine in distinct]
-        with torch.set_grad_enabled(self.settings.lora.text_encoder and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.adapters.learns_conditions and torch.is_grad_enabled()):
             encoded = self.base.encode_each([caption for mine in padded for caption in mine])
         index = [
             job * width + mine.index(caption)
@@ -229,7 +245,7 @@ class Together:
             for mine in shown
             for k, (name, _) in enumerate(mine)
         ]
-        with lora.swapped(self.flat, self.averaged), torch.no_grad():
+        with swapped(self.flat, self.averaged), torch.no_grad():
             embeds = self._context([[prompt for _, prompt in mine] for mine in shown])
             empty = self._context([[""] * len(mine) for mine in shown])
             pixels = to_uint8(draw(self.base, settings.sampler, embeds, empty, generators)).numpy()

@@ -299,6 +299,10 @@ def _recipe(evidence: Evidence, name: str) -> Html:
         where = " and ".join(part for part, on in (("U-Net", lora.unet), ("text encoder", lora.text_encoder)) if on)
         many = "one adapter" if found.scope == "dataset" else "one adapter per class"
         how = f"{many}, LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on the attention of the {where}"
+    elif found.adapter == "class_encoder":
+        how = f"a class encoder of {found.context_length} vectors per class"
+    elif found.adapter == "unet":
+        how = "the whole U-Net trained"
     drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
     if name in evidence.studies and evidence.studies[name]["best"]:
         drawn += f" ({', '.join(evidence.studies[name]['searched'])} chosen by a study)"
