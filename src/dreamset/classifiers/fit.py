@@ -8,7 +8,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
@@ -28,27 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
+    from dreamset.selection import Row
 
 
 STRONG: Final = 3  # operations of strong augmentation, which mixes images as well
 CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix; that of its MixUp is a configuration's, or else
 MIXUP: Final = 0.2
 _RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more are drawn from the host, a batch ahead
-
-
-class Schedule(Protocol):
-    """What every classifier's row of ``params.yaml`` says of its training."""
-
-    @property
-    def lr(self) -> float: ...  # noqa: D102
-    @property
-    def weight_decay(self) -> float: ...  # noqa: D102
-    @property
-    def warmup(self) -> int: ...  # noqa: D102
-    @property
-    def steps(self) -> int: ...  # noqa: D102
-    @property
-    def batch(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -96,7 +82,7 @@ def shares(batch: int, sources: Sequence[Source]) -> list[int]:
     return [batch - sum(counts), *counts]
 
 
-def learning_rate(step: int, schedule: Schedule) -> float:
+def learning_rate(step: int, schedule: Row) -> float:
     """Linear warm-up, then cosine to zero; ``step`` counts from 0."""
     if step < schedule.warmup:
         return schedule.lr * (step + 1) / (schedule.warmup + 1)
@@ -113,7 +99,7 @@ def fit(
     classifier: nn.Module,
     sources: Sequence[Source],
     selection: Labelled,
-    schedule: Schedule,
+    schedule: Row,
     *,
     selections: int,
     invariances: Collection[str],
