@@ -30,13 +30,14 @@ def evaluation(outcome: str = "cannot_tell", classifier: str = "resnet20") -> di
         "labels_selection_per_class": 3.0,
         "runs": [
             {"arm": arm, "train_on": kind, "classifier": name, "accuracy": accuracy, "low": 0.5, "high": 0.9}
-            for arm, kind, accuracy in (("real", "real_strong", 0.75), ("datadream_dset", "both", 0.875))
+            for arm, kind, accuracy in (("real", "real_strong", 0.75), ("datadream_dset", "both_strong", 0.875))
             for name in ("resnet20", "clip_lora")
         ],
         "verdict": {
             "outcome": outcome,
             "recipe": "datadream_dset",
             "classifier": classifier,
+            "of": f"datadream_dset/both_strong/{classifier}",
             "difference": 0.125,
             "low": -0.1,
             "high": 0.3,
@@ -76,7 +77,7 @@ def world(root: Path, classifier: str, outcome: str = "cannot_tell", **row: Any)
     split = toy.write_splits(workspace, selection=3)
     if classifier == "clip_lora":
         toy.write_clip(root / "clip")
-    for arm, kind in (("real", "real_strong"), ("datadream_dset", "both")):
+    for arm, kind in (("real", "real_strong"), ("datadream_dset", "both_strong")):
         train(workspace, split, arm, kind, classifier, **row)
     write_json(workspace.result("evaluate"), evaluation(outcome, classifier))
     deliver.run(toy.params(**row), workspace)

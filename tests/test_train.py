@@ -163,7 +163,7 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
         ("real", "linear_probe"),
     ]
     runs = [run for result in results.values() for run in result["runs"]]
-    assert len(runs) == 11
+    assert len(runs) == 12
     for name, steps in (("resnet20", 12), ("clip_lora", 6)):
         assert {run["steps"] for run in runs if run["classifier"] == name} == {steps}
     assert {(run["train_on"], run["real_images"], run["synthetic_images"]) for run in runs} == {
@@ -172,11 +172,12 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
         ("real_more", 21, 0),
         ("synthetic", 0, 18),
         ("both", 12, 18),
+        ("both_strong", 12, 18),
     }
     result = results[RECIPE]
     assert read_json(workspace.result("train", RECIPE), "") == result
     assert {run["train_on"]: (run["labels_train_per_class"], run["labels_selection_per_class"]) for run in runs} == {
-        **dict.fromkeys(("real", "real_strong", "synthetic", "both"), (4, 3)),
+        **dict.fromkeys(("real", "real_strong", "synthetic", "both", "both_strong"), (4, 3)),
         "real_more": (7, 0),
     }
     assert all((run["selection"], run["temperature_images"]) == ("extra:3", 9) for run in result["runs"])
@@ -185,6 +186,7 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
     assert sorted(path.name for path in folder.iterdir()) == [
         "both_clip_lora",
         "both_resnet20",
+        "both_strong_resnet20",
         "synthetic_clip_lora",
         "synthetic_resnet20",
     ]

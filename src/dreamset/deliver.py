@@ -141,7 +141,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     split = read_split(workspace.splits)
     found = _settled(params, workspace, split, evaluation, path)
     helps = found["outcome"] == "helps"
-    arm, kind = (found["recipe"], "both") if helps else (_REAL, _REAL_ONLY)
+    # The very one that the verdict compares.
+    arm, kind = found["of"].split("/")[:2] if helps else (_REAL, _REAL_ONLY)
     name: str = found["classifier"]
     if name not in _SNIPPETS:
         raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name resnet20 or clip_lora.")
@@ -205,7 +206,7 @@ def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
         InputError: there is none, or it is not one of the three.
     """
     found = evaluation.get("verdict")
-    wanted = ("outcome", "recipe", "classifier", "sentence")
+    wanted = ("outcome", "recipe", "classifier", "of", "sentence")
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in wanted):
         raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
     if found["outcome"] not in _OUTCOMES:

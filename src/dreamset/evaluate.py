@@ -216,19 +216,24 @@ def _differences(
 
     What adaptation gains is kept apart from what having synthetic images gains: every adapted recipe against
     every un-adapted one, on synthetic images alone and with the real ones, and every recipe with the real ones
-    against the real ones alone, as they are and strongly augmented. The test takes images as independent; the interval
-    is over groups where there are any.
+    against the real ones alone, both as they are and strongly augmented. The test takes images as independent; the
+    interval is over groups where there are any.
     """
     from dreamset.metrics.mcnemar import mcnemar
 
     plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
     adapted = [recipe for recipe in params.active if recipe not in plain]
-    pairs = [
-        ((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(params, recipe)
-    ]
-    pairs += [((recipe, "both"), (REAL, kind)) for kind in train_on(params, REAL) for recipe in params.active]
     differences = []
     for classifier in params.train.classifiers:
+        kinds = train_on(params, params.active[0], classifier)
+        pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in kinds]
+        pairs += [
+            ((recipe, kind), (REAL, alone))
+            for kind in kinds
+            if kind in verdict.TOGETHER
+            for alone in train_on(params, REAL, classifier)
+            for recipe in params.active
+        ]
         for first, second in pairs:
             of, minus = key_of(*first, classifier), key_of(*second, classifier)
             difference = right[of] - right[minus]

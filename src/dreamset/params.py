@@ -465,7 +465,7 @@ class Params:
         """What runs of several seeds and numbers of shots must have in common to stand in one table."""
         setting = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
         base = to_dict(self.base)
-        del base["train"]["deliver"], setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
+        del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
         return setting | {"base": base, "recipes": {name: to_dict(self.recipes[name]) for name in recipes}}
 
     def sampler(self, recipe: str) -> Sampler:

@@ -11,7 +11,8 @@ from dreamset.strict import listed
 if TYPE_CHECKING:
     from dreamset.params import Params, Recipe, Span
 
-_TAKEN: Final = ("real", "real_strong", "real_more", "zero_shot")  # names of what is no recipe, beside the recipes' own
+# Names of what is no recipe, beside the recipes' own.
+_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
 _KNOBS: Final = {  # of each adapter, all needed
     "lora": ("scope", "rank", "alpha", "unet", "text_encoder"),
     "class_encoder": ("context_length", "unconditional", "class_dropout"),

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from dreamset.workspace import Workspace
 
 # Of the arm `real`: the shots; the shots strongly augmented; and what `selection` sets apart trained on as well, to the
-# last step, for that is what else its labels are good for. Of a recipe: its images alone, and with the shots.
-TrainOn = Literal["real", "real_strong", "real_more", "synthetic", "both"]
+# last step, for that is what else its labels are good for. Of a recipe: its images alone, with the shots, and with the
+# shots all strongly augmented.
+TrainOn = Literal["real", "real_strong", "real_more", "synthetic", "both", "both_strong"]
 
 REAL: Final = "real"
 _POINTS: Final = 50  # of a loss curve: each is the mean over its share of the steps
@@ -44,16 +45,17 @@ def arms(params: Params) -> tuple[str, ...]:
     return (REAL, *params.active)
 
 
-def train_on(params: Params, arm: str) -> tuple[TrainOn, ...]:
-    """Which images each of ``train.classifiers`` learns from in an arm."""
+def train_on(params: Params, arm: str, name: str) -> tuple[TrainOn, ...]:
+    """Which images the classifier ``name`` of ``train.classifiers`` learns from in an arm."""
     if arm != REAL:
-        return ("synthetic", "both")
+        # Strongly augmented for the verdict alone, where it stands against the real images strongly augmented.
+        return ("synthetic", "both", "both_strong") if name == params.primary_classifier else ("synthetic", "both")
     return ("real", "real_strong", "real_more") if params.sets_apart else ("real", "real_strong")
 
 
 def runs(params: Params, arm: str) -> tuple[tuple[TrainOn, str], ...]:
     """Everything that is trained in an arm: (train_on, classifier), with ``train.baselines`` on the shots alone."""
-    found = [(kind, name) for name in params.train.classifiers for kind in train_on(params, arm)]
+    found = [(kind, name) for name in params.train.classifiers for kind in train_on(params, arm, name)]
     baselines = params.train.baselines if arm == REAL else ()
     return tuple(dict.fromkeys([*found, *(("real", name) for name in baselines)]))
 
@@ -236,7 +238,7 @@ def _fit(
         seed=("train", params.seed, kind, name),
         stop=stop,
         mixup=configuration.mixup,
-        strong=kind == "real_strong",
+        strong=kind.endswith("_strong"),
         what=f"{what} {part.arm} {kind} {name}",
     )
     return classifier, history, used
@@ -310,7 +312,7 @@ def _used(configuration: Configuration, kind: TrainOn) -> dict[str, Any]:
     """A configuration as it was trained with: strong augmentation mixes where the configuration itself does not."""
     from dreamset.classifiers.fit import mixing
 
-    mixup, cutmix = mixing(configuration.mixup, strong=kind == "real_strong")
+    mixup, cutmix = mixing(configuration.mixup, strong=kind.endswith("_strong"))
     return dataclasses.asdict(configuration) | {"mixup": mixup, "cutmix": cutmix}
 
 
@@ -322,7 +324,7 @@ def _sources(kind: TrainOn, data: dict[str, Labelled], real_weight: float) -> li
     """The images of a run; of both, half of every batch each, with the real rows' loss weighted by lambda."""
     from dreamset.classifiers.fit import Source
 
-    if kind == "both":
+    if kind in ("both", "both_strong"):
         return [
             Source("real", data["real"], 0.5, real_weight),
             Source("synthetic", data["synthetic"], 0.5, 1.0 - real_weight),
