@@ -208,6 +208,43 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
     assert right == pytest.approx(metrics["real"]["resnet20"], abs=1e-4)
 
 
+def test_cas_by_scale_stands_beside_the_real_arms_and_in_no_difference(tmp_path: Path) -> None:
+    place = Workspace.at(tmp_path)
+    toy.write_clip(place.root / "models/base/clip")
+    toy.write_judge(place.root / "models/base/judge")
+    toy.write_splits(place)
+    toy.write_synthetic(place, "stable_diffusion", per_class=8)
+    changes: dict[str, Any] = {"active": ["stable_diffusion"], "train__classifiers": ["resnet20"]}
+    params = toy.params(**changes, train__baselines=[], train__scales=[1, 2], generate__per_class=5)
+    for arm in train.arms(params):
+        train.run(params, place, arm)
+    evaluation = evaluate.run(params, place)
+    accuracy = {(run["arm"], run["train_on"]): run["accuracy"] for run in evaluation["runs"]}
+    with (place.plots("evaluate") / "scales.csv").open() as file:
+        curve = [(row["run"], row["scale"], float(row["accuracy"])) for row in csv.DictReader(file)]
+    assert sorted(curve) == sorted(
+        (name, str(scale), accuracy[key])
+        for scale in (1, 2)
+        for name, key in (
+            ("stable_diffusion", ("stable_diffusion", f"synthetic_x{scale}")),
+            ("real", ("real", "real")),
+            ("real_strong", ("real", "real_strong")),
+        )
+    )
+    sized = [row for row in evaluate.rows(evaluation) if row["scale"] is not None]
+    assert [(row["train_on"], row["scale"], row["classifier"]) for row in sized] == [
+        ("synthetic_x1", 1, "resnet20"),
+        ("synthetic_x2", 2, "resnet20"),
+    ]
+    assert {run["measure"] for run in evaluation["runs"] if run["scale"]} == {"CAS"}
+    assert not any("synthetic_x" in row["of"] + row["minus"] for row in evaluation["differences"])
+    # What is said of the set is said of what the other arms learn from.
+    assert evaluation["sets"]["stable_diffusion"]["images"] == 15
+    report.run(params, place)
+    page = (place.results / "report.html").read_text()
+    assert "How many images it takes" in page and "stable_diffusion · synthetic_x2 · resnet20" in page
+
+
 def test_evaluating_again_gives_the_same(world: tuple[Workspace, dict[str, Any]]) -> None:
     place, evaluation = world
     assert evaluate.run(toy.params(), place) == evaluation

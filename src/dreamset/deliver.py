@@ -102,6 +102,18 @@ def logits(images):
     return F.linear(x.mean((2, 3)), weights["head.weight"], weights["head.bias"])
 """
     + _ANSWER,
+    "resnet50": _READ
+    + """
+from torchvision.models import resnet50
+
+network = resnet50(num_classes=len(record["classes"])).eval()
+network.load_state_dict(load_file("model.safetensors"))
+
+
+def logits(images):
+    return network(images * 2 - 1)
+"""
+    + _ANSWER,
     "clip_lora": _READ
     + """
 import open_clip
@@ -145,7 +157,9 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     arm, kind = found["of"].split("/")[:2] if helps else (_REAL, _REAL_ONLY)
     name: str = found["classifier"]
     if name not in _SNIPPETS:
-        raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name resnet20 or clip_lora.")
+        raise InputError(
+            f"{path}: its verdict names {name}, which cannot be delivered; name one of {', '.join(_SNIPPETS)}."
+        )
     source = workspace.classifiers(arm) / f"{kind}_{name}"
     record = read_json(source / classifiers.RECORD, f"dreamset train {arm}")
     if "temperature" not in record:

@@ -11,12 +11,13 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import hub, scoring, verdict
+from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
 from dreamset.scoring import ZERO_SHOT, key_of
 from dreamset.seeds import seed_for
 from dreamset.splits import read_split, read_test
-from dreamset.train import REAL, arms, train_on
+from dreamset.train import REAL, arms, scale_of, train_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +44,7 @@ ROW_COLUMNS: Final = (
     "recipe",
     "train_on",
     "classifier",
+    "scale",
     "shots",
     "seed",
     "accuracy",
@@ -72,6 +74,9 @@ ROW_COLUMNS: Final = (
     "seconds_train",
     "images",
 )
+
+
+_SCALE_COLUMNS: Final = ("run", "classifier", "scale", "accuracy", "low", "high")
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
@@ -131,6 +136,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "near_duplicates_real": scored.copies,
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
     }
+    evaluation["scales"] = _scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     guesses = {key: scores.argmax(1) for key, scores in logits.items()}
     _write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
@@ -163,6 +169,7 @@ def _run_record(
         "arm": arm,
         "train_on": kind,
         "classifier": name,
+        "scale": scale_of(kind),
         "measure": _measure(kind, name),
         "accuracy": round(interval.estimate, 4),
         "low": round(interval.low, 4),
@@ -194,9 +201,9 @@ def _run_record(
 
 def _measure(kind: str, classifier: str) -> str:
     """CAS is a network trained from scratch on synthetic images alone; the rest have other names."""
-    if kind != "synthetic":
+    if not kind.startswith("synthetic"):
         return "accuracy"
-    return "CAS" if classifier == "resnet20" else "synthetic-only accuracy"
+    return "CAS" if classifier in FROM_SCRATCH else "synthetic-only accuracy"
 
 
 def _interval(
@@ -319,6 +326,22 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     return compact
 
 
+def _scales(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """CAS by the size of the synthetic set, and beside it what the same classifier makes of the real images alone.
+
+    One row per run and scale, with ``_SCALE_COLUMNS``; the real runs, which have no scale, stand at each of them.
+    """
+    sized = [run for run in runs if run["scale"] is not None]
+    found = [{**run, "run": run["arm"]} for run in sized]
+    for scale, classifier in dict.fromkeys((run["scale"], run["classifier"]) for run in sized):
+        found += [
+            {**run, "run": run["train_on"], "scale": scale}
+            for run in runs
+            if (run["arm"], run["classifier"]) == (REAL, classifier) and run["train_on"] in ("real", "real_strong")
+        ]
+    return [{name: row[name] for name in _SCALE_COLUMNS} for row in found]
+
+
 def _write(
     workspace: Workspace,
     evaluation: dict[str, Any],
@@ -341,6 +364,7 @@ def _write(
     bars = [{"run": key_of(r["arm"], r["train_on"], r["classifier"]), **r} for r in evaluation["runs"]]
     columns = ("run", "arm", "train_on", "classifier", "accuracy", "low", "high")
     write_csv(plots / "accuracy.csv", ({name: row[name] for name in columns} for row in bars), columns)
+    write_csv(plots / "scales.csv", evaluation["scales"], _SCALE_COLUMNS)
     for key, guess in predicted.items():
         pairs = [{"actual": classes[a], "predicted": classes[p]} for a, p in _pairs(labels, guess, len(classes))]
         write_csv(plots / "confusion" / f"{key.replace('/', '_')}.csv", pairs, ("actual", "predicted"))

@@ -94,6 +94,7 @@ def check(params: Params) -> None:
             f"train.configurations: {params.train.configurations} cannot be chosen among with selection: fixed; set it "
             "to 1, or selection to holdout, cv, coop or extra:N."
         )
+    _check_scratch(params)
     if "://" not in params.tune.storage:
         raise InputError(f"tune.storage: expected a URL such as sqlite:///studies.db, got {params.tune.storage!r}.")
     if params.tune.grace_s <= params.tune.heartbeat_s:
@@ -117,6 +118,21 @@ def check(params: Params) -> None:
     template = params.prepare.template
     if template is not None and template.count("{class}") != 1:
         raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
+
+
+def _check_scratch(params: Params) -> None:
+    """What holds for classifiers that are trained from scratch, and for the sizes of the sets that they learn from."""
+    if list(params.scales) != sorted(set(params.scales)):
+        raise InputError(f"train.scales: expected rising numbers, got {list(params.scales)}.")
+    trained = {*params.train.classifiers, *params.train.baselines}
+    trained |= {params.base.tune.classifier} if params.scales else set()
+    for name in sorted(trained):
+        plateau = getattr(getattr(params.base.train, name), "schedule", None) == "plateau"
+        if plateau and not params.sets_apart:
+            raise InputError(
+                f"models.{params.model}.train.{name}.schedule: plateau goes by images that are set apart, and "
+                f"selection: {params.selection} sets none; set it to cosine, or selection to holdout, coop or extra:N."
+            )
 
 
 def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:

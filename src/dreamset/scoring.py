@@ -103,6 +103,7 @@ class Images:
         import numpy as np
 
         self.workspace, self.split, self.resolution = workspace, split, params.base.resolution
+        self.most = params.training_per_class(split.train_per_class)
         self.samples = test.test
         self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
         self.decoded: dict[int, Labelled] = {}
@@ -122,11 +123,11 @@ class Images:
         return self._real(self.split.train, self._side(size))
 
     def synthetic(self, recipe: str, size: int) -> Labelled:
-        """The synthetic dataset of a recipe."""
+        """The synthetic dataset of a recipe, without what was made for ``train.scales`` alone."""
         from dreamset.classifiers import arrays
 
         folder = self.workspace.synthetic(recipe)
-        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch)
+        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch, self.most)
 
     def _real(self, samples: tuple[Sample, ...], side: int) -> Labelled:
         from dreamset.classifiers import arrays

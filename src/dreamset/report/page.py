@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dreamset.verdict import Gain
 
 _COLOURS: Final = 6
+_LEVELS: Final = {"real": "real", "real_strong": "zero"}
 _ADDED: Final = {"both_strong": "added to the real shots, all strongly augmented", "both": "added to the real shots"}
 _MOST_HEAT: Final = 30  # classes of a confusion matrix that a page can hold
 
@@ -34,6 +35,7 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
         _gains(evidence, verdict, colours),
         gallery.by_class(evidence, blocks),
         _accuracy_chart(evidence, colours),
+        _scales(evidence, colours),
         over_seeds(evidence, colours),
         tables.accuracies(evidence),
         quality.qualities(evidence),
@@ -198,6 +200,27 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
     )
     note = f"Accuracy with {evidence.confidence} intervals; the line is the best that the real shots reach alone."
     return section("chart", "How far each kind of image gets", tag("p", note), key, tag("div", drawn, class_="panels"))
+
+
+def _scales(evidence: Evidence, colours: dict[str, str]) -> Html | None:
+    """CAS by the size of the synthetic set, with the real shots' accuracy as level lines."""
+    lines: dict[tuple[str, str], dict[int, float]] = {}
+    for found in evidence.evaluation.get("scales", ()):
+        if found["run"] in (*colours, *_LEVELS):
+            lines.setdefault((found["run"], found["classifier"]), {})[found["scale"]] = 100 * found["accuracy"]
+    if not lines:
+        return None
+    styles = colours | _LEVELS
+    classifier = next(iter(lines))[1]
+    chart = charts.steps(
+        [(styles[run], line) for (run, _), line in lines.items()], "%", "times the shots", "CAS by size of the set"
+    )
+    key = [(styles[run], tables.trained_on(REAL, run) if run in _LEVELS else run) for run, _ in lines]
+    note = (
+        f"Accuracy of {classifier} trained on synthetic images alone: on the first so many times as many of each class "
+        "as there are shots, in equally many optimizer steps. Larger sets hold the smaller ones."
+    )
+    return section("scales", "How many images it takes", tag("p", note), charts.legend(key), chart)
 
 
 def _confusion(evidence: Evidence, verdict: Verdict) -> Html | None:

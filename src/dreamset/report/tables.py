@@ -65,6 +65,9 @@ def trained_on(arm: str, kind: str) -> str:
     """What a run learned from, in words."""
     if arm == REAL:
         return _REAL_KINDS.get(kind, f"real shots alone ({kind})")
+    scale = kind.partition("_x")[2]
+    if scale:
+        return f"{arm} alone, {scale} × the shots"
     return {"both": f"real + {arm}", "both_strong": f"real + {arm}, strongly augmented"}.get(kind, f"{arm} alone")
 
 
@@ -236,6 +239,8 @@ def _caption(evidence: Evidence) -> Html:
     scored = scored_images(evidence.evaluation)
     n = {found.get("n") for found in evidence.evaluation["sets"].values()} - {None}
     told = f"n = {', '.join(number(value) for value in sorted(n))} images on each side" if n else ""
+    known = dict.fromkeys(f"a {s.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
+    scratch = " or ".join(known).capitalize()
     features = next((found.get("features") for found in evidence.evaluation["sets"].values()), None)
     subset = next((found.get("kid_subset") for found in evidence.evaluation["sets"].values()), None)
     return join(
@@ -247,8 +252,7 @@ def _caption(evidence: Evidence) -> Html:
         f", {told}" if features and told else None,
         f", KID in subsets of {subset}" if features and subset else None,
         "; FID is biased upwards at such n." if features else None,
-        " A resnet20 trained on synthetic images alone is CAS."
-        if "resnet20" in evidence.classifiers else None,
+        f" {scratch} trained on synthetic images alone is CAS." if scratch else None,
     )  # fmt: skip
 
 
