@@ -24,7 +24,9 @@ from dreamset.workspace import Workspace
 @pytest.mark.parametrize("outcome", ["helps", "does_not_help", "cannot_tell"])
 def test_synthetic_images_are_in_it_only_where_they_help(tmp_path: Path, outcome: str) -> None:
     workspace = delivered.world(tmp_path, "resnet20", outcome)
-    arm, kind, accuracy = ("datadream_dset", "both", 0.875) if outcome == "helps" else ("real", "real_strong", 0.75)
+    arm, kind, accuracy = (
+        ("datadream_dset", "both_strong", 0.875) if outcome == "helps" else ("real", "real_strong", 0.75)
+    )
     source = workspace.classifiers(arm) / f"{kind}_resnet20"
     theirs, ours = (load_file(folder / "model.safetensors") for folder in (source, workspace.classifier))
     assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
@@ -80,7 +82,7 @@ def snippet_of(folder: Path) -> str:
 
 
 # At 24 pixels it sees more than the model's resolution has.
-@pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("resnet20", 24), ("clip_lora", 16)])
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("resnet20", 24), ("resnet50", 64), ("clip_lora", 16)])
 def test_the_code_in_the_card_agrees_without_dreamset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, size: int
 ) -> None:
@@ -191,7 +193,12 @@ def test_a_classifier_without_temperature_is_trained_again(workspace: Workspace)
 @pytest.mark.parametrize(("seeds", "low", "arm"), [(5, 0.01, "datadream_dset"), (5, -0.01, "real"), (1, 0.01, "real")])
 def test_the_table_over_seeds_decides_as_it_does_on_the_page(tmp_path: Path, seeds: int, low: float, arm: str) -> None:
     workspace = delivered.world(tmp_path, "resnet20", "cannot_tell")
-    row = {"shots": 4, "seeds": seeds, "of": "datadream_dset/both/resnet20", "minus": "real/real/resnet20"}
+    row = {
+        "shots": 4,
+        "seeds": seeds,
+        "of": "datadream_dset/both_strong/resnet20",
+        "minus": "real/real_strong/resnet20",
+    }
     row |= {"difference": 0.05, "low": low, "high": 0.09}
     write_csv(workspace.results / "table/claims.csv", [row], row)
     (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")

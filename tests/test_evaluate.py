@@ -59,7 +59,7 @@ def test_every_run_is_there_and_its_accuracy_is_that_of_its_predictions(
 ) -> None:
     place, evaluation = world
     keys = [evaluate.key_of(run["arm"], run["train_on"], run["classifier"]) for run in evaluation["runs"]]
-    assert len(keys) == len(set(keys)) == 1 + (2 * 2 + 1) + 2 * 4
+    assert len(keys) == len(set(keys)) == 1 + (2 * 2 + 1) + 2 * 5
     guesses = read_json(place.plots("evaluate") / "predictions.json", "")
     labels = np.array(guesses["labels"])
     assert labels.tolist() == [sample.label for sample in read_test(place.test_split).test]
@@ -88,19 +88,18 @@ def test_differences_are_paired_and_of_the_stated_runs(world: tuple[Workspace, d
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["of"].endswith(row["classifier"])
         assert row["minus"].endswith(row["classifier"])
-    pairs = {
-        (row["of"].rsplit("/", 1)[0], row["minus"].rsplit("/", 1)[0])
-        for row in evaluation["differences"]
-        if row["classifier"] == "resnet20"
-    }
-    assert pairs == {
-        ("datadream_dset/synthetic", "stable_diffusion/synthetic"),
-        ("datadream_dset/both", "stable_diffusion/both"),
-        ("datadream_dset/both", "real/real"),
-        ("stable_diffusion/both", "real/real"),
-        ("datadream_dset/both", "real/real_strong"),
-        ("stable_diffusion/both", "real/real_strong"),
-    }
+    recipes, alone = ("datadream_dset", "stable_diffusion"), ("real/real", "real/real_strong")
+    adapting = {(f"datadream_dset/{kind}", f"stable_diffusion/{kind}") for kind in ("synthetic", "both", "both_strong")}
+    for classifier, kinds in (("resnet20", ("both", "both_strong")), ("clip_lora", ("both",))):
+        pairs = {
+            (row["of"].rsplit("/", 1)[0], row["minus"].rsplit("/", 1)[0])
+            for row in evaluation["differences"]
+            if row["classifier"] == classifier
+        }
+        over_real = {(f"{recipe}/{kind}", minus) for recipe in recipes for kind in kinds for minus in alone}
+        # Strongly augmented together for the classifier of the verdict alone.
+        own = {pair for pair in adapting if "both_strong" in kinds or "strong" not in pair[0]}
+        assert pairs == over_real | own
 
 
 def test_the_verdict_is_of_the_primary_recipe_over_the_best_real_arm(
@@ -112,10 +111,10 @@ def test_the_verdict_is_of_the_primary_recipe_over_the_best_real_arm(
     over_real = [
         row
         for row in evaluation["differences"]
-        if row["of"] == "datadream_dset/both/resnet20" and row["minus"].startswith("real/")
+        if row["of"] == "datadream_dset/both_strong/resnet20" and row["minus"].startswith("real/")
     ]
     least = min(over_real, key=lambda row: row["difference"])
-    for name in ("minus", "difference", "low", "high"):
+    for name in ("of", "minus", "difference", "low", "high"):
         assert found[name] == least[name]
     significant = least["mcnemar_p"] <= 0.05
     assert found["outcome"] == verdict.decide(least["low"], least["high"], 0.01, significant=significant)
@@ -198,7 +197,7 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
     assert float(adapted["nll"]) == float(adapted["nll_scaled"]) > 0
     assert float(adapted["ece"]) == float(adapted["ece_scaled"]) < 1
     metrics = read_json(place.result("metrics"), "")
-    assert metrics["datadream_dset"]["resnet20"].keys() == {"synthetic", "both"}
+    assert metrics["datadream_dset"]["resnet20"].keys() == {"synthetic", "both", "both_strong"}
     assert metrics["real"].keys() == {"resnet20", "clip_lora", "linear_probe"}
     assert metrics["real_strong"].keys() == {"resnet20", "clip_lora"}
     assert metrics["zero_shot"].keys() == {"clip_zeroshot"}
@@ -207,6 +206,43 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
     assert len(pairs) == 24
     right = np.mean([row["actual"] == row["predicted"] for row in pairs])
     assert right == pytest.approx(metrics["real"]["resnet20"], abs=1e-4)
+
+
+def test_cas_by_scale_stands_beside_the_real_arms_and_in_no_difference(tmp_path: Path) -> None:
+    place = Workspace.at(tmp_path)
+    toy.write_clip(place.root / "models/base/clip")
+    toy.write_judge(place.root / "models/base/judge")
+    toy.write_splits(place)
+    toy.write_synthetic(place, "stable_diffusion", per_class=8)
+    changes: dict[str, Any] = {"active": ["stable_diffusion"], "train__classifiers": ["resnet20"]}
+    params = toy.params(**changes, train__baselines=[], train__scales=[1, 2], generate__per_class=5)
+    for arm in train.arms(params):
+        train.run(params, place, arm)
+    evaluation = evaluate.run(params, place)
+    accuracy = {(run["arm"], run["train_on"]): run["accuracy"] for run in evaluation["runs"]}
+    with (place.plots("evaluate") / "scales.csv").open() as file:
+        curve = [(row["run"], row["scale"], float(row["accuracy"])) for row in csv.DictReader(file)]
+    assert sorted(curve) == sorted(
+        (name, str(scale), accuracy[key])
+        for scale in (1, 2)
+        for name, key in (
+            ("stable_diffusion", ("stable_diffusion", f"synthetic_x{scale}")),
+            ("real", ("real", "real")),
+            ("real_strong", ("real", "real_strong")),
+        )
+    )
+    sized = [row for row in evaluate.rows(evaluation) if row["scale"] is not None]
+    assert [(row["train_on"], row["scale"], row["classifier"]) for row in sized] == [
+        ("synthetic_x1", 1, "resnet20"),
+        ("synthetic_x2", 2, "resnet20"),
+    ]
+    assert {run["measure"] for run in evaluation["runs"] if run["scale"]} == {"CAS"}
+    assert not any("synthetic_x" in row["of"] + row["minus"] for row in evaluation["differences"])
+    # What is said of the set is said of what the other arms learn from.
+    assert evaluation["sets"]["stable_diffusion"]["images"] == 15
+    report.run(params, place)
+    page = (place.results / "report.html").read_text()
+    assert "How many images it takes" in page and "stable_diffusion · synthetic_x2 · resnet20" in page
 
 
 def test_evaluating_again_gives_the_same(world: tuple[Workspace, dict[str, Any]]) -> None:
@@ -266,7 +302,7 @@ def test_two_thousand_classes_are_trained_and_scored_without_a_square_of_them(tm
     for arm in train.arms(params):
         train.run(params, place, arm)
     evaluation = evaluate.run(params, place)
-    assert len(evaluation["runs"]) == 1 + 2 * 2 + 2 * 2
+    assert len(evaluation["runs"]) == 1 + 2 * 2 + 2 * 2 + 1
     assert all(len(run["per_class"]) == count and len(run["most_confused"]) == 3 for run in evaluation["runs"])
     guesses = read_json(place.plots("evaluate") / "predictions.json", "")
     for run in evaluation["runs"]:

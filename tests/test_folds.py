@@ -214,7 +214,7 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
     assert (evaluation["protocol"], evaluation["folds"], evaluation["test_images"]) == ("cv", FOLDS, 15)
     assert "estimate" in evaluation["accuracy_of"]
     # Zero-shot; the shots plain, strongly augmented and under a linear probe; two recipes.
-    assert len(evaluation["runs"]) == 1 + 3 + 2 * 2
+    assert len(evaluation["runs"]) == 1 + 3 + 2 * 3
     right = {key: np.array(guess) == labels for key, guess in guesses["predicted"].items()}
     for run in evaluation["runs"]:
         own = right[evaluate.key_of(run["arm"], run["train_on"], run["classifier"])]
@@ -393,8 +393,8 @@ def test_the_dry_run_says_what_it_costs_and_what_can_be_shown(
     assert os.path.realpath(place.test_split) not in files
     flat = " ".join(shown.split())
     assert "cv, 2 folds" in flat
-    # Two folds: 2 steps of one adapter, 2 recipes x 9 images, 6 classifiers x 4 steps and a linear probe's 6.
-    assert "4 adapter steps, 36 images and 60 classifier steps" in flat
+    # Two folds: 2 steps of one adapter, 2 recipes x 9 images, 8 classifiers x 4 steps and a linear probe's 6.
+    assert "4 adapter steps, 36 images and 76 classifier steps" in flat
     assert "On 15 images" in flat
     assert evaluation["reach"]["words"] in flat
 

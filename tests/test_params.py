@@ -54,8 +54,12 @@ def put(raw: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("prepare.template", "a photo", "{class} exactly once"),
         ("adapt.max_grad_norm", 0, "adapt.max_grad_norm: expected a number above 0"),
         ("adapt.typo", 1, "adapt.typo: unknown key; allowed are weight_decay"),
-        ("train.classifiers", ["resnet21"], "train.classifiers[0]: expected one of resnet20, clip_lora"),
+        ("train.classifiers", ["resnet21"], "train.classifiers[0]: expected one of resnet20, resnet50, clip_lora"),
         ("accept_licence", "yes", "accept_licence: expected true or false"),
+        ("models.bundled.train.resnet20.schedule", "plateau", "resnet20.schedule: plateau goes by images that are set"),
+        ("models.bundled.train.resnet50.size", 32, "resnet50.size: expected an integer of at least 64"),
+        ("train.scales", [2, 1], "train.scales: expected rising numbers, got [2, 1]"),
+        ("train.scales", [0.5], "train.scales: expected a list of an integer of at least 1 or ravuri_vinyals"),
         ("deliver.precision", 1.0, "deliver.precision: expected a number above 0 and below 1"),
         ("models.bundled.resolution", 20, "divisible by 8"),
         ("models.bundled.adapt.ema", 1.0, "and below 1"),
@@ -179,3 +183,29 @@ def test_a_name_that_yaml_takes_for_a_truth_value_has_to_be_quoted(raw: dict[str
             parse(raw)
     raw["shots"] = yaml.safe_load('{"yes": 8, "no": 4}')
     assert parse(raw).shots == {"yes": 8, "no": 4}
+
+
+def test_sets_grow_with_the_scales_and_all_else_learns_from_as_many_as_before(raw: dict[str, Any]) -> None:
+    shots = (4, 4, 9)
+    raw["generate"]["per_class"] = 20
+    plain = parse(raw)
+    assert plain.synthetic_per_class(shots) == plain.training_per_class(shots) == (20, 20, 20)
+    raw["train"]["scales"] = [1, 4]
+    params = parse(raw)
+    assert (params.scales, params.synthetic_per_class(shots)) == ((1, 4), (20, 20, 36))
+    assert params.training_per_class(shots) == (20, 20, 20)
+    raw["train"]["scales"] = "ravuri_vinyals"
+    assert (parse(raw).scales, parse(raw).synthetic_per_class(shots)) == ((1,), (20, 20, 20))
+    assert parse(put(raw, "generate.per_class", 5)).synthetic_per_class(shots) == (5, 5, 9)
+
+
+def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: dict[str, Any]) -> None:
+    raw["models"]["bundled"]["train"]["resnet50"]["schedule"] = "plateau"
+    parse(raw)
+    raw["train"]["scales"] = [1]
+    raw["models"]["bundled"]["tune"]["classifier"] = "resnet50"
+    for rule in ("fixed", "cv"):
+        with pytest.raises(InputError, match=f"resnet50.schedule: plateau goes by .* selection: {rule} sets none"):
+            parse(raw | {"selection": rule})
+    for rule in ("holdout", "coop", "extra:2"):
+        parse(raw | {"selection": rule})

@@ -17,7 +17,7 @@ from PIL import Image
 
 import delivered
 import toy
-from dreamset import classifiers, evaluate, predict
+from dreamset import classifiers, predict, scoring
 from dreamset.cli import main
 from dreamset.errors import InputError
 from dreamset.files import write_json
@@ -42,7 +42,7 @@ def test_predictions_are_those_of_evaluate(tmp_path: Path, monkeypatch: pytest.M
     workspace = delivered.world(tmp_path, name)
     params = toy.params()
     split, test = read_split(workspace.splits), read_test(workspace.test_split)
-    images = evaluate._Images(params, workspace, split, test)
+    images = scoring.Images(params, workspace, split, test)
     trained = classifiers.load(workspace.classifiers("real") / f"real_strong_{name}")
     expected = trained.logits(images.test(trained.size).images)
 

@@ -196,12 +196,12 @@ def test_the_saved_classifier_is_the_candidate_that_was_chosen(tmp_path: Path) -
     assert len(tried.pop("real_more")) == 1
     # Strong augmentation mixes where the configuration itself does not, and by CutMix too; the record says so.
     strong = [own | {"mixup": own["mixup"] or fit.MIXUP, "cutmix": fit.CUTMIX} for own in tried["real"]]
-    assert tried.pop("real_strong") == strong != tried["real"]
+    assert tried.pop("real_strong") == tried.pop("both_strong") == strong != tried["real"]
     assert len(tried) == 3 and all(own == tried["real"] and len(own) == 3 for own in tried.values())
     assert tried["real"][0]["mixup"] == tried["real"][0]["cutmix"] == 0
     split = read_split(place.splits)
     for run in runs:
-        arm = RECIPE if run["train_on"] in ("synthetic", "both") else "real"
+        arm = "real" if run["train_on"].startswith("real") else RECIPE
         folder = place.classifiers(arm) / f"{run['train_on']}_resnet20"
         predictor, record = classifiers.load(folder), read_json(folder / classifiers.RECORD, "")
         assert predictor.temperature == record["temperature"] == run["temperature"]
@@ -253,8 +253,8 @@ def test_cv_repeats_all_of_the_method_without_what_a_fold_holds_out(
     first = train.run(params, place, RECIPE)
     count = len(folds.held_out(split, folds.SELECTING, "selection"))
     assert count >= 2
-    # Two kinds and two configurations a fold, then each kind once on all the shots.
-    assert len(seen) == 4 * count + 2
+    # Three kinds and two configurations a fold, then each kind once on all the shots.
+    assert len(seen) == 6 * count + 3
     assert seen[-1][0] == {sample.path for sample in split.train}
     held_everywhere: list[str] = []
     for index in range(count):

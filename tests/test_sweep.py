@@ -33,19 +33,24 @@ def made_up(params: Params, images: int = 60) -> tuple[dict[str, Any], dict[str,
     labels = np.arange(images) % 3
     runs, predicted, right = [], {}, {}
     arms = [("real", kind) for kind in ARMS]
-    arms += [(recipe, kind) for recipe in params.active for kind in ("synthetic", "both")]
+    arms += [(recipe, kind) for recipe in params.active for kind in ("synthetic", "both", "both_strong")]
     for arm, kind in arms:
         key = f"{arm}/{kind}/resnet20"
-        rate = min(0.97, RATES[arm] + 0.1 * (kind in ("both", "real_strong")) + 0.01 * params.shots)
+        rate = min(0.97, RATES[arm] + 0.1 * (kind in ("both", "both_strong", "real_strong")) + 0.01 * params.shots)
         right[key] = rng.random(images) < rate
         predicted[key] = np.where(right[key], labels, (labels + 1) % 3).tolist()
         run = {"arm": arm, "train_on": kind, "classifier": "resnet20", "accuracy": float(right[key].mean())}
         runs.append(run | {"low": 0.0, "high": 1.0, "top5": 1.0, "steps": 1, "seconds": 1.0})
-    pairs = [(f"{recipe}/both/resnet20", f"real/{kind}/resnet20") for recipe in params.active for kind in ARMS]
+    pairs = [
+        (f"{recipe}/{kind}/resnet20", f"real/{alone}/resnet20")
+        for recipe in params.active
+        for kind in ("both", "both_strong")
+        for alone in ARMS
+    ]
     pairs += [
         (f"{recipe}/{kind}/resnet20", f"stable_diffusion/{kind}/resnet20")
         for recipe in params.active
-        for kind in ("synthetic", "both")
+        for kind in ("synthetic", "both", "both_strong")
         if recipe != "stable_diffusion" and "stable_diffusion" in params.active
     ]
     evaluation = {
@@ -192,13 +197,13 @@ def test_primary_claims_are_a_family_of_their_own(params: Params, workspace: Wor
     sweep.run(params, workspace, [2, 4, 16], [0, 1, 2, 3, 4, 5], 1)
     found = rows(workspace, "claims")
     primary = [row for row in found if row["primary"] == "true"]
-    assert [(row["shots"], row["of"].split("/")[1]) for row in primary].count(("4", "both")) == 2
+    assert [(row["shots"], row["of"].split("/")[1]) for row in primary].count(("4", "both_strong")) == 2
     assert {row["shots"] for row in primary} == {"4", "16"}
     assert len(primary) == table.PRIMARY_TESTS
     assert {row["of"].split("/")[0] for row in primary} == {"datadream_dset"}
     for shots in ("4", "16"):
         over_real = [row for row in found if row["shots"] == shots and row["minus"].startswith("real/")]
-        own = [row for row in over_real if row["of"] == "datadream_dset/both/resnet20"]
+        own = [row for row in over_real if row["of"] == "datadream_dset/both_strong/resnet20"]
         assert len(own) == 2
         best = min(own, key=lambda row: float(row["difference"]))
         assert [row["primary"] for row in own if row is not best] == ["false"]

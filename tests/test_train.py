@@ -19,6 +19,7 @@ from dreamset.classifiers.resnet20 import ResNet20
 from dreamset.errors import InputError
 from dreamset.files import read_json
 from dreamset.splits import read_split
+from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
 
 RECIPE = "datadream_dset"
@@ -98,6 +99,119 @@ def test_training_that_stops_early_is_the_beginning_of_one_that_does_not() -> No
     assert all(torch.equal(found[0][0].states[4][name], value) for name, value in found[1][1].items())
 
 
+def test_the_plateau_lowers_the_rate_and_ends_where_the_score_gains_no_more() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    watch, rates = fit.Plateau(optimizer), []
+    # The best but once more at the fifth, and then equal scores, which are no better.
+    for score in (0.5, 0.4, 0.4, 0.4, 0.6, *[0.6] * 24):
+        assert not watch.over(score)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert watch.over(0.6)
+    assert rates == pytest.approx([1e-3] * 14 + [1e-4] * 10 + [1e-5] * 5)
+    for _ in range(20):
+        watch.over(0.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(fit.FLOOR)
+
+
+@pytest.mark.parametrize("plateau", [False, True])
+def test_rates_of_both_schedules_as_they_are_used(plateau: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, plain = [], torch.optim.AdamW.step
+
+    def recorded(self: torch.optim.AdamW, *rest: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return plain(self, *rest)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    for name, value in (("SCORINGS", 10), ("PATIENCE", 2), ("STOP", 5)):
+        monkeypatch.setattr(fit, name, value)
+    schedule, data = _schedule(steps=20, batch=4, warmup=3, lr=0.1), _labelled(3)
+    # Scored at every second step: once while it warms up, then better once, and never again.
+    classifier = Scripted([3, 1, 2, 2, 1, 2, 2, 2, 2, 2])
+    weights: list[torch.Tensor] = []
+    classifier.weight.register_hook(lambda _: weights.append(classifier.weight.detach().clone()))
+    source = fit.Source("real", _labelled(5), 1.0, 1.0)
+    more: dict[str, Any] = {"selections": 10, "invariances": (), "crop": 1.0, "seed": ("test", 0), "plateau": plateau}
+    history = fit.fit(classifier, [source], data, schedule, **more)
+    assert rates[:4] == [fit.learning_rate(step, schedule) for step in range(4)]
+    if not plateau:
+        assert rates == [fit.learning_rate(step, schedule) for step in range(20)]
+        assert list(history.logits) == list(history.curve) == list(range(2, 21, 2))
+        return
+    assert rates == pytest.approx([0.025, 0.05, 0.075, *[0.1] * 7, *[0.01] * 4, *[0.001] * 2])
+    assert len(history.losses) == 16
+    assert list(history.curve) == list(range(2, 17, 2))
+    # The best of all, which can be come back to.
+    assert list(history.logits) == list(history.states) == [2]
+    assert torch.equal(history.states[2]["weight"], weights[2])
+
+
+def test_a_plateau_keeps_the_best_step_and_needs_images_to_go_by(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "STOP", 3)
+    changes: dict[str, Any] = {"train__classifiers": ["resnet20"], "train__baselines": [], "selection": "extra:3"}
+    params = toy.params(**changes, models__bundled__train__resnet20__schedule="plateau")
+    runs = {run["train_on"]: run for run in train.run(params, workspace, "real")["runs"]}
+    for kind in ("real", "real_strong"):
+        run = runs[kind]
+        scores = {point["step"]: point["accuracy"] for point in run["selection_curve"]}
+        assert run["chosen_step"] == max(scores, key=lambda step: (scores[step], -step))
+        assert run["loss"][-1]["step"] == max(scores) <= run["steps"] == 12
+        record = classifiers.load(workspace.classifiers("real") / f"{kind}_resnet20")
+        held = arrays.real(read_split(workspace.splits).selection, workspace.cell, 16)
+        right = (record.logits(held.images).argmax(1) == held.labels).mean()
+        assert right == pytest.approx(scores[run["chosen_step"]], abs=1e-4)
+    more = runs["real_more"]
+    assert (more["chosen_step"], more["selection_curve"], more["loss"][-1]["step"]) == (12, [], 12)
+    cosine = {run["train_on"]: run for run in train.run(toy.params(**changes), workspace, "real")["runs"]}
+    assert cosine["real_more"]["loss"] == more["loss"]
+    assert cosine["real"]["loss"][-1] != runs["real"]["loss"][-1]
+
+
+def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"train__classifiers": ["resnet20"], "train__baselines": [], "generate__per_class": 6}
+    places = [Workspace.at(tmp_path / name) for name in ("plain", "scaled")]
+    for place, each in zip(places, (6, 12), strict=True):
+        toy.write_splits(place)
+        if each == 12:
+            # The first six of each class are those of the other set.
+            _grow(places[0], place)
+        else:
+            toy.write_synthetic(place, RECIPE, per_class=each)
+    plain = train.run(toy.params(**changes), places[0], RECIPE)["runs"]
+    params = toy.params(**changes, train__scales=[1, 3])
+    scaled = train.run(params, places[1], RECIPE)["runs"]
+    timed = ("seconds", "images_per_second")
+    for one, two in zip(plain, scaled, strict=False):
+        assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
+    sized = scaled[len(plain) :]
+    assert [(run["train_on"], run["synthetic_images"], run["steps"], run["real_images"]) for run in sized] == [
+        ("synthetic_x1", 12, 12, 0),
+        ("synthetic_x3", 36, 12, 0),
+    ]
+    assert [train.scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
+    part = train._Part(params, places[1], read_split(places[1].splits), RECIPE)
+    small, large = (part.scaled(scale, ResNet20(3, 4, 16, 0.0)) for scale in (1, 3))
+    for label in range(3):
+        own = [name for name, its in zip(small.names, small.labels, strict=True) if its == label]
+        assert own == [name for name, its in zip(large.names, large.labels, strict=True) if its == label][:4]
+    # What the curve is compared with is trained though nothing else asks for it.
+    other = toy.params(**changes, train__scales="ravuri_vinyals", models__bundled__tune__classifier="resnet50")
+    assert train.runs(other, "real")[-2:] == (("real", "resnet50"), ("real_strong", "resnet50"))
+    with pytest.raises(InputError, match=rf"too few images for train.scales: 3; run `dreamset generate {RECIPE}`"):
+        train.run(params, places[0], RECIPE)
+
+
+def _grow(small: Workspace, large: Workspace) -> None:
+    """The synthetic dataset of ``small`` with as many more images of each class behind."""
+    toy.write_synthetic(large, RECIPE, per_class=12, seed=9)
+    rows = read_metadata(large.synthetic(RECIPE))
+    first = {row.file_name: row for row in read_metadata(small.synthetic(RECIPE))}
+    for name in first:
+        (large.synthetic(RECIPE) / name).write_bytes((small.synthetic(RECIPE) / name).read_bytes())
+    write_metadata(large.synthetic(RECIPE), [first.get(row.file_name, row) for row in rows])
+
+
 def test_without_selection_images_nothing_is_scored() -> None:
     classifier = Scripted([])
     source = fit.Source("real", _labelled(5), 1.0, 1.0)
@@ -163,7 +277,7 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
         ("real", "linear_probe"),
     ]
     runs = [run for result in results.values() for run in result["runs"]]
-    assert len(runs) == 11
+    assert len(runs) == 12
     for name, steps in (("resnet20", 12), ("clip_lora", 6)):
         assert {run["steps"] for run in runs if run["classifier"] == name} == {steps}
     assert {(run["train_on"], run["real_images"], run["synthetic_images"]) for run in runs} == {
@@ -172,11 +286,12 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
         ("real_more", 21, 0),
         ("synthetic", 0, 18),
         ("both", 12, 18),
+        ("both_strong", 12, 18),
     }
     result = results[RECIPE]
     assert read_json(workspace.result("train", RECIPE), "") == result
     assert {run["train_on"]: (run["labels_train_per_class"], run["labels_selection_per_class"]) for run in runs} == {
-        **dict.fromkeys(("real", "real_strong", "synthetic", "both"), (4, 3)),
+        **dict.fromkeys(("real", "real_strong", "synthetic", "both", "both_strong"), (4, 3)),
         "real_more": (7, 0),
     }
     assert all((run["selection"], run["temperature_images"]) == ("extra:3", 9) for run in result["runs"])
@@ -185,6 +300,7 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
     assert sorted(path.name for path in folder.iterdir()) == [
         "both_clip_lora",
         "both_resnet20",
+        "both_strong_resnet20",
         "synthetic_clip_lora",
         "synthetic_resnet20",
     ]

@@ -86,6 +86,27 @@ def test_the_best_real_arm_has_to_be_beaten() -> None:
     assert verdict.judge(params, gains[2:4], 0.95, "640 test images") is None
 
 
+def test_strong_augmentation_of_both_stands_against_the_best_real_arm_where_it_was_measured() -> None:
+    params = toy.params()
+    strong = OF.replace("both", "both_strong")
+    gains = [
+        Gain(OF, "real/real_strong/resnet20", 0.09, 0.07, 0.11),
+        Gain(strong, "real/real/resnet20", 0.06, 0.04, 0.08),
+        Gain(strong, "real/real_strong/resnet20", 0.03, 0.01, 0.05),
+    ]
+    found = verdict.judge(params, gains, 0.95, "640 test images")
+    assert found is not None
+    assert (found.of, found.minus, found.difference) == (strong, "real/real_strong/resnet20", 0.03)
+    assert found.sentence.startswith(
+        "It helps: trained on the real images and those of datadream_dset with strong augmentation, resnet20 gets 3.0 "
+        "percentage points more of 640 test images right than on the real ones alone with strong augmentation, and"
+    )
+    # A higher accuracy in the other augmentation counts for nothing, and the other classifiers have but that.
+    assert verdict.over_real(gains, "datadream_dset", "resnet20", ("both",)) == gains[0]
+    assert verdict.over_real(gains[:1], "datadream_dset", "resnet20") == gains[0]
+    assert verdict.over_real(gains, "datadream_dset", "clip_lora") is None
+
+
 @pytest.mark.parametrize(
     ("difference", "low", "high", "words"),
     [

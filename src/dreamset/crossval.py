@@ -45,6 +45,7 @@ _CODE_ASIDE: Final = frozenset(
         *(f"metrics/{name}.py" for name in ("accuracy", "compare", "distribution", "duplicates", "features")),
         *(f"metrics/{name}.py" for name in ("manifold", "mcnemar")),
         "prepare.py",
+        "scoring.py",
         "sources",
     }
 )

@@ -102,6 +102,18 @@ def logits(images):
     return F.linear(x.mean((2, 3)), weights["head.weight"], weights["head.bias"])
 """
     + _ANSWER,
+    "resnet50": _READ
+    + """
+from torchvision.models import resnet50
+
+network = resnet50(num_classes=len(record["classes"])).eval()
+network.load_state_dict(load_file("model.safetensors"))
+
+
+def logits(images):
+    return network(images * 2 - 1)
+"""
+    + _ANSWER,
     "clip_lora": _READ
     + """
 import open_clip
@@ -141,10 +153,13 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     split = read_split(workspace.splits)
     found = _settled(params, workspace, split, evaluation, path)
     helps = found["outcome"] == "helps"
-    arm, kind = (found["recipe"], "both") if helps else (_REAL, _REAL_ONLY)
+    # The very one that the verdict compares.
+    arm, kind = found["of"].split("/")[:2] if helps else (_REAL, _REAL_ONLY)
     name: str = found["classifier"]
     if name not in _SNIPPETS:
-        raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name resnet20 or clip_lora.")
+        raise InputError(
+            f"{path}: its verdict names {name}, which cannot be delivered; name one of {', '.join(_SNIPPETS)}."
+        )
     source = workspace.classifiers(arm) / f"{kind}_{name}"
     record = read_json(source / classifiers.RECORD, f"dreamset train {arm}")
     if "temperature" not in record:
@@ -205,7 +220,7 @@ def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
         InputError: there is none, or it is not one of the three.
     """
     found = evaluation.get("verdict")
-    wanted = ("outcome", "recipe", "classifier", "sentence")
+    wanted = ("outcome", "recipe", "classifier", "of", "sentence")
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in wanted):
         raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
     if found["outcome"] not in _OUTCOMES:

@@ -8,16 +8,16 @@ predictions of all folds together, image by image.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import crossval, hub, verdict
+from dreamset import hub, scoring, verdict
+from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
-from dreamset.folds import absolute
+from dreamset.scoring import ZERO_SHOT, key_of
 from dreamset.seeds import seed_for
-from dreamset.splits import TestSplit, read_split, read_test
-from dreamset.train import REAL, arms, runs, train_on
+from dreamset.splits import read_split, read_test
+from dreamset.train import REAL, arms, scale_of, train_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.classifiers.arrays import Labelled
     from dreamset.metrics.accuracy import Interval
     from dreamset.params import Params
-    from dreamset.splits import Sample, Split
+    from dreamset.splits import Split
     from dreamset.workspace import Workspace
 
-ZERO_SHOT: Final = "zero_shot"
 _MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
 _TOP_PAIRS: Final = 50
 _ACCURACY_OF: Final = {
@@ -46,6 +44,7 @@ ROW_COLUMNS: Final = (
     "recipe",
     "train_on",
     "classifier",
+    "scale",
     "shots",
     "seed",
     "accuracy",
@@ -77,6 +76,9 @@ ROW_COLUMNS: Final = (
 )
 
 
+_SCALE_COLUMNS: Final = ("run", "classifier", "scale", "accuracy", "low", "high")
+
+
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Score every classifier and every synthetic dataset on images that they were not made from.
 
@@ -95,7 +97,12 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
             f"{workspace.splits}: was drawn for evaluate.protocol: {split.protocol}; run `dreamset prepare` again."
         )
     trained = {arm: read_json(workspace.result("train", arm), f"dreamset train {arm}") for arm in arms(params)}
-    scored = (_cross_validated if split.protocol == "cv" else _tested)(params, workspace, split, test_split)
+    if split.protocol == "cv":
+        scored = scoring.over_folds(params, workspace, split)
+    elif test_split.test:
+        scored = scoring.on_test_images(params, workspace, split, test_split)
+    else:
+        raise InputError(f"{workspace.test_split}: holds no images; run `dreamset prepare` again.")
     logits, labels, touched = scored.logits, scored.labels, scored.touched
     groups = accuracy.grouped([sample.group for sample in scored.samples])
     right = {key: (scores.argmax(1) == labels).astype(float) for key, scores in logits.items()}
@@ -129,157 +136,11 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "near_duplicates_real": scored.copies,
         "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
     }
+    evaluation["scales"] = _scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     guesses = {key: scores.argmax(1) for key, scores in logits.items()}
     _write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
     return evaluation
-
-
-def key_of(arm: str, kind: str, classifier: str) -> str:
-    """The name of a run: ``arm/train_on/classifier``."""
-    return f"{arm}/{kind}/{classifier}"
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """What was measured on which images: logits (n, classes) by run, and the synthetic sets beside them.
-
-    ``scaled`` are the logits over the temperature of the classifier that said them.
-    ``touched`` are, by recipe, the rows of the images that synthetic ones are near-duplicates of; ``copies`` says which
-    of the images are near-duplicates of shots, None where they are the shots.
-    """
-
-    samples: tuple[Sample, ...]
-    labels: NDArray[np.int64]
-    logits: dict[str, NDArray[np.float32]]
-    scaled: dict[str, NDArray[np.float32]]
-    sets: dict[str, Any]
-    touched: dict[str, NDArray[np.int64]]
-    copies: dict[str, Any] | None
-    folds: int | None
-
-
-def _tested(params: Params, workspace: Workspace, split: Split, test: TestSplit) -> _Scored:
-    """Protocol ``test``: what the other stages made, on the test images."""
-    import numpy as np
-
-    if not test.test:
-        raise InputError(f"{workspace.test_split}: holds no images; run `dreamset prepare` again.")
-    images = _Images(params, workspace, split, test)
-    zero_shot = _zero_shot(params, workspace, split, images)
-    found = _all_logits(params, workspace, split, images, arms(params))
-    scaled = {key: logits / np.float32(found.temperatures[key]) for key, logits in found.logits.items()}
-    sets = _sets(params, workspace, images)
-    return _Scored(test.test, images.labels, zero_shot | found.logits, zero_shot | scaled, *sets, None)
-
-
-def _cross_validated(params: Params, workspace: Workspace, split: Split, _: TestSplit) -> _Scored:
-    """Protocol ``cv``: what the folds made, each on what it held out, put together in the order of the shots."""
-    import numpy as np
-
-    folds = crossval.plan(params, workspace, split)
-
-    def images_of(fold: crossval.Fold) -> _Images:
-        return _Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held))
-
-    def score(fold: crossval.Fold, arm: str) -> crossval.Scored:
-        return _all_logits(params, fold.workspace, fold.split, images_of(fold), (arm,))
-
-    found = crossval.run(params, folds, score)
-    samples = crossval.scored_on(params, split).train
-    place = {sample.path: index for index, sample in enumerate(absolute(samples, workspace))}
-    rows = [np.array([place[sample.path] for sample in fold.held]) for fold in folds]
-    order = np.argsort(np.concatenate(rows))
-    every = _Images(params, workspace, split, TestSplit(split.classes, samples))
-    # Nothing in it was learned from the shots, so that one look at them is enough.
-    zero_shot = _zero_shot(params, workspace, split, every)
-    logits = zero_shot | {key: np.concatenate([own.logits[key] for own in found])[order] for key in found[0].logits}
-    scaled = zero_shot | {
-        key: np.concatenate([own.logits[key] / np.float32(own.temperatures[key]) for own in found])[order]
-        for key in found[0].logits
-    }
-    sets, met = _fold_sets(params, workspace, every, [images_of(fold) for fold in folds])
-    touched = {
-        recipe: np.sort(np.concatenate([own[of] for own, of in zip(rows, found_in, strict=True)]))
-        for recipe, found_in in met.items()
-    }
-    return _Scored(samples, every.labels, logits, scaled, sets, touched, None, len(folds))
-
-
-class _Images:
-    """The images that are scored, decoded at the sides that networks see."""
-
-    def __init__(self, params: Params, workspace: Workspace, split: Split, test: TestSplit) -> None:
-        import numpy as np
-
-        self.workspace, self.split, self.resolution = workspace, split, params.base.resolution
-        self.samples = test.test
-        self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
-        self.decoded: dict[int, Labelled] = {}
-
-    def test(self, size: int) -> Labelled:
-        """Test images for a network of ``size`` pixels; those of the last two sides are kept."""
-        side = self._side(size)
-        if side not in self.decoded:
-            # One side for each classifier and one for the judge are common; more would only take room.
-            while len(self.decoded) > 1:
-                del self.decoded[next(iter(self.decoded))]
-            self.decoded[side] = self._real(self.samples, side)
-        return self.decoded[side]
-
-    def shots(self, size: int) -> Labelled:
-        """What the generators learned from."""
-        return self._real(self.split.train, self._side(size))
-
-    def synthetic(self, recipe: str, size: int) -> Labelled:
-        """The synthetic dataset of a recipe."""
-        from dreamset.classifiers import arrays
-
-        folder = self.workspace.synthetic(recipe)
-        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch)
-
-    def _real(self, samples: tuple[Sample, ...], side: int) -> Labelled:
-        from dreamset.classifiers import arrays
-
-        return arrays.real(samples, self.workspace.cell, side, self.workspace.scratch)
-
-    def _side(self, size: int) -> int:
-        from dreamset.classifiers import seen
-
-        return seen(size, self.resolution)
-
-
-def _zero_shot(params: Params, workspace: Workspace, split: Split, images: _Images) -> dict[str, NDArray[np.float32]]:
-    """Logits of CLIP as it is."""
-    from dreamset import classifiers
-
-    zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
-    predictor = classifiers.Predictor(zero_shot, split.classes)
-    return {key_of(ZERO_SHOT, "none", "clip_zeroshot"): predictor.logits(images.test(predictor.size).images)}
-
-
-def _all_logits(
-    params: Params, workspace: Workspace, split: Split, images: _Images, wanted: tuple[str, ...]
-) -> crossval.Scored:
-    """Logits and temperatures of the classifiers of some arms, by their run; one classifier in memory at a time."""
-    from dreamset import classifiers
-
-    folders = {
-        key_of(arm, kind, name): workspace.classifiers(arm) / f"{kind}_{name}"
-        for arm in wanted
-        for kind, name in runs(params, arm)
-    }
-    # Before any work: all are there, and of these classes.
-    for key, folder in folders.items():
-        if classifiers.classes(folder) != split.classes:
-            arm = key.split("/")[0]
-            raise InputError(f"{folder}: was trained on other classes; run `dreamset train {arm}` again.")
-    found = crossval.Scored({}, {})
-    for key, folder in folders.items():
-        predictor = classifiers.load(folder)
-        found.logits[key] = predictor.logits(images.test(predictor.size).images)
-        found.temperatures[key] = predictor.temperature
-    return found
 
 
 def _run_record(
@@ -308,6 +169,7 @@ def _run_record(
         "arm": arm,
         "train_on": kind,
         "classifier": name,
+        "scale": scale_of(kind),
         "measure": _measure(kind, name),
         "accuracy": round(interval.estimate, 4),
         "low": round(interval.low, 4),
@@ -339,9 +201,9 @@ def _run_record(
 
 def _measure(kind: str, classifier: str) -> str:
     """CAS is a network trained from scratch on synthetic images alone; the rest have other names."""
-    if kind != "synthetic":
+    if not kind.startswith("synthetic"):
         return "accuracy"
-    return "CAS" if classifier == "resnet20" else "synthetic-only accuracy"
+    return "CAS" if classifier in FROM_SCRATCH else "synthetic-only accuracy"
 
 
 def _interval(
@@ -361,19 +223,24 @@ def _differences(
 
     What adaptation gains is kept apart from what having synthetic images gains: every adapted recipe against
     every un-adapted one, on synthetic images alone and with the real ones, and every recipe with the real ones
-    against the real ones alone, as they are and strongly augmented. The test takes images as independent; the interval
-    is over groups where there are any.
+    against the real ones alone, both as they are and strongly augmented. The test takes images as independent; the
+    interval is over groups where there are any.
     """
     from dreamset.metrics.mcnemar import mcnemar
 
     plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
     adapted = [recipe for recipe in params.active if recipe not in plain]
-    pairs = [
-        ((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in train_on(params, recipe)
-    ]
-    pairs += [((recipe, "both"), (REAL, kind)) for kind in train_on(params, REAL) for recipe in params.active]
     differences = []
     for classifier in params.train.classifiers:
+        kinds = train_on(params, params.active[0], classifier)
+        pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in kinds]
+        pairs += [
+            ((recipe, kind), (REAL, alone))
+            for kind in kinds
+            if kind in verdict.TOGETHER
+            for alone in train_on(params, REAL, classifier)
+            for recipe in params.active
+        ]
         for first, second in pairs:
             of, minus = key_of(*first, classifier), key_of(*second, classifier)
             difference = right[of] - right[minus]
@@ -394,22 +261,6 @@ def _differences(
     return differences
 
 
-def _sets(
-    params: Params, workspace: Workspace, images: _Images
-) -> tuple[dict[str, Any], dict[str, NDArray[np.int64]], dict[str, Any]]:
-    """By recipe: what is said of its images, and which test images they touch; and test images that copy shots."""
-    from dreamset.metrics.compare import Reference
-    from dreamset.metrics.features import Judge
-
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
-    shots, test = images.shots(judge.size), images.test(judge.size)
-    reference = Reference(params, judge, images.split, shots, test, [sample.group for sample in images.samples])
-    sets, touched = {}, {}
-    for recipe in params.active:
-        sets[recipe], touched[recipe] = reference.compare(images.synthetic(recipe, judge.size))
-    return sets, touched, reference.real_copies()
-
-
 def _untouched(right: NDArray[np.float64], touched: NDArray[np.int64] | None) -> dict[str, Any]:
     """Accuracy without the test images that a recipe's images are near-duplicates of; all, where no recipe's are used.
 
@@ -420,73 +271,6 @@ def _untouched(right: NDArray[np.float64], touched: NDArray[np.int64] | None) ->
     rest = right if touched is None else np.delete(right, touched)
     accuracy = round(float(rest.mean()), 4) if len(rest) else None
     return {"touched": len(right) - len(rest), "accuracy_untouched": accuracy}
-
-
-def _fold_sets(
-    params: Params, workspace: Workspace, every: _Images, folds: list[_Images]
-) -> tuple[dict[str, Any], dict[str, list[NDArray[np.int64]]]]:
-    """The same under cross-validation: each distance is of a fold's own dataset to what the fold holds out.
-
-    Distances are means over the folds: put together, the datasets would be compared with images that most of them
-    were made from. ``n`` is then the images of one fold, which makes FID's bias large; KID has none. Near-duplicates
-    are those of the datasets that are delivered, beside all shots, with a threshold from what all folds held out.
-    """
-    import numpy as np
-
-    from dreamset.metrics.compare import Reference, listed
-    from dreamset.metrics.duplicates import near_duplicates
-    from dreamset.metrics.features import Judge
-
-    judge, most = Judge(hub.locate(workspace.root, params.base.judge, "judge")), params.evaluate.worst_pairs
-    compared: dict[str, list[dict[str, Any]]] = {recipe: [] for recipe in params.active}
-    touched: dict[str, list[NDArray[np.int64]]] = {recipe: [] for recipe in params.active}
-    held_out = []
-    for fold in folds:
-        groups = [sample.group for sample in fold.samples]
-        reference = Reference(params, judge, fold.split, fold.shots(judge.size), fold.test(judge.size), groups)
-        held_out.append(reference.test_to_shots)
-        for recipe in params.active:
-            record, met = reference.compare(fold.synthetic(recipe, judge.size))
-            compared[recipe].append(record)
-            touched[recipe].append(met)
-    fresh, shots = np.concatenate(held_out), every.shots(judge.size)
-    # Folds name images from the root of the machine, which is nobody's business.
-    shown = {far.path: near.path for far, near in zip(absolute(every.samples, workspace), every.samples, strict=True)}
-    shot_features = judge.features(shots.images)
-    sets = {}
-    for recipe, records in compared.items():
-        delivered = every.synthetic(recipe, judge.size)
-        near = near_duplicates(judge.features(delivered.images), shot_features, fresh, most)
-        pairs = [
-            pair | {"test": shown[pair["test"]]}
-            for record in records
-            for pair in record["near_duplicates_test"]["pairs"]
-        ]
-        mean: dict[str, Any] = _mean(records)
-        sets[recipe] = mean | {
-            "folds": len(folds),
-            "images": len(delivered),
-            "near_duplicates": mean["near_duplicates"] | listed(near, delivered.names, shots.names),
-            "near_duplicates_test": mean["near_duplicates_test"]
-            | {"count": sum(record["near_duplicates_test"]["count"] for record in records)}
-            | {"touched": sum(len(rows) for rows in touched[recipe])}
-            | {"pairs": sorted(pairs, key=lambda pair: float(pair["distance"]))[:most]},
-        }
-    return sets, touched
-
-
-def _mean(values: list[Any]) -> Any:
-    """Means of the numbers of equal records, counts to the nearest; None where one is missing, texts of the first."""
-    first = values[0]
-    if isinstance(first, dict):
-        shared = [key for key in first if all(key in value for value in values)]
-        return {key: _mean([value[key] for value in values]) for key in shared}
-    if any(value is None for value in values):
-        return None
-    if isinstance(first, int | float) and not isinstance(first, bool):
-        mean = sum(values) / len(values)
-        return round(mean) if all(isinstance(value, int) for value in values) else round(mean, 5)
-    return first
 
 
 def _costs(workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
@@ -542,6 +326,22 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     return compact
 
 
+def _scales(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """CAS by the size of the synthetic set, and beside it what the same classifier makes of the real images alone.
+
+    One row per run and scale, with ``_SCALE_COLUMNS``; the real runs, which have no scale, stand at each of them.
+    """
+    sized = [run for run in runs if run["scale"] is not None]
+    found = [{**run, "run": run["arm"]} for run in sized]
+    for scale, classifier in dict.fromkeys((run["scale"], run["classifier"]) for run in sized):
+        found += [
+            {**run, "run": run["train_on"], "scale": scale}
+            for run in runs
+            if (run["arm"], run["classifier"]) == (REAL, classifier) and run["train_on"] in ("real", "real_strong")
+        ]
+    return [{name: row[name] for name in _SCALE_COLUMNS} for row in found]
+
+
 def _write(
     workspace: Workspace,
     evaluation: dict[str, Any],
@@ -564,6 +364,7 @@ def _write(
     bars = [{"run": key_of(r["arm"], r["train_on"], r["classifier"]), **r} for r in evaluation["runs"]]
     columns = ("run", "arm", "train_on", "classifier", "accuracy", "low", "high")
     write_csv(plots / "accuracy.csv", ({name: row[name] for name in columns} for row in bars), columns)
+    write_csv(plots / "scales.csv", evaluation["scales"], _SCALE_COLUMNS)
     for key, guess in predicted.items():
         pairs = [{"actual": classes[a], "predicted": classes[p]} for a, p in _pairs(labels, guess, len(classes))]
         write_csv(plots / "confusion" / f"{key.replace('/', '_')}.csv", pairs, ("actual", "predicted"))

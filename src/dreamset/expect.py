@@ -18,6 +18,7 @@ from dreamset import generate, hub, licences, splits
 from dreamset.files import write_json
 from dreamset.params import Recipe, SamplerOverrides
 from dreamset.seeds import seed_for
+from dreamset.verdict import Gain, over_real
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -250,11 +251,12 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
     nearest = min({int(row["shots"]) for row in rows}, key=lambda k: (abs(math.log(k / shots)), k))
     rows = [row for row in rows if int(row["shots"]) == nearest]
     lift = [float(row["difference"]) for row in rows if "/synthetic/" in row["of"] and "/synthetic/" in row["minus"]]
-    added: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if "/both/" in row["of"] and row["minus"].startswith("real/") and _same_classifier(row["of"], row["minus"]):
-            least = added.setdefault(row["of"], row)
-            added[row["of"]] = min(least, row, key=lambda own: float(own["difference"]))
+    gains = [
+        Gain(row["of"], row["minus"], *(float(row[name]) for name in ("difference", "low", "high"))) for row in rows
+    ]
+    runs = [gain.of.split("/") for gain in gains if gain.minus.startswith("real/")]
+    asked = dict.fromkeys((recipe, classifier) for recipe, _, classifier in runs)
+    added = [gain for run in asked if (gain := over_real(gains, *run))]
     return {
         "source": made["prepare"]["source"],
         "model": made["model"],
@@ -263,15 +265,9 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
         "lift": [min(lift), max(lift)] if lift else None,
         "added": len(added),
         "gains": [
-            {"of": row["of"], "difference": float(row["difference"]), "low": float(row["low"])}
-            for row in added.values()
-            if float(row["low"]) > 0
+            {"of": gain.of, "difference": gain.difference, "low": gain.low} for gain in added if gain.outcome == "helps"
         ],
     }
-
-
-def _same_classifier(*runs: str) -> bool:
-    return len({run.rsplit("/", 1)[1] for run in runs}) == 1
 
 
 def judgement(found: dict[str, Any]) -> tuple[str, list[str]]:

@@ -33,11 +33,11 @@ Shots = Count | Literal["all"] | dict[str, Count]
 Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
-ClassifierName = Literal["resnet20", "clip_lora", "linear_probe"]
+ClassifierName = Literal["resnet20", "resnet50", "clip_lora", "linear_probe"]
 
 
 # Classifiers that can be taken away, in the order in which they stand in for one another.
-DELIVERED: Final = ("resnet20", "clip_lora")
+DELIVERED: Final = ("resnet20", "clip_lora", "resnet50")
 
 # What differs between the cells of a table, what changes no number of theirs, and rows that they do not use.
 _NO_SETTING: Final = (
@@ -130,6 +130,8 @@ class Train:
     real_weight: Share
     selections: Count
     configurations: Count
+    # Ravuri and Vinyals (2019) define CAS by a synthetic set that is as large as the real one.
+    scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
 
 
 @dataclass(frozen=True)
@@ -312,7 +314,7 @@ class Sampler:
 class ModelTune:
     """``tune`` of a model's row: the classifier of the score, and the rungs that Hyperband prunes at."""
 
-    classifier: Literal["resnet20"]
+    classifier: Literal["resnet20", "resnet50"]
     steps: Count
     per_class: tuple[Count, ...]
 
@@ -329,6 +331,22 @@ class ResNet20:
     warmup: Natural
     steps: Count
     batch: Annotated[int, Range(low=2)]
+    schedule: Literal["cosine", "plateau"]
+
+
+@dataclass(frozen=True)
+class ResNet50:
+    """``train.resnet50`` of a model's row."""
+
+    # Its stem reduces four times before the first block.
+    size: Annotated[int, Range(low=64)]
+    lr: Positive
+    weight_decay: Share
+    label_smoothing: Share
+    warmup: Natural
+    steps: Count
+    batch: Annotated[int, Range(low=2)]
+    schedule: Literal["cosine", "plateau"]
 
 
 @dataclass(frozen=True)
@@ -360,9 +378,10 @@ class LinearProbe:
 class ModelTrain:
     """``train`` of a model's row."""
 
-    deliver: Literal["resnet20", "clip_lora"]
+    deliver: Literal["resnet20", "clip_lora", "resnet50"]
     crop: Annotated[float, Range(above=0, high=1)]
     resnet20: ResNet20
+    resnet50: ResNet50
     clip_lora: ClipLora
     linear_probe: LinearProbe
 
@@ -427,8 +446,22 @@ class Params:
         given = self.generate.per_class
         return self.base.generate.per_class if given is None or given == "balance" else given
 
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Sizes of the synthetic sets that CAS is measured by, as multiples of the number of shots; rising."""
+        return (1,) if self.train.scales == "ravuri_vinyals" else self.train.scales
+
     def synthetic_per_class(self, real: Sequence[int]) -> tuple[int, ...]:
-        """Synthetic images of each class, by label.
+        """Synthetic images of each class that are made, by label: those to train on, or more where ``scales`` ask so.
+
+        Args:
+            real: shots of each class.
+        """
+        most = max(self.scales, default=0)
+        return tuple(max(own, most * shots) for own, shots in zip(self.training_per_class(real), real, strict=True))
+
+    def training_per_class(self, real: Sequence[int]) -> tuple[int, ...]:
+        """Synthetic images of each class that every arm but the scales learns from, the first ones, by label.
 
         Args:
             real: shots of each class. With ``balance`` shots and synthetic images together are as many in each.
@@ -472,7 +505,7 @@ class Params:
         """What runs of several seeds and numbers of shots must have in common to stand in one table."""
         setting = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
         base = to_dict(self.base)
-        del base["train"]["deliver"], setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
+        del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
         return setting | {"base": base, "recipes": {name: to_dict(self.recipes[name]) for name in recipes}}
 
     def sampler(self, recipe: str) -> Sampler:

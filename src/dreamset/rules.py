@@ -11,7 +11,8 @@ from dreamset.strict import listed
 if TYPE_CHECKING:
     from dreamset.params import Params, Recipe, Span
 
-_TAKEN: Final = ("real", "real_strong", "real_more", "zero_shot")  # names of what is no recipe, beside the recipes' own
+# Names of what is no recipe, beside the recipes' own.
+_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
 _KNOBS: Final = {  # of each adapter, all needed
     "lora": ("scope", "rank", "alpha", "unet", "text_encoder"),
     "class_encoder": ("context_length", "unconditional", "class_dropout"),
@@ -93,6 +94,7 @@ def check(params: Params) -> None:
             f"train.configurations: {params.train.configurations} cannot be chosen among with selection: fixed; set it "
             "to 1, or selection to holdout, cv, coop or extra:N."
         )
+    _check_scratch(params)
     if "://" not in params.tune.storage:
         raise InputError(f"tune.storage: expected a URL such as sqlite:///studies.db, got {params.tune.storage!r}.")
     if params.tune.grace_s <= params.tune.heartbeat_s:
@@ -116,6 +118,21 @@ def check(params: Params) -> None:
     template = params.prepare.template
     if template is not None and template.count("{class}") != 1:
         raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
+
+
+def _check_scratch(params: Params) -> None:
+    """What holds for classifiers that are trained from scratch, and for the sizes of the sets that they learn from."""
+    if list(params.scales) != sorted(set(params.scales)):
+        raise InputError(f"train.scales: expected rising numbers, got {list(params.scales)}.")
+    trained = {*params.train.classifiers, *params.train.baselines}
+    trained |= {params.base.tune.classifier} if params.scales else set()
+    for name in sorted(trained):
+        plateau = getattr(getattr(params.base.train, name), "schedule", None) == "plateau"
+        if plateau and not params.sets_apart:
+            raise InputError(
+                f"models.{params.model}.train.{name}.schedule: plateau goes by images that are set apart, and "
+                f"selection: {params.selection} sets none; set it to cosine, or selection to holdout, coop or extra:N."
+            )
 
 
 def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:

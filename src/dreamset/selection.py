@@ -28,7 +28,7 @@ REAL_WEIGHT: Final = (0.5, 0.95)  # uniform
 
 
 class Row(Protocol):
-    """The part of a classifier's row of ``params.yaml`` that a configuration changes."""
+    """What every classifier's row of ``params.yaml`` says of its training; a configuration changes the most of it."""
 
     @property
     def lr(self) -> float: ...  # noqa: D102

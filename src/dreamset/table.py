@@ -222,7 +222,7 @@ def _primary(params: Params, shots: int, made: Iterable[dict[str, Any]]) -> set[
     """The claims that were fixed beforehand, of the primary recipe and classifier.
 
     (a) synthetic images alone over the un-adapted generator's, (b) real + synthetic over the best of the real-only
-    runs, (c) real + synthetic over real + the un-adapted generator's.
+    runs, (c) real + synthetic over real + the un-adapted generator's, in the augmentation of (b).
     """
     if shots not in PRIMARY_SHOTS:
         return set()
@@ -230,9 +230,10 @@ def _primary(params: Params, shots: int, made: Iterable[dict[str, Any]]) -> set[
     plain = next(
         (name for name, row in params.recipes.items() if row.adapter == "none" and row.origin == "generator"), None
     )
-    wanted = {(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in ("synthetic", "both")}
     gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in made]
     best = over_real(gains, recipe, classifier)
+    kinds = ("synthetic", *((best.of.split("/")[1],) if best else ()))
+    wanted = {(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in kinds}
     return wanted | ({(best.of, best.minus)} if best else set())
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import folds, locks, selection
+from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import sync_folder, write_csv, write_json
 from dreamset.splits import read_split, write_split
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from dreamset.workspace import Workspace
 
 # Of the arm `real`: the shots; the shots strongly augmented; and what `selection` sets apart trained on as well, to the
-# last step, for that is what else its labels are good for. Of a recipe: its images alone, and with the shots.
-TrainOn = Literal["real", "real_strong", "real_more", "synthetic", "both"]
+# last step, for that is what else its labels are good for. Of a recipe: its images alone, with the shots, and with the
+# shots all strongly augmented; and, as `synthetic_x2`, the first twice as many of its images as there are shots.
+KINDS: Final = ("real", "real_strong", "real_more", "synthetic", "both", "both_strong")
+_SCALED: Final = "synthetic_x"
 
 REAL: Final = "real"
 _POINTS: Final = 50  # of a loss curve: each is the mean over its share of the steps
@@ -44,18 +47,32 @@ def arms(params: Params) -> tuple[str, ...]:
     return (REAL, *params.active)
 
 
-def train_on(params: Params, arm: str) -> tuple[TrainOn, ...]:
-    """Which images each of ``train.classifiers`` learns from in an arm."""
+def train_on(params: Params, arm: str, name: str) -> tuple[str, ...]:
+    """Which images the classifier ``name`` of ``train.classifiers`` learns from in an arm."""
     if arm != REAL:
-        return ("synthetic", "both")
+        # Strongly augmented for the verdict alone, where it stands against the real images strongly augmented.
+        return ("synthetic", "both", "both_strong") if name == params.primary_classifier else ("synthetic", "both")
     return ("real", "real_strong", "real_more") if params.sets_apart else ("real", "real_strong")
 
 
-def runs(params: Params, arm: str) -> tuple[tuple[TrainOn, str], ...]:
-    """Everything that is trained in an arm: (train_on, classifier), with ``train.baselines`` on the shots alone."""
-    found = [(kind, name) for name in params.train.classifiers for kind in train_on(params, arm)]
-    baselines = params.train.baselines if arm == REAL else ()
-    return tuple(dict.fromkeys([*found, *(("real", name) for name in baselines)]))
+def runs(params: Params, arm: str) -> tuple[tuple[str, str], ...]:
+    """Everything that is trained in an arm: (train_on, classifier), with ``train.baselines`` on the shots alone.
+
+    The runs of ``train.scales`` take as many optimizer steps as any other, whatever the size of their sets.
+    """
+    found = [(kind, name) for name in params.train.classifiers for kind in train_on(params, arm, name)]
+    if arm == REAL:
+        found += [("real", name) for name in params.train.baselines]
+    if params.scales:
+        # The curve and what it is compared with, the same classifier on the real images alone.
+        kinds = ("real", "real_strong") if arm == REAL else (f"{_SCALED}{scale}" for scale in params.scales)
+        found += [(kind, params.base.tune.classifier) for kind in kinds]
+    return tuple(dict.fromkeys(found))
+
+
+def scale_of(kind: str) -> int | None:
+    """How many times the number of shots the synthetic images of a run are; None of all but the runs of ``scales``."""
+    return int(kind.removeprefix(_SCALED)) if kind.startswith(_SCALED) else None
 
 
 def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
@@ -71,7 +88,7 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     """
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
-    if any(name != "resnet20" for _, name in runs(params, arm)):
+    if any(name not in FROM_SCRATCH for _, name in runs(params, arm)):
         from dreamset import classifiers
 
         # Weights that are missing are told now, and not after the hours that another classifier takes.
@@ -136,21 +153,50 @@ class _Part:
             side = stored(size, resolution)
             data = {"real": arrays.real(self.split.train, cell, side, scratch)}
             if self.arm != REAL:
-                data["synthetic"] = arrays.synthetic(self.workspace.synthetic(self.arm), self.split, side, scratch)
+                data["synthetic"] = self._synthetic(side, self.params.training_per_class(self.split.train_per_class))
             elif self.params.sets_apart:
                 data["more"] = arrays.real((*self.split.train, *self.split.selection), cell, side, scratch)
             self.decoded = data, arrays.real(self.split.selection, cell, seen(size, resolution), scratch)
             self.size = size
         return self.decoded
 
+    def scaled(self, scale: int, classifier: nn.Module) -> Labelled:
+        """The first images of each class, ``scale`` times as many as its shots, for a classifier.
+
+        Raises:
+            InputError: there are fewer.
+        """
+        from dreamset.classifiers import stored
+
+        wanted = [scale * shots for shots in self.split.train_per_class]
+        size: int = classifier.size  # type: ignore[assignment]
+        found = self._synthetic(stored(size, self.params.base.resolution), wanted)
+        if len(found) < sum(wanted):
+            raise InputError(
+                f"{self.workspace.synthetic(self.arm)}: holds too few images for train.scales: {scale}; run `dreamset "
+                f"generate {self.arm}` again."
+            )
+        return found
+
+    def _synthetic(self, side: int, most: Sequence[int]) -> Labelled:
+        from dreamset.classifiers import arrays
+
+        folder, scratch = self.workspace.synthetic(self.arm), self.workspace.scratch
+        return arrays.synthetic(folder, self.split, side, scratch, most)
+
 
 @dataclass(frozen=True)
 class _Scored:
-    """The selection images' logits (n, classes) of a configuration by step, their labels (n,), and the time it took."""
+    """The selection images' logits (n, classes) of a configuration by step, their labels (n,), and the time it took.
+
+    ``curve`` is their accuracy by step, of more steps than can be chosen where the learning rate goes by it; empty
+    where it is that of the logits.
+    """
 
     logits: dict[int, NDArray[np.float32]]
     labels: NDArray[np.int64]
     seconds: float
+    curve: dict[int, float] = dataclasses.field(default_factory=dict)
 
     def accuracies(self) -> dict[int, float]:
         """By step."""
@@ -159,7 +205,7 @@ class _Scored:
 
 def _over_folds(
     params: Params, workspace: Workspace, split: Split, arm: str
-) -> tuple[dict[tuple[TrainOn, str], list[_Scored]], float]:
+) -> tuple[dict[tuple[str, str], list[_Scored]], float]:
     """Every run and configuration of an arm, scored on each shot by what was made without it.
 
     The adapters and images of the folds are shards like any others, so that a run that was killed goes on from them.
@@ -167,7 +213,7 @@ def _over_folds(
     """
     from dreamset import adapt, generate
 
-    found: dict[tuple[TrainOn, str], list[list[_Scored]]] = {}
+    found: dict[tuple[str, str], list[list[_Scored]]] = {}
     seconds = 0.0
     for index, held in enumerate(folds.held_out(split, folds.SELECTING, "selection")):
         place = folds.at(workspace, "selection", index)
@@ -202,7 +248,7 @@ def _configurations(params: Params, name: str) -> list[Configuration]:
 
 def _fit(
     part: _Part,
-    kind: TrainOn,
+    kind: str,
     name: str,
     configuration: Configuration,
     *,
@@ -221,7 +267,11 @@ def _fit(
     # No recipe in the seeds: recipes are compared from the same start and in the same order of batches.
     torch.manual_seed(seed_for("train", params.seed, name, "start"))
     classifier = classifiers.build(name, params.base, split, part.workspace.root)
+    row = getattr(params.base.train, name)
     data, held = part.of(classifier)
+    scale = scale_of(kind)
+    if scale is not None:
+        data = {"synthetic": part.scaled(scale, classifier)}
     if not scored:
         held = dataclasses.replace(held, images=held.images[:0], labels=held.labels[:0], names=())
     used = _sources(kind, data, configuration.real_weight)
@@ -229,20 +279,22 @@ def _fit(
         classifier,
         used,
         held,
-        configuration.of(getattr(params.base.train, name)),
+        configuration.of(row),
         selections=params.train.selections,
         invariances=split.invariances,
         crop=params.base.train.crop,
         seed=("train", params.seed, kind, name),
         stop=stop,
         mixup=configuration.mixup,
-        strong=kind == "real_strong",
+        # Without images to go by, as for `real_more`, it is the cosine.
+        plateau=scored and getattr(row, "schedule", "cosine") == "plateau",
+        strong=kind.endswith("_strong"),
         what=f"{what} {part.arm} {kind} {name}",
     )
     return classifier, history, used
 
 
-def _train(part: _Part, kind: TrainOn, name: str, folder: Path, held_out: list[_Scored]) -> dict[str, Any]:
+def _train(part: _Part, kind: str, name: str, folder: Path, held_out: list[_Scored]) -> dict[str, Any]:
     """One classifier, chosen by the rule, trained and saved under ``folder``; its record.
 
     Args:
@@ -271,7 +323,7 @@ def _train(part: _Part, kind: TrainOn, name: str, folder: Path, held_out: list[_
         for index, configuration in enumerate(tried):
             kept[index] = _fit(part, kind, name, configuration)
             history = kept[index][1]
-            scored = [*scored, _Scored(history.logits, part.decoded[1].labels, history.seconds)]
+            scored = [*scored, _Scored(history.logits, part.decoded[1].labels, history.seconds, history.curve)]
             chosen = _choose(scored)
             # The rule can come back to the first or to the best so far alone.
             kept = {i: fitted for i, fitted in kept.items() if i in (0, chosen.configuration)}
@@ -306,11 +358,11 @@ def _train(part: _Part, kind: TrainOn, name: str, folder: Path, held_out: list[_
     return _record(part, kind, name, used, history, facts, tried, scored, chosen)
 
 
-def _used(configuration: Configuration, kind: TrainOn) -> dict[str, Any]:
+def _used(configuration: Configuration, kind: str) -> dict[str, Any]:
     """A configuration as it was trained with: strong augmentation mixes where the configuration itself does not."""
     from dreamset.classifiers.fit import mixing
 
-    mixup, cutmix = mixing(configuration.mixup, strong=kind == "real_strong")
+    mixup, cutmix = mixing(configuration.mixup, strong=kind.endswith("_strong"))
     return dataclasses.asdict(configuration) | {"mixup": mixup, "cutmix": cutmix}
 
 
@@ -318,23 +370,23 @@ def _choose(scored: Sequence[_Scored]) -> Choice:
     return selection.choose([own.accuracies() for own in scored], len(scored[0].labels))
 
 
-def _sources(kind: TrainOn, data: dict[str, Labelled], real_weight: float) -> list[Source]:
+def _sources(kind: str, data: dict[str, Labelled], real_weight: float) -> list[Source]:
     """The images of a run; of both, half of every batch each, with the real rows' loss weighted by lambda."""
     from dreamset.classifiers.fit import Source
 
-    if kind == "both":
+    if kind in ("both", "both_strong"):
         return [
             Source("real", data["real"], 0.5, real_weight),
             Source("synthetic", data["synthetic"], 0.5, 1.0 - real_weight),
         ]
-    if kind == "synthetic":
+    if kind == "synthetic" or scale_of(kind) is not None:
         return [Source("synthetic", data["synthetic"], 1.0, 1.0)]
     return [Source("real", data["more" if kind == "real_more" else "real"], 1.0, 1.0)]
 
 
 def _record(
     part: _Part,
-    kind: TrainOn,
+    kind: str,
     name: str,
     used: Iterable[Source],
     history: History,
@@ -348,7 +400,8 @@ def _record(
     counts = {source.name: len(source.data) for source in used}
     more = kind == "real_more"
     curves = [
-        [{"step": step, "accuracy": round(value, 4)} for step, value in own.accuracies().items()] for own in scored
+        [{"step": step, "accuracy": round(value, 4)} for step, value in (own.curve or own.accuracies()).items()]
+        for own in scored
     ]
     done, batch = len(history.losses), getattr(part.params.base.train, name).batch
     # A choice is paid for by all that was tried; where images are held out for good, what is kept is one of those.

@@ -1,8 +1,9 @@
 """The verdict: do the primary recipe's images help the primary classifier? By a rule that no result can move.
 
-Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen. Where there are several ways of
-training on the real images alone, the best of them on the test images is what has to be beaten: choosing that one
-there favours the real images, so that the verdict errs on their side.
+Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen. Real and synthetic images together
+are strongly augmented, as the strongest of the ways of training on the real images alone is. Which of these is the best
+on the test images is what has to be beaten: choosing that one there favours the real images, so that the verdict errs
+on their side.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from dreamset.params import Params
 
@@ -22,6 +23,8 @@ TITLES: Final[dict[Outcome, str]] = {
     "does_not_help": "It does not help",
     "cannot_tell": "These images cannot tell",
 }
+# Trained on real and synthetic images together: what the verdict is about first, and what stands in for it.
+TOGETHER: Final = ("both_strong", "both")
 _ALONE: Final = {
     "real": "the real ones alone",
     "real_strong": "the real ones alone with strong augmentation",
@@ -51,11 +54,12 @@ class Gain:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said, and the numbers that it is said from; ``minus`` is the best run on real images alone."""
+    """What is said, and the numbers that it is said from: ``of`` a run, over the best one on real images alone."""
 
     outcome: Outcome
     recipe: str
     classifier: str
+    of: str
     minus: str
     difference: float
     low: float
@@ -86,16 +90,22 @@ def decide(low: float, high: float, smallest_gain: float, *, significant: bool =
     return "does_not_help" if high < smallest_gain else "cannot_tell"
 
 
-def over_real(gains: Iterable[Gain], recipe: str, classifier: str) -> Gain | None:
-    """The gain of ``recipe``'s images beside the real ones over the best way of training on these alone."""
-    of = f"{recipe}/both/{classifier}"
-    found = [
-        gain
-        for gain in gains
-        if gain.of == of and gain.minus.startswith("real/") and gain.minus.endswith(f"/{classifier}")
-    ]
-    # All are of the same accuracy, so the least gain is over the highest one.
-    return min(found, key=lambda gain: gain.difference, default=None)
+def over_real(gains: Iterable[Gain], recipe: str, classifier: str, kinds: Sequence[str] = TOGETHER) -> Gain | None:
+    """The gain of ``recipe``'s images beside the real ones over the best way of training on these alone.
+
+    Args:
+        gains: any differences.
+        recipe: whose images.
+        classifier: that was trained on both.
+        kinds: how; the first of them that was measured counts.
+    """
+    over = [gain for gain in gains if gain.minus.startswith("real/") and gain.minus.endswith(f"/{classifier}")]
+    for kind in kinds:
+        found = [gain for gain in over if gain.of == f"{recipe}/{kind}/{classifier}"]
+        if found:
+            # All are of the same accuracy, so the least gain is over the highest one.
+            return min(found, key=lambda gain: gain.difference)
+    return None
 
 
 def judge(
@@ -133,8 +143,10 @@ def judge(
         because = f"McNemar\N{RIGHT SINGLE QUOTATION MARK}s exact test does not tell it from chance (p = {gain.p:.2g})"
     elif outcome == "cannot_tell" and gain.low == gain.high:
         because = "that on every image and seed alike, so that nothing says how far it holds"
-    reason = f"trained on the real images and those of {recipe}, {classifier} gets {compared}, and {because}."
-    return Verdict(outcome, recipe, classifier, gain.minus, gain.difference, gain.low, gain.high, reason)
+    strongly = " with strong augmentation" if "/both_strong/" in gain.of else ""
+    trained = f"trained on the real images and those of {recipe}{strongly}"
+    reason = f"{trained}, {classifier} gets {compared}, and {because}."
+    return Verdict(outcome, recipe, classifier, gain.of, gain.minus, gain.difference, gain.low, gain.high, reason)
 
 
 def of_evaluation(params: Params, evaluation: dict[str, Any]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ require a gradient. A module of this package offers
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.errors import InputError
 from dreamset.files import read_json, write_json
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dreamset.params import Model
     from dreamset.splits import Split
 
+# Classifiers that know nothing but what they are trained on: on synthetic images alone their accuracy is CAS.
+FROM_SCRATCH: Final = ("resnet20", "resnet50")
 RECORD = "classifier.json"
 BATCH = 256  # images that a classifier is asked about at once
 
@@ -38,6 +40,10 @@ def _module(name: str) -> Any:
         from dreamset.classifiers import resnet20
 
         return resnet20
+    if name == "resnet50":
+        from dreamset.classifiers import resnet50
+
+        return resnet50
     if name == "clip_lora":
         from dreamset.classifiers import clip_lora
 
@@ -50,14 +56,16 @@ def _module(name: str) -> Any:
         from dreamset.classifiers import clip_zeroshot
 
         return clip_zeroshot
-    raise InputError(f"{name}: is no classifier; there are resnet20, clip_lora, linear_probe and clip_zeroshot.")
+    raise InputError(
+        f"{name}: is no classifier; there are resnet20, resnet50, clip_lora, linear_probe and clip_zeroshot."
+    )
 
 
 def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
     """An untrained classifier of the classes of ``split``.
 
     Args:
-        name: resnet20, clip_lora, linear_probe or clip_zeroshot.
+        name: resnet20, resnet50, clip_lora, linear_probe or clip_zeroshot.
         model: the row of ``models`` with its width, rank and so on.
         split: class names, and the captions that CLIP compares an image with.
         root: what relative paths of the row start from.

@@ -56,10 +56,19 @@ def real(samples: Iterable[Sample], cell: Path, size: int, scratch: Path | None 
     return _read(rows, cell, size, "dreamset prepare", scratch)
 
 
-def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None) -> Labelled:
-    """A synthetic dataset, ``size`` pixels square, checked against its metadata; ``scratch`` as for ``real``.
+def synthetic(
+    folder: Path, split: Split, size: int, scratch: Path | None = None, most: Sequence[int] | None = None
+) -> Labelled:
+    """A synthetic dataset, ``size`` pixels square, checked against its metadata.
 
     Images are read as ``drawn`` reads them.
+
+    Args:
+        folder: the dataset.
+        split: the classes, and the real images beside them.
+        size: pixels.
+        scratch: as for ``real``.
+        most: of each label no more than so many images, the first ones; None: all.
 
     Raises:
         InputError: a file is gone or changed, the classes are not those of ``split``, or ``scratch`` has no room.
@@ -71,7 +80,12 @@ def synthetic(folder: Path, split: Split, size: int, scratch: Path | None = None
             raise InputError(f"{folder}: holds class {row.class_name!r}, unlike the splits; run `{command}` again.")
     if not rows:
         raise InputError(f"{folder}: holds no images; run `{command}` again.")
-    files = [(row.file_name, row.label, row.sha256) for row in rows]
+    left = dict(enumerate(most)) if most is not None else dict.fromkeys(range(len(split.classes)), len(rows))
+    files = []
+    for row in rows:
+        left[row.label] -= 1
+        if left[row.label] >= 0:
+            files.append((row.file_name, row.label, row.sha256))
     return drawn(files, folder, split, size, command, scratch)
 
 

@@ -8,7 +8,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
@@ -28,27 +28,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
+    from dreamset.selection import Row
 
 
 STRONG: Final = 3  # operations of strong augmentation, which mixes images as well
 CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix; that of its MixUp is a configuration's, or else
 MIXUP: Final = 0.2
+# Of the plateau schedule, as in arXiv 2405.02698: after so many scorings without a better one the learning rate falls
+# by the factor, not below the floor, and training ends. Scorings are a hundredth of the steps apart, whatever is
+# trained on: an epoch of few shots is over before anything was learned in it.
+SCORINGS: Final = 100
+PATIENCE: Final = 10
+FACTOR: Final = 0.1
+FLOOR: Final = 1e-5
+STOP: Final = 25
 _RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more are drawn from the host, a batch ahead
-
-
-class Schedule(Protocol):
-    """What every classifier's row of ``params.yaml`` says of its training."""
-
-    @property
-    def lr(self) -> float: ...  # noqa: D102
-    @property
-    def weight_decay(self) -> float: ...  # noqa: D102
-    @property
-    def warmup(self) -> int: ...  # noqa: D102
-    @property
-    def steps(self) -> int: ...  # noqa: D102
-    @property
-    def batch(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -66,11 +60,13 @@ class History:
     """What happened.
 
     ``logits`` are those of the selection images by step, (n, classes) float32, and ``states`` the weights of the same
-    steps; both are empty where there are no selection images. ``losses`` are of every step.
+    steps: of the best alone with the plateau schedule. ``curve`` is the accuracy on these images whenever they were
+    scored. All are empty where there are no selection images. ``losses`` are of every step.
     """
 
     logits: dict[int, NDArray[np.float32]]
     states: dict[int, dict[str, Tensor]]
+    curve: dict[int, float]
     losses: list[float]
     seconds: float
 
@@ -96,12 +92,30 @@ def shares(batch: int, sources: Sequence[Source]) -> list[int]:
     return [batch - sum(counts), *counts]
 
 
-def learning_rate(step: int, schedule: Schedule) -> float:
+def learning_rate(step: int, schedule: Row) -> float:
     """Linear warm-up, then cosine to zero; ``step`` counts from 0."""
     if step < schedule.warmup:
         return schedule.lr * (step + 1) / (schedule.warmup + 1)
     done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
     return schedule.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Plateau:
+    """A learning rate that falls, and a training that ends, where the score gains no more; see the constants."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        # torch lowers the rate when more scorings than its patience were no better.
+        self.rates = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, "max", FACTOR, PATIENCE - 1, threshold=0.0, min_lr=FLOOR
+        )
+        self.best, self.since = -math.inf, 0
+
+    def over(self, score: float) -> bool:
+        """Take the next score; whether training ends with it."""
+        self.rates.step(score)
+        self.since = 0 if score > self.best else self.since + 1
+        self.best = max(self.best, score)
+        return self.since >= STOP
 
 
 def mixing(mixup: float, *, strong: bool) -> tuple[float, float]:
@@ -113,7 +127,7 @@ def fit(
     classifier: nn.Module,
     sources: Sequence[Source],
     selection: Labelled,
-    schedule: Schedule,
+    schedule: Row,
     *,
     selections: int,
     invariances: Collection[str],
@@ -121,6 +135,7 @@ def fit(
     seed: Sequence[str | int],
     stop: int | None = None,
     mixup: float = 0.0,
+    plateau: bool = False,
     strong: bool = False,
     what: str = "train",
 ) -> History:
@@ -137,6 +152,8 @@ def fit(
         seed: parts of the seed of batches, augmentation and dropout.
         stop: the step after which training ends, with the schedule as it is; None: the schedule's last.
         mixup: alpha of MixUp, 0: none. Images are mixed within their source.
+        plateau: whether the learning rate goes by the score on ``selection``, which then has images, instead of the
+            cosine; training may end early, and the best step is kept in place of ``selections``.
         strong: whether augmentation is strong: more operations, and MixUp or CutMix of every batch.
         what: title of the progress bar.
 
@@ -151,9 +168,12 @@ def fit(
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay)
     torch.manual_seed(seed_for(*seed, "dropout"))
-    stops = {max(1, round(schedule.steps * part / selections)) for part in range(1, selections + 1)}
+    parts = SCORINGS if plateau else selections
+    stops = {max(1, round(schedule.steps * part / parts)) for part in range(1, parts + 1)}
+    watch = Plateau(optimizer) if plateau else None
     logits: dict[int, NDArray[np.float32]] = {}
     states: dict[int, dict[str, Tensor]] = {}
+    curve: dict[int, float] = {}
     losses: list[Tensor] = []
     start = time.perf_counter()
     with (
@@ -162,21 +182,30 @@ def fit(
     ):
         for step in range(1, end + 1):
             classifier.train()
-            for group in optimizer.param_groups:
+            for group in optimizer.param_groups if watch is None or step <= schedule.warmup + 1 else ():
                 group["lr"] = learning_rate(step - 1, schedule)
             optimizer.zero_grad(set_to_none=True)
             loss = loader.loss()
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-            if step in stops and len(selection):
-                logits[step], states[step] = Predictor(classifier, ()).logits(selection.images), _state(classifier)
             progress.update()
+            if step in stops and len(selection):
+                said = Predictor(classifier, ()).logits(selection.images)
+                score = float((said.argmax(1) == selection.labels).mean())
+                if watch is None:
+                    logits[step], states[step] = said, _state(classifier)
+                elif score > max(curve.values(), default=-1.0):
+                    logits, states = {step: said}, {step: _state(classifier)}
+                curve[step] = score
+                # While it warms up, no score says anything of the rate.
+                if watch is not None and step > schedule.warmup and watch.over(score):
+                    break
     history = torch.stack(losses).tolist()
     if not all(map(math.isfinite, history)):
         raise InputError(f"{what}: the loss is no longer finite; lower lr in the classifier's row of params.yaml.")
     classifier.eval()
-    return History(logits, states, history, time.perf_counter() - start)
+    return History(logits, states, curve, history, time.perf_counter() - start)
 
 
 class _Loader:

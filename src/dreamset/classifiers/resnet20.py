@@ -6,7 +6,7 @@ real ones its accuracy is the classification accuracy score, CAS (Ravuri and Vin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from dreamset.params import Model
     from dreamset.splits import Split
 
-WEIGHTS = "model.safetensors"
+WEIGHTS: Final = "model.safetensors"
+TRANSFORM: Final = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}  # of what it sees, beside the size
 
 
 class Block(nn.Module):
@@ -92,7 +93,7 @@ def save(classifier: ResNet20, folder: Path) -> dict[str, Any]:
 
     weights = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    transform = {"size": classifier.size, "mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}
+    transform = {"size": classifier.size, **TRANSFORM}
     facts = {"weights": WEIGHTS, "width": classifier.width, "transform": transform}
     return facts | {"base": None, "base_commit": None, "base_sha256": None}
 

@@ -9,7 +9,7 @@ from dreamset import claims
 from dreamset.errors import InputError
 from dreamset.files import read_json
 from dreamset.splits import read_split
-from dreamset.verdict import Gain, over_real
+from dreamset.verdict import TOGETHER, Gain, over_real
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,9 +95,14 @@ class Evidence:
         """The difference between two (arm, train_on), where it was measured."""
         return self.gains.get((f"{of[0]}/{of[1]}/{classifier}", f"{minus[0]}/{minus[1]}/{classifier}"))
 
-    def over_real(self, recipe: str, classifier: str) -> Gain | None:
-        """What a recipe's images add to the real ones, over the best run on these alone."""
-        return over_real(self.gains.values(), recipe, classifier)
+    def over_real(self, recipe: str, classifier: str, kind: str) -> Gain | None:
+        """What a recipe's images add to the real ones in ``both`` or ``both_strong``, over the best run on these."""
+        return over_real(self.gains.values(), recipe, classifier, (kind,))
+
+    def together(self, classifier: str) -> list[str]:
+        """The ways of training a classifier on real and synthetic images that were measured, the verdict's first."""
+        known = {score.train_on for score in self.scores.values() if score.classifier == classifier}
+        return [kind for kind in TOGETHER if kind in known]
 
     def record(self, stage: str, item: str) -> dict[str, Any]:
         """The JSON that a stage left for an item; empty where there is none."""

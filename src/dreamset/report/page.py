@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dreamset.verdict import Gain
 
 _COLOURS: Final = 6
+_LEVELS: Final = {"real": "real", "real_strong": "zero"}
+_ADDED: Final = {"both_strong": "added to the real shots, all strongly augmented", "both": "added to the real shots"}
 _MOST_HEAT: Final = 30  # classes of a confusion matrix that a page can hold
 
 
@@ -34,6 +36,7 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
         _gains(evidence, verdict, colours),
         gallery.by_class(evidence, blocks),
         _accuracy_chart(evidence, colours),
+        _scales(evidence, colours),
         over_seeds(evidence, colours),
         tables.accuracies(evidence),
         quality.qualities(evidence),
@@ -85,8 +88,12 @@ def _steps(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Htm
     """The headline's numbers: what each kind of training images reaches with the declared classifier."""
     wanted = [
         *((REAL, kind, tables.trained_on(REAL, kind), "real") for kind in evidence.real_kinds),
-        (verdict.plain, "both", f"real + {verdict.plain}", colours.get(verdict.plain or "")),
-        (verdict.recipe, "both", f"real + {verdict.recipe}", colours[verdict.recipe]),
+        *(
+            (recipe, kind, tables.trained_on(recipe, kind), colours[recipe])
+            for kind in reversed(evidence.together(verdict.classifier))
+            for recipe in (verdict.plain, verdict.recipe)
+            if recipe
+        ),
         (verdict.plain, "synthetic", f"{verdict.plain} alone", colours.get(verdict.plain or "")),
         (verdict.recipe, "synthetic", f"{verdict.recipe} alone", colours[verdict.recipe]),
     ]
@@ -96,7 +103,7 @@ def _steps(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Htm
         score = evidence.score(arm, kind, verdict.classifier) if arm else None
         if score is None:
             continue
-        name = join(tag("i", class_=f"key {colour}{' hollow' if kind == 'synthetic' else ''}"), told)
+        name = join(tag("i", class_=f"key {colour}{tables.STYLES.get(kind, '')}"), told)
         accuracy, spread = percent(score.accuracy), interval(score.low, score.high)
         if verdict.seeds:
             mean, deviation = means.get((score.arm, kind), (None, None))
@@ -111,12 +118,13 @@ def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Htm
     for recipe in evidence.params.active:
         found: list[tuple[Gain | None, str, str]] = []
         for classifier in evidence.classifiers:
-            over = evidence.over_real(recipe, classifier)
-            kind = over.minus.split("/")[1] if over else ""
-            found.append((over, f"added to the real shots, over {tables.trained_on(REAL, kind)}", classifier))
+            for kind in evidence.together(classifier):
+                over = evidence.over_real(recipe, classifier, kind)
+                alone = tables.trained_on(REAL, over.minus.split("/")[1] if over else "")
+                found.append((over, f"{_ADDED[kind]}, over {alone}", classifier))
         for plain in evidence.plain if recipe in evidence.adapted else ():
             for kind, question in (
-                ("both", f"added to the real shots, over {plain}"),
+                *((kind, f"{added}, over {plain}") for kind, added in _ADDED.items()),
                 ("synthetic", f"alone, over {plain} alone"),
             ):
                 found += [
@@ -129,7 +137,7 @@ def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Htm
                 continue
             label = join(tag("span", question), " ", tag("em", classifier))
             value = join(tag("b", points(gain.difference)), " ", tag("small", point_interval(gain.low, gain.high)))
-            style = f"{colours[recipe]} {gain.outcome}{' hollow' if '/synthetic/' in gain.of else ''}"
+            style = f"{colours[recipe]} {gain.outcome}{tables.STYLES.get(gain.of.split('/')[1], '')}"
             bars.append(Bar(label, 100 * gain.low, 100 * gain.difference, 100 * gain.high, value, style))
         if bars:
             groups.append((recipe, bars))
@@ -166,7 +174,14 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
         ]
         for recipe in evidence.params.active:
             rows.append((evidence.score(recipe, "synthetic", classifier), recipe, f"{colours[recipe]} hollow"))
-            rows.append((evidence.score(recipe, "both", classifier), f"real + {recipe}", colours[recipe]))
+            rows += [
+                (
+                    evidence.score(recipe, kind, classifier),
+                    tables.trained_on(recipe, kind),
+                    colours[recipe] + tables.STYLES.get(kind, ""),
+                )
+                for kind in reversed(evidence.together(classifier))
+            ]
         bars = [
             Bar(told, 100 * found.low, 100 * found.accuracy, 100 * found.high, percent(found.accuracy), kind)
             for found, told, kind in rows
@@ -178,19 +193,47 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
         marks = {"level": 100 * max(real)} if real else {}
         chart = charts.intervals(bars, "%", marks, f"Accuracy of {classifier}")
         drawn.append(tag("article", tag("h3", classifier), chart))
-    key = charts.legend([("hollow", "synthetic images alone"), ("full", "with the real shots")])
+    key = charts.legend(
+        [
+            ("hollow", "synthetic images alone"),
+            ("full", "with the real shots"),
+            ("strong", "with the real shots, all strongly augmented"),
+        ]
+    )
     note = f"Accuracy with {evidence.confidence} intervals; the line is the best that the real shots reach alone."
     return section("chart", "How far each kind of image gets", tag("p", note), key, tag("div", drawn, class_="panels"))
+
+
+def _scales(evidence: Evidence, colours: dict[str, str]) -> Html | None:
+    """CAS by the size of the synthetic set, with the real shots' accuracy as level lines."""
+    lines: dict[tuple[str, str], dict[int, float]] = {}
+    for found in evidence.evaluation.get("scales", ()):
+        if found["run"] in (*colours, *_LEVELS):
+            lines.setdefault((found["run"], found["classifier"]), {})[found["scale"]] = 100 * found["accuracy"]
+    if not lines:
+        return None
+    styles = colours | _LEVELS
+    classifier = next(iter(lines))[1]
+    chart = charts.steps(
+        [(styles[run], line) for (run, _), line in lines.items()], "%", "times the shots", "CAS by size of the set"
+    )
+    key = [(styles[run], tables.trained_on(REAL, run) if run in _LEVELS else run) for run, _ in lines]
+    note = (
+        f"Accuracy of {classifier} trained on synthetic images alone: on the first so many times as many of each class "
+        "as there are shots, in equally many optimizer steps. Larger sets hold the smaller ones."
+    )
+    return section("scales", "How many images it takes", tag("p", note), charts.legend(key), chart)
 
 
 def _confusion(evidence: Evidence, verdict: Verdict) -> Html | None:
     guesses, classes = evidence.guesses, evidence.split.classes
     if not guesses or len(classes) > _MOST_HEAT:
         return None
+    together = evidence.together(verdict.classifier)
+    alone = "real_strong" if "both_strong" in together else "real"
     wanted = [
-        (f"{REAL}/real/{verdict.classifier}", "real shots alone"),
-        (f"{verdict.recipe}/both/{verdict.classifier}", f"real shots + {verdict.recipe}"),
-        (f"{verdict.recipe}/synthetic/{verdict.classifier}", f"{verdict.recipe} alone"),
+        (f"{arm}/{kind}/{verdict.classifier}", tables.trained_on(arm, kind))
+        for arm, kind in ((REAL, alone), *((verdict.recipe, kind) for kind in (*together[:1], "synthetic")))
     ]
     maps = [
         charts.confusion(guesses["labels"], guesses["predicted"][key], classes, told)

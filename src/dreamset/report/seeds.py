@@ -10,8 +10,8 @@ from dreamset.report.charts import Bar
 from dreamset.report.evidence import REAL
 from dreamset.report.gallery import section
 from dreamset.report.markup import Html, join, number, p_value, percent, point_interval, row, table, tag
-from dreamset.report.tables import trained_on
-from dreamset.verdict import over_real, points
+from dreamset.report.tables import STYLES, trained_on
+from dreamset.verdict import TOGETHER, over_real, points
 
 if TYPE_CHECKING:
     from dreamset.claims import Claim
@@ -63,9 +63,9 @@ def _by_shots(evidence: Evidence, colours: dict[str, str]) -> Html | None:
         return None
     real = [(REAL, kind, "real" if kind == "real" else "zero") for kind in evidence.real_kinds]
     kinds = real + [
-        (arm, kind, f"{colours[arm]}{' hollow' if kind == 'synthetic' else ''}")
+        (arm, kind, colours[arm] + STYLES.get(kind, ""))
         for arm in evidence.params.active
-        for kind in ("synthetic", "both")
+        for kind in ("synthetic", "both", "both_strong")
     ]
     panels = []
     for classifier in evidence.classifiers:
@@ -80,6 +80,7 @@ def _by_shots(evidence: Evidence, colours: dict[str, str]) -> Html | None:
     key = [(style, trained_on(REAL, kind)) for _, kind, style in real]
     key += [(colours[name], name) for name in evidence.params.active]
     key += [("hollow", "synthetic images alone"), ("full", "with the real shots")]
+    key += [("strong", "with the real shots, all strongly augmented")]
     return tag("div", charts.legend(key), tag("div", panels, class_="panels"))
 
 
@@ -154,21 +155,19 @@ def _not_helping(evidence: Evidence) -> Html | None:
 def compared(of: str, minus: str) -> str:
     """A difference between two runs in words, without the classifier."""
     (arm, kind, _), (other, theirs, _) = of.split("/"), minus.split("/")
-    if other == REAL:
-        return f"real + {arm}, over {trained_on(REAL, theirs)}"
-    return f"real + {arm}, over real + {other}" if kind == "both" else f"{arm} alone, over {other} alone"
+    return f"{trained_on(arm, kind)}, over {trained_on(other, theirs)}"
 
 
 def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
     """Synthetic images alone first, then what adaptation adds, then the gain over the real shots."""
     gain = claim.gain
-    return "/both/" in gain.of, gain.minus.startswith(f"{REAL}/"), recipes.index(gain.of.split("/")[0])
+    return gain.of.split("/")[1] in TOGETHER, gain.minus.startswith(f"{REAL}/"), recipes.index(gain.of.split("/")[0])
 
 
 def _bar(claim: Claim, colours: dict[str, str]) -> Bar:
     gain = claim.gain
     arm, kind, classifier = gain.of.split("/")
-    style = f"{colours[arm]} {gain.outcome}{' hollow' if kind == 'synthetic' else ''}"
+    style = f"{colours[arm]} {gain.outcome}{STYLES.get(kind, '')}"
     value = join(tag("b", points(gain.difference)), " ", tag("small", point_interval(gain.low, gain.high)))
     label = join(tag("span", compared(gain.of, gain.minus)), " ", tag("em", classifier))
     return Bar(label, 100 * gain.low, 100 * gain.difference, 100 * gain.high, value, style)

@@ -19,7 +19,7 @@ from dreamset.report.markup import (
     table,
     tag,
 )
-from dreamset.verdict import basis, points, scored_images
+from dreamset.verdict import TOGETHER, basis, points, scored_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence, Score
 
 _MARKS: Final = {"helps": "▲", "hurts": "▼", "unclear": "≈"}
-_KINDS: Final = {"synthetic": "synthetic only", "both": "real + synthetic"}
+_KINDS: Final = {
+    "synthetic": "synthetic only",
+    "both": "real + synthetic",
+    "both_strong": "real + synthetic, strongly augmented",
+}
+STYLES: Final = {"synthetic": " hollow", "both_strong": " strong"}  # of a run's marks in a chart
 _REAL_KINDS: Final = {
     "real": "real shots alone",
     "real_strong": "real shots alone, strongly augmented",
@@ -61,7 +66,10 @@ def trained_on(arm: str, kind: str) -> str:
     """What a run learned from, in words."""
     if arm == REAL:
         return _REAL_KINDS.get(kind, f"real shots alone ({kind})")
-    return f"real + {arm}" if kind == "both" else f"{arm} alone"
+    scale = kind.partition("_x")[2]
+    if scale:
+        return f"{arm} alone, {scale} × the shots"
+    return {"both": f"real + {arm}", "both_strong": f"real + {arm}, strongly augmented"}.get(kind, f"{arm} alone")
 
 
 def facts(evidence: Evidence) -> Html:
@@ -141,11 +149,16 @@ def accuracies(evidence: Evidence) -> Html:
             baselines.append(row(trained_on(REAL, kind), *cells, *[tag("td", "")] * 3))
     bodies = [tag("tbody", baselines)]
     for recipe in evidence.params.active:
-        distances = _distances(evidence.evaluation["sets"].get(recipe, {}))
+        kinds = [kind for kind in _KINDS if any(evidence.score(recipe, kind, name) for name in classifiers)]
+        distances = _distances(evidence.evaluation["sets"].get(recipe, {}), len(kinds))
         top = tag("tr", tag("th", recipe, colspan=4 + len(classifiers), scope="rowgroup"))
         lines = [
-            row(told, *(_cell(evidence, recipe, kind, name) for name in classifiers), *(distances if first else ()))
-            for first, (kind, told) in zip((True, False), _KINDS.items(), strict=True)
+            row(
+                _KINDS[kind],
+                *(_cell(evidence, recipe, kind, name) for name in classifiers),
+                *(distances if kind == kinds[0] else ()),
+            )
+            for kind in kinds
         ]
         bodies.append(tag("tbody", top, lines))
     return section(
@@ -227,6 +240,8 @@ def _caption(evidence: Evidence) -> Html:
     scored = scored_images(evidence.evaluation)
     n = {found.get("n") for found in evidence.evaluation["sets"].values()} - {None}
     told = f"n = {', '.join(number(value) for value in sorted(n))} images on each side" if n else ""
+    known = dict.fromkeys(f"a {s.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
+    scratch = " or ".join(known).capitalize()
     features = next((found.get("features") for found in evidence.evaluation["sets"].values()), None)
     subset = next((found.get("kid_subset") for found in evidence.evaluation["sets"].values()), None)
     return join(
@@ -238,8 +253,7 @@ def _caption(evidence: Evidence) -> Html:
         f", {told}" if features and told else None,
         f", KID in subsets of {subset}" if features and subset else None,
         "; FID is biased upwards at such n." if features else None,
-        " A resnet20 trained on synthetic images alone is CAS."
-        if "resnet20" in evidence.classifiers else None,
+        f" {scratch} trained on synthetic images alone is CAS." if scratch else None,
     )  # fmt: skip
 
 
@@ -247,7 +261,7 @@ def _cell(evidence: Evidence, arm: str, kind: str, classifier: str) -> Html:
     score = evidence.score(arm, kind, classifier)
     if score is None:
         return tag("td", "–", class_="number")
-    gain = evidence.over_real(arm, classifier) if kind == "both" else None
+    gain = evidence.over_real(arm, classifier, kind) if kind in TOGETHER else None
     mark = tag("b", _MARKS[gain.outcome], " ", class_="mark") if gain else None
     return tag("td", mark, _accuracy(score), class_=f"number {gain.outcome if gain else ''}".strip())
 
@@ -256,7 +270,7 @@ def _accuracy(score: Score) -> Html:
     return join(percent(score.accuracy), " ", tag("small", interval(score.low, score.high)))
 
 
-def _distances(found: dict[str, Any]) -> list[Html]:
+def _distances(found: dict[str, Any], rows: int) -> list[Html]:
     near = found.get("near_duplicates", {})
     fid, kid = found.get("fid"), found.get("kid")
     spread = f" ± {found['kid_sd']:.4f}" if found.get("kid_sd") else ""
@@ -265,7 +279,7 @@ def _distances(found: dict[str, Any]) -> list[Html]:
         "–" if kid is None else join(f"{kid:.4f}".replace("-", "−"), tag("small", spread)),
         "–" if "count" not in near else join(number(near["count"]), tag("small", f" {percent(near.get('share'))}")),
     ]
-    return [tag("td", value, class_="number", rowspan=2) for value in shown]
+    return [tag("td", value, class_="number", rowspan=rows) for value in shown]
 
 
 def _not_helping(evidence: Evidence) -> Html:
@@ -275,7 +289,7 @@ def _not_helping(evidence: Evidence) -> Html:
     for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
         (arm, kind, classifier), (other, theirs, _) = gain.of.split("/"), gain.minus.split("/")
         against = trained_on(REAL, theirs) if other == REAL else f"{other}’s images in their place"
-        what = f"{classifier}, {'real shots + ' if kind == 'both' else ''}{arm}{'' if kind == 'both' else ' alone'}"
+        what = f"{classifier}, {trained_on(arm, kind)}"
         ends = f" points ({point_interval(gain.low, gain.high)})"
         lines.append(
             tag("li", f"{what} over {against}: ", tag("b", points(gain.difference)), ends, class_=gain.outcome)

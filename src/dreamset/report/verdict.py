@@ -83,8 +83,9 @@ def seeds(evidence: Evidence) -> str:
 def _adaptation(gains: dict[tuple[str, str], Gain], recipe: str, plain: str | None, classifier: str) -> list[str]:
     """What adapting the generator does, apart from what having synthetic images does."""
     told = []
-    for kind, where in (("both", "beside the real images"), ("synthetic", "on synthetic images alone")):
-        gain = gains.get((f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}"))
+    for kinds, where in ((rule.TOGETHER, "beside the real images"), (("synthetic",), "on synthetic images alone")):
+        pairs = [(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in kinds]
+        gain = next((gains[pair] for pair in pairs if pair in gains), None)
         if gain:
             told.append(f"{points(gain.difference)} points {where} ({point_interval(gain.low, gain.high)})")
     return [f"Adapting the generator, against {plain} as it is: {' and '.join(told)}."] if told else []
