@@ -1,0 +1,1 @@
+"""Optuna studies of recipes: what is searched, what a trial scores, and what a finished study says."""
