@@ -175,9 +175,7 @@ def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: s
         "trials": trials,
         "rungs": len(tune.per_class),
         "images at most": trials * len(found) * len(split.classes) * tune.per_class[-1],
-        "classifier steps at most": trials
-        * len(found)
-        * sum(objective.steps_at(tune, rung) for rung in tune.per_class),
+        "classifier steps at most": trials * len(found) * steps,
     }
     adapting = sum(_adapting(params, recipe, part.split.train_per_class)[1] for part in found)
     if adapting:
