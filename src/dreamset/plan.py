@@ -189,7 +189,7 @@ def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
     if search is None:
         return "nothing: the recipe has no search"
     if not (workspace.splits.is_file() and all(_is_tuned(params, workspace, n) for n in params.lineage(recipe)[:-1])):
-        return dict.fromkeys(params.recipes[recipe].search.knobs, "known when what it starts from is tuned")
+        return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
     from dreamset.study import objective, space
 
     return space.told(objective.searched(params, workspace, splits.read_split(workspace.splits), recipe))
