@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 import toy
-from dreamset import adapt, audit, cli, generate, train, tune, tuned
+from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned
 from dreamset.adapters import read_adapters
 from dreamset.classifiers import arrays
 from dreamset.errors import InputError
@@ -159,18 +159,19 @@ def test_rungs_are_prefixes_on_noise_that_is_the_trials_own(small: Callable[...,
 
 def test_a_study_goes_on_as_if_it_had_not_stopped(small: Callable[..., Params], tmp_path: Path) -> None:
     found = []
-    for name, parts in (("whole", (5,)), ("broken", (2, 5))):
+    for name, parts in (("whole", (4,)), ("broken", (2, 4))):
         place = Workspace.at(tmp_path / name)
         toy.write_splits(place)
         for trials in parts:
-            tune.run(small(tune__trials=trials, tune__pruner="none"), place, PLAIN)
+            params = small(tune__trials=trials, tune__pruner="none", **{f"{BASE}tune__per_class": [1, 2]})
+            tune.run(params, place, PLAIN)
         found.append(record(place))
         # Its working folders are gone, and only its values are kept.
         assert not list(place.trials.glob("*/*"))
     assert found[0]["study"] == found[1]["study"]
     facts = ("number", "state", "params", "values", "rungs")
     whole, broken = ([[trial[fact] for fact in facts] for trial in own["trials"]] for own in found)
-    assert whole == broken and len(whole) == 5
+    assert whole == broken and len(whole) == 4
 
 
 def test_trial_0_is_the_recipe_s_own(small: Callable[..., Params], place: Workspace) -> None:
@@ -191,15 +192,15 @@ def test_trial_0_is_the_recipe_s_own(small: Callable[..., Params], place: Worksp
 def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    split = toy.write_splits(place, shots=2)
     params = small(
         active=[LORA],
         tune__trials=2,
         tune__pruner="none",
-        **{f"recipes__{LORA}__search": {"guidance": {"low": 1.0, "high": 5.0}}},
+        **{f"{BASE}tune__per_class": [1, 2], f"recipes__{LORA}__search": {"guidance": {"low": 1.0, "high": 5.0}}},
     )
-    split = read_split(place.splits)
     parts = scoring.parts(params, place, split, LORA)
-    assert len(parts) == 4
+    assert len(parts) == 2
     for own in parts:
         assert not {s.sha256 for s in own.scored} & {s.sha256 for s in own.split.train}
     assert sorted(s.sha256 for own in parts for s in own.scored) == sorted(s.sha256 for s in split.train)
@@ -213,10 +214,14 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     monkeypatch.setattr(adapt, "_train", counted)
     tune.run(params, place, LORA)
     found = record(place, LORA)
-    assert found["selection"] == {"rule": "cv", "folds": 4, "images": 12, "labels_per_class": 4.0}
+    assert found["selection"] == {"rule": "cv", "folds": 2, "images": 6, "labels_per_class": 2.0}
     assert [trial["state"] for trial in found["trials"]] == ["COMPLETE"] * 2
-    assert len(trained) == len(set(trained)) == 4
-    assert [trial["images"] for trial in found["trials"]] == [4 * 3 * RUNGS[-1]] * 2
+    assert len(trained) == len(set(trained)) == 2
+    assert [trial["images"] for trial in found["trials"]] == [2 * 3 * 2] * 2
+    # One image of a class cannot be both learned from and scored.
+    alone = toy.write_splits(place, shots=1)
+    with pytest.raises(InputError, match=f"recipes.{LORA}.search: with selection: fixed a study scores folds"):
+        scoring.parts(params, place, alone, LORA)
     assert read_adapters(place.tuned(LORA)) == []
 
 
@@ -226,7 +231,7 @@ def test_the_real_images_that_score_are_those_of_the_rule(
 ) -> None:
     place = Workspace.at(tmp_path)
     split = toy.write_splits(place, selection=0 if selection == "fixed" else 2)
-    params = small(selection=selection)
+    params = small(selection=selection, tune__trials=1, **{f"{BASE}tune__per_class": [1]})
     (part,) = scoring.parts(params, place, split, PLAIN)
     wanted = split.train if selection == "fixed" else split.selection
     assert [sample.sha256 for sample in part.scored] == [sample.sha256 for sample in wanted]
@@ -372,21 +377,21 @@ def test_images_are_drawn_with_what_was_chosen(small: Callable[..., Params], pla
 
 
 def test_weights_that_a_study_chose_are_of_all_the_shots(small: Callable[..., Params], place: Workspace) -> None:
+    toy.write_splits(place, shots=2)
     params = small(
         active=[LORA],
-        tune__trials=2,
-        tune__sampler="random",
-        **{f"{BASE}tune__per_class": [1], f"recipes__{LORA}__search": {"lr": {"low": 1e-3, "high": 1e-2, "log": True}}},
+        tune__trials=1,
+        **{f"{BASE}tune__per_class": [1], f"recipes__{LORA}__search": {"lr": {"low": 1e-3, "high": 2e-3, "log": True}}},
     )
     adapt.run(params, place, LORA)
     tune.run(params, place, LORA)
     found = record(place, LORA)
     (own,), (chosen,) = read_adapters(place.adapter(LORA)), read_adapters(place.tuned(LORA))
     assert set(found["best"]) == {"lr"}
-    assert (own.sha256 == chosen.sha256) == (found["best"]["lr"] == 6e-3)
+    assert own.sha256 != chosen.sha256
     facts = json.loads((place.tuned(LORA) / "adapters.json").read_text())
     assert facts["tuned"] is True
-    assert len(facts["trained_on"]) == 12
+    assert len(facts["trained_on"]) == 6
     generate.run(params, place, LORA)
     assert {row.adapter for row in read_metadata(place.synthetic(LORA))} == {chosen.sha256}
     # The folds of `selection: cv` take the value over, and learn from their own shots with it.
@@ -398,11 +403,11 @@ def test_weights_that_a_study_chose_are_of_all_the_shots(small: Callable[..., Pa
     )
     assert seconds > 0
     folds = sorted(place.root.glob(".dreamset/folds/*/selection*"))
-    assert len(folds) == 4
+    assert len(folds) == 2
     for fold in folds:
         card = json.loads((fold / f"models/adapters/{LORA}/adapters.json").read_text())
         assert card["settings"]["lr"] == found["best"]["lr"]
-        assert len(card["trained_on"]) == 9
+        assert len(card["trained_on"]) == 3
 
 
 def test_a_recipe_without_a_search_costs_nothing(small: Callable[..., Params], place: Workspace) -> None:
@@ -527,3 +532,50 @@ def test_a_score_is_the_share_of_real_images_that_are_right(
     made = Objective(params, place, PLAIN, read_split(place.splits))
     assert arrays.synthetic(place.synthetic(PLAIN), made.parts[0].split, 16).labels.tolist().count(0) == 8
     assert made._score(params, [place], RUNGS[-1]) > 0.6
+
+
+def test_folds_and_cells_are_made_again_when_a_study_would_choose_otherwise(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [PLAIN, "stable_diffusion"]
+    before, more = (small(active=both, after={LORA: PLAIN}, tune__trials=trials) for trials in (3, 4))
+    moved = small(active=both, after={LORA: PLAIN}, tune__storage="sqlite:///b.db")
+    rows = sweep._rows(before, place, [*both, LORA])
+    assert sweep._rows(moved, place, [*both, LORA]) == rows
+    other = sweep._rows(more, place, [*both, LORA])
+    # What starts from a study depends on it, and what has none does not.
+    assert [name for name in rows if rows[name] != other[name]] == [PLAIN, LORA]
+    monkeypatch.setattr(crossval, "fingerprint", lambda settings, *_: json.dumps(settings))
+    fold = crossval.Fold(0, place, read_split(place.splits), ())
+    arms = ["real", *both, LORA]
+    made = [[crossval._made_with(params, fold, arm) for arm in arms] for params in (before, moved, more)]
+    assert made[0] == made[1]
+    assert [arm for arm, a, b in zip(arms, made[0], made[2], strict=True) if a != b] == [PLAIN, LORA]
+
+
+def test_what_a_recipe_starts_from_comes_first(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(adapt, "run", lambda params, workspace, recipe: ran.append(f"adapt {recipe}"))
+    monkeypatch.setattr(tune, "run", lambda params, workspace, recipe: ran.append(f"tune {recipe}"))
+    params = small(after={LORA: PLAIN})
+    tune.adapt_and_tune(params, place, LORA)
+    assert ran == [f"adapt {PLAIN}", f"tune {PLAIN}", f"adapt {LORA}"]
+
+
+def test_a_follower_s_trials_start_from_what_was_chosen(small: Callable[..., Params], place: Workspace) -> None:
+    params = small(
+        after={LORA: PLAIN},
+        tune__trials=1,
+        **{f"{BASE}tune__per_class": [1], f"recipes__{LORA}__search": {"steps": {"low": 1, "high_times_best": 1.0}}},
+    )
+    toy.write_splits(place, shots=2)
+    adapt.run(params, place, PLAIN)
+    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.5, "steps": 3}})
+    tune.run(params, place, LORA)
+    assert record(place, LORA)["best"] == {"steps": 3}
+    assert tuned.values(params, place, LORA) == {"guidance": 4.5, "steps": 3}
+    key = record(place, LORA)["study"]
+    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.0, "steps": 3}})
+    assert Objective(params, place, LORA, read_split(place.splits)).name != key

@@ -46,8 +46,6 @@ _ASIDE: Final = frozenset(
         "review",
         # Made of a study's trials, which they do not change.
         "study/analysis.py",
-        "study/artifacts.py",
-        "study/importance.py",
         "sweep.py",
         "table.py",
         "track",

@@ -44,7 +44,6 @@ CODE: Final = (
     "dreamset.classifiers.arrays",
     "dreamset.classifiers.augment",
     "dreamset.classifiers.fit",
-    "dreamset.classifiers.resnet20",
     "dreamset.folds",
     "dreamset.study.objective",
 )
@@ -66,7 +65,7 @@ def parts(params: Params, workspace: Workspace, split: Split, recipe: str) -> li
     nothing from them, and in folds where it does.
 
     Raises:
-        InputError: a class whose shots are all of one group cannot be both learned from and scored.
+        InputError: the shots of some class cannot be both learned from and scored.
     """
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
@@ -74,10 +73,14 @@ def parts(params: Params, workspace: Workspace, split: Split, recipe: str) -> li
     row = params.recipes[recipe]
     if row.adapter == "none" and row.init == "noise":
         return [Part(shots, shots.train)]
-    return [
-        Part(folds.without(split, held, workspace), folds.absolute(held, workspace))
-        for held in folds.held_out(split, folds.SELECTING, "selection")
-    ]
+    try:
+        divided = folds.held_out(split, folds.SELECTING, "selection")
+    except InputError as error:
+        raise InputError(
+            f"recipes.{recipe}.search: with selection: {params.selection} a study scores folds of the shots, which "
+            "cannot be made of so few images or groups; raise shots, or set selection to extra:N."
+        ) from error
+    return [Part(folds.without(split, held, workspace), folds.absolute(held, workspace)) for held in divided]
 
 
 def trained_on(params: Params, found: list[Part], recipe: str) -> list[int]:
@@ -131,7 +134,7 @@ def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, rang
             "selection": params.selection,
             "seeds": [params.seed, split.seed],
         },
-        CODE,
+        (*CODE, f"dreamset.classifiers.{params.base.tune.classifier}"),
     )
 
 
