@@ -24,8 +24,13 @@ STAGES = {
     "prepare": "prepare",
     "expect": "expect",
     "adapt": "adapt",
+    "adapt_after": "adapt",
+    "tune": "tune",
+    "tune_after": "tune",
     "generate": "generate",
+    "generate_after": "generate",
     "train": "train",
+    "train_after": "train",
     "train_real": "train",
     "evaluate": "evaluate",
     "deliver": "deliver",
@@ -34,8 +39,9 @@ STAGES = {
 
 
 def graph() -> dict[str, Any]:
+    """dvc.yaml, with what a stage does for each of a mapping as if it were the stage."""
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    return loaded
+    return loaded | {"stages": {name: stage.get("do", stage) for name, stage in loaded["stages"].items()}}
 
 
 def module_file(name: str) -> Path | None:
@@ -207,7 +213,7 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
     everything = [
         "prepare",
         "expect",
-        *(f"{stage} {recipe}" for stage in ("adapt", "generate", "train") for recipe in raw["active"]),
+        *(f"{stage} {recipe}" for stage in ("adapt", "tune", "generate", "train") for recipe in raw["active"]),
         "train real",
         "evaluate",
         "report",
@@ -220,5 +226,5 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
     changed["recipes"]["stable_diffusion"]["sampler"] = {"guidance": 3.0}
     path.write_text(yaml.safe_dump(changed, sort_keys=False))
     assert sorted(repro(tmp_path)) == sorted(
-        ["adapt stable_diffusion", "generate stable_diffusion", "train stable_diffusion", "evaluate", "report"]
+        [*(f"{stage} stable_diffusion" for stage in ("adapt", "tune", "generate", "train")), "evaluate", "report"]
     )

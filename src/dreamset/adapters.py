@@ -23,13 +23,17 @@ class Adapter:
     shard: str
 
 
-def read_adapters(folder: Path) -> list[Adapter]:
+def read_adapters(folder: Path, stage: str = "adapt") -> list[Adapter]:
     """The adapters of a recipe; none for a recipe that adapts nothing.
+
+    Args:
+        folder: of the recipe.
+        stage: what makes the folder, for the error.
 
     Raises:
         InputError: a file is missing, is not the one that was trained, or is of a kind that could run code.
     """
-    again = f"dreamset adapt {folder.name}"
+    again = f"dreamset {stage} {folder.name}"
     record = folder / "adapters.json"
     try:
         rows = read_json(record, again)["adapters"]

@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import os
 import signal
 import sys
 import time
@@ -86,8 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--dry-run", action="store_true", help="print parameters, inputs, outputs, counts; do nothing"
         )
+        if stage == "tune":
+            verb.add_argument(
+                "--worker", action="store_true", help="run trials beside other processes, and write no results"
+            )
         _common(verb)
-        verb.set_defaults(run=_stage, stage=stage, item=None)
+        verb.set_defaults(run=_stage, stage=stage, item=None, worker=False)
     _beside(verbs)
     return parser
 
@@ -109,6 +114,13 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
         "recipe",
         "train the adapters of a recipe on the shots",
         "  dreamset adapt datadream_dset\n  dreamset adapt datadream_cls --dry-run",
+    ),
+    "tune": (
+        "recipe",
+        "choose values of a recipe by a study, where its row has a search",
+        "  dreamset tune stable_diffusion_tuned\n"
+        "  dreamset tune stable_diffusion_tuned --worker  beside it, in as many processes as wanted\n"
+        "  dreamset tune stable_diffusion_tuned --dry-run",
     ),
     "generate": (
         "recipe",
@@ -181,7 +193,7 @@ def _beside(verbs: Any) -> None:
         verbs,
         "gc",
         help="remove finished pieces of work that nothing uses any more",
-        description="Remove shards that no dataset, adapter or table cell of this project uses.",
+        description="Remove shards that no dataset, adapter, unfinished study or table cell of this project uses.",
         examples="  dreamset gc",
     )
     _common(gc)
@@ -274,6 +286,9 @@ def _stage(arguments: argparse.Namespace) -> None:
 
         print(describe(params, workspace, stage, item))
         return
+    if arguments.worker:
+        _work(params, workspace, item)
+        return
     from dreamset import audit, locks, track
 
     started = time.time()
@@ -300,6 +315,14 @@ def _stage(arguments: argparse.Namespace) -> None:
     )
 
 
+def _work(params: Params, workspace: Workspace, recipe: str) -> None:
+    """Trials of a study, in turn with nobody: what others run is told by the study's storage."""
+    from dreamset import audit, locks, tune
+
+    with locks.turn(workspace.locks, f"tune_{recipe}_worker_{os.getpid()}"), audit.closed(workspace):
+        _print("tune", recipe, tune.work(params, workspace, recipe))
+
+
 def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
     """``run`` of a stage's module; importing it loads what that stage needs and no more."""
     import importlib
@@ -309,12 +332,12 @@ def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
 
 
 def _check_item(params: Params, stage: str, item: str | None) -> None:
-    if stage in ("adapt", "generate", "review") and item not in params.recipes:
+    if stage in ("adapt", "tune", "generate", "review") and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
     if stage == "train" and item != "real" and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
     # A row that is not active may be named here, too.
-    if stage in ("adapt", "generate", "train") and item in params.recipes:
+    if stage in ("adapt", "tune", "generate", "train") and item in params.recipes:
         check_retrieval(params, item)
 
 
@@ -435,6 +458,8 @@ def _gc(arguments: argparse.Namespace) -> None:
         raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
     beside = workspace.root / ".dreamset"
     cells = [workspace.cell, *sorted(beside.glob("table/*/")), *sorted(beside.glob("folds/*/*/"))]
+    # Of a study that is finished nothing is left there: its values are known, and its images wanted no more.
+    cells += sorted(workspace.trials.glob("*/*/*/*/"))
     used: set[str] = set()
     for cell in cells:
         for path in (*cell.glob("models/adapters/*/adapters.json"), *cell.glob("models/tuned/*/adapters.json")):

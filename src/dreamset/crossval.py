@@ -1,7 +1,8 @@
 """Outer cross-validation: every labelled image is scored by classifiers that nothing of it has reached.
 
-In each fold's workspace all that learns is done again without the images that the fold holds out: adapting, drawing,
-selecting and training. What is scored there is an estimate for the delivered classifiers, which learn from all images.
+In each fold's workspace all that learns is done again without the images that the fold holds out: adapting, tuning,
+drawing, selecting and training. What is scored there is an estimate for the delivered classifiers, which learn from
+all images.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import adapt, audit, folds, generate, locks, pools, train
+from dreamset import audit, folds, generate, locks, pools, train, tune
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.params import to_dict
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 # Sections that change no fold: what is drawn into it stands in its manifest, and its logits are the same however they
 # are counted.
 _NOT_THE_FOLDS: Final = (
-    *("accept_licence", "active", "deliver", "evaluate", "expect", "prepare", "primary", "recipes", "report", "shots"),
-    "track",
+    *("accept_licence", "active", "after", "deliver", "evaluate", "expect", "prepare", "primary", "recipes", "report"),
+    *("shots", "track", "tune"),
 )
 _CODE_ASIDE: Final = frozenset(
     {
@@ -149,7 +150,7 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
         record.unlink(missing_ok=True)
         with audit.closed(place, also=[Path(sample.path) for sample in fold.held]):
             if arm != train.REAL:
-                adapt.run(params, place, arm)
+                tune.adapt_and_tune(params, place, arm)
                 generate.run(params, place, arm)
             train.run(params, place, arm)
         scored = score(fold, arm)
@@ -168,7 +169,7 @@ def _made_with(params: Params, fold: Fold, arm: str) -> str:
         name: value for name, value in to_dict(params).items() if name not in (*_NOT_THE_FOLDS, "models")
     }
     settings |= {"base": to_dict(params.base), "arm": arm, "split": dataclasses.asdict(fold.split)}
-    settings |= {"recipe": None if arm == train.REAL else to_dict(params.recipes[arm])}
+    settings |= {"recipe": None if arm == train.REAL else params.making(arm)}
     settings |= {"held": [sample.sha256 for sample in fold.held]}
     if arm != train.REAL and params.recipes[arm].origin == "retrieval":
         settings |= {"searched": pools.searched(params, fold.workspace)}

@@ -69,7 +69,10 @@ ROW_COLUMNS: Final = (
     "nll_scaled",
     "ece_scaled",
     "steps",
+    "labels_tune_per_class",
+    "tune_trials",
     "seconds_adapt",
+    "seconds_tune",
     "seconds_generate",
     "seconds_train",
     "images",
@@ -276,15 +279,25 @@ def _untouched(right: NDArray[np.float64], touched: NDArray[np.int64] | None) ->
 def _costs(workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
     """Seconds and images of a recipe, as its stages recorded them; None where a stage left no record."""
     records = {}
-    for stage in ("adapt", "generate"):
+    for stage in ("adapt", "tune", "generate"):
         path = workspace.result(stage, recipe)
         records[stage] = read_json(path, f"dreamset {stage} {recipe}") if path.is_file() else {}
     return {
         "seconds_adapt": records["adapt"].get("seconds"),
+        # None where no study chose anything: labels that selected, and tried configurations, are effort as well.
+        "seconds_tune": records["tune"].get("seconds"),
+        "tune_trials": len(records["tune"]["trials"]) if records["tune"].get("searched") else None,
+        "labels_tune_per_class": records["tune"].get("selection", {}).get("labels_per_class"),
         "seconds_generate": records["generate"].get("seconds"),
         "images": records["generate"].get("images"),
         "seconds_train": round(sum(run["seconds"] for run in trained["runs"]), 2),
     }
+
+
+_COSTS: Final = (
+    *("labels_tune_per_class", "tune_trials"),
+    *("seconds_adapt", "seconds_tune", "seconds_generate", "images"),
+)
 
 
 def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -305,7 +318,7 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
         }
         row |= {name: record[name] for name in ROW_COLUMNS if name in record}
         row |= {name: sets.get(name) for name in SET_MEASURES}
-        row |= {name: costs.get(name) for name in ("seconds_adapt", "seconds_generate", "images")}
+        row |= {name: costs.get(name) for name in _COSTS}
         table.append({name: row.get(name) for name in ROW_COLUMNS})
     return table
 

@@ -8,7 +8,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import cards, hub, shards
+from dreamset import cards, hub, shards, tuned
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json
 from dreamset.predict import delivered
@@ -183,7 +183,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
             shutil.copyfile(source / row.file_name, folder / row.file_name)
         atomic_write(folder / "metadata.jsonl", "".join(map(_line, kept)))
         labels = [row.label for row in kept]
-        card = cards.dataset(params, split, recipe, labels, base, removed, checked=checked)
+        chosen = tuned.applied(params, workspace, recipe)
+        card = cards.dataset(chosen, split, recipe, labels, base, removed, checked=checked)
         atomic_write(folder / "README.md", card)
     return {"images": len(kept), "removed": removed}
 

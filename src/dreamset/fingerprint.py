@@ -44,6 +44,10 @@ _ASIDE: Final = frozenset(
         "progress.py",
         "report",
         "review",
+        # Made of a study's trials, which they do not change.
+        "study/analysis.py",
+        "study/artifacts.py",
+        "study/importance.py",
         "sweep.py",
         "table.py",
         "track",

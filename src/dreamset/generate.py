@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, cards, hub, licences, locks, shards, splits, starts, xmp
+from dreamset import __version__, cards, hub, licences, locks, shards, splits, starts, tuned, xmp
 from dreamset.adapters import Adapter, read_adapters
 from dreamset.device import out_of_memory, pick
 from dreamset.errors import InputError, StoppedError
@@ -76,14 +76,15 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """Draw what is not drawn yet, and assemble ``data/synthetic/<recipe>/``.
 
     Raises:
-        InputError: the adapters are missing or damaged, too many images came out degenerate, or the base is for
-            non-commercial use and ``accept_licence`` is false.
+        InputError: the adapters or what was chosen by a study are missing or damaged, too many images came out
+            degenerate, or the base is for non-commercial use and ``accept_licence`` is false.
     """
     licences.check(params)
     started = time.time()
+    params = tuned.applied(params, workspace, recipe)
     split = splits.read_split(workspace.splits)
     drawing = params.recipes[recipe].origin == "generator"
-    adapters = read_adapters(workspace.adapter(recipe)) if drawing else None
+    adapters = _adapters(params, workspace, recipe) if drawing else None
     reviewed = decisions.read(workspace.review(recipe))
     blocks, needed, drawn_now = finish(params, workspace, split, recipe, adapters, reviewed)
     images, looked = _assemble(params, workspace, split, recipe, blocks, needed, reviewed)
@@ -110,6 +111,11 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     }
     write_json(workspace.result("generate", recipe), summary)
     return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started}
+
+
+def _adapters(params: Params, workspace: Workspace, recipe: str) -> list[Adapter]:
+    folder = tuned.adapters(params, workspace, recipe)
+    return read_adapters(folder, "adapt" if folder == workspace.adapter(recipe) else "tune")
 
 
 def finish(
@@ -237,7 +243,7 @@ def _draw_all(
                 adapter = None if block.adapter is None else adapters[block.adapter]
                 if block.adapter != current:
                     installed.close()
-                    file = None if adapter is None else workspace.adapter(recipe) / adapter.file
+                    file = None if adapter is None else tuned.adapters(params, workspace, recipe) / adapter.file
                     installed.enter_context(trained.installed(base, file))
                     embeds, current = {}, block.adapter
                 drawn = _draw(params, base, split, recipe, block, embeds, latents)

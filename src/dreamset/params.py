@@ -52,7 +52,11 @@ _NO_SETTING: Final = (
     "track",
     "models",
     "after",
+    "tune",
 )
+
+# Of a study; the rest of its section says where it runs.
+_CHOOSING: Final = ("trials", "sampler", "pruner", "objectives", "max_seconds_per_image", "max_fid")
 
 
 @dataclass(frozen=True)
@@ -506,7 +510,21 @@ class Params:
         setting = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
         base = to_dict(self.base)
         del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
-        return setting | {"base": base, "recipes": {name: to_dict(self.recipes[name]) for name in recipes}}
+        return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
+
+    def lineage(self, recipe: str) -> tuple[str, ...]:
+        """The recipes that ``recipe`` starts from, the first one first, and itself."""
+        parent = self.after.get(recipe)
+        return (recipe,) if parent is None else (*self.lineage(parent), recipe)
+
+    def making(self, recipe: str) -> dict[str, Any]:
+        """What the images of ``recipe`` depend on: its row, those it starts from, and how studies choose for them."""
+        rows = [self.recipes[name] for name in self.lineage(recipe)]
+        studied = any(row.search is not None for row in rows)
+        return {
+            "rows": [to_dict(row) for row in rows],
+            "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
+        }
 
     def sampler(self, recipe: str) -> Sampler:
         """The model's sampler with the overrides of ``recipe``."""

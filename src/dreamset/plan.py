@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dreamset import hub, splits
+from dreamset import hub, splits, tuned
 from dreamset.errors import InputError
 from dreamset.params import to_dict
 
@@ -24,13 +24,14 @@ _READS = {
     "prepare": ("prepare",),
     "expect": ("expect",),
     "adapt": ("adapt",),
+    "tune": ("tune",),
     "generate": ("generate",),
     "train": ("train",),
     "evaluate": ("evaluate",),
     "deliver": ("deliver",),
     "report": ("report",),
 }
-_ROW = {"adapt": ("adapt",), "generate": ("generate",), "train": ("train",)}
+_ROW = {"adapt": ("adapt",), "tune": ("generate", "tune"), "generate": ("generate",), "train": ("train",)}
 
 
 def describe(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
@@ -44,9 +45,12 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
         }
     if item in params.recipes:
         resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
+    if stage == "generate" and item and _is_tuned(params, workspace, item):
+        params = tuned.applied(params, workspace, item)
+        resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
     inputs, outputs = _files(params, workspace, stage, item)
     counts = _counts(params, workspace, stage, item)
-    plan = {
+    plan: dict[str, Any] = {
         "stage": f"{stage} {item}" if item else stage,
         "parameters": _plain(resolved),
         "inputs": [_input(path, workspace) for path in inputs],
@@ -56,6 +60,8 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
     }
     if stage == "evaluate":
         plan |= _protocol(params, workspace)
+    if stage == "tune" and item:
+        plan |= {"searched": _plain(_searched(params, workspace, item))}
     if stage in ("adapt", "generate") and item:
         plan["memory on a GPU"] = _memory(params, workspace, stage, item)
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
@@ -83,12 +89,20 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
         return [workspace.splits, generator, clip, judge], [result]
     if stage == "adapt":
         return [workspace.splits, generator], [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
+    if stage == "tune":
+        made_from: list[Path | str] = [workspace.splits, workspace.adapter(recipe), generator]
+        made_from += [workspace.result(stage, name) for name in params.lineage(recipe)[:-1]]
+        judged = [judge] if params.tune.max_fid else []
+        return [*made_from, *judged], [workspace.tuned(recipe), workspace.plots(stage, recipe), result]
     if stage == "generate":
         reviewed = [workspace.review(recipe)] if workspace.review(recipe).is_file() else []
         drawn = params.recipes[recipe].origin == "generator"
         made_of: list[Path | str] = [workspace.adapter(recipe), generator] if drawn else [workspace.real, clip]
         if params.recipes[recipe].init == "image":
             made_of.append(workspace.real)
+        made_of += [
+            workspace.result("tune", name) for name in params.lineage(recipe) if params.recipes[name].search is not None
+        ]
         return [workspace.splits, *made_of, *reviewed], [workspace.synthetic(recipe), result]
     if stage == "train":
         data = [] if recipe == "real" else [workspace.synthetic(recipe)]
@@ -116,9 +130,11 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
 
 def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
     """Work that a stage does, as far as the manifests that are there tell."""
-    if stage not in ("adapt", "generate", "train") or not workspace.splits.is_file():
+    if stage not in ("adapt", "tune", "generate", "train") or not workspace.splits.is_file():
         return {}
     split = splits.read_split(workspace.splits)
+    if stage == "tune":
+        return _tuning(params, workspace, split, item or "")
     if stage == "train":
         return _training(params, item or "")
     if stage == "generate" and params.recipes[item or ""].origin == "retrieval":
@@ -141,6 +157,45 @@ def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, 
         return 1, schedule.steps(sum(images))
     # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
     return len(images), len(images) * schedule.steps(max(images))
+
+
+def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
+    """Whether every study that the images of ``recipe`` wait for has said what it chose."""
+    studied = [name for name in params.lineage(recipe) if params.recipes[name].search is not None]
+    return all(workspace.result("tune", name).is_file() for name in studied)
+
+
+def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:
+    """What a study does at most: when nothing is pruned, and no two trials share their adapters."""
+    from dreamset.study import objective
+
+    search, tune = params.recipes[recipe].search, params.base.tune
+    if search is None:
+        return {"trials": 0}
+    found, trials = objective.parts(params, workspace, split, recipe), params.tune.trials
+    steps = sum(objective.steps_at(tune, rung) for rung in tune.per_class)
+    counts = {
+        "trials": trials,
+        "rungs": len(tune.per_class),
+        "images at most": trials * len(found) * len(split.classes) * tune.per_class[-1],
+        "classifier steps at most": trials * len(found) * steps,
+    }
+    adapting = sum(_adapting(params, recipe, part.split.train_per_class)[1] for part in found)
+    if adapting:
+        counts["adapter steps at most"] = adapting * (trials if search.lr or search.epochs else 1)
+    return counts
+
+
+def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
+    """The knobs of a study with their ranges, as far as they are known before."""
+    search = params.recipes[recipe].search
+    if search is None:
+        return "nothing: the recipe has no search"
+    if not (workspace.splits.is_file() and all(_is_tuned(params, workspace, n) for n in params.lineage(recipe)[:-1])):
+        return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
+    from dreamset.study import objective, space
+
+    return space.told(objective.searched(params, workspace, splits.read_split(workspace.splits), recipe))
 
 
 def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
@@ -229,9 +284,10 @@ def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[s
     if not path.is_file():
         return "no earlier run to estimate from"
     last = json.loads(path.read_text(encoding="utf-8"))
-    unit = {"adapt": "steps", "generate": "images"}.get(stage)
+    unit = {"adapt": "steps", "tune": "trials", "generate": "images"}.get(stage)
     seconds = _trained(last) if stage == "train" else last.get("seconds")
     done = last.get("drawn", last.get(unit)) if unit else None
+    done = len(done) if isinstance(done, list) else done
     if seconds is None:
         return f"not known: {stage} does not record how long it takes"
     if unit and counts.get(unit) and done:

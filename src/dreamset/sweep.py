@@ -16,11 +16,11 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import adapt, audit, claims, evaluate, generate, locks, pools, prepare, sources, table, train
+from dreamset import audit, claims, evaluate, generate, locks, pools, prepare, sources, table, train, tune
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
-from dreamset.params import Params, to_dict
+from dreamset.params import Params
 from dreamset.progress import bar
 from dreamset.sources import few_shot
 from dreamset.workspace import Workspace
@@ -150,7 +150,7 @@ def run_cell(cell: Cell) -> None:
                 prepare.run(params, workspace)
             with audit.closed(workspace):
                 if arm != train.REAL:
-                    adapt.run(params, workspace, arm)
+                    tune.adapt_and_tune(params, workspace, arm)
                     generate.run(params, workspace, arm)
                 train.run(params, workspace, arm)
             progress["arms"][arm] = row
@@ -201,10 +201,15 @@ def _few_shot(params: Params) -> str | None:
 
 
 def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[str, str]:
-    """Hashes of recipes, by name: of their rows and, of what is not drawn but found, of what is searched."""
+    """Hashes of recipes, by name: of what their images depend on and, of those that are found, of what is searched."""
     return {
-        name: digest([to_dict(row), pools.searched(params, workspace)] if row.origin == "retrieval" else to_dict(row))
-        for name, row in ((name, params.recipes[name]) for name in names)
+        name: digest(
+            [
+                params.making(name),
+                pools.searched(params, workspace) if params.recipes[name].origin == "retrieval" else None,
+            ]
+        )
+        for name in names
     }
 
 

@@ -211,7 +211,7 @@ def _over_folds(
     The adapters and images of the folds are shards like any others, so that a run that was killed goes on from them.
     With it goes how many seconds it took to make those.
     """
-    from dreamset import adapt, generate
+    from dreamset import generate, inherit
 
     found: dict[tuple[str, str], list[list[_Scored]]] = {}
     seconds = 0.0
@@ -220,7 +220,9 @@ def _over_folds(
         own = dataclasses.replace(folds.without(split, held, workspace), selection=folds.absolute(held, workspace))
         write_split(place.splits, own)
         if arm != REAL:
-            seconds += adapt.run(params, place, arm)["seconds"] + generate.run(params, place, arm)["seconds"]
+            # With what the workspace's study chose: it has seen the shots that are held out here, and a study in each
+            # of these folds would choose by a few images. What evaluate scores is held out of the study, too.
+            seconds += inherit.adapted(params, workspace, place, arm) + generate.run(params, place, arm)["seconds"]
         part = _Part(params, place, own, arm)
         for kind, name in runs(params, arm):
             scored = []

@@ -103,6 +103,11 @@ class Workspace:
         return self.root / ".dreamset/unfinished"
 
     @property
+    def trials(self) -> Path:
+        """What the trials of studies are working on, by study; ignored by git and DVC."""
+        return self.root / ".dreamset/tune"
+
+    @property
     def scratch(self) -> Path:
         """Folder of nameless files: decoded images while a stage uses them."""
         return self.root / ".dreamset/scratch"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import claims
+from dreamset import claims, tuned
 from dreamset.errors import InputError
 from dreamset.files import read_json
 from dreamset.splits import read_split
@@ -47,7 +48,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the stages measured, of the recipes that are active."""
+    """What the stages measured, of the recipes that are active; ``params`` with what studies chose in their rows."""
 
     params: Params
     workspace: Workspace
@@ -133,7 +134,9 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         raise InputError(f"{path}: says nothing of {', '.join(missing)}; run `dreamset evaluate` again.")
     shown = {REAL, ZERO_SHOT, *params.active}
     return Evidence(
-        params=params,
+        params=functools.reduce(
+            lambda chosen, name: chosen.with_values(name, tuned.values(params, workspace, name)), params.active, params
+        ),
         workspace=workspace,
         split=read_split(workspace.splits),
         evaluation=evaluation,

@@ -1,0 +1,581 @@
+"""A study: it prunes, it shares what trials have in common, and it never sees a test image."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+
+import toy
+from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned
+from dreamset.adapters import read_adapters
+from dreamset.classifiers import arrays
+from dreamset.errors import InputError
+from dreamset.files import write_json
+from dreamset.plan import describe
+from dreamset.seeds import image_seed
+from dreamset.splits import read_split
+from dreamset.study import objective as scoring
+from dreamset.study import space
+from dreamset.study.objective import Objective, Part
+from dreamset.synthetic import read_metadata
+from dreamset.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from dreamset.params import Params
+
+PLAIN, LORA = "stable_diffusion_tuned", "datadream_dset"
+RUNGS = [1, 2, 4]
+BASE = "models__bundled__"
+
+
+@pytest.fixture
+def small(tiny_generator: Path) -> Callable[..., Params]:
+    """Parameters of a study of seconds; changes are dotted keys as ``toy.params`` takes them."""
+
+    def made(**changes: Any) -> Params:
+        settings: dict[str, Any] = {
+            "active": [PLAIN],
+            f"{BASE}generator": str(tiny_generator),
+            f"{BASE}judge": str(toy.ROOT / "models/base/judge"),
+            f"{BASE}tune": {"classifier": "resnet20", "steps": 4, "per_class": RUNGS},
+            f"{BASE}generate__steps": 2,
+            f"{BASE}generate__per_class": 2,
+            f"{BASE}adapt__dataset__max_steps": 2,
+            f"{BASE}adapt__dataset__warmup": 1,
+            f"{BASE}adapt__dataset__batch": 4,
+            f"{BASE}adapt__sample_every": 10,
+            "adapt__sample_images": 1,
+            "tune__trials": 3,
+            f"recipes__{PLAIN}__search": {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 1, "high": 3}},
+        }
+        return toy.params(**(settings | changes))
+
+    return made
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    workspace = Workspace.at(tmp_path)
+    toy.write_splits(workspace)
+    return workspace
+
+
+def record(workspace: Workspace, recipe: str = PLAIN) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(workspace.result("tune", recipe).read_text())
+    return found
+
+
+def scored_by(monkeypatch: pytest.MonkeyPatch, score: Callable[[dict[str, Any], int], float]) -> list[int]:
+    """Scores of a known landscape in place of drawing and training; what rungs were asked for."""
+    asked: list[int] = []
+
+    def drawn(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+        return {}
+
+    def scored(self: Objective, params: Params, places: list[Workspace], rung: int) -> float:
+        asked.append(rung)
+        return score(dataclasses.asdict(params.sampler(self.recipe)), rung)
+
+    monkeypatch.setattr(generate, "run", drawn)
+    monkeypatch.setattr(Objective, "_score", scored)
+    monkeypatch.setattr(Objective, "_spent", lambda self, places: (3 * asked[-1], 1.0))
+    return asked
+
+
+def test_what_is_known_to_be_bad_is_pruned(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Above a guidance of 3 nothing is learned, however many images there are.
+    asked = scored_by(monkeypatch, lambda knobs, rung: 0.1 if knobs["guidance"] > 3 else 0.5 + 0.1 * rung)
+    params = small(tune__trials=16, **{f"{BASE}tune__per_class": [3, 9, 27]})
+    tune.run(params, place, PLAIN)
+    found = record(place)
+    pruned = [trial for trial in found["trials"] if trial["state"] == "PRUNED"]
+    assert len(pruned) >= 3
+    assert found["counts"] == {"complete": 16 - len(pruned), "pruned": len(pruned), "failed": 0}
+    assert all(trial["params"]["guidance"] > 3 and trial["values"] is None for trial in pruned)
+    assert all("27" not in trial["rungs"] for trial in pruned)
+    # Every rung that was drawn is reported, and no more was drawn than that.
+    assert [int(rung) for trial in found["trials"] for rung in trial["rungs"]] == asked
+    assert sum(asked) < 16 * 39
+    best = found["trials"][found["best_trial"]]
+    assert found["best"] == best["params"] and best["params"]["guidance"] <= 3
+    assert best["values"] == [best["rungs"]["27"]]
+
+
+def test_every_rung_is_reported_and_the_last_is_never_asked(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored_by(monkeypatch, lambda knobs, rung: rung / 10)
+    asked: list[int] = []
+
+    class Watched(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            asked.append(trial.last_step or 0)
+            # Would throw away what is paid for, if it were asked.
+            return trial.last_step == RUNGS[-1]
+
+    made = Objective(small(), place, PLAIN, read_split(place.splits))
+    study = optuna.create_study(direction="maximize", pruner=Watched())
+    study.optimize(made, n_trials=2)
+    assert asked == RUNGS[:-1] * 2
+    for trial in study.trials:
+        assert trial.state == optuna.trial.TrialState.COMPLETE
+        assert trial.intermediate_values == {rung: rung / 10 for rung in RUNGS}
+        assert trial.value == RUNGS[-1] / 10
+
+
+def test_rungs_are_prefixes_on_noise_that_is_the_trials_own(small: Callable[..., Params], place: Workspace) -> None:
+    params = small()
+    adapt.run(params, place, PLAIN)
+    seeds, pixels = [], []
+    for values in ({"guidance": 2.0, "steps": 2}, {"guidance": 4.0, "steps": 2}):
+        chosen = params.with_values(PLAIN, values)
+        before: dict[tuple[int, int], str] = {}
+        for rung in RUNGS:
+            summary = generate.run(scoring.drawing(chosen, PLAIN, rung, 3), place, PLAIN)
+            rows = read_metadata(place.synthetic(PLAIN))
+            assert summary["images"] == summary["drawn"] == 3 * rung
+            found = {(row.label, row.index): row.sha256 for row in rows}
+            assert before.items() <= found.items()
+            before = found
+        seeds.append([row.seed for row in rows])
+        pixels.append(before)
+    assert seeds[0] == seeds[1]
+    assert pixels[0] != pixels[1]
+    # No trial has drawn what `generate` draws.
+    kept = {image_seed(params.seed, name, index) for name in toy.CLASSES for index in range(50)}
+    assert not kept & set(seeds[0])
+
+
+def test_a_study_goes_on_as_if_it_had_not_stopped(small: Callable[..., Params], tmp_path: Path) -> None:
+    found = []
+    for name, parts in (("whole", (4,)), ("broken", (2, 4))):
+        place = Workspace.at(tmp_path / name)
+        toy.write_splits(place)
+        for trials in parts:
+            params = small(tune__trials=trials, tune__pruner="none", **{f"{BASE}tune__per_class": [1, 2]})
+            tune.run(params, place, PLAIN)
+        found.append(record(place))
+        # Its working folders are gone, and only its values are kept.
+        assert not list(place.trials.glob("*/*"))
+    assert found[0]["study"] == found[1]["study"]
+    facts = ("number", "state", "params", "values", "rungs")
+    whole, broken = ([[trial[fact] for fact in facts] for trial in own["trials"]] for own in found)
+    assert whole == broken and len(whole) == 4
+
+
+def test_trial_0_is_the_recipe_s_own(small: Callable[..., Params], place: Workspace) -> None:
+    tune.run(small(tune__trials=1), place, PLAIN)
+    found = record(place)
+    assert found["trials"][0]["params"] == {"guidance": 2.0, "steps": 2}
+    assert found["default"] == {
+        "values": {"guidance": 2.0, "steps": 2},
+        "trial": 0,
+        "cas": found["trials"][0]["values"][0],
+    }
+    # Where they lie outside of what is searched there is no such trial.
+    params = small(tune__trials=1, **{f"recipes__{PLAIN}__search": {"guidance": {"low": 4.0, "high": 5.0}}})
+    tune.run(params, place, PLAIN)
+    assert record(place)["default"] is None
+
+
+def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = toy.write_splits(place, shots=2)
+    params = small(
+        active=[LORA],
+        tune__trials=2,
+        tune__pruner="none",
+        **{f"{BASE}tune__per_class": [1, 2], f"recipes__{LORA}__search": {"guidance": {"low": 1.0, "high": 5.0}}},
+    )
+    parts = scoring.parts(params, place, split, LORA)
+    assert len(parts) == 2
+    for own in parts:
+        assert not {s.sha256 for s in own.scored} & {s.sha256 for s in own.split.train}
+    assert sorted(s.sha256 for own in parts for s in own.scored) == sorted(s.sha256 for s in split.train)
+    trained = []
+    train_jobs = adapt._train
+
+    def counted(params: Params, workspace: Workspace, recipe: str, jobs: list[Any], settings: Any) -> Any:
+        trained.extend(job.key for job in jobs if not (workspace.shards / job.key).is_dir())
+        return train_jobs(params, workspace, recipe, jobs, settings)
+
+    monkeypatch.setattr(adapt, "_train", counted)
+    tune.run(params, place, LORA)
+    found = record(place, LORA)
+    assert found["selection"] == {"rule": "cv", "folds": 2, "images": 6, "labels_per_class": 2.0}
+    assert [trial["state"] for trial in found["trials"]] == ["COMPLETE"] * 2
+    assert len(trained) == len(set(trained)) == 2
+    assert [trial["images"] for trial in found["trials"]] == [2 * 3 * 2] * 2
+    # One image of a class cannot be both learned from and scored.
+    alone = toy.write_splits(place, shots=1)
+    with pytest.raises(InputError, match=f"recipes.{LORA}.search: with selection: fixed a study scores folds"):
+        scoring.parts(params, place, alone, LORA)
+    assert read_adapters(place.tuned(LORA)) == []
+
+
+@pytest.mark.parametrize("selection", ["fixed", "extra:2"])
+def test_the_real_images_that_score_are_those_of_the_rule(
+    small: Callable[..., Params], tmp_path: Path, selection: str
+) -> None:
+    place = Workspace.at(tmp_path)
+    split = toy.write_splits(place, selection=0 if selection == "fixed" else 2)
+    params = small(selection=selection, tune__trials=1, **{f"{BASE}tune__per_class": [1]})
+    (part,) = scoring.parts(params, place, split, PLAIN)
+    wanted = split.train if selection == "fixed" else split.selection
+    assert [sample.sha256 for sample in part.scored] == [sample.sha256 for sample in wanted]
+    tune.run(params, place, PLAIN)
+    assert record(place)["selection"]["images"] == len(wanted)
+
+
+def test_no_test_image_is_opened(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, opened, watching = small(tune__trials=1), [], [True]
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(watch)
+    try:
+        with audit.closed(place):
+            tune.run(params, place, PLAIN)
+            with pytest.raises(RuntimeError, match="only evaluate opens"):
+                place.test_split.read_text()
+    finally:
+        watching.clear()
+    assert str(place.splits) in opened
+    secret = [str(place.test_split), str(place.real_test)]
+    assert [path for path in opened if path.startswith(tuple(secret))] == secret[:1]  # the one above
+
+
+def test_without_a_feasible_trial_the_recipe_s_own_values_are_used(
+    small: Callable[..., Params], place: Workspace
+) -> None:
+    params = small(tune__max_seconds_per_image=1e-9, tune__trials=2)
+    summary = tune.run(params, place, PLAIN)
+    found = record(place)
+    assert found["best"] is None and found["best_trial"] is None
+    assert "its own values are used" in summary["warnings"][0]
+    # What takes too long at the first rung draws no second one.
+    assert [(trial["state"], list(trial["rungs"])) for trial in found["trials"]] == [("PRUNED", ["1"])] * 2
+    assert not any(trial["feasible"] for trial in found["trials"])
+    assert tuned.values(params, place, PLAIN) == {}
+    adapt.run(params, place, PLAIN)
+    assert generate.run(params, place, PLAIN)["sampler"]["guidance"] == 2.0
+
+
+def test_a_limit_is_set_once_and_the_best_is_within_it(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored_by(monkeypatch, lambda knobs, rung: knobs["guidance"] / 10)
+    monkeypatch.setattr(Objective, "_fid", lambda self, places: 5.0 * len(distances.append(0) or distances))
+    distances: list[int] = []
+    params = small(tune__max_fid=10.0, tune__trials=4)
+    said: list[tuple[str, float]] = []
+    set_constraint = optuna.Trial.set_constraint
+
+    def watched(self: optuna.Trial, key: str, value: float) -> None:
+        said.append((key, value))
+        set_constraint(self, key, value)
+
+    monkeypatch.setattr(optuna.Trial, "set_constraint", watched)
+    tune.run(params, place, PLAIN)
+    assert said == [("fid", -5.0), ("fid", 0.0), ("fid", 5.0), ("fid", 10.0)]
+    found = record(place)
+    # Nothing is pruned where the limit is known at the end alone.
+    assert found["pruner"] == "none" and found["counts"]["complete"] == 4
+    assert [trial["feasible"] for trial in found["trials"]] == [True, True, False, False]
+    assert found["best_trial"] == max(found["trials"][:2], key=lambda trial: float(trial["values"][0]))["number"]
+    # A trial that is taken over has its constraint already.
+    study = optuna.create_study()
+    trial = study.ask()
+    made = Objective(params, place, PLAIN, read_split(place.splits))
+    assert made._over(trial, "fid", 2.0) and made._over(trial, "fid", -1.0)
+
+
+def test_fid_is_measured_to_the_real_images_that_score(small: Callable[..., Params], place: Workspace) -> None:
+    tune.run(small(tune__max_fid=1e6, tune__trials=1), place, PLAIN)
+    found = record(place)
+    assert found["trials"][0]["fid"] > 0
+    # Four shots and four synthetic images of each of three classes.
+    assert found["limits"] == {"max_seconds_per_image": None, "max_fid": 1e6, "fid_images": 12}
+
+
+def test_of_two_objectives_the_fastest_good_enough_is_used(small: Callable[..., Params], place: Workspace) -> None:
+    params = small(tune__objectives="cas_and_seconds", tune__trials=3)
+    tune.run(params, place, PLAIN)
+    found = record(place)
+    assert found["directions"] == ["maximize", "minimize"] and found["counts"]["complete"] == 3
+    for trial in found["trials"]:
+        assert trial["values"] == [trial["rungs"]["4"], trial["seconds_per_image"]]
+        assert set(trial["rungs"]) == {"1", "2", "4"}
+    assert found["best_trial"] in found["front"]
+    trials = [
+        {"number": n, "state": "COMPLETE", "feasible": n != 4, "values": [score, seconds]}
+        for n, (score, seconds) in enumerate([(0.80, 0.4), (0.79, 0.2), (0.50, 0.1), (0.79, 0.3), (0.99, 0.01)])
+    ]
+    # On 100 images 0.79 cannot be told from 0.80, and 0.50 can.
+    best = tune._best(trials, 100, "cas_and_seconds")
+    assert best is not None and best["number"] == 1
+    best = tune._best(trials, 10_000, "cas_and_seconds")
+    assert best is not None and best["number"] == 0
+
+
+def test_of_equal_scores_the_first_is_used() -> None:
+    trials = [{"number": n, "state": "COMPLETE", "feasible": True, "values": [0.5]} for n in range(3)]
+    best = tune._best(trials, 10, "cas")
+    assert best is not None and best["number"] == 0
+
+
+def test_a_trial_that_fails_says_why_and_the_study_goes_on(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(knobs: dict[str, Any], rung: int) -> float:
+        if knobs["guidance"] == 2.0:
+            raise InputError("black images.")
+        return 0.5
+
+    scored_by(monkeypatch, score)
+    tune.run(small(tune__trials=3), place, PLAIN)
+    found = record(place)
+    assert found["counts"]["failed"] == 1
+    assert found["trials"][0]["reason"] == "black images."
+    assert found["best_trial"] == 1
+    assert found["default"] == {"values": {"guidance": 2.0, "steps": 2}, "trial": 0, "cas": None}
+
+
+def test_images_are_drawn_with_what_was_chosen(small: Callable[..., Params], place: Workspace) -> None:
+    params = small()
+    adapt.run(params, place, PLAIN)
+    with pytest.raises(InputError, match=f"run `dreamset tune {PLAIN}` first"):
+        generate.run(params, place, PLAIN)
+    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.5, "steps": 1}})
+    write_json(place.tuned(PLAIN) / "adapters.json", {"tuned": False, "adapters": []})
+    summary = generate.run(params, place, PLAIN)
+    assert (summary["sampler"]["guidance"], summary["sampler"]["steps"]) == (4.5, 1)
+    assert "1 steps, guidance 4.5" in (place.synthetic(PLAIN) / "README.md").read_text()
+    assert {row.sampler["guidance"] for row in read_metadata(place.synthetic(PLAIN))} == {4.5}
+    assert "guidance: 4.5" in describe(params, place, "generate", PLAIN)
+    # What starts from it has its sampler, where its own row says nothing else.
+    after = small(after={"stable_diffusion": PLAIN})
+    assert tuned.values(after, place, "stable_diffusion") == {"guidance": 4.5, "steps": 1}
+    said = small(after={"stable_diffusion": PLAIN}, recipes__stable_diffusion__sampler={"guidance": 3.0})
+    assert tuned.values(said, place, "stable_diffusion") == {"steps": 1}
+
+
+def test_weights_that_a_study_chose_are_of_all_the_shots(small: Callable[..., Params], place: Workspace) -> None:
+    toy.write_splits(place, shots=2)
+    params = small(
+        active=[LORA],
+        tune__trials=1,
+        **{f"{BASE}tune__per_class": [1], f"recipes__{LORA}__search": {"lr": {"low": 1e-3, "high": 2e-3, "log": True}}},
+    )
+    adapt.run(params, place, LORA)
+    tune.run(params, place, LORA)
+    found = record(place, LORA)
+    (own,), (chosen,) = read_adapters(place.adapter(LORA)), read_adapters(place.tuned(LORA))
+    assert set(found["best"]) == {"lr"}
+    assert own.sha256 != chosen.sha256
+    facts = json.loads((place.tuned(LORA) / "adapters.json").read_text())
+    assert facts["tuned"] is True
+    assert len(facts["trained_on"]) == 6
+    generate.run(params, place, LORA)
+    assert {row.adapter for row in read_metadata(place.synthetic(LORA))} == {chosen.sha256}
+    # The folds of `selection: cv` take the value over, and learn from their own shots with it.
+    _, seconds = train._over_folds(
+        dataclasses.replace(params, selection="cv", train=dataclasses.replace(params.train, classifiers=("resnet20",))),
+        place,
+        read_split(place.splits),
+        LORA,
+    )
+    assert seconds > 0
+    folds = sorted(place.root.glob(".dreamset/folds/*/selection*"))
+    assert len(folds) == 2
+    for fold in folds:
+        card = json.loads((fold / f"models/adapters/{LORA}/adapters.json").read_text())
+        assert card["settings"]["lr"] == found["best"]["lr"]
+        assert len(card["trained_on"]) == 3
+
+
+def test_a_recipe_without_a_search_costs_nothing(small: Callable[..., Params], place: Workspace) -> None:
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import toy\n"
+        "from dreamset import tune; from dreamset.workspace import Workspace\n"
+        f"tune.run(toy.params(), Workspace.at(Path({str(place.root)!r})), 'stable_diffusion')\n"
+        "print([name for name in ('torch', 'optuna', 'diffusers', 'sqlalchemy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert record(place, "stable_diffusion") == {"recipe": "stable_diffusion", "searched": [], "best": None}
+    assert json.loads((place.tuned("stable_diffusion") / "adapters.json").read_text())["tuned"] is False
+    assert (place.plots("tune", "stable_diffusion") / "history.csv").is_file()
+
+
+def test_another_study_begins_when_its_scores_would_differ(small: Callable[..., Params], place: Workspace) -> None:
+    split = read_split(place.splits)
+
+    def key(params: Params, own: Any = split, recipe: str = PLAIN) -> str:
+        return Objective(params, place, recipe, own).name
+
+    before = key(small())
+    for same in ({"tune__trials": 99}, {"tune__heartbeat_s": 7}, {"tune__storage": "sqlite:///b.db"}, {"shots": 7}):
+        assert key(small(**same)) == before, same
+    for other in (
+        {"seed": 1},
+        {"tune__sampler": "random"},
+        {"tune__pruner": "none"},
+        {"tune__objectives": "cas_and_seconds"},
+        {"tune__max_fid": 9.0},
+        {f"{BASE}tune__steps": 5},
+        {f"{BASE}tune__per_class": [1, 2]},
+        {f"{BASE}generate__scheduler": "ddim"},
+        {f"{BASE}train__resnet20__lr": 1e-4},
+        {f"{BASE}train__crop": 0.5},
+        {f"recipes__{PLAIN}__prompt": "label"},
+        {f"recipes__{PLAIN}__search__steps__high": 4},
+    ):
+        assert key(small(**other)) != before, other
+    fewer = dataclasses.replace(split, train=split.train[1:])
+    assert key(small(), fewer) != before
+    # Where the files lie does not matter, so that workers on other machines share the study.
+    moved = tuple(dataclasses.replace(sample, path=f"/elsewhere/{sample.path}") for sample in split.train)
+    assert key(small(), dataclasses.replace(split, train=moved)) == before
+
+
+def test_ranges_stand_as_the_run_has_them(small: Callable[..., Params], place: Workspace) -> None:
+    search = {"guidance": {"low": 0.0, "high_times_best": 2.0}, "steps": {"low": 1, "high_times_best": 1.0}}
+    params = small(after={LORA: PLAIN}, **{f"recipes__{LORA}__search": search})
+    write_json(place.result("tune", PLAIN), {"best": {"guidance": 1.7, "steps": 3}})
+    found = space.ranges(params, place, LORA, [12])
+    assert found == {"guidance": space.Range(0.0, 3.4), "steps": space.Range(1, 3, 1)}
+    # Without a feasible trial the parent's own values are its best.
+    write_json(place.result("tune", PLAIN), {"best": None})
+    assert space.ranges(params, place, LORA, [12])["guidance"] == space.Range(0.0, 4.0)
+    # Weights are kept every 20 epochs; 400 steps of 4 batches end after 100 of them.
+    epochs = toy.params(recipes__datadream_dset__search={"epoch": {"low": 5, "high": 200}})
+    assert space.ranges(epochs, place, LORA, [97, 128])["epoch"] == space.Range(20, 100, 20)
+    late = toy.params(recipes__datadream_dset__search={"epoch": {"low": 150, "high": 200}})
+    with pytest.raises(InputError, match=r"search\.epoch: nothing is left"):
+        space.ranges(late, place, LORA, [128])
+
+
+def test_a_dry_run_counts_what_a_study_does_at_most(small: Callable[..., Params], place: Workspace) -> None:
+    words = " ".join(describe(small(), place, "tune", PLAIN).split())
+    # 3 trials of 4 images of each of 3 classes; 1, 2 and 4 steps.
+    assert "trials: 3 rungs: 3 images at most: 36 classifier steps at most: 21" in words
+    assert "guidance: low: 1.0 high: 7.5" in words
+    write_json(place.result("tune", PLAIN), {"seconds": 8.0, "trials": [{}, {}], "best": None})
+    assert "12 s for all of it, at 4.0000 s per trial as last time" in describe(small(), place, "tune", PLAIN)
+
+
+def test_a_worker_leaves_trials_and_no_results(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = small(tune__trials=2)
+    monkeypatch.setattr(cli, "_open", lambda arguments: (params, place))
+    cli.main(["tune", PLAIN, "--worker"])
+    assert not place.result("tune", PLAIN).exists()
+    scored_by(monkeypatch, lambda knobs, rung: 1 / 0)
+    # Both trials are there: the stage runs none, and says what they say.
+    assert tune.run(params, place, PLAIN)["trials"] == 2
+
+
+def test_gc_keeps_what_an_unfinished_study_uses(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = small(tune__trials=1)
+    monkeypatch.setattr(cli, "_open", lambda arguments: (params, place))
+    tune.work(params, place, PLAIN)
+    before = set(place.shards.glob("[!.]*"))
+    assert before
+    cli.main(["gc"])
+    assert set(place.shards.glob("[!.]*")) == before
+    tune.run(params, place, PLAIN)
+    cli.main(["gc"])
+    assert not list(place.shards.glob("[!.]*"))
+
+
+def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(toy.ROOT)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["tune", "nothing"])
+    assert "no row 'nothing' in recipes" in capsys.readouterr().err
+
+
+def test_a_score_is_the_share_of_real_images_that_are_right(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Objective(small(), place, PLAIN, read_split(place.splits))
+    made.parts = [
+        Part(made.parts[0].split, made.parts[0].scored[:5]),
+        Part(made.parts[0].split, made.parts[0].scored[5:]),
+    ]
+    monkeypatch.setattr(Objective, "_right", lambda self, params, own, index, rung: (2, 7)[index])
+    assert made._score(made.params, [place, place], 1) == 9 / 12
+    monkeypatch.undo()
+    # A classifier that learns from the very images that it is scored on, as synthetic ones.
+    toy.write_synthetic(place, PLAIN, per_class=8)
+    params = small(**{f"{BASE}tune__steps": 60, f"{BASE}train__resnet20__width": 8})
+    made = Objective(params, place, PLAIN, read_split(place.splits))
+    assert arrays.synthetic(place.synthetic(PLAIN), made.parts[0].split, 16).labels.tolist().count(0) == 8
+    assert made._score(params, [place], RUNGS[-1]) > 0.6
+
+
+def test_folds_and_cells_are_made_again_when_a_study_would_choose_otherwise(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [PLAIN, "stable_diffusion"]
+    before, more = (small(active=both, after={LORA: PLAIN}, tune__trials=trials) for trials in (3, 4))
+    moved = small(active=both, after={LORA: PLAIN}, tune__storage="sqlite:///b.db")
+    rows = sweep._rows(before, place, [*both, LORA])
+    assert sweep._rows(moved, place, [*both, LORA]) == rows
+    other = sweep._rows(more, place, [*both, LORA])
+    # What starts from a study depends on it, and what has none does not.
+    assert [name for name in rows if rows[name] != other[name]] == [PLAIN, LORA]
+    monkeypatch.setattr(crossval, "fingerprint", lambda settings, *_: json.dumps(settings))
+    fold = crossval.Fold(0, place, read_split(place.splits), ())
+    arms = ["real", *both, LORA]
+    made = [[crossval._made_with(params, fold, arm) for arm in arms] for params in (before, moved, more)]
+    assert made[0] == made[1]
+    assert [arm for arm, a, b in zip(arms, made[0], made[2], strict=True) if a != b] == [PLAIN, LORA]
+
+
+def test_what_a_recipe_starts_from_comes_first(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(adapt, "run", lambda params, workspace, recipe: ran.append(f"adapt {recipe}"))
+    monkeypatch.setattr(tune, "run", lambda params, workspace, recipe: ran.append(f"tune {recipe}"))
+    params = small(after={LORA: PLAIN})
+    tune.adapt_and_tune(params, place, LORA)
+    assert ran == [f"adapt {PLAIN}", f"tune {PLAIN}", f"adapt {LORA}"]
+
+
+def test_a_follower_s_trials_start_from_what_was_chosen(small: Callable[..., Params], place: Workspace) -> None:
+    params = small(
+        after={LORA: PLAIN},
+        tune__trials=1,
+        **{f"{BASE}tune__per_class": [1], f"recipes__{LORA}__search": {"steps": {"low": 1, "high_times_best": 1.0}}},
+    )
+    toy.write_splits(place, shots=2)
+    adapt.run(params, place, PLAIN)
+    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.5, "steps": 3}})
+    tune.run(params, place, LORA)
+    assert record(place, LORA)["best"] == {"steps": 3}
+    assert tuned.values(params, place, LORA) == {"guidance": 4.5, "steps": 3}
+    key = record(place, LORA)["study"]
+    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.0, "steps": 3}})
+    assert Objective(params, place, LORA, read_split(place.splits)).name != key
