@@ -47,7 +47,7 @@ def test_noise_is_a_function_of_seed_class_and_index() -> None:
 def test_recipes_are_compared_on_common_noise(prepared: tuple[Params, Workspace]) -> None:
     params, workspace = prepared
     found = []
-    for recipe in params.active:
+    for recipe in (name for name in params.active if params.recipes[name].search is None):
         adapt.run(params, workspace, recipe)
         generate.run(params, workspace, recipe)
         found.append([(i.label, i.index, i.seed) for i in read_metadata(workspace.synthetic(recipe))])

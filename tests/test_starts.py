@@ -241,7 +241,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
         started["recipes"]["datadream_dset"]["sampler"]["strength"] = strength
         params = parameters.parse(started)
         scopes = adapt.scopes(params, split, "datadream_dset")
-        jobs.append([job.key for job in adapt._jobs(params, workspace, split, "datadream_dset", scopes)[0]])
+        jobs.append([job.key for job in adapt._jobs(params, workspace, split, "datadream_dset", scopes, None)[0]])
     assert jobs[0] == jobs[1]
 
 

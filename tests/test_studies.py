@@ -62,6 +62,7 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 "counts": {"complete": params.tune.trials, "pruned": 0, "failed": 0},
             }
         write_json(workspace.result("tune", recipe), found)
+        write_json(workspace.tuned(recipe) / "adapters.json", {"recipe": recipe, "tuned": False, "adapters": []})
         return found
 
     module = types.ModuleType("dreamset.tune")

@@ -20,8 +20,8 @@ from dreamset.files import write_json
 from dreamset.plan import describe
 from dreamset.seeds import image_seed
 from dreamset.splits import read_split
+from dreamset.study import artifacts, space
 from dreamset.study import objective as scoring
-from dreamset.study import space
 from dreamset.study.objective import Objective, Part
 from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
@@ -86,6 +86,7 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, score: Callable[[dict[str, Any], 
         return score(dataclasses.asdict(params.sampler(self.recipe)), rung)
 
     monkeypatch.setattr(generate, "run", drawn)
+    monkeypatch.setattr(artifacts, "keep_samples", lambda *_: "")
     monkeypatch.setattr(Objective, "_score", scored)
     monkeypatch.setattr(Objective, "_spent", lambda self, places: (3 * asked[-1], 1.0))
     return asked
@@ -207,9 +208,9 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     trained = []
     train_jobs = adapt._train
 
-    def counted(params: Params, workspace: Workspace, recipe: str, jobs: list[Any], settings: Any) -> Any:
-        trained.extend(job.key for job in jobs if not (workspace.shards / job.key).is_dir())
-        return train_jobs(params, workspace, recipe, jobs, settings)
+    def counted(params: Params, workspace: Workspace, recipe: str, training: adapt.Training) -> None:
+        trained.extend(job.key for job in training.jobs if not (workspace.shards / job.key).is_dir())
+        train_jobs(params, workspace, recipe, training)
 
     monkeypatch.setattr(adapt, "_train", counted)
     tune.run(params, place, LORA)
@@ -258,7 +259,8 @@ def test_no_test_image_is_opened(
         watching.clear()
     assert str(place.splits) in opened
     secret = [str(place.test_split), str(place.real_test)]
-    assert [path for path in opened if path.startswith(tuple(secret))] == secret[:1]  # the one above
+    # The one above, where the audit's own hook did not come first.
+    assert [path for path in opened if path.startswith(tuple(secret))] in ([], secret[:1])
 
 
 def test_without_a_feasible_trial_the_recipe_s_own_values_are_used(

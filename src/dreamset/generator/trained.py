@@ -68,12 +68,13 @@ def installed(base: BaseModel, file: Path | None) -> contextlib.AbstractContextM
 
     Args:
         base: a base without attached adapters.
-        file: a file of any of ``FILES``' names, or None for the base as it is.
+        file: a file of any of ``FILES``' names, a LoRA of any name, or None for the base as it is.
 
     Raises:
         InputError: on entering, where the file is damaged or does not fit the base.
     """
     if file is None:
         return contextlib.nullcontext()
-    openers = {lora.WEIGHTS: lora.fused, class_encoder.WEIGHTS: class_encoder.installed}
-    return openers.get(file.name, whole_unet.installed)(base, file)
+    openers = {class_encoder.WEIGHTS: class_encoder.installed, whole_unet.WEIGHTS: whole_unet.installed}
+    # A LoRA made elsewhere may have any name.
+    return openers.get(file.name, lora.fused)(base, file)
