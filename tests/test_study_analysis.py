@@ -31,6 +31,7 @@ def record(*trials: dict[str, Any], best: int | None = 0, **more: Any) -> dict[s
         "best_trial": best,
         "default": None,
         "selection": {"images": 40},
+        "limits": {"max_seconds_per_image": 0.01, "max_fid": None},
         "trials": list(trials),
     }
     return made | more
@@ -139,10 +140,26 @@ def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
 
 
 def test_where_nothing_could_be_chosen_it_is_said_why() -> None:
-    assert "none of them is feasible" in told(record(trial(0, feasible=False), best=None))
+    beyond = record(trial(0, feasible=False), best=None, limits={"max_seconds_per_image": None, "max_fid": 9.0})
+    assert "Nothing was chosen, for none of the 1 that finished is within tune.max_fid (9); the recipe" in told(beyond)
     nothing = told(record(failed(0), best=None))
     assert "no trial finished" in nothing
     assert "1 failed" in nothing
+
+
+def test_what_a_limit_stopped_is_not_the_pruner_s_doing() -> None:
+    slow = [stopped(number, 3, feasible=False) for number in (4, 5)]
+    pruned = [trial(0), stopped(1, 3), stopped(2, 9), failed(3)]
+    with_slow, without = (analysis.saved(own, RESOURCE) for own in ([*pruned, *slow], pruned))
+    assert (with_slow["slow"], with_slow["seconds_slow"]) == (2, 4.0)
+    assert with_slow | {"slow": 0, "seconds_slow": 0} == without
+    said = told(record(*pruned, *slow))
+    assert "1 finished, 2 were stopped early, 2 took longer for an image than tune.max_seconds_per_image" in said
+    assert "The pruner stopped none" in told(record(trial(0), *slow))
+    assert "are missing there" not in told(record(*[ranked(n, n / 10, n / 10, n / 10) for n in range(4)], *slow))
+    nothing = told(record(*slow, best=None))
+    assert "2 of 2 trials took longer for an image than tune.max_seconds_per_image (0.01) allows; the recipe" in nothing
+    assert "allows, and no other finished;" in told(record(*slow, failed(0), best=None))
 
 
 def test_counts_and_shares_in_words() -> None:

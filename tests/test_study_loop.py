@@ -12,6 +12,7 @@ import optuna
 import pytest
 
 import toy_study
+from dreamset.addresses import shown
 from dreamset.errors import DiskFullError, InputError, StoppedError
 from dreamset.study import loop, sampling, storage
 from toy_study import RUNGS, told
@@ -92,6 +93,47 @@ def test_a_study_stopped_anywhere_equals_an_unbroken_one(tmp_path: Path, sampler
             broken += 1
     assert broken >= 2
     assert told(study.trials) == told(whole.trials)
+
+
+def test_a_trial_left_longer_ago_than_the_grace_is_gone_on_with_and_uses_up_no_retry(tmp_path: Path) -> None:
+    tune = toy_study.tune(trials=6, retries=0, storage=f"sqlite:///{tmp_path}/studies.db")
+    stops = 0
+
+    def interrupted(trial: Trial) -> float:
+        def at(rung: int) -> None:
+            nonlocal stops
+            if trial.number == 3 and stops < 3:
+                stops += 1
+                raise KeyboardInterrupt
+
+        return toy_study.objective(trial, at)
+
+    for _ in range(3):
+        study = loop.open_study(tune, "toy", ["maximize"])
+        with pytest.raises(KeyboardInterrupt):
+            toy_study.optimise(study, tune, interrupted)
+        toy_study.silent_for_long(study)
+    toy_study.optimise(study, tune, interrupted)
+    assert told(study.trials) == told(_run(trials=6).trials)
+
+
+def test_a_lost_trial_s_error_does_not_end_its_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    elsewhere = loop.open_study(toy_study.tune(storage=url), "toy", ["maximize"])
+    errors: list[BaseException] = [FileNotFoundError("its folder is gone"), KeyboardInterrupt()]
+
+    def losing(trial: Trial) -> float:
+        if errors:
+            elsewhere.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            raise errors.pop(0)
+        return toy_study.objective(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(trials=4, of=losing, storage=url)
+    assert "trial 0: was silent for too long and given to another worker" in capsys.readouterr().err
+    study = _run(trials=4, of=losing, storage=url)
+    assert [trial.state.name for trial in study.trials[:2]] == ["FAIL", "FAIL"] and len(study.trials) == 4
+    assert not list((tmp_path / "studies.db.locks").iterdir())
 
 
 def test_a_sampler_of_another_seed_draws_other_values() -> None:
@@ -218,10 +260,13 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
 
 
 def test_the_password_is_not_shown() -> None:
-    assert storage.shown("postgresql+psycopg://me:secret@host/studies") == "postgresql+psycopg://me:***@host/studies"
-    assert "secret" not in storage.shown("postgresql+psycopg://me@host/studies?password=secret")
-    assert storage.shown("sqlite:///studies.db") == "sqlite:///studies.db"
-    assert "secret" not in storage.shown("postgresql://me:secret@host:port/studies")
+    assert shown("postgresql+psycopg://me:secret@host/studies") == "postgresql+psycopg://me:***@host/studies"
+    assert "secret" not in shown("postgresql+psycopg://me@host/studies?password=secret")
+    assert shown("postgresql://me@host/x?sslpassword=secret&a=b") == "postgresql://me@host/x?sslpassword=***&a=b"
+    assert shown("postgresql://me:se@cret/1@host/x") == "postgresql://me:***@host/x"
+    assert shown("postgresql://me@host/x") == "postgresql://me@host/x"
+    assert shown("sqlite:///studies.db") == "sqlite:///studies.db"
+    assert "secret" not in shown("postgresql://me:secret@host:port/studies")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +276,7 @@ def test_the_password_is_not_shown() -> None:
         ("postgresql+pg8000://me:secret@host/studies", "pip install 'dreamset\\[postgresql\\]'"),
         ("postgresql://me:secret@127.0.0.1:9/studies", "me:\\*\\*\\*@127.0.0.1:9/studies cannot be opened"),
         ("sqlite://", "names no file"),
-        ("nonsense://me:secret@host:port/x", "nonsense://... is no URL"),
+        ("nonsense://me:secret@host:port/x", r"nonsense://me:\*\*\*@host:port/x is no URL"),
         ("sqlite:////proc/nowhere/studies.db", "sqlite:////proc/nowhere/studies.db cannot be opened"),
     ],
 )

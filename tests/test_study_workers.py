@@ -202,6 +202,8 @@ def test_a_worker_that_is_stopped_leaves_a_study_that_goes_on_as_if_it_had_not(
     until(lambda: "trial 3 rung 3" in first.done)
     first.send(number)
     assert first.finish()[0] != 0
+    # However late it is gone on with.
+    toy_study.silent_for_long(loop.open_study(toy_study.tune(storage=url, heartbeat_s=1), "toy", ["maximize"]))
     assert workers.start(url, 6, 0).finish()[0] == 0
     study = loop.open_study(toy_study.tune(trials=6), "toy", ["maximize"])
     toy_study.optimise(study, toy_study.tune(trials=6))

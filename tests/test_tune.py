@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 import toy
-from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned
+from dreamset import adapt, audit, cli, crossval, generate, locks, sweep, train, tune, tuned
 from dreamset.adapters import read_adapters
 from dreamset.classifiers import arrays
 from dreamset.errors import InputError
@@ -102,7 +102,7 @@ def test_what_is_known_to_be_bad_is_pruned(
     found = record(place)
     pruned = [trial for trial in found["trials"] if trial["state"] == "PRUNED"]
     assert len(pruned) >= 3
-    assert found["counts"] == {"complete": 16 - len(pruned), "pruned": len(pruned), "failed": 0}
+    assert found["counts"] == {"complete": 16 - len(pruned), "pruned": len(pruned), "slow": 0, "failed": 0}
     assert all(trial["params"]["guidance"] > 3 and trial["values"] is None for trial in pruned)
     assert all("27" not in trial["rungs"] for trial in pruned)
     # Every rung that was drawn is reported, and no more was drawn than that.
@@ -274,6 +274,8 @@ def test_without_a_feasible_trial_the_recipe_s_own_values_are_used(
     # What takes too long at the first rung draws no second one.
     assert [(trial["state"], list(trial["rungs"])) for trial in found["trials"]] == [("PRUNED", ["1"])] * 2
     assert not any(trial["feasible"] for trial in found["trials"])
+    assert found["counts"] == {"complete": 0, "pruned": 0, "slow": 2, "failed": 0}
+    assert found["saved"]["resource_used"] is None
     assert tuned.values(params, place, PLAIN) == {}
     adapt.run(params, place, PLAIN)
     assert generate.run(params, place, PLAIN)["sampler"]["guidance"] == 2.0
@@ -483,6 +485,65 @@ def test_a_dry_run_counts_what_a_study_does_at_most(small: Callable[..., Params]
     assert "12 s for all of it, at 4.0000 s per trial as last time" in describe(small(), place, "tune", PLAIN)
 
 
+def test_a_dry_run_says_what_has_to_come_first(small: Callable[..., Params], tmp_path: Path) -> None:
+    search = {"guidance": {"low": 0.0, "high_times_best": 2.0}}
+    params = small(after={LORA: PLAIN}, **{f"recipes__{LORA}__search": search})
+    place = Workspace.at(tmp_path)
+    for recipe in (PLAIN, LORA):
+        assert "guidance: known when `dreamset prepare` has run" in describe(params, place, "tune", recipe)
+    toy.write_splits(place)
+    assert "known when" not in describe(params, place, "tune", PLAIN)
+    assert "guidance: known when what it starts from is tuned" in describe(params, place, "tune", LORA)
+
+
+def test_a_dry_run_shows_no_password(place: Workspace) -> None:
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import toy\n"
+        "from dreamset import plan; from dreamset.workspace import Workspace\n"
+        "params = toy.params(tune__storage='postgresql+psycopg://me:secret@host/studies')\n"
+        f"print(plan.describe(params, Workspace.at(Path({str(place.root / 'new')!r})), 'tune', {PLAIN!r}))\n"
+        "print([name for name in ('torch', 'optuna', 'sqlalchemy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
+    assert "storage: postgresql+psycopg://me:***@host/studies" in done.stdout and "secret" not in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_trial_s_sheet_is_there_from_its_first_rung_on(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(knobs: dict[str, Any], rung: int) -> float:
+        told.append(f"scored {rung}")
+        if rung > RUNGS[0]:
+            raise InputError("black images.")
+        return 0.5
+
+    told: list[str] = []
+    scored_by(monkeypatch, score)
+    made = Objective(small(), place, PLAIN, read_split(place.splits), lambda trial, folder: told.append("drawn"))
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(InputError):
+        study.optimize(made, n_trials=1)
+    assert told == ["drawn", f"scored {RUNGS[0]}", f"scored {RUNGS[1]}"]
+
+
+def test_who_writes_the_results_leaves_the_folders_of_live_workers(
+    small: Callable[..., Params], place: Workspace
+) -> None:
+    params = small(tune__trials=1, **{f"{BASE}tune__per_class": [1]})
+    folder = Objective(params, place, PLAIN, read_split(place.splits)).folder
+    for name in ("here-1", "there-2"):
+        (folder / name / "1234/part0").mkdir(parents=True)
+    lock = locks.take(folder / "here-1.lock")
+    assert lock is not None
+    tune.run(params, place, PLAIN)
+    assert sorted(path.name for path in folder.iterdir()) == ["here-1", "here-1.lock"]
+    # A worker that ends after the results are there leaves nothing behind, nor do those that have died.
+    lock.release()
+    tune.work(params, place, PLAIN)
+    assert not list(folder.iterdir())
+
+
 def test_a_worker_leaves_trials_and_no_results(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,6 +554,25 @@ def test_a_worker_leaves_trials_and_no_results(
     scored_by(monkeypatch, lambda knobs, rung: 1 / 0)
     # Both trials are there: the stage runs none, and says what they say.
     assert tune.run(params, place, PLAIN)["trials"] == 2
+
+
+def test_gc_waits_for_workers(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = small(tune__trials=1)
+    monkeypatch.setattr(cli, "_open", lambda arguments: (params, place))
+
+    def score(knobs: dict[str, Any], rung: int) -> float:
+        with pytest.raises(SystemExit, match="1"):
+            cli.main(["gc"])
+        return 0.5
+
+    scored_by(monkeypatch, score)
+    cli.main(["tune", PLAIN, "--worker"])
+    refused = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dreamset: gc:")]
+    assert len(refused) == len(RUNGS)
+    assert f"gc: study {PLAIN}-" in refused[0] and f"({locks.process()}) is going on" in refused[0]
+    cli.main(["gc"])
 
 
 def test_gc_keeps_what_an_unfinished_study_uses(

@@ -6,7 +6,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import os
 import signal
 import sys
 import time
@@ -317,9 +316,9 @@ def _stage(arguments: argparse.Namespace) -> None:
 
 def _work(params: Params, workspace: Workspace, recipe: str) -> None:
     """Trials of a study, in turn with nobody: what others run is told by the study's storage."""
-    from dreamset import audit, locks, tune
+    from dreamset import audit, tune
 
-    with locks.turn(workspace.locks, f"tune_{recipe}_worker_{os.getpid()}"), audit.closed(workspace):
+    with audit.closed(workspace):
         _print("tune", recipe, tune.work(params, workspace, recipe))
 
 
@@ -454,6 +453,7 @@ def _gc(arguments: argparse.Namespace) -> None:
 
     _, workspace = _open(arguments)
     running = locks.held(workspace.locks) + locks.held(workspace.shards)
+    running += [f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.held(study)]
     if running:
         raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
     beside = workspace.root / ".dreamset"

@@ -103,6 +103,11 @@ def held(folder: Path) -> list[str]:
     return names
 
 
+def process() -> str:
+    """A file name for what is this process's own, of all machines that share a folder."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
 @dataclass(frozen=True)
 class _Turn:
     name: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dreamset import hub, splits, tuned
+from dreamset.addresses import shown
 from dreamset.errors import InputError
 from dreamset.params import to_dict
 
@@ -38,6 +39,8 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
     """Resolved parameters, inputs, outputs, counts and an estimate of a stage, as YAML."""
     resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}
     resolved |= {name: to_dict(getattr(params, name)) for name in _READS[stage]}
+    if "tune" in resolved:
+        resolved["tune"]["storage"] = shown(params.tune.storage)
     if stage in _ROW:
         base = to_dict(params.base)
         resolved[f"models.{params.model}"] = {
@@ -191,7 +194,9 @@ def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
     search = params.recipes[recipe].search
     if search is None:
         return "nothing: the recipe has no search"
-    if not (workspace.splits.is_file() and all(_is_tuned(params, workspace, n) for n in params.lineage(recipe)[:-1])):
+    if not workspace.splits.is_file():
+        return dict.fromkeys(search.knobs, "known when `dreamset prepare` has run")
+    if not all(_is_tuned(params, workspace, name) for name in params.lineage(recipe)[:-1]):
         return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
     from dreamset.study import objective, space
 

@@ -96,7 +96,8 @@ def check(params: Params) -> None:
         )
     _check_scratch(params)
     if "://" not in params.tune.storage:
-        raise InputError(f"tune.storage: expected a URL such as sqlite:///studies.db, got {params.tune.storage!r}.")
+        # What stands there may be half an address, with a password.
+        raise InputError("tune.storage: expected a URL such as sqlite:///studies.db.")
     if params.tune.grace_s <= params.tune.heartbeat_s:
         raise InputError("tune.grace_s: must be above tune.heartbeat_s, or workers that live are taken for dead.")
     for name, model in params.models.items():

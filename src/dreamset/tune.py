@@ -13,7 +13,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamset import adapt, folds, inherit, licences, shards, tuned
+from dreamset import adapt, folds, inherit, licences, locks, shards, tuned
+from dreamset.addresses import shown
 from dreamset.files import digest, read_json, write_csv, write_json
 from dreamset.splits import read_split, write_split
 from dreamset.workspace import Workspace
@@ -45,7 +46,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     record = _record(params, objective, study)
     _write(params, workspace, record)
     # Adapters that were not chosen are shards without a user from here on, and images of trials are.
-    shutil.rmtree(objective.folder, ignore_errors=True)
+    _clear(objective.folder)
     _forget_epochs(params, workspace, objective, record["best"] or {})
     return _summary(record) | {"elapsed": time.time() - started}
 
@@ -60,6 +61,10 @@ def work(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     if params.recipes[recipe].search is None:
         return {"recipe": recipe, "trials": 0}
     objective, study = _studied(params, workspace, recipe)
+    written = workspace.result("tune", recipe)
+    # Whoever wrote the results has left this process its folder, since it was still alive.
+    if written.is_file() and read_json(written, f"dreamset tune {recipe}").get("study") == objective.name:
+        _clear(objective.folder)
     return {"recipe": recipe, "study": objective.name, "trials": len(study.trials)}
 
 
@@ -73,21 +78,48 @@ def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
 
 def _studied(params: Params, workspace: Workspace, recipe: str) -> tuple[Objective, optuna.Study]:
     """The study of a recipe with all its trials."""
-    from dreamset.study import artifacts, loop
+    from dreamset.study import artifacts
     from dreamset.study.objective import Objective
 
-    split, tune = read_split(workspace.splits), params.tune
+    split = read_split(workspace.splits)
 
     def drawn(trial: optuna.Trial, folder: Path) -> None:
         artifacts.keep_samples(trial, folder, split.classes, workspace)
 
     objective = Objective(params, workspace, recipe, split, drawn)
+    with _at_work(objective.folder):
+        return objective, _run_trials(params, workspace, objective)
+
+
+def _run_trials(params: Params, workspace: Workspace, objective: Objective) -> optuna.Study:
+    from dreamset.study import artifacts, loop
+
+    tune, recipe = params.tune, objective.recipe
     study = loop.open_study(tune, objective.name, _directions(params), workspace.root)
     artifacts.explain(study, params, recipe)
     rungs = params.base.tune.per_class
     own = [] if objective.own is None else [objective.own]
     loop.optimise(study, objective, tune, params.seed, rungs[-1], rungs[0], own)
-    return objective, study
+    return study
+
+
+@contextmanager
+def _at_work(folder: Path) -> Iterator[None]:
+    """Inside, a lock of this process says that it lives: what it works on in ``folder`` is not removed."""
+    lock = locks.wait(folder / f"{locks.process()}{locks.SUFFIX}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what the trials of a study worked on, but not that of a process that lives: it may hold one still."""
+    for own in [path for path in folder.glob("*") if path.is_dir()]:
+        lock = locks.take(folder / f"{own.name}{locks.SUFFIX}")
+        if lock is not None:
+            shutil.rmtree(own, ignore_errors=True)
+            lock.release()
 
 
 def _directions(params: Params) -> list[Literal["maximize", "minimize"]]:
@@ -98,7 +130,7 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
     """``results/tune/<recipe>.json``."""
     from optuna.distributions import distribution_to_json
 
-    from dreamset.study import analysis, storage
+    from dreamset.study import analysis
 
     tune, model = params.tune, params.base.tune
     finished = [trial for trial in study.trials if trial.state.is_finished()]
@@ -114,7 +146,7 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         "best_trial": None if best is None else best["number"],
         "default": _default(trials, objective.own),
         "study": objective.name,
-        "storage": storage.shown(tune.storage),
+        "storage": shown(tune.storage),
         "sampler": tune.sampler,
         "pruner": tune.pruner if tune.prunes else "none",
         "objectives": tune.objectives,
@@ -135,8 +167,8 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         },
         "trials": trials,
         "counts": {
-            name: sum(trial["state"] == state for trial in trials)
-            for name, state in (("complete", "COMPLETE"), ("pruned", "PRUNED"), ("failed", "FAIL"))
+            name: sum(analysis.ending(trial) == end for trial in trials)
+            for name, end in (("complete", "COMPLETE"), ("pruned", "PRUNED"), ("slow", "SLOW"), ("failed", "FAIL"))
         },
         "seconds": round(sum(trial["seconds"] for trial in trials), 2),
     }

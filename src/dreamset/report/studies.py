@@ -303,7 +303,7 @@ def _ended(record: dict[str, Any], trial: dict[str, Any]) -> Html:
     said: list[object] = [_STATES[trial["state"]]]
     if trial["number"] == record["best_trial"]:
         said = [tag("b", "chosen")]
-    elif trial["state"] == "COMPLETE" and not trial["feasible"]:
+    elif trial["state"] != "FAIL" and not trial["feasible"]:
         said.append("not feasible")
     if trial["number"] == (record.get("default") or {}).get("trial"):
         said.append("the recipe’s own values")

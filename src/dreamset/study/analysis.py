@@ -29,7 +29,7 @@ def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         record: of a study, with ``trials``, ``space`` (knob: distribution as Optuna writes it), ``resource``, ``best``,
-            ``best_trial``, ``default`` and ``selection``.
+            ``best_trial``, ``default``, ``selection`` and ``limits``.
     """
     from dreamset.study.importance import importance
 
@@ -40,6 +40,14 @@ def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
         "front": front(record["trials"]),
     }
     return said | {"sentences": sentences({**record, **said})}
+
+
+def ending(trial: Mapping[str, Any]) -> str:
+    """How a trial ended: its state, or ``SLOW`` where a limit stopped it, which no pruner decided.
+
+    Of the limits that of seconds per image alone stops anything: the others are known at a trial's end.
+    """
+    return "SLOW" if trial["state"] == "PRUNED" and not trial["feasible"] else str(trial["state"])
 
 
 def reached(trial: Mapping[str, Any]) -> int:
@@ -56,7 +64,7 @@ def score(trial: Mapping[str, Any]) -> float | None:
 
 
 def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[str, Any]:
-    """What pruning spared, of the trials that did not fail.
+    """What pruning spared, of the trials that did not fail and were within the limit of seconds per image.
 
     Args:
         trials: of a record.
@@ -65,11 +73,11 @@ def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[
     Returns:
         ``resource_used`` and ``seconds_used`` are shares of what the same trials would have taken unpruned: a trial
         stopped at 3 of 27 images per class would have drawn and trained for nine times as long, and adapted as long as
-        it did. None where there are no such trials. Failed ones are counted apart.
+        it did. None where there are no such trials. Failed ones, and those that a limit stopped, are counted apart.
     """
     full = resource[-1]
-    ran = [trial for trial in trials if trial["state"] != "FAIL" and reached(trial)]
-    failed = [trial for trial in trials if trial["state"] == "FAIL"]
+    ran = [trial for trial in trials if ending(trial) in ("COMPLETE", "PRUNED") and reached(trial)]
+    failed, slow = ([trial for trial in trials if ending(trial) == end] for end in ("FAIL", "SLOW"))
     spent = sum(trial["seconds"] for trial in ran)
     # What the resource drives: images drawn, and the classifier's steps in proportion to them.
     unpruned = sum(trial["seconds"] + _seconds(trial) * (full / reached(trial) - 1) for trial in ran)
@@ -82,6 +90,8 @@ def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[
         "seconds_used": round(spent / unpruned, 4) if unpruned else None,
         "failed": len(failed),
         "seconds_failed": round(sum(trial["seconds"] or 0 for trial in failed), 1),
+        "slow": len(slow),
+        "seconds_slow": round(sum(trial["seconds"] for trial in slow), 1),
     }
 
 
@@ -291,8 +301,7 @@ def _chosen(record: Mapping[str, Any]) -> str:
     default = record.get("default")
     best = next((trial for trial in record["trials"] if trial["number"] == record["best_trial"]), None)
     if record["best"] is None or best is None:
-        why = "none of them is feasible" if finished else "no trial finished"
-        return f"Nothing was chosen, for {why}; the recipe keeps its own values."
+        return f"Nothing was chosen, for {_why_none(record, finished)}; the recipe keeps its own values."
     images = record["selection"]["images"]
     cas = score(best)
     assert cas is not None
@@ -318,6 +327,21 @@ def _chosen(record: Mapping[str, Any]) -> str:
     )
 
 
+def _why_none(record: Mapping[str, Any], finished: int) -> str:
+    trials, limits = record["trials"], record["limits"]
+    slow = sum(ending(trial) == "SLOW" for trial in trials)
+    why = []
+    if slow:
+        many = f"{slow} of {len(trials)} trials" if len(trials) > 1 else "the only trial"
+        why.append(f"{many} took longer for an image than {_SECONDS} ({limits['max_seconds_per_image']:g}) allows")
+    if finished:
+        set_ = [f"tune.{name} ({limits[name]:g})" for name in _LIMITS if limits[name] is not None]
+        why.append(f"none of the {finished} that finished is within {' and '.join(set_)}")
+    elif slow < len(trials):
+        why.append("no other finished" if slow else "no trial finished")
+    return ", and ".join(why)
+
+
 def _along(record: Mapping[str, Any]) -> str:
     """The ends of the front, where there is one."""
     on = {trial["number"]: trial["values"] for trial in record["trials"] if trial["number"] in record["front"]}
@@ -333,20 +357,28 @@ def _along(record: Mapping[str, Any]) -> str:
 
 def _spared(record: Mapping[str, Any]) -> str:
     found = record["saved"]
-    counts = [(sum(trial["state"] == state for trial in record["trials"]), word) for state, word in _WORDS.items()]
+    counts = [(sum(ending(trial) == end for trial in record["trials"]), word) for end, word in _WORDS.items()]
     told = f"Of {len(record['trials'])} trials {', '.join(f'{count} {word}' for count, word in counts if count)}."
     if found["resource_used"] is None:
         return told
-    if all(trial["state"] != "PRUNED" for trial in record["trials"]):
-        return f"{told} Nothing was stopped early, so that nothing was spared."
+    if all(ending(trial) != "PRUNED" for trial in record["trials"]):
+        return f"{told} The pruner stopped none, so that nothing was spared."
+    images, seconds = 100 * found["resource_used"], 100 * found["seconds_used"]
     return (
-        f"{told} They drew {100 * found['resource_used']:.0f}% of the images, in {100 * found['seconds_used']:.0f}% of "
-        f"the seconds, that the same trials would have taken unpruned: stopping early spared "
-        f"{100 - 100 * found['resource_used']:.0f}% and {100 - 100 * found['seconds_used']:.0f}%."
+        f"{told} Those that finished or were stopped early drew {images:.0f}% of the images, in {seconds:.0f}% of the "
+        f"seconds, that they would have taken unpruned: stopping early spared {100 - images:.0f}% and "
+        f"{100 - seconds:.0f}%."
     )
 
 
-_WORDS: Final = {"COMPLETE": "finished", "PRUNED": "were stopped early", "FAIL": "failed"}
+_LIMITS: Final = ("max_seconds_per_image", "max_fid")
+_SECONDS: Final = "tune.max_seconds_per_image"
+_WORDS: Final = {
+    "COMPLETE": "finished",
+    "PRUNED": "were stopped early",
+    "SLOW": f"took longer for an image than {_SECONDS} allows",
+    "FAIL": "failed",
+}
 
 
 def _agreement(record: Mapping[str, Any]) -> str:
@@ -362,7 +394,7 @@ def _agreement(record: Mapping[str, Any]) -> str:
         f"Kendall’s tau with the ranking at {known[0]['full']}: {each}, over "
         f"{' and '.join(dict.fromkeys(str(row['n']) for row in known))} trials"
     )
-    if any(trial["state"] == "PRUNED" for trial in record["trials"]):
+    if any(ending(trial) == "PRUNED" for trial in record["trials"]):
         told += "; those stopped early are missing there, so that it is the agreement among the better ones"
     told += "."
     if min(row["tau"] for row in known) < LOW_TAU:

@@ -4,8 +4,8 @@ Optuna's own loop lets a worker die that wakes after its trial was given to anot
 a trial is left in one of these ways:
 
 - it ends: complete, pruned, or failed with its ``reason``;
-- its worker is stopped, or the machine can go no further: whoever comes next goes on with the same trial, by its
-  number, so that a study that was stopped is the one that was not;
+- its worker is stopped, or the machine can go no further: whoever comes next, however late, goes on with the same
+  trial, by its number, so that a study that was stopped is the one that was not;
 - its worker is killed: the same on one machine, ``tune.retries`` times at most, since the trial may be why; elsewhere
   nobody can tell, and it is stale when its heartbeat has been silent for ``tune.grace_s``;
 - it is stale: failed, and tried again under a new number, ``tune.retries`` times at most.
@@ -22,13 +22,14 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamset import locks
+from dreamset.addresses import shown
 from dreamset.errors import InputError, StoppedError
 from dreamset.files import disk_full
 from dreamset.progress import bar
@@ -86,7 +87,7 @@ def open_study(
         found = [direction.name.lower() for direction in study.directions]
     if found != list(directions):
         raise InputError(
-            f"tune.storage: study {name} in {storage.shown(tune.storage)} is there with other objectives "
+            f"tune.storage: study {name} in {shown(tune.storage)} is there with other objectives "
             f"({' and '.join(found)}, not {' and '.join(directions)}); remove it with `optuna delete-study`, or name "
             "another store."
         )
@@ -127,7 +128,7 @@ def optimise(
 
     study.sampler = sampling.sampler(tune.sampler, seed)
     study.pruner = sampling.pruner(tune, min_resource, max_resource)
-    with _unless_gone(tune), bar(total=tune.trials, what="tune", unit="trial") as shown:
+    with _unless_gone(tune), bar(total=tune.trials, what="tune", unit="trial") as progress:
         with storage.exclusive(study):
             for values in first:
                 study.enqueue_trial(values, skip_if_exists=True)
@@ -137,8 +138,8 @@ def optimise(
             with storage.exclusive(study):
                 claim = _claim(study, tune)
                 trials = study.get_trials(deepcopy=False)
-            shown.n = min(len(ended(trials)), tune.trials)
-            shown.refresh()
+            progress.n = min(len(ended(trials)), tune.trials)
+            progress.refresh()
             if claim is not None:
                 waiting = False
                 _run(study, objective, claim, tune)
@@ -179,15 +180,19 @@ def _claim(study: optuna.Study, tune: Tune) -> _Claim | None:
     """The trial to run next, marked as this worker's: one that was left, one that waits, or a new one."""
     import optuna
 
+    trials = study.get_trials(deepcopy=False)
+    if len(ended(trials)) >= tune.trials:
+        return None
+    # Before any is called stale: what was stopped, and went on with after the grace, goes on as within it.
+    for trial in _running(trials):
+        if (left := _take_over(study, trial, tune)) is not None:
+            return left
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
     trials = study.get_trials(deepcopy=False)
     if len(ended(trials)) >= tune.trials:
         return None
-    for trial in _running(trials):
-        if (left := _take_over(study, trial, tune)) is not None:
-            return left
     waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in trials)
     if not waiting and len(trials) - len(repeated(trials)) >= tune.trials:
         return None
@@ -244,7 +249,7 @@ def _run(study: optuna.Study, objective: Objective, claim: _Claim, tune: Tune) -
 
     Raises:
         Exception: whatever ``objective`` raised that says nothing of the trial's values, which is then left to others,
-            or that nobody foresaw, which fails it.
+            or that nobody foresaw, which fails it; not of a trial that was given to another worker meanwhile.
     """
     from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
@@ -262,13 +267,14 @@ def _run(study: optuna.Study, objective: Objective, claim: _Claim, tune: Tune) -
     except StorageInternalError:
         raise  # nothing can be said in the store; the lock is left behind, for whoever finds it back
     except BaseException:
-        trial.set_user_attr("worker", None)  # anybody's
+        with suppress(UpdateFinishedTrialError):  # it was lost, and is another's already
+            trial.set_user_attr("worker", None)  # anybody's
         _release(claim)
         raise
     _release(claim)
     if lost:  # paused for longer than the grace
         _say(f"trial {trial.number}: was silent for too long and given to another worker; going on with the next.")
-    if unforeseen is not None:
+    elif unforeseen is not None:
         raise unforeseen
 
 
@@ -357,7 +363,7 @@ def _unless_gone(tune: Tune) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         raise StoppedError(
-            f"tune.storage: {storage.shown(tune.storage)} does not answer any more ({storage.cause(error)}); run the "
+            f"tune.storage: {shown(tune.storage)} does not answer any more ({storage.cause(error)}); run the "
             "same command to go on when it does."
         ) from error
 

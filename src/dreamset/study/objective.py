@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -159,7 +157,7 @@ class Objective:
         workspace: where the shots are, and what the recipe starts from.
         recipe: a row with a ``search``.
         study: a name for folders, the same for the same study.
-        drawn: told of a trial and of the folder of its images before another trial's take their place.
+        drawn: told of a trial and of the folder of its images when those of the first rung are there.
 
     Attributes:
         space: what is searched.
@@ -220,6 +218,8 @@ class Objective:
             own = drawing(chosen, self.recipe, rung, len(self.parts[0].split.classes))
             for place in places:
                 generate.run(own, place, self.recipe)
+            if rung == self.rungs[0] and self.drawn is not None:
+                self.drawn(trial, places[0].synthetic(self.recipe))
             started = time.perf_counter()
             score = self._score(own, places, rung)
             training += time.perf_counter() - started
@@ -240,10 +240,7 @@ class Objective:
             )
             last = rung == self.rungs[-1]
             # Never at the last rung: what is paid for is kept.
-            given_up = not last and (slow or (tune.prunes and trial.should_prune()))
-            if (last or given_up) and self.drawn is not None:
-                self.drawn(trial, places[0].synthetic(self.recipe))
-            if given_up:
+            if not last and (slow or (tune.prunes and trial.should_prune())):
                 raise optuna.TrialPruned
         if tune.max_fid is not None:
             distance = self._fid(places)
@@ -260,8 +257,7 @@ class Objective:
     def _place(self, chosen: Params, index: int) -> Workspace:
         """A part's own workspace with the adapters of a trial in it; trials with the same adapters share it."""
         knobs = {knob: value for knob, value in space.current(chosen, self.recipe).items() if knob in tuned.OF_ADAPTERS}
-        worker = f"{socket.gethostname()}-{os.getpid()}"
-        place = Workspace(self.workspace.root, self.folder / worker / digest(knobs)[:8] / f"part{index}")
+        place = Workspace(self.workspace.root, self.folder / locks.process() / digest(knobs)[:8] / f"part{index}")
         if place.cell not in self._adapted:
             write_split(place.splits, self.parts[index].split)
             inherit.parents(self.params, self.workspace, place, self.recipe)

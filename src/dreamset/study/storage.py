@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import locks
+from dreamset.addresses import shown
 from dreamset.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,19 +31,6 @@ MEMORY: Final = "memory://"  # nothing is kept, for tests
 _PATIENCE: Final = 60  # seconds that SQLite waits for another's write
 _CONNECT: Final = 10  # seconds until a server that does not answer is given up
 _KEY: Final = int.from_bytes(hashlib.sha256(b"dreamset studies").digest()[:8], "big") >> 1  # of PostgreSQL's lock
-
-
-def shown(url: str) -> str:
-    """The URL as it may be printed and recorded: without its passwords."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # of a port that is no number
-        return f"{url.partition('://')[0]}://..."
-    hidden = {key: "***" for key in parsed.query if "password" in key}
-    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.FrozenTrial], None]) -> Any:
@@ -143,7 +131,7 @@ def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]
 
     try:
         url = make_url(storage)
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
         raise InputError(
             f"tune.storage: {shown(storage)} is no URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
         ) from error

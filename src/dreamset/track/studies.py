@@ -102,6 +102,8 @@ def _summary(found: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
 
 def _note(row: Mapping[str, Any], last: int, full: int) -> str | None:
     """What a status of MLflow does not say by itself."""
+    if row["state"] == "PRUNED" and row.get("feasible") is False:
+        return f"Over tune.max_seconds_per_image, and stopped after {last} of {full} images per class."
     if row["state"] == "PRUNED":
         return f"Pruned after {last} of {full} images per class."
     return str(row["reason"]) if row.get("reason") else None
