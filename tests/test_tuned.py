@@ -80,8 +80,8 @@ def test_another_s_record_is_not_used(place: Workspace) -> None:
         assert tuned.values(same, place, FIRST) == {"guidance": 4.5}
     assert "guidance: 4.5" in describe(params, place, "generate", FIRST)
     assert "guidance: 4.5" not in describe(others[0], place, "generate", FIRST)
-    # A trial's own parameters are those of the recipe that is studied, not of what it starts from.
-    assert tuned.inherited(scoring.drawing(params, SECOND, 1, 3), place, SECOND) == {"guidance": 4.5}
+    # A trial says its sampler itself, and what it starts from is as it was.
+    assert tuned.values(scoring.drawing(params, SECOND, 1, 3), place, SECOND) == {}
     write_split(place.splits, fewer)
     with pytest.raises(InputError, match="other parameters or shots"):
         tuned.values(params, place, FIRST)

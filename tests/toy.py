@@ -84,10 +84,10 @@ def write_splits(workspace: Workspace, *, shots: int = 4, selection: int = 0, te
     return split
 
 
-def write_study(params: Params, workspace: Workspace, recipe: str, **record: Any) -> None:
+def write_study(params: Params, workspace: Workspace, name: str, **record: Any) -> None:
     """What a study of these parameters and shots has said."""
-    made = {"best": None, **record, "made_for": tuned.made_for(params, workspace, recipe)}
-    write_json(workspace.result("tune", recipe), made)
+    made = {"best": None, **record, "made_for": tuned.made_for(params, workspace, name)}
+    write_json(workspace.result("tune", name), made)
 
 
 def synthetic_image(file: str, label: int, name: str, index: int, digest: str = "") -> SyntheticImage:

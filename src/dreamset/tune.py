@@ -39,7 +39,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """
     licences.check(params)
     if params.recipes[recipe].search is None:
-        nothing = {"recipe": recipe, "searched": [], "best": None}
+        nothing: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
         _write(params, workspace, nothing | _made_of(params, workspace, recipe))
         return {"recipe": recipe, "trials": 0}
     started = time.time()
