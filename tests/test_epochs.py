@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import toy
 from dreamset import adapt, folds, generate, prepare, tuned
 from dreamset import params as parameters
 from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
-from dreamset.files import write_json
 from dreamset.generator import training
 from dreamset.generator.trained import FILES
 from dreamset.params import Params
@@ -46,9 +46,9 @@ def ready(raw: dict[str, Any], folder: Path) -> tuple[Params, Workspace]:
     return params, workspace
 
 
-def tune_parent(workspace: Workspace, epoch: int | None) -> None:
+def tune_parent(params: Params, workspace: Workspace, epoch: int | None) -> None:
     """What the study of the class encoder has chosen."""
-    write_json(workspace.result("tune", ENCODER), {"best": None if epoch is None else {"epoch": epoch}})
+    toy.write_study(params, workspace, ENCODER, best=None if epoch is None else {"epoch": epoch})
 
 
 def adapted(params: Params, workspace: Workspace, recipe: str, epoch: int | None = None) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ def test_an_epoch_is_what_a_training_had_reached_then(
     raw_epochs: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, workspace = ready(raw_epochs, tmp_path)
-    tune_parent(workspace, 2)
+    tune_parent(params, workspace, 2)
     assert adapt.kept_epochs(params, read_split(workspace.splits), recipe) == (1, 2, 3, 4)
     own = adapt._training(params, workspace, read_split(workspace.splits), recipe)
     at: dict[int, torch.Tensor] = {}
@@ -153,8 +153,8 @@ def test_a_killed_run_keeps_the_same_epochs(
     raw_epochs: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = [ready(raw_epochs, tmp_path / name) for name in ("a", "b")]
-    for _, workspace in places:
-        tune_parent(workspace, None)
+    for params, workspace in places:
+        tune_parent(params, workspace, None)
     adapt.run(*places[0], recipe)
     params, workspace = places[1]
     if recipe == UNET:
@@ -189,7 +189,7 @@ def test_a_unet_starts_from_the_epoch_that_was_chosen(raw_epochs: dict[str, Any]
         adapt.run(params, workspace, UNET)
     second, last = (adapted(params, workspace, ENCODER, epoch)["contexts"] for epoch in (2, 4))
     for chosen, contexts in ((2, second), (None, last)):
-        tune_parent(workspace, chosen)
+        tune_parent(params, workspace, chosen)
         assert torch.equal(adapted(params, workspace, UNET)["contexts"], contexts)
     assert generate.run(params, workspace, UNET)["images"] == 40
 
@@ -197,7 +197,7 @@ def test_a_unet_starts_from_the_epoch_that_was_chosen(raw_epochs: dict[str, Any]
 def test_a_fold_starts_from_an_encoder_of_its_own_at_the_same_epoch(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
     del raw_epochs["recipes"][UNET]["search"]
     params, workspace = ready(raw_epochs, tmp_path)
-    tune_parent(workspace, 2)
+    tune_parent(params, workspace, 2)
     chosen = tuned.applied(params, workspace, UNET)
     split, fold = read_split(workspace.splits), Workspace(workspace.root, workspace.root / "fold")
     own = folds.without(split, split.train[:1], workspace)

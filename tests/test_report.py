@@ -597,7 +597,7 @@ def test_a_study_is_shown_with_all_that_it_tried(workspace: Workspace) -> None:
     params = toy.params(recipes__stable_diffusion__search=search)
     record = studied.record(26)
     record["trials"][11]["reason"] = HOSTILE[0]
-    write_json(workspace.result("tune", "stable_diffusion"), record)
+    toy.write_study(params, workspace, "stable_diffusion", **record)
     write_json(workspace.result("tune", "datadream_dset"), {"recipe": "datadream_dset", "searched": [], "best": None})
     write_json(workspace.result("tune", "taken_out"), record | {"sentences": ["Not of this page."]})
     report.run(params, workspace)

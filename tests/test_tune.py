@@ -366,7 +366,7 @@ def test_images_are_drawn_with_what_was_chosen(small: Callable[..., Params], pla
     adapt.run(params, place, PLAIN)
     with pytest.raises(InputError, match=f"run `dreamset tune {PLAIN}` first"):
         generate.run(params, place, PLAIN)
-    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.5, "steps": 1}})
+    toy.write_study(params, place, PLAIN, best={"guidance": 4.5, "steps": 1})
     write_json(place.tuned(PLAIN) / "adapters.json", {"tuned": False, "adapters": []})
     summary = generate.run(params, place, PLAIN)
     assert (summary["sampler"]["guidance"], summary["sampler"]["steps"]) == (4.5, 1)
@@ -423,7 +423,8 @@ def test_a_recipe_without_a_search_costs_nothing(small: Callable[..., Params], p
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert record(place, "stable_diffusion") == {"recipe": "stable_diffusion", "searched": [], "best": None}
+    found = record(place, "stable_diffusion")
+    assert found.items() >= {"recipe": "stable_diffusion", "searched": [], "best": None, "inherited": {}}.items()
     assert json.loads((place.tuned("stable_diffusion") / "adapters.json").read_text())["tuned"] is False
     assert (place.plots("tune", "stable_diffusion") / "history.csv").is_file()
 
@@ -462,11 +463,11 @@ def test_another_study_begins_when_its_scores_would_differ(small: Callable[..., 
 def test_ranges_stand_as_the_run_has_them(small: Callable[..., Params], place: Workspace) -> None:
     search = {"guidance": {"low": 0.0, "high_times_best": 2.0}, "steps": {"low": 1, "high_times_best": 1.0}}
     params = small(after={LORA: PLAIN}, **{f"recipes__{LORA}__search": search})
-    write_json(place.result("tune", PLAIN), {"best": {"guidance": 1.7, "steps": 3}})
+    toy.write_study(params, place, PLAIN, best={"guidance": 1.7, "steps": 3})
     found = space.ranges(params, place, LORA, [12])
     assert found == {"guidance": space.Range(0.0, 3.4), "steps": space.Range(1, 3, 1)}
     # Without a feasible trial the parent's own values are its best.
-    write_json(place.result("tune", PLAIN), {"best": None})
+    toy.write_study(params, place, PLAIN)
     assert space.ranges(params, place, LORA, [12])["guidance"] == space.Range(0.0, 4.0)
     # Weights are kept every 20 epochs; 400 steps of 4 batches end after 100 of them.
     epochs = toy.params(recipes__datadream_dset__search={"epoch": {"low": 5, "high": 200}})
@@ -654,10 +655,10 @@ def test_a_follower_s_trials_start_from_what_was_chosen(small: Callable[..., Par
     )
     toy.write_splits(place, shots=2)
     adapt.run(params, place, PLAIN)
-    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.5, "steps": 3}})
+    toy.write_study(params, place, PLAIN, best={"guidance": 4.5, "steps": 3})
     tune.run(params, place, LORA)
     assert record(place, LORA)["best"] == {"steps": 3}
     assert tuned.values(params, place, LORA) == {"guidance": 4.5, "steps": 3}
     key = record(place, LORA)["study"]
-    write_json(place.result("tune", PLAIN), {"best": {"guidance": 4.0, "steps": 3}})
+    toy.write_study(params, place, PLAIN, best={"guidance": 4.0, "steps": 3})
     assert Objective(params, place, LORA, read_split(place.splits)).name != key

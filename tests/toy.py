@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dreamset.files import atomic_write, sha256
+from dreamset import tuned
+from dreamset.files import atomic_write, sha256, write_json
 from dreamset.images import png
 from dreamset.params import Params, parse
 from dreamset.splits import Sample, Split, TestSplit, write_split, write_test
@@ -81,6 +82,12 @@ def write_splits(workspace: Workspace, *, shots: int = 4, selection: int = 0, te
     write_split(workspace.splits, split)
     write_test(workspace.test_split, TestSplit(CLASSES, _real(workspace.cell, "real_test", test, rng)))
     return split
+
+
+def write_study(params: Params, workspace: Workspace, name: str, **record: Any) -> None:
+    """What a study of these parameters and shots has said."""
+    made = {"best": None, **record, "made_for": tuned.made_for(params, workspace, name)}
+    write_json(workspace.result("tune", name), made)
 
 
 def synthetic_image(file: str, label: int, name: str, index: int, digest: str = "") -> SyntheticImage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreamset import adapt, tuned
-from dreamset.files import read_json, write_json
+from dreamset.files import write_json
 
 if TYPE_CHECKING:
     from dreamset.params import Params
@@ -32,8 +32,9 @@ def adapted(params: Params, workspace: Workspace, place: Workspace, recipe: str)
 
 def _one(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
     if params.recipes[recipe].search is not None:
-        record = read_json(workspace.result("tune", recipe), f"dreamset tune {recipe}")
-        write_json(place.result("tune", recipe), record)
+        record = tuned.chosen(params, workspace, recipe)
+        # Of fewer shots here, on purpose.
+        write_json(place.result("tune", recipe), record | {"made_for": tuned.made_for(params, place, recipe)})
         # What is trained below has the values that were chosen: there is no second set of adapters.
         write_json(place.tuned(recipe) / "adapters.json", {"recipe": recipe, "tuned": False, "adapters": []})
     return float(adapt.run(tuned.applied(params, place, recipe), place, recipe)["seconds"])

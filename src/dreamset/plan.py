@@ -163,9 +163,11 @@ def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, 
 
 
 def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
-    """Whether every study that the images of ``recipe`` wait for has said what it chose."""
+    """Whether every study that the images of ``recipe`` wait for has said what it chose, for these shots and rows."""
     studied = [name for name in params.lineage(recipe) if params.recipes[name].search is not None]
-    return all(workspace.result("tune", name).is_file() for name in studied)
+    if not all(workspace.result("tune", name).is_file() for name in studied):
+        return False
+    return not studied or (workspace.splits.is_file() and all(tuned.is_current(params, workspace, n) for n in studied))
 
 
 def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:

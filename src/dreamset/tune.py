@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,12 +40,14 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """
     licences.check(params)
     if params.recipes[recipe].search is None:
-        _write(params, workspace, {"recipe": recipe, "searched": [], "best": None})
+        nothing: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
+        _write(params, workspace, nothing | _made_of(params, workspace, recipe))
         return {"recipe": recipe, "trials": 0}
     started = time.time()
     objective, study = _studied(params, workspace, recipe)
-    record = _record(params, objective, study)
-    _write(params, workspace, record)
+    with _trials_kept(objective):
+        record = _record(params, objective, study)
+        _write(params, workspace, record)
     # Adapters that were not chosen are shards without a user from here on, and images of trials are.
     _clear(objective.folder)
     _forget_epochs(params, workspace, objective, record["best"] or {})
@@ -65,7 +68,7 @@ def work(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     # Whoever wrote the results has left this process its folder, since it was still alive.
     if written.is_file() and read_json(written, f"dreamset tune {recipe}").get("study") == objective.name:
         _clear(objective.folder)
-    return {"recipe": recipe, "study": objective.name, "trials": len(study.trials)}
+    return {"recipe": recipe, "study": objective.name, "trials": len(_counted(params, study))}
 
 
 def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
@@ -126,6 +129,36 @@ def _directions(params: Params) -> list[Literal["maximize", "minimize"]]:
     return ["maximize"] if params.tune.objectives == "cas" else ["maximize", "minimize"]
 
 
+@contextmanager
+def _trials_kept(objective: Objective) -> Iterator[None]:
+    """Whatever goes wrong inside, the trials are in the store, and what they say can be had again."""
+    try:
+        yield
+    except BaseException:
+        print(
+            f"dreamset: tune: the trials of {objective.name} are kept; when what follows is mended, run `dreamset tune "
+            f"{objective.recipe}` again, which repeats none of them.",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise
+
+
+def _counted(params: Params, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The first ``tune.trials`` trials that ended, without those that were tried again.
+
+    The store may hold more, of a run that was asked for more: what is chosen depends on the parameters alone.
+    """
+    from dreamset.study import loop
+
+    return sorted(loop.ended(study.trials), key=lambda trial: trial.number)[: params.tune.trials]
+
+
+def _made_of(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+    """What a record must change with, since a recipe that starts from this one depends on no record but this."""
+    return {"inherited": tuned.inherited(params, workspace, recipe), "made_of": params.making(recipe)}
+
+
 def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[str, Any]:
     """``results/tune/<recipe>.json``."""
     from optuna.distributions import distribution_to_json
@@ -133,9 +166,9 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
     from dreamset.study import analysis
 
     tune, model = params.tune, params.base.tune
-    finished = [trial for trial in study.trials if trial.state.is_finished()]
-    trials = [_trial(trial) for trial in finished]
-    spans = {knob: span for trial in finished for knob, span in trial.distributions.items()}
+    counted = _counted(params, study)
+    trials = [_trial(trial) for trial in counted]
+    spans = {knob: span for trial in counted for knob, span in trial.distributions.items()}
     best = _best(trials, objective.images, tune.objectives)
     rule = params.selection if params.sets_apart else "cv"
     record = {
@@ -172,6 +205,8 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         },
         "seconds": round(sum(trial["seconds"] for trial in trials), 2),
     }
+    record |= _made_of(params, objective.workspace, objective.recipe)
+    record |= {"made_for": tuned.made_for(params, objective.workspace, objective.recipe)}
     return record | analysis.summarise(record)
 
 

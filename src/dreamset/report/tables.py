@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import tuned
 from dreamset.report.evidence import REAL, ZERO_SHOT
 from dreamset.report.gallery import section
 from dreamset.report.markup import (
@@ -301,8 +300,7 @@ def _not_helping(evidence: Evidence) -> Html:
 
 
 def _recipe(evidence: Evidence, name: str) -> Html:
-    tuned_here = evidence.workspace.result("tune", name).is_file()
-    params = tuned.applied(evidence.params, evidence.workspace, name) if tuned_here else evidence.params
+    params = evidence.params  # with what studies chose
     found: Recipe = params.recipes[name]
     if found.origin == "retrieval":
         return join(f"nothing drawn: the nearest images of the base’s source; {evidence.params.per_class} per class")

@@ -45,6 +45,7 @@ CODE: Final = (
     "dreamset.folds",
     "dreamset.study.objective",
 )
+OF_FID: Final = ("dreamset.judge", "dreamset.metrics.distribution", "dreamset.metrics.features")
 SECONDS: Final = "seconds_per_image"  # names of constraints
 FID: Final = "fid"
 
@@ -132,7 +133,7 @@ def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, rang
             "selection": params.selection,
             "seeds": [params.seed, split.seed],
         },
-        (*CODE, f"dreamset.classifiers.{params.base.tune.classifier}"),
+        (*CODE, f"dreamset.classifiers.{params.base.tune.classifier}", *(OF_FID if params.tune.max_fid else ())),
     )
 
 
