@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from dreamset.plan import describe
 from dreamset.seeds import image_seed
 from dreamset.splits import read_split
 from dreamset.study import objective as scoring
-from dreamset.study import space
+from dreamset.study import space, workers
 from dreamset.study.objective import Objective, Part
 from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
@@ -207,9 +209,9 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     trained = []
     train_jobs = adapt._train
 
-    def counted(params: Params, workspace: Workspace, recipe: str, jobs: list[Any], settings: Any) -> Any:
-        trained.extend(job.key for job in jobs if not (workspace.shards / job.key).is_dir())
-        return train_jobs(params, workspace, recipe, jobs, settings)
+    def counted(params: Params, workspace: Workspace, recipe: str, training: Any) -> Any:
+        trained.extend(job.key for job in training.jobs if not (workspace.shards / job.key).is_dir())
+        return train_jobs(params, workspace, recipe, training)
 
     monkeypatch.setattr(adapt, "_train", counted)
     tune.run(params, place, LORA)
@@ -459,17 +461,14 @@ def test_ranges_stand_as_the_run_has_them(small: Callable[..., Params], place: W
     search = {"guidance": {"low": 0.0, "high_times_best": 2.0}, "steps": {"low": 1, "high_times_best": 1.0}}
     params = small(after={LORA: PLAIN}, **{f"recipes__{LORA}__search": search})
     write_json(place.result("tune", PLAIN), {"best": {"guidance": 1.7, "steps": 3}})
-    found = space.ranges(params, place, LORA, [12])
+    found = space.ranges(params, place, LORA)
     assert found == {"guidance": space.Range(0.0, 3.4), "steps": space.Range(1, 3, 1)}
     # Without a feasible trial the parent's own values are its best.
     write_json(place.result("tune", PLAIN), {"best": None})
-    assert space.ranges(params, place, LORA, [12])["guidance"] == space.Range(0.0, 4.0)
-    # Weights are kept every 20 epochs; 400 steps of 4 batches end after 100 of them.
-    epochs = toy.params(recipes__datadream_dset__search={"epoch": {"low": 5, "high": 200}})
-    assert space.ranges(epochs, place, LORA, [97, 128])["epoch"] == space.Range(20, 100, 20)
-    late = toy.params(recipes__datadream_dset__search={"epoch": {"low": 150, "high": 200}})
+    assert space.ranges(params, place, LORA)["guidance"] == space.Range(0.0, 4.0)
+    between = toy.params(recipes__datadream_dset__search={"epoch": {"low": 0.11, "high": 0.19}})
     with pytest.raises(InputError, match=r"search\.epoch: nothing is left"):
-        space.ranges(late, place, LORA, [128])
+        space.ranges(between, place, LORA)
 
 
 def test_a_dry_run_counts_what_a_study_does_at_most(small: Callable[..., Params], place: Workspace) -> None:
@@ -496,16 +495,58 @@ def test_a_worker_leaves_trials_and_no_results(
 def test_gc_keeps_what_an_unfinished_study_uses(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = small(tune__trials=1)
-    monkeypatch.setattr(cli, "_open", lambda arguments: (params, place))
-    tune.work(params, place, PLAIN)
+    search = {"epoch": {"low": 0.5, "high": 1.0}}
+    params = small(tune__trials=1, active=[LORA], **{f"recipes__{LORA}__search": search, f"{BASE}adapt__kept": 2})
+    opened = [params]
+    monkeypatch.setattr(cli, "_open", lambda arguments: (opened[0], place))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Objective, "_score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        tune.work(params, place, LORA)
     before = set(place.shards.glob("[!.]*"))
-    assert before
+    # Of each of four folds the adapter at its end, what was kept half way, and the images of the first rung.
+    assert len(before) >= 4 * 3
     cli.main(["gc"])
     assert set(place.shards.glob("[!.]*")) == before
-    tune.run(params, place, PLAIN)
+    # Of a study that no row asks for any more nothing stays, if its worker is gone.
+    opened[0] = small()
+    (study,) = place.trials.glob("*")
+    living = study / f"{socket.gethostname()}-{os.getppid()}"
+    (study / workers.own()).rename(living)
     cli.main(["gc"])
+    assert set(place.shards.glob("[!.]*")) == before
+    living.rename(study / f"{socket.gethostname()}-{gone_process()}")
+    cli.main(["gc"])
+    assert not study.exists()
     assert not list(place.shards.glob("[!.]*"))
+
+
+def gone_process() -> int:
+    """The id of a process that has ended."""
+    return int(
+        subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True).stdout
+    )
+
+
+def test_a_worker_that_is_done_leaves_no_folder(small: Callable[..., Params], place: Workspace) -> None:
+    params = small(tune__trials=1)
+    tune.work(params, place, PLAIN)
+    assert not list(place.trials.glob("*/*"))
+
+
+@pytest.mark.parametrize("arguments", [["adapt"], ["generate", "--dry-run"], ["train", "--dry-run"], ["table"]])
+def test_a_unet_without_a_class_encoder_before_it_is_one_sentence(
+    small: Callable[..., Params],
+    place: Workspace,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "_open", lambda _: (small(), place))
+    verb, *more = arguments
+    named = ["--shots", "4", "--seeds", "0", "--recipes"] if verb == "table" else more
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([verb, *named, "class_encoder_ft"])
+    assert "say after: {class_encoder_ft: class_encoder}" in capsys.readouterr().err
 
 
 def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,11 +191,11 @@ def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
     search = params.recipes[recipe].search
     if search is None:
         return "nothing: the recipe has no search"
-    if not (workspace.splits.is_file() and all(_is_tuned(params, workspace, n) for n in params.lineage(recipe)[:-1])):
+    if not all(_is_tuned(params, workspace, name) for name in params.lineage(recipe)[:-1]):
         return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
-    from dreamset.study import objective, space
+    from dreamset.study import space
 
-    return space.told(objective.searched(params, workspace, splits.read_split(workspace.splits), recipe))
+    return space.told(space.ranges(params, workspace, recipe))
 
 
 def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:

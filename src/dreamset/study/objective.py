@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,7 +18,7 @@ from dreamset.files import digest, read_json
 from dreamset.params import SamplerOverrides, to_dict
 from dreamset.seeds import seed_for
 from dreamset.splits import write_split
-from dreamset.study import space
+from dreamset.study import space, workers
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -81,18 +79,6 @@ def parts(params: Params, workspace: Workspace, split: Split, recipe: str) -> li
             "cannot be made of so few images or groups; raise shots, or set selection to extra:N."
         ) from error
     return [Part(folds.without(split, held, workspace), folds.absolute(held, workspace)) for held in divided]
-
-
-def trained_on(params: Params, found: list[Part], recipe: str) -> list[int]:
-    """How many images the largest adapter of each part learns from."""
-    by_class = params.recipes[recipe].scope == "class"
-    return [(max if by_class else sum)(part.split.train_per_class) for part in found]
-
-
-def searched(params: Params, workspace: Workspace, split: Split, recipe: str) -> space.Space:
-    """The ranges of a recipe's study on the shots of ``split``."""
-    found = parts(params, workspace, split, recipe)
-    return space.ranges(params, workspace, recipe, trained_on(params, found, recipe))
 
 
 def steps_at(tune: ModelTune, rung: int) -> int:
@@ -179,7 +165,7 @@ class Objective:
     ) -> None:
         self.recipe, self.workspace, self.drawn = recipe, workspace, drawn
         self.parts = parts(params, workspace, split, recipe)
-        self.space = searched(params, workspace, split, recipe)
+        self.space = space.ranges(params, workspace, recipe)
         self.key = key_of(params, workspace, split, recipe, self.space)
         self.params = _started(params, workspace, recipe)
         self.own = space.own(self.params, recipe, self.space)
@@ -260,8 +246,7 @@ class Objective:
     def _place(self, chosen: Params, index: int) -> Workspace:
         """A part's own workspace with the adapters of a trial in it; trials with the same adapters share it."""
         knobs = {knob: value for knob, value in space.current(chosen, self.recipe).items() if knob in tuned.OF_ADAPTERS}
-        worker = f"{socket.gethostname()}-{os.getpid()}"
-        place = Workspace(self.workspace.root, self.folder / worker / digest(knobs)[:8] / f"part{index}")
+        place = Workspace(self.workspace.root, self.folder / workers.own() / digest(knobs)[:8] / f"part{index}")
         if place.cell not in self._adapted:
             write_split(place.splits, self.parts[index].split)
             inherit.parents(self.params, self.workspace, place, self.recipe)
