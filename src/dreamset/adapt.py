@@ -260,12 +260,7 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
     from dreamset.generator import base_model, trained
     from dreamset.generator.training import Together
 
-    at_once, row, size, files = (
-        params.base.adapt.together,
-        params.recipes[recipe],
-        params.base.resolution,
-        training.files,
-    )
+    at_once, row, size = params.base.adapt.together, params.recipes[recipe], params.base.resolution
     keeping = row.epoch is not None or _searches_epoch(params, recipe)
     # The same groups whatever is finished: an adapter's last bits depend on its company, and so does its checkpoint.
     groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
@@ -292,10 +287,10 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
                 folder = workspace.unfinished / shards.key_of(place, ())
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    shots = {
-                        job.key: [_shot(workspace, path, size) for path in training.files[job.key]] for job in group
-                    }
-                    learned = [dataclasses.replace(job, images=shots[job.key]) for job in group]
+                    learned = []
+                    for job in group:
+                        images = [_shot(workspace, path, size) for path in training.files[job.key]]
+                        learned.append(dataclasses.replace(job, images=images))
                     together = Together(base, learned, training.settings, folder)
                     together.run(*_keeping(workspace, training, together) if keeping else ())
                 except (RuntimeError, MemoryError) as error:
