@@ -1,17 +1,19 @@
-"""The weights of the epochs that a study chooses among: kept on the way, each by itself, dropped when it is done."""
+"""The weights that a study of the epoch chooses among: kept on the way, each by itself, dropped when it is done."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import toy
-from dreamset import adapt, folds, generate, prepare, tuned
+from dreamset import adapt, folds, generate, locks, prepare, tune, tuned
 from dreamset import params as parameters
 from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
@@ -19,21 +21,24 @@ from dreamset.generator import training
 from dreamset.generator.trained import FILES
 from dreamset.params import Params
 from dreamset.splits import read_split, write_split
+from dreamset.strict import read_yaml
+from dreamset.study import space
 from dreamset.workspace import Workspace
 
 LORA, CLASSES, ENCODER, UNET = "datadream_dset", "datadream_cls", "class_encoder", "class_encoder_ft"
-SEARCH = {"epoch": {"low": 1, "high": 4}}
+SEARCH = {"epoch": {"low": 0.25, "high": 1.0}}
+SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 @pytest.fixture
 def raw_epochs(small: dict[str, Any]) -> dict[str, Any]:
-    """Seven steps of two an epoch, of the 20 shots; every epoch is kept. The fourth is cut short."""
+    """Seven steps, whose places are after 2, 4, 5 and 7 of them."""
     small["active"], small["after"] = ["stable_diffusion", LORA, CLASSES, ENCODER], {UNET: ENCODER}
     small["recipes"][ENCODER]["context_length"] = 6
     for recipe in (LORA, CLASSES, ENCODER, UNET):
         small["recipes"][recipe]["search"] = SEARCH
     rows = small["models"]["bundled"]["adapt"]
-    rows |= {"keep_every": 1, "sample_every": 4}
+    rows |= {"kept": 4, "sample_every": 4}
     for row in ("dataset", "class_encoder", "whole_unet"):
         rows[row] |= {"epochs": 9, "max_steps": 7, "batch": 10, "warmup": 0}
     rows["class"] |= {"epochs": 4, "max_steps": 7, "batch": 1, "warmup": 0}
@@ -46,12 +51,12 @@ def ready(raw: dict[str, Any], folder: Path) -> tuple[Params, Workspace]:
     return params, workspace
 
 
-def tune_parent(params: Params, workspace: Workspace, epoch: int | None) -> None:
+def tune_parent(params: Params, workspace: Workspace, epoch: float | None) -> None:
     """What the study of the class encoder has chosen."""
     toy.write_study(params, workspace, ENCODER, best=None if epoch is None else {"epoch": epoch})
 
 
-def adapted(params: Params, workspace: Workspace, recipe: str, epoch: int | None = None) -> dict[str, torch.Tensor]:
+def adapted(params: Params, workspace: Workspace, recipe: str, epoch: float | None = None) -> dict[str, torch.Tensor]:
     """The weights of a recipe, at an epoch."""
     adapt.run(params if epoch is None else params.with_values(recipe, {"epoch": epoch}), workspace, recipe)
     adapter = read_adapters(workspace.adapter(recipe))[-1]
@@ -67,8 +72,7 @@ def test_an_epoch_is_what_a_training_had_reached_then(
     raw_epochs: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, workspace = ready(raw_epochs, tmp_path)
-    tune_parent(params, workspace, 2)
-    assert adapt.kept_epochs(params, read_split(workspace.splits), recipe) == (1, 2, 3, 4)
+    tune_parent(params, workspace, 0.5)
     own = adapt._training(params, workspace, read_split(workspace.splits), recipe)
     at: dict[int, torch.Tensor] = {}
     train_step = training.Together._train_step
@@ -84,19 +88,23 @@ def test_an_epoch_is_what_a_training_had_reached_then(
     assert sorted(at) == [1, 2, 3, 4, 5, 6, 7]
     # From here on everything is there.
     monkeypatch.setattr(training.Together, "run", lambda *_: pytest.fail("trained again"))
-    found = {epoch: adapted(params, workspace, recipe, epoch) for epoch in (1, 2, 3, 4)}
-    assert equal(found[4], last)
-    assert not equal(found[3], last)
-    assert not equal(found[1], found[2])
+    assert [*own.kept] == [2, 4, 5]
+    found = {share: adapted(params, workspace, recipe, share) for share in SHARES}
+    assert equal(found[1.0], last)
+    assert not equal(found[0.75], last)
+    assert not equal(found[0.25], found[0.5])
     if recipe in (LORA, CLASSES):
-        # The averaged weights after the two steps of an epoch, of the adapter's last layer.
-        assert any(torch.equal(value, at[2]) for value in found[1].values())
-    summary = adapt.run(params.with_values(recipe, {"epoch": 2}), workspace, recipe)
+        # The averaged weights after two steps, of the adapter's last layer.
+        assert any(torch.equal(value, at[2]) for value in found[0.25].values())
+    summary = adapt.run(params.with_values(recipe, {"epoch": 0.5}), workspace, recipe)
     assert summary["steps"] == 4 * len(own.scopes)
     grids = sorted(path.name for path in workspace.plots("adapt", recipe).glob("*.png"))
     assert grids == ["samples_00000.png", "samples_00004.png"]
     record = json.loads((workspace.adapter(recipe) / "adapters.json").read_text())
-    assert record["settings"]["epoch"] == 2
+    assert record["settings"]["epoch"] == 0.5
+    assert sorted(record["kept"]) == sorted(key for keys in own.kept.values() for key in keys)
+    card = (workspace.adapter(recipe) / "README.md").read_text()
+    assert "those after 50 % of the training" in card
 
 
 def test_training_does_not_depend_on_the_epoch_that_is_used(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
@@ -104,34 +112,119 @@ def test_training_does_not_depend_on_the_epoch_that_is_used(raw_epochs: dict[str
     split = read_split(workspace.splits)
     keys = [
         adapt._training(params.with_values(ENCODER, values), workspace, split, ENCODER).jobs[0].key
-        for values in ({}, {"epoch": 1}, {"epoch": 4}, {"lr": 0.5})
+        for values in ({}, {"epoch": 0.25}, {"epoch": 1.0}, {"lr": 0.5})
     ]
     assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
-def test_an_epoch_that_is_not_kept_is_one_sentence(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
-    raw_epochs["models"]["bundled"]["adapt"]["keep_every"] = 3
+@pytest.mark.parametrize(
+    ("epoch", "kept", "said"),
+    [
+        (0.3, 4, rf"recipes.{LORA}.epoch: no weights are kept after 0.3 of the training; give a multiple of 0.25"),
+        (2, 4, rf"recipes.{LORA}.epoch: expected"),
+        (1.0, 7, r"adapt.kept: must divide 1000"),
+    ],
+)
+def test_an_epoch_that_is_not_kept_is_one_sentence(
+    raw_epochs: dict[str, Any], epoch: float, kept: int, said: str
+) -> None:
+    raw_epochs["models"]["bundled"]["adapt"]["kept"] = kept
+    raw_epochs["recipes"][LORA]["epoch"] = epoch
+    with pytest.raises(InputError, match=said):
+        parameters.parse(raw_epochs)
+
+
+def test_places_of_few_steps_fall_together(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
+    raw_epochs["models"]["bundled"]["adapt"] |= {"kept": 10}
+    raw_epochs["models"]["bundled"]["adapt"]["dataset"] |= {"max_steps": 3}
     params, workspace = ready(raw_epochs, tmp_path)
-    assert adapt.kept_epochs(params, read_split(workspace.splits), LORA) == (3, 4)
-    for epoch in (2, 5):
-        with pytest.raises(InputError, match=rf"recipes.{LORA}.epoch: no weights are kept at epoch {epoch}; .* 3, 4"):
-            adapted(params, workspace, LORA, epoch)
+    own = [
+        adapt._training(params.with_values(LORA, {"epoch": place / 10}), workspace, read_split(workspace.splits), LORA)
+        for place in range(1, 11)
+    ]
+    assert [training.stop for training in own] == [1, 1, 1, 1, 2, 2, 2, 2, None, None]
+    assert equal(adapted(params, workspace, LORA, 0.1), adapted(params, workspace, LORA, 0.4))
+
+
+@pytest.mark.parametrize("shots", ["all", 20, 3])
+@pytest.mark.parametrize("model", ["bundled", "sd21_base"])
+@pytest.mark.parametrize("recipe", [ENCODER, UNET])
+def test_what_is_searched_is_there_in_every_fold_and_on_all_shots(
+    tmp_path: Path, shots: Any, model: str, recipe: str
+) -> None:
+    params = parameters.parse(
+        read_yaml(toy.ROOT / "params.yaml")
+        | {"shots": shots, "model": model, "active": [ENCODER], "after": {UNET: ENCODER}}
+    )
+    workspace, kept = Workspace.at(tmp_path), params.base.adapt.kept
+    params = params.with_values(ENCODER, {"epoch": 0.5})
+    prepare.run(params, workspace)
+    toy.write_study(params, workspace, ENCODER, best={"epoch": 0.5})
+    assert space.ranges(params, workspace, recipe)["epoch"] == space.Range(0.1, 1.0, 1 / kept)
+
+
+def test_trials_take_places_and_nothing_between(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
+    raw_epochs["models"]["bundled"]["adapt"]["kept"] = 10
+    raw_epochs["recipes"][LORA]["search"] = {"epoch": {"low": 0.12, "high": 0.79}}
+    params, workspace = parameters.parse(raw_epochs), Workspace.at(tmp_path)
+    ranges = space.ranges(params, workspace, LORA)
+    study, taken = optuna.create_study(), set()
+    for _ in range(60):
+        taken.add(space.suggest(study.ask(), ranges)["epoch"])
+    assert taken == {0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
+    # The end of the training, which is what the row means, is not among them.
+    assert space.own(params, LORA, ranges) is None
+    assert space.own(params.with_values(LORA, {"epoch": 0.3}), LORA, ranges) == {"epoch": 0.3}
+
+
+def forgotten(params: Params, workspace: Workspace, recipe: str, record: dict[str, Any]) -> int:
+    split = read_split(workspace.splits)
+    objective = SimpleNamespace(
+        recipe=recipe, space=params.recipes[recipe].search.knobs, parts=[SimpleNamespace(split=split)]
+    )
+    return tune._forget_epochs(params, workspace, objective, record)
 
 
 def test_epochs_are_forgotten_and_trained_again_when_asked_for(
     raw_epochs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, workspace = ready(raw_epochs, tmp_path)
-    adapted(params, workspace, ENCODER)
-    second, third = (adapted(params, workspace, ENCODER, epoch) for epoch in (2, 3))
-    assert adapt.forget_epochs(params, workspace, ENCODER, keep=3) == 2
-    assert adapt.forget_epochs(params, workspace, ENCODER, keep=3) == 0
+    second, third = (adapted(params, workspace, ENCODER, epoch) for epoch in (0.5, 0.75))
+    record = {"trials": [{"params": {"epoch": 0.75}}], "best": {"epoch": 0.75}}
+    end = adapt._training(params, workspace, read_split(workspace.splits), ENCODER).jobs[0].key
+    lock = locks.take(workspace.shards / f".{end}{locks.SUFFIX}")
+    assert lock is not None
+    # Another process is at this very training.
+    assert forgotten(params, workspace, ENCODER, record) == 0
+    lock.release()
+    assert forgotten(params, workspace, ENCODER, record) == 2
+    assert forgotten(params, workspace, ENCODER, record) == 0
     with monkeypatch.context() as patch:
         patch.setattr(training.Together, "run", lambda *_: pytest.fail("trained again"))
-        assert equal(adapted(params, workspace, ENCODER, 3), third)
+        assert equal(adapted(params, workspace, ENCODER, 0.75), third)
         adapted(params, workspace, ENCODER)
-    assert equal(adapted(params, workspace, ENCODER, 2), second)
-    assert adapt.forget_epochs(params, workspace, ENCODER, keep=None) == 3
+    assert equal(adapted(params, workspace, ENCODER, 0.5), second)
+    assert forgotten(params, workspace, ENCODER, {"trials": [{"params": {}}], "best": None}) == 3
+
+
+def test_trainings_of_every_rate_are_forgotten(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
+    raw_epochs["recipes"][LORA]["search"] = SEARCH | {"lr": {"low": 1e-4, "high": 1e-2}}
+    params, workspace = ready(raw_epochs, tmp_path)
+    for lr in (1e-3, 2e-3):
+        adapted(params.with_values(LORA, {"lr": lr}), workspace, LORA)
+    trials = [{"params": {"lr": lr, "epoch": 0.5}} for lr in (1e-3, 1e-3, 2e-3)]
+    assert forgotten(params, workspace, LORA, {"trials": trials, "best": {"lr": 1e-3, "epoch": 0.5}}) == 3 + 2
+
+
+def test_what_another_row_wants_of_the_same_training_stays(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
+    fixed, studied = dict(raw_epochs["recipes"][LORA]), dict(raw_epochs["recipes"][LORA])
+    del fixed["search"]
+    raw_epochs["recipes"] |= {"fixed": fixed | {"epoch": 0.25}, "studied": studied}
+    record = {"trials": [{"params": {"epoch": 0.75}}], "best": {"epoch": 0.75}}
+    for active, gone in (([LORA, "studied"], 0), ([LORA, "fixed"], 1), ([LORA], 1)):
+        params, workspace = ready(raw_epochs | {"active": active, "after": {}}, tmp_path)
+        adapted(params, workspace, LORA)
+        assert forgotten(params, workspace, LORA, record) == gone, active
 
 
 def test_nothing_is_kept_where_nothing_is_searched(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
@@ -140,7 +233,7 @@ def test_nothing_is_kept_where_nothing_is_searched(raw_epochs: dict[str, Any], t
     adapted(params, workspace, LORA)
     assert len([path for path in workspace.shards.iterdir() if path.is_dir()]) == 1
     # Asked for by hand, it is trained with keeping on.
-    adapted(params, workspace, LORA, 2)
+    adapted(params, workspace, LORA, 0.5)
     assert len([path for path in workspace.shards.iterdir() if path.is_dir()]) == 4
 
 
@@ -184,11 +277,12 @@ def test_a_killed_run_keeps_the_same_epochs(
 
 
 def test_a_unet_starts_from_the_epoch_that_was_chosen(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
+    del raw_epochs["recipes"][UNET]["search"]
     params, workspace = ready(raw_epochs, tmp_path)
     with pytest.raises(InputError, match="dreamset tune class_encoder"):
         adapt.run(params, workspace, UNET)
-    second, last = (adapted(params, workspace, ENCODER, epoch)["contexts"] for epoch in (2, 4))
-    for chosen, contexts in ((2, second), (None, last)):
+    second, last = (adapted(params, workspace, ENCODER, epoch)["contexts"] for epoch in (0.5, 1.0))
+    for chosen, contexts in ((0.5, second), (None, last)):
         tune_parent(params, workspace, chosen)
         assert torch.equal(adapted(params, workspace, UNET)["contexts"], contexts)
     assert generate.run(params, workspace, UNET)["images"] == 40
@@ -197,7 +291,7 @@ def test_a_unet_starts_from_the_epoch_that_was_chosen(raw_epochs: dict[str, Any]
 def test_a_fold_starts_from_an_encoder_of_its_own_at_the_same_epoch(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
     del raw_epochs["recipes"][UNET]["search"]
     params, workspace = ready(raw_epochs, tmp_path)
-    tune_parent(params, workspace, 2)
+    tune_parent(params, workspace, 0.5)
     chosen = tuned.applied(params, workspace, UNET)
     split, fold = read_split(workspace.splits), Workspace(workspace.root, workspace.root / "fold")
     own = folds.without(split, split.train[:1], workspace)
@@ -206,4 +300,4 @@ def test_a_fold_starts_from_an_encoder_of_its_own_at_the_same_epoch(raw_epochs: 
     contexts = adapted(chosen, fold, UNET)["contexts"]
     second = adapted(chosen, fold, ENCODER)["contexts"]
     assert torch.equal(contexts, second)
-    assert not torch.equal(contexts, adapted(params, workspace, ENCODER, 2)["contexts"])
+    assert not torch.equal(contexts, adapted(params, workspace, ENCODER, 0.5)["contexts"])

@@ -78,12 +78,12 @@ def test_places_in_a_range() -> None:
         steps=IntDistribution(5, 30),
         lr=FloatDistribution(1e-4, 1e-2, log=True),
         scheduler=CategoricalDistribution(SCHEDULERS),
-        epoch=IntDistribution(20, 200, step=20),
+        epoch=FloatDistribution(0.1, 1.0, step=0.1),
         alone=CategoricalDistribution(("ddim",)),
     )
-    # A whole number fills its step: 26 of them from 5 to 30, and ten epochs.
+    # A whole number fills its step: 26 of them from 5 to 30, and ten places of a training.
     assert unit(spans["steps"], [5, 30]) == pytest.approx([0.5 / 26, 25.5 / 26])
-    assert unit(spans["epoch"], [20, 200]) == pytest.approx([0.05, 0.95])
+    assert unit(spans["epoch"], [0.1, 1.0]) == pytest.approx([0.05, 0.95])
     assert unit(spans["lr"], [1e-4, 1e-3, 1e-2]) == pytest.approx([0, 0.5, 1])
     assert unit(spans["scheduler"], ["pndm", "ddim"]) == pytest.approx([1 / 2, 1 / 6])
     assert unit(spans["alone"], ["ddim"]) == pytest.approx([0.5])

@@ -464,17 +464,14 @@ def test_ranges_stand_as_the_run_has_them(small: Callable[..., Params], place: W
     search = {"guidance": {"low": 0.0, "high_times_best": 2.0}, "steps": {"low": 1, "high_times_best": 1.0}}
     params = small(after={LORA: PLAIN}, **{f"recipes__{LORA}__search": search})
     toy.write_study(params, place, PLAIN, best={"guidance": 1.7, "steps": 3})
-    found = space.ranges(params, place, LORA, [12])
+    found = space.ranges(params, place, LORA)
     assert found == {"guidance": space.Range(0.0, 3.4), "steps": space.Range(1, 3, 1)}
     # Without a feasible trial the parent's own values are its best.
     toy.write_study(params, place, PLAIN)
-    assert space.ranges(params, place, LORA, [12])["guidance"] == space.Range(0.0, 4.0)
-    # Weights are kept every 20 epochs; 400 steps of 4 batches end after 100 of them.
-    epochs = toy.params(recipes__datadream_dset__search={"epoch": {"low": 5, "high": 200}})
-    assert space.ranges(epochs, place, LORA, [97, 128])["epoch"] == space.Range(20, 100, 20)
-    late = toy.params(recipes__datadream_dset__search={"epoch": {"low": 150, "high": 200}})
+    assert space.ranges(params, place, LORA)["guidance"] == space.Range(0.0, 4.0)
+    between = toy.params(recipes__datadream_dset__search={"epoch": {"low": 0.11, "high": 0.19}})
     with pytest.raises(InputError, match=r"search\.epoch: nothing is left"):
-        space.ranges(late, place, LORA, [128])
+        space.ranges(between, place, LORA)
 
 
 def test_a_dry_run_counts_what_a_study_does_at_most(small: Callable[..., Params], place: Workspace) -> None:
@@ -542,7 +539,7 @@ def test_who_writes_the_results_leaves_the_folders_of_live_workers(
     # A worker that ends after the results are there leaves nothing behind, nor do those that have died.
     lock.release()
     tune.work(params, place, PLAIN)
-    assert not list(folder.iterdir())
+    assert not folder.exists()
 
 
 def test_a_worker_leaves_trials_and_no_results(
@@ -579,16 +576,52 @@ def test_gc_waits_for_workers(
 def test_gc_keeps_what_an_unfinished_study_uses(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = small(tune__trials=1)
-    monkeypatch.setattr(cli, "_open", lambda arguments: (params, place))
-    tune.work(params, place, PLAIN)
+    search = {"epoch": {"low": 0.5, "high": 1.0}}
+    params = small(tune__trials=1, active=[LORA], **{f"recipes__{LORA}__search": search, f"{BASE}adapt__kept": 2})
+    opened = [params]
+    monkeypatch.setattr(cli, "_open", lambda arguments: (opened[0], place))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Objective, "_score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        tune.work(params, place, LORA)
     before = set(place.shards.glob("[!.]*"))
-    assert before
+    # Of each of four folds the adapter at its end, what was kept half way, and the images of the first rung.
+    assert len(before) >= 4 * 3
     cli.main(["gc"])
     assert set(place.shards.glob("[!.]*")) == before
-    tune.run(params, place, PLAIN)
+    # Of a study that no row asks for any more nothing stays, if its worker is gone.
+    opened[0] = small()
+    (study,) = place.trials.glob("*")
+    lock = locks.take(study / f"{locks.process()}{locks.SUFFIX}")
+    assert lock is not None
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["gc"])
+    assert set(place.shards.glob("[!.]*")) == before
+    lock.release()
     cli.main(["gc"])
+    assert not study.exists()
     assert not list(place.shards.glob("[!.]*"))
+
+
+def test_a_worker_that_is_done_leaves_no_folder(small: Callable[..., Params], place: Workspace) -> None:
+    params = small(tune__trials=1)
+    tune.work(params, place, PLAIN)
+    assert not list(place.trials.glob("*/*"))
+
+
+@pytest.mark.parametrize("arguments", [["adapt"], ["generate", "--dry-run"], ["train", "--dry-run"], ["table"]])
+def test_a_unet_without_a_class_encoder_before_it_is_one_sentence(
+    small: Callable[..., Params],
+    place: Workspace,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "_open", lambda _: (small(), place))
+    verb, *more = arguments
+    named = ["--shots", "4", "--seeds", "0", "--recipes"] if verb == "table" else more
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([verb, *named, "class_encoder_ft"])
+    assert "say after: {class_encoder_ft: class_encoder}" in capsys.readouterr().err
 
 
 def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,14 @@
 """``dreamset adapt RECIPE``: shots become adapters of the base, one for the data set or one per class.
 
 Output ``models/adapters/<recipe>/``: ``adapters.json``, and for each adapter its weights: a LoRA file in diffusers'
-layout, a class encoder, or what was added to the U-Net. Where the epoch is searched, weights are also kept now and
-then while training goes on, each as a shard of its own: a recipe with an ``epoch`` is assembled from one of those.
+layout, a class encoder, or what was added to the U-Net. Where the epoch is searched, weights are also kept at even
+places of the training, each as a shard of its own: a recipe with an ``epoch`` is assembled from one of those.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import __version__, cards, hub, licences, shards, splits, tuned
 from dreamset.adapters import Adapter
 from dreamset.device import out_of_memory
-from dreamset.errors import InputError, StoppedError
+from dreamset.errors import StoppedError
 from dreamset.files import atomic_write, read_json, sha256_file, write_csv, write_json
 from dreamset.seeds import seed_for
 
@@ -52,8 +51,8 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """Train what is not trained yet, and assemble ``models/adapters/<recipe>/``.
 
     Raises:
-        InputError: the base is for non-commercial use, and ``accept_licence`` is false; the recipe's ``epoch`` is none
-            that is kept; or it starts from another recipe that is not tuned yet.
+        InputError: the base is for non-commercial use, and ``accept_licence`` is false; or the recipe starts from
+            another one that is not tuned yet.
     """
     licences.check(params)
     started = time.time()
@@ -66,60 +65,42 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     return summary | {"elapsed": time.time() - started}
 
 
-def kept_epochs(params: Params, split: Split, recipe: str) -> tuple[int, ...]:
-    """The epochs whose weights a recipe can be used with: every ``keep_every``-th, and the last.
+def kept(params: Params, workspace: Workspace, split: Split, recipe: str) -> dict[str, list[str]]:
+    """The shards of what is kept of a recipe's trainings on the way, by the shard of the training's end.
 
-    An epoch is as many steps as it takes to see every shot once, in full batches.
+    What the recipe starts from has to be trained on ``split``, or is.
     """
-    each, steps = _epoch_steps(params, split, recipe)
-    last = math.ceil(steps / each)
-    return (*range(params.base.adapt.keep_every, last, params.base.adapt.keep_every), last)
-
-
-def forget_epochs(params: Params, workspace: Workspace, recipe: str, keep: int | None) -> int:
-    """Remove what is kept of a recipe's epochs, of all its adapters; the last is the adapter itself and stays.
-
-    Args:
-        params: as the study had them.
-        workspace: whose shots were learned from.
-        recipe: what was tuned.
-        keep: the epoch to spare, or None.
-
-    Returns:
-        How many shards went.
-    """
-    split = splits.read_split(workspace.splits)
     training = _training(params, workspace, split, recipe)
-    gone = 0
-    for epoch, keys in training.kept.items():
-        for key in keys:
-            if epoch != keep and (workspace.shards / key).is_dir():
-                shutil.rmtree(workspace.shards / key)
-                gone += 1
-    return gone
+    return {job.key: [keys[index] for keys in training.kept.values()] for index, job in enumerate(training.jobs)}
+
+
+def used(params: Params, workspace: Workspace, split: Split, recipe: str) -> list[str]:
+    """The shards that the adapters of a recipe are assembled from, finished or not; see ``kept``."""
+    return _training(params, workspace, split, recipe).used
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """What a recipe trains.
 
-    ``scopes`` are the labels of each job; ``start`` is the file that conditions the U-Net, of the recipe that it starts
-    from, or None; ``steps`` the optimizer steps that end each epoch; ``kept`` the shards of each job by epoch, without
-    the last epoch, whose weights are the jobs' own; ``epoch`` the one to use, or None for the last.
+    ``scopes`` are the labels of each job, ``files`` its images' by its key, relative to the cell; ``start`` is the file
+    that conditions the U-Net, of the recipe that it starts from, or None; ``kept`` the shards of each job by the number
+    of steps taken, without the end of the training, whose weights are the jobs' own; ``stop`` the steps of the weights
+    to use, or None for the end.
     """
 
     scopes: list[tuple[int, ...]]
     jobs: list[Job]
+    files: dict[str, list[str]]
     settings: Settings
     start: Path | None
-    steps: dict[int, int]
     kept: dict[int, list[str]]
-    epoch: int | None
+    stop: int | None
 
     @property
     def used(self) -> list[str]:
         """The shard that holds the wanted weights of each job."""
-        return [job.key for job in self.jobs] if self.epoch is None else self.kept[self.epoch]
+        return [job.key for job in self.jobs] if self.stop is None else self.kept[self.stop]
 
 
 def _trained(params: Params, workspace: Workspace, split: Split, recipe: str) -> Training:
@@ -133,23 +114,17 @@ def _training(params: Params, workspace: Workspace, split: Split, recipe: str) -
     plan = scopes(params, split, recipe)
     start = _start(params, workspace, split, recipe)
     jobs, settings = _jobs(params, workspace, split, recipe, plan, start)
-    each, total = _epoch_steps(params, split, recipe)
-    *early, last = kept_epochs(params, split, recipe)
-    kept = {epoch: [shards.key_of({"training": job.key, "epoch": epoch}, CODE) for job in jobs] for epoch in early}
-    epoch = params.recipes[recipe].epoch
-    if epoch is not None and epoch not in (*early, last):
-        raise InputError(
-            f"recipes.{recipe}.epoch: no weights are kept at epoch {epoch}; choose one of "
-            f"{', '.join(map(str, (*early, last)))}, or lower models.{params.model}.adapt.keep_every."
-        )
-    steps = {number: min(number * each, total) for number in (*early, last)}
-    return Training(plan, jobs, settings, start, steps, kept, None if epoch == last else epoch)
-
-
-def _epoch_steps(params: Params, split: Split, recipe: str) -> tuple[int, int]:
-    """Optimizer steps of an epoch, and of the whole training."""
-    schedule, most = params.schedule(recipe), max(_counts(split, scopes(params, split, recipe)))
-    return math.ceil(most / schedule.batch), schedule.steps(most)
+    rows, epoch, total = params.base.adapt, params.recipes[recipe].epoch, settings.steps
+    # Where steps are few some places fall together.
+    steps = {place: max(1, round(total * place / rows.kept)) for place in range(1, rows.kept + 1)}
+    early = sorted({*steps.values()} - {total})
+    found = {step: [shards.key_of({"training": job.key, "step": step}, CODE) for job in jobs] for step in early}
+    stop = total if epoch is None else steps[rows.place(epoch)]
+    files = {
+        job.key: [sample.path for sample in split.train if sample.label in labels]
+        for job, labels in zip(jobs, plan, strict=True)
+    }
+    return Training(plan, jobs, files, settings, start, found, None if stop == total else stop)
 
 
 def _counts(split: Split, plan: list[tuple[int, ...]]) -> list[int]:
@@ -223,7 +198,7 @@ def _jobs(
     plan: list[tuple[int, ...]],
     start: Path | None,
 ) -> tuple[list[Job], Settings]:
-    """One job per adapter, and what they share."""
+    """One job per adapter, its images not read yet, and what they share."""
     from dreamset.generator.training import Job, Settings
 
     row, base = params.recipes[recipe], params.base
@@ -261,8 +236,7 @@ def _jobs(
         prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
         shown = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:SHOWN])
         inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "shown": shown, "adapter": seed}
-        images = [_shot(workspace, sample.path, base.resolution) for sample in samples]
-        jobs.append(Job(shards.key_of(inputs, CODE), f"adapter_{index}", seed, images, prompts, shown))
+        jobs.append(Job(shards.key_of(inputs, CODE), f"adapter_{index}", seed, [], prompts, shown))
     return jobs, settings
 
 
@@ -275,14 +249,19 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 
 
+def _searches_epoch(params: Params, recipe: str) -> bool:
+    search = params.recipes[recipe].search
+    return search is not None and search.epoch is not None
+
+
 def _train(params: Params, workspace: Workspace, recipe: str, training: Training) -> None:
     """Train the jobs that lack a shard, some at once over one frozen base."""
     from dreamset.device import pick
     from dreamset.generator import base_model, trained
     from dreamset.generator.training import Together
 
-    at_once, row = params.base.adapt.together, params.recipes[recipe]
-    keeping = row.epoch is not None or (row.search is not None and row.search.epoch is not None)
+    at_once, row, size = params.base.adapt.together, params.recipes[recipe], params.base.resolution
+    keeping = row.epoch is not None or _searches_epoch(params, recipe)
     # The same groups whatever is finished: an adapter's last bits depend on its company, and so does its checkpoint.
     groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
     # The last weights are made with any others, and as a part of the claim they keep others from training meanwhile.
@@ -303,19 +282,23 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
         for group, claim in shards.claimed(workspace.shards, missing, wanted):
             with claim:
                 started = time.time()
-                # A checkpoint of a run that kept no epochs is past those that this one is to keep.
+                # A checkpoint of a run that kept nothing on the way is past what this one is to keep.
                 place = {"jobs": [job.key for job in group], "keeping": [*training.kept] if keeping else []}
                 folder = workspace.unfinished / shards.key_of(place, ())
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    together = Together(base, group, training.settings, folder)
+                    learned = []
+                    for job in group:
+                        images = [_shot(workspace, path, size) for path in training.files[job.key]]
+                        learned.append(dataclasses.replace(job, images=images))
+                    together = Together(base, learned, training.settings, folder)
                     together.run(*_keeping(workspace, training, together) if keeping else ())
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
                     raise _no_memory(params, recipe, len(group)) from error
                 seconds = (time.time() - started) / len(group)
-                for index, job in enumerate(group):
+                for index, job in enumerate(learned):
                     if shards.find(workspace.shards, job.key) is None:
                         with shards.writing(workspace.shards, job.key) as shard:
                             together.save(index, shard)
@@ -329,20 +312,19 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
 def _keeping(
     workspace: Workspace, training: Training, together: Together
 ) -> tuple[Callable[[int], None], frozenset[int]]:
-    """What ``Together.run`` calls to keep the weights of epochs, and after which steps."""
-    epochs = {training.steps[epoch]: epoch for epoch in training.kept}
+    """What ``Together.run`` calls to keep weights on the way, and after which steps."""
     key_of = {
-        epoch: dict(zip([job.key for job in training.jobs], keys, strict=True)) for epoch, keys in training.kept.items()
+        step: dict(zip([job.key for job in training.jobs], keys, strict=True)) for step, keys in training.kept.items()
     }
 
     def keep(step: int) -> None:
         for index, job in enumerate(together.jobs):
-            key = key_of[epochs[step]][job.key]
+            key = key_of[step][job.key]
             if shards.find(workspace.shards, key) is None:
                 with shards.writing(workspace.shards, key) as shard:
                     together.save_weights(index, shard)
 
-    return keep, frozenset(epochs)
+    return keep, frozenset(training.kept)
 
 
 def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
@@ -366,7 +348,7 @@ def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, t
 
     found = params.recipes[recipe]
     weights, each = FILES[found.adapter], found.scope == "class"
-    stop = None if training.epoch is None else training.steps[training.epoch]
+    stop = training.stop
     rows, curves, first, last, parameters, seconds = [], [], [], [], 0, 0.0
     with shards.assembling(workspace.adapter(recipe)) as folder:
         for labels, job, used in zip(training.scopes, training.jobs, training.used, strict=True):
@@ -384,6 +366,9 @@ def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, t
                 shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
                 parameters += sum(math.prod(shape) for shape in shapes)
         card = _card(params, workspace, split, recipe) | {"adapters": rows}
+        if _searches_epoch(params, recipe):
+            # Wanted by the study's later trials, though nothing is assembled from them yet.
+            card["kept"] = [key for keys in training.kept.values() for key in keys]
         write_json(folder / "adapters.json", card)
         atomic_write(folder / "README.md", cards.adapters(params, split, recipe, card["base"]))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:

@@ -140,11 +140,13 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any])
 
 def _adapter(row: Recipe) -> str:
     """What a recipe trains, in words."""
+    # At the end of the training where nothing is said.
+    taken = "" if row.epoch in (None, 1) else f", its weights those after {100 * row.epoch:g} % of the training"
     if row.adapter == "lora":
-        return f"LoRA of rank {row.rank}, one per {row.scope}"
+        return f"LoRA of rank {row.rank}, one per {row.scope}{taken}"
     if row.adapter == "class_encoder":
-        return f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder"
-    return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}"
+        return f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder{taken}"
+    return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}{taken}"
 
 
 def _opens(row: Recipe, classes: int) -> str:

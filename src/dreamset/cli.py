@@ -17,7 +17,7 @@ from dreamset import __version__
 from dreamset.errors import DiskFullError, InputError, StoppedError
 from dreamset.files import disk_full
 from dreamset.params import Params, load
-from dreamset.rules import check_retrieval
+from dreamset.rules import check_retrieval, check_start
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -338,6 +338,7 @@ def _check_item(params: Params, stage: str, item: str | None) -> None:
     # A row that is not active may be named here, too.
     if stage in ("adapt", "tune", "generate", "train") and item in params.recipes:
         check_retrieval(params, item)
+        check_start(params, item)
 
 
 def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
@@ -450,20 +451,23 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 def _gc(arguments: argparse.Namespace) -> None:
     from dreamset import locks, shards
+    from dreamset.study import workers
 
-    _, workspace = _open(arguments)
+    params, workspace = _open(arguments)
     running = locks.held(workspace.locks) + locks.held(workspace.shards)
     running += [f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.held(study)]
     if running:
         raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
     beside = workspace.root / ".dreamset"
     cells = [workspace.cell, *sorted(beside.glob("table/*/")), *sorted(beside.glob("folds/*/*/"))]
+    workers.clear_abandoned(params, workspace)
     # Of a study that is finished nothing is left there: its values are known, and its images wanted no more.
     cells += sorted(workspace.trials.glob("*/*/*/*/"))
     used: set[str] = set()
     for cell in cells:
         for path in (*cell.glob("models/adapters/*/adapters.json"), *cell.glob("models/tuned/*/adapters.json")):
-            used |= {row["shard"] for row in json.loads(path.read_text(encoding="utf-8"))["adapters"]}
+            record = json.loads(path.read_text(encoding="utf-8"))
+            used |= {row["shard"] for row in record["adapters"]} | {*record.get("kept", ())}
         for path in cell.glob("data/synthetic/*/shards.json"):
             used |= set(json.loads(path.read_text(encoding="utf-8")))
     folders, size = shards.collect_garbage(workspace.shards, used)

@@ -218,7 +218,8 @@ class Recipe:
     """A row of ``recipes``. The knobs of an adapter are given where it is that adapter, and only there.
 
     With ``origin: retrieval`` nothing is adapted and nothing drawn; ``prompt`` is what images are searched by.
-    ``epoch`` is the one whose weights are used, and None the last; ``lr`` and ``epochs`` stand in for the schedule's.
+    ``epoch`` is the share of the training after which the weights are taken, and None its end; ``lr`` and ``epochs``
+    stand in for the schedule's.
     """
 
     adapter: Literal["none", "lora", "class_encoder", "unet"]
@@ -234,7 +235,7 @@ class Recipe:
     context_length: Annotated[int, Range(low=1, high=1000)] | None = None
     unconditional: Literal["zero", "learned"] | None = None
     class_dropout: Share | None = None
-    epoch: Count | None = None
+    epoch: Annotated[float, Range(above=0, high=1)] | None = None
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
@@ -280,11 +281,15 @@ class ModelAdapt:
     ema: Annotated[float, Range(low=0, below=1)]
     together: Count
     sample_every: Count
-    keep_every: Count
+    kept: Count
     dataset: AdaptSchedule
     class_: AdaptSchedule
     class_encoder: AdaptSchedule
     whole_unet: AdaptSchedule
+
+    def place(self, share: float) -> int:
+        """The nearest of the ``kept`` even places of a training, from 1, to a share of it."""
+        return max(1, round(share * self.kept))
 
 
 @dataclass(frozen=True)

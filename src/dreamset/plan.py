@@ -200,9 +200,9 @@ def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
         return dict.fromkeys(search.knobs, "known when `dreamset prepare` has run")
     if not all(_is_tuned(params, workspace, name) for name in params.lineage(recipe)[:-1]):
         return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
-    from dreamset.study import objective, space
+    from dreamset.study import space
 
-    return space.told(objective.searched(params, workspace, splits.read_split(workspace.splits), recipe))
+    return space.told(space.ranges(params, workspace, recipe))
 
 
 def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:

@@ -33,6 +33,23 @@ def check_retrieval(params: Params, recipe: str) -> None:
         )
 
 
+def check_start(params: Params, recipe: str) -> None:
+    """Fail on a U-Net that is to be conditioned by class vectors where no recipe before it trains any.
+
+    Raises:
+        InputError: naming the row, and what to say in ``after``.
+    """
+    row = params.recipes[recipe]
+    if row.adapter != "unet" or row.prompt != "class_vector":
+        return
+    parent = params.recipes.get(params.after.get(recipe, ""))
+    if parent is None or parent.adapter != "class_encoder":
+        raise InputError(
+            f"recipes.{recipe}: has no class encoder to start from; take it out of active, and say after: {{{recipe}: "
+            "class_encoder}."
+        )
+
+
 def check(params: Params) -> None:
     """Rules that tie keys to one another.
 
@@ -77,6 +94,7 @@ def check(params: Params) -> None:
             )
         if name in params.active:
             check_retrieval(params, name)
+            check_start(params, name)
         if recipe.adapter == "lora" and not (recipe.unet or recipe.text_encoder):
             raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
@@ -104,6 +122,9 @@ def check(params: Params) -> None:
         rungs = model.tune.per_class
         if not rungs or list(rungs) != sorted(set(rungs)):
             raise InputError(f"models.{name}.tune.per_class: expected rising numbers, got {list(rungs)}.")
+        # So that every place is a share that a decimal number can say.
+        if 1000 % model.adapt.kept:
+            raise InputError(f"models.{name}.adapt.kept: must divide 1000, such as 10 or 50, got {model.adapt.kept}.")
         if model.resolution % 8:
             raise InputError(f"models.{name}.resolution: must be divisible by 8, got {model.resolution}.")
         kind, _, folder = (model.retrieval or "glyphs").partition(":")
@@ -143,17 +164,16 @@ def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:
     for knob in ("epoch", "lr", "epochs"):
         if getattr(recipe, knob) is not None and not trained:
             raise InputError(f"{key}.{knob}: there is nothing that adapter: none trains; remove it.")
+    kept = params.base.adapt.kept
+    if recipe.epoch is not None and abs(recipe.epoch * kept - round(recipe.epoch * kept)) > 1e-6:
+        raise InputError(
+            f"{key}.epoch: no weights are kept after {recipe.epoch:g} of the training; give a multiple of "
+            f"{1 / kept:g}, or change models.{params.model}.adapt.kept ({kept})."
+        )
     if recipe.prompt == "class_vector" and recipe.adapter not in ("class_encoder", "unet"):
         raise InputError(f"{key}.prompt: class_vector needs adapter: class_encoder, or unet after such a recipe.")
     if recipe.adapter == "class_encoder" and recipe.prompt != "class_vector":
         raise InputError(f"{key}.prompt: must be class_vector with adapter: class_encoder.")
-    if name in params.active and recipe.adapter == "unet" and recipe.prompt == "class_vector":
-        parent = params.recipes.get(params.after.get(name, ""))
-        if parent is None or parent.adapter != "class_encoder":
-            raise InputError(
-                f"{key}: has no class encoder to start from; take it out of active, and say after: {{{name}: "
-                "class_encoder}."
-            )
     if recipe.unconditional == "learned" and not recipe.class_dropout:
         raise InputError(f"{key}.class_dropout: unconditional: learned needs it above 0, such as 0.1.")
     if (recipe.init == "image") != (recipe.sampler.strength is not None):
@@ -187,9 +207,11 @@ def _check_span(params: Params, name: str, knob: str, span: Span) -> None:
         raise InputError(f"{key}: low must be below high, got {span.low:g} and {span.high:g}.")
     if span.log and span.low <= 0:
         raise InputError(f"{key}.low: must be above 0 for log: true.")
-    whole = knob in ("steps", "epoch", "epochs")
+    whole = knob in ("steps", "epochs")
     if whole and (span.low != int(span.low) or span.low < 1 or (span.high or 1) != int(span.high or 1)):
         raise InputError(f"{key}: expected whole numbers of at least 1.")
-    limits = {"steps": 1000, "guidance": 50, "strength": 1}
+    if knob == "epoch" and span.log:
+        raise InputError(f"{key}.log: weights are kept at even distances; remove it.")
+    limits = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1}
     if (span.high or 0) > limits.get(knob, float("inf")):
         raise InputError(f"{key}.high: expected a number of at most {limits[knob]}, got {span.high:g}.")

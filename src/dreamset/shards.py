@@ -198,6 +198,27 @@ def assembling(target: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def forget(store: Path, keys: Sequence[str], guarded: Sequence[str] = ()) -> int:
+    """Remove shards that nothing wants any more, unless another process is making one of them.
+
+    Args:
+        store: the shards' folder.
+        keys: of what goes.
+        guarded: of what stays, but whose makers make those of ``keys`` as well.
+
+    Returns:
+        How many shards went.
+    """
+    there = [key for key in keys if (store / key).is_dir()]
+    claim = _claim(store, [*{*keys, *guarded}], wait=False) if there else None
+    if claim is None:
+        return 0
+    with claim:
+        for key in there:
+            shutil.rmtree(store / key, ignore_errors=True)
+    return len(there)
+
+
 def remove(folder: Path) -> None:
     """Drop work in progress whose shards are finished."""
     shutil.rmtree(folder)

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreamset import adapt, folds, inherit, licences, locks, shards, tuned
 from dreamset.addresses import shown
 from dreamset.files import digest, read_json, write_csv, write_json
+from dreamset.params import SamplerOverrides
 from dreamset.splits import read_split, write_split
+from dreamset.study import workers
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -49,8 +51,8 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         record = _record(params, objective, study)
         _write(params, workspace, record)
     # Adapters that were not chosen are shards without a user from here on, and images of trials are.
-    _clear(objective.folder)
-    _forget_epochs(params, workspace, objective, record["best"] or {})
+    workers.clear(objective.folder)
+    _forget_epochs(params, workspace, objective, record)
     return _summary(record) | {"elapsed": time.time() - started}
 
 
@@ -65,9 +67,10 @@ def work(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         return {"recipe": recipe, "trials": 0}
     objective, study = _studied(params, workspace, recipe)
     written = workspace.result("tune", recipe)
-    # Whoever wrote the results has left this process its folder, since it was still alive.
+    # All trials have ended; who wrote the results has left this process its folder, since it was still alive.
+    shutil.rmtree(objective.folder / locks.process(), ignore_errors=True)
     if written.is_file() and read_json(written, f"dreamset tune {recipe}").get("study") == objective.name:
-        _clear(objective.folder)
+        workers.clear(objective.folder)
     return {"recipe": recipe, "study": objective.name, "trials": len(_counted(params, study))}
 
 
@@ -114,15 +117,6 @@ def _at_work(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _clear(folder: Path) -> None:
-    """Remove what the trials of a study worked on, but not that of a process that lives: it may hold one still."""
-    for own in [path for path in folder.glob("*") if path.is_dir()]:
-        lock = locks.take(folder / f"{own.name}{locks.SUFFIX}")
-        if lock is not None:
-            shutil.rmtree(own, ignore_errors=True)
-            lock.release()
 
 
 def _directions(params: Params) -> list[Literal["maximize", "minimize"]]:
@@ -212,7 +206,7 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
 
 def _trial(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     """A trial as JSON has it, times in seconds since the epoch."""
-    from dreamset.study import loop
+    from dreamset.study import loop, space
 
     facts, state = trial.user_attrs, trial.state.name
     # Of the worker that ended it: another may have begun it before.
@@ -221,7 +215,7 @@ def _trial(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "state": state,
-        "params": dict(trial.params),
+        "params": space.rounded(trial.params),
         # Optuna gives a pruned trial its last report as its value.
         "values": list(trial.values) if state == "COMPLETE" else None,
         "rungs": facts.get("rungs", {}),
@@ -294,20 +288,74 @@ def _chosen_adapters(params: Params, workspace: Workspace, recipe: str, best: di
         made = place.adapter(recipe)
         for path in sorted(path for path in made.rglob("*") if path.is_file()):
             shards.link(path, folder / path.relative_to(made))
-        write_json(folder / "adapters.json", read_json(made / "adapters.json", "dreamset tune") | {"tuned": True})
+        card = dict(read_json(made / "adapters.json", "dreamset tune"))
+        card.pop("kept", None)  # the choice is made
+        write_json(folder / "adapters.json", card | {"tuned": True})
 
 
-def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, best: dict[str, Any]) -> None:
-    """Remove the weights of epochs that were not chosen, of all the shots and of the folds: of a U-Net, gigabytes."""
-    recipe = objective.recipe
+def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, record: dict[str, Any]) -> int:
+    """Remove what was kept on the way of every training of the study and was not chosen: of a U-Net, gigabytes.
+
+    Of all the shots and of the folds. What another active row wants of the same trainings stays.
+
+    Returns:
+        How many shards went.
+    """
+    recipe, gone = objective.recipe, 0
     if "epoch" not in objective.space:
-        return
+        return gone
+    tried = [
+        {knob: trial["params"][knob] for knob in ("lr", "epochs") if knob in trial["params"]}
+        for trial in record["trials"]
+    ]
+    # The same values of many trials are one training.
+    trainings = list({digest(values): values for values in tried}.values())
+    chosen = params.with_values(recipe, record["best"] or {})
+    others = [name for name in params.active if name != recipe and _same_training(params, recipe, name)]
     with _aside(workspace, recipe) as place:
         for split in (_shots(workspace), *(part.split for part in objective.parts)):
             write_split(place.splits, split)
             # What it starts from says which training this is.
             inherit.parents(params, workspace, place, recipe)
-            adapt.forget_epochs(params.with_values(recipe, best), place, recipe, best.get("epoch"))
+            wanted = {*adapt.used(chosen, place, split, recipe)}
+            for name in others:
+                wanted |= _wanted(params, workspace, place, split, name)
+            for values in trainings:
+                found = adapt.kept(params.with_values(recipe, values), place, split, recipe)
+                for end, keys in found.items():
+                    gone += shards.forget(workspace.shards, [key for key in keys if key not in wanted], [end])
+    return gone
+
+
+def _same_training(params: Params, one: str, other: str) -> bool:
+    """Whether two rows train the same thing, but for the length and the rate of it."""
+    rows = [
+        dataclasses.replace(
+            params.recipes[name],
+            sampler=SamplerOverrides(),
+            init="noise",
+            epoch=None,
+            lr=None,
+            epochs=None,
+            search=None,
+        )
+        for name in (one, other)
+    ]
+    return rows[0] == rows[1] and (rows[0].prompt != "class_vector" or params.after.get(one) == params.after.get(other))
+
+
+def _wanted(params: Params, workspace: Workspace, place: Workspace, split: Split, recipe: str) -> set[str]:
+    """Shards that another row is made of, or chooses among while its own study is not done."""
+    search = params.recipes[recipe].search
+    done = search is None or workspace.result("tune", recipe).is_file()
+    own = params
+    if search is not None and done:
+        best = read_json(workspace.result("tune", recipe), f"dreamset tune {recipe}")["best"]
+        own = params.with_values(recipe, best or {})
+    wanted = {*adapt.used(own, place, split, recipe)}
+    if search is not None and search.epoch is not None and not done:
+        wanted |= {key for keys in adapt.kept(own, place, split, recipe).values() for key in keys}
+    return wanted
 
 
 def _shots(workspace: Workspace) -> Split:

@@ -82,18 +82,6 @@ def parts(params: Params, workspace: Workspace, split: Split, recipe: str) -> li
     return [Part(folds.without(split, held, workspace), folds.absolute(held, workspace)) for held in divided]
 
 
-def trained_on(params: Params, found: list[Part], recipe: str) -> list[int]:
-    """How many images the largest adapter of each part learns from."""
-    by_class = params.recipes[recipe].scope == "class"
-    return [(max if by_class else sum)(part.split.train_per_class) for part in found]
-
-
-def searched(params: Params, workspace: Workspace, split: Split, recipe: str) -> space.Space:
-    """The ranges of a recipe's study on the shots of ``split``."""
-    found = parts(params, workspace, split, recipe)
-    return space.ranges(params, workspace, recipe, trained_on(params, found, recipe))
-
-
 def steps_at(tune: ModelTune, rung: int) -> int:
     """Optimizer steps of the classifier at a rung: in proportion to the images."""
     return max(1, round(tune.steps * rung / tune.per_class[-1]))
@@ -178,7 +166,7 @@ class Objective:
     ) -> None:
         self.recipe, self.workspace, self.drawn = recipe, workspace, drawn
         self.parts = parts(params, workspace, split, recipe)
-        self.space = searched(params, workspace, split, recipe)
+        self.space = space.ranges(params, workspace, recipe)
         self.key = key_of(params, workspace, split, recipe, self.space)
         self.params = _started(params, workspace, recipe)
         self.own = space.own(self.params, recipe, self.space)
