@@ -19,7 +19,7 @@ _BOTTOM: Final = 30
 _TOP: Final = 10
 _RIGHT: Final = 12
 _APART: Final = 7.0  # between series at the same x
-_DASHES: Final = 4  # patterns in style.css
+_DASHES: Final = 5  # patterns in style.css
 
 
 @dataclass(frozen=True)
