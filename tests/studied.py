@@ -103,5 +103,6 @@ def record(count: int = 26, *, two: bool = False, workers: int = 2, seed: int = 
         "steps": 120,
         "selection": {"rule": "fixed", "folds": 5, "images": 40, "labels_per_class": 4},
         "trials": trials,
+        "seconds": round(sum(made["seconds"] for made in trials), 2),
     }
     return raw | analysis.summarise(raw)

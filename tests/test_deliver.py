@@ -18,6 +18,7 @@ from dreamset import cards, claims, classifiers, deliver
 from dreamset.errors import InputError
 from dreamset.files import write_csv, write_json
 from dreamset.images import Decoding, decode, read_rgb, resize_crop
+from dreamset.splits import Sample, Split
 from dreamset.workspace import Workspace
 
 
@@ -241,3 +242,26 @@ def test_the_code_in_the_card_reads_transparent_and_deep_files_as_predict_does(
     scope["record"]["preprocessing"]["window"] = None
     with pytest.raises(ValueError, match=r"deep\.png: has more than 8 bits per channel"):
         scope["read"]("deep.png")
+
+
+def test_a_dataset_s_card_says_what_of_the_shots_is_in_it() -> None:
+    shots = tuple(Sample(f"{label}.png", label, f"{label}", f"{label}") for label in (0, 1))
+    split = Split("toy", ("a", "b"), "a {class}", (), 1, 0, shots, ())
+    base = {"name": "sd", "sha256": "0" * 64, "commit": None}
+    started_from = {"recipes__stable_diffusion__init": "image", "recipes__stable_diffusion__sampler": {"strength": 0.5}}
+    params = toy.params(**started_from)
+
+    def card(recipe: str, **values: Any) -> str:
+        chosen = params.with_values(recipe, values)
+        return cards.dataset(chosen, split, recipe, [0, 1], base, {"near-duplicates": 1}, checked="nobody")
+
+    started = card("stable_diffusion")
+    assert "- Adapter: none." in started and "the images contain parts of the shots." in started
+    assert "adapters contain" not in started
+    assert "Not anonymised" not in card("stable_diffusion_tuned")
+    assert cards.NOT_ANONYMOUS in card("datadream_dset")
+    assert "Prompt of class 0" in started
+    vectors = card("class_encoder", epoch=40)
+    assert "Prompt of" not in vectors and "prompts" not in vectors
+    assert "learned vector of the class" in vectors and "the weights after epoch 40" in vectors
+    assert "after epoch" not in card("class_encoder")

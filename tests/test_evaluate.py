@@ -361,3 +361,44 @@ def test_only_evaluate_opens_the_test_manifest() -> None:
         if opens.search(path.read_text(encoding="utf-8"))
     }
     assert touching == set()
+
+
+def test_a_step_is_measured_against_where_it_starts() -> None:
+    active = ["stable_diffusion", "stable_diffusion_tuned", "class_encoder_untuned", "class_encoder"]
+    after = {"class_encoder_ft": "class_encoder", "class_encoder_ft_untuned": "class_encoder"}
+    params = toy.params(active=active, after=after, train__classifiers=["resnet20"])
+    arms = [(arm, kind) for arm in params.active for kind in ("synthetic", "both", "both_strong")]
+    arms += [("real", "real"), ("real", "real_strong")]
+    right = {evaluate.key_of(*arm, "resnet20"): np.zeros(6) for arm in arms}
+    found = [
+        (row["of"].split("/")[0], row["minus"].split("/")[0])
+        for row in evaluate._differences(params, right, None)
+        if row["of"].split("/")[1] == "synthetic"
+    ]
+    encoders = [name for name in params.active if name.startswith("class")]
+    assert len(found) == len(set(found))
+    # A tuned sampler is no baseline of what adaptation gains.
+    assert set(found) == {(name, "stable_diffusion") for name in encoders} | {
+        ("stable_diffusion_tuned", "stable_diffusion"),
+        ("class_encoder", "class_encoder_untuned"),
+        ("class_encoder_ft", "class_encoder"),
+        ("class_encoder_ft_untuned", "class_encoder"),
+        ("class_encoder_ft", "class_encoder_ft_untuned"),
+    }
+
+
+def test_costs_hold_those_of_what_a_recipe_starts_from(tmp_path: Path) -> None:
+    params = toy.params(active=["class_encoder"], after={"class_encoder_ft": "class_encoder"})
+    place = Workspace.at(tmp_path)
+    for recipe, seconds, labels in (("class_encoder", 10.0, 6.0), ("class_encoder_ft", 1.0, 4.0)):
+        write_json(place.result("adapt", recipe), {"seconds": seconds})
+        study = {"searched": ["guidance"], "trials": [{}] * 8, "seconds": 2 * seconds}
+        write_json(place.result("tune", recipe), study | {"selection": {"labels_per_class": labels}})
+        write_json(place.result("generate", recipe), {"seconds": 3.0, "images": 9})
+    own, after = (evaluate._costs(params, place, recipe, {"runs": []}) for recipe in params.active)
+    assert (own["seconds_adapt"], own["seconds_tune"], own["tune_trials"]) == (10.0, 20.0, 8)
+    assert (after["seconds_adapt"], after["seconds_tune"], after["tune_trials"]) == (11.0, 22.0, 16)
+    assert after["labels_tune_per_class"] == 6.0
+    assert (after["seconds_generate"], after["images"]) == (3.0, 9)
+    write_json(place.result("tune", "class_encoder_ft"), {"searched": [], "best": None})
+    assert evaluate._costs(params, place, "class_encoder_ft", {"runs": []})["tune_trials"] == 8

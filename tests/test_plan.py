@@ -88,3 +88,38 @@ def test_the_last_run_s_time_is_told_where_it_was_recorded(tmp_path: Path) -> No
     assert "about 64 s" in " ".join(describe(params, place, "evaluate", None).split())
     selecting = dataclasses.replace(params, selection="cv")
     assert "about 128 s" in " ".join(describe(selecting, place, "evaluate", None).split())
+
+
+def test_what_a_recipe_starts_from_is_read_and_told(tmp_path: Path) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    params = small(active=["class_encoder"], after={"class_encoder_ft": "class_encoder"})
+    taken = ("models/adapters/class_encoder  ", "models/tuned/class_encoder  ", "results/tune/class_encoder.json  ")
+    for stage in ("adapt", "tune"):
+        shown = describe(params, place, stage, "class_encoder_ft")
+        assert all(f"- {path}(missing)" in shown for path in taken)
+        assert "data/real" not in shown
+        assert not any(path in describe(params, place, stage, "datadream_cls") for path in taken)
+    place.real.mkdir(parents=True)
+    for stage in ("adapt", "tune"):
+        assert "- data/real\n" in describe(params, place, stage, "class_encoder_ft")
+
+
+def test_studies_are_done_again_in_each_fold_and_counted(tmp_path: Path) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    search = {"guidance": {"low": 1.0, "high": 4.0}}
+    params = small(recipes__stable_diffusion__search=search, recipes__datadream_cls__search=search)
+    flat = " ".join(describe(params, place, "evaluate", None).split())
+    # 8 trials of 2 x 27 images and 13 + 40 + 120 steps: in one part where nothing is learned from the shots, and of
+    # the adapters in three, of 4 and 2 images with 2 x 4 steps each; all of it in each of four folds.
+    images, steps = 4 * 8 * 54 * (1 + 3), 4 * 8 * 173 * (1 + 3)
+    assert f"in 8 studies at most 64 trials, {images} images, {steps} classifier steps, 96 adapter steps" in flat
+    for recipe in params.active:
+        for stage in ("adapt", "generate"):
+            write_json(place.result(stage, recipe), {"seconds": 1.0})
+        write_json(place.result("train", recipe), {"runs": []})
+    write_json(place.result("train", "real"), {"runs": []})
+    # Not known before the studies have been done once.
+    assert "; about" not in describe(params, place, "evaluate", None)
+    for recipe in params.active:
+        write_json(place.result("tune", recipe), {"seconds": 10.0, "trials": []})
+    assert "about 96 s" in " ".join(describe(params, place, "evaluate", None).split())

@@ -625,6 +625,8 @@ def test_a_study_is_shown_with_all_that_it_tried(workspace: Workspace) -> None:
     # What was chosen is what was run.
     guidance = record["best"]["guidance"]
     assert f"{record['best']['steps']} steps, guidance {guidance:.3g} (guidance, steps chosen by" in page.text("setup")
+    # And what it took is a part of the cost.
+    assert f"stable_diffusion000.026{record['seconds']:.1f}" in page.text("costs")
 
 
 def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspace) -> None:
@@ -683,3 +685,17 @@ def test_a_range_keeps_its_ends() -> None:
     linear = planes.ranged("guidance", 1.0, 7.5, log=False)
     assert [value for value, _ in linear.ticks] == [2, 4, 6]
     assert (linear.at(1.0), linear.at(7.5)) == (0, 1)
+
+
+def test_equal_series_with_intervals_do_not_hide_each_other() -> None:
+    values, ends = {1: 70.0, 2: 80.0}, {1: (60.0, 75.0), 2: (70.0, 90.0)}
+    shown = charts.steps([charts.Line(kind, values, ends) for kind in ("c0", "c1")], "%", "times", "accuracy", "CAS")
+    first, second = re.findall(r'points="([^"]+)"', shown)
+    assert first != second
+    assert shown.count("dashes-0") == shown.count("dashes-1") == 1
+    assert shown.count('class="ends"') == 4
+    assert "accuracy<" in shown
+    # Of many series on few places none reaches into the next place.
+    many = charts.steps([charts.Line("c0", values, ends)] * 40, "%", "times", "accuracy", "CAS")
+    places = [float(x) for x in re.findall(r'<circle cx="([^"]+)"', many)]
+    assert max(places[::2]) < min(places[1::2])

@@ -83,21 +83,26 @@ def _dataset(
     made = "by a diffusion model, none of them a photograph" if row.init == "noise" else "over real ones by a model"
     yield (
         f"{len(labels)} images of {len(split.classes)} classes ({each} per class), **all synthetic**: drawn "
-        f"{made}. Labels are the prompts' classes; {checked}."
+        f"{made}. Labels are the classes that were asked for; {checked}."
     )
     yield ""
     if removed is not None:
-        yield f"**{NOT_ANONYMOUS}**"
-        yield ""
+        told_of = _not_anonymous(row)
+        if told_of:
+            yield f"**{told_of}**"
+            yield ""
         lost = ", ".join(f"{number} {reason}" for reason, number in removed.items())
-        yield f"Left out for publication: {lost}. What is left may still resemble the images that were learned from."
+        known = "real images" if row.adapter == "none" else "the images that were learned from"
+        known = "real images" if row.adapter == "none" else "the images that were learned from"
+        yield f"Left out for publication: {lost}. What is left may still resemble {known}."
         yield ""
     yield _base(base, params.base.licence)
     if row.adapter == "none":
         yield "- Adapter: none."
     else:
         yield (
-            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`. "
+            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`"
+            f"{_weights(row)}. "
             f"{COPIES}"
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
@@ -108,7 +113,11 @@ def _dataset(
             if removed is None
             else f"- Start: a real image of the class with noise of strength {sampler.strength:g}. **{DERIVED}**"
         )
-    yield f"- Prompt of class 0: {json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)}."
+    asked = json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)
+    if row.prompt == "class_vector":
+        yield f"- Asked for by a learned vector of the class, without text: that of class 0 is called {asked}."
+    else:
+        yield f"- Prompt of class 0: {asked}."
     columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({columns})."
     yield "- Each file says in its metadata (IPTC, as XMP) that it is synthetic, by which model and with which seed."
@@ -128,7 +137,7 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any])
         f"# Adapters: {recipe}",
         "",
         f"{_adapter(row)}, of a text-to-image model, trained on {len(split.train)} images of {len(split.classes)} "
-        "classes. `adapters.json` says which file serves which classes.",
+        f"classes{_weights(row)}. `adapters.json` says which file serves which classes.",
         "",
         f"**{NOT_ANONYMOUS}** Pass them on only where you may pass on those images. {COPIES}",
         "",
@@ -136,6 +145,19 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any])
         f"- Made by dreamset {__version__}. {_opens(row, len(split.classes))}",
     ]
     return _joined(lines)
+
+
+def _not_anonymous(row: Recipe) -> str:
+    """What of the shots is in a recipe's images; empty where nothing can be."""
+    if row.init == "noise":
+        return "" if row.adapter == "none" else NOT_ANONYMOUS
+    learned = "" if row.adapter == "none" else ", and adapters contain the shots"
+    return f"Not anonymised; the images contain parts of the shots{learned}."
+
+
+def _weights(row: Recipe) -> str:
+    """Which of the weights of a training they are, where these are not the last."""
+    return "" if row.epoch is None else f"; the weights after epoch {row.epoch}"
 
 
 def _adapter(row: Recipe) -> str:

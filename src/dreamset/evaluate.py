@@ -137,7 +137,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "judge": hub.identity(workspace.root, params.base.judge, "judge"),
         "sets": scored.sets,
         "near_duplicates_real": scored.copies,
-        "costs": {recipe: _costs(workspace, recipe, trained[recipe]) for recipe in params.active},
+        "costs": {recipe: _costs(params, workspace, recipe, trained[recipe]) for recipe in params.active},
     }
     evaluation["scales"] = _scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
@@ -224,19 +224,23 @@ def _differences(
 ) -> list[dict[str, Any]]:
     """Paired differences of accuracy over the same images, with intervals, and McNemar's exact test beside them.
 
-    What adaptation gains is kept apart from what having synthetic images gains: every adapted recipe against
-    every un-adapted one, on synthetic images alone and with the real ones, and every recipe with the real ones
-    against the real ones alone, both as they are and strongly augmented. The test takes images as independent; the
-    interval is over groups where there are any.
+    What adaptation and tuning gain is kept apart from what having synthetic images gains: every adapted recipe against
+    every baseline, every tuned one against its row before the study, and every one against what it starts from, on
+    synthetic images alone and with the real ones; and every recipe with the real ones against the real ones alone,
+    both as they are and strongly augmented. The test takes images as independent; the interval is over groups where
+    there are any.
     """
     from dreamset.metrics.mcnemar import mcnemar
 
-    plain = [recipe for recipe in params.active if params.recipes[recipe].adapter == "none"]
-    adapted = [recipe for recipe in params.active if recipe not in plain]
+    baselines = [recipe for recipe in params.active if params.recipes[recipe].is_baseline]
+    adapted = [recipe for recipe in params.active if params.recipes[recipe].adapter != "none"]
+    over = [(recipe, base) for recipe in adapted for base in baselines]
+    over += [(recipe, before) for recipe in params.active for before in params.steps_back(recipe)]
     differences = []
     for classifier in params.train.classifiers:
         kinds = train_on(params, params.active[0], classifier)
-        pairs = [((recipe, kind), (base, kind)) for recipe in adapted for base in plain for kind in kinds]
+        # What a recipe starts from may be a baseline.
+        pairs = [((recipe, kind), (other, kind)) for recipe, other in dict.fromkeys(over) for kind in kinds]
         pairs += [
             ((recipe, kind), (REAL, alone))
             for kind in kinds
@@ -276,22 +280,37 @@ def _untouched(right: NDArray[np.float64], touched: NDArray[np.int64] | None) ->
     return {"touched": len(right) - len(rest), "accuracy_untouched": accuracy}
 
 
-def _costs(workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
-    """Seconds and images of a recipe, as its stages recorded them; None where a stage left no record."""
-    records = {}
-    for stage in ("adapt", "tune", "generate"):
-        path = workspace.result(stage, recipe)
-        records[stage] = read_json(path, f"dreamset {stage} {recipe}") if path.is_file() else {}
+def _costs(params: Params, workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
+    """Effort of a recipe, as its stages recorded it, that of adapting and tuning what it starts from included.
+
+    None where a stage left no record, or no study chose anything.
+    """
+    lineage = params.lineage(recipe)
+    # Labels that selected, and configurations that were tried, are effort as well.
+    studies = [record for record in _records(workspace, "tune", lineage) if record.get("searched")]
+    (drawn,) = _records(workspace, "generate", (recipe,))
     return {
-        "seconds_adapt": records["adapt"].get("seconds"),
-        # None where no study chose anything: labels that selected, and tried configurations, are effort as well.
-        "seconds_tune": records["tune"].get("seconds"),
-        "tune_trials": len(records["tune"]["trials"]) if records["tune"].get("searched") else None,
-        "labels_tune_per_class": records["tune"].get("selection", {}).get("labels_per_class"),
-        "seconds_generate": records["generate"].get("seconds"),
-        "images": records["generate"].get("images"),
+        "seconds_adapt": _total(record.get("seconds") for record in _records(workspace, "adapt", lineage)),
+        "seconds_tune": _total(study["seconds"] for study in studies),
+        "tune_trials": _total(len(study["trials"]) for study in studies),
+        "labels_tune_per_class": max((study["selection"]["labels_per_class"] for study in studies), default=None),
+        "seconds_generate": drawn.get("seconds"),
+        "images": drawn.get("images"),
         "seconds_train": round(sum(run["seconds"] for run in trained["runs"]), 2),
     }
+
+
+def _records(workspace: Workspace, stage: str, recipes: Iterable[str]) -> list[dict[str, Any]]:
+    """What a stage left for each recipe; empty where it left nothing."""
+    paths = [(recipe, workspace.result(stage, recipe)) for recipe in recipes]
+    return [read_json(path, f"dreamset {stage} {recipe}") if path.is_file() else {} for recipe, path in paths]
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    """The sum; None of nothing, and where a part of it is not known."""
+    every = list(values)
+    known = [value for value in every if value is not None]
+    return round(sum(known), 2) if known and len(known) == len(every) else None
 
 
 _COSTS: Final = (

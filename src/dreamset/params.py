@@ -240,6 +240,11 @@ class Recipe:
     epochs: Count | None = None
     search: Search | None = None
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether adaptation is measured against it: nothing adapted, nothing tuned, no image starts from a shot."""
+        return self.adapter == "none" and self.search is None and self.init == "noise"
+
     def lora(self) -> Lora:
         """The LoRA knobs, of a recipe that has them."""
         assert self.rank and self.alpha and self.unet is not None and self.text_encoder is not None
@@ -521,6 +526,21 @@ class Params:
         """The recipes that ``recipe`` starts from, the first one first, and itself."""
         parent = self.after.get(recipe)
         return (recipe,) if parent is None else (*self.lineage(parent), recipe)
+
+    def steps_back(self, recipe: str) -> tuple[str, ...]:
+        """The active recipes that ``recipe`` is one step beyond: its own row before its study, and what it starts from.
+
+        What the step is worth is the difference from them.
+        """
+        row, parent = self.recipes[recipe], self.after.get(recipe)
+        untuned = [
+            name
+            for name in self.active
+            if row.search is not None
+            and self.recipes[name] == dataclasses.replace(row, search=None)
+            and self.after.get(name) == parent
+        ]
+        return (*untuned, *([] if parent is None else [parent]))
 
     def making(self, recipe: str) -> dict[str, Any]:
         """What the images of ``recipe`` depend on: its row, those it starts from, and how studies choose for them."""

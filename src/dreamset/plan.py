@@ -91,10 +91,10 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
     if stage == "expect":
         return [workspace.splits, generator, clip, judge], [result]
     if stage == "adapt":
-        return [workspace.splits, generator], [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
+        learned_from = [*_shots(workspace), *_parents(params, workspace, recipe), generator]
+        return learned_from, [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
     if stage == "tune":
-        made_from: list[Path | str] = [workspace.splits, workspace.adapter(recipe), generator]
-        made_from += [workspace.result(stage, name) for name in params.lineage(recipe)[:-1]]
+        made_from = [*_shots(workspace), *_parents(params, workspace, recipe), workspace.adapter(recipe), generator]
         judged = [judge] if params.tune.max_fid else []
         return [*made_from, *judged], [workspace.tuned(recipe), workspace.plots(stage, recipe), result]
     if stage == "generate":
@@ -128,6 +128,20 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
     return read, [
         workspace.results / "report.html",
         workspace.results / "contact_sheet.png",
+    ]
+
+
+def _shots(workspace: Workspace) -> list[Path | str]:
+    """The manifest of the shots, and their files where ``prepare`` wrote them."""
+    return [workspace.splits, *([workspace.real] if workspace.real.is_dir() else [])]
+
+
+def _parents(params: Params, workspace: Workspace, recipe: str) -> list[Path | str]:
+    """What a recipe takes from those that it starts from: their adapters, and what their studies chose."""
+    return [
+        path
+        for name in params.lineage(recipe)[:-1]
+        for path in (workspace.adapter(name), workspace.tuned(name), workspace.result("tune", name))
     ]
 
 
@@ -185,9 +199,15 @@ def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: s
         "images at most": trials * len(found) * len(split.classes) * tune.per_class[-1],
         "classifier steps at most": trials * len(found) * steps,
     }
-    adapting = sum(_adapting(params, recipe, part.split.train_per_class)[1] for part in found)
+    # Of what it starts from each part has its own adapters as well, but the same in all trials.
+    adapting = sum(
+        _adapting(params, name, part.split.train_per_class)[1]
+        * (trials if name == recipe and (search.lr or search.epochs) else 1)
+        for part in found
+        for name in params.lineage(recipe)
+    )
     if adapting:
-        counts["adapter steps at most"] = adapting * (trials if search.lr or search.epochs else 1)
+        counts["adapter steps at most"] = adapting
     return counts
 
 
@@ -221,7 +241,9 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
         folds = crossval.plan(params, workspace, split)
         images = len(crossval.scored_on(params, split).train)
         cost = f"cv, {len(folds)} folds, in each of which all that learns is done again: "
-        cost += _refitting(params, [fold.split for fold in folds]) + _refitting_time(params, workspace, len(folds))
+        divided = [fold.split for fold in folds]
+        cost += _refitting(params, divided) + _tuning_again(params, workspace, divided)
+        cost += _refitting_time(params, workspace, len(folds))
     else:
         images = json.loads(path.read_text(encoding="utf-8"))["test"]
         cost = f"test, {images} images that were held out; nothing is trained for it"
@@ -245,19 +267,37 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
     return f"{adapting} adapter steps, {images} images and {len(folds) * fitting} classifier steps"
 
 
+def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split]) -> str:
+    """Work of the studies of all folds, in words; empty where nothing is searched."""
+    studied = [recipe for recipe in params.active if params.recipes[recipe].search is not None]
+    total: Counter[str] = Counter()
+    for recipe in studied:
+        for split in folds:
+            total.update(_tuning(params, workspace, split, recipe))
+    if not studied:
+        return ""
+    del total["rungs"]
+    work = ", ".join(f"{count} {what.removesuffix(' at most')}" for what, count in total.items())
+    return f"; in {len(studied) * len(folds)} studies at most {work}"
+
+
 def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
     """How long that takes, where all stages have told how long they took."""
     from dreamset.folds import SELECTING
 
     seconds, rounds = 0.0, 1 + SELECTING if params.selection == "cv" else 1
-    for stage, items in (("adapt", params.active), ("generate", params.active), ("train", ("real", *params.active))):
+    stages: dict[str, Sequence[str]] = dict.fromkeys(("adapt", "generate"), params.active)
+    stages["tune"] = [recipe for recipe in params.active if params.recipes[recipe].search is not None]
+    stages["train"] = ("real", *params.active)
+    for stage, items in stages.items():
         for item in items:
             path = workspace.result(stage, item)
             if not path.is_file():
                 return ""
             record = json.loads(path.read_text(encoding="utf-8"))
-            # What training records is of the folds that select, too.
-            seconds += _trained(record) if stage == "train" else rounds * record["seconds"]
+            # What training records is of the folds that select, too, and these have no studies of their own.
+            again = 1 if stage == "tune" else rounds
+            seconds += _trained(record) if stage == "train" else again * record["seconds"]
     return f"; about {folds * seconds:.0f} s, going by the stages' last runs on all images"
 
 

@@ -227,9 +227,7 @@ def _primary(params: Params, shots: int, made: Iterable[dict[str, Any]]) -> set[
     if shots not in PRIMARY_SHOTS:
         return set()
     recipe, classifier = params.primary_recipe, params.primary_classifier
-    plain = next(
-        (name for name, row in params.recipes.items() if row.adapter == "none" and row.origin == "generator"), None
-    )
+    plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.origin == "generator"), None)
     gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in made]
     best = over_real(gains, recipe, classifier)
     kinds = ("synthetic", *((best.of.split("/")[1],) if best else ()))

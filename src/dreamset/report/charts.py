@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,8 @@ _LEFT: Final = 40
 _BOTTOM: Final = 30
 _TOP: Final = 10
 _RIGHT: Final = 12
+_APART: Final = 7.0  # between series at the same x
+_DASHES: Final = 5  # patterns in style.css
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,31 @@ def curves(lines: Iterable[Sequence[tuple[float, float]]], x_name: str, y_name: 
     )
 
 
-def steps(lines: Sequence[tuple[str, Mapping[int, float]]], unit: str, x_name: str, title: str) -> Html:
-    """A line per series (style class, value by x) over whole numbers, evenly spaced, with dots at its values."""
-    places = sorted({x for _, values in lines for x in values})
-    values = [value for _, line in lines for value in line.values()]
+@dataclass(frozen=True)
+class Line:
+    """A series of a step chart: a value by x in the chart's unit, with the ends of its interval where known."""
+
+    class_: str
+    values: Mapping[int, float]
+    ends: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+
+def steps(lines: Sequence[Line], unit: str, x_name: str, y_name: str, title: str) -> Html:
+    """A line per series over whole numbers, evenly spaced, with dots at its values.
+
+    Series with intervals stand side by side, each with its own dashes, so that equal ones do not hide each other.
+    """
+    places = sorted({x for line in lines for x in line.values})
+    values = [value for line in lines for value in line.values.values()]
+    values += [end for line in lines for ends in line.ends.values() for end in ends]
     ticks = round_ticks(min(values), max(values))
     wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    apart = min(_APART, wide / len(places) / (len(lines) + 1)) if any(line.ends for line in lines) else 0.0
 
-    def spot(x: int, value: float) -> tuple[str, str]:
+    def spot(x: int, value: float, index: float = 0.0) -> tuple[str, str]:
         across = (places.index(x) + 0.5) / len(places)
-        return f"{_LEFT + wide * across:.1f}", f"{_TOP + tall * (ticks[-1] - value) / (ticks[-1] - ticks[0]):.1f}"
+        height = _TOP + tall * (ticks[-1] - value) / (ticks[-1] - ticks[0])
+        return f"{_LEFT + wide * across + apart * index:.1f}", f"{height:.1f}"
 
     grid = []
     for tick in ticks:
@@ -134,12 +151,19 @@ def steps(lines: Sequence[tuple[str, Mapping[int, float]]], unit: str, x_name: s
     for x in places:
         grid.append(tag("text", x, x=spot(x, ticks[0])[0], y=_HEIGHT - _BOTTOM + 16, text_anchor="middle"))
     grid.append(tag("text", f"{x_name} →", x=_WIDTH - _RIGHT, y=_HEIGHT - 2, text_anchor="end", class_="axis-name"))
+    grid.append(tag("text", f"↑ {y_name}", x=0, y=-_TOP / 2, class_="axis-name"))
     drawn = []
-    for kind, line in lines:
-        spots = [spot(x, line[x]) for x in sorted(line)]
+    for place, line in enumerate(lines):
+        index = place - (len(lines) - 1) / 2
+        spots = [spot(x, line.values[x], index) for x in sorted(line.values)]
+        bars = []
+        for x, (low, high) in line.ends.items():
+            (at, bottom), (_, top) = spot(x, low, index), spot(x, high, index)
+            bars.append(tag("line", x1=at, x2=at, y1=bottom, y2=top, class_="ends"))
         dots = [tag("circle", cx=x, cy=y, r=3.5) for x, y in spots]
-        drawn.append(tag("g", tag("polyline", points=" ".join(map(",".join, spots))), dots, class_=f"thick {kind}"))
-    view = f"0 0 {_WIDTH} {_HEIGHT}"
+        style = f"thick {line.class_}" + (f" dashes-{place % _DASHES}" if apart else "")
+        drawn.append(tag("g", tag("polyline", points=" ".join(map(",".join, spots))), bars, dots, class_=style))
+    view = f"0 {-2 * _TOP} {_WIDTH} {_HEIGHT + 2 * _TOP}"
     return tag("svg", tag("title", title), grid, drawn, viewBox=view, role="img", class_="curves steps-chart")
 
 

@@ -24,7 +24,7 @@ REAL: Final = "real"
 ZERO_SHOT: Final = "zero_shot"
 _OF_A_STUDY: Final = (
     *("best", "best_trial", "space", "resource", "sampler", "pruner", "classifier", "steps", "trials"),
-    *("importance", "front", "sentences"),
+    *("seconds", "importance", "front", "sentences"),
 )
 
 
@@ -64,13 +64,13 @@ class Evidence:
 
     @property
     def plain(self) -> list[str]:
-        """Active recipes that adapt nothing."""
-        return [name for name in self.params.active if self.params.recipes[name].adapter == "none"]
+        """Active recipes that adaptation is measured against."""
+        return [name for name in self.params.active if self.params.recipes[name].is_baseline]
 
     @property
     def adapted(self) -> list[str]:
         """Active recipes that adapt the generator."""
-        return [name for name in self.params.active if name not in self.plain]
+        return [name for name in self.params.active if self.params.recipes[name].adapter != "none"]
 
     @property
     def classifiers(self) -> tuple[str, ...]:
@@ -95,6 +95,11 @@ class Evidence:
     def gain(self, of: tuple[str, str], minus: tuple[str, str], classifier: str) -> Gain | None:
         """The difference between two (arm, train_on), where it was measured."""
         return self.gains.get((f"{of[0]}/{of[1]}/{classifier}", f"{minus[0]}/{minus[1]}/{classifier}"))
+
+    def others(self, recipe: str) -> list[str]:
+        """The recipes that ``recipe`` was compared with: baselines, its row before a study, and what it starts from."""
+        pairs = [(gain.of.split("/")[0], gain.minus.split("/")[0]) for gain in self.gains.values()]
+        return list(dict.fromkeys(minus for of, minus in pairs if of == recipe and minus != REAL))
 
     def over_real(self, recipe: str, classifier: str, kind: str) -> Gain | None:
         """What a recipe's images add to the real ones in ``both`` or ``both_strong``, over the best run on these."""

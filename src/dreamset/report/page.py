@@ -113,7 +113,7 @@ def _steps(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Htm
 
 
 def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Html | None:
-    """Each recipe and classifier: over the best run on real shots alone, and adapted over un-adapted."""
+    """Each recipe and classifier: over the best run on real shots alone, and over the recipes it is compared with."""
     groups = []
     for recipe in evidence.params.active:
         found: list[tuple[Gain | None, str, str]] = []
@@ -122,13 +122,13 @@ def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Htm
                 over = evidence.over_real(recipe, classifier, kind)
                 alone = tables.trained_on(REAL, over.minus.split("/")[1] if over else "")
                 found.append((over, f"{_ADDED[kind]}, over {alone}", classifier))
-        for plain in evidence.plain if recipe in evidence.adapted else ():
+        for other in evidence.others(recipe):
             for kind, question in (
-                *((kind, f"{added}, over {plain}") for kind, added in _ADDED.items()),
-                ("synthetic", f"alone, over {plain} alone"),
+                *((kind, f"{added}, over {other}") for kind, added in _ADDED.items()),
+                ("synthetic", f"alone, over {other} alone"),
             ):
                 found += [
-                    (evidence.gain((recipe, kind), (plain, kind), name), question, name)
+                    (evidence.gain((recipe, kind), (other, kind), name), question, name)
                     for name in evidence.classifiers
                 ]
         bars = []
@@ -206,21 +206,23 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Html:
 
 def _scales(evidence: Evidence, colours: dict[str, str]) -> Html | None:
     """CAS by the size of the synthetic set, with the real shots' accuracy as level lines."""
-    lines: dict[tuple[str, str], dict[int, float]] = {}
-    for found in evidence.evaluation.get("scales", ()):
-        if found["run"] in (*colours, *_LEVELS):
-            lines.setdefault((found["run"], found["classifier"]), {})[found["scale"]] = 100 * found["accuracy"]
-    if not lines:
+    found = [line for line in evidence.evaluation.get("scales", ()) if line["run"] in (*colours, *_LEVELS)]
+    if not found:
         return None
-    styles = colours | _LEVELS
-    classifier = next(iter(lines))[1]
-    chart = charts.steps(
-        [(styles[run], line) for (run, _), line in lines.items()], "%", "times the shots", "CAS by size of the set"
-    )
-    key = [(styles[run], tables.trained_on(REAL, run) if run in _LEVELS else run) for run, _ in lines]
+    styles, classifier = colours | _LEVELS, found[0]["classifier"]
+    runs = list(dict.fromkeys(line["run"] for line in found))
+    lines = []
+    for run in runs:
+        own = {line["scale"]: line for line in found if line["run"] == run}
+        values = {scale: 100 * line["accuracy"] for scale, line in own.items()}
+        ends = {scale: (100 * line["low"], 100 * line["high"]) for scale, line in own.items()}
+        lines.append(charts.Line(styles[run], values, ends))
+    chart = charts.steps(lines, "%", "times the shots", "accuracy", "CAS by size of the set")
+    key = [(styles[run], tables.trained_on(REAL, run) if run in _LEVELS else run) for run in runs]
     note = (
         f"Accuracy of {classifier} trained on synthetic images alone: on the first so many times as many of each class "
-        "as there are shots, in equally many optimizer steps. Larger sets hold the smaller ones."
+        "as there are shots, in equally many optimizer steps. Larger sets hold the smaller ones. "
+        f"{evidence.confidence} intervals over the images scored."
     )
     return section("scales", "How many images it takes", tag("p", note), charts.legend(key), chart)
 

@@ -73,9 +73,10 @@ def _by_shots(evidence: Evidence, colours: dict[str, str]) -> Html | None:
         lines = []
         for arm, kind, style in kinds:
             known = {k: 100 * found[arm, kind][0] for k, found in means.items() if (arm, kind) in found}
-            lines += [(style, known)] if known else []
+            lines += [charts.Line(style, known)] if known else []
         if lines:
-            chart = charts.steps(lines, "%", "shots per class", f"Accuracy of {classifier} by number of shots")
+            title = f"Accuracy of {classifier} by number of shots"
+            chart = charts.steps(lines, "%", "shots per class", "accuracy", title)
             panels.append(tag("article", tag("h3", classifier), chart))
     key = [(style, trained_on(REAL, kind)) for _, kind, style in real]
     key += [(colours[name], name) for name in evidence.params.active]

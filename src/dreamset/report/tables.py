@@ -21,7 +21,7 @@ from dreamset.report.markup import (
 from dreamset.verdict import TOGETHER, basis, points, scored_images
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dreamset.params import Recipe
     from dreamset.report.evidence import Evidence, Score
@@ -169,30 +169,46 @@ def accuracies(evidence: Evidence) -> Html:
 
 
 def costs(evidence: Evidence) -> Html:
-    """Seconds and images of every recipe and stage."""
-    names = ("adapters", "steps", "adapt, s", "images", "redrawn", "generate, s", "images/s", "train, s", "total, s")
+    """Seconds and images of every recipe and stage, adapting and tuning of what it starts from included."""
+    names = ["adapters", "steps", "adapt, s", "trials", "tune, s", "images", "redrawn", "generate, s", "images/s"]
+    names += ["train, s", "total, s"]
     head = ["Recipe", *(tag("th", name, scope="col", class_="number") for name in names)]
     rows = []
     for arm in (REAL, *evidence.params.active):
-        adapt, drawn = evidence.record("adapt", arm), evidence.record("generate", arm)
-        training = [run["seconds"] for run in evidence.record("train", arm).get("runs", ())]
-        trained = sum(training) if training else None
-        seconds = [adapt.get("seconds"), drawn.get("seconds"), trained]
+        lineage, drawn = evidence.params.lineage(arm), evidence.record("generate", arm)
+        adapted = [evidence.record("adapt", name) for name in lineage]
+        studies = [evidence.studies[name] for name in lineage if name in evidence.studies]
+        tuned_for = _total(study["seconds"] for study in studies)
+        adapted_for = _total(record.get("seconds") for record in adapted)
+        trained = _total(run["seconds"] for run in evidence.record("train", arm).get("runs", ()))
+        seconds = (adapted_for, tuned_for, drawn.get("seconds"), trained)
         shown = [
-            number(adapt.get("adapters")),
-            number(adapt.get("steps")),
-            number(seconds[0], 1),
+            number(_total(record.get("adapters") for record in adapted)),
+            number(_total(record.get("steps") for record in adapted)),
+            number(adapted_for, 1),
+            number(_total(len(study["trials"]) for study in studies)),
+            number(tuned_for, 1),
             number(drawn.get("images")),
             number(drawn.get("redrawn")),
-            number(seconds[1], 1),
+            number(drawn.get("seconds"), 1),
             number(drawn.get("images_per_s"), 1),
             number(trained, 1),
-            number(sum(value for value in seconds if value is not None), 1),
+            number(_total(seconds) or 0, 1),
         ]
         name = "real shots only" if arm == REAL else arm
         rows.append(row(name, *(tag("td", value, class_="number") for value in shown)))
     note = "Seconds of work on the machine that ran the stages, without start-up; training is of all classifiers."
+    if evidence.studies:
+        note += " Tuning is all trials of a study, those of all workers added up."
+    if evidence.params.after:
+        note += " What starts from another recipe’s result is shown with the adapting and tuning of that one, too."
     return section("costs", "What it cost", table(head, rows, note))
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    """The sum of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def details(evidence: Evidence) -> Html:

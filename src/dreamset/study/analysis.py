@@ -388,7 +388,10 @@ def _agreement(record: Mapping[str, Any]) -> str:
         return ""
     if not known:
         n = max(row["n"] for row in rows)
-        return f"Whether few images per class rank trials as many do cannot be told: scored on both were {n}."
+        why = f"all {n} trials that were scored on both scored alike on one of them"
+        if n < _FEWEST:
+            why = f"scored on both were {n} trials, and it takes {_FEWEST}"
+        return f"Whether few images per class rank trials as many do cannot be told: {why}."
     each = ", ".join(f"{row['tau']:.2f} from {row['rung']} images per class" for row in known).replace("-", "−")
     told = (
         f"Kendall’s tau with the ranking at {known[0]['full']}: {each}, over "
