@@ -101,8 +101,7 @@ def _dataset(
         yield "- Adapter: none."
     else:
         yield (
-            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`"
-            f"{_weights(row)}. "
+            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`. "
             f"{COPIES}"
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
@@ -137,7 +136,7 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any])
         f"# Adapters: {recipe}",
         "",
         f"{_adapter(row)}, of a text-to-image model, trained on {len(split.train)} images of {len(split.classes)} "
-        f"classes{_weights(row)}. `adapters.json` says which file serves which classes.",
+        f"classes. `adapters.json` says which file serves which classes.",
         "",
         f"**{NOT_ANONYMOUS}** Pass them on only where you may pass on those images. {COPIES}",
         "",
@@ -153,11 +152,6 @@ def _not_anonymous(row: Recipe) -> str:
         return "" if row.adapter == "none" else NOT_ANONYMOUS
     learned = "" if row.adapter == "none" else ", and adapters contain the shots"
     return f"Not anonymised; the images contain parts of the shots{learned}."
-
-
-def _weights(row: Recipe) -> str:
-    """Which of the weights of a training they are, where these are not the last."""
-    return "" if row.epoch is None else f"; the weights after epoch {row.epoch}"
 
 
 def _adapter(row: Recipe) -> str:
