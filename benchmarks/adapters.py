@@ -142,7 +142,16 @@ class Plain:
 def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:
     """The adapters of a recipe, the files of each, and their settings."""
     plan = adapt.scopes(setting.params, setting.split, recipe)
-    found, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan, None)
+    bare, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan, None)
+    found = [
+        adapt.with_images(
+            setting.workspace,
+            job,
+            [sample.path for sample in setting.split.train if sample.label in labels],
+            setting.params.base.resolution,
+        )
+        for job, labels in zip(bare, plan, strict=True)
+    ]
     return found, [setting.files(labels) for labels in plan], settings
 
 

@@ -388,7 +388,8 @@ def test_small_pictures_are_raised_to_the_base_and_lowered_once(vectors: dict[st
     params, workspace = ready(vectors, tmp_path)
     split = read_split(workspace.splits)
     assert split.native == 28
-    jobs = adapt._training(params, workspace, split, ENCODER).jobs
+    training = adapt._training(params, workspace, split, ENCODER)
+    jobs = [adapt.with_images(workspace, job, training.files[job.key], 32) for job in training.jobs]
     assert {image.shape for job in jobs for image in job.images} == {(32, 32, 3)}
     adapt.run(params, workspace, ENCODER)
     generate.run(params, workspace, ENCODER)

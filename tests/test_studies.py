@@ -61,7 +61,7 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 "trials": [trial] * params.tune.trials,
                 "counts": {"complete": params.tune.trials, "pruned": 0, "failed": 0},
             }
-        write_json(workspace.result("tune", recipe), found)
+        toy.write_study(params, workspace, recipe, **found)
         write_json(workspace.tuned(recipe) / "adapters.json", {"recipe": recipe, "tuned": False, "adapters": []})
         return found
 

@@ -318,7 +318,7 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
 
 def test_training_learns_and_repeats_and_does_not_know_the_recipe(workspace: Workspace) -> None:
     toy.write_synthetic(workspace, "stable_diffusion")
-    changes = {"steps": 50, "batch": 18, "width": 4, "lr": 0.02}
+    changes = {"steps": 30, "batch": 18, "width": 4, "lr": 0.02}
     params = toy.params(
         selection="extra:3",
         train__classifiers=["resnet20"],

@@ -21,7 +21,7 @@ from dreamset.files import atomic_write, read_json, sha256_file, write_csv, writ
 from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -240,6 +240,11 @@ def _jobs(
     return jobs, settings
 
 
+def with_images(workspace: Workspace, job: Job, files: Sequence[str], size: int) -> Job:
+    """A job with its images, decoded from files that are named relative to the cell."""
+    return dataclasses.replace(job, images=[_shot(workspace, path, size) for path in files])
+
+
 def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     """A real image with its shortest side at ``size``: (h, w, 3) uint8."""
     import numpy as np
@@ -287,10 +292,7 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
                 folder = workspace.unfinished / shards.key_of(place, ())
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    learned = []
-                    for job in group:
-                        images = [_shot(workspace, path, size) for path in training.files[job.key]]
-                        learned.append(dataclasses.replace(job, images=images))
+                    learned = [with_images(workspace, job, training.files[job.key], size) for job in group]
                     together = Together(base, learned, training.settings, folder)
                     together.run(*_keeping(workspace, training, together) if keeping else ())
                 except (RuntimeError, MemoryError) as error:
