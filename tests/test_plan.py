@@ -109,9 +109,9 @@ def test_studies_are_done_again_in_each_fold_and_counted(tmp_path: Path) -> None
     search = {"guidance": {"low": 1.0, "high": 4.0}}
     params = small(recipes__stable_diffusion__search=search, recipes__datadream_cls__search=search)
     flat = " ".join(describe(params, place, "evaluate", None).split())
-    # 8 trials of 2 x 27 images and 13 + 40 + 120 steps: in one part where nothing is learned from the shots, and of
+    # 8 trials of 2 x 27 images and 10 + 30 + 90 steps: in one part where nothing is learned from the shots, and of
     # the adapters in three, of 4 and 2 images with 2 x 4 steps each; all of it in each of four folds.
-    images, steps = 4 * 8 * 54 * (1 + 3), 4 * 8 * 173 * (1 + 3)
+    images, steps = 4 * 8 * 54 * (1 + 3), 4 * 8 * 130 * (1 + 3)
     assert f"in 8 studies at most 64 trials, {images} images, {steps} classifier steps, 96 adapter steps" in flat
     for recipe in params.active:
         for stage in ("adapt", "generate"):
