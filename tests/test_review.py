@@ -266,6 +266,8 @@ def test_it_ends_by_done_or_by_a_signal(tmp_path: Path, raw: dict[str, Any], end
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background deaf to Ctrl-C, and so would this be.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stdout
     where = urlsplit(running.stdout.readline().split()[2])

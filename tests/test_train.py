@@ -170,6 +170,7 @@ def test_a_plateau_keeps_the_best_step_and_needs_images_to_go_by(
 
 def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"train__classifiers": ["resnet20"], "train__baselines": [], "generate__per_class": 6}
+    changes |= {"models__bundled__train__resnet20__steps": 4, "models__bundled__train__resnet20__warmup": 1}
     places = [Workspace.at(tmp_path / name) for name in ("plain", "scaled")]
     for place, each in zip(places, (6, 12), strict=True):
         toy.write_splits(place)
@@ -186,8 +187,8 @@ def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
         assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
     sized = scaled[len(plain) :]
     assert [(run["train_on"], run["synthetic_images"], run["steps"], run["real_images"]) for run in sized] == [
-        ("synthetic_x1", 12, 12, 0),
-        ("synthetic_x3", 36, 12, 0),
+        ("synthetic_x1", 12, 4, 0),
+        ("synthetic_x3", 36, 4, 0),
     ]
     assert [train.scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
     part = train._Part(params, places[1], read_split(places[1].splits), RECIPE)

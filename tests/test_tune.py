@@ -54,6 +54,7 @@ def small(tiny_generator: Path) -> Callable[..., Params]:
             f"{BASE}adapt__dataset__batch": 4,
             f"{BASE}adapt__sample_every": 10,
             "adapt__sample_images": 1,
+            "adapt__sample_steps": 1,
             "tune__trials": 3,
             f"recipes__{PLAIN}__search": {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 1, "high": 3}},
         }
