@@ -260,14 +260,17 @@ def test_it_ends_by_done_or_by_a_signal(tmp_path: Path, raw: dict[str, Any], end
     workspace = Workspace.at(tmp_path)
     toy.write_splits(workspace)
     toy.write_synthetic(workspace, RECIPE)
+    # A shell starts what runs in the background deaf to Ctrl-C, and so would this be.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from dreamset.cli import main; main(sys.argv[1:])"
+    )
     running = subprocess.Popen(
-        [sys.executable, "-m", "dreamset", "review", RECIPE, "--no-browser"],
+        [sys.executable, "-c", code, "review", RECIPE, "--no-browser"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts what runs in the background deaf to Ctrl-C, and so would this be.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stdout
     where = urlsplit(running.stdout.readline().split()[2])
