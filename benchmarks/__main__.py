@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks import arithmetic, setting, timing
+from dreamset import device
 from dreamset.files import write_json
 from dreamset.params import to_dict
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             reduced=options.reduced,
             **changes,
         )
-        name = timing.device_name(here.device)
+        name = device.name(here.device)
         matmul = arithmetic.matmul_rate(here.device, getattr(torch, here.params.base.dtype))
         report = {
             "device": name,

@@ -1,13 +1,17 @@
 """Accuracy after each phase of the class-encoder method, over seeds: ``python -m benchmarks.phases``.
 
 The phases are recipes (arXiv 2405.02698, section 4): the encoder trained, its sampler and epoch tuned, the U-Net
-trained from there, tuned again. The cells are those of ``dreamset table``, which this runs, and goes on with, first.
+trained from there, tuned again. CAS is that of the largest set, ten times the shots unless told otherwise, and of
+every phase by the size of the set. Studies prune nothing here, so that importances rest on every trial. The cells are
+those of ``dreamset table``, in a project of their own, which this runs, and goes on with, first.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import shlex
+import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +22,7 @@ from benchmarks import paired
 from dreamset import params as parameters
 from dreamset import sources, sweep
 from dreamset.cli import _span
-from dreamset.files import atomic_write, write_json
+from dreamset.files import atomic_write, read_json, write_json
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -42,11 +46,24 @@ PAIRS = (
     ("class_encoder_ft", "class_encoder_untuned"),
 )
 CLASSIFIER = "resnet20"  # trained from scratch
+SCALES = (1, 2, 5, 10)  # sizes of the set, in times the shots
+REAL = ("real", "real_strong")
 
 
-def with_phases(raw: dict[str, Any], file: str) -> Params:
-    """Parameters whose active recipes are the phases, the later two starting from the tuned encoder."""
-    changed = raw | {"active": list(FIRST), "after": dict.fromkeys(SECOND, FIRST[-1]), "primary": FIRST[-1]}
+def with_phases(raw: dict[str, Any], file: str, shots: int, trials: int) -> Params:
+    """Parameters whose active recipes are the phases, the later two starting from the tuned encoder.
+
+    Args:
+        raw: a params.yaml.
+        file: its name, for errors.
+        shots: per class.
+        trials: of each study.
+    """
+    changed = copy.deepcopy(raw)
+    changed |= {"active": list(FIRST), "after": dict.fromkeys(SECOND, FIRST[-1]), "primary": FIRST[-1]}
+    changed["tune"] |= {"trials": trials, "pruner": "none"}
+    changed["train"] |= {"classifiers": [CLASSIFIER], "baselines": [], "scales": list(SCALES)}
+    changed["generate"] |= {"per_class": SCALES[-1] * shots}
     return parameters.parse(changed, file)
 
 
@@ -60,13 +77,44 @@ def records(params: Params, workspace: Workspace, shots: int, seeds: Sequence[in
     return sorted(chosen, key=lambda found: int(found["seed"]))
 
 
-def run(recipe: str) -> str:
-    """The name of the run whose accuracy is CAS."""
-    return f"{recipe}/synthetic/{CLASSIFIER}"
+def importances(workspace: Workspace, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What mattered in the studies, in the mean over the seeds whose cells are still there.
+
+    Returns:
+        For each tuned phase the mean share of the variance of CAS of each knob alone, by fANOVA, of each pair beyond
+        that, and the number of studies.
+    """
+    rows = []
+    for recipe in (FIRST[-1], SECOND[-1]):
+        paths = [
+            Workspace(workspace.root, sweep.folder_of(workspace, record["shots"], record["seed"])).result(
+                "tune", recipe
+            )
+            for record in found
+        ]
+        read = [read_json(path, "python -m benchmarks.phases")["importance"] for path in paths if path.is_file()]
+        known = [own for own in read if "main" in own]
+        shares: dict[str, list[float]] = {}
+        for own in known:
+            pairs = {" × ".join(pair["knobs"]): pair["share"] for pair in own["pairs"]}
+            for name, share in (own["main"] | pairs).items():
+                shares.setdefault(name, []).append(share)
+        means = {name: round(statistics.fmean(of), 3) for name, of in shares.items()}
+        rows.append({"recipe": recipe, "studies": len(known), "shares": means})
+    return rows
+
+
+def run(arm: str, kind: str = "synthetic") -> str:
+    """The name of a run, of that whose accuracy is CAS unless another is named."""
+    return f"{arm}/{kind}/{CLASSIFIER}"
 
 
 def summarise(params: Params, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """CAS after each phase, and the differences between phases."""
+    """CAS after each phase, the differences between phases, and CAS by the size of the set beside real images."""
+    names = [
+        *((name, f"synthetic_x{scale}") for name in PHASES for scale in SCALES),
+        *(("real", kind) for kind in REAL),
+    ]
     return {
         "phases": [{"recipe": name} | paired.accuracy(found, run(name)) for name in PHASES],
         "differences": [
@@ -74,11 +122,16 @@ def summarise(params: Params, found: Sequence[dict[str, Any]]) -> dict[str, Any]
             | paired.difference(params, [(record, record) for record in found], run(of), run(minus))
             for of, minus in PAIRS
         ],
+        "scales": [
+            {"arm": arm, "train_on": kind} | paired.accuracy(found, run(arm, kind))
+            for arm, kind in names
+            if all(run(arm, kind) in record["right"] for record in found)
+        ],
     }
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """Both as tables, per cent and points."""
+    """All of it as tables, per cent and points."""
     phases = [
         [
             PHASES[row["recipe"]],
@@ -90,8 +143,30 @@ def markdown(summary: dict[str, Any]) -> str:
         for row in summary["phases"]
     ]
     differences = [[f"`{row['of']}` over `{row['minus']}`", paired.told(row)] for row in summary["differences"]]
-    first = paired.markdown(("phase", "recipe", *paired.HEAD), phases)
-    return first + "\n" + paired.markdown(("difference", "points (95 % interval)"), differences)
+    by_size = {(row["arm"], row["train_on"]): f"{100 * row['cas']:.1f}" for row in summary["scales"]}
+    scales = [[PHASES[name], *(by_size.get((name, f"synthetic_x{scale}"), "–") for scale in SCALES)] for name in PHASES]
+    # Of one size: the shots.
+    scales += [
+        [kind.replace("_", ", ") + "ly augmented" * (kind != "real"), by_size.get(("real", kind), "–")] for kind in REAL
+    ]
+    scales = [row + [""] * (len(SCALES) + 1 - len(row)) for row in scales]
+    shares = [
+        [
+            f"`{row['recipe']}`",
+            str(row["studies"]),
+            ", ".join(f"{of} {share:.0%}" for of, share in row["shares"].items()),
+        ]
+        for row in summary["importances"]
+        if row["studies"]
+    ]
+    return "\n".join(
+        (
+            paired.markdown(("phase", "recipe", *paired.HEAD), phases),
+            paired.markdown(("difference", "points (95 % interval)"), differences),
+            paired.markdown(("images, in times the shots", *(f"{scale}x" for scale in SCALES)), scales),
+            paired.markdown(("study", "studies", "share of the variance of CAS"), shares),
+        )
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -99,15 +174,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     options = parser.parse_args(arguments)
-    params = with_phases(yaml.safe_load(options.params.read_text(encoding="utf-8")), str(options.params))
-    workspace = Workspace.at(options.params.resolve().parent)
+    raw = yaml.safe_load(options.params.read_text(encoding="utf-8"))
+    params = with_phases(raw, str(options.params), options.shots, options.trials)
+    root = options.params.resolve().parent
+    # Apart from the cells of the project's own table, which have other parameters.
+    workspace = Workspace(root, root / ".dreamset/phases")
     if not options.read:
         print(sweep.run(params, workspace, [options.shots], list(options.seeds), options.jobs), file=sys.stderr)
     found = records(params, workspace, options.shots, options.seeds)
     if not found:
         parser.error("no finished cell has all four phases; run this without --read.")
-    report = {"command": shlex.join(["python", "-m", "benchmarks.phases", *arguments]), "shots": options.shots}
-    report |= summarise(params, found)
+    report = {
+        "command": shlex.join(["python", "-m", "benchmarks.phases", *arguments]),
+        "devices": sorted({record["device"] for record in found}),
+        "shots": options.shots,
+        "trials": options.trials,
+    }
+    report |= summarise(params, found) | {"importances": importances(workspace, found)}
     write_json(options.output / "phases.json", report)
     atomic_write(options.output / "phases.md", markdown(report))
     print(markdown(report))
@@ -119,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file of the project")
     parser.add_argument("--shots", type=int, default=16, help="per class; default: 16")
     parser.add_argument("--seeds", type=_span, default=range(5), metavar="A-B", help="default: 0-4")
+    parser.add_argument("--trials", type=int, default=24, help="of each study; default: 24")
     parser.add_argument("--jobs", type=int, default=1, help="cells at once; cores are shared. Default: 1")
     parser.add_argument("--read", action="store_true", help="run nothing: read the cells that are finished")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of phases.json")

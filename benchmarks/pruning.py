@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from benchmarks import paired, timing
+from benchmarks import paired
 from dreamset import adapt, audit, device, evaluate, generate, prepare, table, train
 from dreamset import params as parameters
 from dreamset.cli import _span
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         )
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.pruning", *arguments]),
-        "device": timing.device_name(device.pick()),
+        "device": device.name(),
         "trials": options.trials,
         "shots": options.shots,
         "arms": [],

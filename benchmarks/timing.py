@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
-import platform
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,19 +106,3 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def device_name(device: torch.device) -> str:
-    """What was timed: the GPU, or the CPU with its number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_cpu()}, {torch.get_num_threads()} threads"
-
-
-def _cpu() -> str:
-    facts = Path("/proc/cpuinfo")
-    if facts.is_file():
-        for line in facts.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

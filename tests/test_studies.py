@@ -172,7 +172,7 @@ def test_what_was_killed_goes_on_where_it_was(
 
 
 def test_the_phases_are_recipes_in_their_order(raw: dict[str, Any]) -> None:
-    params = phases.with_phases(raw, "params.yaml")
+    params = phases.with_phases(raw, "params.yaml", 16, 20)
     assert params.active == tuple(phases.PHASES)
     assert params.after == dict.fromkeys(phases.SECOND, "class_encoder")
     right = {phases.run(name): bits(*(int(i <= place) for i in range(4))) for place, name in enumerate(phases.PHASES)}
@@ -188,7 +188,7 @@ def test_only_cells_with_every_phase_are_read(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params, right = (
-        phases.with_phases(raw, "params.yaml"),
+        phases.with_phases(raw, "params.yaml", 16, 20),
         {phases.run(name): bits(1, 0, 0, 0) for name in phases.PHASES},
     )
     partial = {key: value for key, value in right.items() if "_ft/" not in key}

@@ -1,7 +1,9 @@
-"""Where tensors live, and whether they fit."""
+"""Where tensors live, whether they fit, and what it is called."""
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +26,22 @@ def out_of_memory(error: Exception) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def name(device: torch.device | None = None) -> str:
+    """What computes: the GPU, or the CPU with its number of threads; None: what ``pick`` picks."""
+    import torch
+
+    device = device or pick()
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{_cpu()}, {torch.get_num_threads()} threads"
+
+
+def _cpu() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -25,7 +25,7 @@ from dreamset.seeds import image_seed
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -72,8 +72,16 @@ class Request:
     shot: Sample | None = None
 
 
-def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+def run(
+    params: Params, workspace: Workspace, recipe: str, load: Callable[[], BaseModel] | None = None
+) -> dict[str, Any]:
     """Draw what is not drawn yet, and assemble ``data/synthetic/<recipe>/``.
+
+    Args:
+        params: all parameters.
+        workspace: where the split and the adapters are.
+        recipe: a row's name.
+        load: called for the base when there is something to draw; None: ``load_base``.
 
     Raises:
         InputError: the adapters or what was chosen by a study are missing or damaged, too many images came out
@@ -86,7 +94,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     drawing = params.recipes[recipe].origin == "generator"
     adapters = _adapters(params, workspace, recipe) if drawing else None
     reviewed = decisions.read(workspace.review(recipe))
-    blocks, needed, drawn_now = finish(params, workspace, split, recipe, adapters, reviewed)
+    blocks, needed, drawn_now = finish(params, workspace, split, recipe, adapters, reviewed, load)
     images, looked = _assemble(params, workspace, split, recipe, blocks, needed, reviewed)
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
@@ -125,10 +133,11 @@ def finish(
     recipe: str,
     adapters: list[Adapter] | None,
     reviewed: Mapping[Picture, Decision],
+    load: Callable[[], BaseModel] | None = None,
 ) -> tuple[list[Block], dict[int, int], int]:
     """Draw what is not drawn yet until every class has all its images, none of them rejected by anybody.
 
-    ``adapters`` are None where the images are not drawn but found.
+    ``adapters`` are None where the images are not drawn but found; ``load`` is as ``run`` has it.
 
     Returns:
         The blocks, all of them finished shards; how many images of each label, from index 0, hold those that are
@@ -145,7 +154,7 @@ def finish(
         else:
             blocks = plan(params, workspace, split, recipe, adapters, needed)
             missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-            new = _draw_all(params, workspace, split, recipe, adapters, missing) if missing else 0
+            new = _draw_all(params, workspace, split, recipe, adapters, missing, load) if missing else 0
         drawn_now += new
         # Only what is drawn tells its sha256, and so whether it was rejected; a replacement may have been, too.
         rejected: dict[int, list[int]] = {label: [] for label in needed}
@@ -213,19 +222,33 @@ def _places(labels: Sequence[int], start: int, stop: int) -> list[tuple[int, int
     return [(label, index) for index in range(start, stop) for label in labels]
 
 
+def load_base(params: Params, workspace: Workspace) -> BaseModel:
+    """The base that the model's row names, on the device, compiled where the row says so."""
+    from dreamset.generator import base_model
+
+    base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
+    if params.base.generate.compile:
+        base_model.compile_unet(base)
+    return base
+
+
 def _draw_all(
-    params: Params, workspace: Workspace, split: Split, recipe: str, adapters: list[Adapter], missing: list[Block]
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    adapters: list[Adapter],
+    missing: list[Block],
+    load: Callable[[], BaseModel] | None = None,
 ) -> int:
     """Draw blocks, adapter by adapter; encoding and writing go on while the next block is drawn.
 
     Returns:
         How many images were drawn here: fewer than are missing where another process draws the same blocks.
     """
-    from dreamset.generator import base_model, trained
+    from dreamset.generator import trained
 
-    base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
-    if params.base.generate.compile:
-        base_model.compile_unet(base)
+    base = load_base(params, workspace) if load is None else load()
     total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     written: Future[None] | None = None
     count = 0

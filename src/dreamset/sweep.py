@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import audit, claims, evaluate, generate, locks, pools, prepare, sources, table, train, tune
+from dreamset import audit, claims, device, evaluate, generate, locks, pools, prepare, sources, table, train, tune
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
@@ -134,7 +134,7 @@ def run_cell(cell: Cell) -> None:
     params, workspace = cell.params, cell.workspace
     # Before the work: what changes while it goes on is not what it was made with.
     done, recipes = cell.done, cell.recipes
-    with locks.turn(workspace.locks, f"table_{workspace.cell.name}"):
+    with locks.turn(workspace.locks, workspace.cell.relative_to(workspace.root).as_posix().replace("/", "_")):
         if cell.finished:
             return  # by another run, while this one waited for it
         path = workspace.cell / "cell.json"
@@ -160,9 +160,14 @@ def run_cell(cell: Cell) -> None:
         evaluation = evaluate.run(params, workspace)
         guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
         seconds = round(progress["seconds"] + time.monotonic() - started, 1)
-        made = {"done": done, "recipes": recipes, "seconds": seconds, "threads": cell.threads}
+        made = {"done": done, "recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}
         # On one line: nobody reads it, and there are many.
         atomic_write(cell.record, json.dumps(made | table.record(evaluation, guesses), ensure_ascii=False) + "\n")
+
+
+def folder_of(workspace: Workspace, shots: int, seed: int) -> Path:
+    """Where a cell works."""
+    return workspace.cell / ".dreamset/table" / f"shots{shots:03d}_seed{seed}"
 
 
 def _check_seeds(params: Params, workspace: Workspace, cells: list[Cell]) -> None:
@@ -215,9 +220,8 @@ def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[st
 
 def _cell(params: Params, workspace: Workspace, shots: int, seed: int, jobs: int, data: str | None) -> Cell:
     own = dataclasses.replace(params, shots=shots, seed=seed)
-    name = f"shots{shots:03d}_seed{seed}"
-    folder = workspace.root / ".dreamset/table" / name
-    record = workspace.results / "table/cells" / f"{name}.json"
+    folder = folder_of(workspace, shots, seed)
+    record = workspace.results / "table/cells" / f"{folder.name}.json"
     return Cell(own, Workspace(workspace.root, folder), record, max(1, (os.cpu_count() or 1) // jobs), data)
 
 

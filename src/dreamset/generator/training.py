@@ -160,7 +160,7 @@ class Together:
         predicted = self.base.predict(noisy, t, context)
         squares = F.mse_loss(predicted.float(), target, reduction="none")
         # A sum over adapters: each gets the gradient that it would have alone.
-        losses = squares.view(len(self.jobs), -1).mean(dim=1)
+        losses = squares.reshape(len(self.jobs), -1).mean(dim=1)
         losses.sum().backward()
         for mine in self.parameters:
             torch.nn.utils.clip_grad_norm_(mine, settings.max_grad_norm, foreach=True)

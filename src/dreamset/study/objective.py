@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
+    from dreamset.generator.base_model import BaseModel
     from dreamset.metrics.features import Judge
     from dreamset.params import ModelTune, Params
     from dreamset.splits import Sample, Split
@@ -176,6 +177,7 @@ class Objective:
         self._real: dict[tuple[int, int], Labelled] = {}
         self._adapted: set[Path] = set()
         self._judge: Judge | None = None
+        self._loaded: BaseModel | None = None
 
     @property
     def name(self) -> str:
@@ -206,7 +208,7 @@ class Objective:
             locks.boundary()
             own = drawing(chosen, self.recipe, rung, len(self.parts[0].split.classes))
             for place in places:
-                generate.run(own, place, self.recipe)
+                generate.run(own, place, self.recipe, self._base)
             if rung == self.rungs[0] and self.drawn is not None:
                 self.drawn(trial, places[0].synthetic(self.recipe))
             started = time.perf_counter()
@@ -236,6 +238,12 @@ class Objective:
             trial.set_user_attr("fid", distance)
             self._over(trial, FID, distance - tune.max_fid)
         return score if tune.objectives == "cas" else (score, each)
+
+    def _base(self) -> BaseModel:
+        """The base, read and compiled once for all trials: at full size that takes longer than a first rung."""
+        if self._loaded is None:
+            self._loaded = generate.load_base(self.params, self.workspace)
+        return self._loaded
 
     def _over(self, trial: optuna.Trial, name: str, excess: float) -> bool:
         """Whether a limit is exceeded, as it was when the trial first said so: a constraint is set once."""

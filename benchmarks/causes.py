@@ -1,0 +1,240 @@
+"""What real + synthetic images would teach more by, without test images: ``python -m benchmarks.causes``.
+
+One change of the parameters at a time, over seeds that no table uses. Each is scored on ``--labels`` images per class
+that ``selection: extra`` sets apart beside the shots; a default may be chosen by that, and is then measured once on
+test images, at other seeds, by ``dreamset table``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import os
+import shlex
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from benchmarks import paired
+from dreamset import adapt, audit, device, generate, prepare, train
+from dreamset import params as parameters
+from dreamset.cli import _span
+from dreamset.files import atomic_write, read_json, write_json
+from dreamset.fingerprint import fingerprint
+from dreamset.progress import bar
+from dreamset.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dreamset.params import Params
+
+ROOT = Path(__file__).parents[1]
+RECIPE, PLAIN = "datadream_dset", "stable_diffusion"
+# By name, what of the parameters differs from the default; a dot leads one level down.
+CHANGES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "lambda 0.2": {"train.real_weight": 0.2},
+    "lambda 0.5": {"train.real_weight": 0.5},
+    "lambda 0.95": {"train.real_weight": 0.95},
+    "200 images per class": {"generate.per_class": 200},
+    "twice the steps": {"models.bundled.train.resnet20.steps": 400},
+    "200 images per class, twice the steps": {
+        "generate.per_class": 200,
+        "models.bundled.train.resnet20.steps": 400,
+    },
+    "half the steps of the adapter": {"models.bundled.adapt.dataset.max_steps": 200},
+    "guidance 1": {f"recipes.{RECIPE}.sampler.guidance": 1.0},
+    "guidance 3": {f"recipes.{RECIPE}.sampler.guidance": 3.0},
+}
+REAL = ("real", "real_strong")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One change at one number of shots and one seed; ``made`` is the hash of all that its scores rest on."""
+
+    change: str
+    shots: int
+    seed: int
+    params: Params
+    workspace: Workspace
+    made: str
+    threads: int
+
+
+def cells(raw: dict[str, Any], options: argparse.Namespace) -> list[Cell]:
+    """Every change at every number of shots and seed, seed by seed."""
+    root, found = options.params.resolve().parent, []
+    for seed in options.seeds:
+        for shots in options.shots:
+            for change in options.changes:
+                params = parameters.parse(_changed(raw, change, shots, seed, options.labels), str(options.params))
+                setting = [params.setting(params.active), shots, seed, params.selection]
+                made = fingerprint(setting, root, params.base)
+                workspace = Workspace(root, options.work / made[:16])
+                threads = max(1, (os.cpu_count() or 1) // options.jobs)
+                found.append(Cell(change, shots, seed, params, workspace, made, threads))
+    return found
+
+
+def _changed(raw: dict[str, Any], change: str, shots: int, seed: int, labels: int) -> dict[str, Any]:
+    own = copy.deepcopy(raw)
+    own |= {"shots": shots, "seed": seed, "selection": f"extra:{labels}", "active": [PLAIN, RECIPE], "after": {}}
+    own |= {"primary": RECIPE}
+    # The last step is scored, and nothing chosen.
+    own["train"] |= {"classifiers": ["resnet20"], "baselines": [], "selections": 1, "configurations": 1}
+    own["models"][own["model"]]["retrieval"] = None
+    own["track"]["uri"] = None
+    for path, value in CHANGES[change].items():
+        *levels, last = path.split(".")
+        place = own
+        for level in levels:
+            place = place[level]
+        place[last] = value
+    return own
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """The stages up to training: the record of a cell, with the accuracy of every run on the selection images."""
+    torch.set_num_threads(cell.threads)
+    params, workspace = cell.params, cell.workspace
+    prepare.run(params, workspace)
+    scores = {}
+    with audit.closed(workspace):
+        for arm in (train.REAL, *params.active):
+            if arm != train.REAL:
+                adapt.run(params, workspace, arm)
+                generate.run(params, workspace, arm)
+            train.run(params, workspace, arm)
+            for row in read_json(workspace.result("train", arm), "python -m benchmarks.causes")["runs"]:
+                if row["selection_curve"]:
+                    scores[f"{arm}/{row['train_on']}"] = row["selection_curve"][-1]["accuracy"]
+    return {
+        "change": cell.change,
+        "shots": cell.shots,
+        "seed": cell.seed,
+        "made": cell.made,
+        "scores": scores,
+    }
+
+
+def summarise(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for every number of shots and change: means, and gains paired by seed with their standard errors."""
+    by_cell = {(record["shots"], record["change"], record["seed"]): record["scores"] for record in records}
+    rows = []
+    for shots in sorted({key[0] for key in by_cell}):
+        for change in CHANGES:
+            seeds = sorted(seed for k, name, seed in by_cell if (k, name) == (shots, change))
+            if not seeds:
+                continue
+            own = [by_cell[shots, change, seed] for seed in seeds]
+            both = [scores[f"{RECIPE}/both_strong"] for scores in own]
+            # The best of the ways of training on real images alone, as the verdict has it.
+            real = max(([scores[f"real/{kind}"] for scores in own] for kind in REAL), key=statistics.fmean)
+            row: dict[str, Any] = {"shots": shots, "change": change, "seeds": len(seeds)}
+            row |= {"real": _mean(real), "both": _mean(both)}
+            row |= {"synthetic": _mean([scores[f"{RECIPE}/synthetic"] for scores in own])}
+            row |= {"both_unadapted": _mean([scores[f"{PLAIN}/both_strong"] for scores in own])}
+            row |= {"over_real": _gain(both, real)}
+            default = [by_cell.get((shots, "as it is", seed)) for seed in seeds]
+            if change != "as it is" and all(default):
+                row |= {"over_default": _gain(both, [found[f"{RECIPE}/both_strong"] for found in default if found])}
+            rows.append(row)
+    return rows
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return round(statistics.fmean(scores), 4)
+
+
+def _gain(of: Sequence[float], minus: Sequence[float]) -> dict[str, float | None]:
+    each = [one - other for one, other in zip(of, minus, strict=True)]
+    error = round(statistics.stdev(each) / len(each) ** 0.5, 4) if len(each) > 1 else None
+    return {"mean": _mean(each), "standard_error": error}
+
+
+def markdown(rows: Iterable[dict[str, Any]]) -> str:
+    """The rows as a table, in per cent and points."""
+    head = (
+        "change",
+        "shots",
+        "seeds",
+        "real",
+        "synthetic",
+        "real + base",
+        f"real + {RECIPE}",
+        "over real",
+        "over as it is",
+    )
+    lines = []
+    for row in rows:
+        means = [f"{100 * row[name]:.1f}" for name in ("real", "synthetic", "both_unadapted", "both")]
+        gains = [_told(row.get(name)) for name in ("over_real", "over_default")]
+        lines.append([row["change"], str(row["shots"]), str(row["seeds"]), *means, *gains])
+    return paired.markdown(head, lines)
+
+
+def _told(gain: dict[str, float | None] | None) -> str:
+    if gain is None or gain["mean"] is None:
+        return "–"
+    error = gain["standard_error"]
+    spread = "" if error is None else f" ± {100 * error:.1f}"
+    return f"{100 * gain['mean']:+.1f}{spread}".replace("-", "−")
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run from the command line; what was found."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    target = options.output / "causes.json"
+    every = cells(yaml.safe_load(options.params.read_text(encoding="utf-8")), options)
+    known = json.loads(target.read_text(encoding="utf-8"))["cells"] if target.is_file() else []
+    wanted = {cell.made for cell in every}
+    report: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks.causes", *arguments]),
+        "device": device.name(),
+        "labels_per_class": options.labels,
+        "changes": [],
+        "cells": [record for record in known if record["made"] in wanted],
+    }
+    done = {record["made"] for record in report["cells"]}
+    todo = [cell for cell in every if cell.made not in done]
+
+    def keep(record: dict[str, Any]) -> None:
+        report["cells"].append(record)
+        report["changes"] = summarise(report["cells"])
+        write_json(target, report)
+        atomic_write(target.with_suffix(".md"), markdown(report["changes"]))
+
+    # A fresh interpreter each: torch's threads do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for record in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="causes", unit="cell"):
+            keep(record)
+    report["changes"] = summarise(report["cells"])
+    print(markdown(report["changes"]))
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.causes", description=__doc__)
+    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
+    parser.add_argument("--shots", type=int, nargs="+", default=[4, 16], help="per class; default: 4 16")
+    parser.add_argument("--seeds", type=_span, default=range(100, 105), metavar="A-B", help="default: 100-104")
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES), help="default: all")
+    parser.add_argument("--labels", type=int, default=20, help="images per class that score; default: 20")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at once; cores are shared. Default: 1")
+    parser.add_argument("--work", type=Path, default=ROOT / ".dreamset/causes", help="folder of what is going on")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of causes.json")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
