@@ -51,6 +51,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "models.bundled.train.resnet20.steps": 400,
     },
     "half the steps of the adapter": {"models.bundled.adapt.dataset.max_steps": 200},
+    "a quarter of the steps of the adapter": {"models.bundled.adapt.dataset.max_steps": 100},
     "guidance 1": {f"recipes.{RECIPE}.sampler.guidance": 1.0},
     "guidance 3": {f"recipes.{RECIPE}.sampler.guidance": 3.0},
 }
