@@ -161,12 +161,11 @@ def ladders(setting: Setting) -> list[Ladder]:
     Every rung reads its own base, so that none takes memory from another; that is timed where a lever says so.
     """
     model, amount = setting.params.base, setting.amount
-    cuda = setting.device.type == "cuda"
 
     def plain(recipe: str, dtype: str = "float32", *, reload: bool = False, **levers: bool) -> float:
         found, files, settings = jobs(setting, recipe)
         start = clock()
-        base = read(setting, dtype, torch.contiguous_format)
+        base = read(setting, dtype)
         setup = clock() - start if reload else 0.0
         start = clock()
         loop = Plain(base, found[0], files[0], settings, **levers)
@@ -178,21 +177,12 @@ def ladders(setting: Setting) -> list[Ladder]:
         loop.close()
         return taken + setup / settings.steps
 
-    def ours(
-        recipe: str,
-        layout: torch.memory_format = torch.contiguous_format,
-        *,
-        at_once: int = model.adapt.together,
-        compiled: bool = False,
-    ) -> float:
+    def ours(recipe: str, *, at_once: int = model.adapt.together) -> float:
         found, _, settings = jobs(setting, recipe)
         group = found[:at_once]
-        base = read(setting, model.dtype, layout)
+        base = read(setting, model.dtype)
         start = clock()
         together = Together(base, group, settings, setting.workspace.unfinished, losses=[[] for _ in group])
-        if compiled:
-            base_model.compile_unet(base)
-            together._train_step()
         setup = clock() - start
         for _ in range(amount.warmup):
             together._train_step()
@@ -214,21 +204,10 @@ def ladders(setting: Setting) -> list[Ladder]:
         ]
         return [dataclasses.replace(rung, operations=operations) for rung in [*first, *middle, *together]]
 
-    def on_cuda(recipe: str) -> list[Rung]:
-        if not cuda:
-            return []
-        return [
-            Rung("dreamset (+ channels last)", lambda: ours(recipe, torch.channels_last)),
-            # What training has no parameter for: every group of adapters would be compiled anew.
-            Rung("+ U-Net compiled", lambda: ours(recipe, torch.channels_last, compiled=True)),
-        ]
-
     # The reference scripts compute in single precision.
     dtypes = ["float32"] if model.dtype == "float32" else ["float32", model.dtype]
     dataset = model.adapt.dataset.batch
     per_class, classes = model.adapt.class_.batch, min(model.adapt.together, len(setting.split.classes))
-    # On a GPU the last lever follows.
-    own = "+ {}" if cuda else "dreamset (+ {})"
     return [
         Ladder(
             f"Adapter of the data set, batch {dataset}",
@@ -238,10 +217,7 @@ def ladders(setting: Setting) -> list[Ladder]:
                 dataset,
                 [Rung("plain loop", lambda: plain(DATASET))],
                 dtypes,
-                [
-                    Rung(own.format("own LoRA layers, foreach AdamW, moving average"), lambda: ours(DATASET)),
-                    *on_cuda(DATASET),
-                ],
+                [Rung("dreamset (+ own LoRA layers, foreach AdamW, moving average)", lambda: ours(DATASET))],
             ),
         ),
         Ladder(
@@ -257,16 +233,13 @@ def ladders(setting: Setting) -> list[Ladder]:
                 dtypes,
                 [
                     Rung("+ own LoRA layers, foreach AdamW, moving average", lambda: ours(CLASS, at_once=1)),
-                    Rung(own.format(f"{classes} adapters at once"), lambda: ours(CLASS)),
-                    *on_cuda(CLASS),
+                    Rung(f"dreamset (+ {classes} adapters at once)", lambda: ours(CLASS)),
                 ],
             ),
         ),
     ]
 
 
-def read(setting: Setting, dtype: str, layout: torch.memory_format) -> BaseModel:
-    """The base in a type and an order of its own."""
-    base = base_model.load(setting.generator, dataclasses.replace(setting.params.base, dtype=dtype), setting.device)
-    base_model.lay_out(base, layout)
-    return base
+def read(setting: Setting, dtype: str) -> BaseModel:
+    """The base in a type of its own."""
+    return base_model.load(setting.generator, dataclasses.replace(setting.params.base, dtype=dtype), setting.device)

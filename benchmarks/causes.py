@@ -114,7 +114,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
             if arm != train.REAL:
                 adapt.run(params, workspace, arm)
                 generate.run(params, workspace, arm)
-            train.run(params, workspace, arm)
+            train.run(params, workspace, arm, (*REAL, "synthetic", "both_strong"))
             for row in read_json(workspace.result("train", arm), "python -m benchmarks.causes")["runs"]:
                 if row["selection_curve"]:
                     scores[f"{arm}/{row['train_on']}"] = row["selection_curve"][-1]["accuracy"]
@@ -123,6 +123,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "shots": cell.shots,
         "seed": cell.seed,
         "made": cell.made,
+        "device": device.name(),
         "scores": scores,
     }
 
@@ -201,7 +202,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     wanted = {cell.made for cell in every}
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.causes", *arguments]),
-        "device": device.name(),
         "labels_per_class": options.labels,
         "changes": [],
         "cells": [record for record in known if record["made"] in wanted],

@@ -113,7 +113,6 @@ def ours(
     used: list[Adapter],
     *,
     apart: bool = True,
-    last: bool = True,
     compiled: bool = False,
 ) -> Drawn:
     """Draw as ``dreamset generate`` does.
@@ -123,7 +122,6 @@ def ours(
         recipe: which adapters.
         used: those of them that are drawn with.
         apart: lever: shards are written while the next is drawn.
-        last: lever: channels last where a GPU convolves.
         compiled: lever: the parameter ``compile``.
     """
     params, workspace, split = setting.params, setting.workspace, setting.split
@@ -136,8 +134,6 @@ def ours(
     latents = starts.Latents(workspace.cell)
     start = clock()
     base = base_model.load(setting.generator, params.base, setting.device)
-    if not last:
-        base_model.lay_out(base, torch.contiguous_format)
     if compiled:
         base_model.compile_unet(base)
         row = params.recipes[recipe]
@@ -194,9 +190,7 @@ def ladders(setting: Setting) -> list[Ladder]:
 
     def own(recipe: str) -> list[Rung]:
         cuda = setting.device.type == "cuda"
-        rungs = [Rung("+ own loop, prompts encoded once", lambda: timed(ours, recipe, apart=False, last=False))]
-        if cuda:
-            rungs += [Rung("+ channels last", lambda: timed(ours, recipe, apart=False))]
+        rungs = [Rung("+ own loop, prompts encoded once", lambda: timed(ours, recipe, apart=False))]
         rungs += [Rung("dreamset (+ written while the next are drawn)", lambda: timed(ours, recipe))]
         if cuda:
             rungs += [Rung("dreamset with compile: true", lambda: timed(ours, recipe, compiled=True))]

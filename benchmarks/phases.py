@@ -2,8 +2,8 @@
 
 The phases are recipes (arXiv 2405.02698, section 4): the encoder trained, its sampler and epoch tuned, the U-Net
 trained from there, tuned again. CAS is that of the largest set, ten times the shots unless told otherwise, and of
-every phase by the size of the set. Studies prune nothing here, so that importances rest on every trial. The cells are
-those of ``dreamset table``, in a project of their own, which this runs, and goes on with, first.
+every phase by the size of the set. Studies prune nothing here, so that importances rest on every trial, and go by
+images that are set apart beside the shots, as the paper's go by a validation set. The cells are those of ``dreamset table``, in a project of their own, which this runs, and goes on with, first.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ PAIRS = (
     ("class_encoder_ft", "class_encoder_untuned"),
 )
 CLASSIFIER = "resnet20"  # trained from scratch
+LABELS = 20  # images per class that studies go by, beside the shots
 SCALES = (1, 2, 5, 10)  # sizes of the set, in times the shots
 REAL = ("real", "real_strong")
 
@@ -61,6 +62,9 @@ def with_phases(raw: dict[str, Any], file: str, shots: int, trials: int) -> Para
     """
     changed = copy.deepcopy(raw)
     changed |= {"active": list(FIRST), "after": dict.fromkeys(SECOND, FIRST[-1]), "primary": FIRST[-1]}
+    changed |= {"selection": f"extra:{LABELS}"}
+    # And nothing else does: the last step of a classifier is kept.
+    changed["train"] |= {"selections": 1, "configurations": 1}
     changed["tune"] |= {"trials": trials, "pruner": "none"}
     changed["train"] |= {"classifiers": [CLASSIFIER], "baselines": [], "scales": list(SCALES)}
     changed["generate"] |= {"per_class": SCALES[-1] * shots}

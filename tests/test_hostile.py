@@ -1,6 +1,7 @@
 """Files and folders that are odd, damaged or meant to do harm: put right with a note, or refused in one sentence."""
 
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -448,8 +449,9 @@ def test_shots_are_nested_and_parts_disjoint(
     most = count - round(0.3 * count) - selected
     previous: list[list[str]] = [[] for _ in range(classes)]
     tests = set()
+    given = params(raw, "digits", seed=seed, selection=f"extra:{selected}" if selected else "fixed")
     for shots in range(1, most + 1):
-        mine = params(raw, "digits", shots=shots, seed=seed, selection=f"extra:{selected}" if selected else "fixed")
+        mine = dataclasses.replace(given, shots=shots)
         train, selection, test = prepare.draw(whole, mine)
         prepare.check_overlap({"train": train, "selection": selection, "test": test})
         assert len(train) == classes * shots and len(selection) == classes * selected

@@ -1,6 +1,7 @@
 """Levers of speed that change no image: the order of feature maps in memory, the compiled U-Net."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,22 +73,27 @@ def test_the_compiled_unet_follows_weights_that_change_in_place(
     assert traced == [4]
 
 
-def test_adapters_train_alike_through_the_compiled_unet(
-    tiny_generator: Path, raw: dict[str, Any], traced: list[int]
+def test_adapters_train_in_the_order_that_a_gpu_convolves_in(
+    small: dict[str, Any], workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = loaded(tiny_generator, raw)
-    adapters = shaken(base, Lora(2, 4.0, unet=True, text_encoder=True), ("one", "two"))
-    weights = [weight for name in adapters.names for weight in adapters.parameters(name).values()]
-    gradients = []
-    for compiled in (False, True):
-        if compiled:
-            base_model.compile_unet(base)
-        latents = torch.randn((4, *base.latent_shape), generator=torch.Generator().manual_seed(0))
-        predicted = base.predict(latents, torch.tensor([10, 500, 700, 900]), base.encode_each(["a", "b", "c", "d"]))
-        gradients.append(torch.autograd.grad(predicted.square().mean(), weights))
-    assert traced == [4]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    params, load = parameters.parse(small), base_model.load
+    losses = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+
+        def in_order(*given: Any, layout: torch.memory_format = layout) -> base_model.BaseModel:
+            base = load(*given)
+            base_model.lay_out(base, layout)
+            return base
+
+        monkeypatch.setattr(base_model, "load", in_order)
+        place = Workspace(tmp_path / str(layout), tmp_path / str(layout))
+        prepare.run(params, place)
+        adapt.run(params, place, "datadream_cls")
+        shards = sorted(path.parent.name for path in place.shards.glob("*/adapter.json"))
+        losses.append([json.loads((place.shards / key / "adapter.json").read_text())["losses"] for key in shards])
+    assert len(losses[0]) == 10
+    for one, other in zip(*losses, strict=True):
+        assert len(one) == 6 and one == pytest.approx(other, rel=1e-3)
 
 
 def test_whole_blocks_are_compiled_and_redraws_are_not(
@@ -121,14 +127,14 @@ def test_a_missing_compiler_is_one_sentence(
 
 @pytest.mark.gpu
 @CUDA
-def test_a_gpu_draws_channels_last_and_compiled_as_it_does_plainly(tiny_generator: Path, raw: dict[str, Any]) -> None:
+def test_a_gpu_draws_compiled_and_channels_last_as_it_does_plainly(tiny_generator: Path, raw: dict[str, Any]) -> None:
     base = loaded(tiny_generator, raw, "cuda")
-    assert base.layout is torch.channels_last
-    last = images(base, ["a", "b"], KIND)
+    assert base.layout is torch.contiguous_format
+    plain = images(base, ["a", "b"], KIND)
     base_model.compile_unet(base)
+    assert base.layout is torch.channels_last
     compiled = images(base, ["a", "b"], KIND)
     base.compiled = None
-    base_model.lay_out(base, torch.contiguous_format)
-    plain = images(base, ["a", "b"], KIND)
+    last = images(base, ["a", "b"], KIND)
     assert (last - plain).abs().max() < 0.02
     assert (compiled - plain).abs().max() < 0.02

@@ -175,11 +175,16 @@ def test_the_phases_are_recipes_in_their_order(raw: dict[str, Any]) -> None:
     params = phases.with_phases(raw, "params.yaml", 16, 20)
     assert params.active == tuple(phases.PHASES)
     assert params.after == dict.fromkeys(phases.SECOND, "class_encoder")
+    assert (params.tune.trials, params.scales, params.generate.per_class) == (20, (1, 2, 5, 10), 160)
     right = {phases.run(name): bits(*(int(i <= place) for i in range(4))) for place, name in enumerate(phases.PHASES)}
     summary = phases.summarise(params, [record(seed, right) for seed in (0, 1, 2)])
     assert [row["cas"] for row in summary["phases"]] == [0.25, 0.5, 0.75, 1.0]
     assert [row["difference"] for row in summary["differences"]] == [0.25, 0.25, 0.25, 0.75]
-    table = phases.markdown(summary)
+    assert summary["scales"] == []
+    shares = {"guidance": 0.6, "steps": 0.1, "guidance × steps": 0.05}
+    studied = [{"recipe": "class_encoder", "studies": 3, "shares": shares}]
+    table = phases.markdown(summary | {"importances": studied})
+    assert "| `class_encoder` | 3 | guidance 60%, steps 10%, guidance × steps 5% |" in table
     assert "| tuned again | `class_encoder_ft` | 3 | 100.0 | 0.0 |" in table
     assert "| `class_encoder_ft` over `class_encoder_untuned` | +75.0 (" in table
 
@@ -192,12 +197,13 @@ def test_only_cells_with_every_phase_are_read(
         {phases.run(name): bits(1, 0, 0, 0) for name in phases.PHASES},
     )
     partial = {key: value for key, value in right.items() if "_ft/" not in key}
-    cells = tmp_path / "results/table/cells"
+    place = Workspace(tmp_path, tmp_path / ".dreamset/phases")
+    cells = place.results / "table/cells"
     for seed, own in ((0, right), (1, partial), (2, right), (7, right)):
-        write_json(cells / f"shots016_seed{seed}.json", record(seed, own, shots=16, recipes={}))
+        write_json(cells / f"shots016_seed{seed}.json", record(seed, own, shots=16, recipes={}, device="a CPU"))
     write_json(cells / "shots004_seed0.json", record(0, right, shots=4, recipes={}))
     monkeypatch.setattr(phases.sweep, "_usable", lambda _p, _w, path, _d: json.loads(path.read_text()))
-    found = phases.records(params, Workspace.at(tmp_path), 16, range(5))
+    found = phases.records(params, place, 16, range(5))
     assert [own["seed"] for own in found] == [0, 2]
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(raw))
@@ -206,6 +212,11 @@ def test_only_cells_with_every_phase_are_read(
     assert "no finished cell has all four phases" in capsys.readouterr().err
     report = phases.main(["--params", str(file), "--read", "--output", str(tmp_path / "out")])
     assert [row["seeds"] for row in report["phases"]] == [2] * 4
+    assert report["devices"] == ["a CPU"] and report["importances"][0] == {
+        "recipe": "class_encoder",
+        "studies": 0,
+        "shares": {},
+    }
     assert json.loads((tmp_path / "out/phases.json").read_text()) == report
 
 

@@ -74,18 +74,19 @@ def test_rank_agreement_is_tau_b_over_the_trials_scored_at_both() -> None:
         ranked(1, 0.2, 0.3, 0.2),
         ranked(2, 0.3, 0.2, 0.3),
         ranked(3, 0.4, 0.4, 0.4),
-        stopped(4, 9),
+        ranked(4, 0.5, 0.5, 0.5),
+        stopped(5, 9),
     ]
     assert analysis.rank_agreement(trials, RESOURCE) == [
-        {"rung": 3, "full": 27, "n": 4, "tau": 1.0},
-        {"rung": 9, "full": 27, "n": 4, "tau": 0.6667},
+        {"rung": 3, "full": 27, "n": 5, "tau": 1.0},
+        {"rung": 9, "full": 27, "n": 5, "tau": 0.8},
     ]
-    # With a tie at the lower rung: 5 pairs agree of 6 and of 5 that are not tied.
-    tied = [ranked(0, 0.1, 0, 0.1), ranked(1, 0.1, 0, 0.2), ranked(2, 0.3, 0, 0.3), ranked(3, 0.4, 0, 0.4)]
+    # With a tie at the lower rung: 9 pairs agree of 10 and of 9 that are not tied.
+    tied = [ranked(n, low, 0, (n + 1) / 10) for n, low in enumerate((0.1, 0.1, 0.3, 0.4, 0.5))]
     low, middle = analysis.rank_agreement(tied, RESOURCE)
-    assert low["tau"] == pytest.approx(5 / math.sqrt(5 * 6), abs=1e-4)
-    assert middle == {"rung": 9, "full": 27, "n": 4, "tau": None}  # does not vary
-    assert [row["tau"] for row in analysis.rank_agreement(tied[:2], RESOURCE)] == [None, None]
+    assert low["tau"] == pytest.approx(9 / math.sqrt(9 * 10), abs=1e-4)
+    assert middle == {"rung": 9, "full": 27, "n": 5, "tau": None}  # does not vary
+    assert [row["tau"] for row in analysis.rank_agreement(tied[:4], RESOURCE)] == [None, None]
 
 
 def test_low_agreement_is_warned_of_and_high_is_not() -> None:
@@ -97,7 +98,7 @@ def test_low_agreement_is_warned_of_and_high_is_not() -> None:
     # What is missing is told where something is.
     assert "are missing there" not in told(record(*rising))
     assert "those stopped early are missing there" in told(record(*rising, stopped(9, 3)))
-    assert "cannot be told: scored on both were 1 trials, and it takes 3." in told(record(rising[0]))
+    assert "cannot be told: scored on both were 1 trials, and it takes 5." in told(record(rising[0]))
     level = [studied.trial(n, rungs={"3": 0.5, "9": 0.5, "27": n / 10}, values=[n / 10]) for n in range(4)]
     assert "all 4 trials that were scored on both scored alike on one of them." in told(record(*level))
 

@@ -18,7 +18,7 @@ from dreamset.files import sync_folder, write_csv, write_json
 from dreamset.splits import read_split, write_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -75,13 +75,14 @@ def scale_of(kind: str) -> int | None:
     return int(kind.removeprefix(_SCALED)) if kind.startswith(_SCALED) else None
 
 
-def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
+def run(params: Params, workspace: Workspace, arm: str, kinds: Collection[str] = KINDS) -> dict[str, Any]:
     """Train every classifier of ``arm`` and write it, its curves and the record of how it was trained.
 
     Args:
         params: all parameters.
         workspace: where the splits and synthetic images are, and the classifiers go.
         arm: ``real`` or an active recipe.
+        kinds: of the runs of ``KINDS``, which are trained; an experiment may want few.
 
     Raises:
         InputError: an unknown arm, images that are missing or changed, or a split that was drawn for another selection.
@@ -108,6 +109,8 @@ def run(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
     records = []
     try:
         for kind, name in runs(params, arm):
+            if kind in KINDS and kind not in kinds:
+                continue
             locks.boundary()
             records.append(_train(part, kind, name, aside, held_out.get((kind, name), [])))
         shutil.rmtree(final, ignore_errors=True)

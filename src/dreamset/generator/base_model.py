@@ -264,9 +264,6 @@ def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
         if not base.offload:
             part.to(device)
     save_memory(base, model.memory)
-    if device.type == "cuda":
-        # cuDNN convolves half precision in this order, and would turn every map around and back.
-        lay_out(base, torch.channels_last)
     return base
 
 
@@ -289,6 +286,10 @@ def compile_unet(base: BaseModel) -> None:
             f"models.*.generate.compile: needs the C++ compiler {compiler}, which is not there; install it, or set "
             "compile to false."
         )
+    if base.device.type == "cuda":
+        # cuDNN convolves half precision in this order. Compiled normalisations keep it; PyTorch's own turn every map
+        # around and back, which costs more than it saves.
+        lay_out(base, torch.channels_last)
     # What earlier bases were compiled to counts against a limit, beyond which nothing is compiled any more.
     torch.compiler.reset()
     # With sizes left open, what is drawn would hang on which sizes came before.

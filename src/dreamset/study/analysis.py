@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOW_TAU: Final = 0.5  # a quarter of the pairs of trials change places: pruning on that rung goes by luck
-_FEWEST: Final = 3  # trials that can be ranked, or that a surface can lie on
+RANKED: Final = 5  # trials from which a tau is told: three agree by chance in one case of six
+_FEWEST: Final = 3  # trials that a surface can lie on
 GRID: Final = 16
 _REACH: Final = math.exp(-2)  # least weight of the trials at a place of the surface: one two bandwidths away
 
@@ -105,7 +106,7 @@ def rank_agreement(trials: Sequence[Mapping[str, Any]], resource: Sequence[int])
 
     Returns:
         A row per lower rung: ``rung`` and ``full`` in images per class, ``n`` trials, and ``tau``, which is None for
-        fewer than three trials and where a side does not vary.
+        fewer than ``RANKED`` trials and where a side does not vary.
     """
     from scipy.stats import kendalltau
 
@@ -114,7 +115,7 @@ def rank_agreement(trials: Sequence[Mapping[str, Any]], resource: Sequence[int])
     for rung in resource[:-1]:
         both = [trial["rungs"] for trial in trials if {str(rung), full} <= trial["rungs"].keys()]
         tau = math.nan
-        if len(both) >= _FEWEST:
+        if len(both) >= RANKED:
             tau = float(kendalltau(*([rungs[at] for rungs in both] for at in (str(rung), full)), variant="b").statistic)
         rows.append({"rung": rung, "full": resource[-1], "n": len(both), "tau": _finite(tau)})
     return rows
@@ -389,8 +390,8 @@ def _agreement(record: Mapping[str, Any]) -> str:
     if not known:
         n = max(row["n"] for row in rows)
         why = f"all {n} trials that were scored on both scored alike on one of them"
-        if n < _FEWEST:
-            why = f"scored on both were {n} trials, and it takes {_FEWEST}"
+        if n < RANKED:
+            why = f"scored on both were {n} trials, and it takes {RANKED}"
         return f"Whether few images per class rank trials as many do cannot be told: {why}."
     each = ", ".join(f"{row['tau']:.2f} from {row['rung']} images per class" for row in known).replace("-", "−")
     told = (
