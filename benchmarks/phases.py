@@ -1,9 +1,10 @@
 """Accuracy after each phase of the class-encoder method, over seeds: ``python -m benchmarks.phases``.
 
 The phases are recipes (arXiv 2405.02698, section 4): the encoder trained, its sampler and epoch tuned, the U-Net
-trained from there, tuned again. CAS is that of the largest set, ten times the shots unless told otherwise, and of
-every phase by the size of the set. Studies prune nothing here, so that importances rest on every trial, and go by
-images that are set apart beside the shots, as the paper's go by a validation set. The cells are those of ``dreamset table``, in a project of their own, which this runs, and goes on with, first.
+trained from there, tuned again. CAS is that of the largest set, ten times the shots, and of every phase by the size of
+the set. Studies prune nothing here, so that importances rest on every trial, and go by images that are set apart beside
+the shots, as the paper's go by a validation set. The cells are those of ``dreamset table``, in a project of their own,
+which this runs, and goes on with, first.
 """
 
 from __future__ import annotations

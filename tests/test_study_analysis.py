@@ -99,8 +99,8 @@ def test_low_agreement_is_warned_of_and_high_is_not() -> None:
     assert "are missing there" not in told(record(*rising))
     assert "those stopped early are missing there" in told(record(*rising, stopped(9, 3)))
     assert "cannot be told: scored on both were 1 trials, and it takes 5." in told(record(rising[0]))
-    level = [studied.trial(n, rungs={"3": 0.5, "9": 0.5, "27": n / 10}, values=[n / 10]) for n in range(4)]
-    assert "all 4 trials that were scored on both scored alike on one of them." in told(record(*level))
+    level = [studied.trial(n, rungs={"3": 0.5, "9": 0.5, "27": n / 10}, values=[n / 10]) for n in range(5)]
+    assert "all 5 trials that were scored on both scored alike on one of them." in told(record(*level))
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:

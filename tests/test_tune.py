@@ -79,7 +79,7 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, score: Callable[[dict[str, Any], 
     """Scores of a known landscape in place of drawing and training; what rungs were asked for."""
     asked: list[int] = []
 
-    def drawn(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+    def drawn(params: Params, workspace: Workspace, recipe: str, load: Any = None) -> dict[str, Any]:
         return {}
 
     def scored(self: Objective, params: Params, places: list[Workspace], rung: int) -> float:
