@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from benchmarks import paired, phases, pruning, setting, studies
+from benchmarks import causes, paired, phases, pruning, setting, studies
 
 import dreamset
 import toy
@@ -218,6 +218,41 @@ def test_only_cells_with_every_phase_are_read(
         "shares": {},
     }
     assert json.loads((tmp_path / "out/phases.json").read_text()) == report
+
+
+def test_causes_are_scored_on_images_that_are_set_apart(file: Path, tmp_path: Path) -> None:
+    options = argparse.Namespace(
+        params=file, work=tmp_path / "work", seeds=[3], shots=[2], changes=["as it is", "lambda 0.5"], labels=2, jobs=1
+    )
+    plain, changed = causes.cells(yaml.safe_load(file.read_text()), options)
+    assert [cell.params.train.real_weight for cell in (plain, changed)] == [0.8, 0.5]
+    assert plain.made != changed.made and plain.params.selection == "extra:2"
+    found = causes.run_cell(changed)
+    arms = {"real": ("real", "real_strong")} | dict.fromkeys(
+        (causes.PLAIN, causes.RECIPE), ("synthetic", "both_strong")
+    )
+    assert set(found["scores"]) == {f"{arm}/{kind}" for arm, kinds in arms.items() for kind in kinds}
+    # Of twenty images.
+    assert all(round(20 * score, 6) in range(21) for score in found["scores"].values())
+    assert not changed.workspace.result("evaluate").exists()
+
+
+def test_gains_of_a_change_are_paired_by_seed() -> None:
+    def cell(change: str, seed: int, strong: float, both: float) -> dict[str, Any]:
+        scores = {"real/real": 0.5, "real/real_strong": strong, f"{causes.PLAIN}/both_strong": 0.6}
+        scores |= {f"{causes.RECIPE}/both_strong": both, f"{causes.RECIPE}/synthetic": 0.4}
+        return {"shots": 4, "change": change, "seed": seed, "scores": scores}
+
+    rows = causes.summarise(
+        [cell("as it is", 0, 0.7, 0.7), cell("as it is", 1, 0.9, 0.8), cell("lambda 0.5", 0, 0.7, 0.8)]
+    )
+    assert [row["over_real"] for row in rows] == [
+        {"mean": -0.05, "standard_error": 0.05},
+        {"mean": 0.1, "standard_error": None},
+    ]
+    assert "over_default" not in rows[0]
+    assert rows[1]["over_default"] == {"mean": 0.1, "standard_error": None}
+    assert "| lambda 0.5 | 4 | 1 | 70.0 | 40.0 | 60.0 | 80.0 | +10.0 | +10.0 |" in causes.markdown(rows)
 
 
 def test_sharing_adapters_changes_no_score(file: Path, tmp_path: Path) -> None:
