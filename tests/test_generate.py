@@ -2,7 +2,6 @@
 
 import copy
 import json
-import signal
 import subprocess
 import sys
 import textwrap
@@ -52,37 +51,6 @@ def test_recipes_are_compared_on_common_noise(prepared: tuple[Params, Workspace]
         generate.run(params, workspace, recipe)
         found.append([(i.label, i.index, i.seed) for i in read_metadata(workspace.synthetic(recipe))])
     assert found[0] == found[1] == found[2]
-
-
-def test_killed_with_its_group_it_makes_only_the_rest(small: dict[str, Any], tmp_path: Path) -> None:
-    small["models"]["bundled"]["generate"] |= {"per_class": 10, "batch": 20}
-    params = parameters.parse(small)
-    unbroken = made(params, Workspace.at(tmp_path / "a"))
-    workspace = Workspace.at(tmp_path / "b")
-    prepare.run(params, workspace)
-    adapt.run(params, workspace, "stable_diffusion")
-    (tmp_path / "b/params.yaml").write_text(yaml.safe_dump(small))
-    # Dies by SIGKILL, with its whole process group, while it writes its third shard.
-    code = f"""
-        import os, signal
-        from dreamset import generate, shards, cli
-        write = generate.write_json
-        def dying(path, value):
-            if len(list(shards.Path({str(workspace.shards)!r}).glob("*/done.json"))) == 2:
-                os.killpg(0, signal.SIGKILL)
-            write(path, value)
-        generate.write_json = dying
-        cli.main(["generate", "stable_diffusion"])
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path / "b", start_new_session=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
-    finished = {path.parent.name for path in workspace.shards.glob("*/done.json")}
-    assert len(finished) == 2
-    summary = generate.run(params, workspace, "stable_diffusion")
-    assert summary["drawn_now"] == 100 - 2 * 20
-    assert content(workspace.synthetic("stable_diffusion")) == content(unbroken)
 
 
 def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Workspace, tmp_path: Path) -> None:
