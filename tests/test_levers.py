@@ -88,12 +88,10 @@ def test_adapters_train_in_the_order_that_a_gpu_convolves_in(
         monkeypatch.setattr(base_model, "load", in_order)
         place = Workspace(tmp_path / str(layout), tmp_path / str(layout))
         prepare.run(params, place)
-        adapt.run(params, place, "datadream_cls")
-        shards = sorted(path.parent.name for path in place.shards.glob("*/adapter.json"))
-        losses.append([json.loads((place.shards / key / "adapter.json").read_text())["losses"] for key in shards])
-    assert len(losses[0]) == 10
-    for one, other in zip(*losses, strict=True):
-        assert len(one) == 6 and one == pytest.approx(other, rel=1e-3)
+        adapt.run(params, place, "datadream_dset")
+        (record,) = place.shards.glob("*/adapter.json")
+        losses.append(json.loads(record.read_text())["losses"])
+    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_whole_blocks_are_compiled_and_redraws_are_not(
