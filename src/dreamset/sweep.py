@@ -134,7 +134,9 @@ def run_cell(cell: Cell) -> None:
     params, workspace = cell.params, cell.workspace
     # Before the work: what changes while it goes on is not what it was made with.
     done, recipes = cell.done, cell.recipes
-    with locks.turn(workspace.locks, workspace.cell.relative_to(workspace.root).as_posix().replace("/", "_")):
+    # By its place: an experiment may run cells of the same shots and seed beside the project's own table.
+    place = workspace.cell.relative_to(workspace.root).as_posix()
+    with locks.turn(workspace.locks, place.replace(".dreamset/", "").replace("/", "_")):
         if cell.finished:
             return  # by another run, while this one waited for it
         path = workspace.cell / "cell.json"
