@@ -115,6 +115,18 @@ def test_names_are_the_same_everywhere() -> None:
         assert module_file(f"dreamset.{module}")
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not there")
+def test_git_takes_no_images_of_the_user(tmp_path: Path) -> None:
+    # An experiment commits what lies about, and a push publishes it.
+    copy_project(tmp_path)
+    for name in ("data/raw/cat/0.png", "data/raw/list.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    command = ["git", "ls-files", "--others", "--exclude-standard", "data/raw"]
+    left = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert left.split() == ["data/raw/README.md"]
+
+
 def copy_project(target: Path) -> None:
     """The files that git would commit, in a repository of their own."""
     listed = subprocess.run(
