@@ -25,7 +25,7 @@ import yaml
 from benchmarks import paired
 from dreamset import adapt, audit, device, generate, prepare, train
 from dreamset import params as parameters
-from dreamset.cli import _span
+from dreamset.cli import span
 from dreamset.files import atomic_write, read_json, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.progress import bar
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.causes", description=__doc__)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
     parser.add_argument("--shots", type=int, nargs="+", default=[4, 16], help="per class; default: 4 16")
-    parser.add_argument("--seeds", type=_span, default=range(100, 105), metavar="A-B", help="default: 100-104")
+    parser.add_argument("--seeds", type=span, default=range(100, 105), metavar="A-B", help="default: 100-104")
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES), help="default: all")
     parser.add_argument("--labels", type=int, default=20, help="images per class that score; default: 20")
     parser.add_argument("--jobs", type=int, default=1, help="cells at once; cores are shared. Default: 1")

@@ -22,7 +22,7 @@ import yaml
 from benchmarks import paired
 from dreamset import params as parameters
 from dreamset import sources, sweep
-from dreamset.cli import _span
+from dreamset.cli import span
 from dreamset.files import atomic_write, read_json, write_json
 from dreamset.workspace import Workspace
 
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phases", description=__doc__)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file of the project")
     parser.add_argument("--shots", type=int, default=16, help="per class; default: 16")
-    parser.add_argument("--seeds", type=_span, default=range(5), metavar="A-B", help="default: 0-4")
+    parser.add_argument("--seeds", type=span, default=range(5), metavar="A-B", help="default: 0-4")
     parser.add_argument("--trials", type=int, default=24, help="of each study; default: 24")
     parser.add_argument("--jobs", type=int, default=1, help="cells at once; cores are shared. Default: 1")
     parser.add_argument("--read", action="store_true", help="run nothing: read the cells that are finished")

@@ -29,7 +29,7 @@ import yaml
 from benchmarks import paired
 from dreamset import adapt, audit, classifiers, device, generate, prepare, scoring, splits, train
 from dreamset import params as parameters
-from dreamset.cli import _span
+from dreamset.cli import span
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, digest, read_json, write_json
 from dreamset.fingerprint import fingerprint
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
-    parser.add_argument("--seeds", type=_span, default=range(5), metavar="A-B", help="default: 0-4")
+    parser.add_argument("--seeds", type=span, default=range(5), metavar="A-B", help="default: 0-4")
     parser.add_argument("--trials", type=int, default=40, help="of each study; default: 40")
     parser.add_argument("--shots", type=int, default=16, help="per class; default: 16")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")

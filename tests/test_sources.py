@@ -2,10 +2,8 @@
 
 import copy
 import dataclasses
-import hashlib
 import itertools
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from PIL import Image
 from dreamset import params as parameters
 from dreamset import prepare, sources, splits
 from dreamset.errors import InputError
-from dreamset.sources import arrays, presets
+from dreamset.sources import presets
 from dreamset.workspace import Workspace
 
 CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64"
@@ -424,120 +422,3 @@ def test_an_index_file_of_caltech101(raw: dict[str, Any], tmp_path: Path) -> Non
     assert [Path(s.path).relative_to(CALTECH.resolve() / "images").as_posix() for s in split.train] == [
         path for path, _, _ in rows["train"]
     ]
-
-
-# Arrays
-
-
-def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, per_class: int = 10) -> None:
-    """Files in CIFAR-10's format, whose checksums torchvision is told."""
-    from torchvision.datasets import CIFAR10
-
-    folder = root / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-
-    def write(name: str, content: dict[str, Any]) -> str:
-        (folder / name).write_bytes(pickle.dumps(content))
-        return hashlib.md5((folder / name).read_bytes()).hexdigest()
-
-    def batch(name: str) -> list[str]:
-        labels = [label for label in range(10) for _ in range(per_class)]
-        return [name, write(name, {"data": rng.integers(0, 255, (len(labels), 3072), np.uint8), "labels": labels})]
-
-    monkeypatch.setattr(CIFAR10, "train_list", [batch(f"data_batch_{i}") for i in range(1, 6)])
-    monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch")])
-    kinds = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    md5 = write("batches.meta", {"label_names": kinds})
-    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5})
-
-
-def test_cifar10_writes_only_what_is_drawn(
-    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_cifar(tmp_path, monkeypatch)
-    split, test = run(raw, tmp_path / "w", f"cifar10:{tmp_path}", shots=3, selection="extra:2")
-    assert split.prompt(9) == "a photo of a truck"
-    assert (len(split.train), len(split.selection), len(test.test)) == (30, 20, 100)
-    assert len(list((tmp_path / "w/data/real").glob("*.png"))) == 50
-    entry = pickle.loads((tmp_path / "cifar-10-batches-py/test_batch").read_bytes())
-    for index, sample in enumerate(test.test):
-        pixels = np.asarray(Image.open(tmp_path / "w" / sample.path))
-        assert sample.label == entry["labels"][index]
-        assert np.array_equal(pixels, entry["data"][index].reshape(3, 32, 32).transpose(1, 2, 0))
-
-
-@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
-def test_cifar_that_is_not_there_or_was_changed(
-    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    write_cifar(tmp_path, monkeypatch)
-    (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(InputError, match=r"holds no whole cifar-10.*download https://.*tar\.gz and unpack it"):
-        read(raw, f"{kind}:{tmp_path}")
-
-
-def medmnist(path: Path, shape: tuple[int, ...] = (28, 28), classes: int = 2, **changes: Any) -> str:
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for part in ("train", "val", "test"):
-        labels = np.repeat(np.arange(classes), 6)
-        arrays[f"{part}_images"] = rng.integers(0, 255, (len(labels), *shape), np.uint8)
-        arrays[f"{part}_labels"] = labels[:, None]
-    arrays |= changes
-    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
-    return f"medmnist:{path}"
-
-
-@pytest.mark.parametrize(("shape", "mode"), [((28, 28), "L"), ((28, 28, 3), "RGB")])
-def test_medmnist(raw: dict[str, Any], tmp_path: Path, shape: tuple[int, ...], mode: str) -> None:
-    source = medmnist(tmp_path / "pneumoniamnist_64.npz", shape)
-    split, test = run(raw, tmp_path / "w", source, shots=3, selection="extra:2")
-    assert [split.prompt(0), split.prompt(1)] == ["a chest X-ray of a normal lung", "a chest X-ray of pneumonia"]
-    assert all("val_" in name for name in names(split.selection))
-    with (
-        np.load(tmp_path / "pneumoniamnist_64.npz") as arrays,
-        Image.open(tmp_path / "w" / test.test[3].path) as written,
-    ):
-        assert written.mode == mode
-        assert np.array_equal(np.asarray(written), arrays["test_images"][3])
-
-
-@pytest.mark.parametrize("tint", [0, 1])
-def test_three_equal_channels_are_grey(tmp_path: Path, tint: int) -> None:
-    pixels = np.repeat(np.random.default_rng(0).integers(0, 250, (2, 8, 8, 1), dtype=np.uint8), 3, -1)
-    pixels[1, 5, 2, 2] += tint
-    found = arrays._images("train", pixels, np.array([0, 1]))
-    assert [image.grey for image in found] == [True, not tint]
-
-
-def test_an_unknown_medmnist_numbers_its_classes(raw: dict[str, Any], tmp_path: Path) -> None:
-    assert read(raw, medmnist(tmp_path / "mine.npz", classes=3)).classes == ("class 0", "class 1", "class 2")
-    # A file that has more classes than the set of its name is not that set.
-    assert len(read(raw, medmnist(tmp_path / "breastmnist.npz", classes=4)).classes) == 4
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"val_labels": None}, "holds no array val_labels"),
-        ({"test_images": np.zeros((12, 28, 28, 28), np.uint8)}, "volumes cannot be used"),
-        ({"test_images": np.zeros((12, 28, 28), np.float32)}, "test_images is float32"),
-        ({"train_labels": np.zeros((12, 14), np.uint8)}, "several labels per image cannot be used"),
-        ({"train_labels": np.zeros((11, 1), np.uint8)}, "expected one class per image"),
-        ({"train_labels": np.full((12, 1), -1)}, "holds -1; expected classes from 0"),
-        ({"train_labels": np.array([object()] * 12)}, "is not a whole file of MedMNIST"),
-    ],
-)
-def test_a_wrong_medmnist_is_one_sentence(
-    raw: dict[str, Any], tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(InputError, match=words):
-        read(raw, medmnist(tmp_path / "x.npz", **changes))
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04cut", b"\x93NUMPY", b"\x80\x04."])
-def test_a_medmnist_that_is_no_archive(raw: dict[str, Any], tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(InputError, match="is not a whole file of MedMNIST"):
-        read(raw, f"medmnist:{tmp_path / 'x.npz'}")

@@ -151,7 +151,7 @@ def _beside(verbs: Any) -> None:
         "  dreamset table --shots 1 --seeds 5-9 --recipes stable_diffusion datadream_dset",
     )
     table.add_argument("--shots", type=int, nargs="+", required=True, metavar="K", help="images per class")
-    table.add_argument("--seeds", type=_span, required=True, metavar="A-B", help="seeds from A to B, both included")
+    table.add_argument("--seeds", type=span, required=True, metavar="A-B", help="seeds from A to B, both included")
     table.add_argument(
         "--recipes", nargs="+", metavar="RECIPE", help="rows of recipes (default: those that are active)"
     )
@@ -263,7 +263,8 @@ def _common(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--params", type=Path, default=None, metavar="FILE", help="parameters (default: params.yaml)")
 
 
-def _span(text: str) -> range:
+def span(text: str) -> range:
+    """Numbers from A to B, both included, of ``A-B`` or ``A`` on a command line."""
     first, _, last = text.partition("-")
     try:
         return range(int(first), int(last or first) + 1)
