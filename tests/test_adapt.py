@@ -33,6 +33,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
+def longer(small: dict[str, Any]) -> dict[str, Any]:
+    """Raw parameters of trainings that can be killed between checkpoints, class adapters in three groups."""
+    adapt = small["models"]["bundled"]["adapt"]
+    for scope in ("dataset", "class"):
+        adapt[scope] |= {"max_steps": 6, "warmup": 2}
+    adapt["together"] = 4
+    return small
+
+
+@pytest.fixture
 def killed_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes training die before it takes its nth step."""
 
@@ -52,9 +62,9 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("recipe", ["datadream_dset", "datadream_cls"])
 def test_a_killed_run_goes_on_and_ends_equal(
-    small: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch, killed_at: Any
+    longer: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch, killed_at: Any
 ) -> None:
-    params = parameters.parse(small)
+    params = parameters.parse(longer)
     unbroken, broken = Workspace.at(tmp_path / "a"), Workspace.at(tmp_path / "b")
     for workspace in (unbroken, broken):
         prepare.run(params, workspace)
@@ -83,9 +93,9 @@ def test_a_killed_run_goes_on_and_ends_equal(
 
 
 def test_a_torn_checkpoint_is_never_seen(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: Any
+    longer: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: Any
 ) -> None:
-    params, workspace = parameters.parse(small), Workspace.at(tmp_path)
+    params, workspace = parameters.parse(longer), Workspace.at(tmp_path)
     prepare.run(params, workspace)
     with pytest.raises(Killed):
         killed_at(4)
@@ -200,13 +210,14 @@ def test_an_exploding_loss_is_one_sentence(small: dict[str, Any], workspace: Wor
 def in_half_precision(raw: dict[str, Any], workspace: Workspace) -> None:
     """Frozen bfloat16 weights, trained float32 ones: adapt and draw."""
     raw["models"]["bundled"]["dtype"] = "bfloat16"
+    raw["generate"]["per_class"] = 1
     params = parameters.parse(raw)
     prepare.run(params, workspace)
     for recipe in ("datadream_dset", "datadream_cls"):
         summary = adapt.run(params, workspace, recipe)
         assert np.isfinite(summary["loss_last"])
         assert {tensor.dtype for tensor in weights(workspace.adapter(recipe)).values()} == {torch.float32}
-        assert generate.run(params, workspace, recipe)["images"] == 40
+        assert generate.run(params, workspace, recipe)["images"] == 10
 
 
 def test_half_precision_freezes_only_what_is_frozen(small: dict[str, Any], workspace: Workspace) -> None:

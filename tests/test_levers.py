@@ -76,6 +76,7 @@ def test_the_compiled_unet_follows_weights_that_change_in_place(
 def test_adapters_train_in_the_order_that_a_gpu_convolves_in(
     small: dict[str, Any], workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small["models"]["bundled"]["adapt"]["dataset"]["max_steps"] = 6
     params, load = parameters.parse(small), base_model.load
     losses = []
     for layout in (torch.contiguous_format, torch.channels_last):
