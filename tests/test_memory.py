@@ -122,7 +122,7 @@ def test_the_dry_run_prints_it(
     for words in (["adapt", "datadream_cls"], ["generate", "stable_diffusion"], ["adapt", "stable_diffusion"]):
         cli.main([*words, "--dry-run"])
         shown[" ".join(words)] = yaml.safe_load(capsys.readouterr().out)["memory on a GPU"]
-    assert "4 adapters at once, 4 images each" in shown["adapt datadream_cls"]
+    assert "10 adapters at once, 4 images each" in shown["adapt datadream_cls"]
     assert "20 images at once" in shown["generate stable_diffusion"]
     assert shown["adapt stable_diffusion"] == "none: nothing is trained"
     small["models"]["bundled"]["generator"] = "hub:nobody/nothing"
