@@ -29,7 +29,10 @@ ROOT = Path(__file__).parents[1]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no worker is left alone with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("dvc") is None)
-    # What was imported stays: a tenth of the suite's time went into looking through it for garbage.
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a tenth of the suite's time went into looking through it for garbage."""
     gc.collect()
     gc.freeze()
 

@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 import toy
-from dreamset import adapt, audit, cli, crossval, generate, locks, sweep, train, tune, tuned
+from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned
 from dreamset.adapters import read_adapters
 from dreamset.classifiers import arrays
 from dreamset.errors import InputError
@@ -20,11 +20,12 @@ from dreamset.files import write_json
 from dreamset.plan import describe
 from dreamset.seeds import image_seed
 from dreamset.splits import read_split
-from dreamset.study import artifacts, space
 from dreamset.study import objective as scoring
+from dreamset.study import space
 from dreamset.study.objective import Objective, Part
 from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
+from small_study import BASE, LORA, PLAIN, RUNGS, parameters, record, scored_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,35 +33,10 @@ if TYPE_CHECKING:
 
     from dreamset.params import Params
 
-PLAIN, LORA = "stable_diffusion_tuned", "datadream_dset"
-RUNGS = [1, 2, 4]
-BASE = "models__bundled__"
-
 
 @pytest.fixture
 def small(tiny_generator: Path) -> Callable[..., Params]:
-    """Parameters of a study of seconds; changes are dotted keys as ``toy.params`` takes them."""
-
-    def made(**changes: Any) -> Params:
-        settings: dict[str, Any] = {
-            "active": [PLAIN],
-            f"{BASE}generator": str(tiny_generator),
-            f"{BASE}judge": str(toy.ROOT / "models/base/judge"),
-            f"{BASE}tune": {"classifier": "resnet20", "steps": 4, "per_class": RUNGS},
-            f"{BASE}generate__steps": 2,
-            f"{BASE}generate__per_class": 2,
-            f"{BASE}adapt__dataset__max_steps": 2,
-            f"{BASE}adapt__dataset__warmup": 1,
-            f"{BASE}adapt__dataset__batch": 4,
-            f"{BASE}adapt__sample_every": 10,
-            "adapt__sample_images": 1,
-            "adapt__sample_steps": 1,
-            "tune__trials": 3,
-            f"recipes__{PLAIN}__search": {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 1, "high": 3}},
-        }
-        return toy.params(**(settings | changes))
-
-    return made
+    return parameters(tiny_generator)
 
 
 @pytest.fixture
@@ -68,29 +44,6 @@ def place(tmp_path: Path) -> Workspace:
     workspace = Workspace.at(tmp_path)
     toy.write_splits(workspace)
     return workspace
-
-
-def record(workspace: Workspace, recipe: str = PLAIN) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(workspace.result("tune", recipe).read_text())
-    return found
-
-
-def scored_by(monkeypatch: pytest.MonkeyPatch, score: Callable[[dict[str, Any], int], float]) -> list[int]:
-    """Scores of a known landscape in place of drawing and training; what rungs were asked for."""
-    asked: list[int] = []
-
-    def drawn(params: Params, workspace: Workspace, recipe: str, load: Any = None) -> dict[str, Any]:
-        return {}
-
-    def scored(self: Objective, params: Params, places: list[Workspace], rung: int) -> float:
-        asked.append(rung)
-        return score(dataclasses.asdict(params.sampler(self.recipe)), rung)
-
-    monkeypatch.setattr(generate, "run", drawn)
-    monkeypatch.setattr(artifacts, "keep_samples", lambda *_: "")
-    monkeypatch.setattr(Objective, "_score", scored)
-    monkeypatch.setattr(Objective, "_spent", lambda self, places: (3 * asked[-1], 1.0))
-    return asked
 
 
 def test_what_is_known_to_be_bad_is_pruned(
@@ -526,89 +479,6 @@ def test_a_trial_s_sheet_is_there_from_its_first_rung_on(
     with pytest.raises(InputError):
         study.optimize(made, n_trials=1)
     assert told == ["drawn", f"scored {RUNGS[0]}", f"scored {RUNGS[1]}"]
-
-
-def test_who_writes_the_results_leaves_the_folders_of_live_workers(
-    small: Callable[..., Params], place: Workspace
-) -> None:
-    params = small(tune__trials=1, **{f"{BASE}tune__per_class": [1]})
-    folder = Objective(params, place, PLAIN, read_split(place.splits)).folder
-    for name in ("here-1", "there-2"):
-        (folder / name / "1234/part0").mkdir(parents=True)
-    lock = locks.take(folder / "here-1.lock")
-    assert lock is not None
-    tune.run(params, place, PLAIN)
-    assert sorted(path.name for path in folder.iterdir()) == ["here-1", "here-1.lock"]
-    # A worker that ends after the results are there leaves nothing behind, nor do those that have died.
-    lock.release()
-    tune.work(params, place, PLAIN)
-    assert not folder.exists()
-
-
-def test_a_worker_leaves_trials_and_no_results(
-    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = small(tune__trials=2)
-    monkeypatch.setattr(cli, "_open", lambda arguments: (params, place))
-    cli.main(["tune", PLAIN, "--worker"])
-    assert not place.result("tune", PLAIN).exists()
-    scored_by(monkeypatch, lambda knobs, rung: 1 / 0)
-    # Both trials are there: the stage runs none, and says what they say.
-    assert tune.run(params, place, PLAIN)["trials"] == 2
-
-
-def test_gc_waits_for_workers(
-    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    params = small(tune__trials=1)
-    monkeypatch.setattr(cli, "_open", lambda arguments: (params, place))
-
-    def score(knobs: dict[str, Any], rung: int) -> float:
-        with pytest.raises(SystemExit, match="1"):
-            cli.main(["gc"])
-        return 0.5
-
-    scored_by(monkeypatch, score)
-    cli.main(["tune", PLAIN, "--worker"])
-    refused = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dreamset: gc:")]
-    assert len(refused) == len(RUNGS)
-    assert f"gc: study {PLAIN}-" in refused[0] and f"({locks.process()}) is going on" in refused[0]
-    cli.main(["gc"])
-
-
-def test_gc_keeps_what_an_unfinished_study_uses(
-    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    search = {"epoch": {"low": 0.5, "high": 1.0}}
-    params = small(tune__trials=1, active=[LORA], **{f"recipes__{LORA}__search": search, f"{BASE}adapt__kept": 2})
-    opened = [params]
-    monkeypatch.setattr(cli, "_open", lambda arguments: (opened[0], place))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Objective, "_score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        tune.work(params, place, LORA)
-    before = set(place.shards.glob("[!.]*"))
-    # Of each of four folds the adapter at its end, what was kept half way, and the images of the first rung.
-    assert len(before) >= 4 * 3
-    cli.main(["gc"])
-    assert set(place.shards.glob("[!.]*")) == before
-    # Of a study that no row asks for any more nothing stays, if its worker is gone.
-    opened[0] = small()
-    (study,) = place.trials.glob("*")
-    lock = locks.take(study / f"{locks.process()}{locks.SUFFIX}")
-    assert lock is not None
-    with pytest.raises(SystemExit, match="1"):
-        cli.main(["gc"])
-    assert set(place.shards.glob("[!.]*")) == before
-    lock.release()
-    cli.main(["gc"])
-    assert not study.exists()
-    assert not list(place.shards.glob("[!.]*"))
-
-
-def test_a_worker_that_is_done_leaves_no_folder(small: Callable[..., Params], place: Workspace) -> None:
-    params = small(tune__trials=1)
-    tune.work(params, place, PLAIN)
-    assert not list(place.trials.glob("*/*"))
 
 
 @pytest.mark.parametrize("arguments", [["adapt"], ["generate", "--dry-run"], ["train", "--dry-run"], ["table"]])
