@@ -17,7 +17,7 @@ from benchmarks.timing import Ladder, Rung, clock
 from dreamset import adapt
 from dreamset.generator import base_model, lora
 from dreamset.generator.training import Job, Settings, Together, _rows
-from dreamset.params import Lora
+from dreamset.params.recipe import Lora
 from dreamset.seeds import generator, seed_for
 
 if TYPE_CHECKING:

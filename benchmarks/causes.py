@@ -52,6 +52,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "half the steps of the adapter": {"models.bundled.adapt.dataset.max_steps": 200},
     "a quarter of the steps of the adapter": {"models.bundled.adapt.dataset.max_steps": 100},
+    "15 inference steps": {"models.bundled.generate.steps": 15},
+    "30 images per class": {"generate.per_class": 30},
+    "three quarters of all steps": {
+        "models.bundled.adapt.dataset.max_steps": 300,
+        "models.bundled.generate.steps": 15,
+        "models.bundled.train.resnet20.steps": 160,
+    },
     "guidance 1": {f"recipes.{RECIPE}.sampler.guidance": 1.0},
     "guidance 3": {f"recipes.{RECIPE}.sampler.guidance": 3.0},
 }
@@ -216,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         atomic_write(target.with_suffix(".md"), markdown(report["changes"]))
 
     # A fresh interpreter each: torch's threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.jobs, device.keep_memory) as pool:
         for record in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="causes", unit="cell"):
             keep(record)
     report["changes"] = summarise(report["cells"])

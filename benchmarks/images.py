@@ -16,8 +16,9 @@ from diffusers.utils import logging as diffusers_logging
 from benchmarks import arithmetic
 from benchmarks.setting import CLASS, DATASET, adapters
 from benchmarks.timing import Ladder, Rung, clock
-from dreamset import generate, starts
+from dreamset import drawing, starts
 from dreamset.adapters import Adapter, read_adapters
+from dreamset.blocks import plan
 from dreamset.generator import base_model, lora
 from dreamset.generator.sampler import scheduler
 from dreamset.seeds import image_seed
@@ -128,7 +129,7 @@ def ours(
     everyone = read_adapters(workspace.adapter(recipe))
     blocks = [
         block
-        for block in generate.plan(params, workspace, split, recipe, everyone)
+        for block in plan(params, workspace, split, recipe, everyone)
         if block.adapter is not None and everyone[block.adapter] in used
     ]
     latents = starts.Latents(workspace.cell)
@@ -140,20 +141,20 @@ def ours(
         brief = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, steps=1))
         short = dataclasses.replace(params, recipes=params.recipes | {recipe: brief})
         for block in {len(block.labels): block for block in blocks}.values():
-            generate._draw(short, base, split, recipe, block, {}, latents)
+            drawing.draw(short, base, split, recipe, block, {}, latents)
     reading = clock() - start
     start = clock()
     if apart:
         with mock.patch.object(base_model, "load", return_value=base):
-            generate._draw_all(params, workspace, split, recipe, everyone, blocks)
+            drawing.draw_all(params, workspace, split, recipe, everyone, blocks)
     else:
         for index in sorted({block.adapter for block in blocks}):
             embeds: dict[str, Condition] = {}
             with lora.fused(base, workspace.adapter(recipe) / everyone[index].file):
                 for block in (block for block in blocks if block.adapter == index):
-                    drawn = generate._draw(params, base, split, recipe, block, embeds, latents)
+                    drawn = drawing.draw(params, base, split, recipe, block, embeds, latents)
                     sha = everyone[index].sha256
-                    generate._write(params, workspace, split, recipe, block, sha, drawn, ExitStack())
+                    drawing.write(params, workspace, split, recipe, block, sha, drawn, ExitStack())
     count = sum(len(block.labels) * (block.stop - block.start) for block in blocks)
     whole = len(split.classes) * params.base.generate.per_class
     return Drawn(count, clock() - start, reading / whole)

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from dreamset import device, prepare
 from dreamset import params as parameters
-from dreamset import prepare
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
+device.keep_memory()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,7 +25,8 @@ from dreamset.generator.base_model import BaseModel
 from dreamset.generator.class_encoder import ClassEncoder, ClassVectors
 from dreamset.generator.whole_unet import WholeUnet
 from dreamset.images import png
-from dreamset.params import Params, Sampler
+from dreamset.params import Params
+from dreamset.params.model import Sampler
 from dreamset.plan import describe
 from dreamset.splits import class_vector, read_split
 from dreamset.synthetic import read_metadata

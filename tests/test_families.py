@@ -18,7 +18,8 @@ from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
 from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
-from dreamset.params import Lora, Model, Sampler
+from dreamset.params.model import Model, Sampler
+from dreamset.params.recipe import Lora
 from dreamset.workspace import Workspace
 from test_generator import images, shaken, stock
 from tiny import write_pipeline, write_xl_pipeline

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import faults
-from dreamset import adapt, cli, generate, locks, prepare, shards
+from dreamset import adapt, cli, drawing, generate, locks, prepare, shards
 from dreamset import params as parameters
 from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
@@ -387,16 +387,16 @@ def note(line: object) -> None:
 
 def noting_draws(wait_for: str = "") -> None:
     """Note each block that is drawn; with the first in hand, wait for a file."""
-    draw = generate._draw
+    draw = drawing.draw
 
-    def slow(*args: Any) -> generate.Drawn:
+    def slow(*args: Any) -> drawing.Drawn:
         note(args[4].key)
         drawn = draw(*args)
         if wait_for:
             faults.until(Path(wait_for).exists)
         return drawn
 
-    generate._draw = slow
+    drawing.draw = slow
     cli.main(GENERATE)
 
 
@@ -436,15 +436,15 @@ def test_a_newer_run_takes_over_and_nothing_is_made_twice(
 
 def one_cell(root: Path, cell: Path) -> None:
     """A cell's images; both cells wait for each other before they begin."""
-    draw = generate._draw
+    draw = drawing.draw
 
-    def slow(*args: Any) -> generate.Drawn:
+    def slow(*args: Any) -> drawing.Drawn:
         with (root / "log").open("a") as file:
             file.write(f"{args[4].key} {os.getpid()}\n")
         time.sleep(0.3)
         return draw(*args)
 
-    generate._draw = slow
+    drawing.draw = slow
     (cell / "ready").touch()
     faults.until(lambda: all((root / name / "ready").exists() for name in "ab"))
     generate.run(parameters.load(root / "params.yaml"), Workspace(root, cell), GENERATE[1])

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dreamset import adapt, generate, hub, licences, prepare, xmp
 from dreamset import params as parameters
+from dreamset.blocks import plan
 from dreamset.errors import InputError
 from dreamset.generator import sampler
 from dreamset.params import Params
@@ -261,7 +262,7 @@ def test_shards_are_keyed_by_what_changes_their_bytes(small: dict[str, Any], wor
         mine = copy.deepcopy(small)
         mine |= change or {}
         mine["models"]["bundled"]["generate"] |= row
-        return [b.key for b in generate.plan(parameters.parse(mine), workspace, split, "stable_diffusion", [])]
+        return [b.key for b in plan(parameters.parse(mine), workspace, split, "stable_diffusion", [])]
 
     base = keys()
     assert keys({"seed": 1}) != base

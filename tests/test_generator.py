@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from dreamset.errors import InputError
 from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
-from dreamset.params import Lora, Model, Params, Sampler
+from dreamset.params import Params
+from dreamset.params.model import Model, Sampler
+from dreamset.params.recipe import Lora
 from tiny import write_pipeline
 
 SAMPLER = Sampler("dpmsolver++", 4, 2.0)

@@ -10,9 +10,11 @@ import torch
 
 from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
+from dreamset.blocks import plan
 from dreamset.errors import InputError
 from dreamset.generator import base_model, lora, sampler
-from dreamset.params import Lora, Sampler
+from dreamset.params.model import Sampler
+from dreamset.params.recipe import Lora
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
@@ -110,9 +112,7 @@ def test_whole_blocks_are_compiled_and_redraws_are_not(
     assert sum(image.redraws for image in read_metadata(workspace.synthetic("stable_diffusion"))) == 1
     assert traced == [40]
     split = read_split(workspace.splits)
-    keys = [
-        {block.key for block in generate.plan(p, workspace, split, "stable_diffusion", [])} for p in (plain, params)
-    ]
+    keys = [{block.key for block in plan(p, workspace, split, "stable_diffusion", [])} for p in (plain, params)]
     assert not keys[0] & keys[1]
 
 

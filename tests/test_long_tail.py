@@ -15,6 +15,7 @@ from PIL import Image
 
 import toy
 from dreamset import adapt, adapters, evaluate, generate, params, prepare, report, sources, splits, train
+from dreamset.blocks import plan
 from dreamset.classifiers import arrays
 from dreamset.classifiers.augment import Augment
 from dreamset.files import atomic_write, sha256
@@ -71,12 +72,12 @@ def test_adapters_of_classes_draw_no_more_than_their_class_wants(small: dict[str
     prepare.run(mine, workspace)
     split = splits.read_split(workspace.splits)
     of_classes = [adapters.Adapter((label,), f"{label}", f"{label}", "s") for label in range(10)]
-    blocks = generate.plan(mine, workspace, split, "datadream_cls", of_classes)
+    blocks = plan(mine, workspace, split, "datadream_cls", of_classes)
     drawn = [sum(block.stop - block.start for block in blocks if block.labels == (label,)) for label in range(10)]
     assert drawn == [2, 4, 6, 6, 6, 6, 6, 6, 8, 8]
     # A block is known by its place alone: that of a class which wants less is the same shard.
     fewer = tail(small, 1)
-    keys = [block.key for block in generate.plan(fewer, workspace, split, "datadream_cls", of_classes)]
+    keys = [block.key for block in plan(fewer, workspace, split, "datadream_cls", of_classes)]
     assert set(keys) < {block.key for block in blocks}
 
 

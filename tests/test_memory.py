@@ -12,7 +12,8 @@ from transformers import CLIPTextConfig
 from dreamset import cli
 from dreamset import params as parameters
 from dreamset.generator import base_model, lora, memory
-from dreamset.params import Lora, Model
+from dreamset.params.model import Model
+from dreamset.params.recipe import Lora
 from dreamset.workspace import Workspace
 from tiny import write_pipeline, write_xl_pipeline
 

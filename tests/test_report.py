@@ -16,7 +16,7 @@ from PIL import Image
 
 import studied
 import toy
-from dreamset import claims, cli, report
+from dreamset import claims, report, verbs
 from dreamset.errors import InputError
 from dreamset.files import write_csv, write_json
 from dreamset.sheet import _GAP, _HEADER, _MARGIN
@@ -430,8 +430,8 @@ def test_the_shots_can_be_kept_out(params: Params, workspace: Workspace) -> None
     assert "real shots" not in read(workspace)[1].text("pictures")
     assert "0.75 near-duplicate" in read(workspace)[1].text("copies")
     # MLflow gets no file that names them.
-    assert workspace.result("evaluate") in cli._artifacts(workspace, "evaluate", None, False)
-    kept = cli._artifacts(workspace, "evaluate", None, True)
+    assert workspace.result("evaluate") in verbs._artifacts(workspace, "evaluate", None, False)
+    kept = verbs._artifacts(workspace, "evaluate", None, True)
     names = {s.path for s in read_split(workspace.splits).train}
     assert not any(name in path.read_text() for path in kept for name in names)
 

@@ -15,11 +15,13 @@ from PIL import Image
 
 from dreamset import adapt, cli, export, folds, generate, plan, prepare, starts
 from dreamset import params as parameters
+from dreamset.blocks import plan as plan_of
 from dreamset.errors import InputError
 from dreamset.generator import base_model, sampler
 from dreamset.generator.base_model import BaseModel
 from dreamset.images import read_rgb, resize_crop
-from dreamset.params import Params, Sampler
+from dreamset.params import Params
+from dreamset.params.model import Sampler
 from dreamset.seeds import image_seed
 from dreamset.splits import read_split, write_split
 from dreamset.synthetic import SyntheticImage, read_metadata
@@ -227,7 +229,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
     def keys(strength: float = 0.5, **change: Any) -> list[str]:
         started["recipes"][RECIPE]["sampler"] = {"strength": strength}
         own = dataclasses.replace(split, **change)
-        return [block.key for block in generate.plan(parameters.parse(started), workspace, own, RECIPE, [])]
+        return [block.key for block in plan_of(parameters.parse(started), workspace, own, RECIPE, [])]
 
     first = keys()
     assert keys() == first

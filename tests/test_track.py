@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import known_study
-from dreamset import cli, track
+from dreamset import cli, track, verbs
 from dreamset import params as parameters
 from dreamset.files import write_json
 from dreamset.track import send
@@ -294,7 +294,7 @@ def test_accuracies_and_qualities_of_an_evaluation_arrive(
             "datadream_dset": {"fid": 4.5, "kid": 0.02, "space": "judge", "near_duplicates": {"share": 0.1, "count": 3}}
         },
     }
-    monkeypatch.setattr(cli, "stage_function", lambda _: lambda *_: evaluation)
+    monkeypatch.setattr(verbs, "stage_function", lambda _: lambda *_: evaluation)
     monkeypatch.chdir(workspace.root)
     shutil.copy(Path(__file__).parents[1] / "params.yaml", workspace.root)
     cli.main(["evaluate"])
@@ -369,7 +369,7 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
 
 
 def test_the_stage_spools_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "stage_function", lambda _: lambda *_: {"recipe": known_study.RECIPE})
+    monkeypatch.setattr(verbs, "stage_function", lambda _: lambda *_: {"recipe": known_study.RECIPE})
     monkeypatch.chdir(workspace.root)
     shutil.copy(Path(__file__).parents[1] / "params.yaml", workspace.root)
     for recipe, record in (
@@ -377,7 +377,7 @@ def test_the_stage_spools_its_study(workspace: Workspace, monkeypatch: pytest.Mo
         ("datadream_dset", {"searched": [], "best": None}),
     ):
         write_json(workspace.result("tune", recipe), record)
-        cli._stage(Namespace(stage="tune", item=recipe, dry_run=False, params=None, worker=False))
+        verbs.stage(Namespace(stage="tune", item=recipe, dry_run=False, params=None, worker=False))
     found = [track.spool.read(path) for path in waiting(workspace)]
     assert [run.stage for run in found] == ["study", "tune", "tune"]
     assert (waiting(workspace)[0] / f"artifacts/{known_study.RECIPE}.json").is_file()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import yaml
 
-from dreamset.params import Tune
+from dreamset.params.sections import Tune
 from dreamset.strict import build
 from dreamset.study import loop, storage
 

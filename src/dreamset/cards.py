@@ -15,7 +15,8 @@ from dreamset import __version__, licences
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from dreamset.params import Params, Recipe
+    from dreamset.params import Params
+    from dreamset.params.recipe import Recipe
     from dreamset.splits import Split
 
 COPIES: Final = "Adapters, and images drawn with them, may reproduce the images that the adapters were trained on."

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+# Of glibc's malloc.h; the second is as large as glibc takes it.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_MIB = 2**20
+
+
+def keep_memory() -> None:
+    """Let the process keep the memory of tensors that are gone, up to 1 GiB, for those to come; glibc alone.
+
+    Otherwise the C library gives a large tensor back to the system as soon as it is gone, and every operation pays
+    for pages that are mapped and cleared anew.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        # Both: glibc adapts neither any more once one is set, and trimming alone is slower than its own ways.
+        mallopt(_MMAP_THRESHOLD, 32 * _MIB)
+        mallopt(_TRIM_THRESHOLD, 1024 * _MIB)
 
 
 def pick() -> torch.device:

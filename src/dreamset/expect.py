@@ -15,8 +15,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import generate, hub, licences, splits
+from dreamset.blocks import read_blocks
 from dreamset.files import write_json
-from dreamset.params import Recipe, SamplerOverrides
+from dreamset.params.recipe import Recipe, SamplerOverrides
 from dreamset.seeds import seed_for
 from dreamset.verdict import Gain, over_real
 
@@ -114,7 +115,7 @@ class _Pictures:
         self.rows = [
             (f"{block.key}/{image.file_name}", labels[image.label], image.sha256)
             for block in blocks
-            for image in generate.read_blocks(workspace, [block])
+            for image in read_blocks(workspace, [block])
             if image.index < needed[image.label]
         ]
 

@@ -10,7 +10,7 @@ from dreamset import classifiers, hub
 from dreamset.files import digest, sha256_file
 
 if TYPE_CHECKING:
-    from dreamset.params import Model
+    from dreamset.params.model import Model
 
 _LOOK: Final = "models/base/params.yaml"  # how the bundled base's glyphs are varied
 
@@ -51,6 +51,7 @@ _ASIDE: Final = frozenset(
         "sweep.py",
         "table.py",
         "track",
+        "verbs.py",
         "verdict.py",
     }
 )

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dreamset.generator.trained import Kind
-    from dreamset.params import Params, Recipe
+    from dreamset.params import Params
+    from dreamset.params.recipe import Recipe
     from dreamset.workspace import Workspace
 
 _READS = {

@@ -17,9 +17,9 @@ import time
 from typing import TYPE_CHECKING
 
 from dreamset import __version__, classifiers, locks, pools, shards
+from dreamset.blocks import Block
 from dreamset.cards import told
 from dreamset.files import sha256, write_json
-from dreamset.generate import Block
 from dreamset.images import png
 from dreamset.progress import bar
 from dreamset.synthetic import SyntheticImage, write_metadata

@@ -6,10 +6,13 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from dreamset.errors import InputError
+from dreamset.params.model import DELIVERED
+from dreamset.params.recipe import SamplerOverrides
 from dreamset.strict import listed
 
 if TYPE_CHECKING:
-    from dreamset.params import Params, Recipe, Span
+    from dreamset.params import Params
+    from dreamset.params.recipe import Recipe, Span
 
 # Names of what is no recipe, beside the recipes' own.
 _TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
@@ -56,8 +59,6 @@ def check(params: Params) -> None:
     Raises:
         InputError: one sentence naming the key and the mend.
     """
-    from dreamset.params import DELIVERED, SamplerOverrides
-
     if params.model not in params.models:
         raise InputError(f"model: no row {params.model!r} in models; there are {listed(params.models)}.")
     if not params.active:

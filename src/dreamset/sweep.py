@@ -102,7 +102,7 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
             run_cell(cell)
     else:
         # A fresh interpreter each: torch's threads do not survive a fork.
-        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        with multiprocessing.get_context("spawn").Pool(jobs, initializer=device.keep_memory) as pool:
             for _ in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="table", unit="cell"):
                 pass
     now = time.monotonic() - started

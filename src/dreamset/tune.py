@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreamset import adapt, folds, inherit, licences, locks, shards, tuned
 from dreamset.addresses import shown
 from dreamset.files import digest, read_json, write_csv, write_json
-from dreamset.params import SamplerOverrides
+from dreamset.params.recipe import SamplerOverrides
 from dreamset.splits import read_split, write_split
 from dreamset.study import workers
 from dreamset.workspace import Workspace

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from dreamset.params import Model
+    from dreamset.params.model import Model
     from dreamset.splits import Split
 
 # Classifiers that know nothing but what they are trained on: on synthetic images alone their accuracy is CAS.

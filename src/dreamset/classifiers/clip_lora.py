@@ -21,7 +21,7 @@ from dreamset.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.params import Model
+    from dreamset.params.model import Model
     from dreamset.splits import Split
 
 __all__ = ["LoraAttention", "adapt", "build", "checkpoint_text", "load", "merge", "save"]

@@ -10,7 +10,7 @@ from dreamset.classifiers.clip import load, save
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.params import Model
+    from dreamset.params.model import Model
     from dreamset.splits import Split
 
 __all__ = ["build", "load", "save"]

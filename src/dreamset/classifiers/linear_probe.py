@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.classifiers.pretrained import Pretrained
-    from dreamset.params import Model
+    from dreamset.params.model import Model
     from dreamset.splits import Split
 
 HEAD: Final = "head.safetensors"

@@ -17,7 +17,7 @@ from dreamset.classifiers.resnet20 import TRANSFORM, WEIGHTS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.params import Model
+    from dreamset.params.model import Model
     from dreamset.splits import Split
 
 

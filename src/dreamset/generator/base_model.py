@@ -8,8 +8,8 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import diffusers
 import torch
-from diffusers import AutoPipelineForText2Image
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dreamset.generator.class_encoder import ClassContexts
-    from dreamset.params import Model, Saving
+    from dreamset.params.model import Model
+    from dreamset.params.values import Saving
 
 ENCODERS: Final = {
     "StableDiffusionPipeline": ("text_encoder",),
@@ -233,7 +234,8 @@ def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
     spared: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
     dtype: torch.dtype = getattr(torch, model.dtype)
     try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(
+        # The class by name: diffusers' automatic one imports the pipelines of every family first.
+        pipeline = getattr(diffusers, kind).from_pretrained(
             folder,
             variant=model.variant,
             use_safetensors=True,

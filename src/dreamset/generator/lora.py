@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dreamset.generator.base_model import BaseModel
-    from dreamset.params import Lora
+    from dreamset.params.recipe import Lora
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 _UNET: Final = ["to_k", "to_out.0", "to_q", "to_v"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.generator.trained import Kind
-    from dreamset.params import Model
+    from dreamset.params.model import Model
 
 # Per trained number, float32: weight, gradient, two moments of AdamW, average.
 TRAINED_BYTES = 5 * 4

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dreamset.generator.base_model import BaseModel, Condition
-    from dreamset.params import Sampler
+    from dreamset.params.model import Sampler
 
 SCHEDULERS: Final = {
     "dpmsolver++": "DPMSolverMultistepScheduler",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dreamset.generator import class_encoder, lora, whole_unet
 from dreamset.generator.class_encoder import ClassVectors
-from dreamset.params import Lora
+from dreamset.params.recipe import Lora
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

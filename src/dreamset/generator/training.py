@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from dreamset.generator.base_model import BaseModel, Condition
     from dreamset.generator.trained import Kind
-    from dreamset.params import AdaptSchedule, Sampler
+    from dreamset.params.model import AdaptSchedule, Sampler
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Together:
         self.flat = [parameter for mine in self.parameters for parameter in mine]
         self.averaged = [parameter.detach().clone() for parameter in self.flat]
         self.optimizer = torch.optim.AdamW(
-            self.flat, lr=self.settings.schedule.lr, weight_decay=self.settings.weight_decay, foreach=True
+            self.flat, lr=self.settings.schedule.lr, weight_decay=self.settings.weight_decay, fused=True
         )
         self.noise_schedule = DDPMScheduler.from_config(self.base.schedule)
         self.latents = [self._cached(job) for job in self.jobs]
@@ -281,7 +281,9 @@ class Together:
                 parameter.copy_(tensors[f"{i}.value"])
                 average.copy_(tensors[f"{i}.average"])
                 moments: dict[str, Any] = {m: tensors[f"{i}.{m}"].to(parameter) for m in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+                # A fused optimizer counts its steps where the parameter is.
+                taken = torch.tensor(float(self.step), device=parameter.device)
+                self.optimizer.state[parameter] = {"step": taken, **moments}
 
 
 def _rows(job: Job, step: int, batch: int) -> list[int]:

@@ -23,7 +23,7 @@ from dreamset.verdict import TOGETHER, basis, points, scored_images
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dreamset.params import Recipe
+    from dreamset.params.recipe import Recipe
     from dreamset.report.evidence import Evidence, Score
 
 _MARKS: Final = {"helps": "▲", "hurts": "▼", "unclear": "≈"}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.images import Decoding
-    from dreamset.params import Prepare
+    from dreamset.params.sections import Prepare
 
 KINDS: Final = ("digits", "imagefolder:PATH", "csv:FILE", "coop:FILE", "cifar10:PATH", "cifar100:PATH", "medmnist:FILE")
 

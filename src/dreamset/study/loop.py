@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial, TrialState
 
-    from dreamset.params import Tune
+    from dreamset.params.sections import Tune
 
     Objective = Callable[[Trial], float | tuple[float, float]]
 

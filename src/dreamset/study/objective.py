@@ -12,10 +12,12 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import adapt, folds, generate, hub, inherit, locks, shards, tuned
+from dreamset import adapt, blocks, folds, generate, hub, inherit, locks, shards, tuned
+from dreamset.drawing import load_base
 from dreamset.errors import InputError
 from dreamset.files import digest, read_json
-from dreamset.params import SamplerOverrides, to_dict
+from dreamset.params import to_dict
+from dreamset.params.recipe import SamplerOverrides
 from dreamset.seeds import seed_for
 from dreamset.splits import write_split
 from dreamset.study import space
@@ -32,12 +34,13 @@ if TYPE_CHECKING:
     from dreamset.classifiers.arrays import Labelled
     from dreamset.generator.base_model import BaseModel
     from dreamset.metrics.features import Judge
-    from dreamset.params import ModelTune, Params
+    from dreamset.params import Params
+    from dreamset.params.model import ModelTune
     from dreamset.splits import Sample, Split
 
 CODE: Final = (
-    *generate.CODE,
-    *(name for name in adapt.CODE if name not in generate.CODE),
+    *blocks.CODE,
+    *(name for name in adapt.CODE if name not in blocks.CODE),
     "dreamset.adapt",
     "dreamset.classifiers",
     "dreamset.classifiers.arrays",
@@ -242,7 +245,7 @@ class Objective:
     def _base(self) -> BaseModel:
         """The base, read and compiled once for all trials: at full size that takes longer than a first rung."""
         if self._loaded is None:
-            self._loaded = generate.load_base(self.params, self.workspace)
+            self._loaded = load_base(self.params, self.workspace)
         return self._loaded
 
     def _over(self, trial: optuna.Trial, name: str, excess: float) -> bool:

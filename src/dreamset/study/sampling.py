@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, TrialState
 
-    from dreamset.params import Tune
+    from dreamset.params.sections import Tune
 
 # Trials drawn at random before a model is fitted, over all of Hyperband's brackets; as many before the median prunes.
 STARTUP: Final = 5

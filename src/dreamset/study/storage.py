@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import optuna
     import sqlalchemy
 
-    from dreamset.params import Tune
+    from dreamset.params.sections import Tune
 
 MEMORY: Final = "memory://"  # nothing is kept, for tests
 _PATIENCE: Final = 60  # seconds that SQLite waits for another's write

@@ -1,0 +1,125 @@
+"""The sections of ``params.yaml``, one for each stage that has parameters of its own, and ``track``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from dreamset.params.values import ClassifierName, Count, Invariance, Natural, Positive, Share
+from dreamset.strict import Range
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Section ``prepare``."""
+
+    source: str
+    few_shot: str | None
+    template: str | None
+    invariances: tuple[Invariance, ...] | None
+    test_share: Annotated[float, Range(low=0.05, high=0.9)]
+    # Pillow refuses larger images whatever is asked of it.
+    max_pixels: Annotated[int, Range(low=1, high=178_956_970)]
+    max_rejected: Natural
+    max_near_duplicates: Natural
+    window: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Expect:
+    """Section ``expect``."""
+
+    per_class: Annotated[int, Range(low=2, high=100)]
+    steps: Annotated[int, Range(low=1, high=1000)]
+    classes: Count
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Section ``adapt``."""
+
+    weight_decay: Share
+    max_grad_norm: Positive
+    checkpoint_every: Count
+    sample_images: Annotated[int, Range(low=1, high=16)]
+    sample_steps: Annotated[int, Range(low=1, high=1000)]
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Section ``tune``."""
+
+    trials: Count
+    sampler: Literal["tpe", "gp", "random"]
+    pruner: Literal["hyperband", "successive_halving", "median", "none"]
+    objectives: Literal["cas", "cas_and_seconds"]
+    max_seconds_per_image: Positive | None
+    max_fid: Positive | None
+    storage: str
+    heartbeat_s: Count
+    grace_s: Count
+    retries: Natural
+
+    @property
+    def prunes(self) -> bool:
+        """Whether trials may be stopped early: not for a second objective or a limit known at the end alone."""
+        return self.pruner != "none" and self.objectives == "cas" and self.max_fid is None
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Section ``generate``."""
+
+    per_class: Count | Literal["balance"] | None
+    redraws: Annotated[int, Range(low=0, high=20)]
+    max_redrawn_share: Share
+
+
+@dataclass(frozen=True)
+class Train:
+    """Section ``train``."""
+
+    classifiers: tuple[ClassifierName, ...]
+    baselines: tuple[ClassifierName, ...]
+    real_weight: Share
+    selections: Count
+    configurations: Count
+    # Ravuri and Vinyals (2019) define CAS by a synthetic set that is as large as the real one.
+    scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Section ``evaluate``."""
+
+    protocol: Literal["test", "cv"] | None
+    folds: Annotated[int, Range(low=2, high=20)]
+    confidence: Annotated[float, Range(low=0.5, high=0.999)]
+    bootstrap: Annotated[int, Range(low=100)]
+    kid_subset: Annotated[int, Range(low=2)]
+    smallest_gain: Annotated[float, Range(low=0, high=0.5)]
+    worst_pairs: Annotated[int, Range(low=1, high=100)]
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """Section ``deliver``."""
+
+    precision: Annotated[float, Range(above=0, below=1)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Section ``report``."""
+
+    images_per_class: Annotated[int, Range(low=1, high=32)]
+    show_real: bool
+
+
+@dataclass(frozen=True)
+class Track:
+    """Section ``track``."""
+
+    uri: str | None
+    experiment: str
+    timeout_s: Annotated[float, Range(low=1, high=600)]

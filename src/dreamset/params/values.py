@@ -1,0 +1,15 @@
+"""Kinds of values that several parts of ``params.yaml`` have."""
+
+from typing import Annotated, Literal
+
+from dreamset.strict import Range
+
+Count = Annotated[int, Range(low=1)]
+Natural = Annotated[int, Range(low=0)]
+Share = Annotated[float, Range(low=0, high=1)]
+Positive = Annotated[float, Range(above=0)]
+
+Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
+Invariance = Literal["hflip", "vflip", "rotation", "colour"]
+Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
+ClassifierName = Literal["resnet20", "resnet50", "clip_lora", "linear_probe"]
