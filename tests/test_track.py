@@ -235,7 +235,7 @@ def test_only_long_stages_and_the_report_send(workspace: Workspace, monkeypatch:
     monkeypatch.setattr(track, "flush", lambda *_: flushed.append(len(waiting(workspace))))
     track.finish(workspace, PARAMS, "prepare", started=time.time() - 1)
     assert flushed == []
-    track.finish(workspace, PARAMS, "adapt", "datadream_cls", started=time.time() - 61)
+    track.finish(workspace, PARAMS, "adapt", "datadream_cls", started=time.time() - 121)
     track.finish(workspace, PARAMS, "report", started=time.time() - 1)
     assert flushed == [2, 3]
 

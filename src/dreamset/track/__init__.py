@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dreamset.workspace import Workspace
 
 # Importing mlflow costs seconds, so a short stage leaves its record to a later one; ``report`` sends what is left.
-_WORTH_SENDING_S: Final = 60.0
+_WORTH_SENDING_S: Final = 120.0
 # For all calls of one flush together, beyond the time limit of one call.
 _PATIENCE_S: Final = 60.0
 _EXCEPTION: Final = re.compile(r"^[\w.]*(?:Error|Exception): ")
