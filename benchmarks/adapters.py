@@ -217,7 +217,7 @@ def ladders(setting: Setting) -> list[Ladder]:
                 dataset,
                 [Rung("plain loop", lambda: plain(DATASET))],
                 dtypes,
-                [Rung("dreamset (+ own LoRA layers, foreach AdamW, moving average)", lambda: ours(DATASET))],
+                [Rung("dreamset (+ own LoRA layers, fused AdamW, moving average)", lambda: ours(DATASET))],
             ),
         ),
         Ladder(
@@ -232,7 +232,7 @@ def ladders(setting: Setting) -> list[Ladder]:
                 ],
                 dtypes,
                 [
-                    Rung("+ own LoRA layers, foreach AdamW, moving average", lambda: ours(CLASS, at_once=1)),
+                    Rung("+ own LoRA layers, fused AdamW, moving average", lambda: ours(CLASS, at_once=1)),
                     Rung(f"dreamset (+ {classes} adapters at once)", lambda: ours(CLASS)),
                 ],
             ),

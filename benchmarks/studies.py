@@ -10,8 +10,9 @@ import torch
 
 from benchmarks.setting import DATASET, PHOTOGRAPHS
 from benchmarks.timing import Ladder, Rung, clock
-from dreamset import adapt, classifiers, generate, params, prepare, splits
+from dreamset import adapt, classifiers, generate, prepare, splits
 from dreamset.classifiers import Predictor, arrays, fit, seen, stored
+from dreamset.params.recipe import Search, Span
 from dreamset.seeds import seed_for
 from dreamset.workspace import Workspace
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 PLAIN = 2  # trials of the plain objective that are timed: all cost the same
 # Whatever the guidance is, a trial takes the same time.
-SEARCH = params.Search(guidance=params.Span(1.5, 5.0))
+SEARCH = Search(guidance=Span(1.5, 5.0))
 
 
 def project(setting: Setting, **tune: Any) -> tuple[Params, Workspace]:

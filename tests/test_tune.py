@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 import toy
-from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned
+from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned, verbs
 from dreamset.adapters import read_adapters
 from dreamset.classifiers import arrays
 from dreamset.errors import InputError
@@ -489,7 +489,7 @@ def test_a_unet_without_a_class_encoder_before_it_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "_open", lambda _: (small(), place))
+    monkeypatch.setattr(verbs, "_open", lambda _: (small(), place))
     verb, *more = arguments
     named = ["--shots", "4", "--seeds", "0", "--recipes"] if verb == "table" else more
     with pytest.raises(SystemExit, match="2"):
