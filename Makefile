@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test check table base bench studies phases lock clean
+.PHONY: repro test check table base bench studies phases lock
 
 repro: .venv/ready        ## the whole pipeline, whatever is out of date
 	dvc repro

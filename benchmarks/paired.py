@@ -24,10 +24,11 @@ def unpacked(record: dict[str, Any], key: str) -> np.ndarray:
 
 
 def accuracy(records: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
-    """Mean and standard deviation over seeds."""
+    """Mean and standard deviation over seeds, and what they are of."""
     scores = [float(unpacked(record, key).mean()) for record in records]
     spread = round(statistics.stdev(scores), 4) if len(scores) > 1 else None
-    return {"seeds": len(scores), "cas": round(statistics.fmean(scores), 4), "sd": spread}
+    by_seed = [round(score, 4) for score in scores]
+    return {"seeds": len(scores), "cas": round(statistics.fmean(scores), 4), "sd": spread, "by_seed": by_seed}
 
 
 def difference(

@@ -83,29 +83,28 @@ def records(params: Params, workspace: Workspace, shots: int, seeds: Sequence[in
 
 
 def importances(workspace: Workspace, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What mattered in the studies, in the mean over the seeds whose cells are still there.
+    """What mattered in the studies and what they chose, over the seeds whose cells are still there.
 
     Returns:
         For each tuned phase the mean share of the variance of CAS of each knob alone, by fANOVA, of each pair beyond
-        that, and the number of studies.
+        that, the number of studies, and what each of them chose.
     """
     rows = []
     for recipe in (FIRST[-1], SECOND[-1]):
-        paths = [
-            Workspace(workspace.root, sweep.folder_of(workspace, record["shots"], record["seed"])).result(
-                "tune", recipe
-            )
-            for record in found
-        ]
-        read = [read_json(path, "python -m benchmarks.phases")["importance"] for path in paths if path.is_file()]
-        known = [own for own in read if "main" in own]
+        studies = {}
+        for record in found:
+            cell = Workspace(workspace.root, sweep.folder_of(workspace, record["shots"], record["seed"]))
+            if (path := cell.result("tune", recipe)).is_file():
+                studies[record["seed"]] = read_json(path, "python -m benchmarks.phases")
+        known = [own for study in studies.values() if "main" in (own := study["importance"])]
         shares: dict[str, list[float]] = {}
         for own in known:
             pairs = {" × ".join(pair["knobs"]): pair["share"] for pair in own["pairs"]}
             for name, share in (own["main"] | pairs).items():
                 shares.setdefault(name, []).append(share)
         means = {name: round(statistics.fmean(of), 3) for name, of in shares.items()}
-        rows.append({"recipe": recipe, "studies": len(known), "shares": means})
+        chosen = [{"seed": seed, **study["best"]} for seed, study in studies.items() if study["best"]]
+        rows.append({"recipe": recipe, "studies": len(known), "shares": means, "chosen": chosen})
     return rows
 
 

@@ -77,7 +77,7 @@ def test_differences_are_paired_by_seed_and_image() -> None:
     ones = [record(seed, {"a": bits(1, 1, 1, 0)}) for seed in (0, 1)]
     others = [record(0, {"b": bits(1, 0, 1, 0)}), record(1, {"b": bits(1, 1, 0, 1)})]
     assert paired.unpacked(ones[0], "a").tolist() == [1, 1, 1, 0]
-    assert paired.accuracy(others, "b") == {"seeds": 2, "cas": 0.625, "sd": 0.1768}
+    assert paired.accuracy(others, "b") == {"seeds": 2, "cas": 0.625, "sd": 0.1768, "by_seed": [0.5, 0.75]}
     assert paired.accuracy(others[:1], "b")["sd"] is None
     found = paired.difference(params, list(zip(ones, others, strict=True)), "a", "b")
     assert found["difference"] == 0.125 and found["by_seed"] == [0.25, 0.0] and found["indicative"]
@@ -210,12 +210,15 @@ def test_only_cells_with_every_phase_are_read(
     with pytest.raises(SystemExit, match="2"):
         phases.main(["--params", str(file), "--read", "--shots", "8"])
     assert "no finished cell has all four phases" in capsys.readouterr().err
+    study = Workspace(place.root, phases.sweep.folder_of(place, 16, 2)).result("tune", "class_encoder")
+    write_json(study, {"importance": {"main": {"guidance": 0.7}, "pairs": []}, "best": {"guidance": 2.5}})
     report = phases.main(["--params", str(file), "--read", "--output", str(tmp_path / "out")])
     assert [row["seeds"] for row in report["phases"]] == [2] * 4
     assert report["devices"] == ["a CPU"] and report["importances"][0] == {
         "recipe": "class_encoder",
-        "studies": 0,
-        "shares": {},
+        "studies": 1,
+        "shares": {"guidance": 0.7},
+        "chosen": [{"seed": 2, "guidance": 2.5}],
     }
     assert json.loads((tmp_path / "out/phases.json").read_text()) == report
 

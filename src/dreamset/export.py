@@ -50,7 +50,7 @@ def onnx(folder: Path, file: Path) -> None:
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"export --onnx: needs {' and '.join(missing)}; run `pip install 'dreamset[export]'`.")
+        raise InputError(f"export --onnx: needs {' and '.join(missing)}; run `pip install -e '.[export]'`.")
     import torch
 
     from dreamset import classifiers

@@ -327,7 +327,7 @@ def _training(params: Params, arm: str) -> dict[str, int]:
 
 
 def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:
-    """Seconds, from the last run's own measurement scaled by the counts."""
+    """Seconds, from the last run's own measurement scaled by the counts; records do not say of which model."""
     path = workspace.result(stage, item)
     if not path.is_file():
         return "no earlier run to estimate from"
@@ -340,8 +340,8 @@ def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[s
         return f"not known: {stage} does not record how long it takes"
     if unit and counts.get(unit) and done:
         each = seconds / done
-        return f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]} as last time"
-    return f"{seconds:.0f} s, as last time"
+        return f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]} as last time, with whatever model"
+    return f"{seconds:.0f} s, as last time, with whatever model and steps"
 
 
 def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> str:
