@@ -55,9 +55,7 @@ def test_without_the_packages_of_onnx_one_sentence_says_so(
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(SystemExit, match="2"):
         main(["export", "--onnx", str(tmp_path / "x.onnx"), "--classifier", str(tmp_path)])
-    assert capsys.readouterr().err == (
-        "dreamset: export --onnx: needs onnxscript; run `pip install -e '.[export]'`.\n"
-    )
+    assert capsys.readouterr().err == "dreamset: export --onnx: needs onnxscript; run `pip install -e '.[export]'`.\n"
 
 
 @pytest.mark.parametrize("module", ["predict", "export"])

@@ -340,7 +340,8 @@ def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[s
         return f"not known: {stage} does not record how long it takes"
     if unit and counts.get(unit) and done:
         each = seconds / done
-        return f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]} as last time, with whatever model"
+        every = f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]}"
+        return f"{every} as last time, with whatever model"
     return f"{seconds:.0f} s, as last time, with whatever model and steps"
 
 
