@@ -105,6 +105,9 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
         with multiprocessing.get_context("spawn").Pool(jobs, initializer=device.keep_memory) as pool:
             for _ in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="table", unit="cell"):
                 pass
+            # Not ended by force: what their libraries share would be told to be left behind.
+            pool.close()
+            pool.join()
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
     records = [found for path in paths if (found := _usable(params, workspace, path, data))]
