@@ -9,9 +9,7 @@ import re
 import resource
 import shutil
 import signal
-import struct
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ from dreamset.errors import InputError
 from dreamset.files import sha256_file
 from dreamset.generator import sampler, training
 from dreamset.generator.lora import WEIGHTS
-from dreamset.images import BadImageError, Decoding, decode
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.workspace import Workspace
 
@@ -596,34 +593,6 @@ def test_a_torn_line_of_metadata_names_file_and_line(tmp_path: Path) -> None:
         path.write_bytes(b"\n".join([first, torn, third, b""]))
         with pytest.raises(InputError, match=r"metadata\.jsonl, line 2"):
             read_metadata(tmp_path)
-
-
-# Images that a folder may hold
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png_header(width: int, height: int, *more: bytes) -> bytes:
-    """A PNG of one bit per pixel whose pixels are missing."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (png_header(30000, 30000), "pixels"),
-        (png_header(7200, 7200), "7200x7200 is more than 50000000 pixels"),
-        (png_header(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 2**27))), "damaged"),
-        (b"SIMPLE  =                    T".ljust(2880), "not a PNG"),
-        (b"\x1f\x8b\x08" + bytes(100), "not a PNG"),
-    ],
-)
-def test_bombs_are_refused_from_their_header(data: bytes, words: str) -> None:
-    with pytest.raises(BadImageError, match=words):
-        decode(data, Decoding(50_000_000))
 
 
 def test_the_page_of_faults_names_tests_that_are_there() -> None:
