@@ -1,3 +1,5 @@
+"""The page and the contact sheet: what a finished run shows of itself."""
+
 from __future__ import annotations
 
 import base64
@@ -7,14 +9,13 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
 
-import studied
+import reported
 import toy
 from dreamset import claims, report, verbs
 from dreamset.errors import InputError
@@ -23,95 +24,10 @@ from dreamset.sheet import _GAP, _HEADER, _MARGIN
 from dreamset.splits import read_split, write_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
+from reported import HOSTILE, RECIPES, accuracies, read
 
 if TYPE_CHECKING:
     from dreamset.params import Params
-
-RECIPES = ("stable_diffusion", "datadream_dset")
-HOSTILE = ("<script>alert(1)</script>", "a" * 300, "Δ/../数字\n\u202e\x07")
-
-
-class Page(HTMLParser):
-    """Checks that every element is closed in order, and gathers texts, attributes and pictures."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.words: list[str] = []
-        self.sections: dict[str, list[str]] = {}
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag == "section":
-            self.sections[dict(attrs)["id"] or ""] = self.words = []
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.sections.setdefault("hero", self.words)
-            self.words.append(data)
-
-    def text(self, section: str) -> str:
-        return re.sub(r"\s+", " ", "".join(self.sections[section]))
-
-
-def evaluation(params: Params, classes: tuple[str, ...], accuracies: dict[str, float]) -> dict[str, Any]:
-    """What ``evaluate`` writes, for made-up accuracies by run."""
-    runs = [
-        {
-            **dict(zip(("arm", "train_on", "classifier"), key.split("/"), strict=True)),
-            "accuracy": value,
-            "low": round(value - 0.021, 4),
-            "high": round(value + 0.019, 4),
-            "top5": None,
-            "most_confused": [{"actual": classes[0], "predicted": classes[1], "count": 5}],
-            "steps": 12,
-            "chosen_step": 8,
-            "seconds": 3.5,
-        }
-        for key, value in accuracies.items()
-    ]
-    plain, adapted = RECIPES
-    pairs = [((adapted, kind), (plain, kind)) for kind in ("synthetic", "both")]
-    pairs += [((recipe, "both"), ("real", "real")) for recipe in RECIPES]
-    differences = []
-    for classifier in params.train.classifiers:
-        for first, second in pairs:
-            of, minus = "/".join((*first, classifier)), "/".join((*second, classifier))
-            gain = round(accuracies[of] - accuracies[minus], 4)
-            differences.append(
-                {"classifier": classifier, "of": of, "minus": minus}
-                | {"difference": gain, "low": round(gain - 0.0113, 4), "high": round(gain + 0.0117, 4)}
-            )
-    return {
-        "classes": classes,
-        "test_images": 877,
-        "confidence": 0.95,
-        "bootstrap": 2000,
-        "runs": runs,
-        "differences": differences,
-        "sets": {},
-        "costs": {},
-    }
-
-
-def accuracies(params: Params) -> dict[str, float]:
-    made = {"zero_shot/none/clip_zeroshot": 0.5432}
-    for place, classifier in enumerate(params.train.classifiers):
-        values = (0.8611, 0.6462, 0.9005, 0.8833, 0.9066)
-        keys = ("real/real", *(f"{recipe}/{kind}" for recipe in RECIPES for kind in ("synthetic", "both")))
-        made |= {f"{key}/{classifier}": value - place / 10 for key, value in zip(keys, values, strict=True)}
-    return made
 
 
 @pytest.fixture
@@ -121,48 +37,9 @@ def params() -> Params:
 
 @pytest.fixture
 def workspace(tmp_path: Path, params: Params) -> Workspace:
-    """Every result that a finished run leaves, but no test manifest."""
     workspace = Workspace.at(tmp_path)
-    split = toy.write_splits(workspace, selection=3)
-    workspace.test_split.unlink()
-    scores = accuracies(params)
-    record = evaluation(params, split.classes, scores)
-    for place, recipe in enumerate(RECIPES):
-        images = toy.write_synthetic(workspace, recipe, seed=place + 5)
-        pair = {"image": images[7].file_name, "shot": split.train[5].path, "distance": 0.7531}
-        record["sets"][recipe] = {
-            "images": len(images),
-            "features": "judge, 64 wide",
-            "n": 18,
-            "fid": 79.64 - 50 * place,
-            "kid": 0.14321,
-            "kid_sd": 0.00213,
-            "kid_subset": 18,
-            "near_duplicates": {"threshold": 0.8, "count": 4 + place, "share": 0.0213, "pairs": [pair]},
-        }
-        loss = [{"adapter": "dataset", "step": 10 * i, "loss": 1 / i} for i in range(1, 20)] if place else []
-        folder = workspace.plots("adapt", recipe)
-        write_csv(folder / "loss.csv", loss, ("adapter", "step", "loss"))
-        for step in (0, 100, 200) if place else ():
-            Image.new("RGB", (4 * 16, 3 * 16), (step, 0, 0)).save(folder / f"samples_{step:05d}.png")
-        adapt = {"recipe": recipe, "adapters": place, "steps": 190 * place, "seconds": 41.26 * place}
-        adapt |= {"loss_first": 1.0, "loss_last": 0.0526} if place else {}
-        write_json(workspace.result("adapt", recipe), adapt)
-        drawn = {"recipe": recipe, "images": 18, "redrawn": 2, "seconds": 12.34, "images_per_s": 1.46}
-        write_json(workspace.result("generate", recipe), drawn)
-    for arm in ("real", *RECIPES):
-        write_json(workspace.result("train", arm), {"arm": arm, "runs": [{"seconds": 1.5}, {"seconds": 2.25}]})
-    write_json(workspace.result("evaluate"), record)
-    labels = [i % 3 for i in range(60)]
-    guesses = {key: [(label + (i % 10 == 0)) % 3 for i, label in enumerate(labels)] for key in scores}
-    predictions = {"classes": split.classes, "labels": labels, "predicted": guesses}
-    write_json(workspace.plots("evaluate") / "predictions.json", predictions)
+    reported.write(workspace, params)
     return workspace
-
-
-def read(workspace: Workspace) -> tuple[str, Page]:
-    source = (workspace.results / "report.html").read_text(encoding="utf-8")
-    return source, Page(source)
 
 
 def change(workspace: Workspace, edit: Any) -> None:
@@ -553,91 +430,3 @@ def test_it_needs_no_heavy_library() -> None:
     heavy = ("torch", "mlflow", "matplotlib", "sklearn", "pandas")
     code = f"import sys, dreamset.report; sys.exit(any(name.split('.')[0] in {heavy} for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def part(source: str, anchor: str) -> str:
-    """The markup of a section."""
-    start = source.index(f'<section id="{anchor}"')
-    return source[start : source.index("</section>", start)]
-
-
-def captions(workspace: Workspace) -> list[str]:
-    """Titles of the charts of the studies."""
-    return re.findall(r"<figcaption>([^<]+)</figcaption>", part(read(workspace)[0], "studies"))
-
-
-def test_a_study_is_shown_with_all_that_it_tried(workspace: Workspace) -> None:
-    search = {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 5, "high": 30}}
-    params = toy.params(recipes__stable_diffusion__search=search)
-    record = studied.record(26)
-    record["trials"][11]["reason"] = HOSTILE[0]
-    toy.write_study(params, workspace, "stable_diffusion", **record)
-    write_json(workspace.result("tune", "datadream_dset"), {"recipe": "datadream_dset", "searched": [], "best": None})
-    write_json(workspace.result("tune", "taken_out"), record | {"sentences": ["Not of this page."]})
-    report.run(params, workspace)
-    source, page = read(workspace)
-    shown = page.text("studies")
-    assert all(re.sub(r"\s+", " ", told) in shown for told in record["sentences"])
-    assert "Not of this page" not in shown and "datadream_dset" not in shown
-    assert "script" not in page.tags and "&lt;script&gt;" in source
-    assert "26 trials, 5 070 images" in shown
-    assert captions(workspace)[:2] == ["CAS by trial", "CAS by images per class"]
-    assert [name.partition(",")[0] for name in captions(workspace)[2:]] == ["CAS by guidance and steps", "When"]
-    section = part(source, "studies")
-    table = section[section.index("<details>") :]  # of 26 it is folded away
-    best = record["best_trial"]
-    assert re.search(rf'<tr class="chosen"><th scope="row"><i class="key best"></i>{best}</th>', table)
-    assert table.count("chosen") == 2
-    states = {"complete": "finished", "pruned": "stopped early", "fail": "failed"}
-    for state, words in states.items():
-        count = sum(trial["state"].lower().startswith(state) for trial in record["trials"])
-        assert table.count(f"{words}<") + table.count(f"{words};") == count - (state == "complete")
-    # A dot per scored trial in the history, and a cross for the one that failed.
-    history = section[section.index("CAS by trial") : section.index("CAS by images per class")]
-    assert history.count("<circle") == 25
-    assert history.count("<path") == 1
-    # What was chosen is what was run.
-    guidance = record["best"]["guidance"]
-    assert f"{record['best']['steps']} steps, guidance {guidance:.3g} (guidance, steps chosen by" in page.text("setup")
-    # And what it took is a part of the cost.
-    assert f"stable_diffusion000.026{record['seconds']:.1f}" in page.text("costs")
-
-
-def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspace) -> None:
-    write_json(workspace.result("tune", "stable_diffusion"), studied.record(24, two=True, workers=1))
-    report.run(params, workspace)
-    found = captions(workspace)
-    assert "Which knob matters" in found and "CAS against the time an image takes" in found
-    assert "on the front" in read(workspace)[1].text("studies")
-
-    # One number on a log scale and a list of schedulers, nothing feasible, in a record without the recipe's own values.
-    lr = {"name": "FloatDistribution", "attributes": {"step": None, "low": 1e-4, "high": 1e-2, "log": True}}
-    choices = {"name": "CategoricalDistribution", "attributes": {"choices": ["ddim", "pndm"]}}
-    record = studied.record(6) | {"space": {"lr": lr, "scheduler": choices}, "searched": ["lr", "scheduler"]}
-    record |= {"best": None, "best_trial": None, "default": None}
-    for trial in record["trials"]:
-        trial |= {"params": {"lr": 3e-4, "scheduler": "pndm"}, "feasible": False}
-    write_json(workspace.result("tune", "stable_diffusion"), record)
-    report.run(params, workspace)
-    page = read(workspace)[1]
-    assert captions(workspace) == ["CAS by trial", "CAS by images per class", "When, and by which worker"]
-    assert "not feasible" in page.text("studies")
-    steps = {"name": "IntDistribution", "attributes": {"log": False, "step": 1, "low": 5, "high": 30}}
-    for number, trial in enumerate(record["trials"]):
-        trial |= {"params": {"lr": 10 ** (-4 + number / 3), "steps": 5 + 5 * number}}
-    write_json(workspace.result("tune", "stable_diffusion"), record | {"space": {"lr": lr, "steps": steps}})
-    report.run(params, workspace)
-    assert any(name.startswith("CAS by steps and lr") for name in captions(workspace))
-
-    # Nothing came of any trial.
-    record |= {"trials": [studied.failed(number, started=None, ended=None) for number in range(3)]}
-    write_json(workspace.result("tune", "stable_diffusion"), record)
-    report.run(params, workspace)
-    assert captions(workspace) == []
-    assert "too many images had to be redrawn" in read(workspace)[1].text("studies")
-
-
-def test_a_broken_study_is_named(params: Params, workspace: Workspace) -> None:
-    write_json(workspace.result("tune", "stable_diffusion"), {"searched": ["guidance"], "best": None})
-    with pytest.raises(InputError, match=r"stable_diffusion\.json: has no .*trials.*dreamset tune stable_diffusion"):
-        report.run(params, workspace)

@@ -105,7 +105,7 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
         with multiprocessing.get_context("spawn").Pool(jobs, initializer=device.keep_memory) as pool:
             for _ in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="table", unit="cell"):
                 pass
-            # Not ended by force: what their libraries share would be told to be left behind.
+            # Left to end by themselves: killed, they would be said to have leaked their libraries' semaphores.
             pool.close()
             pool.join()
     now = time.monotonic() - started

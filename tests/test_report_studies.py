@@ -1,0 +1,115 @@
+"""Studies on the page: what was tried, what was chosen, and charts of every kind of study."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import reported
+import studied
+import toy
+from dreamset import report
+from dreamset.errors import InputError
+from dreamset.files import write_json
+from dreamset.workspace import Workspace
+from reported import HOSTILE, part, read
+
+if TYPE_CHECKING:
+    from dreamset.params import Params
+
+
+@pytest.fixture
+def params() -> Params:
+    return toy.params(report__images_per_class=3)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, params: Params) -> Workspace:
+    workspace = Workspace.at(tmp_path)
+    reported.write(workspace, params)
+    return workspace
+
+
+def captions(workspace: Workspace) -> list[str]:
+    """Titles of the charts of the studies."""
+    return re.findall(r"<figcaption>([^<]+)</figcaption>", part(read(workspace)[0], "studies"))
+
+
+def test_a_study_is_shown_with_all_that_it_tried(workspace: Workspace) -> None:
+    search = {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 5, "high": 30}}
+    params = toy.params(recipes__stable_diffusion__search=search)
+    record = studied.record(26)
+    record["trials"][11]["reason"] = HOSTILE[0]
+    toy.write_study(params, workspace, "stable_diffusion", **record)
+    write_json(workspace.result("tune", "datadream_dset"), {"recipe": "datadream_dset", "searched": [], "best": None})
+    write_json(workspace.result("tune", "taken_out"), record | {"sentences": ["Not of this page."]})
+    report.run(params, workspace)
+    source, page = read(workspace)
+    shown = page.text("studies")
+    assert all(re.sub(r"\s+", " ", told) in shown for told in record["sentences"])
+    assert "Not of this page" not in shown and "datadream_dset" not in shown
+    assert "script" not in page.tags and "&lt;script&gt;" in source
+    assert "26 trials, 5 070 images" in shown
+    assert captions(workspace)[:2] == ["CAS by trial", "CAS by images per class"]
+    assert [name.partition(",")[0] for name in captions(workspace)[2:]] == ["CAS by guidance and steps", "When"]
+    section = part(source, "studies")
+    table = section[section.index("<details>") :]  # of 26 it is folded away
+    best = record["best_trial"]
+    assert re.search(rf'<tr class="chosen"><th scope="row"><i class="key best"></i>{best}</th>', table)
+    assert table.count("chosen") == 2
+    states = {"complete": "finished", "pruned": "stopped early", "fail": "failed"}
+    for state, words in states.items():
+        count = sum(trial["state"].lower().startswith(state) for trial in record["trials"])
+        assert table.count(f"{words}<") + table.count(f"{words};") == count - (state == "complete")
+    # A dot per scored trial in the history, and a cross for the one that failed.
+    history = section[section.index("CAS by trial") : section.index("CAS by images per class")]
+    assert history.count("<circle") == 25
+    assert history.count("<path") == 1
+    # What was chosen is what was run.
+    guidance = record["best"]["guidance"]
+    assert f"{record['best']['steps']} steps, guidance {guidance:.3g} (guidance, steps chosen by" in page.text("setup")
+    # And what it took is a part of the cost.
+    assert f"stable_diffusion000.026{record['seconds']:.1f}" in page.text("costs")
+
+
+def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspace) -> None:
+    write_json(workspace.result("tune", "stable_diffusion"), studied.record(24, two=True, workers=1))
+    report.run(params, workspace)
+    found = captions(workspace)
+    assert "Which knob matters" in found and "CAS against the time an image takes" in found
+    assert "on the front" in read(workspace)[1].text("studies")
+
+    # One number on a log scale and a list of schedulers, nothing feasible, in a record without the recipe's own values.
+    lr = {"name": "FloatDistribution", "attributes": {"step": None, "low": 1e-4, "high": 1e-2, "log": True}}
+    choices = {"name": "CategoricalDistribution", "attributes": {"choices": ["ddim", "pndm"]}}
+    record = studied.record(6) | {"space": {"lr": lr, "scheduler": choices}, "searched": ["lr", "scheduler"]}
+    record |= {"best": None, "best_trial": None, "default": None}
+    for trial in record["trials"]:
+        trial |= {"params": {"lr": 3e-4, "scheduler": "pndm"}, "feasible": False}
+    write_json(workspace.result("tune", "stable_diffusion"), record)
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert captions(workspace) == ["CAS by trial", "CAS by images per class", "When, and by which worker"]
+    assert "not feasible" in page.text("studies")
+    steps = {"name": "IntDistribution", "attributes": {"log": False, "step": 1, "low": 5, "high": 30}}
+    for number, trial in enumerate(record["trials"]):
+        trial |= {"params": {"lr": 10 ** (-4 + number / 3), "steps": 5 + 5 * number}}
+    write_json(workspace.result("tune", "stable_diffusion"), record | {"space": {"lr": lr, "steps": steps}})
+    report.run(params, workspace)
+    assert any(name.startswith("CAS by steps and lr") for name in captions(workspace))
+
+    # Nothing came of any trial.
+    record |= {"trials": [studied.failed(number, started=None, ended=None) for number in range(3)]}
+    write_json(workspace.result("tune", "stable_diffusion"), record)
+    report.run(params, workspace)
+    assert captions(workspace) == []
+    assert "too many images had to be redrawn" in read(workspace)[1].text("studies")
+
+
+def test_a_broken_study_is_named(params: Params, workspace: Workspace) -> None:
+    write_json(workspace.result("tune", "stable_diffusion"), {"searched": ["guidance"], "best": None})
+    with pytest.raises(InputError, match=r"stable_diffusion\.json: has no .*trials.*dreamset tune stable_diffusion"):
+        report.run(params, workspace)
