@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import adapt, crossval, evaluate, folds, generate, prepare, train
+from dreamset import adapt, crossval, evaluate, fitting, folds, generate, prepare, train
 from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json
@@ -231,6 +231,15 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
         assert found["kid"] is not None
         assert len(found["near_duplicates"]["pairs"]) == 3
     assert "no gain is found" in evaluation["reach"]["warning"]
+
+
+def test_classifiers_of_folds_leave_their_logits_alone(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
+    """Of the size of CLIP they would fill a disk."""
+    place, params, _ = world
+    finished = {path.parent.name for path in place.shards.glob(f"*/{fitting.RECORD}")}
+    kept = [read_json(place.classifiers(arm) / train.SHARDS, "") for arm in train.arms(params)]
+    assert finished == {key for keys in kept for key in keys}
+    assert not list(place.root.glob(".dreamset/folds/*/*/models/classifiers/*"))
 
 
 def test_near_duplicates_of_held_out_images_are_counted_over_all_folds(

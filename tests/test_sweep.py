@@ -15,7 +15,7 @@ import yaml
 
 from dreamset import adapt, cli, evaluate, generate, pools, prepare, sweep, table, train
 from dreamset import params as parameters
-from dreamset.errors import InputError
+from dreamset.errors import InputError, StoppedError
 from dreamset.files import write_json
 from dreamset.images import png
 from dreamset.params import Params
@@ -191,6 +191,34 @@ def test_a_killed_cell_goes_on_with_the_next_arm(
     del stages[:]
     sweep.run(params, workspace, [4], [0], 1)
     assert stages == [*(f"{stage} datadream_dset 4/0" for stage in ("adapt", "generate", "train")), "evaluate 4/0"]
+
+
+def test_other_code_is_believed_when_a_cell_comes_out_the_same(
+    params: Params, workspace: Workspace, stages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.run(params, workspace, [4, 8], [0, 1, 2], 1)
+    del stages[:]
+    monkeypatch.setattr(sweep, "code", lambda: "refactored")
+    told = sweep.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True)
+    assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 8/0"]
+    assert told.startswith("4 cells of other code taken over, for 2 came out the same")
+    assert cells(workspace) == [(shots, seed) for shots in (4, 8) for seed in (0, 1, 2)]
+    record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
+    assert (record["code"], record["rechecked"]["by"]) == ("refactored", "shots008_seed0")
+    del stages[:]
+    assert sweep.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True).startswith("0 cells")
+    assert stages == []
+    # Another recipe list is no other code, and other settings are not taken over.
+    slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=1))
+    monkeypatch.setattr(sweep, "code", lambda: "again")
+    sweep.run(slower, workspace, [4], [0, 1], 1, recheck=True)
+    assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 4/1"]
+    # What comes out otherwise is told, and nothing is taken over.
+    monkeypatch.setitem(RATES, "datadream_dset", 0.3)
+    with pytest.raises(StoppedError, match="shots008_seed0 comes out otherwise with this code"):
+        sweep.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)
+    record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
+    assert record["code"] == "refactored"
 
 
 def test_primary_claims_are_a_family_of_their_own(params: Params, workspace: Workspace, stages: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 import torch
 
 import toy
-from dreamset import classifiers, train
+from dreamset import classifiers, fitting, train
 from dreamset.classifiers import arrays, fit
 from dreamset.classifiers.resnet20 import ResNet20
 from dreamset.errors import InputError
 from dreamset.files import read_json
+from dreamset.params import Params
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
@@ -190,8 +192,8 @@ def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
         ("synthetic_x1", 12, 4, 0),
         ("synthetic_x3", 36, 4, 0),
     ]
-    assert [train.scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
-    part = train._Part(params, places[1], read_split(places[1].splits), RECIPE)
+    assert [fitting.scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
+    part = fitting.Part(params, places[1], read_split(places[1].splits), RECIPE)
     small, large = (part.scaled(scale, ResNet20(3, 4, 16, 0.0)) for scale in (1, 3))
     for label in range(3):
         own = [name for name, its in zip(small.names, small.labels, strict=True) if its == label]
@@ -302,6 +304,7 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
         "both_clip_lora",
         "both_resnet20",
         "both_strong_resnet20",
+        "shards.json",
         "synthetic_clip_lora",
         "synthetic_resnet20",
     ]
@@ -313,29 +316,66 @@ def test_real_and_recipe_train_equal_steps_and_write_what_others_read(workspace:
     assert classifiers.load(folder / "both_clip_lora").logits(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 3)
     with (workspace.plots("train", RECIPE) / "loss.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["run"] for row in rows} == {path.name for path in folder.iterdir()}
+    assert {row["run"] for row in rows} == {path.name for path in folder.glob("*/")}
     assert float(rows[0]["loss"]) > 0
 
 
-def test_training_learns_and_repeats_and_does_not_know_the_recipe(workspace: Workspace) -> None:
-    toy.write_synthetic(workspace, "stable_diffusion")
-    changes = {"steps": 30, "batch": 18, "width": 4, "lr": 0.02}
-    params = toy.params(
+def _learning(**changes: Any) -> Params:
+    """ResNet-20 alone, with enough steps to learn the toy classes."""
+    row = {"steps": 30, "batch": 18, "width": 4, "lr": 0.02} | changes
+    return toy.params(
         selection="extra:3",
         train__classifiers=["resnet20"],
         train__baselines=[],
-        **{f"models__bundled__train__resnet20__{k}": v for k, v in changes.items()},
+        **{f"models__bundled__train__resnet20__{k}": v for k, v in row.items()},
     )
+
+
+def test_training_learns_and_repeats_and_does_not_know_the_recipe(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace.at(tmp_path / "other")
+    shutil.copytree(workspace.cell / "data", other.cell / "data")
+    toy.write_synthetic(other, "stable_diffusion")
+    params = _learning()
     first = train.run(params, workspace, RECIPE)
-    twin = train.run(params, workspace, "stable_diffusion")  # the same images under another name
+    twin = train.run(params, other, "stable_diffusion")  # the same images under another name, without shards to share
     for one, two in zip(first["runs"], twin["runs"], strict=True):
         assert one["loss"] == two["loss"]
         assert one["loss"][-1]["loss"] < 0.7 * one["loss"][0]["loss"]
         assert max(point["accuracy"] for point in one["selection_curve"]) > 0.7
     name = "synthetic_resnet20/model.safetensors"
     assert (workspace.classifiers(RECIPE) / name).read_bytes() == (
-        workspace.classifiers("stable_diffusion") / name
+        other.classifiers("stable_diffusion") / name
     ).read_bytes()
+
+
+def test_a_killed_run_goes_on_with_the_next_classifier(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what another recipe has learned from the same images is not learned again; one step more is."""
+    fitted: list[str] = []
+    plain = fit.fit
+
+    def counted(*rest: Any, **named: Any) -> Any:
+        if len(fitted) == 2 and "killed" not in fitted:
+            fitted.append("killed")
+            raise KeyboardInterrupt
+        fitted.append(named["what"])
+        return plain(*rest, **named)
+
+    monkeypatch.setattr(fit, "fit", counted)
+    params = _learning(steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(params, workspace, RECIPE)
+    assert not workspace.classifiers(RECIPE).exists()
+    first = train.run(params, workspace, RECIPE)
+    runs = [f"train {RECIPE} {kind} resnet20" for kind in ("synthetic", "both", "both_strong")]
+    assert fitted == [*runs[:2], "killed", runs[2]]
+    assert train.run(params, workspace, RECIPE) == first
+    toy.write_synthetic(workspace, "stable_diffusion")
+    assert train.run(params, workspace, "stable_diffusion")["runs"] == first["runs"]
+    record = read_json(workspace.classifiers("stable_diffusion") / "both_resnet20/classifier.json", "")
+    assert (record["arm"], record["chosen_step"]) == ("stable_diffusion", first["runs"][1]["chosen_step"])
+    assert len(fitted) == 4
+    train.run(_learning(steps=5), workspace, RECIPE)
+    assert len(fitted) == 7
 
 
 def test_labels_come_from_the_metadata_and_changed_files_are_named(workspace: Workspace) -> None:
@@ -393,7 +433,7 @@ def test_missing_weights_are_told_before_anything_is_trained(
     def never(*_: object) -> None:
         raise AssertionError("trained first")
 
-    monkeypatch.setattr(train, "_train", never)
+    monkeypatch.setattr(fitting, "_fit", never)
     params = toy.params(train__classifiers=["resnet20", "clip_lora"], models__bundled__clip="hub:nobody/nothing")
     with pytest.raises(InputError, match="dreamset fetch"):
         train.run(params, workspace, "real")

@@ -149,6 +149,12 @@ def _beside(commands: Any) -> None:
         "--recipes", nargs="+", metavar="RECIPE", help="rows of recipes (default: those that are active)"
     )
     table.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1); cores are shared")
+    table.add_argument(
+        "--recheck",
+        action="store_true",
+        help="where the code alone has changed since: run one cell of each number of shots again, and take over the "
+        "others when it comes out the same",
+    )
     _common(table)
     table.set_defaults(run=verbs.table)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import audit, folds, generate, locks, pools, train, tune
+from dreamset import audit, folds, generate, locks, pools, shards, train, tune
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.params import to_dict
@@ -148,6 +148,7 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
     if not _finished(record, file, made_with):
         # Else a kill between the two files of this run would leave new logits beside the record of others.
         record.unlink(missing_ok=True)
+        others = {path.name for path in place.shards.glob("*")}
         with audit.closed(place, also=[Path(sample.path) for sample in fold.held]):
             if arm != train.REAL:
                 tune.adapt_and_tune(params, place, arm)
@@ -158,7 +159,9 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
         facts = {"made_with": made_with, "sha256": sha256_file(file), "temperatures": scored.temperatures}
         write_json(record, facts)
         # Only their logits are wanted, and classifiers of the size of CLIP fill a disk.
+        spent = read_json(place.classifiers(arm) / train.SHARDS, "dreamset evaluate")
         shutil.rmtree(place.classifiers(arm))
+        shards.forget(place.shards, [key for key in spent if key not in others])
     found, temperatures = load(file.read_bytes()), read_json(record, "dreamset evaluate")["temperatures"]
     # The file keeps no order of its own.
     return Scored({key: found[key] for key in temperatures}, temperatures)

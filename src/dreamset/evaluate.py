@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import hub, scoring, verdict
+from dreamset import fitting, hub, scoring, verdict
 from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
 from dreamset.scoring import ZERO_SHOT, key_of
 from dreamset.seeds import seed_for
 from dreamset.splits import read_split, read_test
-from dreamset.train import REAL, arms, scale_of, train_on
+from dreamset.train import REAL, arms, train_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -172,7 +172,7 @@ def _run_record(
         "arm": arm,
         "train_on": kind,
         "classifier": name,
-        "scale": scale_of(kind),
+        "scale": fitting.scale_of(kind),
         "measure": _measure(kind, name),
         "accuracy": round(interval.estimate, 4),
         "low": round(interval.low, 4),

@@ -58,13 +58,17 @@ _ASIDE: Final = frozenset(
 
 
 def fingerprint(settings: Any, root: Path, row: Model, aside: frozenset[str] = frozenset()) -> str:
-    """Hash of settings, of the pretrained weights of a model's row and the look of its glyphs, and of the source files.
+    """Hash of ``inputs`` and of ``code``."""
+    return digest([inputs(settings, root, row), code(aside)])
+
+
+def inputs(settings: Any, root: Path, row: Model) -> str:
+    """Hash of settings, of the pretrained weights of a model's row, and of the look of its glyphs.
 
     Args:
         settings: whatever else the work depends on, as JSON has it.
         root: what relative paths of the row start from.
         row: whose weights are used.
-        aside: further folders and files of the package that do not matter to this work.
     """
     weights = [
         hub.identity(root, row.generator, "generator", row.variant),
@@ -73,7 +77,16 @@ def fingerprint(settings: Any, root: Path, row: Model, aside: frozenset[str] = f
     ]
     look = root / _LOOK
     glyphs = sha256_file(look) if row.retrieval == "glyphs" and look.is_file() else None
-    return digest([settings, _code(_ASIDE | aside), weights, glyphs])
+    return digest([settings, weights, glyphs])
+
+
+def code(aside: frozenset[str] = frozenset()) -> str:
+    """Hash of the source files that make numbers.
+
+    Args:
+        aside: further folders and files of the package that do not matter to this work.
+    """
+    return digest(_code(_ASIDE | aside))
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 Each (shots, seed) is a cell under ``.dreamset/table``: the same stage functions in another workspace, sharing
 shards. A finished cell leaves a record in ``results/table/cells`` and is not run again while its parameters, the
-base and the code are the same; one that lacks a recipe runs that recipe alone.
+base and the code are the same; one that lacks a recipe runs that recipe alone. Where the code alone has changed, cells
+may be taken over when some of them, run again, come out the same (``recheck``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import audit, claims, device, evaluate, generate, locks, pools, prepare, sources, table, train, tune
-from dreamset.errors import InputError
+from dreamset.errors import InputError, StoppedError
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
-from dreamset.fingerprint import fingerprint
+from dreamset.fingerprint import code, inputs
 from dreamset.params import Params
 from dreamset.progress import bar
 from dreamset.sources import few_shot
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUNDLED: Final = "digits"  # the source that is part of an installed package
+_MEASURED: Final = ("images", "labels", "right", "differences", "quality")  # of a record: what came out, and no times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +48,10 @@ class Cell:
     data: str | None
 
     @property
-    def done(self) -> str:
-        """What a finished cell was made with, but for the recipes: parameters, images, base and code."""
+    def made(self) -> dict[str, str]:
+        """Hashes of what a finished cell was made with, but for the recipes: parameters, images and base; code."""
         settings = [self.params.shots, self.params.seed, self.params.setting(()), self.data, _few_shot(self.params)]
-        return fingerprint(settings, self.workspace.root, self.params.base)
+        return {"settings": inputs(settings, self.workspace.root, self.params.base), "code": code()}
 
     @property
     def recipes(self) -> dict[str, str]:
@@ -58,9 +60,14 @@ class Cell:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The record of the cell as these parameters make it; empty where there is none."""
-        found = dict(read_json(self.record, "dreamset table")) if self.record.is_file() else {}
-        return found if found.get("done") == self.done else {}
+        """The record of the cell as these parameters and this code make it; empty where there is none."""
+        found = self.last
+        return found if self.made.items() <= found.items() else {}
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The record of the cell, whatever made it; empty where there is none."""
+        return dict(read_json(self.record, "dreamset table")) if self.record.is_file() else {}
 
     @property
     def finished(self) -> bool:
@@ -72,22 +79,34 @@ class Cell:
         """The cell with those recipes, too, that it has been run with before and that are as they were."""
         known = self.recorded.get("recipes", {})
         names = [name for name in self.params.recipes if name in self.params.active or name in known]
-        whole = self._of(tuple(names))
-        rows = whole.recipes
-        return self._of(tuple(n for n in names if n in self.params.active or rows[n] == known[n]))
+        rows = self.of(tuple(names)).recipes
+        return self.of(tuple(n for n in names if n in self.params.active or rows[n] == known[n]))
 
-    def _of(self, active: tuple[str, ...]) -> Cell:
+    def of(self, active: tuple[str, ...]) -> Cell:
+        """The cell with these recipes."""
         return dataclasses.replace(self, params=dataclasses.replace(self.params, active=active))
 
 
-def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int], jobs: int) -> str:
+def run(
+    params: Params, workspace: Workspace, shots: list[int], seeds: list[int], jobs: int, *, recheck: bool = False
+) -> str:
     """Run what is not finished, then write ``results/table/`` from every finished cell of this setting.
+
+    Args:
+        params: all parameters.
+        workspace: the project's.
+        shots: numbers of images per class.
+        seeds: of each.
+        jobs: cells at once.
+        recheck: of the cells that differ in the code alone, run one again for each number of shots, and take over the
+            others where it comes out the same.
 
     Returns:
         A few lines of what came out, with the time that it took.
 
     Raises:
         InputError: before any work, where seeds would be scored each on images of its own.
+        StoppedError: a cell that was run again came out otherwise.
     """
     started = time.monotonic()
     folder = workspace.results / "table"
@@ -96,18 +115,9 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
     cells = [_cell(params, workspace, k, seed, jobs, data) for k in shots for seed in seeds]
     if params.evaluate.protocol == "cv" or (params.evaluate.protocol is None and source and source.test is None):
         _check_seeds(params, workspace, cells)
+    taken = _recheck(cells, jobs) if recheck else ""
     todo = [cell for cell in cells if not cell.finished]
-    if jobs == 1:
-        for cell in bar(todo, what="table", unit="cell"):
-            run_cell(cell)
-    else:
-        # A fresh interpreter each: torch's threads do not survive a fork.
-        with multiprocessing.get_context("spawn").Pool(jobs, initializer=device.keep_memory) as pool:
-            for _ in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="table", unit="cell"):
-                pass
-            # Left to end by themselves: killed, they would be said to have leaked their libraries' semaphores.
-            pool.close()
-            pool.join()
+    _run_all(todo, jobs)
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
     records = [found for path in paths if (found := _usable(params, workspace, path, data))]
@@ -122,10 +132,55 @@ def run(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]
     work = sum(found["seconds"] for found in records)
     aside = f"; {len(paths) - len(records)} of another setting or code left out" if len(paths) > len(records) else ""
     told = [
+        *([taken] if taken else []),
         f"{len(todo)} of {len(cells)} cells run now, in {_spoken(now)}; {folder}",
         f"{len(records)} cells in the table, {_spoken(work)} of work one after another{aside}",
     ]
     return "\n".join([*told, *lines])
+
+
+def _run_all(cells: list[Cell], jobs: int) -> None:
+    """Cells, ``jobs`` at once."""
+    if jobs == 1:
+        for cell in bar(cells, what="table", unit="cell"):
+            run_cell(cell)
+        return
+    # A fresh interpreter each: torch's threads do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=device.keep_memory) as pool:
+        for _ in bar(pool.imap_unordered(run_cell, cells), total=len(cells), what="table", unit="cell"):
+            pass
+        # Left to end by themselves: killed, they would be said to have leaked their libraries' semaphores.
+        pool.close()
+        pool.join()
+
+
+def _recheck(cells: list[Cell], jobs: int) -> str:
+    """Take over cells of other code, where those that are run again come out the same; how many, in words."""
+    older: dict[tuple[Any, str], list[Cell]] = {}
+    for cell in cells:
+        last, made = cell.last, cell.made
+        if last.get("settings") == made["settings"] and last["code"] != made["code"]:
+            older.setdefault((cell.params.shots, last["code"]), []).append(cell)
+    before = [group[0].last for group in older.values()]
+    again = [
+        # With as many threads: another number changes last bits.
+        dataclasses.replace(group[0].of(tuple(last["recipes"])), threads=last["threads"])
+        for group, last in zip(older.values(), before, strict=True)
+    ]
+    _run_all(again, jobs)
+    taken = 0
+    for (first, *others), last in zip(older.values(), before, strict=True):
+        now = first.last
+        if any(now[name] != last[name] for name in _MEASURED):
+            raise StoppedError(
+                f"table: {first.record.stem} comes out otherwise with this code than with that of the other cells; run "
+                "the table without --recheck to measure them again."
+            )
+        for cell in others:
+            facts = {"code": cell.made["code"], "rechecked": {"code": last["code"], "by": first.record.stem}}
+            atomic_write(cell.record, json.dumps(cell.last | facts, ensure_ascii=False) + "\n")
+            taken += 1
+    return f"{taken} cells of other code taken over, for {len(again)} came out the same with this code"
 
 
 def run_cell(cell: Cell) -> None:
@@ -136,7 +191,7 @@ def run_cell(cell: Cell) -> None:
     cell = cell.complete()
     params, workspace = cell.params, cell.workspace
     # Before the work: what changes while it goes on is not what it was made with.
-    done, recipes = cell.done, cell.recipes
+    made, recipes = cell.made, cell.recipes
     # By its place: an experiment may run cells of the same shots and seed beside the project's own table.
     place = workspace.cell.relative_to(workspace.root).as_posix()
     with locks.turn(workspace.locks, place.replace(".dreamset/", "").replace("/", "_")):
@@ -144,9 +199,9 @@ def run_cell(cell: Cell) -> None:
             return  # by another run, while this one waited for it
         path = workspace.cell / "cell.json"
         progress = dict(read_json(path, "dreamset table")) if path.is_file() else {}
-        if progress.get("done") != done or "arms" not in progress:
+        if progress.get("made") != made:
             shutil.rmtree(workspace.results, ignore_errors=True)
-            progress = {"done": done, "arms": {}, "seconds": 0.0}
+            progress = {"made": made, "arms": {}, "seconds": 0.0}
         for arm, row in ((train.REAL, ""), *recipes.items()):
             if progress["arms"].get(arm) == row:
                 continue
@@ -165,9 +220,11 @@ def run_cell(cell: Cell) -> None:
         evaluation = evaluate.run(params, workspace)
         guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
         seconds = round(progress["seconds"] + time.monotonic() - started, 1)
-        made = {"done": done, "recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}
+        facts = {"recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}
         # On one line: nobody reads it, and there are many.
-        atomic_write(cell.record, json.dumps(made | table.record(evaluation, guesses), ensure_ascii=False) + "\n")
+        atomic_write(
+            cell.record, json.dumps(made | facts | table.record(evaluation, guesses), ensure_ascii=False) + "\n"
+        )
 
 
 def folder_of(workspace: Workspace, shots: int, seed: int) -> Path:

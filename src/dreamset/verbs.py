@@ -134,7 +134,8 @@ def table(arguments: argparse.Namespace) -> None:
         _check_item(params, "generate", name)
     if arguments.recipes:
         params = dataclasses.replace(params, active=tuple(dict.fromkeys(arguments.recipes)))
-    print(sweep.run(params, workspace, sorted(set(arguments.shots)), list(arguments.seeds), arguments.jobs))
+    shots, seeds = sorted(set(arguments.shots)), list(arguments.seeds)
+    print(sweep.run(params, workspace, shots, seeds, arguments.jobs, recheck=arguments.recheck))
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -222,7 +223,7 @@ def gc(arguments: argparse.Namespace) -> None:
         for path in (*cell.glob("models/adapters/*/adapters.json"), *cell.glob("models/tuned/*/adapters.json")):
             record = json.loads(path.read_text(encoding="utf-8"))
             used |= {row["shard"] for row in record["adapters"]} | {*record.get("kept", ())}
-        for path in cell.glob("data/synthetic/*/shards.json"):
+        for path in (*cell.glob("data/synthetic/*/shards.json"), *cell.glob("models/classifiers/*/shards.json")):
             used |= set(json.loads(path.read_text(encoding="utf-8")))
     folders, size = shards.collect_garbage(workspace.shards, used)
     print(f"removed {folders} shards, {size / 1e6:.1f} MB")

@@ -68,10 +68,24 @@ def synthetic(
         split: the classes, and the real images beside them.
         size: pixels.
         scratch: as for ``real``.
-        most: of each label no more than so many images, the first ones; None: all.
+        most: as for ``listed``.
 
     Raises:
         InputError: a file is gone or changed, the classes are not those of ``split``, or ``scratch`` has no room.
+    """
+    return drawn(listed(folder, split, most), folder, split, size, f"dreamset generate {folder.name}", scratch)
+
+
+def listed(folder: Path, split: Split, most: Sequence[int] | None = None) -> list[tuple[str, int, str]]:
+    """(path, label, sha256) of every image of a synthetic dataset, as ``drawn`` takes them.
+
+    Args:
+        folder: the dataset.
+        split: its classes.
+        most: of each label no more than so many images, the first ones; None: all.
+
+    Raises:
+        InputError: it holds no images, or its classes are not those of ``split``.
     """
     rows = read_metadata(folder)
     command = f"dreamset generate {folder.name}"
@@ -86,7 +100,7 @@ def synthetic(
         left[row.label] -= 1
         if left[row.label] >= 0:
             files.append((row.file_name, row.label, row.sha256))
-    return drawn(files, folder, split, size, command, scratch)
+    return files
 
 
 def drawn(

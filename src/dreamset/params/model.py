@@ -90,58 +90,52 @@ class ModelTune:
 
 
 @dataclass(frozen=True)
-class ResNet20:
+class ModelClassifier:
+    """What the row of every classifier says of its training."""
+
+    lr: Positive
+    weight_decay: Share
+    warmup: Natural
+    steps: Count
+    batch: Annotated[int, Range(low=2)]
+
+
+@dataclass(frozen=True)
+class ModelResNet(ModelClassifier):
+    """What those of networks that are trained from scratch say."""
+
+    label_smoothing: Share
+    schedule: Literal["cosine", "plateau"]
+
+
+@dataclass(frozen=True)
+class ResNet20(ModelResNet):
     """``train.resnet20`` of a model's row."""
 
     size: Annotated[int, Range(low=8)]
     width: Count
-    lr: Positive
-    weight_decay: Share
-    label_smoothing: Share
-    warmup: Natural
-    steps: Count
-    batch: Annotated[int, Range(low=2)]
-    schedule: Literal["cosine", "plateau"]
 
 
 @dataclass(frozen=True)
-class ResNet50:
+class ResNet50(ModelResNet):
     """``train.resnet50`` of a model's row."""
 
     # Its stem reduces four times before the first block.
     size: Annotated[int, Range(low=64)]
-    lr: Positive
-    weight_decay: Share
-    label_smoothing: Share
-    warmup: Natural
-    steps: Count
-    batch: Annotated[int, Range(low=2)]
-    schedule: Literal["cosine", "plateau"]
 
 
 @dataclass(frozen=True)
-class ClipLora:
+class ClipLora(ModelClassifier):
     """``train.clip_lora`` of a model's row."""
 
     rank: Annotated[int, Range(low=1, high=1024)]
     alpha: Positive
     dropout: Annotated[float, Range(low=0, high=0.9)]
-    lr: Positive
-    weight_decay: Share
-    warmup: Natural
-    steps: Count
-    batch: Annotated[int, Range(low=2)]
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class LinearProbe(ModelClassifier):
     """``train.linear_probe`` of a model's row."""
-
-    lr: Positive
-    weight_decay: Share
-    warmup: Natural
-    steps: Count
-    batch: Annotated[int, Range(low=2)]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.
                 )
     except ImportError as error:
         raise InputError(
-            f"tune.storage: {name} needs a driver that is not installed; pip install 'dreamset[postgresql]', and begin "
+            f"tune.storage: {name} needs a driver that is not installed; pip install -e '.[postgresql]', and begin "
             "it with postgresql+psycopg://."
         ) from error
     except RuntimeError as error:  # Optuna's word for another schema
