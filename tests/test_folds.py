@@ -233,13 +233,14 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
     assert "no gain is found" in evaluation["reach"]["warning"]
 
 
-def test_classifiers_of_folds_leave_their_logits_alone(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
+def test_classifiers_of_folds_leave_only_their_logits(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
     """Of the size of CLIP they would fill a disk."""
     place, params, _ = world
-    finished = {path.parent.name for path in place.shards.glob(f"*/{fitting.RECORD}")}
+    cells = sorted(place.root.glob(".dreamset/folds/*/*/scored"))
+    assert len(cells) == FOLDS
+    assert not [path for cell in cells for path in cell.parent.rglob(fitting.RECORD)]
     kept = [read_json(place.classifiers(arm) / train.SHARDS, "") for arm in train.arms(params)]
-    assert finished == {key for keys in kept for key in keys}
-    assert not list(place.root.glob(".dreamset/folds/*/*/models/classifiers/*"))
+    assert {key for keys in kept for key in keys} <= {path.name for path in place.shards.iterdir()}
 
 
 def test_near_duplicates_of_held_out_images_are_counted_over_all_folds(
@@ -316,11 +317,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     calls: list[tuple[str, str]] = []
     whole = train.run
 
-    def counted(params: Params, workspace: Workspace, arm: str) -> dict[str, Any]:
+    def counted(params: Params, workspace: Workspace, arm: str, **named: Any) -> dict[str, Any]:
         calls.append((workspace.cell.name, arm))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return whole(params, workspace, arm)
+        return whole(params, workspace, arm, **named)
 
     monkeypatch.setattr(train, "run", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -382,7 +383,7 @@ def test_logits_that_are_made_again_never_stand_beside_an_older_record(
     atomic_write(record, '{"made_with": "older", "sha256": "", "temperatures": {}}')
     atomic_write(record.with_suffix(".safetensors"), "older")
 
-    def held(params: Params, workspace: Workspace, arm: str) -> None:
+    def held(params: Params, workspace: Workspace, arm: str, **_: Any) -> None:
         assert not record.exists()
         Path(fold.held[0].path).read_bytes()
 

@@ -208,17 +208,28 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     del stages[:]
     assert sweep.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True).startswith("0 cells")
     assert stages == []
-    # Another recipe list is no other code, and other settings are not taken over.
+    # Other settings are not taken over.
     slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=1))
     monkeypatch.setattr(sweep, "code", lambda: "again")
     sweep.run(slower, workspace, [4], [0, 1], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 4/1"]
+    # A recipe whose row is another one since is not judged; a cell that was taken over gains one by itself.
+    rank = params.recipes | {"datadream_dset": dataclasses.replace(params.recipes["datadream_dset"], rank=2)}
+    fewer = dataclasses.replace(params, recipes=rank, active=("stable_diffusion", "datadream_cls"))
+    monkeypatch.setattr(sweep, "code", lambda: "refactored once more")
+    del stages[:]
+    sweep.run(dataclasses.replace(fewer, active=("stable_diffusion",)), workspace, [8], [0, 1, 2], 1, recheck=True)
+    assert [ran for ran in stages if ran.startswith("train")] == ["train real 8/0", "train stable_diffusion 8/0"]
+    del stages[:]
+    sweep.run(fewer, workspace, [8], [1], 1)
+    assert [ran for ran in stages if ran.startswith("train")] == ["train datadream_cls 8/1"]
     # What comes out otherwise is told, and nothing is taken over.
-    monkeypatch.setitem(RATES, "datadream_dset", 0.3)
+    monkeypatch.setattr(sweep, "code", lambda: "again")
+    monkeypatch.setitem(RATES, "stable_diffusion", 0.3)
     with pytest.raises(StoppedError, match="shots008_seed0 comes out otherwise with this code"):
         sweep.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)
     record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
-    assert record["code"] == "refactored"
+    assert record["code"] == "refactored once more"
 
 
 def test_primary_claims_are_a_family_of_their_own(params: Params, workspace: Workspace, stages: list[str]) -> None:

@@ -193,7 +193,7 @@ def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
         ("synthetic_x3", 36, 4, 0),
     ]
     assert [fitting.scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
-    part = fitting.Part(params, places[1], read_split(places[1].splits), RECIPE)
+    part = fitting.Part(params, places[1], read_split(places[1].splits), RECIPE, places[1].shards)
     small, large = (part.scaled(scale, ResNet20(3, 4, 16, 0.0)) for scale in (1, 3))
     for label in range(3):
         own = [name for name, its in zip(small.names, small.labels, strict=True) if its == label]

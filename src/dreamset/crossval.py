@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import audit, folds, generate, locks, pools, shards, train, tune
+from dreamset import audit, folds, generate, locks, pools, train, tune
 from dreamset.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.fingerprint import fingerprint
 from dreamset.params import to_dict
@@ -39,6 +39,7 @@ _NOT_THE_FOLDS: Final = (
     *("accept_licence", "active", "after", "deliver", "evaluate", "expect", "prepare", "primary", "recipes", "report"),
     *("shots", "track", "tune"),
 )
+_CLASSIFIERS: Final = "fitted"  # folder of a fold's finished classifiers until all of its arms are scored
 _CODE_ASIDE: Final = frozenset(
     {
         "evaluate.py",
@@ -100,7 +101,7 @@ def run(params: Params, plan: list[Fold], score: Scorer) -> list[Scored]:
     """Do everything that learns in every fold, and score it on what the fold holds out.
 
     What is finished is not done again while its parameters, its images and the code are the same; of what is not,
-    adapters and images go on from their last checkpoint and shard.
+    adapters go on from their last checkpoint, images and classifiers after the last that is finished.
 
     Args:
         params: all parameters.
@@ -122,6 +123,7 @@ def run(params: Params, plan: list[Fold], score: Scorer) -> list[Scored]:
                 found[index].logits.update(logits)
                 found[index].temperatures.update(temperatures)
                 progress.update()
+            shutil.rmtree(fold.workspace.cell / _CLASSIFIERS, ignore_errors=True)
     return found
 
 
@@ -148,20 +150,17 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
     if not _finished(record, file, made_with):
         # Else a kill between the two files of this run would leave new logits beside the record of others.
         record.unlink(missing_ok=True)
-        others = {path.name for path in place.shards.glob("*")}
         with audit.closed(place, also=[Path(sample.path) for sample in fold.held]):
             if arm != train.REAL:
                 tune.adapt_and_tune(params, place, arm)
                 generate.run(params, place, arm)
-            train.run(params, place, arm)
+            train.run(params, place, arm, store=place.cell / _CLASSIFIERS)
         scored = score(fold, arm)
         atomic_write(file, save(scored.logits))
         facts = {"made_with": made_with, "sha256": sha256_file(file), "temperatures": scored.temperatures}
         write_json(record, facts)
         # Only their logits are wanted, and classifiers of the size of CLIP fill a disk.
-        spent = read_json(place.classifiers(arm) / train.SHARDS, "dreamset evaluate")
         shutil.rmtree(place.classifiers(arm))
-        shards.forget(place.shards, [key for key in spent if key not in others])
     found, temperatures = load(file.read_bytes()), read_json(record, "dreamset evaluate")["temperatures"]
     # The file keeps no order of its own.
     return Scored({key: found[key] for key in temperatures}, temperatures)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.metadata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import locks, selection, shards
 from dreamset.classifiers import FROM_SCRATCH
@@ -50,6 +51,7 @@ CODE: Final = (
 )
 RECORD: Final = "fitted.json"  # of a shard: what `results/train` says of it
 REAL: Final = "real"
+_LIBRARIES: Final = ("numpy", "open_clip_torch", "pillow", "torchvision")  # beside those of every shard
 _LOGITS: Final = "logits.safetensors"
 _SCALED: Final = "synthetic_x"
 _POINTS: Final = 50  # of a loss curve: each is the mean over its share of the steps
@@ -66,11 +68,22 @@ def scale_of(kind: str) -> int | None:
 
 
 class Part:
-    """Where an arm's classifiers learn and are scored: the workspace, or one fold of it; images decoded once."""
+    """Where an arm's classifiers learn and are scored: the workspace, or one fold of it; images decoded once.
 
-    def __init__(self, params: Params, workspace: Workspace, split: Split, arm: str) -> None:
+    Args:
+        params: all parameters.
+        workspace: where the images are.
+        split: of which.
+        arm: ``real``, or the recipe whose images are learned from beside those.
+        store: folder of what is finished, by key.
+    """
+
+    def __init__(self, params: Params, workspace: Workspace, split: Split, arm: str, store: Path) -> None:
         self.params, self.workspace, self.split, self.arm = params, workspace, split, arm
-        self._decoded: dict[int, tuple[dict[str, Labelled], Labelled]] = {}
+        self.store = store
+        self._size: int | None = None
+        self._decoded: tuple[dict[str, Labelled], Labelled]
+        self._lists: dict[tuple[int, ...], list[tuple[str, int, str]]] = {}
 
     def of(self, classifier: nn.Module) -> tuple[dict[str, Labelled], Labelled]:
         """Training images by source, and selection images; the last side is kept, for classifiers in a row share it.
@@ -81,8 +94,7 @@ class Part:
         from dreamset.classifiers import arrays, seen, stored
 
         size: int = classifier.size  # type: ignore[assignment]
-        if size not in self._decoded:
-            self.forget()
+        if size != self._size:
             cell, scratch, resolution = self.workspace.cell, self.workspace.scratch, self.params.base.resolution
             side = stored(size, resolution)
             data = {"real": arrays.real(self.split.train, cell, side, scratch)}
@@ -90,13 +102,15 @@ class Part:
                 data["synthetic"] = self._drawn(side, self._usual)
             elif self.params.sets_apart:
                 data["more"] = arrays.real((*self.split.train, *self.split.selection), cell, side, scratch)
-            held = arrays.real(self.split.selection, cell, seen(size, resolution), scratch)
-            self._decoded[size] = data, held
-        return self._decoded[size]
+            self._decoded = data, arrays.real(self.split.selection, cell, seen(size, resolution), scratch)
+            self._size = size
+        return self._decoded
 
     def forget(self) -> None:
         """Let go of what was decoded."""
-        self._decoded.clear()
+        if self._size is not None:
+            del self._decoded
+            self._size = None
 
     def scaled(self, scale: int, classifier: nn.Module) -> Labelled:
         """The first images of each class, ``scale`` times as many as its shots, for a classifier.
@@ -132,23 +146,27 @@ class Part:
         if not kind.startswith("real"):
             most = self._usual if scale is None else tuple(scale * shots for shots in split.train_per_class)
             images["synthetic"] = [(sha256, label) for _, label, sha256 in self._listed(most)]
+            images["look"] = [split.native, split.channels]
         return {
             "images": digest(images),
             "classes": split.classes,
-            "prompts": prompts(split),
             "invariances": split.invariances,
-            "native": split.native,
-            "channels": split.channels,
             "resolution": self.params.base.resolution,
         }
+
+    @functools.cached_property
+    def clip(self) -> dict[str, Any]:
+        """What a classifier that stands on the pretrained CLIP depends on beyond its row."""
+        from dreamset import classifiers
+
+        base = self.params.base
+        # Savings of memory are part of how it is built.
+        known = {"memory": base.memory, "prompts": prompts(self.split)}
+        return classifiers.identity(self.workspace.root, base.clip) | known
 
     @property
     def _usual(self) -> tuple[int, ...]:
         return self.params.training_per_class(self.split.train_per_class)
-
-    @functools.cached_property
-    def _lists(self) -> dict[tuple[int, ...], list[tuple[str, int, str]]]:
-        return {}
 
     def _listed(self, most: tuple[int, ...]) -> list[tuple[str, int, str]]:
         from dreamset.classifiers import arrays
@@ -187,28 +205,6 @@ class Scored:
         return {step: float((logits.argmax(1) == self.labels).mean()) for step, logits in self.logits.items()}
 
 
-class Unit(Protocol):
-    """A shard of classifiers' work: its key, where it belongs, and how it is made."""
-
-    @property
-    def part(self) -> Part: ...  # noqa: D102
-    @property
-    def key(self) -> str: ...  # noqa: D102
-    def make(self, folder: Path) -> None: ...  # noqa: D102
-
-
-def finish(units: Sequence[Unit]) -> None:
-    """Make what is not made yet, in order; what another process is making is waited for at the end."""
-    if not units:
-        return
-    store = units[0].part.workspace.shards
-    for unit, claim in shards.claimed(store, units, lambda unit: [unit.key]):
-        with claim:
-            locks.boundary()
-            with shards.writing(store, unit.key) as folder:
-                unit.make(folder)
-
-
 @dataclass(frozen=True)
 class Trial:
     """A configuration tried in a fold of ``selection: cv``: its shard holds the logits of what the fold holds out."""
@@ -222,7 +218,8 @@ class Trial:
     @functools.cached_property
     def key(self) -> str:
         """Of the shard."""
-        return _key(self.part, self.kind, self.name, {"configuration": dataclasses.asdict(self.configuration)})
+        tried = {"configuration": dataclasses.asdict(self.configuration), "selections": _selections(self.part)}
+        return _key(self.part, self.kind, self.name, tried)
 
     def make(self, folder: Path) -> None:
         """Train and score it."""
@@ -236,7 +233,7 @@ class Trial:
         """What it scored, once it is finished."""
         from safetensors.numpy import load
 
-        shard = self.part.workspace.shards / self.key
+        shard = self.part.store / self.key
         found = load((shard / _LOGITS).read_bytes())
         seconds = read_json(shard / RECORD, f"dreamset train {self.part.arm}")["seconds"]
         return Scored({int(step): found[step] for step in sorted(found, key=int)}, self.part.held, seconds)
@@ -284,7 +281,8 @@ class Fitted:
         chosen_by = {
             "rule": self.rule,
             "configurations": [dataclasses.asdict(own) for own in self.tried],
-            "trials": [[trial.key for trial in own] for own in self.trials] if self.rule == "cv" else None,
+            "trials": [[trial.key for trial in own] for own in self.trials],
+            "selections": None if self.rule == "fixed" else _selections(self.part),
         }
         return _key(self.part, self.kind, self.name, chosen_by)
 
@@ -367,7 +365,7 @@ class Fitted:
         from dreamset import classifiers
 
         split, arm = self.part.split, self.part.arm
-        shard, command = self.part.workspace.shards / self.key, f"dreamset train {arm}"
+        shard, command = self.part.store / self.key, f"dreamset train {arm}"
         for path in sorted(path for path in shard.rglob("*") if path.is_file()):
             name = path.relative_to(shard)
             if name.as_posix() not in (classifiers.RECORD, RECORD, shards.MARKER):
@@ -393,26 +391,36 @@ class Fitted:
         return labels | record
 
 
+def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
+    """Make the shards that are not made yet, in order; those that another process is making are waited for at last."""
+    for unit, claim in shards.claimed(store, units, lambda unit: [unit.key]):
+        with claim:
+            locks.boundary()
+            with shards.writing(store, unit.key) as folder:
+                unit.make(folder)
+
+
 def configurations(params: Params, name: str) -> list[Configuration]:
     """What the rule chooses among for a classifier: as many for each."""
     row = getattr(params.base.train, name)
     return selection.configurations(row, params.train.real_weight, params.train.configurations, params.seed)
 
 
-def _key(part: Part, kind: str, name: str, chosen_by: dict[str, Any]) -> str:
-    from dreamset import classifiers
+def _selections(part: Part) -> int:
+    return part.params.train.selections
 
+
+def _key(part: Part, kind: str, name: str, chosen_by: dict[str, Any]) -> str:
     params, base = part.params, part.params.base
     inputs = {
         "classifier": name,
         # Not the recipe, nor how many images it has beyond these.
         "train_on": kind,
         "row": dataclasses.asdict(getattr(base.train, name)),
-        "clip": None if name in FROM_SCRATCH else classifiers.identity(part.workspace.root, base.clip),
-        "memory": base.memory,
+        "clip": None if name in FROM_SCRATCH else part.clip,
         "crop": base.train.crop,
-        "selections": params.train.selections,
         "seed": params.seed,
+        "libraries": {library: importlib.metadata.version(library) for library in _LIBRARIES},
     }
     return shards.key_of(inputs | part.identity(kind) | chosen_by, CODE)
 

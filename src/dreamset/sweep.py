@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUNDLED: Final = "digits"  # the source that is part of an installed package
-_MEASURED: Final = ("images", "labels", "right", "differences", "quality")  # of a record: what came out, and no times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,31 +155,57 @@ def _run_all(cells: list[Cell], jobs: int) -> None:
 
 def _recheck(cells: list[Cell], jobs: int) -> str:
     """Take over cells of other code, where those that are run again come out the same; how many, in words."""
-    older: dict[tuple[Any, str], list[Cell]] = {}
+    older: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         last, made = cell.last, cell.made
         if last.get("settings") == made["settings"] and last["code"] != made["code"]:
-            older.setdefault((cell.params.shots, last["code"]), []).append(cell)
+            whole = cell.of(tuple(name for name in cell.params.recipes if name in last["recipes"]))
+            same = tuple(name for name, row in whole.recipes.items() if row == last["recipes"][name])
+            # With as many threads: another number changes last bits.
+            own = dataclasses.replace(cell.of(same), threads=last["threads"])
+            older.setdefault((cell.params.shots, same, last["code"]), []).append(own)
     before = [group[0].last for group in older.values()]
-    again = [
-        # With as many threads: another number changes last bits.
-        dataclasses.replace(group[0].of(tuple(last["recipes"])), threads=last["threads"])
-        for group, last in zip(older.values(), before, strict=True)
-    ]
-    _run_all(again, jobs)
-    taken = 0
+    _run_all([group[0] for group in older.values()], jobs)
+    taken, other = 0, []
     for (first, *others), last in zip(older.values(), before, strict=True):
         now = first.last
-        if any(now[name] != last[name] for name in _MEASURED):
-            raise StoppedError(
-                f"table: {first.record.stem} comes out otherwise with this code than with that of the other cells; run "
-                "the table without --recheck to measure them again."
-            )
+        if _measured(now) != _measured(table.only(last, first.params.active)):
+            on = "" if now["device"] == last["device"] else f", here on {now['device']} and then on {last['device']}"
+            other.append(f"{first.record.stem}{on}")
+            continue
+        # What it took is what the work took, and not what finding its shards took.
+        _write(first.record, now | {"seconds": last["seconds"]})
         for cell in others:
-            facts = {"code": cell.made["code"], "rechecked": {"code": last["code"], "by": first.record.stem}}
-            atomic_write(cell.record, json.dumps(cell.last | facts, ensure_ascii=False) + "\n")
+            _take_over(cell, first.record.stem)
             taken += 1
-    return f"{taken} cells of other code taken over, for {len(again)} came out the same with this code"
+    if other:
+        raise StoppedError(
+            f"table: {'; '.join(other)}: comes out otherwise with this code than with that of the other cells; run the "
+            "table without --recheck to measure those again."
+        )
+    return f"{taken} cells of other code taken over, for {len(older)} came out the same with this code"
+
+
+def _measured(record: dict[str, Any]) -> Any:
+    """What came out of a cell, without what it took."""
+    rows = [{key: value for key, value in row.items() if not key.startswith("seconds_")} for row in record["rows"]]
+    return [rows, *(record[name] for name in ("images", "labels", "right", "differences", "quality"))]
+
+
+def _take_over(cell: Cell, judged_by: str) -> None:
+    """A record of other code becomes one of this code, and so does what the cell has left to go on from."""
+    last, made = cell.last, cell.made
+    path = cell.workspace.cell / "cell.json"
+    progress = dict(read_json(path, "dreamset table")) if path.is_file() else {}
+    if progress.get("made") == {name: last[name] for name in made}:
+        write_json(path, progress | {"made": made})
+    facts = made | {"rechecked": {"code": last["code"], "by": judged_by}}
+    _write(cell.record, table.only(last, cell.params.active) | facts)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    # On one line: nobody reads it, and there are many.
+    atomic_write(path, json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def run_cell(cell: Cell) -> None:

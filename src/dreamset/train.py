@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.params import Params
-    from dreamset.splits import Split
     from dreamset.workspace import Workspace
 
 # Of the arm `real`: the shots; the shots strongly augmented; and what `selection` sets apart trained on as well, to the
@@ -60,7 +59,9 @@ def runs(params: Params, arm: str) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def run(params: Params, workspace: Workspace, arm: str, kinds: Collection[str] = KINDS) -> dict[str, Any]:
+def run(
+    params: Params, workspace: Workspace, arm: str, kinds: Collection[str] = KINDS, store: Path | None = None
+) -> dict[str, Any]:
     """Train every classifier of ``arm`` and write it, its curves and the record of how it was trained.
 
     Args:
@@ -68,6 +69,7 @@ def run(params: Params, workspace: Workspace, arm: str, kinds: Collection[str] =
         workspace: where the splits and synthetic images are, and the classifiers go.
         arm: ``real`` or an active recipe.
         kinds: of the runs of ``KINDS``, which are trained; an experiment may want few.
+        store: where finished classifiers are kept; None: with all other shards.
 
     Raises:
         InputError: an unknown arm, images that are missing or changed, or a split that was drawn for another selection.
@@ -85,11 +87,11 @@ def run(params: Params, workspace: Workspace, arm: str, kinds: Collection[str] =
             f"{workspace.splits}: has {'some' if split.selection else 'no'} selection images, unlike selection: "
             f"{params.selection}; run `dreamset prepare` again."
         )
-    trials, seconds = _over_folds(params, workspace, split, arm) if params.selection == "cv" else ({}, 0.0)
-    part = Part(params, workspace, split, arm)
+    part = Part(params, workspace, split, arm, store or workspace.shards)
+    trials, seconds = _over_folds(part) if params.selection == "cv" else ({}, 0.0)
     wanted = [(kind, name) for kind, name in runs(params, arm) if kind in kinds or kind not in KINDS]
     fitted = [Fitted(part, kind, name, trials.get((kind, name), ())) for kind, name in wanted]
-    fitting.finish(fitted)
+    fitting.finish(part.store, fitted)
     final = workspace.classifiers(arm)
     with shards.assembling(final) as folder:
         records = [own.assemble(folder / f"{own.kind}_{own.name}") for own in fitted]
@@ -112,15 +114,14 @@ def run(params: Params, workspace: Workspace, arm: str, kinds: Collection[str] =
     return result
 
 
-def _over_folds(
-    params: Params, workspace: Workspace, split: Split, arm: str
-) -> tuple[dict[tuple[str, str], tuple[tuple[Trial, ...], ...]], float]:
+def _over_folds(whole: Part) -> tuple[dict[tuple[str, str], tuple[tuple[Trial, ...], ...]], float]:
     """For every run of an arm its trials by configuration, over the folds: each scored on shots it was made without.
 
     With them goes how many seconds it took to adapt and draw in the folds.
     """
     from dreamset import generate, inherit
 
+    params, workspace, split, arm = whole.params, whole.workspace, whole.split, whole.arm
     found: dict[tuple[str, str], list[list[Trial]]] = {}
     seconds = 0.0
     for index, held in enumerate(folds.held_out(split, folds.SELECTING, "selection")):
@@ -131,12 +132,12 @@ def _over_folds(
             # With what the workspace's study chose: it has seen the shots that are held out here, and a study in each
             # of these folds would choose by a few images. What evaluate scores is held out of the study, too.
             seconds += inherit.adapted(params, workspace, place, arm) + generate.run(params, place, arm)["seconds"]
-        part = Part(params, place, own, arm)
+        part = Part(params, place, own, arm, whole.store)
         tried = {
             (kind, name): [Trial(part, kind, name, one, index) for one in fitting.configurations(params, name)]
             for kind, name in runs(params, arm)
         }
-        fitting.finish([trial for trials in tried.values() for trial in trials])
+        fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])
         part.forget()
         for run, trials in tried.items():
             found.setdefault(run, []).append(trials)

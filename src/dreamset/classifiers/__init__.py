@@ -87,9 +87,10 @@ def identity(root: Path, name: str) -> dict[str, Any]:
 
 
 def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
-    """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``, ``classes`` and ``prompts``.
+    """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``.
 
-    ``temperature``, where it is there, is what ``Predictor.probabilities`` divides the logits by.
+    ``load`` wants ``classes`` in it, and CLIP's ``prompts``. ``temperature``, where it is there, is what
+    ``Predictor.probabilities`` divides the logits by.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = _module(record["classifier"]).save(classifier, folder)

@@ -27,6 +27,8 @@ def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequen
     seeds = sorted({row["seeds"] for row in summary})
     told = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     name = params.primary_classifier
+    together = next((kind for kind in TOGETHER if any(f"/{kind}/{name}" in row["of"] for row in claims)), "both")
+    augmented = "; real images are strongly augmented, alone or not" if together == "both_strong" else ""
     parts = [
         "# Over several seeds",
         f"Written by `dreamset table`: {told}; the other files of this folder have every number.",
@@ -38,27 +40,24 @@ def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequen
         "In the judge's features, means over seeds.",
         _fid(params, summary),
         f"## Differences, {name}",
-        f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % BCa intervals over both; "
-        "real and real + … are strongly augmented. Bold where the interval leaves out zero.",
-        _differences(params, name, claims),
+        f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % BCa intervals over both"
+        f"{augmented}. Bold where the interval leaves out zero.",
+        _differences(name, together, claims),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _means(params: Params, summary: Sequence[dict[str, Any]]) -> str:
-    found = {(row["shots"], row["classifier"], row["recipe"], row["train_on"]): row["accuracy"] for row in summary}
     recipes = _recipes(params, summary)
+    wanted: list[tuple[str, tuple[str, ...]]] = [("real", ("real",)), ("real", ("real_strong",))]
+    wanted += [(recipe, kinds) for kinds in (("synthetic",), TOGETHER) for recipe in recipes]
     lines = []
     for shots in _shots(summary):
         for name in params.train.classifiers:
-
-            def cell(recipe: str, *kinds: str, at: tuple[int, str] = (shots, name)) -> str:
-                known = [found[*at, recipe, kind] for kind in kinds if (*at, recipe, kind) in found]
-                return f"{100 * known[0]:.1f}" if known else _NONE
-
-            real = [cell("real", "real"), cell("real", "real_strong")]
-            alone, together = ([cell(recipe, *kinds) for recipe in recipes] for kinds in (("synthetic",), TOGETHER))
-            lines.append([str(shots), name, *real, *alone, *together])
+            own = [row for row in summary if (row["shots"], row["classifier"]) == (shots, name)]
+            found = {(row["recipe"], row["train_on"]): f"{100 * row['accuracy']:.1f}" for row in own}
+            cells = [next((found[arm, kind] for kind in kinds if (arm, kind) in found), _NONE) for arm, kinds in wanted]
+            lines.append([str(shots), name, *cells])
     head = [
         "shots",
         "classifier",
@@ -80,14 +79,15 @@ def _fid(params: Params, summary: Sequence[dict[str, Any]]) -> str:
     return _table(["shots", *recipes], lines)
 
 
-def _differences(params: Params, classifier: str, claims: Sequence[dict[str, Any]]) -> str:
+def _differences(classifier: str, together: str, claims: Sequence[dict[str, Any]]) -> str:
     """A row per comparison, a column per number of shots."""
-    together = next((kind for kind in TOGETHER if any(f"/{kind}/{classifier}" in row["of"] for row in claims)), None)
+    # Augmented as it is what they are compared with.
+    alone = {"both": "real", "both_strong": "real_strong"}[together]
     rows: dict[str, dict[int, str]] = {}
     for kind in ("synthetic", together):
         for row in claims:
             (recipe, own, name), (other, theirs, _) = row["of"].split("/"), row["minus"].split("/")
-            if (own, name) != (kind, classifier) or theirs == "real":
+            if (own, name) != (kind, classifier) or theirs not in (kind, alone):
                 continue
             plus = "" if kind == "synthetic" else "real + "
             told = f"{plus}{recipe}, over {'real' if other == 'real' else plus + other}"
