@@ -226,7 +226,7 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     # What comes out otherwise is told, and nothing is taken over.
     monkeypatch.setattr(sweep, "code", lambda: "again")
     monkeypatch.setitem(RATES, "stable_diffusion", 0.3)
-    with pytest.raises(StoppedError, match="shots008_seed0 comes out otherwise with this code"):
+    with pytest.raises(StoppedError, match="comes out otherwise with this code: shots008_seed0"):
         sweep.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)
     record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
     assert record["code"] == "refactored once more"
