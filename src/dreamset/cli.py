@@ -191,7 +191,7 @@ def _beside(commands: Any) -> None:
         commands,
         "gc",
         help="remove finished pieces of work that nothing uses any more",
-        description="Remove shards that no dataset, adapter, unfinished study or table cell of this project uses.",
+        description="Remove shards that no dataset, adapter, classifier, unfinished study or table cell here uses.",
         examples="  dreamset gc",
     )
     _common(gc)

@@ -180,8 +180,8 @@ def _recheck(cells: list[Cell], jobs: int) -> str:
             taken += 1
     if other:
         raise StoppedError(
-            f"table: comes out otherwise with this code: {'; '.join(other)}. Run the table without --recheck to measure "
-            "the others again."
+            f"table: comes out otherwise with this code: {'; '.join(other)}. Run the table without --recheck to "
+            "measure the others again."
         )
     return f"{taken} cells of other code taken over, for {len(older)} came out the same with this code"
 
