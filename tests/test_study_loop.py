@@ -273,7 +273,7 @@ def test_the_password_is_not_shown() -> None:
     ("url", "says"),
     [
         ("mysql://me:secret@host/studies", "kept in sqlite or postgresql, not in mysql"),
-        ("postgresql+pg8000://me:secret@host/studies", "pip install 'dreamset\\[postgresql\\]'"),
+        ("postgresql+pg8000://me:secret@host/studies", "pip install -e '.\\[postgresql\\]'"),
         ("postgresql://me:secret@127.0.0.1:9/studies", "me:\\*\\*\\*@127.0.0.1:9/studies cannot be opened"),
         ("sqlite://", "names no file"),
         ("nonsense://me:secret@host:port/x", r"nonsense://me:\*\*\*@host:port/x is no URL"),
