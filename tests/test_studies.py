@@ -4,6 +4,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -20,7 +21,9 @@ from dreamset.files import write_json
 from dreamset.params import Params
 from dreamset.workspace import Workspace
 
-ARGUMENTS = {"shots": 2, "trials": 3, "jobs": 1}
+# As many jobs as cores leave each one thread: with more, tests side by side wait for each other.
+JOBS = os.cpu_count() or 1
+ARGUMENTS = {"shots": 2, "trials": 3, "jobs": JOBS}
 
 
 def bits(*right: int) -> str:
@@ -225,7 +228,13 @@ def test_only_cells_with_every_phase_are_read(
 
 def test_causes_are_scored_on_images_that_are_set_apart(file: Path, tmp_path: Path) -> None:
     options = argparse.Namespace(
-        params=file, work=tmp_path / "work", seeds=[3], shots=[2], changes=["as it is", "lambda 0.5"], labels=2, jobs=1
+        params=file,
+        work=tmp_path / "work",
+        seeds=[3],
+        shots=[2],
+        changes=["as it is", "lambda 0.5"],
+        labels=2,
+        jobs=JOBS,
     )
     plain, changed = causes.cells(yaml.safe_load(file.read_text()), options)
     assert [cell.params.train.real_weight for cell in (plain, changed)] == [0.8, 0.5]

@@ -280,6 +280,33 @@ def test_summaries_are_means_over_seeds() -> None:
     assert (row["seeds"], row["accuracy"], row["sd"], row["fid"], row["kid"]) == (2, 0.85, 0.0707, 15.0, None)
 
 
+def test_the_table_is_told_in_markdown(params: Params, workspace: Workspace, stages: list[str]) -> None:
+    sweep.run(params, workspace, [4, 8], [0, 1], 1)
+    lines = (workspace.results / "table/README.md").read_text(encoding="utf-8").splitlines()
+    mean = {(row["recipe"], row["train_on"]): 100 * float(row["accuracy"]) for row in rows(workspace, "summary")[-9:]}
+    told = next(line for line in lines if line.startswith("| 8 | resnet20 |")).strip("| ").split(" | ")[2:]
+    kinds = [("real", "real"), ("real", "real_strong")]
+    kinds += [(name, kind) for kind in ("synthetic", "both_strong") for name in ("stable_diffusion", "datadream_dset")]
+    assert told == [f"{mean[kind]:.1f}" for kind in kinds]
+    claim = next(
+        row
+        for row in rows(workspace, "claims")
+        if (row["shots"], row["of"], row["minus"])
+        == ("8", "datadream_dset/both_strong/resnet20", "real/real_strong/resnet20")
+    )
+    line = next(line for line in lines if line.startswith("| real + datadream_dset, over real |"))
+    assert line.split(" | ")[2].strip("*| ").startswith(f"{100 * float(claim['difference']):+.1f} (".replace("-", "−"))
+    bold = float(claim["low"]) > 0 or float(claim["high"]) < 0
+    assert line.split(" | ")[2].startswith("**") == bold
+
+
+def test_the_readme_quotes_the_table_that_is_there() -> None:
+    told = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Does it help?")[2].partition("\n## ")[0]
+    quoted = [line for line in told.splitlines() if line.startswith("|")]
+    assert len(quoted) > 10
+    assert set(quoted) <= set((ROOT / "results/table/README.md").read_text(encoding="utf-8").splitlines())
+
+
 def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="2"):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import evaluate
 from dreamset.errors import InputError
-from dreamset.files import digest, write_csv, write_json
+from dreamset.files import atomic_write, digest, write_csv, write_json
 from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
+from dreamset.report import markdown
 from dreamset.verdict import Gain, over_real
 
 if TYPE_CHECKING:
@@ -102,11 +103,12 @@ def write(
     ordered = sorted(records, key=lambda own: (own["shots"], own["seed"]))
     rows = [row for own in ordered for row in own["rows"]]
     recipes = [name for name in params.recipes if any(name in own["quality"] for own in ordered)]
-    found = claims(params, ordered)
+    means, found = summarised(rows), claims(params, ordered)
     write_csv(folder / "cells.csv", rows, evaluate.ROW_COLUMNS)
-    write_csv(folder / "summary.csv", summarised(rows), SUMMARY)
+    write_csv(folder / "summary.csv", means, SUMMARY)
     write_csv(folder / "claims.csv", found, CLAIMS)
     write_csv(folder / "correlations.csv", correlations(params, ordered), CORRELATIONS)
+    atomic_write(folder / "README.md", markdown.over_seeds(params, means, found))
     write_json(folder / "setting.json", params.setting(recipes) | made_with)
     cost = {"cells": len(ordered), "seconds": round(sum(own["seconds"] for own in ordered), 1)}
     write_json(folder / "cost.json", cost | {"threads": sorted({own["threads"] for own in ordered})})
