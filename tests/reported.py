@@ -10,10 +10,12 @@ from PIL import Image
 
 import toy
 from dreamset.files import write_csv, write_json
+from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 RECIPES = ("stable_diffusion", "datadream_dset")
 HOSTILE = ("<script>alert(1)</script>", "a" * 300, "Δ/../数字\n\u202e\x07")
@@ -102,8 +104,14 @@ def accuracies(params: Params) -> dict[str, float]:
     return made
 
 
-def write(workspace: Workspace, params: Params) -> None:
-    """Every result that a finished run leaves, but no test manifest."""
+def parameters() -> Params:
+    """Those of the run."""
+    return toy.params(report__images_per_class=3)
+
+
+def write(folder: Path, params: Params) -> Workspace:
+    """A workspace with every result that a finished run leaves, but no test manifest."""
+    workspace = Workspace.at(folder)
     split = toy.write_splits(workspace, selection=3)
     workspace.test_split.unlink()
     scores = accuracies(params)
@@ -138,6 +146,7 @@ def write(workspace: Workspace, params: Params) -> None:
     guesses = {key: [(label + (i % 10 == 0)) % 3 for i, label in enumerate(labels)] for key in scores}
     predictions = {"classes": split.classes, "labels": labels, "predicted": guesses}
     write_json(workspace.plots("evaluate") / "predictions.json", predictions)
+    return workspace
 
 
 def read(workspace: Workspace) -> tuple[str, Page]:

@@ -32,14 +32,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def params() -> Params:
-    return toy.params(report__images_per_class=3)
+    return reported.parameters()
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, params: Params) -> Workspace:
-    workspace = Workspace.at(tmp_path)
-    reported.write(workspace, params)
-    return workspace
+    return reported.write(tmp_path, params)
 
 
 def change(workspace: Workspace, edit: Any) -> None:

@@ -204,7 +204,7 @@ def _take_over(cell: Cell, judged_by: str) -> None:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    # On one line: nobody reads it, and there are many.
+    """A cell's record, on one line: nobody reads it, and there are many."""
     atomic_write(path, json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -246,10 +246,7 @@ def run_cell(cell: Cell) -> None:
         guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
         seconds = round(progress["seconds"] + time.monotonic() - started, 1)
         facts = {"recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}
-        # On one line: nobody reads it, and there are many.
-        atomic_write(
-            cell.record, json.dumps(made | facts | table.record(evaluation, guesses), ensure_ascii=False) + "\n"
-        )
+        _write(cell.record, made | facts | table.record(evaluation, guesses))
 
 
 def folder_of(workspace: Workspace, shots: int, seed: int) -> Path:
