@@ -11,7 +11,8 @@ import pytest
 
 import toy
 from dreamset import classifiers, fitting
-from dreamset.fitting import Fitted, Part
+from dreamset.fitting import Fitted
+from dreamset.parts import Part
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace

@@ -19,6 +19,7 @@ from dreamset.classifiers import fit
 from dreamset.cli import main
 from dreamset.errors import InputError
 from dreamset.files import read_json
+from dreamset.parts import Part
 from dreamset.splits import Sample, Split, read_split, write_split
 from dreamset.workspace import Workspace
 
@@ -174,7 +175,7 @@ def test_selection_images_change_the_choice_and_nothing_else(tmp_path: Path) -> 
         if name == "poisoned":
             rows = [dataclasses.replace(row, label=(row.label + 1) % 3) for row in split.selection]
             write_split(place.splits, dataclasses.replace(split, selection=tuple(rows)))
-        part = fitting.Part(params, place, read_split(place.splits), "real", place.shards)
+        part = Part(params, place, read_split(place.splits), "real", place.shards)
         fitted = [fitting._fit(part, "real", "resnet20", own) for own in fitting.configurations(params, "resnet20")]
         found[name] = [history for _, history, _ in fitted]
     assert len(found["clean"]) == 2
@@ -213,7 +214,7 @@ def test_the_saved_classifier_is_the_candidate_that_was_chosen(tmp_path: Path) -
         choice = run["choice"]
         assert run["configuration"] == run["tried"][choice["configuration"]]["configuration"]
         assert run["chosen_step"] == choice["step"]
-        part = fitting.Part(params, place, split, "real", place.shards)
+        part = Part(params, place, split, "real", place.shards)
         data = part.of(predictor.classifier)[1]
         right = (predictor.logits(data.images).argmax(1) == data.labels).mean()
         scores = {row["step"]: row["accuracy"] for row in run["tried"][choice["configuration"]]["scores"]}

@@ -20,6 +20,7 @@ from dreamset.classifiers.resnet20 import ResNet20
 from dreamset.errors import InputError
 from dreamset.files import read_json
 from dreamset.params import Params
+from dreamset.parts import Part, scale_of
 from dreamset.splits import read_split
 from dreamset.synthetic import read_metadata, write_metadata
 from dreamset.workspace import Workspace
@@ -192,8 +193,8 @@ def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
         ("synthetic_x1", 12, 4, 0),
         ("synthetic_x3", 36, 4, 0),
     ]
-    assert [fitting.scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
-    part = fitting.Part(params, places[1], read_split(places[1].splits), RECIPE, places[1].shards)
+    assert [scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
+    part = Part(params, places[1], read_split(places[1].splits), RECIPE, places[1].shards)
     small, large = (part.scaled(scale, ResNet20(3, 4, 16, 0.0)) for scale in (1, 3))
     for label in range(3):
         own = [name for name, its in zip(small.names, small.labels, strict=True) if its == label]

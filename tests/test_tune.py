@@ -12,7 +12,8 @@ import optuna
 import pytest
 
 import toy
-from dreamset import adapt, audit, cli, crossval, fitting, generate, sweep, train, tune, tuned, verbs
+from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned, verbs
+from dreamset import parts as learned
 from dreamset.adapters import read_adapters
 from dreamset.classifiers import arrays
 from dreamset.errors import InputError
@@ -357,7 +358,7 @@ def test_weights_that_a_study_chose_are_of_all_the_shots(small: Callable[..., Pa
     # The folds of `selection: cv` take the value over, and learn from their own shots with it.
     row = dataclasses.replace(params.train, classifiers=("resnet20",))
     folded = dataclasses.replace(params, selection="cv", train=row)
-    _, seconds = train._over_folds(fitting.Part(folded, place, read_split(place.splits), LORA, place.shards))
+    _, seconds = train._over_folds(learned.Part(folded, place, read_split(place.splits), LORA, place.shards))
     assert seconds > 0
     folds = sorted(place.root.glob(".dreamset/folds/*/selection*"))
     assert len(folds) == 2

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import fitting, hub, scoring, verdict
+from dreamset import hub, scoring, verdict
 from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
+from dreamset.parts import scale_of
 from dreamset.scoring import ZERO_SHOT, key_of
 from dreamset.seeds import seed_for
 from dreamset.splits import read_split, read_test
@@ -172,7 +173,7 @@ def _run_record(
         "arm": arm,
         "train_on": kind,
         "classifier": name,
-        "scale": fitting.scale_of(kind),
+        "scale": scale_of(kind),
         "measure": _measure(kind, name),
         "accuracy": round(interval.estimate, 4),
         "low": round(interval.low, 4),

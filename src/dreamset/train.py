@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import fitting, folds, shards
+from dreamset import fitting, folds, parts, shards
 from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import sync_folder, write_csv, write_json
-from dreamset.fitting import Fitted, Part, Trial
+from dreamset.fitting import Fitted, Trial
+from dreamset.parts import Part, scaled
 from dreamset.splits import read_split, write_split
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # last step, for that is what else its labels are good for. Of a recipe: its images alone, with the shots, and with the
 # shots all strongly augmented; and, as `synthetic_x2`, the first twice as many of its images as there are shots.
 KINDS: Final = ("real", "real_strong", "real_more", "synthetic", "both", "both_strong")
-REAL: Final = fitting.REAL
+REAL: Final = parts.REAL
 SHARDS: Final = "shards.json"  # beside the classifiers of an arm: what they were assembled from
 
 
@@ -54,7 +55,7 @@ def runs(params: Params, arm: str) -> tuple[tuple[str, str], ...]:
         found += [("real", name) for name in params.train.baselines]
     if params.scales:
         # The curve and what it is compared with, the same classifier on the real images alone.
-        kinds = ("real", "real_strong") if arm == REAL else map(fitting.scaled, params.scales)
+        kinds = ("real", "real_strong") if arm == REAL else map(scaled, params.scales)
         found += [(kind, params.base.tune.classifier) for kind in kinds]
     return tuple(dict.fromkeys(found))
 
