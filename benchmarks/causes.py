@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RECIPE, PLAIN = "datadream_dset", "stable_diffusion"
+SCALES = f"recipes.{RECIPE}.adapter_scales"
 # By name, what of the parameters differs from the default; a dot leads one level down.
 CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -61,6 +62,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "guidance 1": {f"recipes.{RECIPE}.sampler.guidance": 1.0},
     "guidance 3": {f"recipes.{RECIPE}.sampler.guidance": 3.0},
+    "scales 0, 1": {SCALES: [0.0, 1.0]},
+    "scales 0, 1/4, 1/2, 3/4, 1": {SCALES: [0.0, 0.25, 0.5, 0.75, 1.0]},
+    "scales 0, 1, 100 images per class": {SCALES: [0.0, 1.0], "generate.per_class": 100},
 }
 REAL = ("real", "real_strong")
 

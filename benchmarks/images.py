@@ -155,7 +155,7 @@ def ours(
                     drawn = drawing.draw(params, base, split, recipe, block, embeds, latents)
                     sha = everyone[index].sha256
                     drawing.write(params, workspace, split, recipe, block, sha, drawn, ExitStack())
-    count = sum(len(block.labels) * (block.stop - block.start) for block in blocks)
+    count = sum(map(len, blocks))
     whole = len(split.classes) * params.base.generate.per_class
     return Drawn(count, clock() - start, reading / whole)
 

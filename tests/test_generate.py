@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,9 +20,10 @@ from dreamset import params as parameters
 from dreamset.blocks import plan
 from dreamset.errors import InputError
 from dreamset.generator import sampler
+from dreamset.images import read_rgb
 from dreamset.params import Params
 from dreamset.seeds import image_seed
-from dreamset.synthetic import read_metadata
+from dreamset.synthetic import SyntheticImage, read_metadata
 from dreamset.workspace import Workspace
 
 
@@ -69,6 +71,51 @@ def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Wor
     assert len([name for name in after if name.endswith(".png")]) == 70
     fresh = content(made(params, Workspace.at(tmp_path / "fresh")))
     assert fresh == after
+
+
+def scaled(raw: dict[str, Any], workspace: Workspace, scope: str = "dset") -> list[SyntheticImage]:
+    """A recipe whose images are drawn with the adapter of ``datadream`` at two scales in turn."""
+    raw["recipes"]["weaker"] = raw["recipes"][f"datadream_{scope}"] | {"adapter_scales": [0.0, 1.0]}
+    raw["active"] = ["stable_diffusion", f"datadream_{scope}", "weaker"]
+    params = parameters.parse(raw)
+    for recipe in params.active:
+        made(params, workspace, recipe)
+    return read_metadata(workspace.synthetic("weaker"))
+
+
+@pytest.mark.parametrize("scope", ["dset", "cls"])
+def test_scales_of_an_adapter_take_turns(small: dict[str, Any], workspace: Workspace, scope: str) -> None:
+    rows = scaled(small, workspace, scope)
+    assert [(row.label, row.index) for row in rows] == [(label, index) for label in range(10) for index in range(4)]
+    assert {(row.index, row.adapter_scale, row.adapter is None) for row in rows} == {
+        (0, None, True),
+        (1, 1.0, False),
+        (2, None, True),
+        (3, 1.0, False),
+    }
+    for row in rows:
+        others = [workspace.synthetic(name) / row.file_name for name in ("stable_diffusion", f"datadream_{scope}")]
+        mine, plain, adapted = (
+            torch.tensor(np.asarray(read_rgb(path))).int()
+            for path in (workspace.synthetic("weaker") / row.file_name, *others)
+        )
+        same, other = (plain, adapted) if row.adapter is None else (adapted, plain)
+        # Drawn beside other images, and from the same noise.
+        assert (mine - same).abs().max() <= 1
+        assert (mine - other).abs().max() > 1
+    card = (workspace.synthetic("weaker") / "README.md").read_text()
+    assert "drawn with times 0, 1 in turn" in card
+
+
+def test_more_images_keep_the_scales_of_the_first(small: dict[str, Any], workspace: Workspace) -> None:
+    before = scaled(small, workspace)
+    small["generate"]["per_class"] = 9
+    params = parameters.parse(small)
+    summary = generate.run(params, workspace, "weaker")
+    assert summary["images"] == 90 and summary["drawn_now"] > 0
+    after = {(row.label, row.index): row for row in read_metadata(workspace.synthetic("weaker"))}
+    assert all(after[row.label, row.index] == row for row in before)
+    assert all((row.adapter is None) == (row.index % 2 == 0) for row in after.values())
 
 
 @pytest.mark.parametrize("recipe", ["datadream_dset", "datadream_cls"])

@@ -49,12 +49,13 @@ def shaken(base: BaseModel, spec: Lora, names: tuple[str, ...], amount: float = 
     return adapters
 
 
-def stock(folder: str, kind: Sampler, prompt: str, adapter: Path | None = None) -> torch.Tensor:
+def stock(folder: str, kind: Sampler, prompt: str, adapter: Path | None = None, scale: float = 1.0) -> torch.Tensor:
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = getattr(diffusers, sampler.SCHEDULERS[kind.scheduler]).from_config(pipeline.scheduler.config)
     if adapter:
-        pipeline.load_lora_weights(adapter)
+        pipeline.load_lora_weights(adapter, adapter_name="ours")
+        pipeline.set_adapters(["ours"], adapter_weights=[scale])
     random = torch.Generator().manual_seed(0)
     latents = torch.randn((1, 4, 8, 8), generator=random)
     drawn = pipeline(
@@ -97,6 +98,11 @@ def test_a_stock_pipeline_loads_our_adapter_and_draws_the_same(base: BaseModel, 
     assert (fused - unfused).abs().max() < 1e-5
     theirs = stock(model.generator, SAMPLER, "three", tmp_path)
     assert ((fused.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-5
+    with lora.fused(base, tmp_path / lora.WEIGHTS, 0.3):
+        weaker = images(base, ["three"])
+    theirs = stock(model.generator, SAMPLER, "three", tmp_path, 0.3)
+    assert ((weaker.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-5
+    assert (weaker - fused).abs().max() > 0.01 < (weaker - before).abs().max()
 
 
 @pytest.mark.parametrize(("unet", "text"), [(True, False), (False, True)])

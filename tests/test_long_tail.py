@@ -73,7 +73,7 @@ def test_adapters_of_classes_draw_no_more_than_their_class_wants(small: dict[str
     split = splits.read_split(workspace.splits)
     of_classes = [adapters.Adapter((label,), f"{label}", f"{label}", "s") for label in range(10)]
     blocks = plan(mine, workspace, split, "datadream_cls", of_classes)
-    drawn = [sum(block.stop - block.start for block in blocks if block.labels == (label,)) for label in range(10)]
+    drawn = [sum(len(block.indices) for block in blocks if block.labels == (label,)) for label in range(10)]
     assert drawn == [2, 4, 6, 6, 6, 6, 6, 6, 8, 8]
     # A block is known by its place alone: that of a class which wants less is the same shard.
     fewer = tail(small, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +11,7 @@ from dreamset import cards, hub, shards, starts
 from dreamset.synthetic import SyntheticImage, read_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dreamset.adapters import Adapter
     from dreamset.params import Params
@@ -35,13 +36,16 @@ CODE: Final = (
 
 @dataclass(frozen=True)
 class Block:
-    """A shard to draw: images ``start`` to ``stop`` of each of ``labels``, which share an adapter."""
+    """A shard to draw: images ``indices`` of each of ``labels``, which share an adapter at one scale."""
 
     key: str
     adapter: int | None
     labels: tuple[int, ...]
-    start: int
-    stop: int
+    indices: range
+    scale: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels) * len(self.indices)
 
 
 @dataclass(frozen=True)
@@ -88,30 +92,33 @@ def plan(
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
     if adapters:
         scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
-    blocks = []
-    for adapter, labels, sha in scopes:
+    stride, blocks = len(row.scales), []
+    for (adapter, labels, sha), (turn, scale) in itertools.product(scopes, enumerate(row.scales)):
         depth = max(1, batch // len(labels))
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
-            for start in range(0, max(counts[label] for label in chunk), depth):
-                place: dict[str, Any] = {"adapter": sha, "prompts": prompts, "labels": chunk}
-                place |= {"start": start, "depth": depth}
+            for start in range(turn, max(counts[label] for label in chunk), stride * depth):
+                indices = range(start, start + stride * depth, stride)
+                # At scale 0 it is the base, whatever the adapter.
+                place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0}
+                place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
                 if row.init == "image":
-                    wanted = places(chunk, start, start + depth)
+                    wanted = places(chunk, indices)
                     place["starts"] = [shot.sha256 for shot in starts.choose(split, params.seed, wanted)]
-                blocks.append(Block(shards.key_of(shared | place, CODE), adapter, chunk, start, start + depth))
+                own = adapter if scale else None
+                blocks.append(Block(shards.key_of(shared | place, CODE), own, chunk, indices, scale))
     return blocks
 
 
-def places(labels: Sequence[int], start: int, stop: int) -> list[tuple[int, int]]:
+def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int]]:
     """Label and index of every image of a block, in the order in which they are drawn."""
-    return [(label, index) for index in range(start, stop) for label in labels]
+    return [(label, index) for index in indices for label in labels]
 
 
 def requests(params: Params, split: Split, recipe: str, block: Block) -> list[Request]:
     """What a block draws, in that order."""
-    row, wanted = params.recipes[recipe], places(block.labels, block.start, block.stop)
+    row, wanted = params.recipes[recipe], places(block.labels, block.indices)
     found = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
     if row.init == "noise":
         return found

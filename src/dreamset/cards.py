@@ -94,7 +94,6 @@ def _dataset(
             yield ""
         lost = ", ".join(f"{number} {reason}" for reason, number in removed.items())
         known = "real images" if row.adapter == "none" else "the images that were learned from"
-        known = "real images" if row.adapter == "none" else "the images that were learned from"
         yield f"Left out for publication: {lost}. What is left may still resemble {known}."
         yield ""
     yield _base(base, params.base.licence)
@@ -102,8 +101,8 @@ def _dataset(
         yield "- Adapter: none."
     else:
         yield (
-            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`. "
-            f"{COPIES}"
+            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`"
+            f"{_scaled(row)}. {COPIES}"
         )
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
     if row.init == "image":
@@ -164,6 +163,13 @@ def _adapter(row: Recipe) -> str:
     if row.adapter == "class_encoder":
         return f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder{taken}"
     return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}{taken}"
+
+
+def _scaled(row: Recipe) -> str:
+    """How strongly a recipe's adapter works, where that is not as it was trained."""
+    if row.adapter_scales is None:
+        return ""
+    return f", and drawn with times {', '.join(f'{scale:g}' for scale in row.scales)} in turn"
 
 
 def _opens(row: Recipe, classes: int) -> str:

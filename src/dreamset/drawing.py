@@ -59,10 +59,10 @@ def draw_all(
     from dreamset.generator import trained
 
     base = load_base(params, workspace) if load is None else load()
-    total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
+    total = sum(map(len, missing))
     written: Future[None] | None = None
     count = 0
-    current: int | None = -1  # no adapter's index, and not the base's None
+    current: tuple[int | None, float] | None = None
     embeds: dict[str, Condition] = {}
     latents = starts.Latents(workspace.cell)
     with (
@@ -74,11 +74,11 @@ def draw_all(
             with claim:
                 locks.boundary()
                 adapter = None if block.adapter is None else adapters[block.adapter]
-                if block.adapter != current:
+                if (block.adapter, block.scale) != current:
                     installed.close()
                     file = None if adapter is None else tuned.adapters(params, workspace, recipe) / adapter.file
-                    installed.enter_context(trained.installed(base, file))
-                    embeds, current = {}, block.adapter
+                    installed.enter_context(trained.installed(base, file, block.scale))
+                    embeds, current = {}, (block.adapter, block.scale)
                 drawn = draw(params, base, split, recipe, block, embeds, latents)
                 if written:
                     written.result()
@@ -203,6 +203,7 @@ def write(
                     redraws=redraws,
                     sampler=dataclasses.asdict(params.sampler(recipe)),
                     adapter=adapter,
+                    adapter_scale=None if adapter is None else block.scale,
                     sha256=sha256(files[-1][1]),
                     shot=None if request.shot is None else request.shot.sha256,
                 )

@@ -171,6 +171,11 @@ def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:
             f"{key}.epoch: no weights are kept after {recipe.epoch:g} of the training; give a multiple of "
             f"{1 / kept:g}, or change models.{params.model}.adapt.kept ({kept})."
         )
+    if recipe.adapter_scales is not None:
+        if recipe.adapter != "lora":
+            raise InputError(f"{key}.adapter_scales: only adapter: lora can be weakened; remove it.")
+        if not any(recipe.adapter_scales):
+            raise InputError(f"{key}.adapter_scales: name at least one above 0, or set adapter to none.")
     if recipe.prompt == "class_vector" and recipe.adapter not in ("class_encoder", "unet"):
         raise InputError(f"{key}.prompt: class_vector needs adapter: class_encoder, or unet after such a recipe.")
     if recipe.adapter == "class_encoder" and recipe.prompt != "class_vector":

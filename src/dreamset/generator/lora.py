@@ -187,12 +187,13 @@ def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
 
 
 @contextlib.contextmanager
-def fused(base: BaseModel, file: Path | None) -> Iterator[None]:
-    """The base with an adapter added to its weights: W + (alpha / r) B A, put back exactly afterwards.
+def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[None]:
+    """The base with an adapter added to its weights: W + scale (alpha / r) B A, put back exactly afterwards.
 
     Args:
         base: a base without attached adapters.
         file: a LoRA file in diffusers' layout, or None for the base as it is.
+        scale: of the adapter, as diffusers' ``set_adapters`` takes it; 1: as it was trained.
 
     Raises:
         InputError: the file holds anything but finite LoRA weights that fit this base.
@@ -205,7 +206,7 @@ def fused(base: BaseModel, file: Path | None) -> Iterator[None]:
         with torch.no_grad():
             for weight, delta in _deltas(base, file):
                 pristine.append((weight, weight.detach().clone()))
-                weight.copy_((weight.float() + delta.to(weight.device)).to(weight.dtype))
+                weight.copy_((weight.float() + scale * delta.to(weight.device)).to(weight.dtype))
         yield
     finally:
         with torch.no_grad():

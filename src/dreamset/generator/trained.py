@@ -63,12 +63,13 @@ def attach(base: BaseModel, kind: Kind, seeds: Mapping[str, int]) -> Trained:
     return whole_unet.attach(base)
 
 
-def installed(base: BaseModel, file: Path | None) -> contextlib.AbstractContextManager[None]:
+def installed(base: BaseModel, file: Path | None, scale: float = 1.0) -> contextlib.AbstractContextManager[None]:
     """The base with an adapter's file in force, for drawing; as it was afterwards.
 
     Args:
         base: a base without attached adapters.
         file: a file of any of ``FILES``' names, a LoRA of any name, or None for the base as it is.
+        scale: of a LoRA; 1: as it was trained.
 
     Raises:
         InputError: on entering, where the file is damaged or does not fit the base.
@@ -77,4 +78,4 @@ def installed(base: BaseModel, file: Path | None) -> contextlib.AbstractContextM
         return contextlib.nullcontext()
     openers = {class_encoder.WEIGHTS: class_encoder.installed, whole_unet.WEIGHTS: whole_unet.installed}
     # A LoRA made elsewhere may have any name.
-    return openers.get(file.name, lora.fused)(base, file)
+    return openers[file.name](base, file) if file.name in openers else lora.fused(base, file, scale)

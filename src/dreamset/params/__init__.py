@@ -180,7 +180,8 @@ class Params:
         rows = [self.recipes[name] for name in self.lineage(recipe)]
         studied = any(row.search is not None for row in rows)
         return {
-            "rows": [to_dict(row) for row in rows],
+            # What a row does not give it does not depend on: a new knob leaves the rows without it as they were.
+            "rows": [{knob: value for knob, value in to_dict(row).items() if value is not None} for row in rows],
             "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
         }
 

@@ -54,7 +54,8 @@ class Recipe:
 
     With ``origin: retrieval`` nothing is adapted and nothing drawn; ``prompt`` is what images are searched by.
     ``epoch`` is the share of the training after which the weights are taken, and None its end; ``lr`` and ``epochs``
-    stand in for the schedule's.
+    stand in for the schedule's. Image k of a class is drawn with a LoRA times the (k mod n)-th of the n
+    ``adapter_scales``; None: as it was trained.
     """
 
     adapter: Literal["none", "lora", "class_encoder", "unet"]
@@ -67,6 +68,7 @@ class Recipe:
     alpha: Positive | None = None
     unet: bool | None = None
     text_encoder: bool | None = None
+    adapter_scales: tuple[Annotated[float, Range(low=0, high=2)], ...] | None = None
     context_length: Annotated[int, Range(low=1, high=1000)] | None = None
     unconditional: Literal["zero", "learned"] | None = None
     class_dropout: Share | None = None
@@ -74,6 +76,11 @@ class Recipe:
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """What the adapter is multiplied by, image by image of a class in turn."""
+        return self.adapter_scales or (1.0,)
 
     @property
     def is_baseline(self) -> bool:

@@ -327,6 +327,8 @@ def _recipe(evidence: Evidence, name: str) -> Html:
         where = " and ".join(part for part, on in (("U-Net", lora.unet), ("text encoder", lora.text_encoder)) if on)
         many = "one adapter" if found.scope == "dataset" else "one adapter per class"
         how = f"{many}, LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on the attention of the {where}"
+        if found.adapter_scales:
+            how += f", times {', '.join(f'{scale:g}' for scale in found.scales)} in turn"
     elif found.adapter == "class_encoder":
         how = f"a class encoder of {found.context_length} vectors per class"
     elif found.adapter == "unet":
