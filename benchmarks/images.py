@@ -148,10 +148,10 @@ def ours(
         with mock.patch.object(base_model, "load", return_value=base):
             drawing.draw_all(params, workspace, split, recipe, everyone, blocks)
     else:
-        for index in sorted({block.adapter for block in blocks}):
+        for index, scale in sorted({(block.adapter, block.scale) for block in blocks}):
             embeds: dict[str, Condition] = {}
-            with lora.fused(base, workspace.adapter(recipe) / everyone[index].file):
-                for block in (block for block in blocks if block.adapter == index):
+            with lora.fused(base, workspace.adapter(recipe) / everyone[index].file, scale):
+                for block in (block for block in blocks if (block.adapter, block.scale) == (index, scale)):
                     drawn = drawing.draw(params, base, split, recipe, block, embeds, latents)
                     sha = everyone[index].sha256
                     drawing.write(params, workspace, split, recipe, block, sha, drawn, ExitStack())

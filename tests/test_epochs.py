@@ -219,9 +219,10 @@ def test_trainings_of_every_rate_are_forgotten(raw_epochs: dict[str, Any], tmp_p
 def test_what_another_row_wants_of_the_same_training_stays(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
     fixed, studied = dict(raw_epochs["recipes"][LORA]), dict(raw_epochs["recipes"][LORA])
     del fixed["search"]
-    raw_epochs["recipes"] |= {"fixed": fixed | {"epoch": 0.25}, "studied": studied}
+    scaled = studied | {"adapter_scales": [0.5]}
+    raw_epochs["recipes"] |= {"fixed": fixed | {"epoch": 0.25}, "studied": studied, "scaled": scaled}
     record = {"trials": [{"params": {"epoch": 0.75}}], "best": {"epoch": 0.75}}
-    for active, gone in (([LORA, "studied"], 0), ([LORA, "fixed"], 1), ([LORA], 1)):
+    for active, gone in (([LORA, "studied"], 0), ([LORA, "scaled"], 0), ([LORA, "fixed"], 1), ([LORA], 1)):
         params, workspace = ready(raw_epochs | {"active": active, "after": {}}, tmp_path)
         adapted(params, workspace, LORA)
         assert forgotten(params, workspace, LORA, record) == gone, active

@@ -104,7 +104,17 @@ def test_scales_of_an_adapter_take_turns(small: dict[str, Any], workspace: Works
         assert (mine - same).abs().max() <= 1
         assert (mine - other).abs().max() > 1
     card = (workspace.synthetic("weaker") / "README.md").read_text()
-    assert "drawn with times 0, 1 in turn" in card
+    assert "drawn with at 0, 1 times its strength in turn" in card
+
+
+def test_what_the_base_draws_alone_is_drawn_once(small: dict[str, Any], workspace: Workspace) -> None:
+    small["models"]["bundled"]["generate"]["batch"] = 10
+    scaled(small, workspace)
+    plain, weaker = (
+        json.loads((workspace.synthetic(recipe) / "shards.json").read_text())
+        for recipe in ("stable_diffusion", "weaker")
+    )
+    assert weaker[:2] == plain[::2] and len(plain) == len(weaker) == 4
 
 
 def test_more_images_keep_the_scales_of_the_first(small: dict[str, Any], workspace: Workspace) -> None:

@@ -67,7 +67,7 @@ def put(raw: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("models.bundled.generate.scheduler", "euler", "expected one of dpmsolver++"),
         ("recipes.stable_diffusion.rank", 4, "recipes.stable_diffusion.rank: belongs only to adapter: lora"),
         ("recipes.datadream_dset.scope", None, "recipes.datadream_dset.scope: is missing"),
-        ("recipes.stable_diffusion.adapter_scales", [1], "adapter_scales: only adapter: lora can be weakened; remove"),
+        ("recipes.stable_diffusion.adapter_scales", [1], "adapter_scales: only adapter: lora has a strength; remove"),
         ("recipes.datadream_dset.adapter_scales", [], "adapter_scales: name at least one above 0"),
         ("recipes.datadream_dset.adapter_scales", [0], "adapter_scales: name at least one above 0"),
         ("recipes.datadream_dset.adapter_scales", [0, 3], "adapter_scales[1]: expected a number of at least 0 and at"),
@@ -201,6 +201,18 @@ def test_sets_grow_with_the_scales_and_all_else_learns_from_as_many_as_before(ra
     raw["train"]["scales"] = "ravuri_vinyals"
     assert (parse(raw).scales, parse(raw).synthetic_per_class(shots)) == ((1,), (20, 20, 20))
     assert parse(put(raw, "generate.per_class", 5)).synthetic_per_class(shots) == (5, 5, 9)
+
+
+def test_every_strength_of_an_adapter_has_its_turn_and_is_measured_against_the_whole(raw: dict[str, Any]) -> None:
+    raw["recipes"]["weaker"] = raw["recipes"]["datadream_dset"] | {"adapter_scales": [0.0, 0.5, 1.0]}
+    raw["active"] = ["stable_diffusion", "datadream_dset", "datadream_cls", "weaker"]
+    params = parse(raw)
+    assert params.steps_back("weaker") == ("datadream_dset",) and params.steps_back("datadream_dset") == ()
+    assert params.recipes["weaker"].strengths == (0.0, 0.5, 1.0) and params.recipes["datadream_dset"].strengths == (
+        1.0,
+    )
+    with pytest.raises(InputError, match=r"weaker.adapter_scales: 3 scales need as many images; raise generate.per_"):
+        parse(put(raw, "generate.per_class", 2))
 
 
 def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: dict[str, Any]) -> None:

@@ -115,6 +115,26 @@ def test_rungs_are_prefixes_on_noise_that_is_the_trials_own(small: Callable[...,
     assert not kept & set(seeds[0])
 
 
+def test_rungs_hold_every_strength_of_an_adapter_and_nothing_beyond(
+    small: Callable[..., Params], place: Workspace
+) -> None:
+    params = small(**{f"recipes__{LORA}__adapter_scales": [0.0, 1.0], f"{BASE}tune__per_class": [2, 4]})
+    adapt.run(params, place, LORA)
+    for rung in (2, 4):
+        summary = generate.run(scoring.drawing(params, LORA, rung, 3), place, LORA)
+        assert summary["images"] == summary["drawn"] == 3 * rung
+        strengths = [row.adapter_scale for row in read_metadata(place.synthetic(LORA)) if row.label == 1]
+        assert strengths == [None, 1.0] * (rung // 2)
+    with pytest.raises(InputError, match=r"adapter_scales: a study draws 3, 9 images per class, and 2 scales do not"):
+        small(
+            **{
+                f"recipes__{LORA}__adapter_scales": [0.0, 1.0],
+                f"recipes__{LORA}__search": {"guidance": {"low": 1.0, "high": 3.0}},
+                f"{BASE}tune__per_class": [3, 9],
+            }
+        )
+
+
 def test_a_study_goes_on_as_if_it_had_not_stopped(small: Callable[..., Params], tmp_path: Path) -> None:
     found = []
     for name, parts in (("whole", (4,)), ("broken", (2, 4))):

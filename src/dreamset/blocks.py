@@ -36,13 +36,23 @@ CODE: Final = (
 
 @dataclass(frozen=True)
 class Block:
-    """A shard to draw: images ``indices`` of each of ``labels``, which share an adapter at one scale."""
+    """A shard to draw: every ``stride``-th image from ``start`` to ``stop`` of ``labels`` that share an adapter.
+
+    ``scale`` is what the adapter is multiplied by.
+    """
 
     key: str
     adapter: int | None
     labels: tuple[int, ...]
-    indices: range
+    start: int
+    stop: int
+    stride: int = 1
     scale: float = 1.0
+
+    @property
+    def indices(self) -> range:
+        """Of each label."""
+        return range(self.start, self.stop, self.stride)
 
     def __len__(self) -> int:
         return len(self.labels) * len(self.indices)
@@ -92,22 +102,23 @@ def plan(
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
     if adapters:
         scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
-    stride, blocks = len(row.scales), []
-    for (adapter, labels, sha), (turn, scale) in itertools.product(scopes, enumerate(row.scales)):
-        depth = max(1, batch // len(labels))
+    stride, blocks = len(row.strengths), []
+    for (adapter, labels, sha), (turn, scale) in itertools.product(scopes, enumerate(row.strengths)):
+        depth = max(1, batch // (len(labels) * stride))
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
             for start in range(turn, max(counts[label] for label in chunk), stride * depth):
-                indices = range(start, start + stride * depth, stride)
-                # At scale 0 it is the base, whatever the adapter.
-                place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0}
+                stop = start + stride * depth
+                indices = range(start, stop, stride)
+                # At scale 0 it is the base, whatever the adapter, and as a recipe without one draws it.
+                place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
                 if row.init == "image":
                     wanted = places(chunk, indices)
                     place["starts"] = [shot.sha256 for shot in starts.choose(split, params.seed, wanted)]
                 own = adapter if scale else None
-                blocks.append(Block(shards.key_of(shared | place, CODE), own, chunk, indices, scale))
+                blocks.append(Block(shards.key_of(shared | place, CODE), own, chunk, start, stop, stride, scale))
     return blocks
 
 

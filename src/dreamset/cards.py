@@ -118,6 +118,8 @@ def _dataset(
     else:
         yield f"- Prompt of class 0: {asked}."
     columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
+    if row.adapter_scales and removed is None:
+        columns += "; adapter_scale, null where it is the base alone"
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({columns})."
     yield "- Each file says in its metadata (IPTC, as XMP) that it is synthetic, by which model and with which seed."
     yield ""
@@ -169,7 +171,7 @@ def _scaled(row: Recipe) -> str:
     """How strongly a recipe's adapter works, where that is not as it was trained."""
     if row.adapter_scales is None:
         return ""
-    return f", and drawn with times {', '.join(f'{scale:g}' for scale in row.scales)} in turn"
+    return f", and drawn with at {', '.join(f'{scale:g}' for scale in row.strengths)} times its strength in turn"
 
 
 def _opens(row: Recipe, classes: int) -> str:

@@ -177,6 +177,7 @@ def write(
     from dreamset.images import png
 
     files, images = [], []
+    scale = block.scale if adapter is not None and params.recipes[recipe].adapter == "lora" else None
     with claim:
         tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *params.base.pretrained)
         for request, pixels, seed, redraws in zip(
@@ -203,7 +204,7 @@ def write(
                     redraws=redraws,
                     sampler=dataclasses.asdict(params.sampler(recipe)),
                     adapter=adapter,
-                    adapter_scale=None if adapter is None else block.scale,
+                    adapter_scale=scale,
                     sha256=sha256(files[-1][1]),
                     shot=None if request.shot is None else request.shot.sha256,
                 )

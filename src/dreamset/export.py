@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _NEEDED: Final = ("onnx", "onnxscript")
 # Of metadata.jsonl; an adapter's hash tells who has the adapter, and nothing to anybody else.
-_PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256", "adapter_scale")
+_PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
 
 
 def onnx(folder: Path, file: Path) -> None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dreamset.selection import Choice, Configuration
 
 CODE: Final = (
-    "dreamset.parts",
     "dreamset.classifiers",
     "dreamset.classifiers.arrays",
     "dreamset.classifiers.augment",
@@ -45,6 +44,7 @@ CODE: Final = (
     "dreamset.fitting",
     "dreamset.images",
     "dreamset.metrics.calibration",
+    "dreamset.parts",
     "dreamset.seeds",
     "dreamset.selection",
 )

@@ -71,7 +71,7 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, wanted
     for start in range(0, wanted, depth):
         pool = pools.find(params, workspace, split, start, depth, wanted, known)
         key = shards.key_of(shared | {"pool": pool.key, "start": start}, pools.CODE)
-        blocks.append(Block(key, None, labels, range(start, start + depth)))
+        blocks.append(Block(key, None, labels, start, start + depth))
     return blocks
 
 
@@ -86,23 +86,23 @@ def fill(params: Params, workspace: Workspace, split: Split, recipe: str, wanted
     """
     clip = _clip(params, workspace, split, recipe)
     centres = _centres(params, workspace, split, clip)
-    total = sum(map(len, missing))
+    total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     known: dict[int, pools.Pool] = {}
     count = 0
     with bar(total=total, what=f"retrieving {recipe}", unit="img") as progress:
         for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
             with claim:
                 locks.boundary()
-                start, depth = block.indices.start, len(block.indices)
-                pool = pools.find(params, workspace, split, start, depth, wanted, known)
+                depth = block.stop - block.start
+                pool = pools.find(params, workspace, split, block.start, depth, wanted, known)
                 folder = pools.made(workspace.shards, pool, clip)
                 started = time.perf_counter()
                 scores = pools.features(folder) @ centres.T
                 first, last = 0, depth
                 if not pools.endless(params):
                     # The last block of a folder may be deeper than the folder.
-                    first, last = start, min(start + depth, len(scores) // len(block.labels))
-                    if last < min(start + depth, wanted):
+                    first, last = block.start, min(block.stop, len(scores) // len(block.labels))
+                    if last < min(block.stop, wanted):
                         raise pools.too_few(params, split, wanted, len(scores))
                 picked = draft(scores, last)[first:]
                 seconds = time.perf_counter() - started + pools.seconds(folder)
@@ -226,9 +226,9 @@ def _write(
         text["DigitalSourceType"] = "algorithmicMedia"
     rows: list[SyntheticImage] = []
     with shards.writing(workspace.shards, block.key) as folder:
-        for index, images in zip(block.indices, picked.tolist(), strict=False):
+        for turn, images in enumerate(picked.tolist()):
             for label, item in zip(block.labels, images, strict=True):
-                name = f"{split.folder(label)}/{index:05d}.png"
+                name = f"{split.folder(label)}/{block.start + turn:05d}.png"
                 source, pixels = picture(item)
                 data = png(pixels, text)
                 (folder / name).parent.mkdir(exist_ok=True)
@@ -238,7 +238,7 @@ def _write(
                         file_name=name,
                         label=label,
                         class_name=split.classes[label],
-                        index=index,
+                        index=block.start + turn,
                         prompt=_caption(params, split, recipe, label),
                         seed=params.seed,
                         redraws=0,

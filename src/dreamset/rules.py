@@ -173,9 +173,10 @@ def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:
         )
     if recipe.adapter_scales is not None:
         if recipe.adapter != "lora":
-            raise InputError(f"{key}.adapter_scales: only adapter: lora can be weakened; remove it.")
+            raise InputError(f"{key}.adapter_scales: only adapter: lora has a strength; remove it.")
         if not any(recipe.adapter_scales):
             raise InputError(f"{key}.adapter_scales: name at least one above 0, or set adapter to none.")
+        _check_turns(params, name, len(recipe.adapter_scales))
     if recipe.prompt == "class_vector" and recipe.adapter not in ("class_encoder", "unet"):
         raise InputError(f"{key}.prompt: class_vector needs adapter: class_encoder, or unet after such a recipe.")
     if recipe.adapter == "class_encoder" and recipe.prompt != "class_vector":
@@ -201,6 +202,20 @@ def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:
                 raise InputError(f"{key}.search.scheduler: name at least two, and each once.")
             continue
         _check_span(params, name, knob, getattr(search, knob))
+
+
+def _check_turns(params: Params, name: str, count: int) -> None:
+    """Each strength of an adapter has its turn in a data set, and in what a study looks at of it."""
+    if name in params.active and params.per_class < count:
+        raise InputError(
+            f"recipes.{name}.adapter_scales: {count} scales need as many images; raise generate.per_class."
+        )
+    rungs = params.base.tune.per_class
+    if params.recipes[name].search is not None and any(rung % count for rung in rungs):
+        raise InputError(
+            f"recipes.{name}.adapter_scales: a study draws {listed(rungs)} images per class, and {count} "
+            f"scales do not divide these; set models.{params.model}.tune.per_class to multiples of {count}."
+        )
 
 
 def _check_span(params: Params, name: str, knob: str, span: Span) -> None:

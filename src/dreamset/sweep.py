@@ -163,7 +163,8 @@ def _recheck(cells: list[Cell], jobs: int) -> str:
             same = tuple(name for name, row in whole.recipes.items() if row == last["recipes"][name])
             # With as many threads: another number changes last bits.
             own = dataclasses.replace(cell.of(same), threads=last["threads"])
-            older.setdefault((cell.params.shots, same, last["code"]), []).append(own)
+            if same:
+                older.setdefault((cell.params.shots, same, last["code"]), []).append(own)
     before = [group[0].last for group in older.values()]
     _run_all([group[0] for group in older.values()], jobs)
     taken, other = 0, []

@@ -20,10 +20,10 @@ class SyntheticImage:
 
     ``file_name`` is relative to the dataset's folder; ``label`` indexes the split's classes, whose name is
     ``class_name``; ``seed`` drew the starting noise, after ``redraws`` degenerate tries; ``adapter`` is the
-    sha256 of the adapter's file, or None, and ``adapter_scale`` what it was multiplied by; ``sha256`` is of the image
-    file. Where ``origin`` is ``retrieval``, nothing was drawn: ``source`` names the image that was found, ``nearness``
-    says how near it is, ``prompt`` is the caption that it was searched by, and ``seed`` the run's. ``shot`` is the
-    sha256 of the real image that drawing started from.
+    sha256 of the adapter's file, or None, and ``adapter_scale`` what a LoRA was multiplied by; ``sha256`` is of the
+    image file. Where ``origin`` is ``retrieval``, nothing was drawn: ``source`` names the image that was found,
+    ``nearness`` says how near it is, ``prompt`` is the caption that it was searched by, and ``seed`` the run's.
+    ``shot`` is the sha256 of the real image that drawing started from.
     """
 
     file_name: str

@@ -337,6 +337,7 @@ def _same_training(params: Params, one: str, other: str) -> bool:
             epoch=None,
             lr=None,
             epochs=None,
+            adapter_scales=None,
             search=None,
         )
         for name in (one, other)

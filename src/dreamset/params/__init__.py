@@ -53,6 +53,9 @@ _NO_SETTING: Final = (
     "tune",
 )
 
+# Knobs that are younger than what was recorded by rows without them.
+_LATER: Final = ("adapter_scales",)
+
 # Of a study; the rest of its section says where it runs.
 _CHOOSING: Final = ("trials", "sampler", "pruner", "objectives", "max_seconds_per_image", "max_fid")
 
@@ -161,7 +164,8 @@ class Params:
         return (recipe,) if parent is None else (*self.lineage(parent), recipe)
 
     def steps_back(self, recipe: str) -> tuple[str, ...]:
-        """The active recipes that ``recipe`` is one step beyond: its own row before its study, and what it starts from.
+        """The active recipes that ``recipe`` is one step beyond: its own row before its study,
+        or with its adapter at full strength, and what it starts from.
 
         What the step is worth is the difference from them.
         """
@@ -173,15 +177,21 @@ class Params:
             and self.recipes[name] == dataclasses.replace(row, search=None)
             and self.after.get(name) == parent
         ]
-        return (*untuned, *([] if parent is None else [parent]))
+        whole = [
+            name
+            for name in self.active
+            if row.adapter_scales is not None
+            and self.recipes[name] == dataclasses.replace(row, adapter_scales=None)
+            and self.after.get(name) == parent
+        ]
+        return (*untuned, *whole, *([] if parent is None else [parent]))
 
     def making(self, recipe: str) -> dict[str, Any]:
         """What the images of ``recipe`` depend on: its row, those it starts from, and how studies choose for them."""
         rows = [self.recipes[name] for name in self.lineage(recipe)]
         studied = any(row.search is not None for row in rows)
         return {
-            # What a row does not give it does not depend on: a new knob leaves the rows without it as they were.
-            "rows": [{knob: value for knob, value in to_dict(row).items() if value is not None} for row in rows],
+            "rows": [told(row) for row in rows],
             "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
         }
 
@@ -230,6 +240,11 @@ def parse(raw: object, file: str = "params.yaml") -> Params:
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     return params
+
+
+def told(row: Recipe) -> dict[str, Any]:
+    """A recipe's row as it is hashed: without a knob that it does not give and that older records know nothing of."""
+    return {knob: value for knob, value in to_dict(row).items() if value is not None or knob not in _LATER}
 
 
 def to_dict(value: Any) -> Any:

@@ -78,7 +78,7 @@ class Recipe:
     search: Search | None = None
 
     @property
-    def scales(self) -> tuple[float, ...]:
+    def strengths(self) -> tuple[float, ...]:
         """What the adapter is multiplied by, image by image of a class in turn."""
         return self.adapter_scales or (1.0,)
 

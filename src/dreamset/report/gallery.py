@@ -45,6 +45,9 @@ def by_class(evidence: Evidence, blocks: list[Block]) -> Html:
         "The first images of every class, none chosen. In the same place of two recipes stand images of the same "
         "starting noise."
     )
+    turns = [name for name in evidence.params.active if evidence.params.recipes[name].adapter_scales]
+    if turns:
+        note += f" Of {' and '.join(turns)} every further picture is drawn at the next strength of the adapter."
     return section(
         "pictures",
         "The pictures",

@@ -328,7 +328,7 @@ def _recipe(evidence: Evidence, name: str) -> Html:
         many = "one adapter" if found.scope == "dataset" else "one adapter per class"
         how = f"{many}, LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on the attention of the {where}"
         if found.adapter_scales:
-            how += f", times {', '.join(f'{scale:g}' for scale in found.scales)} in turn"
+            how += f", at {', '.join(f'{scale:g}' for scale in found.strengths)} times its strength in turn"
     elif found.adapter == "class_encoder":
         how = f"a class encoder of {found.context_length} vectors per class"
     elif found.adapter == "unet":

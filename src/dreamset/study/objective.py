@@ -16,7 +16,7 @@ from dreamset import adapt, blocks, folds, generate, hub, inherit, locks, shards
 from dreamset.drawing import load_base
 from dreamset.errors import InputError
 from dreamset.files import digest, read_json
-from dreamset.params import to_dict
+from dreamset.params import to_dict, told
 from dreamset.params.recipe import SamplerOverrides
 from dreamset.seeds import seed_for
 from dreamset.splits import write_split
@@ -108,9 +108,9 @@ def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, rang
     return shards.key_of(
         {
             "rows": [
-                to_dict(tuned.applied(params, workspace, name).recipes[name]) for name in params.lineage(recipe)[:-1]
+                told(tuned.applied(params, workspace, name).recipes[name]) for name in params.lineage(recipe)[:-1]
             ],
-            "row": to_dict(_started(params, workspace, recipe).recipes[recipe]),
+            "row": told(_started(params, workspace, recipe).recipes[recipe]),
             "space": space.told(ranges),
             "tune": tune,
             "base": base,
@@ -360,10 +360,10 @@ def drawing(params: Params, recipe: str, rung: int, classes: int) -> Params:
     not chosen for the luck of the images that are kept.
     """
     row, base = params.recipes[recipe], params.base
-    # The classes of one adapter are drawn together, so many images of each at once; every rung is a whole number of
-    # such blocks, and so the first blocks of the next rung.
-    together = 1 if row.scope == "class" else classes
-    common = math.gcd(*base.tune.per_class)
+    # The classes of one adapter are drawn together, so many images of each at once, and of each strength of it as many;
+    # every rung is a whole number of such blocks, and so the first blocks of the next rung.
+    together = (1 if row.scope == "class" else classes) * len(row.strengths)
+    common = math.gcd(*base.tune.per_class) // len(row.strengths)
     room = base.generate.batch
     fitting = [depth for depth in range(1, common + 1) if common % depth == 0 and depth * together <= room]
     batch = together * max(fitting) if fitting else room
