@@ -62,9 +62,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "guidance 1": {f"recipes.{RECIPE}.sampler.guidance": 1.0},
     "guidance 3": {f"recipes.{RECIPE}.sampler.guidance": 3.0},
-    "scales 0, 1": {SCALES: [0.0, 1.0]},
-    "scales 0, 1/4, 1/2, 3/4, 1": {SCALES: [0.0, 0.25, 0.5, 0.75, 1.0]},
-    "scales 0, 1, 100 images per class": {SCALES: [0.0, 1.0], "generate.per_class": 100},
+    "100 images per class": {"generate.per_class": 100},
+    "adapter at 1/4, 1/2": {SCALES: [0.25, 0.5]},
+    "adapter at 0, 1": {SCALES: [0.0, 1.0]},
+    "adapter at 0, 1/4, 1/2, 3/4, 1": {SCALES: [0.0, 0.25, 0.5, 0.75, 1.0]},
+    "adapter at 1/4, 1/2, 100 images per class": {SCALES: [0.25, 0.5], "generate.per_class": 100},
 }
 REAL = ("real", "real_strong")
 
