@@ -199,6 +199,18 @@ def test_images_that_were_found_are_not_the_generator_as_it_is(params: Params, w
     assert "with stable_diffusion" in hero
 
 
+def test_strengths_of_an_adapter_are_told(params: Params, workspace: Workspace) -> None:
+    report.run(params, workspace)
+    assert "strength" not in read(workspace)[1].text("pictures")
+    row = replace(params.recipes["datadream_dset"], adapter_scales=(0.25, 0.5))
+    report.run(replace(params, recipes=params.recipes | {"datadream_dset": row}), workspace)
+    source, page = read(workspace)
+    assert "Of datadream_dset every further picture is drawn at the next strength of the adapter." in page.text(
+        "pictures"
+    )
+    assert "at 0.25, 0.5 times its strength in turn" in source
+
+
 def test_the_best_real_arm_is_what_counts(params: Params, workspace: Workspace) -> None:
     def edit(record: dict[str, Any]) -> None:
         for row in [run for run in record["runs"] if run["arm"] == "real"]:
