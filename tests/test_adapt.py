@@ -211,9 +211,10 @@ def in_half_precision(raw: dict[str, Any], workspace: Workspace) -> None:
     """Frozen bfloat16 weights, trained float32 ones: adapt and draw."""
     raw["models"]["bundled"]["dtype"] = "bfloat16"
     raw["generate"]["per_class"] = 1
+    raw["active"] = ["datadream_dset", "datadream_cls"]
     params = parameters.parse(raw)
     prepare.run(params, workspace)
-    for recipe in ("datadream_dset", "datadream_cls"):
+    for recipe in params.active:
         summary = adapt.run(params, workspace, recipe)
         assert np.isfinite(summary["loss_last"])
         assert {tensor.dtype for tensor in weights(workspace.adapter(recipe)).values()} == {torch.float32}

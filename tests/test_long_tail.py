@@ -68,6 +68,7 @@ def test_balance_fills_small_classes_up(small: dict[str, Any], workspace: Worksp
 
 def test_adapters_of_classes_draw_no_more_than_their_class_wants(small: dict[str, Any], workspace: Workspace) -> None:
     small["models"]["bundled"]["generate"]["batch"] = 2
+    small["active"] = ["datadream_cls"]
     mine = tail(small, 2)
     prepare.run(mine, workspace)
     split = splits.read_split(workspace.splits)

@@ -112,7 +112,7 @@ def test_runs_parent_params_curves_artifacts_and_times_reach_sqlite_once(workspa
     assert (parent.info.start_time, parent.info.end_time) == (T0 * 1000, (T0 + 130) * 1000)
     assert adapt.data.params["recipe.rank"] == str(PARAMS.recipes["datadream_dset"].rank)
     assert adapt.data.params["base.adapt.class.lr"] == str(PARAMS.base.adapt.class_.lr)
-    assert parent.data.params["recipes.datadream_cls.scope"] == "class"
+    assert parent.data.params["recipes.datadream_light.scope"] == "dataset"
     assert adapt.data.metrics == {"loss": curve[-1][1], "loss_last": 0.5}
     assert parent.data.metrics == evaluate.data.metrics == {"accuracy/ß _1": 0.75}
     history = client(workspace).get_metric_history(adapt.info.run_id, "loss")
