@@ -104,7 +104,7 @@ def test_scales_of_an_adapter_take_turns(small: dict[str, Any], workspace: Works
         assert (mine - same).abs().max() <= 1
         assert (mine - other).abs().max() > 1
     card = (workspace.synthetic("weaker") / "README.md").read_text()
-    assert "drawn with at 0, 1 times its strength in turn" in card
+    assert "used at 0, 1 times its strength in turn" in card
 
 
 def test_what_the_base_draws_alone_is_drawn_once(small: dict[str, Any], workspace: Workspace) -> None:

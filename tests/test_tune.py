@@ -23,7 +23,7 @@ from dreamset.seeds import image_seed
 from dreamset.splits import read_split
 from dreamset.study import objective as scoring
 from dreamset.study import space
-from dreamset.study.objective import Objective, Part
+from dreamset.study.objective import Holdout, Objective
 from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
 from small_study import BASE, LORA, PLAIN, RUNGS, parameters, record, scored_by
@@ -177,11 +177,11 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
         tune__pruner="none",
         **{f"{BASE}tune__per_class": [1, 2], f"recipes__{LORA}__search": {"guidance": {"low": 1.0, "high": 5.0}}},
     )
-    parts = scoring.parts(params, place, split, LORA)
-    assert len(parts) == 2
-    for own in parts:
+    holdouts = scoring.holdouts(params, place, split, LORA)
+    assert len(holdouts) == 2
+    for own in holdouts:
         assert not {s.sha256 for s in own.scored} & {s.sha256 for s in own.split.train}
-    assert sorted(s.sha256 for own in parts for s in own.scored) == sorted(s.sha256 for s in split.train)
+    assert sorted(s.sha256 for own in holdouts for s in own.scored) == sorted(s.sha256 for s in split.train)
     trained = []
     train_jobs = adapt._train
 
@@ -199,7 +199,7 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     # One image of a class cannot be both learned from and scored.
     alone = toy.write_splits(place, shots=1)
     with pytest.raises(InputError, match=f"recipes.{LORA}.search: with selection: fixed a study scores folds"):
-        scoring.parts(params, place, alone, LORA)
+        scoring.holdouts(params, place, alone, LORA)
     assert read_adapters(place.tuned(LORA)) == []
 
 
@@ -210,9 +210,9 @@ def test_the_real_images_that_score_are_those_of_the_rule(
     place = Workspace.at(tmp_path)
     split = toy.write_splits(place, selection=0 if selection == "fixed" else 2)
     params = small(selection=selection, tune__trials=1, **{f"{BASE}tune__per_class": [1]})
-    (part,) = scoring.parts(params, place, split, PLAIN)
+    (held,) = scoring.holdouts(params, place, split, PLAIN)
     wanted = split.train if selection == "fixed" else split.selection
-    assert [sample.sha256 for sample in part.scored] == [sample.sha256 for sample in wanted]
+    assert [sample.sha256 for sample in held.scored] == [sample.sha256 for sample in wanted]
     tune.run(params, place, PLAIN)
     assert record(place)["selection"]["images"] == len(wanted)
 
@@ -526,9 +526,9 @@ def test_a_score_is_the_share_of_real_images_that_are_right(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Objective(small(), place, PLAIN, read_split(place.splits))
-    made.parts = [
-        Part(made.parts[0].split, made.parts[0].scored[:5]),
-        Part(made.parts[0].split, made.parts[0].scored[5:]),
+    made.holdouts = [
+        Holdout(made.holdouts[0].split, made.holdouts[0].scored[:5]),
+        Holdout(made.holdouts[0].split, made.holdouts[0].scored[5:]),
     ]
     monkeypatch.setattr(Objective, "_right", lambda self, params, own, index, rung: (2, 7)[index])
     assert made._score(made.params, [place, place], 1) == 9 / 12
@@ -537,7 +537,7 @@ def test_a_score_is_the_share_of_real_images_that_are_right(
     toy.write_synthetic(place, PLAIN, per_class=8)
     params = small(**{f"{BASE}tune__steps": 60, f"{BASE}train__resnet20__width": 8})
     made = Objective(params, place, PLAIN, read_split(place.splits))
-    assert arrays.synthetic(place.synthetic(PLAIN), made.parts[0].split, 16).labels.tolist().count(0) == 8
+    assert arrays.synthetic(place.synthetic(PLAIN), made.holdouts[0].split, 16).labels.tolist().count(0) == 8
     assert made._score(params, [place], RUNGS[-1]) > 0.6
 
 

@@ -171,7 +171,7 @@ def _scaled(row: Recipe) -> str:
     """How strongly a recipe's adapter works, where that is not as it was trained."""
     if row.adapter_scales is None:
         return ""
-    return f", and drawn with at {', '.join(f'{scale:g}' for scale in row.strengths)} times its strength in turn"
+    return f", and used at {', '.join(f'{scale:g}' for scale in row.strengths)} times its strength in turn"
 
 
 def _opens(row: Recipe, classes: int) -> str:

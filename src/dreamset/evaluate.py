@@ -226,10 +226,10 @@ def _differences(
     """Paired differences of accuracy over the same images, with intervals, and McNemar's exact test beside them.
 
     What adaptation and tuning gain is kept apart from what having synthetic images gains: every adapted recipe against
-    every baseline, every tuned one against its row before the study, and every one against what it starts from, on
-    synthetic images alone and with the real ones; and every recipe with the real ones against the real ones alone,
-    both as they are and strongly augmented. The test takes images as independent; the interval is over groups where
-    there are any.
+    every baseline, every tuned one against its row before the study, every one of several strengths against its row at
+    full strength, and every one against what it starts from, on synthetic images alone and with the real ones; and
+    every recipe with the real ones against the real ones alone, both as they are and strongly augmented. The test
+    takes images as independent; the interval is over groups where there are any.
     """
     from dreamset.metrics.mcnemar import mcnemar
 

@@ -192,7 +192,7 @@ def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: s
     search, tune = params.recipes[recipe].search, params.base.tune
     if search is None:
         return {"trials": 0}
-    found, trials = objective.parts(params, workspace, split, recipe), params.tune.trials
+    found, trials = objective.holdouts(params, workspace, split, recipe), params.tune.trials
     steps = sum(objective.steps_at(tune, rung) for rung in tune.per_class)
     counts = {
         "trials": trials,

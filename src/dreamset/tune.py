@@ -183,9 +183,9 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         "steps": model.steps,
         "selection": {
             "rule": rule,
-            "folds": len(objective.parts),
+            "folds": len(objective.holdouts),
             "images": objective.images,
-            "labels_per_class": objective.images / len(objective.parts[0].split.classes),
+            "labels_per_class": objective.images / len(objective.holdouts[0].split.classes),
         },
         "limits": {
             "max_seconds_per_image": tune.max_seconds_per_image,
@@ -313,7 +313,7 @@ def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, r
     chosen = params.with_values(recipe, record["best"] or {})
     others = [name for name in params.active if name != recipe and _same_training(params, recipe, name)]
     with _aside(workspace, recipe) as place:
-        for split in (_shots(workspace), *(part.split for part in objective.parts)):
+        for split in (_shots(workspace), *(held.split for held in objective.holdouts)):
             write_split(place.splits, split)
             # What it starts from says which training this is.
             inherit.parents(params, workspace, place, recipe)

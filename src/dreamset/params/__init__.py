@@ -170,21 +170,14 @@ class Params:
         What the step is worth is the difference from them.
         """
         row, parent = self.recipes[recipe], self.after.get(recipe)
-        untuned = [
+        plainer = [dataclasses.replace(row, search=None), dataclasses.replace(row, adapter_scales=None)]
+        before = [
             name
+            for plain in plainer
             for name in self.active
-            if row.search is not None
-            and self.recipes[name] == dataclasses.replace(row, search=None)
-            and self.after.get(name) == parent
+            if self.recipes[name] == plain != row and self.after.get(name) == parent
         ]
-        whole = [
-            name
-            for name in self.active
-            if row.adapter_scales is not None
-            and self.recipes[name] == dataclasses.replace(row, adapter_scales=None)
-            and self.after.get(name) == parent
-        ]
-        return (*untuned, *whole, *([] if parent is None else [parent]))
+        return (*before, *([] if parent is None else [parent]))
 
     def making(self, recipe: str) -> dict[str, Any]:
         """What the images of ``recipe`` depend on: its row, those it starts from, and how studies choose for them."""

@@ -54,17 +54,17 @@ SECONDS: Final = "seconds_per_image"  # names of constraints
 FID: Final = "fid"
 
 
-class Part(NamedTuple):
+class Holdout(NamedTuple):
     """``split`` is what adapters and images are made from, ``scored`` the real images; both with absolute paths."""
 
     split: Split
     scored: tuple[Sample, ...]
 
 
-def parts(params: Params, workspace: Workspace, split: Split, recipe: str) -> list[Part]:
+def holdouts(params: Params, workspace: Workspace, split: Split, recipe: str) -> list[Holdout]:
     """The real images that score a trial, with what may be learned from beside them.
 
-    Where ``selection`` sets images apart these, in one part. Else the shots: all in one part where a recipe learns
+    Where ``selection`` sets images apart these, in one holdout. Else the shots: all in one where a recipe learns
     nothing from them, and in folds where it does.
 
     Raises:
@@ -72,10 +72,10 @@ def parts(params: Params, workspace: Workspace, split: Split, recipe: str) -> li
     """
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
-        return [Part(shots, folds.absolute(split.selection, workspace))]
+        return [Holdout(shots, folds.absolute(split.selection, workspace))]
     row = params.recipes[recipe]
     if row.adapter == "none" and row.init == "noise":
-        return [Part(shots, shots.train)]
+        return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection")
     except InputError as error:
@@ -83,7 +83,7 @@ def parts(params: Params, workspace: Workspace, split: Split, recipe: str) -> li
             f"recipes.{recipe}.search: with selection: {params.selection} a study scores folds of the shots, which "
             "cannot be made of so few images or groups; raise shots, or set selection to extra:N."
         ) from error
-    return [Part(folds.without(split, held, workspace), folds.absolute(held, workspace)) for held in divided]
+    return [Holdout(folds.without(split, held, workspace), folds.absolute(held, workspace)) for held in divided]
 
 
 def steps_at(tune: ModelTune, rung: int) -> int:
@@ -157,7 +157,7 @@ class Objective:
         key: see ``key_of``.
         own: the recipe's own values; None where they lie outside of what is searched.
         images: how many real images score a trial.
-        fid_images: at how many images of each side FID is measured, in the mean over the parts; None before it is.
+        fid_images: at how many images of each side FID is measured, in the mean over the holdouts; None before it is.
     """
 
     def __init__(
@@ -169,13 +169,13 @@ class Objective:
         drawn: Callable[[optuna.Trial, Path], None] | None = None,
     ) -> None:
         self.recipe, self.workspace, self.drawn = recipe, workspace, drawn
-        self.parts = parts(params, workspace, split, recipe)
+        self.holdouts = holdouts(params, workspace, split, recipe)
         self.space = space.ranges(params, workspace, recipe)
         self.key = key_of(params, workspace, split, recipe, self.space)
         self.params = _started(params, workspace, recipe)
         self.own = space.own(self.params, recipe, self.space)
         self.rungs = params.base.tune.per_class
-        self.images = sum(len(part.scored) for part in self.parts)
+        self.images = sum(len(held.scored) for held in self.holdouts)
         self.fid_images: int | None = None
         self._real: dict[tuple[int, int], Labelled] = {}
         self._adapted: set[Path] = set()
@@ -204,12 +204,12 @@ class Objective:
         tune = self.params.tune
         values = space.suggest(trial, self.space)
         chosen = self.params.with_values(self.recipe, values)
-        places = [self._place(chosen, index) for index in range(len(self.parts))]
+        places = [self._place(chosen, index) for index in range(len(self.holdouts))]
         scores: dict[str, float] = {}
         training, score, each = 0.0, 0.0, 0.0
         for rung in self.rungs:
             locks.boundary()
-            own = drawing(chosen, self.recipe, rung, len(self.parts[0].split.classes))
+            own = drawing(chosen, self.recipe, rung, len(self.holdouts[0].split.classes))
             for place in places:
                 generate.run(own, place, self.recipe, self._base)
             if rung == self.rungs[0] and self.drawn is not None:
@@ -255,11 +255,11 @@ class Objective:
         return trial.constraints[name] > 0
 
     def _place(self, chosen: Params, index: int) -> Workspace:
-        """A part's own workspace with the adapters of a trial in it; trials with the same adapters share it."""
+        """A holdout's own workspace with the adapters of a trial in it; trials with the same adapters share it."""
         knobs = {knob: value for knob, value in space.current(chosen, self.recipe).items() if knob in tuned.OF_ADAPTERS}
         place = Workspace(self.workspace.root, self.folder / locks.process() / digest(knobs)[:8] / f"part{index}")
         if place.cell not in self._adapted:
-            write_split(place.splits, self.parts[index].split)
+            write_split(place.splits, self.holdouts[index].split)
             inherit.parents(self.params, self.workspace, place, self.recipe)
             adapt.run(chosen, place, self.recipe)
             self._adapted.add(place.cell)
@@ -275,19 +275,19 @@ class Objective:
         return images, seconds
 
     def _score(self, params: Params, places: list[Workspace], rung: int) -> float:
-        """Accuracy over the real images of all parts together."""
+        """Accuracy over the real images of all holdouts together."""
         right = sum(self._right(params, place, index, rung) for index, place in enumerate(places))
         return right / self.images
 
     def _right(self, params: Params, place: Workspace, index: int, rung: int) -> int:
-        """How many real images of a part a classifier gets right that has seen the trial's images alone."""
+        """How many real images of a holdout a classifier gets right that has seen the trial's images alone."""
         import torch
 
         from dreamset import classifiers
         from dreamset.classifiers import arrays, stored
         from dreamset.classifiers.fit import Source, fit
 
-        split, base, name = self.parts[index].split, params.base, params.base.tune.classifier
+        split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
         steps, row = steps_at(base.tune, rung), getattr(base.train, name)
         row = dataclasses.replace(row, steps=steps, warmup=round(row.warmup * steps / row.steps))
         # Neither the trial nor the rung in the seeds: trials are compared from the same start.
@@ -313,16 +313,16 @@ class Objective:
         return int((logits.argmax(1) == held.labels).sum())
 
     def _held(self, index: int, size: int) -> Labelled:
-        """The real images of a part for a network of ``size`` pixels, decoded once."""
+        """The real images of a holdout for a network of ``size`` pixels, decoded once."""
         from dreamset.classifiers import arrays, seen
 
         if (index, size) not in self._real:
             side, scratch = seen(size, self.params.base.resolution), self.workspace.scratch
-            self._real[index, size] = arrays.real(self.parts[index].scored, self.workspace.cell, side, scratch)
+            self._real[index, size] = arrays.real(self.holdouts[index].scored, self.workspace.cell, side, scratch)
         return self._real[index, size]
 
     def _fid(self, places: list[Workspace]) -> float:
-        """FID to the real images that score, in the judge's features, at equal n per class; the mean over the parts.
+        """FID to the real images that score, in the judge's features, at equal n per class; the mean over the holdouts.
 
         Raises:
             InputError: there are too few real images for any distance.
@@ -335,7 +335,7 @@ class Objective:
         judge = self._judge = self._judge or Judge(hub.locate(self.workspace.root, params.base.judge, "judge"))
         side, distances, counts = seen(judge.size, params.base.resolution), [], []
         for index, place in enumerate(places):
-            split, real = self.parts[index].split, self._held(index, judge.size)
+            split, real = self.holdouts[index].split, self._held(index, judge.size)
             drawn = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
             # The same real images for every trial.
             ours, theirs = matched(real.labels, drawn.labels, len(split.classes), seed_for("matched"))
