@@ -174,8 +174,13 @@ def test_folds_that_cannot_select_are_refused_before_any_work(
         with pytest.raises(InputError, match=r"in a fold of evaluate\.protocol: cv.*raise shots"):
             prepare.run(dataclasses.replace(two, selection=rule), Workspace(place.root, tmp_path))
     four = prepare.run(dataclasses.replace(params, shots=4, selection="holdout"), Workspace(place.root, tmp_path))
-    # What is held out of the shots is not lacking.
-    assert (four["train"], four["selection"], four["warnings"]) == (9, 3, [])
+    # What is held out of the shots is not lacking, and what is beyond them is lost on everyone.
+    assert (four["train"], four["selection"]) == (9, 3)
+    assert four["warnings"] == [
+        "7 labelled images are more than shots (4) asks for and are not used at all; shots: all uses every one"
+    ]
+    every = prepare.run(dataclasses.replace(params, shots="all"), Workspace(place.root, tmp_path))
+    assert every["warnings"] == []
 
 
 def test_every_shot_is_predicted_once_and_unseen(world: tuple[Workspace, Params, dict[str, Any]]) -> None:

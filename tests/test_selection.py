@@ -272,7 +272,7 @@ def test_cv_repeats_all_of_the_method_without_what_a_fold_holds_out(
         held_everywhere += sorted(held)
     assert sorted(held_everywhere) == sorted(row.sha256 for row in split.train)
     for run in first["runs"]:
-        assert (run["labels_train_per_class"], run["labels_selection_per_class"]) == (4, 0)
+        assert (run["labels_train_per_class"], run["labels_selection_per_class"]) == (4, 4)
         assert (run["selection"], run["temperature_images"]) == ("cv", 12)
         assert run["chosen_step"] == run["choice"]["step"] == len(run["loss"])
         assert len(run["tried"]) == 2

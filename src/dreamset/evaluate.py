@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import hub, scoring, verdict
+from dreamset import hub, scoring, selection, verdict
 from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
@@ -127,7 +127,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "bootstrap": params.evaluate.bootstrap,
         "selection": params.selection,
         "labels_train_per_class": len(split.train) / len(split.classes),
-        "labels_selection_per_class": len(split.selection) / len(split.classes),
+        "labels_selection_per_class": selection.labels_per_class(params.selection, split),
         "runs": [
             _run_record(params, key, logits[key], scored.scaled[key], right[key], labels, groups, split, trained)
             | _untouched(right[key], touched.get(key.split("/")[0]))

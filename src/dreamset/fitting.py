@@ -250,9 +250,10 @@ class Fitted:
         write_json(folder / classifiers.RECORD, about | read_json(shard / classifiers.RECORD, command))
         # Of the splits and not of the shard: whoever learns from synthetic images alone has shots beside them, too.
         more, classes = self.kind == "real_more", len(split.classes)
+        rule = self.part.params.selection
         labels = {
             "labels_train_per_class": (len(split.train) + more * len(split.selection)) / classes,
-            "labels_selection_per_class": 0.0 if more else len(split.selection) / classes,
+            "labels_selection_per_class": 0.0 if more else selection.labels_per_class(rule, split),
         }
         record: dict[str, Any] = read_json(shard / RECORD, command)
         return labels | record

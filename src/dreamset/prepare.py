@@ -93,7 +93,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     files = {image.sha256 for image in (*train, *selection, *test) if image.sha256 is not None}
     split = replace(split, unseen=tuple(sorted(written | files)))
     try_folds(split, params, workspace)
-    warnings = [*_short(split), *_alike(touched, workspace)]
+    unused = len(source.train) - len(train) - len(selection) * (source.selection is None)
+    warnings = [*_short(split), *_beyond(split, unused), *_alike(touched, workspace)]
     if params.selection == "holdout":
         split = folds.holdout(split)
     write_split(workspace.splits, split)
@@ -165,6 +166,15 @@ def _short(split: Split) -> Iterator[str]:
         yield (
             f"{len(lack)} of {len(split.classes)} classes have fewer images than shots asks for and are used whole "
             f"(most is lacking in {name!r}: {have} of {want})"
+        )
+
+
+def _beyond(split: Split, unused: int) -> Iterator[str]:
+    """What is said of images that nothing learns from and nothing scores, as nothing does without a test part."""
+    if split.protocol == "cv" and unused:
+        yield (
+            f"{unused} labelled images are more than shots ({split.shots_told}) asks for and are not used at all; "
+            "shots: all uses every one"
         )
 
 

@@ -19,12 +19,19 @@ from dreamset.seeds import seed_for
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from dreamset.splits import Split
+
 # What random configurations are drawn from; the first three are factors on the row's own value, log-uniform.
 LR: Final = (1 / 4, 4.0)
 WEIGHT_DECAY: Final = (1 / 10, 10.0)
 STEPS: Final = (1 / 2, 2.0)
 MIXUP: Final = (0.0, 0.2, 0.4, 1.0)  # alpha of the Beta distribution; 0: none
 REAL_WEIGHT: Final = (0.5, 0.95)  # uniform
+
+
+def labels_per_class(rule: str, split: Split) -> float:
+    """How many labels of a class choose: those set apart; of ``cv`` all shots, each held out of one fold."""
+    return len(split.train if rule == "cv" else split.selection) / len(split.classes)
 
 
 class Row(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import fitting, folds, parts, shards
+from dreamset import fitting, folds, parts, selection, shards
 from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import sync_folder, write_csv, write_json
@@ -105,7 +105,7 @@ def run(
         "seed": split.seed,
         "selection": params.selection,
         "labels_train_per_class": len(split.train) / len(split.classes),
-        "labels_selection_per_class": len(split.selection) / len(split.classes),
+        "labels_selection_per_class": selection.labels_per_class(params.selection, split),
         # What the folds of selection: cv adapted and drew, once for all runs; what they trained is in each run's.
         "seconds_folds": round(seconds, 2),
         "runs": records,

@@ -6,8 +6,9 @@ scales brightness, contrast or saturation becomes one factor each. Two of RandAu
 here: posterize, which at this magnitude moves a value by less than 1/128, and equalize.
 
 What a label does not survive is left out: flips and free rotation unless the source declares them, and without
-``colour`` everything that changes values except sharpness and blur. Rotations below 15 degrees, shears and shifts
-of RandAugment's size keep every label.
+``colour`` everything that changes values except sharpness and blur. Tilts of 9 degrees, or 18 where both operations
+tilt one way, shears and shifts of RandAugment's size are taken to keep every label, as a hand that holds the camera
+makes them.
 """
 
 from __future__ import annotations
