@@ -257,6 +257,17 @@ def test_primary_claims_are_a_family_of_their_own(params: Params, workspace: Wor
     assert float(least["low"]) < float(least["difference"]) < float(least["high"])
 
 
+def test_a_part_without_the_primary_recipe_leaves_its_claims_primary(
+    params: Params, workspace: Workspace, stages: list[str]
+) -> None:
+    sweep.run(params, workspace, [4], [0, 1], 1)
+    assert params.primary == "datadream_dset"
+    sweep.run(dataclasses.replace(params, active=("stable_diffusion", "datadream_cls")), workspace, [4], [0, 1], 1)
+    found = rows(workspace, "claims")
+    assert {row["of"].split("/")[0] for row in found if row["primary"] == "true"} == {"datadream_dset"}
+    assert any(row["of"].startswith("datadream_cls/") for row in found)
+
+
 def test_part_of_the_family_is_adjusted_for_all_of_it(params: Params, workspace: Workspace, stages: list[str]) -> None:
     sweep.run(params, workspace, [4], [0, 1, 2], 1)
     primary = [row for row in rows(workspace, "claims") if row["primary"] == "true"]
@@ -295,7 +306,7 @@ def test_seeds_that_were_scored_on_different_images_are_refused(params: Params) 
 
 def test_the_primary_claims_are_over_the_generator_and_not_over_found_images(params: Params) -> None:
     recipes = {"retrieved": params.recipes["retrieved"], **params.recipes}
-    found = table._primary(dataclasses.replace(params, recipes=recipes), 4, [])
+    found = table._primary(dataclasses.replace(params, recipes=recipes), "datadream_dset", 4, [])
     assert {minus.split("/")[0] for _, minus in found} == {"stable_diffusion"}
 
 

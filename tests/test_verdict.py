@@ -32,7 +32,7 @@ def test_an_interval_is_not_enough() -> None:
     assert verdict.decide(0.001, 0.03, 0.01, significant=False) == "cannot_tell"
     assert verdict.decide(-0.02, 0.0, 0.01, enough=False) == "cannot_tell"
     # No image told them apart, in no seed: nothing was measured.
-    assert verdict.decide(0.0, 0.0, 0.01) == "cannot_tell"
+    assert verdict.decide(0.0, 0.0, 0.01) == verdict.decide(0.02, 0.02, 0.01) == "cannot_tell"
     assert verdict.decide(-0.05, -0.01, 0.01, significant=False) == "does_not_help"
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import verdict
 from dreamset.errors import InputError
 from dreamset.files import read_json
+from dreamset.metrics.statistics import indicative
 from dreamset.verdict import Gain, Verdict
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from dreamset.params import Params
     from dreamset.workspace import Workspace
+
+_SIGN_FLIP: Final = "the sign-flip test over seeds"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Pooled:
-    """A verdict over ``seeds`` seeds, 2 or more, and the differences at its number of shots."""
+    """A verdict over ``seeds`` seeds, six or more, and the differences at its number of shots."""
 
     verdict: Verdict
     seeds: int
@@ -72,7 +75,9 @@ class Pooled:
 
 
 def pooled(params: Params, sweep: Sweep | None, shots: object, evaluation: dict[str, Any]) -> Pooled | None:
-    """The verdict over the seeds of the table; None where only that of one seed can be had.
+    """The verdict over the seeds of the table; None where it has fewer than six, which decide nothing.
+
+    So few do not show how much seeds differ: intervals over two or three are far too narrow.
 
     Args:
         params: for the primary recipe and classifier, and the smallest gain of interest.
@@ -86,11 +91,11 @@ def pooled(params: Params, sweep: Sweep | None, shots: object, evaluation: dict[
     )
     # Of the claim that is used: a recipe that was added later may have fewer.
     seeds = claims[best.of, best.minus].seeds if best else 0
-    if seeds < 2:
+    if indicative(seeds):
         return None
     over = f"{verdict.basis(evaluation).rstrip(',')}, in the mean of {seeds} seeds,"
-    gains = {pair: claim.gain for pair, claim in claims.items()}
-    found = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over)
+    gains = {pair: replace(claim.gain, p=claim.p) for pair, claim in claims.items()}
+    found = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=_SIGN_FLIP)
     return Pooled(found, seeds, gains) if found else None
 
 

@@ -140,7 +140,7 @@ class Choice(NamedTuple):
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Write ``models/classifier/`` and ``results/deliver.json``, as the verdict decides.
 
-    That is the verdict of the report: over the seeds of ``results/table`` where it holds two or more of this setting,
+    That is the verdict of the report: over the seeds of ``results/table`` where it holds six or more of this setting,
     else of ``results/evaluate.json``.
 
     Raises:

@@ -147,6 +147,9 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
     over seeds, ``p_holm`` the same adjusted within its family. There are two families: the primary claims, which were
     fixed before anything was measured, and all the others, which are exploratory.
     """
+    # A part of the table that leaves the primary recipe out does not make another one's claims primary.
+    measured = any(params.primary in own["quality"] for own in records)
+    recipe = params.primary if measured else params.primary_recipe
     table = []
     for shots in sorted({own["shots"] for own in records}):
         cells = [own for own in records if own["shots"] == shots]
@@ -158,7 +161,7 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
             )
         pairs = dict.fromkeys((of, minus) for own in cells for of, minus in own["differences"])
         made = [_claim(params, shots, of, minus, cells) for of, minus in pairs]
-        primary = _primary(params, shots, made)
+        primary = _primary(params, recipe, shots, made)
         table += [row | {"primary": (row["of"], row["minus"]) in primary} for row in made]
     for is_primary in (True, False):
         family = [row for row in table if row["primary"] == is_primary]
@@ -220,7 +223,7 @@ def _claim(params: Params, shots: int, of: str, minus: str, cells: Sequence[dict
     }
 
 
-def _primary(params: Params, shots: int, made: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+def _primary(params: Params, recipe: str, shots: int, made: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
     """The claims that were fixed beforehand, of the primary recipe and classifier.
 
     (a) synthetic images alone over the un-adapted generator's, (b) real + synthetic over the best of the real-only
@@ -228,7 +231,7 @@ def _primary(params: Params, shots: int, made: Iterable[dict[str, Any]]) -> set[
     """
     if shots not in PRIMARY_SHOTS:
         return set()
-    recipe, classifier = params.primary_recipe, params.primary_classifier
+    classifier = params.primary_classifier
     plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.origin == "generator"), None)
     gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in made]
     best = over_real(gains, recipe, classifier)

@@ -36,7 +36,7 @@ _ALONE: Final = {
 class Gain:
     """A paired difference of two accuracies on the same test images, with its interval; runs are named by their key.
 
-    ``p`` is that of McNemar's exact test; None over several seeds, where it is not made.
+    ``p`` is that of McNemar's exact test, or over several seeds that of the sign-flip test; None where none was made.
     """
 
     of: str
@@ -79,14 +79,14 @@ def decide(low: float, high: float, smallest_gain: float, *, significant: bool =
         low: lower end, as a share of the test images.
         high: upper end.
         smallest_gain: below this a gain is as good as none; 0 or more.
-        significant: whether McNemar's exact test rejects equality; True where it is not made.
+        significant: whether the test beside the interval rejects equality; True where none is made.
         enough: whether so many images can show any difference at all.
     """
-    if low > 0 and significant:
-        return "helps"
-    # An interval without width says how little was seen, not how small the gain is.
-    if low > 0 or low == high or not enough:
+    # An interval without width says how little was seen, not how sure the gain is.
+    if low == high or not enough:
         return "cannot_tell"
+    if low > 0:
+        return "helps" if significant else "cannot_tell"
     return "does_not_help" if high < smallest_gain else "cannot_tell"
 
 
@@ -109,7 +109,13 @@ def over_real(gains: Iterable[Gain], recipe: str, classifier: str, kinds: Sequen
 
 
 def judge(
-    params: Params, gains: Iterable[Gain], confidence: float, basis: str, *, enough: bool = True
+    params: Params,
+    gains: Iterable[Gain],
+    confidence: float,
+    basis: str,
+    *,
+    enough: bool = True,
+    test: str = "McNemar\N{RIGHT SINGLE QUOTATION MARK}s exact test",
 ) -> Verdict | None:
     """The verdict on paired differences; None where nothing was trained on real and synthetic images together.
 
@@ -119,6 +125,7 @@ def judge(
         confidence: of their intervals, 0..1.
         basis: what they were measured on, such as "640 test images".
         enough: whether so many images can show any difference at all; see ``can_show``.
+        test: what the gains' ``p`` is of.
     """
     recipe, classifier, smallest = params.primary_recipe, params.primary_classifier, params.evaluate.smallest_gain
     gain = over_real(gains, recipe, classifier)
@@ -139,10 +146,10 @@ def judge(
     }[outcome]
     if outcome == "cannot_tell" and not enough:
         because = "so few images can show no difference"
-    elif outcome == "cannot_tell" and gain.low > 0:
-        because = f"McNemar\N{RIGHT SINGLE QUOTATION MARK}s exact test does not tell it from chance (p = {gain.p:.2g})"
     elif outcome == "cannot_tell" and gain.low == gain.high:
         because = "that on every image and seed alike, so that nothing says how far it holds"
+    elif outcome == "cannot_tell" and gain.low > 0:
+        because = f"{test} does not tell it from chance (p = {gain.p:.2g})"
     strongly = " with strong augmentation" if "/both_strong/" in gain.of else ""
     trained = f"trained on the real images and those of {recipe}{strongly}"
     reason = f"{trained}, {classifier} gets {compared}, and {because}."

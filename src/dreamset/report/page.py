@@ -266,10 +266,13 @@ def _reproduce(evidence: Evidence) -> Html:
     takeaway = tag(
         "p",
         "To take away: the images in ",
-        tag("code", f"data/synthetic/{params.active[-1]}/"),
-        " open with torchvision’s ImageFolder and Hugging Face’s imagefolder; the classifiers lie in ",
-        tag("code", f"models/classifiers/{params.active[-1]}/"),
-        ".",
+        tag("code", "data/synthetic/"),
+        " open with torchvision’s ImageFolder and Hugging Face’s imagefolder, recipe by recipe; the classifier that "
+        "the verdict chose, with its card, is ",
+        tag("code", "models/classifier/"),
+        ", and ",
+        tag("code", "dreamset predict photos --out predictions.csv"),
+        " labels new files with it.",
     )
     return section("again", "Do it again", tag("pre", tag("code", code)), takeaway, tables.details(evidence))
 

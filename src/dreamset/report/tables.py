@@ -255,6 +255,7 @@ def _caption(evidence: Evidence) -> Html:
     scored = scored_images(evidence.evaluation)
     n = {found.get("n") for found in evidence.evaluation["sets"].values()} - {None}
     told = f"n = {', '.join(number(value) for value in sorted(n))} images on each side" if n else ""
+    small = any(found.get("warning") for found in evidence.evaluation["sets"].values())
     known = dict.fromkeys(f"a {s.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
     scratch = " or ".join(known).capitalize()
     features = next((found.get("features") for found in evidence.evaluation["sets"].values()), None)
@@ -267,7 +268,7 @@ def _caption(evidence: Evidence) -> Html:
         f"FID and KID against the {scored} in the features of the {features}" if features else None,
         f", {told}" if features and told else None,
         f", KID in subsets of {subset}" if features and subset else None,
-        "; FID is biased upwards at such n." if features else None,
+        ("; FID is biased upwards at such n." if small else ".") if features else None,
         f" {scratch} trained on synthetic images alone is CAS." if scratch else None,
     )  # fmt: skip
 

@@ -107,15 +107,13 @@ def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
     told = []
     if not seeds_of_title:
         told.append(f"{seeds(evidence)} Its intervals resample the images alone.")
-    elif indicative(seeds_of_title):
-        told.append(f"Indicative: with {seeds_of_title} seeds no sign-flip test can reach 5%.")
     level = f"{100 * (1 - float(evidence.evaluation['confidence'])):.3g}%"
     least = points(params.evaluate.smallest_gain)
     told.append(
-        f"The rule: it helps where the whole {interval} lies above zero and, of one seed, McNemar’s exact test rejects "
-        f"equality at {level}; it does not where the interval ends below {least} points and so many images can show "
-        "a difference at all; and else these images cannot tell. It was fixed before these images were seen, and so "
-        "were recipe and classifier: `primary` and `deliver` in `params.yaml`."
+        f"The rule: it helps where the whole {interval} lies above zero and McNemar’s exact test, or over six seeds or "
+        f"more the sign-flip test, rejects equality at {level}; it does not where the interval ends below {least} "
+        "points and so many images can show a difference at all; and else these images cannot tell. It was fixed "
+        "before these images were seen, and so were recipe and classifier: `primary` and `deliver` in `params.yaml`."
     )
     if len(evidence.real_kinds) > 1:
         told.append(
