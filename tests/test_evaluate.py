@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import evaluate, hub, report, train, verdict
+from dreamset import deliver, evaluate, hub, predict, report, train, verdict
 from dreamset.errors import InputError
 from dreamset.files import read_json, sha256, write_json
 from dreamset.images import png
@@ -361,6 +361,23 @@ def test_only_evaluate_opens_the_test_manifest() -> None:
         if opens.search(path.read_text(encoding="utf-8"))
     }
     assert touching == set()
+
+
+@pytest.mark.parametrize("outcome", ["cannot_tell", "helps"])
+def test_predict_gives_the_files_the_very_labels_that_were_scored(
+    world: tuple[Workspace, dict[str, Any]], tmp_path: Path, outcome: str
+) -> None:
+    place, evaluation = world
+    found = evaluation["verdict"] | {"outcome": outcome}
+    write_json(place.result("evaluate"), evaluation | {"verdict": found})
+    deliver.run(toy.params(), place)
+    test = read_test(place.test_split).test
+    predict.run([str(place.cell / sample.path) for sample in test], place.classifier, tmp_path / "out.csv", 0.0)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        labels = [toy.CLASSES.index(row["label"]) for row in csv.DictReader(file)]
+    key = found["of"] if outcome == "helps" else "real/real_strong/resnet20"
+    assert labels == read_json(place.plots("evaluate") / "predictions.json", "")["predicted"][key]
+    write_json(place.result("evaluate"), evaluation)
 
 
 def test_a_step_is_measured_against_where_it_starts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import os
 import shutil
@@ -16,10 +17,23 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import adapt, crossval, evaluate, fitting, folds, generate, prepare, train
+from dreamset import (
+    adapt,
+    classifiers,
+    crossval,
+    deliver,
+    evaluate,
+    fitting,
+    folds,
+    generate,
+    predict,
+    prepare,
+    train,
+)
 from dreamset.adapters import read_adapters
+from dreamset.classifiers import arrays
 from dreamset.errors import InputError
-from dreamset.files import atomic_write, read_json
+from dreamset.files import atomic_write, read_json, sha256
 from dreamset.images import png
 from dreamset.params import Params
 from dreamset.plan import describe
@@ -238,6 +252,25 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
     assert "no gain is found" in evaluation["reach"]["warning"]
 
 
+def test_a_folder_without_test_images_ends_in_a_classifier_that_labels_new_files(
+    world: tuple[Workspace, Params, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, params, evaluation = world
+    assert evaluation["verdict"]["outcome"] == "cannot_tell"
+    deliver.run(params, place)
+    card = (place.classifier / "README.md").read_text()
+    assert evaluation["verdict"]["sentence"] in card and "held out once" in card
+    split = read_split(place.splits)
+    new = [photographs(tmp_path / "new") / f"{name}/{index}.png" for name in toy.CLASSES for index in range(6)]
+    predict.run([str(path) for path in new], place.classifier, tmp_path / "out.csv", None)
+    # The one that learned from all shots, and none of the folds'.
+    whole = classifiers.load(place.classifiers(train.REAL) / "real_strong_resnet20")
+    files = [Sample(str(path), 0, "", sha256(path.read_bytes())) for path in new]
+    expected = whole.logits(arrays.real(files, place.cell, whole.size).images).argmax(1)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == [split.classes[label] for label in expected]
+
+
 def test_classifiers_of_folds_leave_only_their_logits(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
     """Of the size of CLIP they would fill a disk."""
     place, params, _ = world
@@ -268,9 +301,6 @@ def test_near_duplicates_of_held_out_images_are_counted_over_all_folds(
 
 def test_the_pooled_logits_are_those_of_each_fold(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
     """A fold's classifier, trained again by hand on its manifest, says the same of what was held out."""
-    from dreamset import classifiers
-    from dreamset.classifiers import arrays
-
     place, params, _ = world
     split = read_split(place.splits)
     fold = crossval.plan(params, place, split)[1]
