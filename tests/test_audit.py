@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import toy
-from dreamset import adapt, audit, cli, evaluate, generate, prepare, report, train
+from dreamset import adapt, audit, cli, deliver, evaluate, expect, generate, prepare, report, train
 from dreamset import params as parameters
 from dreamset.files import atomic_write
 from dreamset.images import png
@@ -73,7 +73,10 @@ def test_only_evaluate_opens_a_test_image(project: tuple[Params, Workspace]) -> 
     secret = {os.path.realpath(workspace.test_split)}
     secret |= {os.path.realpath(workspace.cell / sample.path) for sample in read_test(workspace.test_split).test}
     assert len(secret) == 1 + 9
-    learning: list[Callable[[], object]] = [lambda: train.run(params, workspace, train.REAL)]
+    learning: list[Callable[[], object]] = [
+        lambda: expect.run(params, workspace),
+        lambda: train.run(params, workspace, train.REAL),
+    ]
     for recipe in params.active:
         learning += [
             lambda recipe=recipe: adapt.run(params, workspace, recipe),  # type: ignore[misc]
@@ -88,9 +91,11 @@ def test_only_evaluate_opens_a_test_image(project: tuple[Params, Workspace]) -> 
     with opened() as files:
         evaluate.run(params, workspace)
     assert secret <= files
-    with opened() as files:
-        report.run(params, workspace)
-    assert not files & secret
+    for stage in (deliver.run, report.run):
+        with opened() as files:
+            stage(params, workspace)
+        assert files
+        assert not files & secret
 
 
 @pytest.mark.parametrize("how", ["open", "Path", "os", "bytes", "numpy", "thread", "relative"])
