@@ -248,6 +248,8 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
             pair = {"image": "000_bar/00001.png", "test": "a/secret.png", "distance": 0.1234}
             far = {"image": "000_bar/00002.png", "test": "a/other.png", "distance": 0.9}
             found["near_duplicates_test"] = {"count": 6, "share": 0.3333, "threshold": 0.5, "pairs": [pair, far]}
+        pair = {"test": "bar/twice.png", "shot": "bar/hidden.png", "distance": 0.2}
+        record["near_duplicates_real"] = {"count": 5, "share": 0.0057, "threshold": 0.5, "pairs": [pair]}
 
     change(workspace, edit)
     write_json(workspace.result("expect"), {"expectation": "little", "sentences": ["Expect <little> of these."]})
@@ -282,6 +284,8 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
         "6 33.3%",
         "biased upwards",
         "secret",
+        "5 of the images held out (0.6%) are nearer to a shot than 99% of them",
+        "bar/twice.png and bar/hidden.png",
     ):
         assert part in quality
     assert "a/other.png" not in quality
@@ -291,8 +295,9 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
     assert "of real images held out do" in page.text("copies")
     # Under cross-validation what they are near to are shots, by their names.
     report.run(replace(params, report=replace(params.report, show_real=False)), workspace)
-    hidden, _ = read(workspace)
-    assert "secret" not in hidden
+    hidden, page = read(workspace)
+    assert not any(name in hidden for name in ("secret", "bar/twice", "bar/hidden"))
+    assert "5 of the images held out" in page.text("quality")
     assert "Expect <little> of these." in page.text("expected")
     assert "<little>" not in source
 

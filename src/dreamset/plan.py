@@ -22,24 +22,13 @@ if TYPE_CHECKING:
     from dreamset.params.recipe import Recipe
     from dreamset.workspace import Workspace
 
-_READS = {
-    "prepare": ("prepare",),
-    "expect": ("expect",),
-    "adapt": ("adapt",),
-    "tune": ("tune",),
-    "generate": ("generate",),
-    "train": ("train",),
-    "evaluate": ("evaluate",),
-    "deliver": ("deliver",),
-    "report": ("report",),
-}
 _ROW = {"adapt": ("adapt",), "tune": ("generate", "tune"), "generate": ("generate",), "train": ("train",)}
 
 
 def describe(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
     """Resolved parameters, inputs, outputs, counts and an estimate of a stage, as YAML."""
     resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}
-    resolved |= {name: to_dict(getattr(params, name)) for name in _READS[stage]}
+    resolved[stage] = to_dict(getattr(params, stage))
     if "tune" in resolved:
         resolved["tune"]["storage"] = shown(params.tune.storage)
     if stage in _ROW:

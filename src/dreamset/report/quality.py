@@ -51,7 +51,13 @@ def qualities(evidence: Evidence) -> Html | None:
         f"The real images’ own Vendi score is {one['vendi_real']:.2f}. " if one.get("vendi_real") else None,
         one.get("warning"),
     )
-    return section("quality", "How good the images are", table(head, rows, note), _test_copies(evidence, sets))
+    return section(
+        "quality",
+        "How good the images are",
+        table(head, rows, note),
+        _test_copies(evidence, sets),
+        _real_copies(evidence),
+    )
 
 
 def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> Html | None:
@@ -80,6 +86,25 @@ def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> Html | 
         return None
     title = f"The nearest pairs of synthetic images and {scored_images(evidence.evaluation)}, with their distance"
     return tag("details", tag("summary", title), tag("ul", lines))
+
+
+def _real_copies(evidence: Evidence) -> Html | None:
+    """How many of the scored images are so near to a shot that they may be the same thing, photographed twice."""
+    near = evidence.evaluation.get("near_duplicates_real") or {}
+    if not near.get("count"):
+        return None
+    told = f"{number(near['count'])} of the {scored_images(evidence.evaluation)} ({percent(near['share'])})"
+    nearest = near["pairs"][0]
+    # Their names are the shots', which `report.show_real` may keep off the page.
+    names = [", first ", tag("bdi", nearest["test"]), " and ", tag("bdi", nearest["shot"])]
+    return tag(
+        "p",
+        f"{told} are nearer to a shot than 99% of them are to one of another group",
+        *(names if evidence.params.report.show_real else ()),
+        ". The same thing photographed twice makes every accuracy too good: all pairs are in ",
+        tag("code", "results/evaluate.json"),
+        ".",
+    )
 
 
 def correlations(evidence: Evidence) -> Html | None:
