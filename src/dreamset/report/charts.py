@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from dreamset.report.markup import Html, join, number, row, table, tag
+from dreamset.report.markup import Html, number, row, table, tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -191,7 +191,7 @@ def confusion(labels: Sequence[int], predicted: Sequence[int], classes: Sequence
 
 def legend(items: Iterable[tuple[str, object]]) -> Html:
     """Names with their colours."""
-    return tag("p", [join(tag("i", class_=f"key {kind}"), tag("span", name)) for kind, name in items], class_="legend")
+    return tag("p", [tag("span", tag("i", class_=f"key {kind}"), name) for kind, name in items], class_="legend")
 
 
 def round_ticks(low: float, high: float) -> list[float]:
