@@ -180,7 +180,7 @@ def test_trials_take_places_and_nothing_between(raw_epochs: dict[str, Any], tmp_
 def forgotten(params: Params, workspace: Workspace, recipe: str, record: dict[str, Any]) -> int:
     split = read_split(workspace.splits)
     objective = SimpleNamespace(
-        recipe=recipe, space=params.recipes[recipe].search.knobs, parts=[SimpleNamespace(split=split)]
+        recipe=recipe, space=params.recipes[recipe].search.knobs, holdouts=[SimpleNamespace(split=split)]
     )
     return tune._forget_epochs(params, workspace, objective, record)
 
