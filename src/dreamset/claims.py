@@ -77,7 +77,7 @@ class Pooled:
 def pooled(params: Params, sweep: Sweep | None, shots: object, evaluation: dict[str, Any]) -> Pooled | None:
     """The verdict over the seeds of the table; None where it has fewer than six, which decide nothing.
 
-    So few do not show how much seeds differ: intervals over two or three are far too narrow.
+    So few do not show how much seeds differ: intervals over two or three can be far too narrow.
 
     Args:
         params: for the primary recipe and classifier, and the smallest gain of interest.
