@@ -261,7 +261,8 @@ def test_a_folder_without_test_images_ends_in_a_classifier_that_labels_new_files
     card = (place.classifier / "README.md").read_text()
     assert evaluation["verdict"]["sentence"] in card and "held out once" in card
     split = read_split(place.splits)
-    new = [photographs(tmp_path / "new") / f"{name}/{index}.png" for name in toy.CLASSES for index in range(6)]
+    root = photographs(tmp_path / "new")
+    new = [root / f"{name}/{index}.png" for name in toy.CLASSES for index in range(6)]
     predict.run([str(path) for path in new], place.classifier, tmp_path / "out.csv", None)
     # The one that learned from all shots, and none of the folds'.
     whole = classifiers.load(place.classifiers(train.REAL) / "real_strong_resnet20")
