@@ -101,7 +101,7 @@ def _real_copies(evidence: Evidence) -> Html | None:
         "p",
         f"{told} are nearer to a shot than 99% of them are to one of another group",
         *(names if evidence.params.report.show_real else ()),
-        ". The same thing photographed twice makes every accuracy too good: all pairs are in ",
+        ". The same thing photographed twice makes every accuracy too good: the nearest pairs are in ",
         tag("code", "results/evaluate.json"),
         ".",
     )
