@@ -48,8 +48,9 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    """params.yaml as it stands."""
+    """params.yaml as it stands, but that the bundled judge is found from any folder."""
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    loaded["models"]["bundled"]["judge"] = str(ROOT / "models/base/judge")
     return loaded
 
 

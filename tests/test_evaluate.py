@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import toy
 from dreamset import deliver, evaluate, hub, predict, report, train, verdict
@@ -162,6 +163,11 @@ def test_a_copy_of_a_test_image_is_found_and_accuracy_is_given_without_it(
     test = read_test(place.test_split).test
     copied = read_metadata(place.synthetic("stable_diffusion"))[4].file_name
     assert leaks["pairs"][0] == {"image": copied, "test": test[PLANTED].path, "distance": 0.0}
+    # The pair can be seen, the synthetic image above, though no later stage may open the test image.
+    sheet = np.asarray(Image.open(place.near_test / "stable_diffusion.png"))
+    assert sheet.shape == (32, 16 * len([pair for pair in leaks["pairs"] if pair["distance"] < leaks["threshold"]]), 3)
+    picture = np.asarray(Image.open(place.cell / test[PLANTED].path).convert("RGB"))
+    assert (sheet[:16, :16] == picture).all() and (sheet[16:, :16] == picture).all()
     guesses = read_json(place.plots("evaluate") / "predictions.json", "")
     touched = guesses["touched"]["stable_diffusion"]
     assert PLANTED in touched

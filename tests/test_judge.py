@@ -51,6 +51,59 @@ def test_dinov2_gives_its_class_token_of_imagenet_normalised_images_of_224_pixel
     assert judge.features(pixels[:, :16, :16]).shape == (3, 24)
 
 
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Inception v3 as timm saves it for the hub."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = timm.create_model("inception_v3", pretrained=False)
+    folder = tmp_path_factory.mktemp("inception")
+    save_file(network.state_dict(), folder / "model.safetensors")
+    config = {"architecture": "inception_v3", "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_inception_gives_the_features_that_timm_pools(inception: Path) -> None:
+    import timm
+    from safetensors.torch import load_file
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 299, 299, 3), np.uint8)
+    theirs = timm.create_model("inception_v3", pretrained=False, num_classes=0).eval()
+    theirs.load_state_dict(load_file(inception / "model.safetensors"), strict=False)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in ([0.5, 0.4, 0.3], [0.5, 0.6, 0.7]))
+    with torch.inference_mode():
+        pooled = theirs((images - mean) / deviation).numpy()
+    judge = Judge(inception)
+    features = judge.features(pixels)
+    assert (features.shape, features.dtype, judge.size) == ((2, 2048), np.float32, 299)
+    # Random weights make millions of it, whose last bits are lost on the way to -1..1 and back.
+    assert features == pytest.approx(pooled, rel=0.02, abs=1e-5 * float(pooled.max()))
+    assert not any(value.requires_grad for value in judge.network.parameters())
+
+
+def test_an_inception_without_all_of_its_weights_is_refused(inception: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    (tmp_path / "config.json").write_bytes((inception / "config.json").read_bytes())
+    with pytest.raises(InputError, match=r"lacks model\.safetensors"):
+        load_network(tmp_path)
+    weights = load_file(inception / "model.safetensors")
+    gone = weights.pop("Mixed_7c.branch1x1.conv.weight")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"lacks the weights Mixed_7c\.branch1x1\.conv\.weight"):
+        load_network(tmp_path)
+    save_file(
+        weights | {"Mixed_7c.branch1x1.conv.weight": gone, "Mixed_8a.weight": gone.clone()},
+        tmp_path / "model.safetensors",
+    )
+    with pytest.raises(InputError, match=r"Mixed_8a\.weight, unknown"):
+        load_network(tmp_path)
+
+
 def test_the_bundled_judge_is_known_by_its_file(tmp_path: Path) -> None:
     toy.write_judge(tmp_path)
     judge = Judge(tmp_path)
@@ -105,7 +158,7 @@ def test_a_class_has_an_fid_where_it_has_more_images_than_the_judge_has_features
         Labelled(rng.integers(0, 256, (90, 16, 16, 3), np.uint8), labels, tuple(map(str, range(90)))) for _ in range(3)
     ]
     judge: Any = Wide(width)
-    found, _ = Reference(toy.params(), judge, split, sets[0], sets[1], sets[1].names).compare(sets[2])
+    found = Reference(toy.params(), judge, split, sets[0], sets[1], sets[1].names).compare(sets[2]).record
     assert all(set(row) == {"n", distance} for row in found["per_class"].values())
     assert found["warning"].startswith("FID of 90 images is biased upwards:")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamset import near_duplicates, prepare, splits
+from dreamset import near_duplicates, overlap, prepare, splits
 from dreamset import params as parameters
 from dreamset.errors import InputError
 from dreamset.files import class_folder, sha256_file
@@ -137,6 +137,24 @@ def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dic
     assert all(row["part"] == "test" and row["like_part"] == "train" for row in listed)
     with pytest.raises(InputError, match=r"2 test or selection images .*near_duplicates\.json.*max_near_duplicates"):
         prepare.run(settings(raw, source=source, shots=6, selection="fixed", max_near_duplicates=1), workspace)
+
+
+def test_near_duplicates_are_found_by_features_where_the_hash_is_blind(raw: dict[str, Any], tmp_path: Path) -> None:
+    """Turned by a few degrees: other low frequencies, other thumbnails, the same glyph to the judge."""
+    root = tmp_path / "raw"
+    for part, first in (("train", 0), ("test", 50)):
+        for c, name in enumerate(("cat", "dog")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(6):
+                photograph(100 * c + first + i).save(root / part / name / f"{i}.png")
+    turned = photograph(3).rotate(2, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+    turned.save(root / "test/cat/turned.png")
+    workspace = Workspace.at(tmp_path / "w")
+    summary = prepare.run(settings(raw, source=f"imagefolder:{root}", shots=6, selection="fixed"), workspace)
+    assert summary["near_duplicates"] == 1
+    [pair] = json.loads(workspace.near_duplicates.read_text())
+    assert (pair["image"], pair["like"], pair["hamming"]) == ("cat/turned.png", "cat/3.png", None)
+    assert 0 < pair["ratio"] < overlap.RATIO
 
 
 def test_near_duplicates_are_held_out_together(raw: dict[str, Any], tmp_path: Path) -> None:

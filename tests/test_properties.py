@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toy
-from dreamset import prepare, sources
+from dreamset import overlap, prepare, sources
 from dreamset.errors import InputError
 from dreamset.files import class_folder
 from dreamset.images import THUMBNAIL
@@ -48,7 +48,7 @@ def test_shots_are_nested_and_parts_disjoint(classes: int, count: int, seed: int
     for shots in range(1, most + 1):
         mine = dataclasses.replace(given, shots=shots)
         train, selection, test = prepare.draw(whole, mine)
-        prepare.check_overlap({"train": train, "selection": selection, "test": test})
+        overlap.check_overlap({"train": train, "selection": selection, "test": test})
         assert len(train) == classes * shots and len(selection) == classes * selected
         for label in range(classes):
             names = [image.name for image in train if image.label == label]
@@ -75,5 +75,5 @@ def test_groups_and_copies_never_cross_parts(rows: list[tuple[int, int, int]], d
     except InputError as error:
         assert "usable images to learn from" in str(error)
         return
-    prepare.check_overlap({"train": train, "selection": selection, "test": test})
+    overlap.check_overlap({"train": train, "selection": selection, "test": test})
     assert test

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,7 +20,8 @@ import reported
 import toy
 from dreamset import claims, report, verbs
 from dreamset.errors import InputError
-from dreamset.files import write_csv, write_json
+from dreamset.files import atomic_write, write_csv, write_json
+from dreamset.images import png
 from dreamset.sheet import _GAP, _HEADER, _MARGIN
 from dreamset.splits import read_split, write_split
 from dreamset.synthetic import read_metadata, write_metadata
@@ -253,8 +255,11 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
 
     change(workspace, edit)
     write_json(workspace.result("expect"), {"expectation": "little", "sentences": ["Expect <little> of these."]})
+    beside = np.random.default_rng(0).integers(0, 256, (32, 16, 3), np.uint8)
+    atomic_write(workspace.near_test / f"{params.active[0]}.png", png(beside))
     report.run(params, workspace)
     source, page = read(workspace)
+    assert [image for image in embedded(source) if image.shape == beside.shape and (image == beside).all()]
     hero, facts, numbers, quality = (page.text(name) for name in ("hero", "setup", "again", "quality"))
     assert "877 labelled images, each held out once, right" in hero
     assert "On 60 images nothing below ten points can be shown." in hero
@@ -296,20 +301,23 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
     # Under cross-validation what they are near to are shots, by their names.
     report.run(replace(params, report=replace(params.report, show_real=False)), workspace)
     hidden, page = read(workspace)
+    assert not any((image == beside).all() for image in embedded(hidden) if image.shape == beside.shape)
     assert not any(name in hidden for name in ("secret", "bar/twice", "bar/hidden"))
     assert "5 of the images held out" in page.text("quality")
     assert "Expect <little> of these." in page.text("expected")
     assert "<little>" not in source
 
 
+def embedded(source: str) -> list[np.ndarray]:
+    """The pictures of a page, RGB."""
+    found = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", source)]
+    return [np.asarray(image.convert("RGB")) for image in found]
+
+
 def test_the_shots_can_be_kept_out(params: Params, workspace: Workspace) -> None:
     def pixels() -> set[bytes]:
-        source = (workspace.results / "report.html").read_text()
-        found = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", source)]
-        found = [image.convert("RGB") for image in found]
-        tiles = [
-            image.crop((x, y, x + 16, y + 16)) for image in found for x in range(0, image.width - 15) for y in (0, 17)
-        ]
+        found = embedded((workspace.results / "report.html").read_text())
+        tiles = [image[y : y + 16, x : x + 16] for image in found for x in range(image.shape[1] - 15) for y in (0, 17)]
         return {tile.tobytes() for tile in tiles}
 
     shots = {Image.open(workspace.cell / s.path).convert("RGB").tobytes() for s in read_split(workspace.splits).train}

@@ -8,12 +8,14 @@ predictions of all folds together, image by image.
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import hub, scoring, selection, verdict
 from dreamset.classifiers import FROM_SCRATCH
 from dreamset.errors import InputError
 from dreamset.files import atomic_write, read_json, write_csv, write_json
+from dreamset.images import png
 from dreamset.parts import scale_of
 from dreamset.scoring import ZERO_SHOT, key_of
 from dreamset.seeds import seed_for
@@ -144,7 +146,22 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     guesses = {key: scores.argmax(1) for key, scores in logits.items()}
     _write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
+    _show(workspace, scored.near)
     return evaluation
+
+
+def _show(workspace: Workspace, near: dict[str, list[NDArray[np.uint8]]]) -> None:
+    """Each recipe's nearest pairs of synthetic image and test image, side by side: no later stage opens the latter."""
+    import numpy as np
+
+    shutil.rmtree(workspace.near_test, ignore_errors=True)
+    # DVC warns of an empty folder at every stage.
+    atomic_write(workspace.near_test / "README", "Synthetic images, each above the test image that it is near to.\n")
+    for recipe, pairs in near.items():
+        if pairs:
+            # A pair to a column, the synthetic image above.
+            sheet = np.concatenate([np.concatenate(list(pair)) for pair in pairs], axis=1)
+            atomic_write(workspace.near_test / f"{recipe}.png", png(sheet))
 
 
 def _run_record(

@@ -2,7 +2,8 @@
 
 It shares neither weights nor random numbers nor architecture with the networks that make or filter images, so that
 its features are fair ground for FID and KID. The bundled one is a small convolutional classifier of glyphs; beside a
-full-size base it is DINOv2 (Oquab et al. 2023), which has seen neither captions nor the labels of a test.
+full-size base it is DINOv2 (Oquab et al. 2023), which has seen neither captions nor the labels of a test, or, where a
+row names it, Inception v3 (Szegedy et al. 2016), which FID was first measured with (Heusel et al. 2017).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 FEATURES: Final = 64
 WEIGHTS, CONFIG = "judge.safetensors", "config.json"
 _DINOV2: Final = ("dinov2", "dinov2_with_registers")
+_INCEPTION: Final = "inception_v3"
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's images were normalised
 
 
 class _Block(nn.Module):
@@ -102,45 +105,72 @@ def load_judge(folder: Path) -> Judge:
     return judge.eval().requires_grad_(False)
 
 
-class Dinov2(nn.Module):
-    """DINOv2 as transformers has it, at its usual 224 pixels.
+class _Normalised(nn.Module):
+    """A network that wants images of a mean and a deviation of its own.
 
     Args:
-        network: a ``Dinov2Model``.
+        network: what takes the normalised images.
+        mean: of each channel, of images in 0..1.
+        deviation: likewise.
     """
 
-    size: Final = 224
     shift: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, mean: Sequence[float], deviation: Sequence[float]) -> None:
         super().__init__()
         self.network = network
-        # ImageNet's mean and deviation, as its images were normalised.
-        self.register_buffer("shift", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
-        self.register_buffer("scale", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+        self.register_buffer("shift", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("scale", torch.tensor(deviation)[:, None, None], persistent=False)
+
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """Of float images (n, 3, h, w) in -1..1."""
+        return ((images + 1) / 2 - self.shift) / self.scale
+
+
+class Dinov2(_Normalised):
+    """DINOv2 as transformers has it, a ``Dinov2Model``, at its usual 224 pixels."""
+
+    size: Final = 224
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """The class token after the last normalisation, (n, width), of float images (n, 3, 224, 224) in -1..1."""
-        pixels = ((images + 1) / 2 - self.shift) / self.scale
-        out: torch.Tensor = self.network(pixel_values=pixels).pooler_output
+        out: torch.Tensor = self.network(pixel_values=self.normalised(images)).pooler_output
         return out
 
 
-def load_network(folder: Path) -> Judge | Dinov2:
+class Inception(_Normalised):
+    """Inception v3 as torchvision has it, at its 299 pixels.
+
+    The weights are ImageNet's as timm hands them out. FIDs in the literature are of another conversion of them, with
+    pools that differ at the edges, so that figures are comparable with each other and not with those.
+    """
+
+    size: Final = 299
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The last pool, (n, 2048), of float images (n, 3, 299, 299) in -1..1."""
+        out: torch.Tensor = self.network(self.normalised(images))
+        return out
+
+
+def load_network(folder: Path) -> Judge | Dinov2 | Inception:
     """The judge of a model's row, whichever its folder holds; on the CPU, in evaluation mode and frozen.
 
     Raises:
-        InputError: neither the bundled judge nor DINOv2 in safetensors.
+        InputError: neither the bundled judge nor DINOv2 nor Inception v3 in safetensors.
     """
     if (folder / WEIGHTS).is_file():
         return load_judge(folder)
     config: dict[str, Any] = {}
     if (folder / CONFIG).is_file():
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.get("architecture") == _INCEPTION:
+        return _load_inception(folder, config)
     if config.get("model_type") not in _DINOV2:
         raise InputError(
-            f"{folder}: holds neither {WEIGHTS} nor a DINOv2 (model_type of {CONFIG}); correct judge in its row."
+            f"{folder}: holds neither {WEIGHTS} nor a DINOv2 (model_type of {CONFIG}) nor timm's {_INCEPTION} "
+            f"(architecture of {CONFIG}); correct judge in its row."
         )
     if not any(folder.glob("model*.safetensors")):
         call = f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}-safe')"
@@ -156,4 +186,26 @@ def load_network(folder: Path) -> Judge | Dinov2:
     )
     if facts["missing_keys"]:
         raise InputError(f"{folder}: lacks the weights {', '.join(sorted(facts['missing_keys'])[:3])}; fetch it again.")
-    return Dinov2(network).eval().requires_grad_(False)
+    return Dinov2(network, _MEAN, _DEVIATION).eval().requires_grad_(False)
+
+
+def _load_inception(folder: Path, config: dict[str, Any]) -> Inception:
+    from safetensors.torch import load_file
+    from torchvision.models import inception_v3
+
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"{folder}: lacks model.safetensors; fetch it again.")
+    network = inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
+    # What classifies stays out: the head, and the one half-way that helps only in training.
+    network.fc = nn.Identity()
+    weights = {name: value for name, value in load_file(path).items() if not name.startswith(("fc.", "AuxLogits."))}
+    facts = network.load_state_dict(weights, strict=False)
+    # How many batches were seen matters to training alone, and files leave it out.
+    missing = [name for name in facts.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing or facts.unexpected_keys:
+        odd = f"lacks the weights {', '.join(missing[:3])}" if missing else f"holds {facts.unexpected_keys[0]}, unknown"
+        raise InputError(f"{path}: {odd}; fetch it again.")
+    normal = config.get("pretrained_cfg", {})
+    mean, deviation = normal.get("mean", _MEAN), normal.get("std", _DEVIATION)
+    return Inception(network, mean, deviation).eval().requires_grad_(False)

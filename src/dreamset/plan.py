@@ -69,7 +69,7 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
     result = workspace.result(stage, item)
     if stage == "prepare":
         _, _, source = params.prepare.source.partition(":")
-        return [Path(source)] if source else [], [
+        return [*([Path(source)] if source else []), judge], [
             workspace.splits,
             workspace.test_split,
             workspace.rejected,
@@ -108,13 +108,14 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
             workspace.results / "evaluate.csv",
             workspace.results / "metrics.json",
             workspace.plots(stage),
+            workspace.near_test,
         ]
     if stage == "deliver":
         return [workspace.result("evaluate"), workspace.splits, *map(workspace.classifiers, arms)], [
             workspace.classifier,
             result,
         ]
-    read: list[Path | str] = [workspace.result("evaluate"), workspace.splits, *data]
+    read: list[Path | str] = [workspace.result("evaluate"), workspace.near_test, workspace.splits, *data]
     return read, [
         workspace.results / "report.html",
         workspace.results / "contact_sheet.png",

@@ -14,10 +14,10 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import folds, sources
+from dreamset import folds, hub, overlap, sources
 from dreamset.errors import InputError
 from dreamset.files import digest, sha256, write_json
-from dreamset.images import decode, png, shortest_side, thumbnail
+from dreamset.images import decode, png, shortest_side
 from dreamset.seeds import seed_for
 from dreamset.sources import few_shot
 from dreamset.splits import Sample, Split, TestSplit, write_split, write_test
@@ -40,7 +40,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
-    source, copies = pass_over(source)
+    source, copies = overlap.pass_over(source)
     rejected = [{"file": file, "reason": reason} for file, reason in source.rejected]
     rejected += [{"file": image.name, "reason": reason} for image, reason in copies]
     write_json(workspace.rejected, rejected)
@@ -56,8 +56,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         source = replace(source, test=[])
     train, selection, test = draw(source, params, [image for image, _ in copies])
     parts = {"train": train, "selection": selection, "test": test}
-    check_overlap(parts)
-    pairs = near_pairs(parts)
+    overlap.check_overlap(parts)
+    pairs = overlap.near_pairs(parts, hub.locate(workspace.root, params.base.judge, "judge"))
     write_json(workspace.near_duplicates, pairs)
     touched = len({(pair["part"], pair["image"]) for pair in pairs})
     # A published split cannot be mended, and results on a part of it compare with none.
@@ -186,64 +186,6 @@ def _alike(touched: int, workspace: Workspace) -> Iterator[str]:
         )
 
 
-def near_pairs(parts: dict[str, list[sources.Image]]) -> list[dict[str, Any]]:
-    """Near-duplicates of which an earlier part and a later one hold one each, the nearest first.
-
-    Returns:
-        For each pair the later ``part`` and its ``image``, the part and image that it is ``like``, ``hamming`` (bits of
-        64 in which their hashes differ) and ``correlation`` (of their thumbnails).
-    """
-    from dreamset.near_duplicates import Thumbnails, across
-
-    made = {part: Thumbnails([_thumbnail(image) for image in images]) for part, images in parts.items()}
-    found = [
-        {
-            "part": later,
-            "image": parts[later][pair.second].name,
-            "like_part": earlier,
-            "like": parts[earlier][pair.first].name,
-            "hamming": pair.hamming,
-            "correlation": round(pair.correlation, 4),
-        }
-        for earlier, later in itertools.combinations(parts, 2)
-        for pair in across(made[earlier], made[later])
-    ]
-    return sorted(found, key=lambda pair: (-pair["correlation"], pair["image"], pair["like"]))
-
-
-def _thumbnail(image: sources.Image) -> bytes:
-    if image.thumbnail is not None:
-        return image.thumbnail
-    from PIL import Image
-
-    assert image.pixels is not None
-    return thumbnail(Image.fromarray(image.pixels))
-
-
-def pass_over(source: sources.Source) -> tuple[sources.Source, list[tuple[sources.Image, str]]]:
-    """A published split without the training and selection images whose pixels stand in a later part, and their list.
-
-    The literature's splits hold such copies and cannot be mended; other sources come back as they are, to be refused
-    by ``check_overlap``.
-    """
-    if not source.published:
-        return source, []
-    seen: dict[str, str] = {}
-    copies: list[tuple[sources.Image, str]] = []
-    kept: dict[str, list[sources.Image]] = {}
-    for part, images in (("test", source.test), ("selection", source.selection), ("training", source.train)):
-        others = dict(seen)
-        kept[part] = []
-        for image in images or []:
-            if image.pixels_sha256 in others:
-                copies.append((image, f"passed over: the same pixels as {others[image.pixels_sha256]}"))
-            else:
-                kept[part].append(image)
-                seen.setdefault(image.pixels_sha256, f"{part} image {image.name}")
-    selection = None if source.selection is None else kept["selection"]
-    return replace(source, train=kept["training"], selection=selection), copies
-
-
 def draw(
     source: sources.Source, params: Params, copies: Sequence[sources.Image] = ()
 ) -> tuple[list[sources.Image], list[sources.Image], list[sources.Image]]:
@@ -334,30 +276,11 @@ def permuted(images: Sequence[sources.Image], purpose: str, seed: int, class_nam
     return [images[i] for i in order]
 
 
-def check_overlap(parts: dict[str, list[sources.Image]]) -> None:
-    """Fail when the same picture, or the same group, stands in two parts.
-
-    Raises:
-        InputError: naming both images.
-    """
-    pictures: dict[str, tuple[str, str]] = {}
-    groups: dict[str, tuple[str, str]] = {}
-    for part, images in parts.items():
-        for image in images:
-            for seen, key, what in ((pictures, image.pixels_sha256, "picture"), (groups, image.group, "group")):
-                other = seen.setdefault(key, (part, image.name))
-                if other[0] != part:
-                    raise InputError(
-                        f"{other[1]} ({other[0]}) and {image.name} ({part}) are the same {what}; "
-                        "keep it in one split only."
-                    )
-
-
 def _hold_out(
     classes: Sequence[str], images: Sequence[sources.Image], share: float, purpose: str, seed: int
 ) -> tuple[list[sources.Image], list[sources.Image]]:
     """The rest, and a share of each class; groups, copies and near-duplicates of one picture stay together."""
-    together = _clusters(images)
+    together = overlap.clusters(images)
     held: dict[str, bool] = {}
     for label, own in sorted(_by_class(images, len(classes)).items()):
         clusters: dict[str, int] = defaultdict(int)
@@ -376,31 +299,9 @@ def _together(images: list[sources.Image]) -> list[sources.Image]:
     """The images, copies of one picture in one group, so that no fold holds out what another copy of teaches."""
     groups = {image.name: image.group for image in images}
     return [
-        replace(image, group=groups[first]) for image, first in zip(images, _clusters(images).values(), strict=True)
+        replace(image, group=groups[first])
+        for image, first in zip(images, overlap.clusters(images).values(), strict=True)
     ]
-
-
-def _clusters(images: Sequence[sources.Image]) -> dict[str, str]:
-    """For each image's name, the name of one image that stands for all that belong together: by group or by look."""
-    from dreamset.near_duplicates import Thumbnails, within
-
-    parent = {image.name: image.name for image in images}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    first: dict[tuple[str, ...], str] = {}
-    for image in images:
-        # The same picture in two classes is a wrong label, which check_overlap has to find.
-        for key in (("group", image.group), ("pixels", str(image.label), image.pixels_sha256)):
-            parent[root(image.name)] = root(first.setdefault(key, image.name))
-    for own in _by_class(images).values():
-        for pair in within(Thumbnails([_thumbnail(image) for image in own])):
-            parent[root(own[pair.second].name)] = root(own[pair.first].name)
-    return {name: root(name) for name in parent}
 
 
 def _by_class(images: Sequence[sources.Image], classes: int = 0) -> dict[int, list[sources.Image]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
+    from dreamset.metrics.compare import Compared
     from dreamset.params import Params
     from dreamset.splits import Sample, Split
     from dreamset.workspace import Workspace
@@ -37,8 +38,9 @@ class Scores:
     """What was measured on which images: logits (n, classes) by run, and the synthetic sets beside them.
 
     ``scaled`` are the logits over the temperature of the classifier that said them.
-    ``touched`` are, by recipe, the rows of the images that synthetic ones are near-duplicates of; ``copies`` says which
-    of the images are near-duplicates of shots, None where they are the shots.
+    ``touched`` are, by recipe, the rows of the images that synthetic ones are near-duplicates of, and ``near`` the
+    nearest such pairs as ``compare.Compared`` has them; ``copies`` says which of the images are near-duplicates of
+    shots, None where they are the shots.
     """
 
     samples: tuple[Sample, ...]
@@ -47,6 +49,7 @@ class Scores:
     scaled: dict[str, NDArray[np.float32]]
     sets: dict[str, Any]
     touched: dict[str, NDArray[np.int64]]
+    near: dict[str, list[NDArray[np.uint8]]]
     copies: dict[str, Any] | None
     folds: int | None
 
@@ -59,8 +62,12 @@ def on_test_images(params: Params, workspace: Workspace, split: Split, test: Tes
     zero_shot = _zero_shot(params, workspace, split, images)
     found = _all_logits(params, workspace, split, images, arms(params))
     scaled = {key: logits / np.float32(found.temperatures[key]) for key, logits in found.logits.items()}
-    sets = _sets(params, workspace, images)
-    return Scores(test.test, images.labels, zero_shot | found.logits, zero_shot | scaled, *sets, None)
+    compared, copies = _sets(params, workspace, images)
+    sets = {recipe: found.record for recipe, found in compared.items()}
+    touched = {recipe: found.touched for recipe, found in compared.items()}
+    near = {recipe: found.near for recipe, found in compared.items()}
+    logits = zero_shot | found.logits
+    return Scores(test.test, images.labels, logits, zero_shot | scaled, sets, touched, near, copies, None)
 
 
 def over_folds(params: Params, workspace: Workspace, split: Split) -> Scores:
@@ -88,12 +95,23 @@ def over_folds(params: Params, workspace: Workspace, split: Split) -> Scores:
         key: np.concatenate([own.logits[key] / np.float32(own.temperatures[key]) for own in found])[order]
         for key in found[0].logits
     }
-    sets, met = _fold_sets(params, workspace, every, [images_of(fold) for fold in folds])
+    sets, compared = _fold_sets(params, workspace, every, [images_of(fold) for fold in folds])
     touched = {
-        recipe: np.sort(np.concatenate([own[of] for own, of in zip(rows, found_in, strict=True)]))
-        for recipe, found_in in met.items()
+        recipe: np.sort(np.concatenate([own[of.touched] for own, of in zip(rows, each, strict=True)]))
+        for recipe, each in compared.items()
     }
-    return Scores(samples, every.labels, logits, scaled, sets, touched, None, len(folds))
+    near = {recipe: _nearest(each, params.evaluate.worst_pairs) for recipe, each in compared.items()}
+    return Scores(samples, every.labels, logits, scaled, sets, touched, near, None, len(folds))
+
+
+def _nearest(each: list[Compared], most: int) -> list[NDArray[np.uint8]]:
+    """Of the pairs that the folds' datasets make with what they hold out, the nearest ones, in order."""
+    pairs = [
+        (float(pair["distance"]), pixels)
+        for own in each
+        for pair, pixels in zip(own.record["near_duplicates_test"]["pairs"], own.near, strict=False)
+    ]
+    return [pixels for _, pixels in sorted(pairs, key=lambda pair: pair[0])[:most]]
 
 
 class Images:
@@ -173,25 +191,21 @@ def _all_logits(
     return found
 
 
-def _sets(
-    params: Params, workspace: Workspace, images: Images
-) -> tuple[dict[str, Any], dict[str, NDArray[np.int64]], dict[str, Any]]:
-    """By recipe: what is said of its images, and which test images they touch; and test images that copy shots."""
+def _sets(params: Params, workspace: Workspace, images: Images) -> tuple[dict[str, Compared], dict[str, Any]]:
+    """What is said of each recipe's images; and test images that copy shots."""
     from dreamset.metrics.compare import Reference
     from dreamset.metrics.features import Judge
 
     judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
     shots, test = images.shots(judge.size), images.test(judge.size)
     reference = Reference(params, judge, images.split, shots, test, [sample.group for sample in images.samples])
-    sets, touched = {}, {}
-    for recipe in params.active:
-        sets[recipe], touched[recipe] = reference.compare(images.synthetic(recipe, judge.size))
-    return sets, touched, reference.real_copies()
+    compared = {recipe: reference.compare(images.synthetic(recipe, judge.size)) for recipe in params.active}
+    return compared, reference.real_copies()
 
 
 def _fold_sets(
     params: Params, workspace: Workspace, every: Images, folds: list[Images]
-) -> tuple[dict[str, Any], dict[str, list[NDArray[np.int64]]]]:
+) -> tuple[dict[str, Any], dict[str, list[Compared]]]:
     """The same under cross-validation: each distance is of a fold's own dataset to what the fold holds out.
 
     Distances are means over the folds: put together, the datasets would be compared with images that most of them
@@ -205,23 +219,21 @@ def _fold_sets(
     from dreamset.metrics.features import Judge
 
     judge, most = Judge(hub.locate(workspace.root, params.base.judge, "judge")), params.evaluate.worst_pairs
-    compared: dict[str, list[dict[str, Any]]] = {recipe: [] for recipe in params.active}
-    touched: dict[str, list[NDArray[np.int64]]] = {recipe: [] for recipe in params.active}
+    compared: dict[str, list[Compared]] = {recipe: [] for recipe in params.active}
     held_out = []
     for fold in folds:
         groups = [sample.group for sample in fold.samples]
         reference = Reference(params, judge, fold.split, fold.shots(judge.size), fold.test(judge.size), groups)
         held_out.append(reference.test_to_shots)
         for recipe in params.active:
-            record, met = reference.compare(fold.synthetic(recipe, judge.size))
-            compared[recipe].append(record)
-            touched[recipe].append(met)
+            compared[recipe].append(reference.compare(fold.synthetic(recipe, judge.size)))
     fresh, shots = np.concatenate(held_out), every.shots(judge.size)
     # Folds name images from the root of the machine, which is nobody's business.
     shown = {far.path: near.path for far, near in zip(absolute(every.samples, workspace), every.samples, strict=True)}
     shot_features = judge.features(shots.images)
     sets = {}
-    for recipe, records in compared.items():
+    for recipe, each in compared.items():
+        records = [own.record for own in each]
         delivered = every.synthetic(recipe, judge.size)
         near = near_duplicates(judge.features(delivered.images), shot_features, fresh, most)
         pairs = [
@@ -236,10 +248,10 @@ def _fold_sets(
             "near_duplicates": mean["near_duplicates"] | listed(near, delivered.names, shots.names),
             "near_duplicates_test": mean["near_duplicates_test"]
             | {"count": sum(record["near_duplicates_test"]["count"] for record in records)}
-            | {"touched": sum(len(rows) for rows in touched[recipe])}
+            | {"touched": sum(len(own.touched) for own in each)}
             | {"pairs": sorted(pairs, key=lambda pair: float(pair["distance"]))[:most]},
         }
-    return sets, touched
+    return sets, compared
 
 
 def _mean(values: list[Any]) -> Any:

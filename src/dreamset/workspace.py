@@ -45,6 +45,11 @@ class Workspace:
         return self.cell / "data/splits/near_duplicates.json"
 
     @property
+    def near_test(self) -> Path:
+        """Pictures of synthetic images beside the test images that they are near to, one file per recipe."""
+        return self.cell / "data/near_test"
+
+    @property
     def real(self) -> Path:
         """Image files that ``prepare`` writes for shots and selection, where a source has no files of its own."""
         return self.cell / "data/real"

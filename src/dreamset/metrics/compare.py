@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from dreamset.metrics.distribution import fid, kid, matched
 from dreamset.metrics.duplicates import PERCENTILE, apart, near_duplicates, nearest
@@ -13,7 +15,6 @@ from dreamset.seeds import seed_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.classifiers.arrays import Labelled
@@ -25,6 +26,22 @@ if TYPE_CHECKING:
 REFERENCE: Final = "test images, used neither to adapt nor to select"
 _DISTANCE: Final = "Euclidean, judge's features"
 _ENOUGH: Final = 2048  # images; what FID's first users had as many of as features
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is said of one synthetic dataset.
+
+    ``record`` is flat: ``fid``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage``, ``vendi`` at ``n``
+    images of each side, equally many per class; ``near_duplicates`` of shots and ``near_duplicates_test`` of test
+    images among all synthetic ones. ``touched`` (t,) int64 are the indices of the test images that the latter are near
+    to, and ``near`` the nearest such pairs, in the order of the record: (2, size, size, 3) uint8, the synthetic image
+    first.
+    """
+
+    record: dict[str, Any]
+    touched: NDArray[np.int64]
+    near: list[NDArray[np.uint8]]
 
 
 class Reference:
@@ -56,14 +73,8 @@ class Reference:
         self.test_to_shots = nearest(self.test_features, self.shot_features)[1]
         self.test_to_others = apart(self.test_features, groups)
 
-    def compare(self, synthetic: Labelled) -> tuple[dict[str, Any], NDArray[np.int64]]:
-        """What is said of one synthetic dataset.
-
-        Returns:
-            A flat record: ``fid``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage``, ``vendi`` at ``n``
-            images of each side, equally many per class; ``near_duplicates`` of shots and ``near_duplicates_test`` of
-            test images among all synthetic ones. And the indices (t,) int64 of the test images that the latter touch.
-        """
+    def compare(self, synthetic: Labelled) -> Compared:
+        """What is said of one synthetic dataset."""
         features = self.judge.features(synthetic.images)
         # No recipe in the seed: all are compared with the same real images.
         chosen = matched(self.test.labels, synthetic.labels, len(self.classes), seed_for("matched"))
@@ -92,7 +103,9 @@ class Reference:
             | {"touched": len(leaks.touched)}
             | _pairs(leaks, names, test=self.test.names),
         }
-        return record, leaks.touched
+        met = [(i, j) for i, j, distance in leaks.pairs if distance < leaks.threshold]
+        near = [np.stack([synthetic.images[i], self.test.images[j]]) for i, j in met]
+        return Compared(record, leaks.touched, near)
 
     def real_copies(self) -> dict[str, Any]:
         """Test images that are nearer to a shot than all but a hundredth of them are to one of another group.

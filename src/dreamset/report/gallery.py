@@ -143,6 +143,22 @@ def duplicates(evidence: Evidence) -> Html | None:
     return section("copies", "Copies of the shots", tag("p", note), articles)
 
 
+def sheet(path: Path, across: int, alt: str) -> Html:
+    """Pictures that another stage has put side by side, ``across`` of them in a row.
+
+    Raises:
+        InputError: the file is not whole.
+    """
+    try:
+        made = read_rgb(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be shown; run `dreamset evaluate` again.") from error
+    small = made.width // across <= SMALL
+    if not small:
+        made = made.resize((across * _GRID_PX, across * _GRID_PX * made.height // made.width), Image.Resampling.LANCZOS)
+    return _image(made, small, alt, across * _SHOWN_PX)
+
+
 def _strip(block: Block, label: int, name: str) -> Html:
     pictures = block.by_label[label]
     made = strip(pictures, _ACROSS)

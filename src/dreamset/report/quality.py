@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.report.gallery import section
+from dreamset.report.gallery import section, sheet
 from dreamset.report.markup import Html, join, number, percent, row, table, tag
 from dreamset.verdict import scored_images
 
@@ -61,31 +61,31 @@ def qualities(evidence: Evidence) -> Html | None:
 
 
 def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> Html | None:
-    """Near-duplicates of test images by their names: the page opens no test image.
+    """Near-duplicates of test images, by their names and as `evaluate` has put them side by side.
 
-    Under cross-validation these are shots, which `report.show_real` may keep off the page.
+    The page opens no test image. Under cross-validation these are shots, which `report.show_real` may keep off it.
     """
-    if evidence.evaluation.get("protocol") == "cv" and not evidence.params.report.show_real:
+    private = not evidence.params.report.show_real
+    if evidence.evaluation.get("protocol") == "cv" and private:
         return None
-    lines = []
+    parts: list[Html] = []
     for recipe, found in sets.items():
         near = found.get("near_duplicates_test") or {}
-        lines += [
-            tag(
-                "li",
-                f"{recipe}: ",
-                tag("bdi", pair["image"]),
-                " and ",
-                tag("bdi", pair["test"]),
-                f", {pair['distance']:.2f}",
-            )
+        lines = [
+            tag("li", tag("bdi", pair["image"]), " and ", tag("bdi", pair["test"]), f", {pair['distance']:.2f}")
             for pair in near.get("pairs", ())
             if pair["distance"] < near["threshold"]
         ]
-    if not lines:
+        path = evidence.workspace.near_test / f"{recipe}.png"
+        if lines:
+            parts.append(tag("h3", recipe))
+            parts += [] if private or not path.is_file() else [sheet(path, len(lines), f"{recipe}, above test images")]
+            parts.append(tag("ul", lines))
+    if not parts:
         return None
-    title = f"The nearest pairs of synthetic images and {scored_images(evidence.evaluation)}, with their distance"
-    return tag("details", tag("summary", title), tag("ul", lines))
+    scored = scored_images(evidence.evaluation)
+    title = f"The nearest pairs of synthetic images (above) and {scored}, with their distance"
+    return tag("details", tag("summary", title), parts)
 
 
 def _real_copies(evidence: Evidence) -> Html | None:
