@@ -18,7 +18,7 @@ check: .venv/ready        ## lint, format, types
 
 table: .venv/ready        ## ten seeds at 1 to 16 shots (hours on two cores; the same command goes on, and says how long)
 	dreamset table --shots 1 2 4 8 16 --seeds 0-9 --jobs 2 \
-	  --recipes stable_diffusion datadream_dset datadream_cls retrieved
+	  --recipes stable_diffusion datadream_dset datadream_cls retrieved datadream_light
 
 # `dvc freeze` would rewrite the file without its layout, so the frozen one is put back instead.
 base: .venv/ready         ## train the bundled base again (about an hour on two cores)

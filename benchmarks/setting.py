@@ -101,6 +101,8 @@ def make(
     if random_weights:
         row["generator"] = str(published.write_generator(folder / "generator", chosen, reduced=reduced))
         row["clip"] = str(published.write_clip(folder / "clip", reduced=reduced))
+        # It times nothing; `prepare` looks for near-duplicates with it.
+        row["judge"] = str(Path(__file__).parents[1] / "models/base/judge")
     if reduced:
         _reduce(row)
     # Digits of eight pixels are no stand-in for photographs.

@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 import toy
-from dreamset import adapt, audit, cli, deliver, evaluate, expect, generate, prepare, report, train
+from dreamset import adapt, audit, cli, deliver, evaluate, expect, export, generate, prepare, report, train
 from dreamset import params as parameters
 from dreamset.files import atomic_write
 from dreamset.images import png
 from dreamset.params import Params
+from dreamset.review.server import Review
 from dreamset.splits import read_test
 from dreamset.workspace import Workspace
 
@@ -61,7 +62,10 @@ def project(small: dict[str, Any], tmp_path: Path) -> tuple[Params, Workspace]:
     row["train"]["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 4, "batch": 8, "warmup": 1}
     small["evaluate"]["bootstrap"] = 100
     small["track"]["uri"] = None
-    small["active"] = ["stable_diffusion", "datadream_dset"]
+    small["active"] = ["stable_diffusion", "datadream_dset", "retrieved"]
+    row["retrieval"] = f"imagefolder:{tmp_path / 'found'}"
+    for index in range(40):
+        atomic_write(tmp_path / f"found/{index}.png", png(toy.picture(index % len(toy.CLASSES), rng)))
     small["prepare"]["source"] = f"imagefolder:{tmp_path / 'photos'}"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
     return parameters.parse(small), Workspace.at(tmp_path)
@@ -91,11 +95,30 @@ def test_only_evaluate_opens_a_test_image(project: tuple[Params, Workspace]) -> 
     with opened() as files:
         evaluate.run(params, workspace)
     assert secret <= files
-    for stage in (deliver.run, report.run):
+    taking: list[Callable[[], object]] = [
+        lambda: deliver.run(params, workspace),
+        lambda: report.run(params, workspace),
+        lambda: export.onnx(workspace.classifier, workspace.root / "classifier.onnx"),
+    ]
+    for recipe in params.active:
+        taking.append(lambda recipe=recipe: _looked_at(Review(workspace, recipe)))  # type: ignore[misc]
+    drawn = params.active[0]
+    taking.append(lambda: export.public(params, workspace, drawn, workspace.root / "published"))
+    for stage in taking:
         with opened() as files:
-            stage(params, workspace)
+            stage()
         assert files
         assert not files & secret
+
+
+def _looked_at(review: Review) -> None:
+    """All that the page of `dreamset review` shows."""
+    state = review.state()
+    for own in state["classes"]:
+        for number in own["images"]:
+            review.image(number)
+        for number in own["shots"]:
+            review.shot(number)
 
 
 @pytest.mark.parametrize("how", ["open", "Path", "os", "bytes", "numpy", "thread", "relative"])
