@@ -19,16 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 
 from benchmarks import paired
-from dreamset import adapt, audit, device, generate, prepare, train
+from dreamset import adapt, audit, device, generate, hub, prepare, splits, train
 from dreamset import params as parameters
+from dreamset.classifiers import arrays
 from dreamset.cli import span
 from dreamset.files import atomic_write, read_json, write_json
 from dreamset.fingerprint import fingerprint
+from dreamset.metrics.duplicates import PERCENTILE, nearest
+from dreamset.metrics.features import Judge
 from dreamset.progress import bar
+from dreamset.review import decisions
+from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 ROOT = Path(__file__).parents[1]
+QUARTER = ".dreamset/quarter"  # a base that has learned less; docs/statistics.md says how to make it
 RECIPE, PLAIN = "datadream_dset", "stable_diffusion"
 SCALES = f"recipes.{RECIPE}.adapter_scales"
 # By name, what of the parameters differs from the default; a dot leads one level down.
@@ -67,7 +74,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "adapter at 0, 1": {SCALES: [0.0, 1.0]},
     "adapter at 0, 1/4, 1/2, 3/4, 1": {SCALES: [0.0, 0.25, 0.5, 0.75, 1.0]},
     "adapter at 1/4, 1/2, 100 images per class": {SCALES: [0.25, 0.5], "generate.per_class": 100},
+    "near-duplicates rejected": {},
+    "nearest tenth rejected": {},
+    "base of a quarter of the steps": {"models.bundled.generator": f"{QUARTER}/sd"},
+    "base of a quarter of the steps, adapter at 1/4, 1/2": {
+        "models.bundled.generator": f"{QUARTER}/sd",
+        SCALES: [0.25, 0.5],
+    },
 }
+# Images that are nearer to a shot than this percentile of the selection images are, drawn anew as a person's rejects
+# would be: by change, for the default rejects nothing.
+REJECTED: dict[str, float] = {"near-duplicates rejected": PERCENTILE, "nearest tenth rejected": 10.0}
+_ROUNDS = 5  # what is drawn in the place of a reject may have to be rejected, too
 REAL = ("real", "real_strong")
 
 
@@ -91,7 +109,7 @@ def cells(raw: dict[str, Any], options: argparse.Namespace) -> list[Cell]:
         for shots in options.shots:
             for change in options.changes:
                 params = parameters.parse(_changed(raw, change, shots, seed, options.labels), str(options.params))
-                setting = [params.setting(params.active), shots, seed, params.selection]
+                setting = [params.setting(params.active), shots, seed, params.selection, REJECTED.get(change)]
                 made = fingerprint(setting, root, params.base)
                 workspace = Workspace(root, options.work / made[:16])
                 threads = max(1, (os.cpu_count() or 1) // options.jobs)
@@ -121,12 +139,14 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(cell.threads)
     params, workspace = cell.params, cell.workspace
     prepare.run(params, workspace)
-    scores = {}
+    scores, rejected = {}, 0
     with audit.closed(workspace):
         for arm in (train.REAL, *params.active):
             if arm != train.REAL:
                 adapt.run(params, workspace, arm)
                 generate.run(params, workspace, arm)
+            if arm == RECIPE and cell.change in REJECTED:
+                rejected = reject(params, workspace, arm, REJECTED[cell.change])
             train.run(params, workspace, arm, (*REAL, "synthetic", "both_strong"))
             for row in read_json(workspace.result("train", arm), "python -m benchmarks.causes")["runs"]:
                 if row["selection_curve"]:
@@ -137,13 +157,39 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "made": cell.made,
         "device": device.name(),
+        "rejected": rejected,
         "scores": scores,
     }
 
 
+def reject(params: Params, workspace: Workspace, recipe: str, percentile: float) -> int:
+    """Draw anew the images that are nearer to a shot than ``percentile`` of the selection images are; how many."""
+    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    split = splits.read_split(workspace.splits)
+    shots, fresh = (
+        judge.features(arrays.real(part, workspace.cell, judge.size).images) for part in (split.train, split.selection)
+    )
+    limit = np.percentile(nearest(fresh, shots)[1], percentile)
+    # Those of a run that was stopped are rejected already.
+    rejects = decisions.read(workspace.review(recipe))
+    for _ in range(_ROUNDS):
+        images = {image.file_name: image for image in read_metadata(workspace.synthetic(recipe))}
+        drawn = arrays.synthetic(workspace.synthetic(recipe), split, judge.size)
+        near = nearest(judge.features(drawn.images), shots)[1] < limit
+        if not near.any():
+            break
+        rejects |= {decisions.picture(images[drawn.names[i]]): "rejected" for i in near.nonzero()[0]}
+        decisions.write(workspace.review(recipe), recipe, rejects)
+        generate.run(params, workspace, recipe)
+    return len(rejects)
+
+
 def summarise(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for every number of shots and change: means, and gains paired by seed with their standard errors."""
-    by_cell = {(record["shots"], record["change"], record["seed"]): record["scores"] for record in records}
+    by_cell, by_rejected = {}, {}
+    for record in records:
+        key = record["shots"], record["change"], record["seed"]
+        by_cell[key], by_rejected[key] = record["scores"], record.get("rejected", 0)
     rows = []
     for shots in sorted({key[0] for key in by_cell}):
         for change in CHANGES:
@@ -159,6 +205,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             row |= {"synthetic": _mean([scores[f"{RECIPE}/synthetic"] for scores in own])}
             row |= {"both_unadapted": _mean([scores[f"{PLAIN}/both_strong"] for scores in own])}
             row |= {"over_real": _gain(both, real)}
+            row |= {"rejected": _mean([by_rejected[shots, change, seed] for seed in seeds])}
             default = [by_cell.get((shots, "as it is", seed)) for seed in seeds]
             if change != "as it is" and all(default):
                 row |= {"over_default": _gain(both, [found[f"{RECIPE}/both_strong"] for found in default if found])}
@@ -238,11 +285,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    default = [name for name, change in CHANGES.items() if "models.bundled.generator" not in change]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.causes", description=__doc__)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
     parser.add_argument("--shots", type=int, nargs="+", default=[4, 16], help="per class; default: 4 16")
     parser.add_argument("--seeds", type=span, default=range(100, 105), metavar="A-B", help="default: 100-104")
-    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES), help="default: all")
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=default, help="default: all of one base")
     parser.add_argument("--labels", type=int, default=20, help="images per class that score; default: 20")
     parser.add_argument("--jobs", type=int, default=1, help="cells at once; cores are shared. Default: 1")
     parser.add_argument("--work", type=Path, default=ROOT / ".dreamset/causes", help="folder of what is going on")

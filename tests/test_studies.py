@@ -19,6 +19,7 @@ import dreamset
 import toy
 from dreamset.files import write_json
 from dreamset.params import Params
+from dreamset.synthetic import read_metadata
 from dreamset.workspace import Workspace
 
 # As many jobs as cores leave each one thread: with more, tests side by side wait for each other.
@@ -226,17 +227,19 @@ def test_only_cells_with_every_phase_are_read(
     assert json.loads((tmp_path / "out/phases.json").read_text()) == report
 
 
-def test_causes_are_scored_on_images_that_are_set_apart(file: Path, tmp_path: Path) -> None:
+def test_causes_are_scored_on_images_that_are_set_apart(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = argparse.Namespace(
         params=file,
         work=tmp_path / "work",
         seeds=[3],
         shots=[2],
-        changes=["as it is", "lambda 0.5"],
+        changes=["as it is", "lambda 0.5", "nearest tenth rejected"],
         labels=2,
         jobs=JOBS,
     )
-    plain, changed = causes.cells(yaml.safe_load(file.read_text()), options)
+    plain, changed, rejecting = causes.cells(yaml.safe_load(file.read_text()), options)
     assert [cell.params.train.real_weight for cell in (plain, changed)] == [0.8, 0.5]
     assert plain.made != changed.made and plain.params.selection == "extra:2"
     found = causes.run_cell(changed)
@@ -247,6 +250,14 @@ def test_causes_are_scored_on_images_that_are_set_apart(file: Path, tmp_path: Pa
     # Of twenty images.
     assert all(round(20 * score, 6) in range(21) for score in found["scores"].values())
     assert not changed.workspace.result("evaluate").exists()
+    assert found["rejected"] == 0 and rejecting.made != plain.made
+    # Were the first image always the nearest to a shot, what is drawn in its place would be rejected, too.
+    monkeypatch.setattr(causes, "nearest", lambda features, _: (None, np.arange(len(features), dtype=float)))
+    recipe, before = causes.RECIPE, read_metadata(changed.workspace.synthetic(causes.RECIPE))
+    assert causes.reject(changed.params, changed.workspace, recipe, 1.0) == 5
+    after = read_metadata(changed.workspace.synthetic(recipe))
+    assert len(after) == len(before)
+    assert len({image.sha256 for image in after} & {image.sha256 for image in before}) == len(before) - 4
 
 
 def test_gains_of_a_change_are_paired_by_seed() -> None:
