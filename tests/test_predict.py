@@ -187,6 +187,18 @@ def test_without_out_the_csv_goes_to_standard_output(
     assert capsys.readouterr().err == "dreamset: --threshold: expected a probability of 0 to 1, got 7.\n"
 
 
+def test_a_reader_that_stops_reading_is_no_fault(folder: Path, tmp_path: Path) -> None:
+    """As `| head` does: no traceback, and the status that the shell gives such programs."""
+    delivered.wide(tmp_path, 2)
+    command = [sys.executable, "-m", "dreamset", "predict", str(tmp_path), "--classifier", str(folder)]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    os.close(write)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
     files = [predict.File(path, None) for path in delivered.wide(tmp_path, 5) * 20]
     blocks = predict.decoded(files, 16, Decoding(10**6), batch=8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -22,13 +24,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point.
 
     Exit status: 0 done; 2 bad input; 1 the machine could not go on (disk, memory, a newer run); 130 and 143
-    interrupted and terminated. All but 0 with one sentence on stderr.
+    interrupted and terminated; 141 nobody reads on, as of `| head`. All but 0 and 141 with one sentence on stderr.
     """
     arguments = _parser().parse_args(argv)
     device.keep_memory()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
     except (StoppedError, DiskFullError) as error:
@@ -37,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         what, status = ("terminated", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
         _fail(f"{what}; run the same command to go on.", status=status)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise SystemExit(128 + signal.SIGPIPE) from None
         name = error.filename if isinstance(error, OSError) else None
         full = disk_full(error, Path(name).parent if isinstance(name, str) else Path.cwd())
         if full is None:
@@ -52,6 +57,17 @@ class _Terminated(KeyboardInterrupt):
 
 def _terminate(*_: object) -> NoReturn:
     raise _Terminated
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; what is still to be written then goes nowhere."""
+    output = sys.stdout.fileno()
+    pipe = select.poll()
+    pipe.register(output, 0)  # an error is told whatever is asked for
+    unread = any(event & select.POLLERR for _, event in pipe.poll(0))
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return unread
 
 
 def _fail(sentence: str, status: int = 2) -> NoReturn:

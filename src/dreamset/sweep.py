@@ -182,7 +182,8 @@ def _recheck(cells: list[Cell], jobs: int) -> str:
     if other:
         raise StoppedError(
             f"table: comes out otherwise with this code: {'; '.join(other)}. Run the table without --recheck to "
-            "measure the others again."
+            "measure the others again; or, where those were run on another processor, whose last digits differ, see "
+            "docs/statistics.md."
         )
     return f"{taken} cells of other code taken over, for {len(older)} came out the same with this code"
 
