@@ -152,10 +152,10 @@ def test_places_of_few_steps_fall_together(raw_epochs: dict[str, Any], tmp_path:
 def test_what_is_searched_is_there_in_every_fold_and_on_all_shots(
     tmp_path: Path, shots: Any, model: str, recipe: str
 ) -> None:
-    params = parameters.parse(
-        read_yaml(toy.ROOT / "params.yaml")
-        | {"shots": shots, "model": model, "active": [ENCODER], "after": {UNET: ENCODER}}
-    )
+    raw = read_yaml(toy.ROOT / "params.yaml")
+    raw |= {"shots": shots, "model": model, "active": [ENCODER], "after": {UNET: ENCODER}}
+    raw["models"][model]["judge"] = str(toy.ROOT / "models/base/judge")
+    params = parameters.parse(raw)
     workspace, kept = Workspace.at(tmp_path), params.base.adapt.kept
     params = params.with_values(ENCODER, {"epoch": 0.5})
     prepare.run(params, workspace)

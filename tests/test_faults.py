@@ -42,7 +42,9 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def unbroken(tiny_generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A project in which nothing went wrong: six steps, a checkpoint after each second; three blocks of images."""
-    raw = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
+    root = Path(__file__).parents[1]
+    raw = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    raw["models"]["bundled"]["judge"] = str(root / "models/base/judge")
     row = raw["models"]["bundled"]
     row["generator"] = str(tiny_generator)
     row["adapt"] |= {"sample_every": 6}

@@ -400,7 +400,7 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     page = read(workspace)[1]
     assert "Indicative" not in page.text("hero")
     shown = page.text("seeds")
-    for part in ("Fixed before anything was measured", "0.031", "0.19", "<0.001", "12 cells took 2.5 hours"):
+    for part in ("Fixed before they were measured", "0.031", "0.19", "<0.001", "12 cells took 2.5 hours"):
         assert part in shown
     assert "Where it does not help over the real images: 1 of 2 cells" in shown
     assert "Accuracy of resnet20 by number of shots" in shown
@@ -415,10 +415,10 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     assert "in the mean of 6 seeds" in page.text("hero")
     other = replace(params, primary="stable_diffusion")
     report.run(other, workspace)
-    assert "Fixed before anything was measured" in read(workspace)[1].text("seeds")
+    assert "Fixed before they were measured" in read(workspace)[1].text("seeds")
     write_csv(workspace.results / "table/claims.csv", rows, rows[0])
     report.run(other, workspace)
-    assert "Fixed before anything was measured" not in read(workspace)[1].text("seeds")
+    assert "Fixed before they were measured" not in read(workspace)[1].text("seeds")
 
     (workspace.results / "table/claims.csv").write_text("shots,of\n4,x\n")
     with pytest.raises(InputError, match="dreamset table"):

@@ -145,7 +145,7 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
 
     ``low`` and ``high`` are the ends of the BCa interval over seeds and test images, ``p`` is of the sign-flip test
     over seeds, ``p_holm`` the same adjusted within its family. There are two families: the primary claims, which were
-    fixed before anything was measured, and all the others, which are exploratory.
+    fixed before they were measured, and all the others, which are exploratory.
     """
     # A part of the table that leaves the primary recipe out does not make another one's claims primary.
     measured = any(params.primary in own["quality"] for own in records)

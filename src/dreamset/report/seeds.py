@@ -104,7 +104,7 @@ def _primary(evidence: Evidence) -> Html | None:
     if not found:
         return None
     caption = (
-        "Fixed before anything was measured, for the primary recipe and classifier. p: sign-flip test over seeds; "
+        "Fixed before they were measured, for the primary recipe and classifier. p: sign-flip test over seeds; "
         "Holm: adjusted within these claims. Everything else in this section is exploratory, and a family of its own."
     )
     return table(_HEAD, [_line(claim) for claim in found], caption)
