@@ -25,7 +25,7 @@ from dreamset import adapt, cli, drawing, generate, locks, prepare, shards
 from dreamset import params as parameters
 from dreamset.adapters import read_adapters
 from dreamset.errors import InputError
-from dreamset.files import sha256_file
+from dreamset.files import read_json, sha256_file, write_json
 from dreamset.generator import sampler, training
 from dreamset.generator.lora import WEIGHTS
 from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
@@ -157,7 +157,12 @@ def test_a_signal_in_adapt_keeps_the_last_checkpoint(
     assert said.startswith(f"dreamset: {word}") and said.count("\n") == 1
     assert state(fresh)[1] == 2
     assert not fresh.adapter(ADAPT[1]).exists()
+    # Had it been stopped after a quarter of an hour, that would be a part of what adapting took.
+    clock = state(fresh)[0].with_name("clock.json")
+    began = read_json(clock, "")
+    write_json(clock, began | {"started": began["started"] - 900})
     assert_ends_as(fresh, unbroken, ADAPT)
+    assert 900 < read_json(fresh.result(*ADAPT), "")["seconds"] < 1000
 
 
 def test_a_checkpoint_that_is_not_whole_is_named(

@@ -45,6 +45,7 @@ CODE: Final = (
     "dreamset.seeds",
 )
 SHOWN: Final = 10  # classes on a sample grid
+_CLOCK: Final = "clock.json"  # beside a checkpoint: what runs before this one took
 
 
 def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -291,6 +292,7 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
                 place = {"jobs": [job.key for job in group], "keeping": [*training.kept] if keeping else []}
                 folder = workspace.unfinished / shards.key_of(place, ())
                 folder.mkdir(parents=True, exist_ok=True)
+                spent = _spent(folder)
                 try:
                     learned = [with_images(workspace, job, training.files[job.key], size) for job in group]
                     together = Together(base, learned, training.settings, folder)
@@ -299,7 +301,7 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
                     if not out_of_memory(error):
                         raise
                     raise _no_memory(params, recipe, len(group)) from error
-                seconds = (time.time() - started) / len(group)
+                seconds = (spent + time.time() - started) / len(group)
                 for index, job in enumerate(learned):
                     if shards.find(workspace.shards, job.key) is None:
                         with shards.writing(workspace.shards, job.key) as shard:
@@ -309,6 +311,17 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
                             write_json(shard / "adapter.json", record | {"seconds": seconds})
                 together.close()
                 shards.remove(folder)
+
+
+def _spent(folder: Path) -> float:
+    """Seconds that stopped runs put into the work of ``folder``, to the last file that they left; this one begins."""
+    clock, before = folder / _CLOCK, 0.0
+    if clock.is_file():
+        found = read_json(clock, "dreamset adapt")
+        last = max(path.stat().st_mtime for path in folder.iterdir())
+        before = found["before"] + max(0.0, last - found["started"])
+    write_json(clock, {"before": before, "started": time.time()})
+    return float(before)
 
 
 def _keeping(

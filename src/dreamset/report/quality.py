@@ -31,10 +31,9 @@ def qualities(evidence: Evidence) -> Html | None:
     copies = [name for name in _COPIES if any(found.get(name) for found in sets.values())]
     if not set(given) - {"fid", "kid"}:
         return None
-    head = [
-        "Recipe",
-        *(tag("th", f"{_MEASURES[name][0]} {_MEASURES[name][2]}", scope="col", class_="number") for name in given),
-    ]
+    # The arrow stays with its name where a heading is wrapped.
+    names = ["\N{NO-BREAK SPACE}".join((_MEASURES[name][0], _MEASURES[name][2])) for name in given]
+    head = ["Recipe", *(tag("th", name, scope="col", class_="number") for name in names)]
     told = _copies_of(evidence)
     head += [tag("th", told[name], scope="col", class_="number") for name in copies]
     rows = []
