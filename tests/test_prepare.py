@@ -112,13 +112,18 @@ def photograph(seed: int) -> Image.Image:
     return coarse.resize((64, 48), Image.Resampling.BICUBIC)
 
 
-def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dict[str, Any], tmp_path: Path) -> None:
-    root = tmp_path / "raw"
+def two_parts(root: Path) -> Path:
+    """Six photographs of each of two classes to learn from, and as many others to test."""
     for part, first in (("train", 0), ("test", 50)):
         for c, name in enumerate(("cat", "dog")):
             (root / part / name).mkdir(parents=True)
             for i in range(6):
                 photograph(100 * c + first + i).save(root / part / name / f"{i}.png")
+    return root
+
+
+def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = two_parts(tmp_path / "raw")
     source = f"imagefolder:{root}"
     workspace = Workspace.at(tmp_path / "w")
     clean = prepare.run(settings(raw, source=source, shots=6, selection="fixed"), workspace)
@@ -141,12 +146,7 @@ def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dic
 
 def test_near_duplicates_are_found_by_features_where_the_hash_is_blind(raw: dict[str, Any], tmp_path: Path) -> None:
     """Turned by a few degrees: other low frequencies, other thumbnails, the same glyph to the judge."""
-    root = tmp_path / "raw"
-    for part, first in (("train", 0), ("test", 50)):
-        for c, name in enumerate(("cat", "dog")):
-            (root / part / name).mkdir(parents=True)
-            for i in range(6):
-                photograph(100 * c + first + i).save(root / part / name / f"{i}.png")
+    root = two_parts(tmp_path / "raw")
     turned = photograph(3).rotate(2, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
     turned.save(root / "test/cat/turned.png")
     workspace = Workspace.at(tmp_path / "w")
