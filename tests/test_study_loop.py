@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 import toy_study
-from dreamset.addresses import shown
+from dreamset.core.addresses import without_password
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.study import loop, sampling, storage
 from toy_study import RUNGS, told
@@ -259,14 +259,14 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
         assert found.system_attrs["fixed_params"] == toy_study.FIRST and found.system_attrs["failed_trial"] == 0
 
 
-def test_the_password_is_not_shown() -> None:
-    assert shown("postgresql+psycopg://me:secret@host/studies") == "postgresql+psycopg://me:***@host/studies"
-    assert "secret" not in shown("postgresql+psycopg://me@host/studies?password=secret")
-    assert shown("postgresql://me@host/x?sslpassword=secret&a=b") == "postgresql://me@host/x?sslpassword=***&a=b"
-    assert shown("postgresql://me:se@cret/1@host/x") == "postgresql://me:***@host/x"
-    assert shown("postgresql://me@host/x") == "postgresql://me@host/x"
-    assert shown("sqlite:///studies.db") == "sqlite:///studies.db"
-    assert "secret" not in shown("postgresql://me:secret@host:port/studies")
+def test_the_password_is_not_without_password() -> None:
+    assert without_password("postgresql+psycopg://me:secret@host/studies") == "postgresql+psycopg://me:***@host/studies"
+    assert "secret" not in without_password("postgresql+psycopg://me@host/studies?password=secret")
+    assert without_password("postgresql://me@host/x?sslpassword=secret&a=b") == "postgresql://me@host/x?sslpassword=***&a=b"
+    assert without_password("postgresql://me:se@cret/1@host/x") == "postgresql://me:***@host/x"
+    assert without_password("postgresql://me@host/x") == "postgresql://me@host/x"
+    assert without_password("sqlite:///studies.db") == "sqlite:///studies.db"
+    assert "secret" not in without_password("postgresql://me:secret@host:port/studies")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dreamset import __version__
 from dreamset.core import shards
 from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
-from dreamset.core.files import atomic_write, read_json, sha256_file, write_csv, write_json
+from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import cards, licences, splits, tuned
 from dreamset.data.adapters import Adapter
@@ -36,17 +36,6 @@ if TYPE_CHECKING:
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
 
-CODE: Final = (
-    "dreamset.generator.base_model",
-    "dreamset.generator.class_encoder",
-    "dreamset.generator.lora",
-    "dreamset.generator.sampler",
-    "dreamset.generator.trained",
-    "dreamset.generator.training",
-    "dreamset.generator.whole_unet",
-    "dreamset.core.images",
-    "dreamset.core.seeds",
-)
 SHOWN: Final = 10  # classes on a sample grid
 _CLOCK: Final = "clock.json"  # beside a checkpoint: what runs before this one took
 
@@ -67,6 +56,33 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     summary = _assemble(params, workspace, split, recipe, training)
     write_json(workspace.result("adapt", recipe), summary)
     return summary | {"elapsed": time.time() - started}
+
+
+def inherited(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
+    """Adapt what ``recipe`` starts from to the shots of ``place``, with the values that studies of ``workspace`` chose.
+
+    A fold that only selects runs no study of its own: that would choose by a quarter of the shots, and the next fold
+    takes away another quarter. The study of all the shots has chosen.
+
+    Returns:
+        Seconds of the training.
+    """
+    return sum(_inherited(params, workspace, place, name) for name in params.lineage(recipe)[:-1])
+
+
+def inherited_whole(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
+    """The same for ``recipe`` itself, too, so that its images can be drawn in ``place``."""
+    return inherited(params, workspace, place, recipe) + _inherited(params, workspace, place, recipe)
+
+
+def _inherited(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
+    if params.recipes[recipe].search is not None:
+        record = tuned.chosen(params, workspace, recipe)
+        # The shots are fewer here, on purpose.
+        write_json(place.result("tune", recipe), record | {"made_for": tuned.made_for(params, place, recipe)})
+        # The adapters below are trained with the chosen values: there is no second set of them.
+        write_json(place.tuned(recipe) / "adapters.json", {"recipe": recipe, "tuned": False, "adapters": []})
+    return float(run(tuned.applied(params, place, recipe), place, recipe)["seconds"])
 
 
 def kept(params: Params, workspace: Workspace, split: Split, recipe: str) -> dict[str, list[str]]:
@@ -122,7 +138,7 @@ def _training(params: Params, workspace: Workspace, split: Split, recipe: str) -
     # Where steps are few some places fall together.
     steps = {place: max(1, round(total * place / rows.kept)) for place in range(1, rows.kept + 1)}
     early = sorted({*steps.values()} - {total})
-    found = {step: [shards.key_of({"training": job.key, "step": step}, CODE) for job in jobs] for step in early}
+    found = {step: [shards.key_of({"training": job.key, "step": step}, __name__) for job in jobs] for step in early}
     stop = total if epoch is None else steps[rows.place(epoch)]
     files = {
         job.key: [sample.path for sample in split.train if sample.label in labels]
@@ -240,7 +256,7 @@ def _jobs(
         prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
         shown = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:SHOWN])
         inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "shown": shown, "adapter": seed}
-        jobs.append(Job(shards.key_of(inputs, CODE), f"adapter_{index}", seed, [], prompts, shown))
+        jobs.append(Job(shards.key_of(inputs, __name__), f"adapter_{index}", seed, [], prompts, shown))
     return jobs, settings
 
 
@@ -293,7 +309,7 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
                 started = time.time()
                 # A checkpoint of a run that kept nothing on the way is past what this one is to keep.
                 place = {"jobs": [job.key for job in group], "keeping": [*training.kept] if keeping else []}
-                folder = workspace.unfinished / shards.key_of(place, ())
+                folder = workspace.unfinished / digest(place)
                 folder.mkdir(parents=True, exist_ok=True)
                 spent = _spent(folder)
                 try:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import FROM_SCRATCH, fitting, parts, selection
+from dreamset.classifiers import FROM_SCRATCH, fitting, selection
 from dreamset.classifiers.fitting import Fitted, Trial
-from dreamset.classifiers.parts import Part, scaled
+from dreamset.classifiers.parts import Part
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import sync_folder, write_csv, write_json
 from dreamset.data import folds
+from dreamset.data.runs import KINDS, REAL, arms, runs
 from dreamset.data.splits import read_split, write_split
 
 if TYPE_CHECKING:
@@ -23,46 +24,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.core.workspace import Workspace
+    from dreamset.data.runs import Kind, Run
     from dreamset.params import Params
 
-# Of the arm `real`: the shots; the shots strongly augmented; and what `selection` sets apart trained on as well, to the
-# last step, for that is what else its labels are good for. Of a recipe: its images alone, with the shots, and with the
-# shots all strongly augmented; and, as `synthetic_x2`, the first twice as many of its images as there are shots.
-KINDS: Final = ("real", "real_strong", "real_more", "synthetic", "both", "both_strong")
-REAL: Final = parts.REAL
-SHARDS: Final = "shards.json"  # beside the classifiers of an arm: what they were assembled from
-
-
-def arms(params: Params) -> tuple[str, ...]:
-    """What ``run`` can train: the real images alone, and each active recipe."""
-    return (REAL, *params.active)
-
-
-def train_on(params: Params, arm: str, name: str) -> tuple[str, ...]:
-    """Which images the classifier ``name`` of ``train.classifiers`` learns from in an arm."""
-    if arm != REAL:
-        # Strongly augmented for the verdict alone, where it stands against the real images strongly augmented.
-        return ("synthetic", "both", "both_strong") if name == params.primary_classifier else ("synthetic", "both")
-    return ("real", "real_strong", "real_more") if params.sets_apart else ("real", "real_strong")
-
-
-def runs(params: Params, arm: str) -> tuple[tuple[str, str], ...]:
-    """Everything that is trained in an arm: (train_on, classifier), with ``train.baselines`` on the shots alone.
-
-    The runs of ``train.scales`` take as many optimizer steps as any other, whatever the size of their sets.
-    """
-    found = [(kind, name) for name in params.train.classifiers for kind in train_on(params, arm, name)]
-    if arm == REAL:
-        found += [("real", name) for name in params.train.baselines]
-    if params.scales:
-        # The curve and what it is compared with, the same classifier on the real images alone.
-        kinds = ("real", "real_strong") if arm == REAL else map(scaled, params.scales)
-        found += [(kind, params.base.tune.classifier) for kind in kinds]
-    return tuple(dict.fromkeys(found))
+SHARDS: Final = "shards.json"  # beside the classifiers of an arm: the shards that they were assembled from
 
 
 def run(
-    params: Params, workspace: Workspace, arm: str, kinds: Collection[str] = KINDS, store: Path | None = None
+    params: Params, workspace: Workspace, arm: str, kinds: Collection[Kind] = KINDS, store: Path | None = None
 ) -> dict[str, Any]:
     """Train every classifier of ``arm`` and write it, its curves and the record of how it was trained.
 
@@ -78,11 +47,11 @@ def run(
     """
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
-    if any(name not in FROM_SCRATCH for _, name in runs(params, arm)):
-        from dreamset import classifiers
+    if any(run.classifier not in FROM_SCRATCH for run in runs(params, arm)):
+        from dreamset.weights import pretrained
 
         # Weights that are missing are told now, and not after the hours that another classifier takes.
-        classifiers.identity(workspace.root, params.base.clip)
+        pretrained.identity(workspace.root, params.base.clip)
     split = read_split(workspace.splits)
     if params.sets_apart != bool(split.selection):
         raise InputError(
@@ -91,12 +60,12 @@ def run(
         )
     part = Part(params, workspace, split, arm, store or workspace.shards)
     trials, seconds = _over_folds(part) if params.selection == "cv" else ({}, 0.0)
-    wanted = [(kind, name) for kind, name in runs(params, arm) if kind in kinds or kind not in KINDS]
-    fitted = [Fitted(part, kind, name, trials.get((kind, name), ())) for kind, name in wanted]
+    wanted = [run for run in runs(params, arm) if run.kind in kinds or run.kind.scale is not None]
+    fitted = [Fitted(part, run, trials.get(run, ())) for run in wanted]
     fitting.finish(part.store, fitted)
     final = workspace.classifiers(arm)
     with shards.assembling(final) as folder:
-        records = [own.assemble(folder / f"{own.kind}_{own.name}") for own in fitted]
+        records = [own.assemble(folder / own.run.folder) for own in fitted]
         used = [trial.key for own in fitted for tried in own.trials for trial in tried]
         write_json(folder / SHARDS, [*(own.key for own in fitted), *used])
     sync_folder(final.parent)
@@ -116,15 +85,15 @@ def run(
     return result
 
 
-def _over_folds(whole: Part) -> tuple[dict[tuple[str, str], tuple[tuple[Trial, ...], ...]], float]:
+def _over_folds(whole: Part) -> tuple[dict[Run, tuple[tuple[Trial, ...], ...]], float]:
     """For every run of an arm its trials by configuration, over the folds: each scored on shots it was made without.
 
     With them goes how many seconds it took to adapt and draw in the folds.
     """
-    from dreamset import generate, inherit
+    from dreamset import adapt, generate
 
     params, workspace, split, arm = whole.params, whole.workspace, whole.split, whole.arm
-    found: dict[tuple[str, str], list[list[Trial]]] = {}
+    found: dict[Run, list[list[Trial]]] = {}
     seconds = 0.0
     for index, held in enumerate(folds.held_out(split, folds.SELECTING, "selection")):
         place = folds.at(workspace, "selection", index)
@@ -133,11 +102,13 @@ def _over_folds(whole: Part) -> tuple[dict[tuple[str, str], tuple[tuple[Trial, .
         if arm != REAL:
             # With what the workspace's study chose: it has seen the shots that are held out here, and a study in each
             # of these folds would choose by a few images. What evaluate scores is held out of the study, too.
-            seconds += inherit.adapted(params, workspace, place, arm) + generate.run(params, place, arm)["seconds"]
+            seconds += (
+                adapt.inherited_whole(params, workspace, place, arm) + generate.run(params, place, arm)["seconds"]
+            )
         part = Part(params, place, own, arm, whole.store)
         tried = {
-            (kind, name): [Trial(part, kind, name, one, index) for one in fitting.configurations(params, name)]
-            for kind, name in runs(params, arm)
+            run: [Trial(part, run, one, index) for one in fitting.configurations(params, run.classifier)]
+            for run in runs(params, arm)
         }
         fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])
         part.forget()

@@ -14,9 +14,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamset import adapt, inherit
-from dreamset.addresses import shown
+from dreamset import adapt
 from dreamset.core import locks, shards
+from dreamset.core.code import code_digest
 from dreamset.core.files import digest, read_json, write_csv, write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, licences, tuned
@@ -25,7 +25,7 @@ from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import optuna
@@ -87,28 +87,50 @@ def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
 def _studied(params: Params, workspace: Workspace, recipe: str) -> tuple[Objective, optuna.Study]:
     """The study of a recipe with all its trials."""
     from dreamset.study import artifacts
-    from dreamset.study.objective import Objective
 
     split = read_split(workspace.splits)
 
     def drawn(trial: optuna.Trial, folder: Path) -> None:
         artifacts.keep_samples(trial, folder, split.classes, workspace)
 
-    objective = Objective(params, workspace, recipe, split, drawn)
-    with _at_work(objective.folder):
-        return objective, _run_trials(params, workspace, objective)
+    scored = objective(params, workspace, recipe, split, drawn)
+    with _at_work(scored.folder):
+        return scored, _run_trials(params, workspace, scored)
+
+
+def objective(
+    params: Params,
+    workspace: Workspace,
+    recipe: str,
+    split: Split,
+    drawn: Callable[[optuna.Trial, Path], None] | None = None,
+) -> Objective:
+    """The score of a trial of ``recipe``, whose adapters and images the stages make; arguments as ``Objective`` has."""
+    from dreamset import generate
+    from dreamset.study.objective import Objective
+
+    def make_adapters(chosen: Params, place: Workspace) -> None:
+        adapt.inherited(params, workspace, place, recipe)
+        adapt.run(chosen, place, recipe)
+
+    return Objective(params, workspace, recipe, split, make_adapters, generate.run, drawn)
 
 
 def _run_trials(params: Params, workspace: Workspace, objective: Objective) -> optuna.Study:
     from dreamset.study import artifacts, loop
 
     tune, recipe = params.tune, objective.recipe
-    study = loop.open_study(tune, objective.name, _directions(params), workspace.root)
+    study = loop.open_study(tune, objective.name, _directions(params), workspace.root, _code())
     artifacts.explain(study, params, recipe)
     rungs = params.base.tune.per_class
     own = [] if objective.own is None else [objective.own]
     loop.optimise(study, objective, tune, params.seed, rungs[-1], rungs[0], own)
     return study
+
+
+def _code() -> str:
+    """Hash of the code that a trial's score comes from."""
+    return code_digest("dreamset.adapt", "dreamset.generate", "dreamset.study.objective")
 
 
 @contextmanager
@@ -175,7 +197,7 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         "best_trial": None if best is None else best["number"],
         "default": _default(trials, objective.own),
         "study": objective.name,
-        "storage": shown(tune.storage),
+        "storage": without_password(tune.storage),
         "sampler": tune.sampler,
         "pruner": tune.pruner if tune.prunes else "none",
         "objectives": tune.objectives,
@@ -285,7 +307,7 @@ def _chosen_adapters(params: Params, workspace: Workspace, recipe: str, best: di
     """Adapters of all the shots with the values that were chosen; trials in folds have made those of fewer only."""
     with _aside(workspace, recipe) as place:
         write_split(place.splits, _shots(workspace))
-        inherit.parents(params, workspace, place, recipe)
+        adapt.inherited(params, workspace, place, recipe)
         adapt.run(params.with_values(recipe, best), place, recipe)
         made = place.adapter(recipe)
         for path in sorted(path for path in made.rglob("*") if path.is_file()):
@@ -318,7 +340,7 @@ def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, r
         for split in (_shots(workspace), *(held.split for held in objective.holdouts)):
             write_split(place.splits, split)
             # What it starts from says which training this is.
-            inherit.parents(params, workspace, place, recipe)
+            adapt.inherited(params, workspace, place, recipe)
             wanted = {*adapt.used(chosen, place, split, recipe)}
             for name in others:
                 wanted |= _wanted(params, workspace, place, split, name)

@@ -74,18 +74,6 @@ def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
     return classifier
 
 
-def identity(root: Path, name: str) -> dict[str, Any]:
-    """What a row's ``clip`` is on this machine, as ``dreamset.weights.hub.identity`` tells it: name, commit, sha256.
-
-    Raises:
-        InputError: it is not there, or is nothing that open_clip reads.
-    """
-    from dreamset.weights.pretrained import find
-
-    found = find(root, name)
-    return {"name": found.name, "commit": found.commit, "sha256": found.sha256}
-
-
 def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
     """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``.
 

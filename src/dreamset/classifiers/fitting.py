@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.classifiers import FROM_SCRATCH, selection
-from dreamset.classifiers.parts import prompts, scale_of, sources
+from dreamset.classifiers.parts import prompts, sources
 from dreamset.core import locks, shards
 from dreamset.core.files import read_json, write_json
 
@@ -28,26 +28,9 @@ if TYPE_CHECKING:
     from dreamset.classifiers.fit import History, Source
     from dreamset.classifiers.parts import Part
     from dreamset.classifiers.selection import Choice, Configuration
+    from dreamset.data.runs import Kind, Run
     from dreamset.params import Params
 
-CODE: Final = (
-    "dreamset.classifiers",
-    "dreamset.data.arrays",
-    "dreamset.classifiers.augment",
-    "dreamset.classifiers.clip",
-    "dreamset.classifiers.clip_lora",
-    "dreamset.classifiers.fit",
-    "dreamset.classifiers.linear_probe",
-    "dreamset.weights.pretrained",
-    "dreamset.classifiers.resnet20",
-    "dreamset.classifiers.resnet50",
-    "dreamset.classifiers.fitting",
-    "dreamset.core.images",
-    "dreamset.classifiers.calibration",
-    "dreamset.classifiers.parts",
-    "dreamset.core.seeds",
-    "dreamset.classifiers.selection",
-)
 RECORD: Final = "fitted.json"  # of a shard: what `results/train` says of it
 _LIBRARIES: Final = ("numpy", "open_clip_torch", "pillow", "torchvision")  # beside those of every shard
 _LOGITS: Final = "logits.safetensors"
@@ -77,8 +60,7 @@ class Trial:
     """A configuration tried in a fold of ``selection: cv``: its shard holds the logits of what the fold holds out."""
 
     part: Part
-    kind: str
-    name: str
+    run: Run
     configuration: Configuration
     fold: int
 
@@ -86,13 +68,13 @@ class Trial:
     def key(self) -> str:
         """Of the shard."""
         tried = {"configuration": dataclasses.asdict(self.configuration), "selections": _selections(self.part)}
-        return _key(self.part, self.kind, self.name, tried)
+        return _key(self.part, self.run, tried)
 
     def make(self, folder: Path) -> None:
         """Train and score it."""
         from safetensors.numpy import save
 
-        _, history, _ = _fit(self.part, self.kind, self.name, self.configuration, what=f"fold {self.fold + 1}")
+        _, history, _ = _fit(self.part, self.run, self.configuration, what=f"fold {self.fold + 1}")
         (folder / _LOGITS).write_bytes(save({str(step): logits for step, logits in history.logits.items()}))
         write_json(folder / RECORD, {"seconds": history.seconds})
 
@@ -121,25 +103,23 @@ class Fitted:
 
     Attributes:
         part: all images.
-        kind: which of them it learns from.
-        name: of the classifier.
+        run: which of them it learns from, and its name.
         trials: with ``cv``, those of each configuration over the folds.
     """
 
     part: Part
-    kind: str
-    name: str
+    run: Run
     trials: tuple[tuple[Trial, ...], ...] = ()
 
     @property
     def rule(self) -> str:
         """Who chooses: nobody, where all labels are learned from."""
-        return "fixed" if self.kind == "real_more" else self.part.params.selection
+        return "fixed" if self.run.kind.more else self.part.params.selection
 
     @property
     def tried(self) -> list[Configuration]:
         """What is chosen among."""
-        found = configurations(self.part.params, self.name)
+        found = configurations(self.part.params, self.run.classifier)
         return found if self.rule != "fixed" else found[:1]
 
     @functools.cached_property
@@ -151,7 +131,7 @@ class Fitted:
             "trials": [[trial.key for trial in own] for own in self.trials],
             "selections": None if self.rule == "fixed" else _selections(self.part),
         }
-        return _key(self.part, self.kind, self.name, chosen_by)
+        return _key(self.part, self.run, chosen_by)
 
     def make(self, folder: Path) -> None:
         """Choose, train and save it, with the record of how it went."""
@@ -159,20 +139,20 @@ class Fitted:
         from dreamset.classifiers.calibration import fit_temperature
         from dreamset.classifiers.fit import restore
 
-        part, kind, name, tried = self.part, self.kind, self.name, self.tried
+        part, run, tried = self.part, self.run, self.tried
         scored: list[Scored] = []
         chosen: Choice | None = None
         if self.rule == "fixed":
-            classifier, history, used = _fit(part, kind, name, tried[0], scored=False)
+            classifier, history, used = _fit(part, run, tried[0], scored=False)
         elif self.rule == "cv":
             scored = [pooled(trials) for trials in self.trials]
             chosen = _choose(scored)
             # On all the shots, and so with nothing held out, as the folds' classifiers were trained on theirs.
-            classifier, history, used = _fit(part, kind, name, tried[chosen.configuration], stop=chosen.step)
+            classifier, history, used = _fit(part, run, tried[chosen.configuration], stop=chosen.step)
         else:
             kept: dict[int, tuple[nn.Module, History, list[Source]]] = {}
             for index, configuration in enumerate(tried):
-                kept[index] = _fit(part, kind, name, configuration)
+                kept[index] = _fit(part, run, configuration)
                 history = kept[index][1]
                 scored.append(Scored(history.logits, part.held, history.seconds, history.curve))
                 chosen = _choose(scored)
@@ -189,13 +169,13 @@ class Fitted:
         facts = {
             "steps": configuration.steps,
             "chosen_step": chosen.step if chosen else configuration.steps,
-            "configuration": _used(configuration, kind),
+            "configuration": _used(configuration, run.kind),
             "selection": self.rule,
             # Of no selection images there is none to fit; the logits are taken as they are.
             "temperature": round(temperature, 4),
             "temperature_images": images,
         }
-        classifiers.save(classifier, folder, {"classifier": name, "train_on": kind} | facts)
+        classifiers.save(classifier, folder, {"classifier": run.classifier, "train_on": str(run.kind)} | facts)
         write_json(folder / RECORD, facts | self._record(used, history, scored, chosen))
 
     def _record(
@@ -207,20 +187,20 @@ class Fitted:
             [{"step": step, "accuracy": round(value, 4)} for step, value in (own.curve or own.accuracies()).items()]
             for own in scored
         ]
-        done, batch = len(history.losses), getattr(self.part.params.base.train, self.name).batch
+        done, batch = len(history.losses), getattr(self.part.params.base.train, self.run.classifier).batch
         # A choice is paid for by all that was tried; where images are held out for good, what is kept is one of those.
         effort = sum(own.seconds for own in scored)
-        effort += 0.0 if self.part.params.sets_apart and self.kind != "real_more" else history.seconds
+        effort += 0.0 if self.part.params.sets_apart and not self.run.kind.more else history.seconds
         return {
-            "train_on": self.kind,
-            "classifier": self.name,
+            "train_on": str(self.run.kind),
+            "classifier": self.run.classifier,
             "seconds": round(effort, 2),
             "images_per_second": round(done * batch / history.seconds, 1),
             "real_images": counts.get("real", 0),
             "synthetic_images": counts.get("synthetic", 0),
             "selection_curve": curves[chosen.configuration] if chosen else [],
             "tried": [
-                {"configuration": _used(configuration, self.kind), "scores": curve}
+                {"configuration": _used(configuration, self.run.kind), "scores": curve}
                 for configuration, curve in zip(self.tried, curves or [[]], strict=True)
             ],
             "choice": {key: round(value, 4) for key, value in dataclasses.asdict(chosen).items()} if chosen else None,
@@ -238,9 +218,9 @@ class Fitted:
             if name.as_posix() not in (classifiers.RECORD, RECORD, shards.MARKER):
                 shards.link(path, folder / name)
         about = {
-            "classifier": self.name,
+            "classifier": self.run.classifier,
             "arm": arm,
-            "train_on": self.kind,
+            "train_on": str(self.run.kind),
             "classes": split.classes,
             "template": split.template,
             "prompts": prompts(split),
@@ -249,7 +229,7 @@ class Fitted:
         }
         write_json(folder / classifiers.RECORD, about | read_json(shard / classifiers.RECORD, command))
         # Of the splits and not of the shard: whoever learns from synthetic images alone has shots beside them, too.
-        more, classes = self.kind == "real_more", len(split.classes)
+        more, classes = self.run.kind.more, len(split.classes)
         rule = self.part.params.selection
         labels = {
             "labels_train_per_class": (len(split.train) + more * len(split.selection)) / classes,
@@ -278,25 +258,24 @@ def _selections(part: Part) -> int:
     return part.params.train.selections
 
 
-def _key(part: Part, kind: str, name: str, chosen_by: dict[str, Any]) -> str:
-    params, base = part.params, part.params.base
+def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
+    params, base, name = part.params, part.params.base, run.classifier
     inputs = {
         "classifier": name,
         # Not the recipe, nor how many images it has beyond these.
-        "train_on": kind,
+        "train_on": str(run.kind),
         "row": dataclasses.asdict(getattr(base.train, name)),
         "clip": None if name in FROM_SCRATCH else part.clip,
         "crop": base.train.crop,
         "seed": params.seed,
         "libraries": {library: importlib.metadata.version(library) for library in _LIBRARIES},
     }
-    return shards.key_of(inputs | part.identity(kind) | chosen_by, CODE)
+    return shards.key_of(inputs | part.identity(run.kind) | chosen_by, __name__)
 
 
 def _fit(
     part: Part,
-    kind: str,
-    name: str,
+    run: Run,
     configuration: Configuration,
     *,
     stop: int | None = None,
@@ -310,15 +289,14 @@ def _fit(
     from dreamset.classifiers.fit import fit
     from dreamset.core.seeds import seed_for
 
-    params, split = part.params, part.split
+    params, split, kind, name = part.params, part.split, run.kind, run.classifier
     # No recipe in the seeds: recipes are compared from the same start and in the same order of batches.
     torch.manual_seed(seed_for("train", params.seed, name, "start"))
     classifier = classifiers.build(name, params.base, split, part.workspace.root)
     row = getattr(params.base.train, name)
     data, held = part.of(classifier)
-    scale = scale_of(kind)
-    if scale is not None:
-        data = {"synthetic": part.scaled(scale, classifier)}
+    if kind.scale is not None:
+        data = {"synthetic": part.scaled(kind.scale, classifier)}
     if not scored:
         held = dataclasses.replace(held, images=held.images[:0], labels=held.labels[:0], names=())
     used = sources(kind, data, configuration.real_weight)
@@ -330,22 +308,22 @@ def _fit(
         selections=params.train.selections,
         invariances=split.invariances,
         crop=params.base.train.crop,
-        seed=("train", params.seed, kind, name),
+        seed=("train", params.seed, str(kind), name),
         stop=stop,
         mixup=configuration.mixup,
         # Without images to go by, as for `real_more`, it is the cosine.
         plateau=scored and getattr(row, "schedule", "cosine") == "plateau",
-        strong=kind.endswith("_strong"),
-        what=f"{what} {part.arm} {kind} {name}",
+        strong=kind.strong,
+        what=f"{what} {run.arm} {kind} {name}",
     )
     return classifier, history, used
 
 
-def _used(configuration: Configuration, kind: str) -> dict[str, Any]:
+def _used(configuration: Configuration, kind: Kind) -> dict[str, Any]:
     """A configuration as it was trained with: strong augmentation mixes where the configuration itself does not."""
     from dreamset.classifiers.fit import mixing
 
-    mixup, cutmix = mixing(configuration.mixup, strong=kind.endswith("_strong"))
+    mixup, cutmix = mixing(configuration.mixup, strong=kind.strong)
     return dataclasses.asdict(configuration) | {"mixup": mixup, "cutmix": cutmix}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
+from dreamset.data.runs import REAL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,21 +19,9 @@ if TYPE_CHECKING:
     from dreamset.classifiers.fit import Source
     from dreamset.core.workspace import Workspace
     from dreamset.data.arrays import Labelled
+    from dreamset.data.runs import Kind
     from dreamset.data.splits import Split
     from dreamset.params import Params
-
-REAL: Final = "real"
-_SCALED: Final = "synthetic_x"
-
-
-def scaled(scale: int) -> str:
-    """What a run of ``train.scales`` learns from."""
-    return f"{_SCALED}{scale}"
-
-
-def scale_of(kind: str) -> int | None:
-    """How many times the number of shots the synthetic images of a run are; None of all but the runs of ``scales``."""
-    return int(kind.removeprefix(_SCALED)) if kind.startswith(_SCALED) else None
 
 
 class Part:
@@ -106,13 +95,13 @@ class Part:
 
         return np.array([sample.label for sample in self.split.selection], np.int64)
 
-    def identity(self, kind: str) -> dict[str, Any]:
+    def identity(self, kind: Kind) -> dict[str, Any]:
         """Hashes of the images that a run learns from and is chosen by, and how they are read."""
-        split, scale = self.split, scale_of(kind)
+        split, scale = self.split, kind.scale
         images: dict[str, Any] = {"selection": [(sample.sha256, sample.label) for sample in split.selection]}
-        if not kind.startswith("synthetic"):
+        if kind.real:
             images["real"] = [(sample.sha256, sample.label) for sample in split.train]
-        if not kind.startswith("real"):
+        if kind.synthetic:
             most = self._usual if scale is None else tuple(scale * shots for shots in split.train_per_class)
             images["synthetic"] = [(sha256, label) for _, label, sha256 in self._listed(most)]
             images["look"] = [split.native, split.channels]
@@ -126,12 +115,12 @@ class Part:
     @functools.cached_property
     def clip(self) -> dict[str, Any]:
         """What a classifier that stands on the pretrained CLIP depends on beyond its row."""
-        from dreamset import classifiers
+        from dreamset.weights import pretrained
 
         base = self.params.base
         # Savings of memory are part of how it is built.
         known = {"memory": base.memory, "prompts": prompts(self.split)}
-        return classifiers.identity(self.workspace.root, base.clip) | known
+        return pretrained.identity(self.workspace.root, base.clip) | known
 
     @property
     def _usual(self) -> tuple[int, ...]:
@@ -156,15 +145,15 @@ def prompts(split: Split) -> list[str]:
     return [split.prompt(label) for label in range(len(split.classes))]
 
 
-def sources(kind: str, data: dict[str, Labelled], real_weight: float) -> list[Source]:
+def sources(kind: Kind, data: dict[str, Labelled], real_weight: float) -> list[Source]:
     """The images of a run; of both, half of every batch each, with the real rows' loss weighted by lambda."""
     from dreamset.classifiers.fit import Source
 
-    if kind in ("both", "both_strong"):
+    if kind.real and kind.synthetic:
         return [
             Source("real", data["real"], 0.5, real_weight),
             Source("synthetic", data["synthetic"], 0.5, 1.0 - real_weight),
         ]
-    if kind == "synthetic" or scale_of(kind) is not None:
+    if kind.synthetic:
         return [Source("synthetic", data["synthetic"], 1.0, 1.0)]
-    return [Source("real", data["more" if kind == "real_more" else "real"], 1.0, 1.0)]
+    return [Source("real", data["more" if kind.more else "real"], 1.0, 1.0)]

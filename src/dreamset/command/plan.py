@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dreamset.addresses import shown
+from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError
 from dreamset.data import splits, tuned
 from dreamset.params import to_dict
@@ -31,7 +31,7 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
     resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}
     resolved[stage] = to_dict(getattr(params, stage))
     if "tune" in resolved:
-        resolved["tune"]["storage"] = shown(params.tune.storage)
+        resolved["tune"]["storage"] = without_password(params.tune.storage)
     if stage in _ROW:
         base = to_dict(params.base)
         resolved[f"models.{params.model}"] = {
@@ -225,13 +225,13 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
     path = workspace.result("prepare")
     if not (workspace.splits.is_file() and path.is_file()):
         return {"protocol": "known when `dreamset prepare` has run"}
+    from dreamset.data import folds as dividing
     from dreamset.metrics import mcnemar
-    from dreamset.sweep import crossval
 
     split = splits.read_split(workspace.splits)
     if split.protocol == "cv":
-        folds = crossval.plan(params, workspace, split)
-        images = len(crossval.scored_on(params, split).train)
+        folds = dividing.outer(params, workspace, split)
+        images = len(dividing.scored_on(params, split).train)
         cost = f"cv, {len(folds)} folds, in each of which all that learns is done again: "
         divided = [fold.split for fold in folds]
         cost += _refitting(params, divided) + _tuning_again(params, workspace, divided)
@@ -300,14 +300,15 @@ def _trained(record: dict[str, Any]) -> float:
 
 def _training(params: Params, arm: str) -> dict[str, int]:
     """Optimizer steps by classifier, all that is tried included; what the folds adapt and draw comes on top."""
-    from dreamset import train
     from dreamset.classifiers import selection
     from dreamset.data import folds
+    from dreamset.data.runs import REAL, runs
 
     counts: dict[str, int] = {}
-    for kind, name in train.runs(params, arm):
+    for run in runs(params, arm):
+        name = run.classifier
         row = getattr(params.base.train, name)
-        count = 1 if kind == "real_more" else params.train.configurations
+        count = 1 if run.kind.more else params.train.configurations
         tried = selection.configurations(row, params.train.real_weight, count, params.seed)
         steps = sum(configuration.steps for configuration in tried)
         if params.selection == "cv":
@@ -315,7 +316,7 @@ def _training(params: Params, arm: str) -> dict[str, int]:
             steps = folds.SELECTING * steps + max(configuration.steps for configuration in tried)
         counts[f"steps of {name}"] = counts.get(f"steps of {name}", 0) + steps
     if params.selection == "cv":
-        counts["folds, each adapted and drawn again" if arm != train.REAL else "folds"] = folds.SELECTING
+        counts["folds, each adapted and drawn again" if arm != REAL else "folds"] = folds.SELECTING
     return counts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -75,6 +76,10 @@ def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
     import importlib
 
     function: Callable[..., dict[str, Any]] = importlib.import_module(f"dreamset.{stage}").run
+    if stage == "evaluate":
+        from dreamset.sweep import crossval
+
+        return functools.partial(function, cross_validate=crossval.run)
     return function
 
 

@@ -8,9 +8,6 @@ written last, lists every file with its sha256. A stage assembles its output fro
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamset.core import locks
+from dreamset.core.code import code_digest
 from dreamset.core.files import digest, filling, sha256_file, sync_folder, write_json
 
 if TYPE_CHECKING:
@@ -30,22 +28,9 @@ MARKER: Final = "done.json"
 Unit = TypeVar("Unit")
 
 
-def key_of(inputs: dict[str, Any], code: tuple[str, ...]) -> str:
-    """Key of a shard: its inputs, the source of the modules ``code`` that make it, and the libraries' versions."""
-    return digest({"inputs": inputs, "code": code_digest(code)})
-
-
-@functools.cache
-def code_digest(modules: tuple[str, ...]) -> str:
-    """Hash of the source files of modules, and of the versions of the libraries whose arithmetic they use."""
-    sources = {}
-    for name in modules:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(name)
-        sources[name] = sha256_file(Path(spec.origin))
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")}
-    return digest([sources, versions])
+def key_of(inputs: dict[str, Any], maker: str) -> str:
+    """The key of a shard: the hash of its inputs and of all the code that the module ``maker`` runs to make it."""
+    return digest({"inputs": inputs, "code": code_digest(maker)})
 
 
 def find(store: Path, key: str) -> Path | None:

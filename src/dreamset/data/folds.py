@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
@@ -19,12 +21,36 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dreamset.data.runs import Run
     from dreamset.data.splits import Sample, Split
+    from dreamset.params import Params
 
 Purpose = Literal["test", "selection"]
 
 SELECTING: Final = 4  # folds of `selection: cv`, and one in so many images is held out by `selection: holdout`
 _TRIES: Final = 200  # draws of whole groups until every class has images on both sides
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold of cross-validation: what may be learned from in it, and what it scores, both with absolute paths."""
+
+    index: int
+    workspace: Workspace
+    split: Split
+    held_out: tuple[Sample, ...]
+
+
+class Scored(NamedTuple):
+    """What the classifiers of a fold predict: logits (images, classes) by run, and each classifier's temperature."""
+
+    logits: dict[Run, NDArray[np.float32]]
+    temperatures: dict[Run, float]
+
+
+Scorer = Callable[[Fold, str], Scored]  # from a fold and an arm
+# Does in every fold all that learns, and scores it there; ``dreamset.sweep.crossval.run`` is the one there is.
+CrossValidate = Callable[["Params", list[Fold], Scorer], list[Scored]]
 
 
 def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, ...]]:
@@ -58,6 +84,33 @@ def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, .
         f"the groups of the shots cannot be divided into {count} folds that leave images of every class to learn from; "
         "add images of other groups, or choose selection: fixed and evaluate.protocol: test."
     )
+
+
+def scored_on(params: Params, split: Split) -> Split:
+    """``split`` with every image that is scored as a shot: ``selection: holdout`` took its images from the shots.
+
+    Images that only select (``extra:N``) are no shots: every fold keeps them for selecting.
+    """
+    if params.selection != "holdout":
+        return split
+    return dataclasses.replace(split, train=split.train + split.selection, selection=())
+
+
+def outer(params: Params, workspace: Workspace, split: Split) -> list[Fold]:
+    """The folds of cross-validation: each shot is held out of exactly one, and each fold selects for itself.
+
+    Raises:
+        InputError: a class whose shots are all of one group, or too few to select with inside a fold.
+    """
+    whole = scored_on(params, split)
+    selection = absolute(whole.selection, workspace)
+    folds = []
+    for index, held in enumerate(held_out(whole, params.evaluate.folds, "test")):
+        learned = dataclasses.replace(without(whole, held, workspace), selection=selection)
+        if params.selection == "holdout":
+            learned = holdout(learned)
+        folds.append(Fold(index, at(workspace, "test", index), learned, absolute(held, workspace)))
+    return folds
 
 
 def holdout(split: Split) -> Split:

@@ -21,20 +21,7 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Sample, Split
     from dreamset.params import Params
 
-CODE: Final = (
-    "dreamset.drawing.blocks",
-    "dreamset.drawing.draw",
-    "dreamset.generator.base_model",
-    "dreamset.generator.class_encoder",
-    "dreamset.generator.lora",
-    "dreamset.generator.sampler",
-    "dreamset.generator.trained",
-    "dreamset.generator.whole_unet",
-    "dreamset.core.images",
-    "dreamset.core.seeds",
-    "dreamset.drawing.starts",
-    "dreamset.core.xmp",
-)
+_MAKER: Final = "dreamset.drawing.draw"  # the module that draws a block; it imports this one
 
 
 @dataclass(frozen=True)
@@ -121,7 +108,7 @@ def plan(
                     wanted = places(chunk, indices)
                     place["starts"] = [shot.sha256 for shot in starts.choose(split, params.seed, wanted)]
                 own = adapter if scale else None
-                blocks.append(Block(shards.key_of(shared | place, CODE), own, chunk, start, stop, stride, scale))
+                blocks.append(Block(shards.key_of(shared | place, _MAKER), own, chunk, start, stop, stride, scale))
     return blocks
 
 

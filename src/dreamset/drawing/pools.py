@@ -21,6 +21,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file, write_json
 from dreamset.core.images import SUFFIXES, BadImageError, Decoding, decode, resize_crop
 from dreamset.core.seeds import seed_for
+from dreamset.weights import pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,15 +36,6 @@ if TYPE_CHECKING:
 
 SEARCHED: Final = 20  # rendered glyphs that are searched for each that is kept
 BATCH: Final = 256  # images whose features are computed at once
-CODE: Final = (
-    "dreamset.glyphs.fonts",
-    "dreamset.glyphs.render",
-    "dreamset.classifiers.clip",
-    "dreamset.core.images",
-    "dreamset.drawing.pools",
-    "dreamset.drawing.retrieve",
-    "dreamset.core.seeds",
-)
 
 _GLYPHS: Final = "glyphs"
 _LOOK: Final = "models/base/params.yaml"  # of the bundled base: how its glyphs are varied
@@ -69,13 +61,13 @@ def searched(params: Params, workspace: Workspace) -> list[tuple[str, str]]:
 
     Returns:
         (path, sha256) of every image file of the folder, by path relative to it, copies and labelled images too; of
-        glyphs what says how they look, and the code that renders and searches them.
+        glyphs the file that says how they look.
 
     Raises:
         InputError: the model's row names nothing to search, or no folder.
     """
     if endless(params):
-        return [(_LOOK, sha256_file(workspace.root / _LOOK)), ("code", shards.code_digest(CODE))]
+        return [(_LOOK, sha256_file(workspace.root / _LOOK))]
     root = _root(params, workspace)
     files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES)
     return [
@@ -162,7 +154,7 @@ def opened(params: Params, workspace: Workspace, folder: Path) -> Callable[[int]
 def _weights(params: Params, workspace: Workspace) -> dict[str, Any]:
     """What the features depend on."""
     versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "open_clip_torch")}
-    return {"clip": classifiers.identity(workspace.root, params.base.clip)["sha256"], "versions": versions}
+    return {"clip": pretrained.identity(workspace.root, params.base.clip)["sha256"], "versions": versions}
 
 
 def _glyphs(params: Params, workspace: Workspace, start: int, depth: int, classes: int) -> Pool:
@@ -175,7 +167,7 @@ def _glyphs(params: Params, workspace: Workspace, start: int, depth: int, classe
     first, count = SEARCHED * start * classes, SEARCHED * depth * classes
     place = {"first": first, "count": count, "seed": seed}
     look = {"look": dataclasses.asdict(base.look), "fonts": dataclasses.asdict(base.source)}
-    key = shards.key_of({"glyphs": look | place} | _weights(params, workspace), CODE)
+    key = shards.key_of({"glyphs": look | place} | _weights(params, workspace), __name__)
 
     def make(folder: Path, clip: Clip) -> None:
         import numpy as np
@@ -212,7 +204,7 @@ def _folder(params: Params, workspace: Workspace, split: Split, wanted: int) -> 
         if digest not in seen:
             seen.add(digest)
             files.append((name, digest))
-    key = shards.key_of({"files": files, "resolution": params.base.resolution} | _weights(params, workspace), CODE)
+    key = shards.key_of({"files": files, "resolution": params.base.resolution} | _weights(params, workspace), __name__)
 
     def usable() -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for name, _ in files:

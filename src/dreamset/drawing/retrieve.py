@@ -72,7 +72,7 @@ def plan(params: Params, workspace: Workspace, split: Split, recipe: str, wanted
     known: dict[int, pools.Pool] = {}
     for start in range(0, wanted, depth):
         pool = pools.find(params, workspace, split, start, depth, wanted, known)
-        key = shards.key_of(shared | {"pool": pool.key, "start": start}, pools.CODE)
+        key = shards.key_of(shared | {"pool": pool.key, "start": start}, __name__)
         blocks.append(Block(key, None, labels, start, start + depth))
     return blocks
 

@@ -12,17 +12,15 @@ import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.classifiers import FROM_SCRATCH, selection
-from dreamset.classifiers.parts import scale_of
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_csv, write_json
 from dreamset.core.images import png
 from dreamset.core.seeds import seed_for
+from dreamset.data.runs import REAL, ZERO_SHOT, Run, arms, kinds
 from dreamset.data.splits import read_split, read_test
 from dreamset.evaluate import scoring
-from dreamset.evaluate.scoring import ZERO_SHOT, key_of
 from dreamset.metrics import verdict
-from dreamset.train import REAL, arms, train_on
-from dreamset.weights import hub
+from dreamset.weights import hub, pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
+    from dreamset.data.folds import CrossValidate
     from dreamset.data.splits import Split
     from dreamset.metrics.accuracy import Interval
     from dreamset.params import Params
@@ -87,14 +86,18 @@ ROW_COLUMNS: Final = (
 _SCALE_COLUMNS: Final = ("run", "classifier", "scale", "accuracy", "low", "high")
 
 
-def run(params: Params, workspace: Workspace) -> dict[str, Any]:
+def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> dict[str, Any]:
     """Score every classifier and every synthetic dataset on images that they were not made from.
+
+    Args:
+        params: all parameters.
+        workspace: where the classifiers, the datasets and the manifests are.
+        cross_validate: called under ``protocol: cv`` alone: does in each fold all that learns, and scores it there.
 
     Raises:
         InputError: a classifier, a dataset or a manifest is missing or of other classes, or cross-validation is to be
             done over a class whose shots are all of one group.
     """
-    from dreamset import classifiers
     from dreamset.metrics import accuracy, mcnemar
 
     split, test_split = read_split(workspace.splits), read_test(workspace.test_split)
@@ -106,14 +109,14 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         )
     trained = {arm: read_json(workspace.result("train", arm), f"dreamset train {arm}") for arm in arms(params)}
     if split.protocol == "cv":
-        scored = scoring.over_folds(params, workspace, split)
+        scored = scoring.over_folds(params, workspace, split, cross_validate)
     elif test_split.test:
         scored = scoring.on_test_images(params, workspace, split, test_split)
     else:
         raise InputError(f"{workspace.test_split}: holds no images; run `dreamset prepare` again.")
     logits, labels, touched = scored.logits, scored.labels, scored.touched
     groups = accuracy.grouped([sample.group for sample in scored.samples])
-    right = {key: (scores.argmax(1) == labels).astype(float) for key, scores in logits.items()}
+    right = {run: (scores.argmax(1) == labels).astype(float) for run, scores in logits.items()}
     evaluation: dict[str, Any] = {
         "model": params.model,
         # A number wherever each class was asked for the same, for that is what runs are grouped by.
@@ -133,12 +136,12 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": selection.labels_per_class(params.selection, split),
         "runs": [
-            _run_record(params, key, logits[key], scored.scaled[key], right[key], labels, groups, split, trained)
-            | _untouched(right[key], touched.get(key.split("/")[0]))
-            for key in logits
+            _run_record(params, run, logits[run], scored.scaled[run], right[run], labels, groups, split, trained)
+            | _untouched(right[run], touched.get(run.arm))
+            for run in logits
         ],
         "differences": _differences(params, right, groups),
-        "clip": classifiers.identity(workspace.root, params.base.clip),
+        "clip": pretrained.identity(workspace.root, params.base.clip),
         "judge": hub.identity(workspace.root, params.base.judge, "judge"),
         "sets": scored.sets,
         "near_duplicates_real": scored.copies,
@@ -146,7 +149,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     }
     evaluation["scales"] = _scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
-    guesses = {key: scores.argmax(1) for key, scores in logits.items()}
+    guesses = {run: scores.argmax(1) for run, scores in logits.items()}
     _write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
     _show(workspace, scored.near)
     return evaluation
@@ -168,7 +171,7 @@ def _show(workspace: Workspace, near: dict[str, list[NDArray[np.uint8]]]) -> Non
 
 def _run_record(
     params: Params,
-    key: str,
+    run: Run,
     logits: NDArray[np.float32],
     scaled: NDArray[np.float32],
     right: NDArray[np.float64],
@@ -183,18 +186,17 @@ def _run_record(
     from dreamset.classifiers import calibration
     from dreamset.metrics import accuracy
 
-    arm, kind, name = key.split("/")
     interval = _interval(params, right, groups)
     matrix = accuracy.confusion(logits.argmax(1), labels, len(split.classes))
     by_class = accuracy.per_class(matrix)
     area = accuracy.auroc(logits, labels)
     learned = np.array([sample.label for sample in split.train], np.int64)
     record = {
-        "arm": arm,
-        "train_on": kind,
-        "classifier": name,
-        "scale": scale_of(kind),
-        "measure": _measure(kind, name),
+        "arm": run.arm,
+        "train_on": str(run.kind),
+        "classifier": run.classifier,
+        "scale": run.kind.scale,
+        "measure": _measure(run),
         "accuracy": round(interval.estimate, 4),
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
@@ -214,8 +216,9 @@ def _run_record(
     }
     untrained: dict[str, Any] = {"selection": "fixed", "temperature": 1.0, "steps": 0, "chosen_step": 0, "seconds": 0}
     untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
-    known = trained[arm]["runs"] if arm in trained else []
-    history = next((run for run in known if (run["train_on"], run["classifier"]) == (kind, name)), untrained)
+    known = trained[run.arm]["runs"] if run.arm in trained else []
+    wanted = (str(run.kind), run.classifier)
+    history = next((entry for entry in known if (entry["train_on"], entry["classifier"]) == wanted), untrained)
     record |= {fact: history[fact] for fact in untrained}
     for suffix, said in (("", logits), ("_scaled", scaled)):
         record[f"nll{suffix}"] = round(calibration.nll(said, labels), 4)
@@ -223,11 +226,11 @@ def _run_record(
     return record
 
 
-def _measure(kind: str, classifier: str) -> str:
-    """CAS is a network trained from scratch on synthetic images alone; the rest have other names."""
-    if not kind.startswith("synthetic"):
+def _measure(run: Run) -> str:
+    """CAS is the accuracy of a network trained from scratch on synthetic images alone; the rest have other names."""
+    if run.kind.real or not run.kind.synthetic:
         return "accuracy"
-    return "CAS" if classifier in FROM_SCRATCH else "synthetic-only accuracy"
+    return "CAS" if run.classifier in FROM_SCRATCH else "synthetic-only accuracy"
 
 
 def _interval(
@@ -241,7 +244,7 @@ def _interval(
 
 
 def _differences(
-    params: Params, right: dict[str, NDArray[np.float64]], groups: NDArray[np.int64] | None
+    params: Params, right: dict[Run, NDArray[np.float64]], groups: NDArray[np.int64] | None
 ) -> list[dict[str, Any]]:
     """Paired differences of accuracy over the same images, with intervals, and McNemar's exact test beside them.
 
@@ -259,25 +262,25 @@ def _differences(
     over += [(recipe, before) for recipe in params.active for before in params.steps_back(recipe)]
     differences = []
     for classifier in params.train.classifiers:
-        kinds = train_on(params, params.active[0], classifier)
+        trained_on = kinds(params, params.active[0], classifier)
         # What a recipe starts from may be a baseline.
-        pairs = [((recipe, kind), (other, kind)) for recipe, other in dict.fromkeys(over) for kind in kinds]
+        pairs = [((recipe, kind), (other, kind)) for recipe, other in dict.fromkeys(over) for kind in trained_on]
         pairs += [
             ((recipe, kind), (REAL, alone))
-            for kind in kinds
-            if kind in verdict.TOGETHER
-            for alone in train_on(params, REAL, classifier)
+            for kind in trained_on
+            if kind.real
+            for alone in kinds(params, REAL, classifier)
             for recipe in params.active
         ]
         for first, second in pairs:
-            of, minus = key_of(*first, classifier), key_of(*second, classifier)
+            of, minus = Run(*first, classifier), Run(*second, classifier)
             difference = right[of] - right[minus]
             interval, paired = _interval(params, difference, groups, paired=True), mcnemar(difference)
             differences.append(
                 {
                     "classifier": classifier,
-                    "of": of,
-                    "minus": minus,
+                    "of": str(of),
+                    "minus": str(minus),
                     "difference": round(interval.estimate, 4),
                     "low": round(interval.low, 4),
                     "high": round(interval.high, 4),
@@ -398,7 +401,7 @@ def _scales(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _write(
     workspace: Workspace,
     evaluation: dict[str, Any],
-    predicted: dict[str, NDArray[np.int64]],
+    predicted: dict[Run, NDArray[np.int64]],
     labels: NDArray[np.int64],
     touched: dict[str, list[int]],
 ) -> None:
@@ -410,17 +413,17 @@ def _write(
     guesses = {
         "classes": classes,
         "labels": labels.tolist(),
-        "predicted": {key: guess.tolist() for key, guess in predicted.items()},
+        "predicted": {str(run): guess.tolist() for run, guess in predicted.items()},
         "touched": touched,
     }
     atomic_write(plots / "predictions.json", json.dumps(guesses, ensure_ascii=False, separators=(",", ":")) + "\n")
-    bars = [{"run": key_of(r["arm"], r["train_on"], r["classifier"]), **r} for r in evaluation["runs"]]
+    bars = [{"run": f"{r['arm']}/{r['train_on']}/{r['classifier']}", **r} for r in evaluation["runs"]]
     columns = ("run", "arm", "train_on", "classifier", "accuracy", "low", "high")
     write_csv(plots / "accuracy.csv", ({name: row[name] for name in columns} for row in bars), columns)
     write_csv(plots / "scales.csv", evaluation["scales"], _SCALE_COLUMNS)
-    for key, guess in predicted.items():
+    for run, guess in predicted.items():
         pairs = [{"actual": classes[a], "predicted": classes[p]} for a, p in _pairs(labels, guess, len(classes))]
-        write_csv(plots / "confusion" / f"{key.replace('/', '_')}.csv", pairs, ("actual", "predicted"))
+        write_csv(plots / "confusion" / f"{run.arm}_{run.folder}.csv", pairs, ("actual", "predicted"))
 
 
 def _pairs(labels: NDArray[np.int64], guess: NDArray[np.int64], classes: int) -> Iterable[tuple[int, int]]:

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from dreamset.core.errors import InputError
-from dreamset.data.folds import absolute
+from dreamset.data import folds as dividing
+from dreamset.data.folds import Scored, absolute
+from dreamset.data.runs import UNTRAINED, ZERO_SHOT, Run, arms, runs
 from dreamset.data.splits import TestSplit
-from dreamset.sweep import crossval
-from dreamset.train import arms, runs
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -22,16 +22,10 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.arrays import Labelled
+    from dreamset.data.folds import CrossValidate, Fold
     from dreamset.data.splits import Sample, Split
     from dreamset.metrics.compare import Compared
     from dreamset.params import Params
-
-ZERO_SHOT: Final = "zero_shot"
-
-
-def key_of(arm: str, kind: str, classifier: str) -> str:
-    """The name of a run: ``arm/train_on/classifier``."""
-    return f"{arm}/{kind}/{classifier}"
 
 
 @dataclass(frozen=True)
@@ -46,8 +40,8 @@ class Scores:
 
     samples: tuple[Sample, ...]
     labels: NDArray[np.int64]
-    logits: dict[str, NDArray[np.float32]]
-    scaled: dict[str, NDArray[np.float32]]
+    logits: dict[Run, NDArray[np.float32]]
+    scaled: dict[Run, NDArray[np.float32]]
     sets: dict[str, Any]
     touched: dict[str, NDArray[np.int64]]
     near: dict[str, list[NDArray[np.uint8]]]
@@ -71,22 +65,22 @@ def on_test_images(params: Params, workspace: Workspace, split: Split, test: Tes
     return Scores(test.test, images.labels, logits, zero_shot | scaled, sets, touched, near, copies, None)
 
 
-def over_folds(params: Params, workspace: Workspace, split: Split) -> Scores:
-    """Protocol ``cv``: what the folds made, each on what it held out, put together in the order of the shots."""
+def over_folds(params: Params, workspace: Workspace, split: Split, cross_validate: CrossValidate) -> Scores:
+    """Protocol ``cv``: the predictions of each fold on what it holds out, put together in the order of the shots."""
     import numpy as np
 
-    folds = crossval.plan(params, workspace, split)
+    folds = dividing.outer(params, workspace, split)
 
-    def images_of(fold: crossval.Fold) -> Images:
-        return Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held))
+    def images_of(fold: Fold) -> Images:
+        return Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held_out))
 
-    def score(fold: crossval.Fold, arm: str) -> crossval.Scored:
+    def score(fold: Fold, arm: str) -> Scored:
         return _all_logits(params, fold.workspace, fold.split, images_of(fold), (arm,))
 
-    found = crossval.run(params, folds, score)
-    samples = crossval.scored_on(params, split).train
+    found = cross_validate(params, folds, score)
+    samples = dividing.scored_on(params, split).train
     place = {sample.path: index for index, sample in enumerate(absolute(samples, workspace))}
-    rows = [np.array([place[sample.path] for sample in fold.held]) for fold in folds]
+    rows = [np.array([place[sample.path] for sample in fold.held_out]) for fold in folds]
     order = np.argsort(np.concatenate(rows))
     every = Images(params, workspace, split, TestSplit(split.classes, samples))
     # Nothing in it was learned from the shots, so that one look at them is enough.
@@ -159,36 +153,29 @@ class Images:
         return seen(size, self.resolution)
 
 
-def _zero_shot(params: Params, workspace: Workspace, split: Split, images: Images) -> dict[str, NDArray[np.float32]]:
+def _zero_shot(params: Params, workspace: Workspace, split: Split, images: Images) -> dict[Run, NDArray[np.float32]]:
     """Logits of CLIP as it is."""
     from dreamset import classifiers
 
     zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
     predictor = classifiers.Predictor(zero_shot, split.classes)
-    return {key_of(ZERO_SHOT, "none", "clip_zeroshot"): predictor.logits(images.test(predictor.size).images)}
+    return {Run(ZERO_SHOT, UNTRAINED, "clip_zeroshot"): predictor.logits(images.test(predictor.size).images)}
 
 
-def _all_logits(
-    params: Params, workspace: Workspace, split: Split, images: Images, wanted: tuple[str, ...]
-) -> crossval.Scored:
+def _all_logits(params: Params, workspace: Workspace, split: Split, images: Images, wanted: tuple[str, ...]) -> Scored:
     """Logits and temperatures of the classifiers of some arms, by their run; one classifier in memory at a time."""
     from dreamset import classifiers
 
-    folders = {
-        key_of(arm, kind, name): workspace.classifiers(arm) / f"{kind}_{name}"
-        for arm in wanted
-        for kind, name in runs(params, arm)
-    }
+    folders = {run: workspace.classifiers(arm) / run.folder for arm in wanted for run in runs(params, arm)}
     # Before any work: all are there, and of these classes.
-    for key, folder in folders.items():
+    for run, folder in folders.items():
         if classifiers.classes(folder) != split.classes:
-            arm = key.split("/")[0]
-            raise InputError(f"{folder}: was trained on other classes; run `dreamset train {arm}` again.")
-    found = crossval.Scored({}, {})
-    for key, folder in folders.items():
+            raise InputError(f"{folder}: was trained on other classes; run `dreamset train {run.arm}` again.")
+    found = Scored({}, {})
+    for run, folder in folders.items():
         predictor = classifiers.load(folder)
-        found.logits[key] = predictor.logits(images.test(predictor.size).images)
-        found.temperatures[key] = predictor.temperature
+        found.logits[run] = predictor.logits(images.test(predictor.size).images)
+        found.temperatures[run] = predictor.temperature
     return found
 
 

@@ -101,9 +101,9 @@ def pooled(params: Params, sweep: Sweep | None, shots: object, evaluation: dict[
 
 def made(params: Params, root: Path) -> str:
     """Hash of the code and of the pretrained weights that the cells of a table are made with."""
-    from dreamset.weights.fingerprint import fingerprint
+    from dreamset.weights.fingerprint import CELL, fingerprint
 
-    return fingerprint(None, root, params.base)
+    return fingerprint(None, root, params.base, *CELL)
 
 
 def read(params: Params, workspace: Workspace, shown: Collection[str]) -> Sweep | None:

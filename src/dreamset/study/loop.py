@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dreamset.addresses import shown
 from dreamset.core import locks
+from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import disk_full
 from dreamset.core.progress import bar
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     Objective = Callable[[Trial], float | tuple[float, float]]
 
 _POLL: Final = 5.0  # seconds between two looks at what other workers still run
+_CODE: Final = "code"  # user attribute of a study: hash of the code that scored its trials
 # Of a trial that is tried again: whose it was, and values that were asked for. Pruners and constraints leave notes,
 # too, which the new trial must not begin with.
 _KEPT: Final = ("failed_trial", "retry_history", "fixed_params")
@@ -65,15 +66,23 @@ def worker() -> str:
 
 
 def open_study(
-    tune: Tune, name: str, directions: Sequence[Literal["maximize", "minimize"]], root: Path | None = None
+    tune: Tune,
+    name: str,
+    directions: Sequence[Literal["maximize", "minimize"]],
+    root: Path | None = None,
+    code: str = "",
 ) -> optuna.Study:
     """The study of that name in ``tune.storage``; made where it is missing, by one of the workers that want it.
+
+    Trials that other code scored are not mixed with new ones: they move to a study whose name ends in that code's
+    hash, and come back when that code does.
 
     Args:
         tune: the section of the parameters.
         name: of the study; Hyperband's brackets depend on it.
         directions: of each objective.
         root: the folder that a relative path of SQLite starts from; None: the current one.
+        code: hash of the code that scores a trial.
 
     Raises:
         InputError: the store cannot be used, or holds a study of that name with other directions.
@@ -82,16 +91,57 @@ def open_study(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kept = storage.connect(tune, root or Path.cwd(), partial(_stale, tune))
+
+    def of_name() -> optuna.Study:
+        return optuna.create_study(storage=kept, study_name=name, directions=list(directions), load_if_exists=True)
+
     with _unless_gone(tune):
-        study = optuna.create_study(storage=kept, study_name=name, directions=list(directions), load_if_exists=True)
+        study = of_name()
+        with storage.exclusive(study):
+            if _set_aside(study, code):
+                study = of_name()
+            study.set_user_attr(_CODE, code)
         found = [direction.name.lower() for direction in study.directions]
     if found != list(directions):
         raise InputError(
-            f"tune.storage: study {name} in {shown(tune.storage)} is there with other objectives "
+            f"tune.storage: study {name} in {without_password(tune.storage)} is there with other objectives "
             f"({' and '.join(found)}, not {' and '.join(directions)}); remove it with `optuna delete-study`, or name "
             "another store."
         )
     return study
+
+
+def _set_aside(study: optuna.Study, code: str) -> bool:
+    """Move the trials of a study to another one where other code scored them; whether they were.
+
+    Raises:
+        StoppedError: a worker with the other code runs one of them now.
+    """
+    import optuna
+
+    before = study.user_attrs.get(_CODE)
+    if before in (None, code):
+        return False
+    name, kept = study.study_name, study._storage
+    for trial in _running(study.get_trials(deepcopy=False)):
+        if trial.user_attrs.get("worker") and storage.is_alive(study, trial._trial_id):
+            raise StoppedError(
+                f"tune: {trial.user_attrs['worker']} runs trial {trial.number} of {name} with another version of "
+                "dreamset; stop it, or wait until it is done, and run the same command again."
+            )
+    names = {summary.study_name for summary in optuna.get_all_study_summaries(kept)}
+    aside, back = f"{name}-{before[:8]}", f"{name}-{code[:8]}"
+    if aside in names:
+        optuna.delete_study(study_name=aside, storage=kept)
+    optuna.copy_study(from_study_name=name, from_storage=kept, to_storage=kept, to_study_name=aside)
+    optuna.delete_study(study_name=name, storage=kept)
+    if back in names:
+        optuna.copy_study(from_study_name=back, from_storage=kept, to_storage=kept, to_study_name=name)
+        optuna.delete_study(study_name=back, storage=kept)
+    _say(
+        f"another version of dreamset scored the trials of {name}; they are kept as {aside}, and the study begins anew."
+    )
+    return True
 
 
 def optimise(
@@ -363,8 +413,8 @@ def _unless_gone(tune: Tune) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         raise StoppedError(
-            f"tune.storage: {shown(tune.storage)} does not answer any more ({storage.cause(error)}); run the "
-            "same command to go on when it does."
+            f"tune.storage: {without_password(tune.storage)} does not answer any more ({storage.cause(error)}); run "
+            "the same command to go on when it does."
         ) from error
 
 

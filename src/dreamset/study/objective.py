@@ -12,15 +12,13 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import adapt, generate, inherit
-from dreamset.core import locks, shards
+from dreamset.core import locks
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json
 from dreamset.core.seeds import seed_for
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.splits import write_split
-from dreamset.drawing import blocks
 from dreamset.drawing.draw import load_base
 from dreamset.params import to_dict, told
 from dreamset.params.recipe import SamplerOverrides
@@ -42,18 +40,6 @@ if TYPE_CHECKING:
     from dreamset.params import Params
     from dreamset.params.model import ModelTune
 
-CODE: Final = (
-    *blocks.CODE,
-    *(name for name in adapt.CODE if name not in blocks.CODE),
-    "dreamset.adapt",
-    "dreamset.classifiers",
-    "dreamset.data.arrays",
-    "dreamset.classifiers.augment",
-    "dreamset.classifiers.fit",
-    "dreamset.data.folds",
-    "dreamset.study.objective",
-)
-OF_FID: Final = ("dreamset.metrics.judge", "dreamset.metrics.distribution", "dreamset.metrics.features")
 SECONDS: Final = "seconds_per_image"  # names of constraints
 FID: Final = "fid"
 
@@ -99,7 +85,8 @@ def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, rang
     """Hash of all that changes a value of the study's objective, or what the values are chosen from.
 
     The number of trials is not in it, so that more of them go on with the same study; nor is any path, so that workers
-    on several machines share one.
+    on several machines share one; nor any code, since Hyperband draws a trial's bracket from the study's name
+    (``loop.open_study`` keeps the trials of other code apart).
     """
     base, tune = to_dict(params.base), params.making(recipe)["tune"]
     del tune["trials"]
@@ -109,7 +96,7 @@ def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, rang
     adapting = {"weight_decay": params.adapt.weight_decay, "max_grad_norm": params.adapt.max_grad_norm}
     del base["adapt"]["sample_every"], base["generate"]["per_class"]
     judge = hub.identity(workspace.root, params.base.judge, "judge")["sha256"] if params.tune.max_fid else None
-    return shards.key_of(
+    return digest(
         {
             "rows": [
                 told(tuned.applied(params, workspace, name).recipes[name]) for name in params.lineage(recipe)[:-1]
@@ -128,8 +115,7 @@ def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, rang
             "seen": [split.classes, split.invariances, split.native, split.channels],
             "selection": params.selection,
             "seeds": [params.seed, split.seed],
-        },
-        (*CODE, f"dreamset.classifiers.{params.base.tune.classifier}", *(OF_FID if params.tune.max_fid else ())),
+        }
     )
 
 
@@ -153,7 +139,9 @@ class Objective:
         params: all parameters.
         workspace: where the shots are, and what the recipe starts from.
         recipe: a row with a ``search``.
-        study: a name for folders, the same for the same study.
+        split: the shots, and the images of ``selection``.
+        make_adapters: trains the recipe's adapters, with a trial's values, in the workspace of a holdout.
+        make_images: draws the recipe's images there, with the base that the function it is given reads.
         drawn: told of a trial and of the folder of its images when those of the first rung are there.
 
     Attributes:
@@ -170,8 +158,11 @@ class Objective:
         workspace: Workspace,
         recipe: str,
         split: Split,
+        make_adapters: Callable[[Params, Workspace], None],
+        make_images: Callable[[Params, Workspace, str, Callable[[], BaseModel]], object],
         drawn: Callable[[optuna.Trial, Path], None] | None = None,
     ) -> None:
+        self._make_adapters, self._make_images = make_adapters, make_images
         self.recipe, self.workspace, self.drawn = recipe, workspace, drawn
         self.holdouts = holdouts(params, workspace, split, recipe)
         self.space = space.ranges(params, workspace, recipe)
@@ -215,7 +206,7 @@ class Objective:
             locks.boundary()
             own = drawing(chosen, self.recipe, rung, len(self.holdouts[0].split.classes))
             for place in places:
-                generate.run(own, place, self.recipe, self._base)
+                self._make_images(own, place, self.recipe, self._base)
             if rung == self.rungs[0] and self.drawn is not None:
                 self.drawn(trial, places[0].synthetic(self.recipe))
             started = time.perf_counter()
@@ -264,8 +255,7 @@ class Objective:
         place = Workspace(self.workspace.root, self.folder / locks.process() / digest(knobs)[:8] / f"part{index}")
         if place.cell not in self._adapted:
             write_split(place.splits, self.holdouts[index].split)
-            inherit.parents(self.params, self.workspace, place, self.recipe)
-            adapt.run(chosen, place, self.recipe)
+            self._make_adapters(chosen, place)
             self._adapted.add(place.cell)
         return place
 

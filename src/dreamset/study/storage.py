@@ -14,8 +14,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.addresses import shown
 from dreamset.core import locks
+from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    name = shown(tune.storage)
+    name = without_password(tune.storage)
     if tune.storage == MEMORY:
         return optuna.storages.InMemoryStorage()
     url, options = _engine_of(tune.storage, root)
@@ -124,6 +124,21 @@ def hold(study: optuna.Study, trial_id: int, *, taken_over: bool = False) -> loc
     return None
 
 
+def is_alive(study: optuna.Study, trial_id: int) -> bool:
+    """Whether the worker of a running trial still works on it, as far as its lock or its heartbeat can tell."""
+    database = backend(study)
+    if database is None:
+        return False
+    if database.engine.dialect.name == "sqlite":
+        lock = locks.take(_locks(database.engine.url) / f"trial_{trial_id}{locks.SUFFIX}")
+        if lock is None:
+            return True
+        lock.release()
+        if lock.kept:
+            return False
+    return trial_id not in database._get_stale_trial_ids(study._study_id)
+
+
 def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]]:
     """The URL in full, and the options of SQLAlchemy's engine."""
     from sqlalchemy.engine import make_url
@@ -133,7 +148,7 @@ def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]
         url = make_url(storage)
     except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
         raise InputError(
-            f"tune.storage: {shown(storage)} is no URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
+            f"tune.storage: {without_password(storage)} is no URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
         ) from error
     kind = url.get_backend_name()
     if kind == "sqlite":

@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import evaluate, generate, prepare, sources, train, tune
 from dreamset.core import audit, device, locks
+from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
+from dreamset.data.runs import REAL
 from dreamset.drawing import pools
 from dreamset.metrics import claims
 from dreamset.params import Params
 from dreamset.sources import few_shot
-from dreamset.sweep import table
-from dreamset.weights.fingerprint import code, inputs
+from dreamset.sweep import crossval, table
+from dreamset.weights.fingerprint import CELL, inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +56,7 @@ class Cell:
     def made(self) -> dict[str, str]:
         """Hashes of what a finished cell was made with, but for the recipes: parameters, images and base; code."""
         settings = [self.params.shots, self.params.seed, self.params.setting(()), self.data, _few_shot(self.params)]
-        return {"settings": inputs(settings, self.workspace.root, self.params.base), "code": code()}
+        return {"settings": inputs(settings, self.workspace.root, self.params.base), "code": code_digest(*CELL)}
 
     @property
     def recipes(self) -> dict[str, str]:
@@ -233,14 +235,14 @@ def run_cell(cell: Cell) -> None:
         if progress.get("made") != made:
             shutil.rmtree(workspace.results, ignore_errors=True)
             progress = {"made": made, "arms": {}, "seconds": 0.0}
-        for arm, row in ((train.REAL, ""), *recipes.items()):
+        for arm, row in ((REAL, ""), *recipes.items()):
             if progress["arms"].get(arm) == row:
                 continue
             started = time.monotonic()
-            if arm == train.REAL:
+            if arm == REAL:
                 prepare.run(params, workspace)
             with audit.closed(workspace):
-                if arm != train.REAL:
+                if arm != REAL:
                     tune.adapt_and_tune(params, workspace, arm)
                     generate.run(params, workspace, arm)
                 train.run(params, workspace, arm)
@@ -248,7 +250,7 @@ def run_cell(cell: Cell) -> None:
             progress["seconds"] += time.monotonic() - started
             write_json(path, progress)
         started = time.monotonic()
-        evaluation = evaluate.run(params, workspace)
+        evaluation = evaluate.run(params, workspace, crossval.run)
         guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
         seconds = round(progress["seconds"] + time.monotonic() - started, 1)
         facts = {"recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}

@@ -123,6 +123,16 @@ def find(root: Path, name: str) -> Pretrained:
     return found
 
 
+def identity(root: Path, name: str) -> dict[str, Any]:
+    """Name, commit and sha256 of the CLIP that a model's row names, as it is on this machine.
+
+    Raises:
+        InputError: it is not there, or open_clip does not read it.
+    """
+    clip = find(root, name)
+    return {"name": clip.name, "commit": clip.commit, "sha256": clip.sha256}
+
+
 def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretrained:
     """The CLIP of an open_clip folder, which others call ``name``.
 

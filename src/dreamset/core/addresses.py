@@ -1,4 +1,4 @@
-"""Addresses of stores, as they may be printed and recorded."""
+"""Addresses of stores and servers, as they may be printed and recorded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _LOGIN: Final = re.compile(r"^([^:/]+://[^:/@]*):.*@")
 _QUERY: Final = re.compile(r"([?&][^=&]*password[^=&]*=)[^&]*", re.IGNORECASE)
 
 
-def shown(url: str) -> str:
-    """The URL without its passwords, that of the login and those of the query, whether or not it can be used."""
+def without_password(url: str) -> str:
+    """An address without its passwords, those of the login and of the query, whether or not it can be used."""
     return _QUERY.sub(r"\1***", _LOGIN.sub(r"\1:***@", url))

@@ -1,0 +1,130 @@
+"""The code that a piece of work depends on, computed from imports.
+
+Whoever keys finished work by what made it (shards, studies, folds, cells of a table) asks here, and names the module
+that does the work. Nothing else in the project lists modules.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Final
+
+from dreamset.core.files import digest
+
+# Modules that change no number of any shard, study or cell: they refuse, report, lock or keep what others compute.
+ASIDE: Final = frozenset(
+    {
+        "dreamset",  # its version; what is written into a picture is an input of that picture's key
+        "dreamset.core.audit",
+        "dreamset.core.code",
+        "dreamset.core.errors",
+        "dreamset.core.locks",
+        "dreamset.core.progress",
+        "dreamset.core.shards",
+        "dreamset.core.strict",
+        "dreamset.core.workspace",
+        "dreamset.data.cards",
+        "dreamset.data.licences",
+        "dreamset.metrics.verdict",
+        "dreamset.params.rules",
+        "dreamset.study.artifacts",
+        "dreamset.study.importance",
+        "dreamset.study.storage",
+        "dreamset.study.workers",
+        "dreamset.weights.fingerprint",
+    }
+)
+
+_LIBRARIES: Final = ("torch", "diffusers", "transformers", "peft")
+_SOURCE: Final = Path(__file__).parents[2]  # the folder that holds the package
+
+
+@functools.cache
+def code_digest(*makers: str, source: Path = _SOURCE) -> str:
+    """Hash of the code that some modules run, and of the versions of the libraries whose arithmetic they use.
+
+    Comments, docstrings, and the texts of errors and of printed lines are left out: rewording changes no hash.
+
+    Args:
+        makers: dotted names of the modules that do the work, such as ``__name__``.
+        source: the folder that holds the package.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return digest([{name: _read(path)[1] for name, path in modules(*makers, source=source).items()}, versions])
+
+
+def modules(*makers: str, source: Path = _SOURCE) -> dict[str, Path]:
+    """The modules whose code can change what ``makers`` compute, with their files; see ``code_digest``."""
+    reached = closure(*makers, source=source)
+    return {name: path for name, path in reached.items() if name not in ASIDE}
+
+
+def closure(*names: str, source: Path = _SOURCE) -> dict[str, Path]:
+    """Every module of the package that some modules import, themselves included, by name.
+
+    Imports inside functions count, and so do those for type checkers: the methods of a value run wherever it came
+    from, and its class is imported for its type alone.
+    """
+    package, reached, waiting = names[0].partition(".")[0], dict[str, Path](), [*names]
+    for name in names:
+        if module_file(name, source) is None:
+            raise ModuleNotFoundError(name)
+    while waiting:
+        name = waiting.pop()
+        path = module_file(name, source)
+        if path is not None and name not in reached:
+            reached[name] = path
+            waiting += (other for other in imports(path) if other.partition(".")[0] == package)
+    return dict(sorted(reached.items()))
+
+
+def module_file(name: str, source: Path = _SOURCE) -> Path | None:
+    """The file of a module; None where the dotted name is no module."""
+    path = source.joinpath(*name.split("."))
+    if (path / "__init__.py").is_file():
+        return path / "__init__.py"
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
+
+
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names that a file imports, and that of each package above them, whose own file runs first.
+
+    ``from a import b`` gives a and a.b, since only the file system tells whether b is a module.
+    """
+    return _read(path)[0]
+
+
+@functools.cache
+def _read(path: Path) -> tuple[frozenset[str], str]:
+    """The imports of a file, and the hash of its code without its words; parsed once."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    dotted = frozenset(".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2))
+    return dotted, hashlib.sha256(ast.dump(_Silent().visit(tree)).encode()).hexdigest()
+
+
+class _Silent(ast.NodeTransformer):
+    """Drops docstrings, and what errors and ``print`` are called with."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return ast.Pass()
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name == "print" or name.endswith("Error"):
+            return ast.Call(node.func, [], [])
+        return self.generic_visit(node)

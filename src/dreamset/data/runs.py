@@ -1,0 +1,117 @@
+"""The runs of a workspace: which classifier learns from which images of which arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from dreamset.params import Params
+
+REAL: Final = "real"  # the arm of the shots alone; every other arm is a recipe
+ZERO_SHOT: Final = "zero_shot"  # the arm of CLIP as it is
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The images that a classifier learns from, and how.
+
+    Attributes:
+        real: the shots.
+        synthetic: the images of a recipe.
+        strong: strong augmentation of all of them.
+        more: the images that ``selection`` sets apart too. These are trained on to the last step, for that is what
+            else their labels are good for.
+        scale: only so many times as many synthetic images as there are shots, the first ones; None: all.
+    """
+
+    real: bool = False
+    synthetic: bool = False
+    strong: bool = False
+    more: bool = False
+    scale: int | None = None
+
+    def __str__(self) -> str:
+        images = {(1, 1): "both", (1, 0): "real", (0, 1): "synthetic", (0, 0): "none"}[self.real, self.synthetic]
+        how = "_strong" * self.strong + "_more" * self.more
+        return f"{images}{how}" if self.scale is None else f"{images}_x{self.scale}"
+
+    @classmethod
+    def parse(cls, text: str) -> Kind:
+        """The kind that ``str`` wrote.
+
+        Raises:
+            ValueError: it is none.
+        """
+        images, _, how = text.partition("_")
+        scale = int(how[1:]) if how.startswith("x") else None
+        kind = cls(images in ("real", "both"), images in ("synthetic", "both"), how == "strong", how == "more", scale)
+        if str(kind) != text:
+            raise ValueError(f"{text!r} is no kind of images")
+        return kind
+
+
+UNTRAINED: Final = Kind()
+REAL_ONLY: Final = Kind(real=True)
+REAL_STRONG: Final = Kind(real=True, strong=True)
+REAL_MORE: Final = Kind(real=True, more=True)
+SYNTHETIC: Final = Kind(synthetic=True)
+BOTH: Final = Kind(real=True, synthetic=True)
+BOTH_STRONG: Final = Kind(real=True, synthetic=True, strong=True)
+KINDS: Final = (REAL_ONLY, REAL_STRONG, REAL_MORE, SYNTHETIC, BOTH, BOTH_STRONG)  # all but those with a scale
+
+
+@dataclass(frozen=True)
+class Run:
+    """A classifier that was trained, or measured as it is: its arm, the images it learned from, and its name."""
+
+    arm: str
+    kind: Kind
+    classifier: str
+
+    def __str__(self) -> str:
+        return f"{self.arm}/{self.kind}/{self.classifier}"
+
+    @classmethod
+    def parse(cls, text: str) -> Run:
+        """The run that ``str`` wrote into a record.
+
+        Raises:
+            ValueError: it is none.
+        """
+        arm, kind, classifier = text.split("/")
+        return cls(arm, Kind.parse(kind), classifier)
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder among the classifiers of its arm."""
+        return f"{self.kind}_{self.classifier}"
+
+
+def arms(params: Params) -> tuple[str, ...]:
+    """What ``train`` can train: the real images alone, and each active recipe."""
+    return (REAL, *params.active)
+
+
+def kinds(params: Params, arm: str, classifier: str) -> tuple[Kind, ...]:
+    """The images that a classifier of ``train.classifiers`` learns from in an arm."""
+    if arm != REAL:
+        # Strong augmentation is for the verdict alone, which compares with strongly augmented real images.
+        strong = (BOTH_STRONG,) if classifier == params.primary_classifier else ()
+        return (SYNTHETIC, BOTH, *strong)
+    return (REAL_ONLY, REAL_STRONG, REAL_MORE) if params.sets_apart else (REAL_ONLY, REAL_STRONG)
+
+
+def runs(params: Params, arm: str) -> tuple[Run, ...]:
+    """Every run of an arm, ``train.baselines`` on the shots alone among them.
+
+    The runs of ``train.scales`` take as many optimizer steps as any other, however large their sets are.
+    """
+    every = [(kind, name) for name in params.train.classifiers for kind in kinds(params, arm, name)]
+    if arm == REAL:
+        every += [(REAL_ONLY, name) for name in params.train.baselines]
+    if params.scales:
+        # The curve, or what it is compared with: the same classifier on the real images alone.
+        sized = [REAL_ONLY, REAL_STRONG] if arm == REAL else [Kind(synthetic=True, scale=s) for s in params.scales]
+        every += [(kind, params.base.tune.classifier) for kind in sized]
+    return tuple(Run(arm, kind, name) for kind, name in dict.fromkeys(every))
