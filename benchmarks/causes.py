@@ -31,7 +31,7 @@ from dreamset.core import audit, device
 from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
-from dreamset.data import arrays, decisions, splits
+from dreamset.data import arrays, decisions, runs, splits
 from dreamset.data.synthetic import read_metadata
 from dreamset.metrics.duplicates import PERCENTILE, nearest
 from dreamset.metrics.features import Judge
@@ -87,7 +87,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 # would be: by change, for the default rejects nothing.
 REJECTED: dict[str, float] = {"near-duplicates rejected": PERCENTILE, "nearest tenth rejected": 10.0}
 _ROUNDS = 5  # what is drawn in the place of a reject may have to be rejected, too
-REAL = ("real", "real_strong")
+REAL = (runs.REAL_ONLY, runs.REAL_STRONG)
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,13 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     prepare.run(params, workspace)
     scores, rejected = {}, 0
     with audit.closed(workspace):
-        for arm in (train.REAL, *params.active):
-            if arm != train.REAL:
+        for arm in (runs.REAL, *params.active):
+            if arm != runs.REAL:
                 adapt.run(params, workspace, arm)
                 generate.run(params, workspace, arm)
             if arm == RECIPE and cell.change in REJECTED:
                 rejected = reject(params, workspace, arm, REJECTED[cell.change])
-            train.run(params, workspace, arm, (*REAL, "synthetic", "both_strong"))
+            train.run(params, workspace, arm, (*REAL, runs.SYNTHETIC, runs.BOTH_STRONG))
             for row in read_json(workspace.result("train", arm), "python -m benchmarks.causes")["runs"]:
                 if row["selection_curve"]:
                     scores[f"{arm}/{row['train_on']}"] = row["selection_curve"][-1]["accuracy"]

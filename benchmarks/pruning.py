@@ -36,6 +36,7 @@ from dreamset.core.files import atomic_write, digest, read_json, write_json
 from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
 from dreamset.data import splits
+from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.evaluate import scoring
 from dreamset.weights.fingerprint import fingerprint
 
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "stable_diffusion_tuned"
-KIND, CLASSIFIER = "synthetic", "resnet20"
-RUN = f"{RECIPE}/{KIND}/{CLASSIFIER}"
+RUN = Run(RECIPE, SYNTHETIC, "resnet20")
 PLAIN = "none"  # what the other arms are compared with
 ARMS: dict[str, dict[str, str] | None] = {
     PLAIN: {"sampler": "tpe", "pruner": "none"},
@@ -93,7 +93,7 @@ def _changed(raw: dict[str, Any], arm: str, seed: int, options: argparse.Namespa
     own = copy.deepcopy(raw)
     own |= {"shots": options.shots, "seed": seed, "active": [RECIPE], "after": {}, "primary": RECIPE}
     own["models"][own["model"]]["retrieval"] = None
-    own["train"] |= {"classifiers": [CLASSIFIER], "baselines": []}
+    own["train"] |= {"classifiers": [RUN.classifier], "baselines": []}
     own["track"]["uri"] = None
     chosen = ARMS[arm]
     if chosen is None:
@@ -115,7 +115,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         adapt.run(params, workspace, RECIPE)
         tune.run(params, workspace, RECIPE)
         generate.run(params, workspace, RECIPE)
-        train.run(params, workspace, RECIPE, (KIND,))
+        train.run(params, workspace, RECIPE, (RUN.kind,))
     right = _right(params, workspace)
     study = read_json(workspace.result("tune", RECIPE), "python -m benchmarks.pruning")
     trials = study.get("trials", [])
@@ -140,12 +140,12 @@ def _right(params: Params, workspace: Workspace) -> dict[str, Any]:
     images = scoring.Images(
         params, workspace, splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
     )
-    predictor = classifiers.load(workspace.classifiers(RECIPE) / f"{KIND}_{CLASSIFIER}")
+    predictor = classifiers.load(workspace.classifiers(RECIPE) / RUN.folder)
     right = predictor.logits(images.test(predictor.size).images).argmax(1) == images.labels
     return {
         "images": len(right),
         "labels": digest(images.labels.tolist()),
-        "right": {RUN: np.packbits(right).tobytes().hex()},
+        "right": {str(RUN): np.packbits(right).tobytes().hex()},
     }
 
 
@@ -161,11 +161,11 @@ def summarise(params: Params, records: Iterable[dict[str, Any]]) -> list[dict[st
     for arm, own in by_arm.items():
         if not own:
             continue
-        row = {"arm": arm} | paired.accuracy([own[seed] for seed in sorted(own)], RUN)
+        row = {"arm": arm} | paired.accuracy([own[seed] for seed in sorted(own)], str(RUN))
         row["pruned"] = sum((record["counts"] or {}).get("pruned", 0) for record in own.values())
         pairs = [(own[seed], by_arm[PLAIN][seed]) for seed in sorted(own.keys() & by_arm[PLAIN].keys())]
         if arm != PLAIN and pairs:
-            row |= paired.difference(params, pairs, RUN, RUN)
+            row |= paired.difference(params, pairs, str(RUN), str(RUN))
             if ARMS[arm] is not None:
                 for name, of in (("share_of_images", "images_drawn"), ("share_of_seconds", "seconds")):
                     row[name] = round(sum(one[of] for one, _ in pairs) / sum(other[of] for _, other in pairs), 3)

@@ -20,9 +20,11 @@ from dreamset.core import audit
 from dreamset.core.files import atomic_write
 from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
+from dreamset.data.runs import REAL
 from dreamset.data.splits import read_test
 from dreamset.params import Params
 from dreamset.review.server import Review
+from dreamset.sweep import crossval
 from dreamset.use import export
 
 _open: list[set[str]] = []
@@ -82,7 +84,7 @@ def test_only_evaluate_opens_a_test_image(project: tuple[Params, Workspace]) -> 
     assert len(secret) == 1 + 9
     learning: list[Callable[[], object]] = [
         lambda: expect.run(params, workspace),
-        lambda: train.run(params, workspace, train.REAL),
+        lambda: train.run(params, workspace, REAL),
     ]
     for recipe in params.active:
         learning += [
@@ -96,7 +98,7 @@ def test_only_evaluate_opens_a_test_image(project: tuple[Params, Workspace]) -> 
         assert files
         assert not files & secret
     with opened() as files:
-        evaluate.run(params, workspace)
+        evaluate.run(params, workspace, crossval.run)
     assert secret <= files
     taking: list[Callable[[], object]] = [
         lambda: deliver.run(params, workspace),

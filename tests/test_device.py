@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource
 import numpy as np
-from dreamset import device
+from dreamset.core import device
 {first}
 def round():
     return [np.ones(2_500_000) for _ in range(3)]

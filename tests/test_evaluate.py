@@ -20,14 +20,21 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256, write_json
 from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
+from dreamset.data.runs import Kind, Run, arms
 from dreamset.data.splits import Sample, Split, TestSplit, read_split, read_test, write_split, write_test
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.metrics import verdict
+from dreamset.sweep import crossval
 from dreamset.use import predict
 from dreamset.weights import hub
 
 SOURCES = Path(evaluate.__file__).parent
 PLANTED = 10  # test image that is copied
+
+
+def named(run: dict[str, Any]) -> str:
+    """The name of a run of a record in other records."""
+    return f"{run['arm']}/{run['train_on']}/{run['classifier']}"
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +51,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str
     write_json(place.result("adapt", "datadream_dset"), {"seconds": 3.5})
     write_json(place.result("generate", "datadream_dset"), {"seconds": 1.5, "images": 18})
     params = toy.params()
-    for arm in train.arms(params):
+    for arm in arms(params):
         train.run(params, place, arm)
-    return place, evaluate.run(params, place)
+    return place, evaluate.run(params, place, crossval.run)
 
 
 def _plant(place: Workspace, recipe: str, at: int, copied: Sample) -> None:
@@ -62,7 +69,7 @@ def test_every_run_is_there_and_its_accuracy_is_that_of_its_predictions(
     world: tuple[Workspace, dict[str, Any]],
 ) -> None:
     place, evaluation = world
-    keys = [evaluate.key_of(run["arm"], run["train_on"], run["classifier"]) for run in evaluation["runs"]]
+    keys = [named(run) for run in evaluation["runs"]]
     assert len(keys) == len(set(keys)) == 1 + (2 * 2 + 1) + 2 * 5
     guesses = read_json(place.plots("evaluate") / "predictions.json", "")
     labels = np.array(guesses["labels"])
@@ -81,7 +88,7 @@ def test_every_run_is_there_and_its_accuracy_is_that_of_its_predictions(
 
 def test_differences_are_paired_and_of_the_stated_runs(world: tuple[Workspace, dict[str, Any]]) -> None:
     _, evaluation = world
-    accuracy = {evaluate.key_of(r["arm"], r["train_on"], r["classifier"]): r["accuracy"] for r in evaluation["runs"]}
+    accuracy = {named(r): r["accuracy"] for r in evaluation["runs"]}
     # The toy's images come in threes, one of each class.
     assert (evaluation["protocol"], evaluation["folds"], evaluation["groups"]) == ("test", None, 8)
     assert evaluation["reach"]["smallest_gain"] == 0.25
@@ -177,9 +184,7 @@ def test_a_copy_of_a_test_image_is_found_and_accuracy_is_given_without_it(
     assert leaks["touched"] == len(touched) < len(test)
     labels = np.array(guesses["labels"])
     for run in evaluation["runs"]:
-        right = (
-            np.array(guesses["predicted"][evaluate.key_of(run["arm"], run["train_on"], run["classifier"])]) == labels
-        )
+        right = np.array(guesses["predicted"][named(run)]) == labels
         left_out = guesses["touched"].get(run["arm"], [])
         assert run["touched"] == len(left_out)
         assert run["accuracy_untouched"] == pytest.approx(np.delete(right, left_out).mean(), abs=1e-4)
@@ -225,9 +230,9 @@ def test_cas_by_scale_stands_beside_the_real_arms_and_in_no_difference(tmp_path:
     toy.write_synthetic(place, "stable_diffusion", per_class=8)
     changes: dict[str, Any] = {"active": ["stable_diffusion"], "train__classifiers": ["resnet20"]}
     params = toy.params(**changes, train__baselines=[], train__scales=[1, 2], generate__per_class=5)
-    for arm in train.arms(params):
+    for arm in arms(params):
         train.run(params, place, arm)
-    evaluation = evaluate.run(params, place)
+    evaluation = evaluate.run(params, place, crossval.run)
     accuracy = {(run["arm"], run["train_on"]): run["accuracy"] for run in evaluation["runs"]}
     with (place.plots("evaluate") / "scales.csv").open() as file:
         curve = [(row["run"], row["scale"], float(row["accuracy"])) for row in csv.DictReader(file)]
@@ -256,7 +261,7 @@ def test_cas_by_scale_stands_beside_the_real_arms_and_in_no_difference(tmp_path:
 
 def test_evaluating_again_gives_the_same(world: tuple[Workspace, dict[str, Any]]) -> None:
     place, evaluation = world
-    assert evaluate.run(toy.params(), place) == evaluation
+    assert evaluate.run(toy.params(), place, crossval.run) == evaluation
 
 
 def test_the_judge_is_named_with_what_was_read_and_may_be_another(
@@ -274,7 +279,8 @@ def test_the_judge_is_named_with_what_was_read_and_may_be_another(
     shutil.copytree(place.cell / "data", tmp_path / "data")
     shutil.copytree(place.cell / "models/classifiers", tmp_path / "models/classifiers")
     shutil.copytree(place.cell / "results", tmp_path / "results")
-    other = evaluate.run(toy.params(models__bundled__judge="models/dinov2"), Workspace(place.root, tmp_path))
+    params = toy.params(models__bundled__judge="models/dinov2")
+    other = evaluate.run(params, Workspace(place.root, tmp_path), crossval.run)
     judged = ("touched", "accuracy_untouched")
     assert [{key: run[key] for key in run if key not in judged} for run in other["runs"]] == [
         {key: run[key] for key in run if key not in judged} for run in evaluation["runs"]
@@ -308,14 +314,14 @@ def test_two_thousand_classes_are_trained_and_scored_without_a_square_of_them(tm
     ]
     write_metadata(place.synthetic("stable_diffusion"), rows)
     params = toy.params(active=["stable_diffusion"], train__baselines=[], train__classifiers=["resnet20"])
-    for arm in train.arms(params):
+    for arm in arms(params):
         train.run(params, place, arm)
-    evaluation = evaluate.run(params, place)
+    evaluation = evaluate.run(params, place, crossval.run)
     assert len(evaluation["runs"]) == 1 + 2 + 3
     assert all(len(run["per_class"]) == count and len(run["most_confused"]) == 3 for run in evaluation["runs"])
     guesses = read_json(place.plots("evaluate") / "predictions.json", "")
     for run in evaluation["runs"]:
-        key = evaluate.key_of(run["arm"], run["train_on"], run["classifier"])
+        key = named(run)
         with (place.plots("evaluate") / f"confusion/{key.replace('/', '_')}.csv").open() as file:
             pairs = Counter((row["actual"], row["predicted"]) for row in csv.DictReader(file))
         every = Counter(
@@ -341,7 +347,7 @@ def test_one_class_short_of_images_still_counts_the_others(
     other = Workspace(place.root, cell)
     folder = other.synthetic("datadream_dset")
     write_metadata(folder, [row for row in read_metadata(folder) if row.label != 2 or row.index == 0])
-    sets = evaluate.run(toy.params(), other)["sets"]["datadream_dset"]
+    sets = evaluate.run(toy.params(), other, crossval.run)["sets"]["datadream_dset"]
     assert (sets["images"], sets["n"]) == (13, 13)
     assert sets["per_class"]["spot"] == {"n": 1}
 
@@ -353,7 +359,7 @@ def test_a_missing_classifier_names_the_command(world: tuple[Workspace, dict[str
     other = Workspace(place.root, cell)
     shutil.rmtree(other.classifiers("real"))
     with pytest.raises(InputError, match="run `dreamset train"):
-        evaluate.run(toy.params(), other)
+        evaluate.run(toy.params(), other, crossval.run)
 
 
 def test_only_evaluate_opens_the_test_manifest() -> None:
@@ -395,7 +401,7 @@ def test_a_step_is_measured_against_where_it_starts() -> None:
     params = toy.params(active=active, after=after, train__classifiers=["resnet20"])
     arms = [(arm, kind) for arm in params.active for kind in ("synthetic", "both", "both_strong")]
     arms += [("real", "real"), ("real", "real_strong")]
-    right = {evaluate.key_of(*arm, "resnet20"): np.zeros(6) for arm in arms}
+    right = {Run(arm[0], Kind.parse(arm[1]), "resnet20"): np.zeros(6) for arm in arms}
     found = [
         (row["of"].split("/")[0], row["minus"].split("/")[0])
         for row in evaluate._differences(params, right, None)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import toy
-from dreamset import classifiers
-from dreamset.classifiers import fitting
 from dreamset.classifiers.fitting import Fitted
 from dreamset.classifiers.parts import Part
 from dreamset.core.workspace import Workspace
+from dreamset.data.runs import Kind, Run
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata, write_metadata
 
@@ -36,13 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def key(place: Workspace, kind: str, name: str, arm: str = RECIPE, split: Split | None = None, **changes: Any) -> str:
     params = toy.params(**({"selection": "extra:3"} | changes))
-    return Fitted(Part(params, place, split or read_split(place.splits), arm, place.shards), kind, name).key
-
-
-def test_code_names_every_module_of_a_classifier() -> None:
-    there = {f"dreamset.classifiers.{module.name}" for module in pkgutil.iter_modules(classifiers.__path__)}
-    # Nothing of it is trained.
-    assert there - set(fitting.CODE) == {"dreamset.classifiers.clip_zeroshot"}
+    run = Run(arm, Kind.parse(kind), name)
+    return Fitted(Part(params, place, split or read_split(place.splits), arm, place.shards), run).key
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays, folds
 from dreamset.data.adapters import read_adapters
+from dreamset.data.runs import REAL, arms
 from dreamset.data.splits import Sample, Split, read_split, read_test
 from dreamset.data.synthetic import read_metadata
 from dreamset.params import Params
@@ -95,14 +96,14 @@ def small(place: Workspace, generator: Path, **changes: Any) -> Params:
 
 def stages(params: Params, place: Workspace) -> None:
     prepare.run(params, place)
-    for arm in train.arms(params):
-        if arm != train.REAL:
+    for arm in arms(params):
+        if arm != REAL:
             adapt.run(params, place, arm)
             generate.run(params, place, arm)
         train.run(params, place, arm)
 
 
-def moved(plan: list[crossval.Fold], root: Path, beside: Path) -> list[crossval.Fold]:
+def moved(plan: list[folds.Fold], root: Path, beside: Path) -> list[folds.Fold]:
     """The same folds, made in other places."""
     return [dataclasses.replace(fold, workspace=Workspace(root, beside / f"fold{fold.index}")) for fold in plan]
 
@@ -116,7 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_generator: Path) -> tup
     photographs(place.root / "raw")
     params = small(place, tiny_generator)
     stages(params, place)
-    return place, params, evaluate.run(params, place)
+    return place, params, evaluate.run(params, place, crossval.run)
 
 
 def made_up(groups: list[list[str]]) -> Split:
@@ -192,23 +193,23 @@ def test_folds_that_cannot_select_are_refused_before_any_work(
 def test_every_shot_is_predicted_once_and_unseen(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
     place, params, _ = world
     split = read_split(place.splits)
-    plan = crossval.plan(params, place, split)
+    plan = folds.outer(params, place, split)
     assert len(plan) == FOLDS
     everything = {sample.sha256 for sample in split.train}
-    assert Counter(s.path for fold in plan for s in fold.held) == Counter(
+    assert Counter(s.path for fold in plan for s in fold.held_out) == Counter(
         (place.cell / s.path).resolve().as_posix() for s in split.train
     )
     for fold in plan:
-        held = {sample.sha256 for sample in fold.held}
+        held = {sample.sha256 for sample in fold.held_out}
         learned = {sample.sha256 for sample in read_split(fold.workspace.splits).train}
         assert learned == everything - held
-        assert not {s.group for s in fold.held} & {s.group for s in fold.split.train}
+        assert not {s.group for s in fold.held_out} & {s.group for s in fold.split.train}
         card = read_json(fold.workspace.adapter("datadream_dset") / "adapters.json", "")
         assert set(card["trained_on"]) == learned
         (adapter,) = read_adapters(fold.workspace.adapter("datadream_dset"))
         drawn = read_metadata(fold.workspace.synthetic("datadream_dset"))
         assert {image.adapter for image in drawn} == {adapter.sha256}
-        for arm in train.arms(params):
+        for arm in arms(params):
             runs = read_json(fold.workspace.result("train", arm), "")["runs"]
             assert all(run["real_images"] in (0, len(fold.split.train)) for run in runs)
     # The delivered ones learn from all.
@@ -228,7 +229,7 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
     assert len(evaluation["runs"]) == 1 + 3 + 2 * 3
     right = {key: np.array(guess) == labels for key, guess in guesses["predicted"].items()}
     for run in evaluation["runs"]:
-        own = right[evaluate.key_of(run["arm"], run["train_on"], run["classifier"])]
+        own = right[f"{run['arm']}/{run['train_on']}/{run['classifier']}"]
         assert run["accuracy"] == pytest.approx(own.mean(), abs=1e-4)
         assert run["majority"] == pytest.approx(1 / 3, abs=1e-4)
         assert 0 <= run["auroc"] <= 1
@@ -257,7 +258,7 @@ def test_a_folder_without_test_images_ends_in_a_classifier_that_labels_new_files
     new = [root / f"{name}/{index}.png" for name in toy.CLASSES for index in range(6)]
     predict.run([str(path) for path in new], place.classifier, tmp_path / "out.csv", None)
     # The one that learned from all shots, and none of the folds'.
-    whole = classifiers.load(place.classifiers(train.REAL) / "real_strong_resnet20")
+    whole = classifiers.load(place.classifiers(REAL) / "real_strong_resnet20")
     files = [Sample(str(path), 0, "", sha256(path.read_bytes())) for path in new]
     expected = whole.logits(arrays.real(files, place.cell, whole.size).images).argmax(1)
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -270,7 +271,7 @@ def test_classifiers_of_folds_leave_only_their_logits(world: tuple[Workspace, Pa
     cells = sorted(place.root.glob(".dreamset/folds/*/*/scored"))
     assert len(cells) == FOLDS
     assert not [path for cell in cells for path in cell.parent.rglob(fitting.RECORD)]
-    kept = [read_json(place.classifiers(arm) / train.SHARDS, "") for arm in train.arms(params)]
+    kept = [read_json(place.classifiers(arm) / train.SHARDS, "") for arm in arms(params)]
     assert {key for keys in kept for key in keys} <= {path.name for path in place.shards.iterdir()}
 
 
@@ -288,7 +289,7 @@ def test_near_duplicates_of_held_out_images_are_counted_over_all_folds(
 
     monkeypatch.setattr(Reference, "compare", three)
     place, params, _ = world
-    for found in evaluate.run(params, place)["sets"].values():
+    for found in evaluate.run(params, place, crossval.run)["sets"].values():
         leaks = found["near_duplicates_test"]
         assert (leaks["count"], leaks["share"]) == (3 * FOLDS, pytest.approx(1 / 3, abs=1e-4))
 
@@ -297,14 +298,14 @@ def test_the_pooled_logits_are_those_of_each_fold(world: tuple[Workspace, Params
     """A fold's classifier, trained again by hand on its manifest, says the same of what was held out."""
     place, params, _ = world
     split = read_split(place.splits)
-    fold = crossval.plan(params, place, split)[1]
-    train.run(params, fold.workspace, train.REAL)
-    predictor = classifiers.load(fold.workspace.classifiers(train.REAL) / "real_resnet20")
-    images = arrays.real(fold.held, fold.workspace.cell, predictor.size).images
+    fold = folds.outer(params, place, split)[1]
+    train.run(params, fold.workspace, REAL)
+    predictor = classifiers.load(fold.workspace.classifiers(REAL) / "real_resnet20")
+    images = arrays.real(fold.held_out, fold.workspace.cell, predictor.size).images
     guess = predictor.logits(images).argmax(1).tolist()
     pooled = read_json(place.plots("evaluate") / "predictions.json", "")["predicted"]["real/real/resnet20"]
     at = {(place.cell / sample.path).resolve().as_posix(): i for i, sample in enumerate(split.train)}
-    assert [pooled[at[sample.path]] for sample in fold.held] == guess
+    assert [pooled[at[sample.path]] for sample in fold.held_out] == guess
 
 
 def test_nothing_that_learns_in_a_fold_opens_what_is_held_out(
@@ -313,20 +314,20 @@ def test_nothing_that_learns_in_a_fold_opens_what_is_held_out(
     place, params, _ = world
     split = read_split(place.splits)
     # In a place of its own, so that no shard and no logit is there yet.
-    plan = moved(crossval.plan(params, place, split)[:1], tmp_path, tmp_path)
+    plan = moved(folds.outer(params, place, split)[:1], tmp_path, tmp_path)
     (tmp_path / "models").symlink_to(place.root / "models")
-    seen: list[tuple[crossval.Fold, list[str]]] = []
+    seen: list[tuple[folds.Fold, list[str]]] = []
 
-    def score(fold: crossval.Fold, arm: str) -> crossval.Scored:
+    def score(fold: folds.Fold, arm: str) -> folds.Scored:
         seen.append((fold, list(files)))
         files.clear()
-        return crossval.Scored({arm: np.zeros((len(fold.held), 3), np.float32)}, {arm: 1.0})
+        return folds.Scored({arm: np.zeros((len(fold.held_out), 3), np.float32)}, {arm: 1.0})
 
     with opened() as files:
         crossval.run(params, plan, score)
     assert len(seen) == 3
     for fold, opened_files in seen:
-        held = {os.path.realpath(sample.path) for sample in fold.held}
+        held = {os.path.realpath(sample.path) for sample in fold.held_out}
         shots = {os.path.realpath(sample.path) for sample in fold.split.train}
         assert shots & set(opened_files)
         assert not held & set(opened_files)
@@ -354,20 +355,20 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
     monkeypatch.setattr(train, "run", counted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate.run(params, other)
-    again = evaluate.run(params, other)
+        evaluate.run(params, other, crossval.run)
+    again = evaluate.run(params, other, crossval.run)
     # The fourth is the only one that is done twice.
     assert [calls.count(call) for call in dict.fromkeys(calls)] == [1] * 3 + [2] + [1] * 2
     assert again == evaluation
     done = len(calls)
     # What only counts differently trains nothing; another recipe trains nothing of the others.
     wider = dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, confidence=0.9))
-    assert evaluate.run(wider, other)["confidence"] == 0.9
+    assert evaluate.run(wider, other, crossval.run)["confidence"] == 0.9
     fewer = dataclasses.replace(params, active=params.active[:1])
-    evaluate.run(fewer, other)
+    evaluate.run(fewer, other, crossval.run)
     assert len(calls) == done
     slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=2))
-    evaluate.run(slower, other)
+    evaluate.run(slower, other, crossval.run)
     assert len(calls) == done + FOLDS * 3
 
 
@@ -376,14 +377,14 @@ def test_an_image_that_is_changed_makes_its_folds_again(
 ) -> None:
     place, params, _ = world
     split = read_split(place.splits)
-    plan = moved(crossval.plan(params, place, split), place.root, tmp_path)
+    plan = moved(folds.outer(params, place, split), place.root, tmp_path)
     first = plan[0]
     crossval._write_manifests(first)
     atomic_write(first.workspace.cell / "scored/real.json", "{}")
     crossval._write_manifests(first)
     assert (first.workspace.cell / "scored/real.json").is_file()
-    other = dataclasses.replace(first.held[0], sha256="0" * 64)
-    crossval._write_manifests(dataclasses.replace(first, held=(other, *first.held[1:])))
+    other = dataclasses.replace(first.held_out[0], sha256="0" * 64)
+    crossval._write_manifests(dataclasses.replace(first, held_out=(other, *first.held_out[1:])))
     assert not (first.workspace.cell / "scored").exists()
 
 
@@ -393,10 +394,10 @@ def test_a_retrieved_fold_is_made_again_when_what_is_searched_changes(
     place, _, _ = world
     pool = photographs(tmp_path / "pool")
     params = small(place, tiny_generator, active=["retrieved"], models__bundled__retrieval=f"imagefolder:{pool}")
-    fold = crossval.plan(params, place, read_split(place.splits))[0]
-    before = {arm: crossval._made_with(params, fold, arm) for arm in train.arms(params)}
+    fold = folds.outer(params, place, read_split(place.splits))[0]
+    before = {arm: crossval._made_with(params, fold, arm) for arm in arms(params)}
     (pool / "bar/0.png").unlink()
-    after = {arm: crossval._made_with(params, fold, arm) for arm in train.arms(params)}
+    after = {arm: crossval._made_with(params, fold, arm) for arm in arms(params)}
     assert after["real"] == before["real"]
     assert after["retrieved"] != before["retrieved"]
 
@@ -405,7 +406,7 @@ def test_logits_that_are_made_again_never_stand_beside_an_older_record(
     world: tuple[Workspace, Params, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, params, _ = world
-    own = crossval.plan(params, place, read_split(place.splits))[0]
+    own = folds.outer(params, place, read_split(place.splits))[0]
     fold = dataclasses.replace(own, workspace=Workspace(place.root, tmp_path / "fold"))
     crossval._write_manifests(fold)
     record = fold.workspace.cell / "scored/real.json"
@@ -414,12 +415,12 @@ def test_logits_that_are_made_again_never_stand_beside_an_older_record(
 
     def held(params: Params, workspace: Workspace, arm: str, **_: Any) -> None:
         assert not record.exists()
-        Path(fold.held[0].path).read_bytes()
+        Path(fold.held_out[0].path).read_bytes()
 
     monkeypatch.setattr(train, "run", held)
     # And what is held out is closed to all that learns.
     with pytest.raises(RuntimeError, match="only evaluate opens"):
-        crossval.run(params, [fold], lambda *_: crossval.Scored({}, {}))
+        crossval.run(params, [fold], lambda *_: folds.Scored({}, {}))
     assert not record.exists()
 
 
@@ -442,4 +443,4 @@ def test_another_protocol_than_the_splits_is_refused(world: tuple[Workspace, Par
     place, params, _ = world
     other = dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, protocol="test"))
     with pytest.raises(InputError, match=r"drawn for evaluate\.protocol: cv"):
-        evaluate.run(other, place)
+        evaluate.run(other, place, crossval.run)

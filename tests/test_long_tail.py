@@ -21,6 +21,7 @@ from dreamset.core.images import png
 from dreamset.core.sheet import contact_sheet
 from dreamset.core.workspace import Workspace
 from dreamset.data import adapters, arrays, splits
+from dreamset.data.runs import REAL
 from dreamset.data.splits import Split
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.drawing.blocks import plan
@@ -28,6 +29,7 @@ from dreamset.params import Params
 from dreamset.report import gallery, pictures
 from dreamset.report.page import _shots
 from dreamset.sources import digits
+from dreamset.sweep import crossval
 
 TAIL = dict(zip(digits.CLASS_NAMES, (6, 5, 3, 3, 2, 2, 2, 2, 1, 1), strict=True))
 
@@ -97,8 +99,8 @@ def test_classifiers_learn_from_unequal_classes(workspace: Workspace) -> None:
     both = next(run for run in result["runs"] if run["train_on"] == "both")
     assert (both["real_images"], both["synthetic_images"], both["steps"]) == (10, 15, 12)
     assert all(np.isfinite(point["loss"]) for point in both["loss"])
-    train.run(settings, workspace, train.REAL)
-    evaluation = evaluate.run(settings, workspace)
+    train.run(settings, workspace, REAL)
+    evaluation = evaluate.run(settings, workspace, crossval.run)
     assert evaluation["train_per_class"] == {"bar": 6, "plank": 3, "spot": 1}
     assert {row["shots"] for row in evaluate.rows(evaluation)} == {"1 to 6"}
     report.run(settings, workspace)

@@ -171,7 +171,8 @@ def test_every_line_of_params_yaml_has_its_meaning() -> None:
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from dreamset import adapt, cli, deliver, evaluate, export, generate, params, plan, predict;"
+        "import sys; from dreamset import adapt, deliver, evaluate, generate, params;"
+        "from dreamset.command import cli, plan; from dreamset.use import export, predict;"
         "from dreamset import prepare, report, track, train;"
         "heavy = {'torch', 'diffusers', 'transformers', 'mlflow', 'sklearn', 'open_clip', 'matplotlib'};"
         "print(sorted(heavy & set(sys.modules)))"

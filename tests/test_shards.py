@@ -55,11 +55,11 @@ def test_the_first_to_finish_wins(tmp_path: Path) -> None:
 
 
 def test_the_key_changes_with_inputs_and_code() -> None:
-    code = ("dreamset.core.seeds",)
-    key = shards.key_of({"a": 1, "b": 2}, code)
-    assert key == shards.key_of({"b": 2, "a": 1}, code)
-    assert key != shards.key_of({"a": 1, "b": 3}, code)
-    assert key != shards.key_of({"a": 1, "b": 2}, ("dreamset.core.images",))
+    maker = "dreamset.core.seeds"
+    key = shards.key_of({"a": 1, "b": 2}, maker)
+    assert key == shards.key_of({"b": 2, "a": 1}, maker)
+    assert key != shards.key_of({"a": 1, "b": 3}, maker)
+    assert key != shards.key_of({"a": 1, "b": 2}, "dreamset.core.images")
 
 
 def test_assembling_replaces_the_old_folder_only_when_whole(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def holder(path: Path) -> "subprocess.Popen[str]":
     code = f"""
 import time
 from pathlib import Path
-from dreamset import locks
+from dreamset.core import locks
 assert locks.take(Path({str(path)!r}))
 print("held", flush=True)
 time.sleep(60)
@@ -215,7 +215,7 @@ def test_of_two_that_wait_the_newer_goes_on(tmp_path: Path, capsys: pytest.Captu
     other = holder(tmp_path / "adapt.lock")
     code = f"""
 from pathlib import Path
-from dreamset import locks
+from dreamset.core import locks
 with locks.turn(Path({str(tmp_path)!r}), "adapt"):
     print("on")
 """

@@ -262,7 +262,10 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
 def test_the_password_is_not_without_password() -> None:
     assert without_password("postgresql+psycopg://me:secret@host/studies") == "postgresql+psycopg://me:***@host/studies"
     assert "secret" not in without_password("postgresql+psycopg://me@host/studies?password=secret")
-    assert without_password("postgresql://me@host/x?sslpassword=secret&a=b") == "postgresql://me@host/x?sslpassword=***&a=b"
+    assert (
+        without_password("postgresql://me@host/x?sslpassword=secret&a=b")
+        == "postgresql://me@host/x?sslpassword=***&a=b"
+    )
     assert without_password("postgresql://me:se@cret/1@host/x") == "postgresql://me:***@host/x"
     assert without_password("postgresql://me@host/x") == "postgresql://me@host/x"
     assert without_password("sqlite:///studies.db") == "sqlite:///studies.db"
@@ -354,3 +357,35 @@ def test_without_flock_no_worker_is_taken_for_dead(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     (tmp_path / "studies.db.locks/trial_1.lock").touch()
     assert storage.hold(study, 1, taken_over=True) is not None
+
+
+def test_trials_of_other_code_are_kept_apart_and_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tune = toy_study.tune(storage="sqlite:///studies.db")
+
+    def opened(code: str) -> optuna.Study:
+        return loop.open_study(tune, "toy", ["maximize"], tmp_path, code)
+
+    study = opened("a" * 64)
+    study.enqueue_trial({"x": 1.0})
+    assert len(opened("a" * 64).trials) == 1
+    # The name stays, for Hyperband draws brackets from it.
+    other = opened("b" * 64)
+    assert (other.study_name, other.trials) == ("toy", [])
+    assert (
+        "another version of dreamset scored the trials of toy; they are kept as toy-aaaaaaaa" in capsys.readouterr().err
+    )
+    assert [trial.system_attrs["fixed_params"] for trial in opened("a" * 64).trials] == [{"x": 1.0}]
+    assert {found.study_name for found in optuna.get_all_study_summaries(study._storage)} == {"toy", "toy-bbbbbbbb"}
+
+
+def test_a_study_that_other_code_works_on_is_left_alone(tmp_path: Path) -> None:
+    tune = toy_study.tune(storage="sqlite:///studies.db")
+    study = loop.open_study(tune, "toy", ["maximize"], tmp_path, "a" * 64)
+    trial = study.ask()
+    trial.set_user_attr("worker", "here:1")
+    lock = storage.hold(study, trial._trial_id)
+    assert lock is not None
+    with pytest.raises(StoppedError, match="here:1 runs trial 0 of toy with another version of dreamset; stop it"):
+        loop.open_study(tune, "toy", ["maximize"], tmp_path, "b" * 64)
+    lock.release()
+    assert loop.open_study(tune, "toy", ["maximize"], tmp_path, "b" * 64).trials == []

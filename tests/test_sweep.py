@@ -84,7 +84,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return run
 
-    def run_evaluate(params: Params, workspace: Workspace) -> dict[str, Any]:
+    def run_evaluate(params: Params, workspace: Workspace, _: Any) -> dict[str, Any]:
         ran.append(f"evaluate {params.shots}/{params.seed}")
         evaluation, guesses = made_up(params)
         write_json(workspace.plots("evaluate") / "predictions.json", guesses)

@@ -16,12 +16,12 @@ import torch
 import toy
 from dreamset import classifiers, train
 from dreamset.classifiers import fit, fitting
-from dreamset.classifiers.parts import Part, scale_of
+from dreamset.classifiers.parts import Part
 from dreamset.classifiers.resnet20 import ResNet20
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.core.workspace import Workspace
-from dreamset.data import arrays
+from dreamset.data import arrays, runs
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata, write_metadata
 from dreamset.params import Params
@@ -194,7 +194,7 @@ def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
         ("synthetic_x1", 12, 4, 0),
         ("synthetic_x3", 36, 4, 0),
     ]
-    assert [scale_of(kind) for kind, _ in train.runs(params, RECIPE)] == [None] * 3 + [1, 3]
+    assert [run.kind.scale for run in runs.runs(params, RECIPE)] == [None] * 3 + [1, 3]
     part = Part(params, places[1], read_split(places[1].splits), RECIPE, places[1].shards)
     small, large = (part.scaled(scale, ResNet20(3, 4, 16, 0.0)) for scale in (1, 3))
     for label in range(3):
@@ -202,7 +202,7 @@ def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
         assert own == [name for name, its in zip(large.names, large.labels, strict=True) if its == label][:4]
     # What the curve is compared with is trained though nothing else asks for it.
     other = toy.params(**changes, train__scales="ravuri_vinyals", models__bundled__tune__classifier="resnet50")
-    assert train.runs(other, "real")[-2:] == (("real", "resnet50"), ("real_strong", "resnet50"))
+    assert [run.folder for run in runs.runs(other, "real")[-2:]] == ["real_resnet50", "real_strong_resnet50"]
     with pytest.raises(InputError, match=rf"too few images for train.scales: 3; run `dreamset generate {RECIPE}`"):
         train.run(params, places[0], RECIPE)
 

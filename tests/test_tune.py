@@ -21,7 +21,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import write_json
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
-from dreamset.data import arrays, tuned
+from dreamset.data import arrays, folds, tuned
 from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
@@ -85,7 +85,7 @@ def test_every_rung_is_reported_and_the_last_is_never_asked(
             # Would throw away what is paid for, if it were asked.
             return trial.last_step == RUNGS[-1]
 
-    made = Objective(small(), place, PLAIN, read_split(place.splits))
+    made = tune.objective(small(), place, PLAIN, read_split(place.splits))
     study = optuna.create_study(direction="maximize", pruner=Watched())
     study.optimize(made, n_trials=2)
     assert asked == RUNGS[:-1] * 2
@@ -286,7 +286,7 @@ def test_a_limit_is_set_once_and_the_best_is_within_it(
     # A trial that is taken over has its constraint already.
     study = optuna.create_study()
     trial = study.ask()
-    made = Objective(params, place, PLAIN, read_split(place.splits))
+    made = tune.objective(params, place, PLAIN, read_split(place.splits))
     assert made._over(trial, "fid", 2.0) and made._over(trial, "fid", -1.0)
 
 
@@ -410,7 +410,7 @@ def test_another_study_begins_when_its_scores_would_differ(small: Callable[..., 
     split = read_split(place.splits)
 
     def key(params: Params, own: Any = split, recipe: str = PLAIN) -> str:
-        return Objective(params, place, recipe, own).name
+        return tune.objective(params, place, recipe, own).name
 
     before = key(small())
     for same in ({"tune__trials": 99}, {"tune__heartbeat_s": 7}, {"tune__storage": "sqlite:///b.db"}, {"shots": 7}):
@@ -474,7 +474,7 @@ def test_a_dry_run_says_what_has_to_come_first(small: Callable[..., Params], tmp
 def test_a_dry_run_shows_no_password(place: Workspace) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import toy\n"
-        "from dreamset import plan; from dreamset.core.workspace import Workspace\n"
+        "from dreamset.command import plan; from dreamset.core.workspace import Workspace\n"
         "params = toy.params(tune__storage='postgresql+psycopg://me:secret@host/studies')\n"
         f"print(plan.describe(params, Workspace.at(Path({str(place.root / 'new')!r})), 'tune', {PLAIN!r}))\n"
         "print([name for name in ('torch', 'optuna', 'sqlalchemy') if name in sys.modules])"
@@ -495,7 +495,7 @@ def test_a_trial_s_sheet_is_there_from_its_first_rung_on(
 
     told: list[str] = []
     scored_by(monkeypatch, score)
-    made = Objective(small(), place, PLAIN, read_split(place.splits), lambda trial, folder: told.append("drawn"))
+    made = tune.objective(small(), place, PLAIN, read_split(place.splits), lambda trial, folder: told.append("drawn"))
     study = optuna.create_study(direction="maximize")
     with pytest.raises(InputError):
         study.optimize(made, n_trials=1)
@@ -528,7 +528,7 @@ def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_score_is_the_share_of_real_images_that_are_right(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Objective(small(), place, PLAIN, read_split(place.splits))
+    made = tune.objective(small(), place, PLAIN, read_split(place.splits))
     made.holdouts = [
         Holdout(made.holdouts[0].split, made.holdouts[0].scored[:5]),
         Holdout(made.holdouts[0].split, made.holdouts[0].scored[5:]),
@@ -539,7 +539,7 @@ def test_a_score_is_the_share_of_real_images_that_are_right(
     # A classifier that learns from the very images that it is scored on, as synthetic ones.
     toy.write_synthetic(place, PLAIN, per_class=8)
     params = small(**{f"{BASE}tune__steps": 60, f"{BASE}train__resnet20__width": 8})
-    made = Objective(params, place, PLAIN, read_split(place.splits))
+    made = tune.objective(params, place, PLAIN, read_split(place.splits))
     assert arrays.synthetic(place.synthetic(PLAIN), made.holdouts[0].split, 16).labels.tolist().count(0) == 8
     assert made._score(params, [place], RUNGS[-1]) > 0.6
 
@@ -556,7 +556,7 @@ def test_folds_and_cells_are_made_again_when_a_study_would_choose_otherwise(
     # What starts from a study depends on it, and what has none does not.
     assert [name for name in rows if rows[name] != other[name]] == [PLAIN, LORA]
     monkeypatch.setattr(crossval, "fingerprint", lambda settings, *_: json.dumps(settings))
-    fold = crossval.Fold(0, place, read_split(place.splits), ())
+    fold = folds.Fold(0, place, read_split(place.splits), ())
     arms = ["real", *both, LORA]
     made = [[crossval._made_with(params, fold, arm) for arm in arms] for params in (before, moved, more)]
     assert made[0] == made[1]
@@ -588,4 +588,4 @@ def test_a_follower_s_trials_start_from_what_was_chosen(small: Callable[..., Par
     assert tuned.values(params, place, LORA) == {"guidance": 4.5, "steps": 3}
     key = record(place, LORA)["study"]
     toy.write_study(params, place, PLAIN, best={"guidance": 4.0, "steps": 3})
-    assert Objective(params, place, LORA, read_split(place.splits)).name != key
+    assert tune.objective(params, place, LORA, read_split(place.splits)).name != key

@@ -38,7 +38,7 @@ def test_who_writes_the_results_leaves_the_folders_of_live_workers(
     small: Callable[..., Params], place: Workspace
 ) -> None:
     params = small(tune__trials=1, **{f"{BASE}tune__per_class": [1]})
-    folder = Objective(params, place, PLAIN, read_split(place.splits)).folder
+    folder = tune.objective(params, place, PLAIN, read_split(place.splits)).folder
     for name in ("here-1", "there-2"):
         (folder / name / "1234/part0").mkdir(parents=True)
     lock = locks.take(folder / "here-1.lock")

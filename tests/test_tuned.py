@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import toy
-from dreamset import adapt, generate, inherit, tune
+from dreamset import adapt, generate, tune
 from dreamset.command.plan import describe
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
@@ -93,12 +93,12 @@ def test_a_fold_takes_over_what_was_chosen_by_all_shots(place: Workspace) -> Non
     toy.write_study(params, place, FIRST, best={"guidance": 4.5})
     fold = Workspace(place.root, place.root / "fold")
     write_split(fold.splits, dataclasses.replace(split, train=split.train[1:]))
-    inherit.parents(params, place, fold, THIRD)
+    adapt.inherited(params, place, fold, THIRD)
     assert tuned.values(params, fold, THIRD) == {"guidance": 4.5}
     # And not what was chosen for other shots than the workspace's.
     write_split(place.splits, dataclasses.replace(split, train=split.train[2:]))
     with pytest.raises(InputError, match="other parameters or shots"):
-        inherit.parents(params, place, fold, THIRD)
+        adapt.inherited(params, place, fold, THIRD)
 
 
 def test_a_record_changes_with_all_that_it_starts_from(place: Workspace) -> None:
@@ -162,17 +162,3 @@ def test_what_breaks_after_the_trials_loses_none(
     monkeypatch.setattr(tune, "_chosen_adapters", lambda *_: None)
     tune.run(params, place, THIRD)
     assert len(record(place, THIRD)["trials"]) == 2
-
-
-def test_code_of_a_distance_is_of_the_study_that_limits_it(
-    tiny_generator: Path, place: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(scoring.shards, "key_of", lambda facts, code: asked.append(code) or "0" * 64)
-    for limit in (None, 9.0):
-        own = {
-            "models__bundled__generator": str(tiny_generator),
-            "models__bundled__judge": str(toy.ROOT / "models/base/judge"),
-        }
-        Objective(chain(tune__max_fid=limit, **own), place, FIRST, read_split(place.splits))
-    assert set(asked[1]) - set(asked[0]) == set(scoring.OF_FID)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamset import adapt
 from dreamset.core import locks, shards
+from dreamset.core.addresses import without_password
 from dreamset.core.code import code_digest
 from dreamset.core.files import digest, read_json, write_csv, write_json
 from dreamset.core.workspace import Workspace

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from dreamset.params.values import Part
+
 
 def stage(arguments: argparse.Namespace) -> None:
     """Run one stage, tell what came out, and track it; or print what it would do."""
@@ -195,7 +197,7 @@ def fetch(arguments: argparse.Namespace) -> None:
         if name not in params.models:
             raise InputError(f"params.yaml: no row {name!r} in models; there are {', '.join(params.models)}.")
         row = params.models[name]
-        wanted: list[tuple[str, hub.Part, str | None]] = [
+        wanted: list[tuple[str, Part, str | None]] = [
             (row.generator, "generator", row.variant),
             (hub_name(row.clip) or row.clip, "clip", None),
             (row.judge, "judge", None),

@@ -10,7 +10,7 @@ from dreamset.core.strict import Range
 from dreamset.params.values import Count, Natural, Positive, Saving, Scheduler, Share
 
 if TYPE_CHECKING:
-    from dreamset.weights.hub import Part
+    from dreamset.params.values import Part
 
 
 # Classifiers that can be taken away, in the order in which they stand in for one another.

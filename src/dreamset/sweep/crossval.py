@@ -103,10 +103,9 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
         shutil.rmtree(place.classifiers(arm))
     logits = load(file.read_bytes())
     # The file keeps no order of its own.
-    temperatures = {
-        Run.parse(key): value for key, value in read_json(record, "dreamset evaluate")["temperatures"].items()
-    }
-    return Scored({run: logits[str(run)] for run in temperatures}, temperatures)
+    recorded = read_json(record, "dreamset evaluate")["temperatures"]
+    by_run = {Run.parse(key): temperature for key, temperature in recorded.items()}
+    return Scored({run: logits[str(run)] for run in by_run}, by_run)
 
 
 def _made_with(params: Params, fold: Fold, arm: str) -> str:

@@ -10,12 +10,11 @@ import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json, sha256_file, write_json
-
-Part = Literal["generator", "clip", "judge"]
+from dreamset.params.values import Part
 
 RECORD: Final = "models/fetched.json"
 
