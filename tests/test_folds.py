@@ -27,7 +27,7 @@ from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays, folds
 from dreamset.data.adapters import read_adapters
-from dreamset.data.runs import REAL, arms
+from dreamset.data.runs import REAL, SYNTHETIC, Run, arms
 from dreamset.data.splits import Sample, Split, read_split, read_test
 from dreamset.data.synthetic import read_metadata
 from dreamset.params import Params
@@ -321,7 +321,8 @@ def test_nothing_that_learns_in_a_fold_opens_what_is_held_out(
     def score(fold: folds.Fold, arm: str) -> folds.Scored:
         seen.append((fold, list(files)))
         files.clear()
-        return folds.Scored({arm: np.zeros((len(fold.held_out), 3), np.float32)}, {arm: 1.0})
+        run = Run(arm, SYNTHETIC, "resnet20")
+        return folds.Scored({run: np.zeros((len(fold.held_out), 3), np.float32)}, {run: 1.0})
 
     with opened() as files:
         crossval.run(params, plan, score)

@@ -37,7 +37,8 @@ from threadpoolctl import threadpool_limits
 # All that is taken from the project. Everything else is read from the files that these write.
 from dreamset import adapt, evaluate, generate, prepare, train
 from dreamset import params as parameters
-from dreamset.workspace import Workspace
+from dreamset.core.workspace import Workspace
+from dreamset.sweep import crossval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -162,7 +163,7 @@ def plain(folder: Path) -> dict[str, str]:
     with _one_thread():
         _draw(raw | {"active": list(DRAWN), "after": AFTER}, place, (*DRAWN, *AFTER))
         _train(raw, place)
-        evaluate.run(parameters.parse(raw), place)
+        evaluate.run(parameters.parse(raw), place, crossval.run)
     return {
         "splits": splits(place),
         "adapters": adapters(place, (*DRAWN, *AFTER)),
@@ -188,7 +189,7 @@ def scored(folder: Path) -> dict[str, str]:
     with _one_thread():
         _draw(raw, place, raw["active"])
         _train(raw, place)
-        evaluate.run(parameters.parse(raw), place)
+        evaluate.run(parameters.parse(raw), place, crossval.run)
     return {"scored over folds": _sha256(splits(place), predictions(place), metrics(place))}
 
 

@@ -201,7 +201,7 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
 ) -> None:
     cells.run(params, workspace, [4, 8], [0, 1, 2], 1)
     del stages[:]
-    monkeypatch.setattr(cells, "code", lambda: "refactored")
+    monkeypatch.setattr(cells, "code_digest", lambda *_: "refactored")
     told = cells.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 8/0"]
     assert told.startswith("4 cells of other code taken over, for 2 came out the same")
@@ -213,13 +213,13 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     assert stages == []
     # Other settings are not taken over.
     slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=1))
-    monkeypatch.setattr(cells, "code", lambda: "again")
+    monkeypatch.setattr(cells, "code_digest", lambda *_: "again")
     cells.run(slower, workspace, [4], [0, 1], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 4/1"]
     # A recipe whose row is another one since is not judged; a cell that was taken over gains one by itself.
     rank = params.recipes | {"datadream_dset": dataclasses.replace(params.recipes["datadream_dset"], rank=2)}
     fewer = dataclasses.replace(params, recipes=rank, active=("stable_diffusion", "datadream_cls"))
-    monkeypatch.setattr(cells, "code", lambda: "refactored once more")
+    monkeypatch.setattr(cells, "code_digest", lambda *_: "refactored once more")
     del stages[:]
     cells.run(dataclasses.replace(fewer, active=("stable_diffusion",)), workspace, [8], [0, 1, 2], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("train")] == ["train real 8/0", "train stable_diffusion 8/0"]
@@ -227,7 +227,7 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     cells.run(fewer, workspace, [8], [1], 1)
     assert [ran for ran in stages if ran.startswith("train")] == ["train datadream_cls 8/1"]
     # What comes out otherwise is told, and nothing is taken over.
-    monkeypatch.setattr(cells, "code", lambda: "again")
+    monkeypatch.setattr(cells, "code_digest", lambda *_: "again")
     monkeypatch.setitem(RATES, "stable_diffusion", 0.3)
     with pytest.raises(StoppedError, match="comes out otherwise with this code: shots008_seed0"):
         cells.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)

@@ -1,0 +1,5 @@
+"""``python -m dreamset``: the command line."""
+
+from dreamset.command.cli import main
+
+main()
