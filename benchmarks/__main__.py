@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks import arithmetic, setting, timing
-from dreamset import device
-from dreamset.files import write_json
+from dreamset.core import device
+from dreamset.core.files import write_json
 from dreamset.params import to_dict
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from benchmarks import arithmetic
 from benchmarks.setting import CLASS, DATASET
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset import adapt
+from dreamset.core.seeds import generator, seed_for
 from dreamset.generator import base_model, lora
 from dreamset.generator.training import Job, Settings, Together, _rows
 from dreamset.params.recipe import Lora
-from dreamset.seeds import generator, seed_for
 
 if TYPE_CHECKING:
     from pathlib import Path

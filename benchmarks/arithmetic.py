@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamset.files import read_json
+from dreamset.core.files import read_json
 from dreamset.generator import lora, memory
 from dreamset.generator.sampler import scheduler
 

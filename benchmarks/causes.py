@@ -24,18 +24,19 @@ import torch
 import yaml
 
 from benchmarks import paired
-from dreamset import adapt, audit, device, generate, hub, prepare, splits, train
+from dreamset import adapt, generate, prepare, train
 from dreamset import params as parameters
-from dreamset.classifiers import arrays
-from dreamset.cli import span
-from dreamset.files import atomic_write, read_json, write_json
-from dreamset.fingerprint import fingerprint
+from dreamset.command.cli import span
+from dreamset.core import audit, device
+from dreamset.core.files import atomic_write, read_json, write_json
+from dreamset.core.progress import bar
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays, decisions, splits
+from dreamset.data.synthetic import read_metadata
 from dreamset.metrics.duplicates import PERCENTILE, nearest
 from dreamset.metrics.features import Judge
-from dreamset.progress import bar
-from dreamset.review import decisions
-from dreamset.synthetic import read_metadata
-from dreamset.workspace import Workspace
+from dreamset.weights import hub
+from dreamset.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

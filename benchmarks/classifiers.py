@@ -15,10 +15,11 @@ from torchvision import transforms
 from benchmarks.setting import of_classes
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset import classifiers
-from dreamset.classifiers import arrays, clip_lora, to_float
+from dreamset.classifiers import clip_lora, to_float
 from dreamset.classifiers.augment import Augment
 from dreamset.classifiers.clip import Clip, encode_captions
 from dreamset.classifiers.fit import Source, fit
+from dreamset.data import arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchmarks.setting import Setting
-    from dreamset.classifiers.arrays import Labelled
+    from dreamset.data.arrays import Labelled
 
 # Everything that a photograph's label survives, so that both sides do the whole of DataDream's list.
 INVARIANCES = ("hflip", "colour")

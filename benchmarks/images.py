@@ -16,12 +16,12 @@ from diffusers.utils import logging as diffusers_logging
 from benchmarks import arithmetic
 from benchmarks.setting import CLASS, DATASET, adapters
 from benchmarks.timing import Ladder, Rung, clock
-from dreamset import drawing, starts
-from dreamset.adapters import Adapter, read_adapters
-from dreamset.blocks import plan
+from dreamset.core.seeds import image_seed
+from dreamset.data.adapters import Adapter, read_adapters
+from dreamset.drawing import draw, starts
+from dreamset.drawing.blocks import plan
 from dreamset.generator import base_model, lora
 from dreamset.generator.sampler import scheduler
-from dreamset.seeds import image_seed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,20 +141,20 @@ def ours(
         brief = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, steps=1))
         short = dataclasses.replace(params, recipes=params.recipes | {recipe: brief})
         for block in {len(block.labels): block for block in blocks}.values():
-            drawing.draw(short, base, split, recipe, block, {}, latents)
+            draw.draw(short, base, split, recipe, block, {}, latents)
     reading = clock() - start
     start = clock()
     if apart:
         with mock.patch.object(base_model, "load", return_value=base):
-            drawing.draw_all(params, workspace, split, recipe, everyone, blocks)
+            draw.draw_all(params, workspace, split, recipe, everyone, blocks)
     else:
         for index, scale in sorted({(block.adapter, block.scale) for block in blocks}):
             embeds: dict[str, Condition] = {}
             with lora.fused(base, workspace.adapter(recipe) / everyone[index].file, scale):
                 for block in (block for block in blocks if (block.adapter, block.scale) == (index, scale)):
-                    drawn = drawing.draw(params, base, split, recipe, block, embeds, latents)
+                    drawn = draw.draw(params, base, split, recipe, block, embeds, latents)
                     sha = everyone[index].sha256
-                    drawing.write(params, workspace, split, recipe, block, sha, drawn, ExitStack())
+                    draw.write(params, workspace, split, recipe, block, sha, drawn, ExitStack())
     count = sum(map(len, blocks))
     whole = len(split.classes) * params.base.generate.per_class
     return Drawn(count, clock() - start, reading / whole)

@@ -18,7 +18,7 @@ HEAD = ("seeds", "CAS", "sd")
 
 
 def unpacked(record: dict[str, Any], key: str) -> np.ndarray:
-    """(images,) float64: 1 where the run ``key`` of a record (``dreamset.table.record``) was right, else 0."""
+    """(images,) float64: 1 where the run ``key`` of a record (``dreamset.sweep.table.record``) was right, else 0."""
     packed = np.frombuffer(bytes.fromhex(record["right"][key]), np.uint8)
     return np.unpackbits(packed, count=record["images"]).astype(np.float64)
 

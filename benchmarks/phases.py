@@ -21,10 +21,11 @@ import yaml
 
 from benchmarks import paired
 from dreamset import params as parameters
-from dreamset import sources, sweep
-from dreamset.cli import span
-from dreamset.files import atomic_write, read_json, write_json
-from dreamset.workspace import Workspace
+from dreamset import sources
+from dreamset.command.cli import span
+from dreamset.core.files import atomic_write, read_json, write_json
+from dreamset.core.workspace import Workspace
+from dreamset.sweep import cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +75,9 @@ def with_phases(raw: dict[str, Any], file: str, shots: int, trials: int) -> Para
 
 def records(params: Params, workspace: Workspace, shots: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The records of finished cells that have every phase, by seed."""
-    data = None if params.prepare.source == "digits" else sweep._digest(sources.read(params.prepare))
+    data = None if params.prepare.source == "digits" else cells._digest(sources.read(params.prepare))
     paths = sorted((workspace.results / "table/cells").glob("*.json"))
-    usable = [found for path in paths if (found := sweep._usable(params, workspace, path, data))]
+    usable = [found for path in paths if (found := cells._usable(params, workspace, path, data))]
     whole = [found for found in usable if all(run(name) in found["right"] for name in PHASES)]
     chosen = [found for found in whole if found["shots"] == shots and found["seed"] in seeds]
     return sorted(chosen, key=lambda found: int(found["seed"]))
@@ -93,7 +94,7 @@ def importances(workspace: Workspace, found: Sequence[dict[str, Any]]) -> list[d
     for recipe in (FIRST[-1], SECOND[-1]):
         studies = {}
         for record in found:
-            cell = Workspace(workspace.root, sweep.folder_of(workspace, record["shots"], record["seed"]))
+            cell = Workspace(workspace.root, cells.folder_of(workspace, record["shots"], record["seed"]))
             if (path := cell.result("tune", recipe)).is_file():
                 studies[record["seed"]] = read_json(path, "python -m benchmarks.phases")
         known = [own for study in studies.values() if "main" in (own := study["importance"])]
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     # Apart from the cells of the project's own table, which have other parameters.
     workspace = Workspace(root, root / ".dreamset/phases")
     if not options.read:
-        print(sweep.run(params, workspace, [options.shots], list(options.seeds), options.jobs), file=sys.stderr)
+        print(cells.run(params, workspace, [options.shots], list(options.seeds), options.jobs), file=sys.stderr)
     found = records(params, workspace, options.shots, options.seeds)
     if not found:
         parser.error("no finished cell has all four phases; run this without --read.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dreamset.seeds import seed_for
+from dreamset.core.seeds import seed_for
 
 if TYPE_CHECKING:
     from pathlib import Path

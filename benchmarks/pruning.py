@@ -27,14 +27,17 @@ import torch
 import yaml
 
 from benchmarks import paired
-from dreamset import adapt, audit, classifiers, device, generate, prepare, scoring, splits, train
+from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
-from dreamset.cli import span
-from dreamset.errors import InputError
-from dreamset.files import atomic_write, digest, read_json, write_json
-from dreamset.fingerprint import fingerprint
-from dreamset.progress import bar
-from dreamset.workspace import Workspace
+from dreamset.command.cli import span
+from dreamset.core import audit, device
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, digest, read_json, write_json
+from dreamset.core.progress import bar
+from dreamset.core.workspace import Workspace
+from dreamset.data import splits
+from dreamset.evaluate import scoring
+from dreamset.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks import pictures, published
-from dreamset import adapt, device, hub, params, prepare, splits
-from dreamset.workspace import Workspace
+from dreamset import adapt, params, prepare
+from dreamset.core import device
+from dreamset.core.workspace import Workspace
+from dreamset.data import splits
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     import torch
 
+    from dreamset.data.splits import Sample, Split
     from dreamset.params import Params
-    from dreamset.splits import Sample, Split
 
 DATASET, CLASS = "datadream_dset", "datadream_cls"
 

@@ -10,11 +10,12 @@ import torch
 
 from benchmarks.setting import DATASET, PHOTOGRAPHS
 from benchmarks.timing import Ladder, Rung, clock
-from dreamset import adapt, classifiers, generate, prepare, splits
-from dreamset.classifiers import Predictor, arrays, fit, seen, stored
+from dreamset import adapt, classifiers, generate, prepare
+from dreamset.classifiers import Predictor, fit, seen, stored
+from dreamset.core.seeds import seed_for
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays, splits
 from dreamset.params.recipe import Search, Span
-from dreamset.seeds import seed_for
-from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
     from benchmarks.setting import Setting

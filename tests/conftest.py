@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from dreamset import device, prepare
 from dreamset import params as parameters
-from dreamset.workspace import Workspace
+from dreamset import prepare
+from dreamset.core import device
+from dreamset.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

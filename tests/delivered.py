@@ -9,13 +9,13 @@ import torch
 
 import toy
 from dreamset import classifiers, deliver
-from dreamset.files import write_json
-from dreamset.workspace import Workspace
+from dreamset.core.files import write_json
+from dreamset.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.splits import Split
+    from dreamset.data.splits import Split
 
 TEMPERATURE = 1.7
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import toy
-from dreamset.errors import InputError
-from dreamset.workspace import Workspace
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
 
 RECIPE = "stable_diffusion_tuned"
 NAME = f"{RECIPE}-0a1b2c3d"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 import toy
-from dreamset.files import write_csv, write_json
-from dreamset.workspace import Workspace
+from dreamset.core.files import write_csv, write_json
+from dreamset.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 PLAIN, LORA = "stable_diffusion_tuned", "datadream_dset"
 RUNGS = [1, 2, 4]

@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreamset import adapt, generate, prepare, shards
+from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.adapters import read_adapters
-from dreamset.errors import InputError
+from dreamset.core import shards
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data.adapters import read_adapters
 from dreamset.generator import training
 from dreamset.generator.lora import WEIGHTS
 from dreamset.params import Params
-from dreamset.workspace import Workspace
 
 
 class Killed(Exception):

@@ -14,15 +14,16 @@ import torch
 
 import toy
 from dreamset import classifiers, train
-from dreamset.classifiers import arrays, fit, seen, stored
+from dreamset.classifiers import fit, seen, stored
 from dreamset.classifiers.augment import Augment
 from dreamset.classifiers.resnet20 import ResNet20
-from dreamset.errors import InputError
-from dreamset.files import sha256
-from dreamset.images import png
+from dreamset.core.errors import InputError
+from dreamset.core.files import sha256
+from dreamset.core.images import png
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays
+from dreamset.data.splits import Sample
 from dreamset.metrics.features import Judge
-from dreamset.splits import Sample
-from dreamset.workspace import Workspace
 
 
 def _samples(folder: Path, count: int, side: int) -> list[Sample]:

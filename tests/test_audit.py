@@ -13,14 +13,17 @@ import pytest
 import yaml
 
 import toy
-from dreamset import adapt, audit, cli, deliver, evaluate, expect, export, generate, prepare, report, train
+from dreamset import adapt, deliver, evaluate, expect, generate, prepare, report, train
 from dreamset import params as parameters
-from dreamset.files import atomic_write
-from dreamset.images import png
+from dreamset.command import cli
+from dreamset.core import audit
+from dreamset.core.files import atomic_write
+from dreamset.core.images import png
+from dreamset.core.workspace import Workspace
+from dreamset.data.splits import read_test
 from dreamset.params import Params
 from dreamset.review.server import Review
-from dreamset.splits import read_test
-from dreamset.workspace import Workspace
+from dreamset.use import export
 
 _open: list[set[str]] = []
 

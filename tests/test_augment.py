@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamset.classifiers import arrays, fit
+from dreamset.classifiers import fit
 from dreamset.classifiers.augment import Augment, Mix
+from dreamset.data import arrays
 
 
 def _ramp(n: int) -> torch.Tensor:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from base.captions import prompt
 
-from dreamset.base import params
-from dreamset.base.captions import prompt
-from dreamset.errors import InputError
-from dreamset.judge import load_judge
+from dreamset.core.errors import InputError
+from dreamset.glyphs import look
+from dreamset.metrics.judge import load_judge
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "models" / "base"
@@ -62,9 +62,9 @@ def test_scheduler_is_stable_diffusions(pipeline):
 
 
 def test_latents_have_unit_scale(pipeline):
-    from dreamset.base.glyphs import Glyphs, split_pairs
+    from dreamset.glyphs.render import Glyphs, split_pairs
 
-    images = Glyphs(params.load(BASE / "params.yaml").look, 11, split_pairs(2, 7)[1]).batch(0, 256).images
+    images = Glyphs(look.load(BASE / "params.yaml").look, 11, split_pairs(2, 7)[1]).batch(0, 256).images
     with torch.no_grad():
         latents = pipeline.vae.encode(images).latent_dist.mean * pipeline.vae.config.scaling_factor
     assert latents.shape == (256, 4, 8, 8)
@@ -89,7 +89,7 @@ def test_both_text_towers_give_the_same_states(pipeline, clip):
 
 
 def test_training_reads_texts_as_open_clip_does(clip):
-    from dreamset.base.clip import _encode
+    from base.clip import _encode
 
     network, _, tokenizer = clip
     ids = tokenizer(TEXTS)
@@ -134,7 +134,8 @@ def test_measured_figures_clear_their_bars():
 
 
 def test_no_stage_asks_for_test_digits(monkeypatch):
-    from dreamset.base import measures
+    from base import measures
+
     from dreamset.sources import digits
 
     asked = []
@@ -165,13 +166,13 @@ def test_a_wrong_parameter_is_named_in_one_sentence(tmp_path, old, new, named):
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=named) as caught:
-        params.load(tmp_path / "params.yaml")
+        look.load(tmp_path / "params.yaml")
     assert str(caught.value).count(".\n") == 0
     assert str(caught.value).endswith(".")
 
 
 def test_a_wrong_parameter_exits_with_two(tmp_path, monkeypatch, capsys):
-    from dreamset.base.__main__ import main
+    from base.__main__ import main
 
     text = (BASE / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("  seed: 1", "  seed: -1", 1))

@@ -16,9 +16,10 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamset.classifiers import Predictor, clip, clip_lora, pretrained
+from dreamset.classifiers import Predictor, clip, clip_lora
 from dreamset.generator import base_model
 from dreamset.generator.training import Together
+from dreamset.weights import pretrained
 
 ROOT = Path(__file__).parents[1]
 

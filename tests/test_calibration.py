@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dreamset.metrics import calibration
+from dreamset.classifiers import calibration
 
 
 def test_nll_of_known_probabilities() -> None:

@@ -17,20 +17,20 @@ from safetensors.torch import load_file, save_file
 
 from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.adapters import read_adapters
-from dreamset.classifiers import arrays
-from dreamset.errors import InputError
+from dreamset.command.plan import describe
+from dreamset.core.errors import InputError
+from dreamset.core.images import png
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays
+from dreamset.data.adapters import read_adapters
+from dreamset.data.splits import class_vector, read_split
+from dreamset.data.synthetic import read_metadata
 from dreamset.generator import base_model, class_encoder, memory, sampler, trained, training, whole_unet
 from dreamset.generator.base_model import BaseModel
 from dreamset.generator.class_encoder import ClassEncoder, ClassVectors
 from dreamset.generator.whole_unet import WholeUnet
-from dreamset.images import png
 from dreamset.params import Params
 from dreamset.params.model import Sampler
-from dreamset.plan import describe
-from dreamset.splits import class_vector, read_split
-from dreamset.synthetic import read_metadata
-from dreamset.workspace import Workspace
 from tiny import WIDTH, write_xl_pipeline
 
 ENCODER, UNET = "class_encoder_untuned", "class_encoder_ft_untuned"

@@ -11,9 +11,10 @@ import torch
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import arrays, fit
-from dreamset.splits import Split
-from dreamset.workspace import Workspace
+from dreamset.classifiers import fit
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays
+from dreamset.data.splits import Split
 
 PROMPTS = ["a photo of a bar", "a photo of a rather long plank of old wood", "spot"]
 

@@ -12,10 +12,12 @@ import torch
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import arrays, clip, clip_lora, fit, pretrained
-from dreamset.errors import InputError
-from dreamset.splits import Split
-from dreamset.workspace import Workspace
+from dreamset.classifiers import clip, clip_lora, fit
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays
+from dreamset.data.splits import Split
+from dreamset.weights import pretrained
 
 PROMPTS = ["a photo of a bar", "a photo of a rather long plank of old wood", "spot"]
 

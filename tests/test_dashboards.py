@@ -22,11 +22,11 @@ import browser
 import known_study
 import toy
 from dreamset import track
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data.synthetic import write_metadata
 from dreamset.study import artifacts
-from dreamset.synthetic import write_metadata
 from dreamset.track import send
-from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from dreamset import adapt, generate
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.core.seeds import image_seed
+from dreamset.core.workspace import Workspace
+from dreamset.data import decisions
+from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.params import Params
-from dreamset.review import decisions
-from dreamset.seeds import image_seed
-from dreamset.synthetic import SyntheticImage, read_metadata
-from dreamset.workspace import Workspace
 
 RECIPE = "stable_diffusion"
 

@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 
 import delivered
 import toy
-from dreamset import cards, claims, classifiers, deliver
-from dreamset.errors import InputError
-from dreamset.files import write_csv, write_json
-from dreamset.images import Decoding, decode, read_rgb, resize_crop
-from dreamset.splits import Sample, Split
-from dreamset.workspace import Workspace
+from dreamset import classifiers, deliver
+from dreamset.core.errors import InputError
+from dreamset.core.files import write_csv, write_json
+from dreamset.core.images import Decoding, decode, read_rgb, resize_crop
+from dreamset.core.workspace import Workspace
+from dreamset.data import cards
+from dreamset.data.splits import Sample, Split
+from dreamset.metrics import claims
 
 
 @pytest.mark.parametrize("outcome", ["helps", "does_not_help", "cannot_tell"])

@@ -13,17 +13,19 @@ import torch
 from safetensors.torch import load_file
 
 import toy
-from dreamset import adapt, folds, generate, locks, prepare, tune, tuned
+from dreamset import adapt, generate, prepare, tune
 from dreamset import params as parameters
-from dreamset.adapters import read_adapters
-from dreamset.errors import InputError
+from dreamset.core import locks
+from dreamset.core.errors import InputError
+from dreamset.core.strict import read_yaml
+from dreamset.core.workspace import Workspace
+from dreamset.data import folds, tuned
+from dreamset.data.adapters import read_adapters
+from dreamset.data.splits import read_split, write_split
 from dreamset.generator import training
 from dreamset.generator.trained import FILES
 from dreamset.params import Params
-from dreamset.splits import read_split, write_split
-from dreamset.strict import read_yaml
 from dreamset.study import space
-from dreamset.workspace import Workspace
 
 LORA, CLASSES, ENCODER, UNET = "datadream_dset", "datadream_cls", "class_encoder", "class_encoder_ft"
 SEARCH = {"epoch": {"low": 0.25, "high": 1.0}}

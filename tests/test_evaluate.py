@@ -15,13 +15,16 @@ import pytest
 from PIL import Image
 
 import toy
-from dreamset import deliver, evaluate, hub, predict, report, train, verdict
-from dreamset.errors import InputError
-from dreamset.files import read_json, sha256, write_json
-from dreamset.images import png
-from dreamset.splits import Sample, Split, TestSplit, read_split, read_test, write_split, write_test
-from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
-from dreamset.workspace import Workspace
+from dreamset import deliver, evaluate, report, train
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, sha256, write_json
+from dreamset.core.images import png
+from dreamset.core.workspace import Workspace
+from dreamset.data.splits import Sample, Split, TestSplit, read_split, read_test, write_split, write_test
+from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.metrics import verdict
+from dreamset.use import predict
+from dreamset.weights import hub
 
 SOURCES = Path(evaluate.__file__).parent
 PLANTED = 10  # test image that is copied

@@ -12,11 +12,11 @@ import pytest
 
 import toy
 from dreamset import expect
-from dreamset.errors import InputError
-from dreamset.files import write_csv, write_json
+from dreamset.core.errors import InputError
+from dreamset.core.files import write_csv, write_json
+from dreamset.core.workspace import Workspace
+from dreamset.data.splits import Split, write_split
 from dreamset.params import Params, parse
-from dreamset.splits import Split, write_split
-from dreamset.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("shots", "classifier", "of", "minus", "seeds", "difference", "low", "high")
@@ -290,6 +290,6 @@ def test_digits_are_expected_to_gain_from_adapting(raw: dict[str, Any], tmp_path
 
 
 def test_prepare_and_the_command_line_stay_light() -> None:
-    code = "import sys, dreamset.cli, dreamset.prepare, dreamset.expect; print('torch' in sys.modules)"
+    code = "import sys, dreamset.command.cli, dreamset.prepare, dreamset.expect; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -12,15 +12,16 @@ import pytest
 
 import delivered
 import toy
-from dreamset import classifiers, export
-from dreamset.cli import main
-from dreamset.errors import InputError
-from dreamset.files import atomic_write, sha256, write_json
-from dreamset.images import png, read_rgb, resize_crop
-from dreamset.review import decisions
-from dreamset.splits import read_split
-from dreamset.synthetic import read_metadata, write_metadata
-from dreamset.workspace import Workspace
+from dreamset import classifiers
+from dreamset.command.cli import main
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, sha256, write_json
+from dreamset.core.images import png, read_rgb, resize_crop
+from dreamset.core.workspace import Workspace
+from dreamset.data import decisions
+from dreamset.data.splits import read_split
+from dreamset.data.synthetic import read_metadata, write_metadata
+from dreamset.use import export
 from test_pipeline import closure
 
 

@@ -12,15 +12,17 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from dreamset import adapt, generate, hub, prepare, synthetic
+from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.adapters import read_adapters
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data import synthetic
+from dreamset.data.adapters import read_adapters
 from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
 from dreamset.params.model import Model, Sampler
 from dreamset.params.recipe import Lora
-from dreamset.workspace import Workspace
+from dreamset.weights import hub
 from test_generator import images, shaken, stock
 from tiny import write_pipeline, write_xl_pipeline
 

@@ -21,15 +21,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import faults
-from dreamset import adapt, cli, drawing, generate, locks, prepare, shards
+from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.adapters import read_adapters
-from dreamset.errors import InputError
-from dreamset.files import read_json, sha256_file, write_json
+from dreamset.command import cli
+from dreamset.core import locks, shards
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, sha256_file, write_json
+from dreamset.core.workspace import Workspace
+from dreamset.data.adapters import read_adapters
+from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.drawing import draw
 from dreamset.generator import sampler, training
 from dreamset.generator.lora import WEIGHTS
-from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
-from dreamset.workspace import Workspace
 
 ADAPT = ["adapt", "datadream_dset"]
 GENERATE = ["generate", "stable_diffusion"]
@@ -391,16 +394,16 @@ def note(line: object) -> None:
 
 def noting_draws(wait_for: str = "") -> None:
     """Note each block that is drawn; with the first in hand, wait for a file."""
-    draw = drawing.draw
+    original = draw.draw
 
-    def slow(*args: Any) -> drawing.Drawn:
+    def slow(*args: Any) -> draw.Drawn:
         note(args[4].key)
-        drawn = draw(*args)
+        drawn = original(*args)
         if wait_for:
             faults.until(Path(wait_for).exists)
         return drawn
 
-    drawing.draw = slow
+    draw.draw = slow
     cli.main(GENERATE)
 
 
@@ -440,15 +443,15 @@ def test_a_newer_run_takes_over_and_nothing_is_made_twice(
 
 def one_cell(root: Path, cell: Path) -> None:
     """A cell's images; both cells wait for each other before they begin."""
-    draw = drawing.draw
+    original = draw.draw
 
-    def slow(*args: Any) -> drawing.Drawn:
+    def slow(*args: Any) -> draw.Drawn:
         with (root / "log").open("a") as file:
             file.write(f"{args[4].key} {os.getpid()}\n")
         time.sleep(0.3)
-        return draw(*args)
+        return original(*args)
 
-    drawing.draw = slow
+    draw.draw = slow
     (cell / "ready").touch()
     faults.until(lambda: all((root / name / "ready").exists() for name in "ab"))
     generate.run(parameters.load(root / "params.yaml"), Workspace(root, cell), GENERATE[1])

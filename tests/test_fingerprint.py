@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dreamset import crossval, fingerprint
+from dreamset.sweep import crossval
+from dreamset.weights import fingerprint
 from test_pipeline import closure
 
 # Imported by what is done in a fold, without a part in its numbers.

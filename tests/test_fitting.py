@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import toy
-from dreamset import classifiers, fitting
-from dreamset.fitting import Fitted
-from dreamset.parts import Part
-from dreamset.splits import read_split
-from dreamset.synthetic import read_metadata, write_metadata
-from dreamset.workspace import Workspace
+from dreamset import classifiers
+from dreamset.classifiers import fitting
+from dreamset.classifiers.fitting import Fitted
+from dreamset.classifiers.parts import Part
+from dreamset.core.workspace import Workspace
+from dreamset.data.splits import read_split
+from dreamset.data.synthetic import read_metadata, write_metadata
 
 if TYPE_CHECKING:
-    from dreamset.splits import Split
+    from dreamset.data.splits import Split
 
 RECIPE = "datadream_dset"
 

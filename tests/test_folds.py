@@ -18,29 +18,20 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import (
-    adapt,
-    classifiers,
-    crossval,
-    deliver,
-    evaluate,
-    fitting,
-    folds,
-    generate,
-    predict,
-    prepare,
-    train,
-)
-from dreamset.adapters import read_adapters
-from dreamset.classifiers import arrays
-from dreamset.errors import InputError
-from dreamset.files import atomic_write, read_json, sha256
-from dreamset.images import png
+from dreamset import adapt, classifiers, deliver, evaluate, generate, prepare, train
+from dreamset.classifiers import fitting
+from dreamset.command.plan import describe
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, read_json, sha256
+from dreamset.core.images import png
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays, folds
+from dreamset.data.adapters import read_adapters
+from dreamset.data.splits import Sample, Split, read_split, read_test
+from dreamset.data.synthetic import read_metadata
 from dreamset.params import Params
-from dreamset.plan import describe
-from dreamset.splits import Sample, Split, read_split, read_test
-from dreamset.synthetic import read_metadata
-from dreamset.workspace import Workspace
+from dreamset.sweep import crossval
+from dreamset.use import predict
 
 RECIPES = ("stable_diffusion", "datadream_dset")
 FOLDS = 2

@@ -15,16 +15,19 @@ import torch
 import yaml
 from PIL import Image
 
-from dreamset import adapt, generate, hub, licences, prepare, xmp
+from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.blocks import plan
-from dreamset.errors import InputError
+from dreamset.core import xmp
+from dreamset.core.errors import InputError
+from dreamset.core.images import read_rgb
+from dreamset.core.seeds import image_seed
+from dreamset.core.workspace import Workspace
+from dreamset.data import licences
+from dreamset.data.synthetic import SyntheticImage, read_metadata
+from dreamset.drawing.blocks import plan
 from dreamset.generator import sampler
-from dreamset.images import read_rgb
 from dreamset.params import Params
-from dreamset.seeds import image_seed
-from dreamset.synthetic import SyntheticImage, read_metadata
-from dreamset.workspace import Workspace
+from dreamset.weights import hub
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -292,7 +295,7 @@ def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path:
         import dataclasses, resource
         from pathlib import Path
         from dreamset import adapt, generate, params, prepare
-        from dreamset.workspace import Workspace
+        from dreamset.core.workspace import Workspace
         p, w = params.load(Path("params.yaml")), Workspace.at(Path.cwd())
         prepare.run(p, w); adapt.run(p, w, "stable_diffusion")
         for n in (2, 26):
@@ -309,7 +312,7 @@ def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path:
 
 
 def test_shards_are_keyed_by_what_changes_their_bytes(small: dict[str, Any], workspace: Workspace) -> None:
-    from dreamset import splits
+    from dreamset.data import splits
 
     params = parameters.parse(small)
     prepare.run(params, workspace)

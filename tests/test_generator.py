@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
 from dreamset.params import Params

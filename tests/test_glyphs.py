@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from base import captions
+from base.tokenizer import CONTEXT, make_tokenizer
 
-from dreamset.base import captions, params
-from dreamset.base.fonts import CHARACTERS, usable_fonts
-from dreamset.base.glyphs import ATTRIBUTES, Glyphs, groups, split_pairs
-from dreamset.base.tokenizer import CONTEXT, make_tokenizer
+from dreamset.glyphs import look
+from dreamset.glyphs.fonts import CHARACTERS, usable_fonts
+from dreamset.glyphs.render import ATTRIBUTES, Glyphs, groups, split_pairs
 
-LOOK = params.Look(
+LOOK = look.Look(
     size_min=10.5,
     shift=1.0,
     rotation=12.0,

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dreamset import params as parameters
-from dreamset import prepare, sources, splits
-from dreamset.cli import main
-from dreamset.errors import InputError
-from dreamset.files import sha256
-from dreamset.images import BadImageError, Decoding, decode, read_rgb
-from dreamset.workspace import Workspace
+from dreamset import prepare, sources
+from dreamset.command.cli import main
+from dreamset.core.errors import InputError
+from dreamset.core.files import sha256
+from dreamset.core.images import BadImageError, Decoding, decode, read_rgb
+from dreamset.core.workspace import Workspace
+from dreamset.data import splits
 
 SMALL = settings(max_examples=60, deadline=None)
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)

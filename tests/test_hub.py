@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dreamset import hub
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.weights import hub
 from tiny import write_pipeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import toy
-from dreamset.classifiers.arrays import Labelled
-from dreamset.errors import InputError
-from dreamset.judge import Dinov2, load_network
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data.arrays import Labelled
 from dreamset.metrics.compare import Reference
 from dreamset.metrics.features import Judge
-from dreamset.workspace import Workspace
+from dreamset.metrics.judge import Dinov2, load_network
 
 
 @pytest.fixture(scope="module")

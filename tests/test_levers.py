@@ -10,14 +10,14 @@ import torch
 
 from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.blocks import plan
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data.splits import read_split
+from dreamset.data.synthetic import read_metadata
+from dreamset.drawing.blocks import plan
 from dreamset.generator import base_model, lora, sampler
 from dreamset.params.model import Sampler
 from dreamset.params.recipe import Lora
-from dreamset.splits import read_split
-from dreamset.synthetic import read_metadata
-from dreamset.workspace import Workspace
 from test_generator import images, shaken
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

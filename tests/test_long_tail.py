@@ -14,20 +14,20 @@ import yaml
 from PIL import Image
 
 import toy
-from dreamset import adapt, adapters, evaluate, generate, params, prepare, report, sources, splits, train
-from dreamset.blocks import plan
-from dreamset.classifiers import arrays
+from dreamset import adapt, evaluate, generate, params, prepare, report, sources, train
 from dreamset.classifiers.augment import Augment
-from dreamset.files import atomic_write, sha256
-from dreamset.images import png
+from dreamset.core.files import atomic_write, sha256
+from dreamset.core.images import png
+from dreamset.core.sheet import contact_sheet
+from dreamset.core.workspace import Workspace
+from dreamset.data import adapters, arrays, splits
+from dreamset.data.splits import Split
+from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.drawing.blocks import plan
 from dreamset.params import Params
 from dreamset.report import gallery, pictures
 from dreamset.report.page import _shots
-from dreamset.sheet import contact_sheet
 from dreamset.sources import digits
-from dreamset.splits import Split
-from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
-from dreamset.workspace import Workspace
 
 TAIL = dict(zip(digits.CLASS_NAMES, (6, 5, 3, 3, 2, 2, 2, 2, 1, 1), strict=True))
 

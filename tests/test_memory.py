@@ -9,12 +9,12 @@ from benchmarks.published import SD21_TEXT, SD21_UNET, SD21_VAE
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
-from dreamset import cli
 from dreamset import params as parameters
+from dreamset.command import cli
+from dreamset.core.workspace import Workspace
 from dreamset.generator import base_model, lora, memory
 from dreamset.params.model import Model
 from dreamset.params.recipe import Lora
-from dreamset.workspace import Workspace
 from tiny import write_pipeline, write_xl_pipeline
 
 SPEC = Lora(4, 4.0, unet=True, text_encoder=True)

@@ -12,13 +12,13 @@ from PIL import Image
 import toy
 from dreamset import params as parameters
 from dreamset import prepare
-from dreamset.classifiers import arrays
-from dreamset.files import sha256
-from dreamset.images import png, read_rgb, resize_crop, to_native
+from dreamset.core.files import sha256
+from dreamset.core.images import png, read_rgb, resize_crop, to_native
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays
+from dreamset.data.splits import Split, read_split
+from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.sources import digits
-from dreamset.splits import Split, read_split
-from dreamset.synthetic import SyntheticImage, write_metadata
-from dreamset.workspace import Workspace
 
 RNG = np.random.default_rng(0)
 

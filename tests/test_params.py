@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.params import load, parse
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ import yaml
 
 from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.workspace import Workspace
+from dreamset.core.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 STAGES = {

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import toy
-from dreamset import folds
-from dreamset.files import write_json
-from dreamset.plan import describe
-from dreamset.splits import Sample, Split, write_split
-from dreamset.workspace import Workspace
+from dreamset.command.plan import describe
+from dreamset.core.files import write_json
+from dreamset.core.workspace import Workspace
+from dreamset.data import folds
+from dreamset.data.splits import Sample, Split, write_split
 
 if TYPE_CHECKING:
     from pathlib import Path

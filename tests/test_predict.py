@@ -17,12 +17,14 @@ from PIL import Image
 
 import delivered
 import toy
-from dreamset import classifiers, predict, scoring
-from dreamset.cli import main
-from dreamset.errors import InputError
-from dreamset.files import write_json
-from dreamset.images import Decoding
-from dreamset.splits import read_split, read_test
+from dreamset import classifiers
+from dreamset.command.cli import main
+from dreamset.core.errors import InputError
+from dreamset.core.files import write_json
+from dreamset.core.images import Decoding
+from dreamset.data.splits import read_split, read_test
+from dreamset.evaluate import scoring
+from dreamset.use import predict
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +232,7 @@ def test_neither_a_diffusion_model_nor_its_library_is_needed(tmp_path: Path) -> 
     photo = delivered.wide(tmp_path / "photos", 1)[0]
     code = (
         "import sys; sys.modules |= {'diffusers': None, 'peft': None, 'accelerate': None, 'dreamset.generator': None};"
-        "from dreamset.cli import main; main(sys.argv[1:])"
+        "from dreamset.command.cli import main; main(sys.argv[1:])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "predict", str(photo), "--classifier", str(alone), "--out", "out.csv"],

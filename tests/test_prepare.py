@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamset import near_duplicates, overlap, prepare, splits
 from dreamset import params as parameters
-from dreamset.errors import InputError
-from dreamset.files import class_folder, sha256_file
+from dreamset import prepare
+from dreamset.core.errors import InputError
+from dreamset.core.files import class_folder, sha256_file
+from dreamset.core.workspace import Workspace
+from dreamset.data import splits
+from dreamset.metrics import near_duplicates, overlap
 from dreamset.sources import digits
-from dreamset.workspace import Workspace
 
 CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64/images"
 

@@ -17,10 +17,11 @@ from open_clip.transformer import QuickGELU
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import clip, pretrained
-from dreamset.errors import InputError
-from dreamset.files import read_json, sha256_file
+from dreamset.classifiers import clip
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, sha256_file
 from dreamset.params import load
+from dreamset.weights import pretrained
 
 PROMPTS = ["a photo of a bar", "a photo of a plank", "spot"]
 OPENAI = "timm/vit_base_patch16_clip_224.openai"

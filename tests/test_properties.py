@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toy
-from dreamset import overlap, prepare, sources
-from dreamset.errors import InputError
-from dreamset.files import class_folder
-from dreamset.images import THUMBNAIL
+from dreamset import prepare, sources
+from dreamset.core.errors import InputError
+from dreamset.core.files import class_folder
+from dreamset.core.images import THUMBNAIL
+from dreamset.metrics import overlap
 
 SMALL = settings(max_examples=60, deadline=None)
 PARAMS = toy.params()

@@ -18,14 +18,16 @@ from PIL import Image
 
 import reported
 import toy
-from dreamset import claims, report, verbs
-from dreamset.errors import InputError
-from dreamset.files import atomic_write, write_csv, write_json
-from dreamset.images import png
-from dreamset.sheet import _GAP, _HEADER, _MARGIN
-from dreamset.splits import read_split, write_split
-from dreamset.synthetic import read_metadata, write_metadata
-from dreamset.workspace import Workspace
+from dreamset import report
+from dreamset.command import verbs
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, write_csv, write_json
+from dreamset.core.images import png
+from dreamset.core.sheet import _GAP, _HEADER, _MARGIN
+from dreamset.core.workspace import Workspace
+from dreamset.data.splits import read_split, write_split
+from dreamset.data.synthetic import read_metadata, write_metadata
+from dreamset.metrics import claims
 from reported import HOSTILE, RECIPES, accuracies, read
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import reported
 import studied
 import toy
 from dreamset import report
-from dreamset.errors import InputError
-from dreamset.files import write_json
-from dreamset.workspace import Workspace
+from dreamset.core.errors import InputError
+from dreamset.core.files import write_json
+from dreamset.core.workspace import Workspace
 from reported import HOSTILE, part, read
 
 if TYPE_CHECKING:

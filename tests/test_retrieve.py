@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamset import adapt, folds, generate, plan, pools, prepare, retrieve
+from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.classifiers import arrays
-from dreamset.errors import InputError
-from dreamset.files import read_json, sha256_file
-from dreamset.images import png
+from dreamset.command import plan
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, sha256_file
+from dreamset.core.images import png
+from dreamset.core.shards import MARKER
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays, folds
+from dreamset.data.splits import read_split, read_test, write_split
+from dreamset.data.synthetic import SyntheticImage, read_metadata
+from dreamset.drawing import pools, retrieve
 from dreamset.params import Params
-from dreamset.shards import MARKER
 from dreamset.sources import digits
-from dreamset.splits import read_split, read_test, write_split
-from dreamset.synthetic import SyntheticImage, read_metadata
-from dreamset.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ("0Oo", "1Il", "2", "3", "4", "5", "6", "7", "8", "9")

@@ -20,12 +20,12 @@ from PIL import Image
 
 import browser
 import toy
-from dreamset import cli
-from dreamset.errors import DiskFullError, InputError, StoppedError
-from dreamset.review import decisions
+from dreamset.command import cli
+from dreamset.core.errors import DiskFullError, InputError, StoppedError
+from dreamset.core.workspace import Workspace
+from dreamset.data import decisions
+from dreamset.data.synthetic import write_metadata
 from dreamset.review.server import Review, Server, serve
-from dreamset.synthetic import write_metadata
-from dreamset.workspace import Workspace
 
 RECIPE = "stable_diffusion"
 
@@ -80,8 +80,8 @@ def test_a_shot_of_any_format_is_shown_as_png_and_small(workspace: Workspace, tm
     import dataclasses
     import io
 
-    from dreamset.files import sha256_file
-    from dreamset.splits import write_split
+    from dreamset.core.files import sha256_file
+    from dreamset.data.splits import write_split
 
     split = toy.write_splits(workspace)
     toy.write_synthetic(workspace, RECIPE)
@@ -139,7 +139,7 @@ def test_only_pictures_are_served(server: Server, path: str) -> None:
 def test_a_manifest_cannot_lead_outside_the_dataset(workspace: Workspace) -> None:
     import dataclasses
 
-    from dreamset.files import sha256_file
+    from dreamset.core.files import sha256_file
     from dreamset.review.server import RefusedError
 
     toy.write_splits(workspace)
@@ -218,7 +218,7 @@ def test_a_taken_port_is_one_sentence(server: Server) -> None:
 
 
 def test_two_reviews_of_a_recipe_do_not_meet(workspace: Workspace) -> None:
-    from dreamset import locks
+    from dreamset.core import locks
 
     lock = locks.take(workspace.locks / f"review_{RECIPE}.lock")
     assert lock
@@ -263,7 +263,7 @@ def test_it_ends_by_done_or_by_a_signal(tmp_path: Path, raw: dict[str, Any], end
     # A shell starts what runs in the background deaf to Ctrl-C, and so would this be.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from dreamset.cli import main; main(sys.argv[1:])"
+        "from dreamset.command.cli import main; main(sys.argv[1:])"
     )
     running = subprocess.Popen(
         [sys.executable, "-c", code, "review", RECIPE, "--no-browser"],

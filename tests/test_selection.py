@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import adapt, classifiers, fitting, folds, generate, plan, prepare, selection, train
+from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
-from dreamset.classifiers import fit
-from dreamset.cli import main
-from dreamset.errors import InputError
-from dreamset.files import read_json
-from dreamset.parts import Part
-from dreamset.splits import Sample, Split, read_split, write_split
-from dreamset.workspace import Workspace
+from dreamset.classifiers import fit, fitting, selection
+from dreamset.classifiers.parts import Part
+from dreamset.command import plan
+from dreamset.command.cli import main
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json
+from dreamset.core.workspace import Workspace
+from dreamset.data import folds
+from dreamset.data.splits import Sample, Split, read_split, write_split
 
 RECIPE = "datadream_dset"
 
@@ -308,6 +310,6 @@ def test_cv_repeats_all_of_the_method_without_what_a_fold_holds_out(
 
 
 def _images(place: Workspace) -> list[Any]:
-    from dreamset.synthetic import read_metadata
+    from dreamset.data.synthetic import read_metadata
 
     return read_metadata(place.synthetic(RECIPE))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamset import locks, shards
-from dreamset.errors import DiskFullError, StoppedError
-from dreamset.files import atomic_write, digest, sha256_file
+from dreamset.core import locks, shards
+from dreamset.core.errors import DiskFullError, StoppedError
+from dreamset.core.files import atomic_write, digest, sha256_file
 
 
 def make(store: Path, key: str, text: str = "x") -> Path:
@@ -55,11 +55,11 @@ def test_the_first_to_finish_wins(tmp_path: Path) -> None:
 
 
 def test_the_key_changes_with_inputs_and_code() -> None:
-    code = ("dreamset.seeds",)
+    code = ("dreamset.core.seeds",)
     key = shards.key_of({"a": 1, "b": 2}, code)
     assert key == shards.key_of({"b": 2, "a": 1}, code)
     assert key != shards.key_of({"a": 1, "b": 3}, code)
-    assert key != shards.key_of({"a": 1, "b": 2}, ("dreamset.images",))
+    assert key != shards.key_of({"a": 1, "b": 2}, ("dreamset.core.images",))
 
 
 def test_assembling_replaces_the_old_folder_only_when_whole(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from dreamset import params as parameters
-from dreamset import prepare, sources, splits
-from dreamset.errors import InputError
+from dreamset import prepare, sources
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data import splits
 from dreamset.sources import presets
-from dreamset.workspace import Workspace
 
 CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.sources import arrays
 from test_sources import names, read, run
 

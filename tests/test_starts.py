@@ -13,19 +13,23 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
-from dreamset import adapt, cli, export, folds, generate, plan, prepare, starts
+from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
-from dreamset.blocks import plan as plan_of
-from dreamset.errors import InputError
+from dreamset.command import cli, plan
+from dreamset.core.errors import InputError
+from dreamset.core.images import read_rgb, resize_crop
+from dreamset.core.seeds import image_seed
+from dreamset.core.workspace import Workspace
+from dreamset.data import folds
+from dreamset.data.splits import read_split, write_split
+from dreamset.data.synthetic import SyntheticImage, read_metadata
+from dreamset.drawing import starts
+from dreamset.drawing.blocks import plan as plan_of
 from dreamset.generator import base_model, sampler
 from dreamset.generator.base_model import BaseModel
-from dreamset.images import read_rgb, resize_crop
 from dreamset.params import Params
 from dreamset.params.model import Sampler
-from dreamset.seeds import image_seed
-from dreamset.splits import read_split, write_split
-from dreamset.synthetic import SyntheticImage, read_metadata
-from dreamset.workspace import Workspace
+from dreamset.use import export
 
 RECIPE = "stable_diffusion"
 

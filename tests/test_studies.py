@@ -17,10 +17,10 @@ from benchmarks import causes, paired, phases, pruning, setting, studies
 
 import dreamset
 import toy
-from dreamset.files import write_json
+from dreamset.core.files import write_json
+from dreamset.core.workspace import Workspace
+from dreamset.data.synthetic import read_metadata
 from dreamset.params import Params
-from dreamset.synthetic import read_metadata
-from dreamset.workspace import Workspace
 
 # As many jobs as cores leave each one thread: with more, tests side by side wait for each other.
 JOBS = os.cpu_count() or 1

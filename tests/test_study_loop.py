@@ -13,7 +13,7 @@ import pytest
 
 import toy_study
 from dreamset.addresses import shown
-from dreamset.errors import DiskFullError, InputError, StoppedError
+from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.study import loop, sampling, storage
 from toy_study import RUNGS, told
 

@@ -15,7 +15,7 @@ import pytest
 
 import postgres
 import toy_study
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.study import loop
 from faults import _main, finish, until
 

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import yaml
 
-from dreamset import adapt, cli, evaluate, generate, pools, prepare, sweep, table, train
+from dreamset import adapt, evaluate, generate, prepare, train
 from dreamset import params as parameters
-from dreamset.errors import InputError, StoppedError
-from dreamset.files import write_json
-from dreamset.images import png
+from dreamset.command import cli
+from dreamset.core.errors import InputError, StoppedError
+from dreamset.core.files import write_json
+from dreamset.core.images import png
+from dreamset.core.workspace import Workspace
+from dreamset.drawing import pools
+from dreamset.metrics.verdict import Gain
 from dreamset.params import Params
-from dreamset.verdict import Gain
-from dreamset.workspace import Workspace
+from dreamset.sweep import cells, table
 from toy import ROOT
 
 ARMS = ("real", "real_strong")
@@ -108,19 +111,19 @@ def rows(workspace: Workspace, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def cells(workspace: Workspace) -> list[tuple[int, int]]:
+def recorded(workspace: Workspace) -> list[tuple[int, int]]:
     return sorted({(int(row["shots"]), int(row["seed"])) for row in rows(workspace, "cells")})
 
 
 def test_a_table_goes_on_where_it_stopped(params: Params, workspace: Workspace, stages: list[str]) -> None:
-    told = sweep.run(params, workspace, [4], [0, 1], 1)
+    told = cells.run(params, workspace, [4], [0, 1], 1)
     assert told.startswith("2 of 2 cells run now, in ")
     assert len(stages) == 2 * 9
     assert stages[:3] == ["prepare 4/0", "train real 4/0", "adapt stable_diffusion 4/0"]
     # Parts make one table, whichever was asked for last.
-    sweep.run(params, workspace, [8], [0], 1)
+    cells.run(params, workspace, [8], [0], 1)
     assert len(stages) == 3 * 9
-    assert cells(workspace) == [(4, 0), (4, 1), (8, 0)]
+    assert recorded(workspace) == [(4, 0), (4, 1), (8, 0)]
     # What changes no number of a cell runs nothing.
     for same in (
         dataclasses.replace(params, report=parameters.Report(3, False)),
@@ -128,26 +131,26 @@ def test_a_table_goes_on_where_it_stopped(params: Params, workspace: Workspace, 
         dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, smallest_gain=0.02)),
         dataclasses.replace(params, models={"bundled": params.base}),
     ):
-        sweep.run(same, workspace, [4, 8], [0], 1)
+        cells.run(same, workspace, [4, 8], [0], 1)
     assert len(stages) == 3 * 9
     slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=1))
-    told = sweep.run(slower, workspace, [4], [0], 1)
+    told = cells.run(slower, workspace, [4], [0], 1)
     assert len(stages) == 4 * 9
-    assert cells(workspace) == [(4, 0)]
+    assert recorded(workspace) == [(4, 0)]
     assert "1 cells in the table" in told
     assert "2 of another setting or code left out" in told
     assert json.loads((workspace.results / "table/cost.json").read_text())["cells"] == 1
 
 
 def test_records_alone_make_the_table(params: Params, workspace: Workspace, stages: list[str]) -> None:
-    sweep.run(params, workspace, [4, 8], [0, 1], 1)
+    cells.run(params, workspace, [4, 8], [0, 1], 1)
     before = {path.name: path.read_bytes() for path in (workspace.results / "table").glob("*.*")}
     assert set(before) >= {"cells.csv", "summary.csv", "claims.csv", "correlations.csv", "setting.json", "cost.json"}
     # As on another machine, with the records of this one.
     shutil.rmtree(workspace.root / ".dreamset/table")
     for name in before:
         (workspace.results / "table" / name).unlink()
-    sweep.run(params, workspace, [8], [0], 1)
+    cells.run(params, workspace, [8], [0], 1)
     assert len(stages) == 4 * 9
     assert {path.name: path.read_bytes() for path in (workspace.results / "table").glob("*.*")} == before
 
@@ -155,19 +158,19 @@ def test_records_alone_make_the_table(params: Params, workspace: Workspace, stag
 def test_a_cell_that_lacks_a_recipe_runs_that_one_alone(
     params: Params, workspace: Workspace, stages: list[str]
 ) -> None:
-    sweep.run(params, workspace, [4], [0], 1)
+    cells.run(params, workspace, [4], [0], 1)
     del stages[:]
     more = dataclasses.replace(params, active=("datadream_cls",))
-    sweep.run(more, workspace, [4], [0], 1)
+    cells.run(more, workspace, [4], [0], 1)
     assert stages == [*(f"{stage} datadream_cls 4/0" for stage in ("adapt", "generate", "train")), "evaluate 4/0"]
     recipes = {row["recipe"] for row in rows(workspace, "cells")}
     assert recipes == {"real", "stable_diffusion", "datadream_dset", "datadream_cls"}
     # The smaller table asks for nothing that is not there, and loses nothing.
-    sweep.run(params, workspace, [4], [0], 1)
+    cells.run(params, workspace, [4], [0], 1)
     assert len(stages) == 4
     # A recipe that became another one leaves the table; the rest of its cells stay.
     changed = params.recipes | {"datadream_cls": dataclasses.replace(params.recipes["datadream_cls"], rank=2)}
-    sweep.run(dataclasses.replace(params, recipes=changed), workspace, [4], [0], 1)
+    cells.run(dataclasses.replace(params, recipes=changed), workspace, [4], [0], 1)
     assert len(stages) == 4
     assert {row["recipe"] for row in rows(workspace, "cells")} == recipes - {"datadream_cls"}
     assert not any("datadream_cls" in row["of"] for row in rows(workspace, "claims"))
@@ -185,55 +188,55 @@ def test_a_killed_cell_goes_on_with_the_next_arm(
 
     monkeypatch.setattr(generate, "run", killed)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(params, workspace, [4], [0], 1)
+        cells.run(params, workspace, [4], [0], 1)
     assert not (workspace.results / "table/cells").exists()
     monkeypatch.setattr(generate, "run", ran)
     del stages[:]
-    sweep.run(params, workspace, [4], [0], 1)
+    cells.run(params, workspace, [4], [0], 1)
     assert stages == [*(f"{stage} datadream_dset 4/0" for stage in ("adapt", "generate", "train")), "evaluate 4/0"]
 
 
 def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     params: Params, workspace: Workspace, stages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep.run(params, workspace, [4, 8], [0, 1, 2], 1)
+    cells.run(params, workspace, [4, 8], [0, 1, 2], 1)
     del stages[:]
-    monkeypatch.setattr(sweep, "code", lambda: "refactored")
-    told = sweep.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True)
+    monkeypatch.setattr(cells, "code", lambda: "refactored")
+    told = cells.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 8/0"]
     assert told.startswith("4 cells of other code taken over, for 2 came out the same")
-    assert cells(workspace) == [(shots, seed) for shots in (4, 8) for seed in (0, 1, 2)]
+    assert recorded(workspace) == [(shots, seed) for shots in (4, 8) for seed in (0, 1, 2)]
     record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
     assert (record["code"], record["rechecked"]["by"]) == ("refactored", "shots008_seed0")
     del stages[:]
-    assert sweep.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True).startswith("0 cells")
+    assert cells.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True).startswith("0 cells")
     assert stages == []
     # Other settings are not taken over.
     slower = dataclasses.replace(params, train=dataclasses.replace(params.train, selections=1))
-    monkeypatch.setattr(sweep, "code", lambda: "again")
-    sweep.run(slower, workspace, [4], [0, 1], 1, recheck=True)
+    monkeypatch.setattr(cells, "code", lambda: "again")
+    cells.run(slower, workspace, [4], [0, 1], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 4/1"]
     # A recipe whose row is another one since is not judged; a cell that was taken over gains one by itself.
     rank = params.recipes | {"datadream_dset": dataclasses.replace(params.recipes["datadream_dset"], rank=2)}
     fewer = dataclasses.replace(params, recipes=rank, active=("stable_diffusion", "datadream_cls"))
-    monkeypatch.setattr(sweep, "code", lambda: "refactored once more")
+    monkeypatch.setattr(cells, "code", lambda: "refactored once more")
     del stages[:]
-    sweep.run(dataclasses.replace(fewer, active=("stable_diffusion",)), workspace, [8], [0, 1, 2], 1, recheck=True)
+    cells.run(dataclasses.replace(fewer, active=("stable_diffusion",)), workspace, [8], [0, 1, 2], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("train")] == ["train real 8/0", "train stable_diffusion 8/0"]
     del stages[:]
-    sweep.run(fewer, workspace, [8], [1], 1)
+    cells.run(fewer, workspace, [8], [1], 1)
     assert [ran for ran in stages if ran.startswith("train")] == ["train datadream_cls 8/1"]
     # What comes out otherwise is told, and nothing is taken over.
-    monkeypatch.setattr(sweep, "code", lambda: "again")
+    monkeypatch.setattr(cells, "code", lambda: "again")
     monkeypatch.setitem(RATES, "stable_diffusion", 0.3)
     with pytest.raises(StoppedError, match="comes out otherwise with this code: shots008_seed0"):
-        sweep.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)
+        cells.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)
     record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
     assert record["code"] == "refactored once more"
 
 
 def test_primary_claims_are_a_family_of_their_own(params: Params, workspace: Workspace, stages: list[str]) -> None:
-    sweep.run(params, workspace, [2, 4, 16], [0, 1, 2, 3, 4, 5], 1)
+    cells.run(params, workspace, [2, 4, 16], [0, 1, 2, 3, 4, 5], 1)
     found = rows(workspace, "claims")
     primary = [row for row in found if row["primary"] == "true"]
     assert [(row["shots"], row["of"].split("/")[1]) for row in primary].count(("4", "both_strong")) == 2
@@ -261,15 +264,15 @@ def test_a_part_without_the_primary_recipe_leaves_its_claims_primary(
     params: Params, workspace: Workspace, stages: list[str]
 ) -> None:
     params = dataclasses.replace(params, primary="datadream_dset")
-    sweep.run(params, workspace, [4], [0, 1], 1)
-    sweep.run(dataclasses.replace(params, active=("stable_diffusion", "datadream_cls")), workspace, [4], [0, 1], 1)
+    cells.run(params, workspace, [4], [0, 1], 1)
+    cells.run(dataclasses.replace(params, active=("stable_diffusion", "datadream_cls")), workspace, [4], [0, 1], 1)
     found = rows(workspace, "claims")
     assert {row["of"].split("/")[0] for row in found if row["primary"] == "true"} == {"datadream_dset"}
     assert any(row["of"].startswith("datadream_cls/") for row in found)
 
 
 def test_part_of_the_family_is_adjusted_for_all_of_it(params: Params, workspace: Workspace, stages: list[str]) -> None:
-    sweep.run(params, workspace, [4], [0, 1, 2], 1)
+    cells.run(params, workspace, [4], [0, 1, 2], 1)
     primary = [row for row in rows(workspace, "claims") if row["primary"] == "true"]
     assert len(primary) == 3
     assert all(float(row["p_holm"]) == 1 and row["indicative"] == "true" for row in primary)
@@ -278,7 +281,7 @@ def test_part_of_the_family_is_adjusted_for_all_of_it(params: Params, workspace:
 def test_quality_is_correlated_with_what_a_network_from_scratch_learns(
     params: Params, workspace: Workspace, stages: list[str]
 ) -> None:
-    sweep.run(params, workspace, [4, 8], [0, 1, 2, 3], 1)
+    cells.run(params, workspace, [4, 8], [0, 1, 2, 3], 1)
     found = {(row["metric"], row["shots"]): row for row in rows(workspace, "correlations")}
     # A made-up FID that is the share of errors itself; a KID that never varies and a Vendi score of another shape.
     for shots, points in (("all", "16"), ("4", "8"), ("8", "8")):
@@ -331,7 +334,7 @@ def test_summaries_are_means_over_seeds() -> None:
 
 
 def test_the_table_is_told_in_markdown(params: Params, workspace: Workspace, stages: list[str]) -> None:
-    sweep.run(params, workspace, [4, 8], [0, 1], 1)
+    cells.run(params, workspace, [4, 8], [0, 1], 1)
     lines = (workspace.results / "table/README.md").read_text(encoding="utf-8").splitlines()
     mean = {(row["recipe"], row["train_on"]): 100 * float(row["accuracy"]) for row in rows(workspace, "summary")[-9:]}
     told = next(line for line in lines if line.startswith("| 8 | resnet20 |")).strip("| ").split(" | ")[2:]
@@ -382,13 +385,13 @@ def test_other_images_under_the_same_path_are_another_cell(
 ) -> None:
     write_folders(tmp_path / "mine", ("train", "test"))
     mine = from_folder(params, tmp_path / "mine")
-    sweep.run(mine, workspace, [2], [0, 1], 1)
+    cells.run(mine, workspace, [2], [0, 1], 1)
     before = json.loads((workspace.results / "table/setting.json").read_text())
-    assert sweep.run(mine, workspace, [2], [0, 1], 1).startswith("0 of 2 cells run now")
+    assert cells.run(mine, workspace, [2], [0, 1], 1).startswith("0 of 2 cells run now")
     # One file has other pixels; its name and the number of files are as they were.
     (tmp_path / "mine/test/cat/0.png").write_bytes(png(np.full((12, 12, 3), 9, np.uint8)))
-    assert sweep.run(mine, workspace, [2], [0], 1).startswith("1 of 1 cells run now")
-    assert cells(workspace) == [(2, 0)]
+    assert cells.run(mine, workspace, [2], [0], 1).startswith("1 of 1 cells run now")
+    assert recorded(workspace) == [(2, 0)]
     after = json.loads((workspace.results / "table/setting.json").read_text())
     assert before["data"] != after["data"]
     assert {**before, "data": None} == {**after, "data": None}
@@ -401,10 +404,10 @@ def test_another_file_of_shots_is_another_cell(
     file = tmp_path / "shot_2-seed_0.json"
     file.write_text("{}")
     mine = from_folder(params, tmp_path / "mine", few_shot=str(tmp_path / "shot_{shots}-seed_{seed}.json"))
-    sweep.run(mine, workspace, [2], [0], 1)
-    assert sweep.run(mine, workspace, [2], [0], 1).startswith("0 of 1 cells run now")
+    cells.run(mine, workspace, [2], [0], 1)
+    assert cells.run(mine, workspace, [2], [0], 1).startswith("0 of 1 cells run now")
     file.write_text('{"train": []}')
-    assert sweep.run(mine, workspace, [2], [0], 1).startswith("1 of 1 cells run now")
+    assert cells.run(mine, workspace, [2], [0], 1).startswith("1 of 1 cells run now")
 
 
 @pytest.mark.parametrize("protocol", [None, "cv"])
@@ -416,18 +419,18 @@ def test_seeds_that_would_be_cross_validated_are_refused_before_any_work(
     mine = from_folder(params, tmp_path / "mine")
     mine = dataclasses.replace(mine, evaluate=dataclasses.replace(mine.evaluate, protocol=protocol))
     with pytest.raises(InputError, match="2 seeds at 1 shots would be cross-validated"):
-        sweep.run(mine, workspace, [1, 2], [0, 1], 1)
+        cells.run(mine, workspace, [1, 2], [0, 1], 1)
     assert stages == []
-    sweep.run(mine, workspace, [1, 2], [0], 1)
+    cells.run(mine, workspace, [1, 2], [0], 1)
     ran = len(stages)
     assert ran == 2 * 9
     # A seed that was run before counts.
     with pytest.raises(InputError, match="2 seeds at 2 shots would be cross-validated"):
-        sweep.run(mine, workspace, [2], [1], 1)
+        cells.run(mine, workspace, [2], [1], 1)
     assert len(stages) == ran
     held = dataclasses.replace(mine, evaluate=dataclasses.replace(mine.evaluate, protocol="test"))
-    sweep.run(held, workspace, [2], [0, 1], 1)
-    assert cells(workspace) == [(2, 0), (2, 1)]
+    cells.run(held, workspace, [2], [0, 1], 1)
+    assert recorded(workspace) == [(2, 0), (2, 1)]
 
 
 def test_what_is_searched_is_part_of_a_recipe_that_finds_its_images(
@@ -435,9 +438,9 @@ def test_what_is_searched_is_part_of_a_recipe_that_finds_its_images(
 ) -> None:
     found = [("a.png", "0" * 64)]
     monkeypatch.setattr(pools, "searched", lambda *_: list(found), raising=False)
-    before = sweep._rows(params, workspace, ["retrieved", "datadream_dset"])
+    before = cells._rows(params, workspace, ["retrieved", "datadream_dset"])
     found.append(("b.png", "1" * 64))
-    after = sweep._rows(params, workspace, ["retrieved", "datadream_dset"])
+    after = cells._rows(params, workspace, ["retrieved", "datadream_dset"])
     assert before["retrieved"] != after["retrieved"]
     assert before["datadream_dset"] == after["datadream_dset"]
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import known_study
-from dreamset import cli, track, verbs
 from dreamset import params as parameters
-from dreamset.files import write_json
+from dreamset import track
+from dreamset.command import cli, verbs
+from dreamset.core.files import write_json
+from dreamset.core.workspace import Workspace
 from dreamset.track import send
-from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

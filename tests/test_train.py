@@ -14,16 +14,17 @@ import pytest
 import torch
 
 import toy
-from dreamset import classifiers, fitting, train
-from dreamset.classifiers import arrays, fit
+from dreamset import classifiers, train
+from dreamset.classifiers import fit, fitting
+from dreamset.classifiers.parts import Part, scale_of
 from dreamset.classifiers.resnet20 import ResNet20
-from dreamset.errors import InputError
-from dreamset.files import read_json
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays
+from dreamset.data.splits import read_split
+from dreamset.data.synthetic import read_metadata, write_metadata
 from dreamset.params import Params
-from dreamset.parts import Part, scale_of
-from dreamset.splits import read_split
-from dreamset.synthetic import read_metadata, write_metadata
-from dreamset.workspace import Workspace
 
 RECIPE = "datadream_dset"
 

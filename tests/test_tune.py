@@ -12,20 +12,23 @@ import optuna
 import pytest
 
 import toy
-from dreamset import adapt, audit, cli, crossval, generate, sweep, train, tune, tuned, verbs
-from dreamset import parts as learned
-from dreamset.adapters import read_adapters
-from dreamset.classifiers import arrays
-from dreamset.errors import InputError
-from dreamset.files import write_json
-from dreamset.plan import describe
-from dreamset.seeds import image_seed
-from dreamset.splits import read_split
+from dreamset import adapt, generate, train, tune
+from dreamset.classifiers import parts as learned
+from dreamset.command import cli, verbs
+from dreamset.command.plan import describe
+from dreamset.core import audit
+from dreamset.core.errors import InputError
+from dreamset.core.files import write_json
+from dreamset.core.seeds import image_seed
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays, tuned
+from dreamset.data.adapters import read_adapters
+from dreamset.data.splits import read_split
+from dreamset.data.synthetic import read_metadata
 from dreamset.study import objective as scoring
 from dreamset.study import space
 from dreamset.study.objective import Holdout, Objective
-from dreamset.synthetic import read_metadata
-from dreamset.workspace import Workspace
+from dreamset.sweep import cells, crossval
 from small_study import BASE, LORA, PLAIN, RUNGS, parameters, record, scored_by
 
 if TYPE_CHECKING:
@@ -391,7 +394,7 @@ def test_weights_that_a_study_chose_are_of_all_the_shots(small: Callable[..., Pa
 def test_a_recipe_without_a_search_costs_nothing(small: Callable[..., Params], place: Workspace) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import toy\n"
-        "from dreamset import tune; from dreamset.workspace import Workspace\n"
+        "from dreamset import tune; from dreamset.core.workspace import Workspace\n"
         f"tune.run(toy.params(), Workspace.at(Path({str(place.root)!r})), 'stable_diffusion')\n"
         "print([name for name in ('torch', 'optuna', 'diffusers', 'sqlalchemy') if name in sys.modules])"
     )
@@ -471,7 +474,7 @@ def test_a_dry_run_says_what_has_to_come_first(small: Callable[..., Params], tmp
 def test_a_dry_run_shows_no_password(place: Workspace) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import toy\n"
-        "from dreamset import plan; from dreamset.workspace import Workspace\n"
+        "from dreamset import plan; from dreamset.core.workspace import Workspace\n"
         "params = toy.params(tune__storage='postgresql+psycopg://me:secret@host/studies')\n"
         f"print(plan.describe(params, Workspace.at(Path({str(place.root / 'new')!r})), 'tune', {PLAIN!r}))\n"
         "print([name for name in ('torch', 'optuna', 'sqlalchemy') if name in sys.modules])"
@@ -547,9 +550,9 @@ def test_folds_and_cells_are_made_again_when_a_study_would_choose_otherwise(
     both = [PLAIN, "stable_diffusion"]
     before, more = (small(active=both, after={LORA: PLAIN}, tune__trials=trials) for trials in (3, 4))
     moved = small(active=both, after={LORA: PLAIN}, tune__storage="sqlite:///b.db")
-    rows = sweep._rows(before, place, [*both, LORA])
-    assert sweep._rows(moved, place, [*both, LORA]) == rows
-    other = sweep._rows(more, place, [*both, LORA])
+    rows = cells._rows(before, place, [*both, LORA])
+    assert cells._rows(moved, place, [*both, LORA]) == rows
+    other = cells._rows(more, place, [*both, LORA])
     # What starts from a study depends on it, and what has none does not.
     assert [name for name in rows if rows[name] != other[name]] == [PLAIN, LORA]
     monkeypatch.setattr(crossval, "fingerprint", lambda settings, *_: json.dumps(settings))

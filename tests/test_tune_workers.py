@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import toy
-from dreamset import cli, locks, tune, verbs
-from dreamset.splits import read_split
+from dreamset import tune
+from dreamset.command import cli, verbs
+from dreamset.core import locks
+from dreamset.core.workspace import Workspace
+from dreamset.data.splits import read_split
 from dreamset.study.objective import Objective
-from dreamset.workspace import Workspace
 from small_study import BASE, LORA, PLAIN, RUNGS, parameters, scored_by
 
 if TYPE_CHECKING:

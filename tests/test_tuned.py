@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import toy
-from dreamset import adapt, generate, inherit, tune, tuned
-from dreamset.errors import InputError
-from dreamset.plan import describe
-from dreamset.splits import read_split, write_split
+from dreamset import adapt, generate, inherit, tune
+from dreamset.command.plan import describe
+from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
+from dreamset.data import tuned
+from dreamset.data.splits import read_split, write_split
 from dreamset.study import artifacts
 from dreamset.study import objective as scoring
 from dreamset.study.objective import Objective
-from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import verdict
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.metrics import verdict
 from dreamset.metrics.accuracy import interval
 from dreamset.metrics.mcnemar import mcnemar, reach
-from dreamset.verdict import Gain
+from dreamset.metrics.verdict import Gain
 
 OF = "datadream_dset/both/resnet20"
 

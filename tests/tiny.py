@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from base.tokenizer import make_tokenizer
 from diffusers import (
     AutoencoderKL,
     PNDMScheduler,
@@ -13,8 +14,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-from dreamset.base.tokenizer import make_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

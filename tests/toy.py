@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dreamset import tuned
-from dreamset.files import atomic_write, sha256, write_json
-from dreamset.images import png
+from dreamset.core.files import atomic_write, sha256, write_json
+from dreamset.core.images import png
+from dreamset.core.workspace import Workspace
+from dreamset.data import tuned
+from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
+from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.params import Params, parse
-from dreamset.splits import Sample, Split, TestSplit, write_split, write_test
-from dreamset.synthetic import SyntheticImage, write_metadata
-from dreamset.workspace import Workspace
 
 CLASSES = ("bar", "plank", "spot")
 SIZE = 16
@@ -146,7 +146,7 @@ def write_judge(folder: Path) -> None:
     """A narrow random judge."""
     import torch
 
-    from dreamset.judge import Judge, save_judge
+    from dreamset.metrics.judge import Judge, save_judge
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import yaml
 
+from dreamset.core.strict import build
 from dreamset.params.sections import Tune
-from dreamset.strict import build
 from dreamset.study import loop, storage
 
 if TYPE_CHECKING:

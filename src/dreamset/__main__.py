@@ -1,5 +1,5 @@
 """``python -m dreamset``: the command line."""
 
-from dreamset.cli import main
+from dreamset.command.cli import main
 
 main()

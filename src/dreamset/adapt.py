@@ -13,12 +13,15 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, cards, hub, licences, shards, splits, tuned
-from dreamset.adapters import Adapter
-from dreamset.device import out_of_memory
-from dreamset.errors import StoppedError
-from dreamset.files import atomic_write, read_json, sha256_file, write_csv, write_json
-from dreamset.seeds import seed_for
+from dreamset import __version__
+from dreamset.core import shards
+from dreamset.core.device import out_of_memory
+from dreamset.core.errors import StoppedError
+from dreamset.core.files import atomic_write, read_json, sha256_file, write_csv, write_json
+from dreamset.core.seeds import seed_for
+from dreamset.data import cards, licences, splits, tuned
+from dreamset.data.adapters import Adapter
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +30,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
     from dreamset.generator.trained import Kind
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
-    from dreamset.splits import Split
-    from dreamset.workspace import Workspace
 
 CODE: Final = (
     "dreamset.generator.base_model",
@@ -41,8 +44,8 @@ CODE: Final = (
     "dreamset.generator.trained",
     "dreamset.generator.training",
     "dreamset.generator.whole_unet",
-    "dreamset.images",
-    "dreamset.seeds",
+    "dreamset.core.images",
+    "dreamset.core.seeds",
 )
 SHOWN: Final = 10  # classes on a sample grid
 _CLOCK: Final = "clock.json"  # beside a checkpoint: what runs before this one took
@@ -250,7 +253,7 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     """A real image with its shortest side at ``size``: (h, w, 3) uint8."""
     import numpy as np
 
-    from dreamset.images import read_rgb, resize
+    from dreamset.core.images import read_rgb, resize
 
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 
@@ -262,7 +265,7 @@ def _searches_epoch(params: Params, recipe: str) -> bool:
 
 def _train(params: Params, workspace: Workspace, recipe: str, training: Training) -> None:
     """Train the jobs that lack a shard, some at once over one frozen base."""
-    from dreamset.device import pick
+    from dreamset.core.device import pick
     from dreamset.generator import base_model, trained
     from dreamset.generator.training import Together
 
@@ -437,7 +440,7 @@ def _grids(folders: list[Path], plots: Path, stop: int | None) -> None:
     """One PNG per moment of training, up to the step ``stop``: the strips of all adapters below one another."""
     import numpy as np
 
-    from dreamset.images import png, read_rgb
+    from dreamset.core.images import png, read_rgb
 
     for path in sorted(folders[0].glob("samples_*.png")):
         if stop is not None and int(path.stem.removeprefix("samples_")) > stop:

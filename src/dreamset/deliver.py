@@ -12,10 +12,12 @@ import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import cards, claims, locks, shards
-from dreamset.errors import InputError
-from dreamset.files import atomic_write, read_json, write_json
-from dreamset.splits import read_split
+from dreamset.core import locks, shards
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, read_json, write_json
+from dreamset.data import cards
+from dreamset.data.splits import read_split
+from dreamset.metrics import claims
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.classifiers import Predictor
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
     from dreamset.params import Params
-    from dreamset.splits import Split
-    from dreamset.workspace import Workspace
 
 HEAD: Final = "head.safetensors"
 _REAL: Final = "real"  # the arm without synthetic images
@@ -272,7 +274,7 @@ def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[n
 
 def _threshold(params: Params, workspace: Workspace, split: Split, predictor: Predictor, side: int) -> Choice:
     """By the selection images, which the classifier was not trained on."""
-    from dreamset.classifiers import arrays
+    from dreamset.data import arrays
 
     images = arrays.real(split.selection, workspace.cell, side, workspace.scratch)
     probabilities = predictor.probabilities(predictor.logits(images.images))

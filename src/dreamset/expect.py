@@ -14,12 +14,14 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import generate, hub, licences, splits
-from dreamset.blocks import read_blocks
-from dreamset.files import write_json
+from dreamset import generate
+from dreamset.core.files import write_json
+from dreamset.core.seeds import seed_for
+from dreamset.data import licences, splits
+from dreamset.drawing.blocks import read_blocks
+from dreamset.metrics.verdict import Gain, over_real
 from dreamset.params.recipe import Recipe, SamplerOverrides
-from dreamset.seeds import seed_for
-from dreamset.verdict import Gain, over_real
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.classifiers.arrays import Labelled
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.arrays import Labelled
+    from dreamset.data.splits import Split
     from dreamset.params import Params
-    from dreamset.splits import Split
-    from dreamset.workspace import Workspace
 
 _PERMUTATIONS: Final = 500
 _LEVEL: Final = 0.05  # of the permutation test
@@ -46,7 +48,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         InputError: the splits or the pretrained weights are missing, or their licence has not been accepted.
     """
     licences.check(params)
-    from dreamset.classifiers import arrays, seen
+    from dreamset.classifiers import seen
+    from dreamset.data import arrays
     from dreamset.metrics.features import Judge
 
     split = splits.read_split(workspace.splits)
@@ -121,7 +124,7 @@ class _Pictures:
 
     def read(self, side: int) -> Labelled:
         """The pictures, ``side`` pixels square, read as those of a synthetic dataset are."""
-        from dreamset.classifiers import arrays
+        from dreamset.data import arrays
 
         return arrays.drawn(self.rows, self.store, self.split, side, "dreamset expect")
 
@@ -131,7 +134,8 @@ def _recognised(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """How many shots, and how many of the base's pictures, the CLIP reads as their class without any training."""
     from dreamset import classifiers
-    from dreamset.classifiers import arrays, seen
+    from dreamset.classifiers import seen
+    from dreamset.data import arrays
 
     model = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
     predictor = classifiers.Predictor(model, split.classes)
@@ -240,7 +244,7 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
     path, setting = workspace.results / "table/claims.csv", workspace.results / "table/setting.json"
     if not path.is_file() or not setting.is_file():
         return None
-    from dreamset.files import read_json
+    from dreamset.core.files import read_json
 
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

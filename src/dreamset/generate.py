@@ -11,22 +11,24 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from dreamset import cards, drawing, hub, licences, shards, splits, tuned
-from dreamset.adapters import Adapter, read_adapters
-from dreamset.blocks import Block, plan, read_blocks
-from dreamset.errors import InputError
-from dreamset.files import atomic_write, write_json
-from dreamset.review import decisions
-from dreamset.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.core import shards
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, write_json
+from dreamset.data import cards, decisions, licences, splits, tuned
+from dreamset.data.adapters import Adapter, read_adapters
+from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.drawing import draw
+from dreamset.drawing.blocks import Block, plan, read_blocks
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.decisions import Decision, Looked, Picture
+    from dreamset.data.splits import Split
     from dreamset.generator.base_model import BaseModel
     from dreamset.params import Params
-    from dreamset.review.decisions import Decision, Looked, Picture
-    from dreamset.splits import Split
-    from dreamset.workspace import Workspace
 
 
 def run(
@@ -38,7 +40,7 @@ def run(
         params: all parameters.
         workspace: where the split and the adapters are.
         recipe: a row's name.
-        load: called for the base when there is something to draw; None: ``drawing.load_base``.
+        load: called for the base when there is something to draw; None: ``draw.load_base``.
 
     Raises:
         InputError: the adapters or what was chosen by a study are missing or damaged, too many images came out
@@ -105,13 +107,13 @@ def finish(
     drawn_now = 0
     while True:
         if adapters is None:
-            from dreamset import retrieve
+            from dreamset.drawing import retrieve
 
             blocks, new = retrieve.finish(params, workspace, split, recipe, max(needed.values()))
         else:
             blocks = plan(params, workspace, split, recipe, adapters, needed)
             missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-            new = drawing.draw_all(params, workspace, split, recipe, adapters, missing, load) if missing else 0
+            new = draw.draw_all(params, workspace, split, recipe, adapters, missing, load) if missing else 0
         drawn_now += new
         # Only what is drawn tells its sha256, and so whether it was rejected; a replacement may have been, too.
         rejected: dict[int, list[int]] = {label: [] for label in needed}
@@ -165,7 +167,7 @@ def _card(
 ) -> str:
     checked = decisions.checked(len(images), looked)
     if params.recipes[recipe].origin == "retrieval":
-        from dreamset import retrieve
+        from dreamset.drawing import retrieve
 
         return retrieve.card(params, split, recipe, len(images), checked)
     base = hub.identity(workspace.root, *params.base.pretrained)

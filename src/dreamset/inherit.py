@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreamset import adapt, tuned
-from dreamset.files import write_json
+from dreamset import adapt
+from dreamset.core.files import write_json
+from dreamset.data import tuned
 
 if TYPE_CHECKING:
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 
 def parents(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:

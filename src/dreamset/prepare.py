@@ -14,20 +14,23 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import folds, hub, overlap, sources
-from dreamset.errors import InputError
-from dreamset.files import digest, sha256, write_json
-from dreamset.images import decode, png, shortest_side
-from dreamset.seeds import seed_for
+from dreamset import sources
+from dreamset.core.errors import InputError
+from dreamset.core.files import digest, sha256, write_json
+from dreamset.core.images import decode, png, shortest_side
+from dreamset.core.seeds import seed_for
+from dreamset.data import folds
+from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
+from dreamset.metrics import overlap
 from dreamset.sources import few_shot
-from dreamset.splits import Sample, Split, TestSplit, write_split, write_test
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 _NAMED: Final = 10  # classes that a sentence lists
 

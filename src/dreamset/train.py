@@ -9,20 +9,21 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import fitting, folds, parts, selection, shards
-from dreamset.classifiers import FROM_SCRATCH
-from dreamset.errors import InputError
-from dreamset.files import sync_folder, write_csv, write_json
-from dreamset.fitting import Fitted, Trial
-from dreamset.parts import Part, scaled
-from dreamset.splits import read_split, write_split
+from dreamset.classifiers import FROM_SCRATCH, fitting, parts, selection
+from dreamset.classifiers.fitting import Fitted, Trial
+from dreamset.classifiers.parts import Part, scaled
+from dreamset.core import shards
+from dreamset.core.errors import InputError
+from dreamset.core.files import sync_folder, write_csv, write_json
+from dreamset.data import folds
+from dreamset.data.splits import read_split, write_split
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 # Of the arm `real`: the shots; the shots strongly augmented; and what `selection` sets apart trained on as well, to the
 # last step, for that is what else its labels are good for. Of a recipe: its images alone, with the shots, and with the

@@ -14,13 +14,15 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamset import adapt, folds, inherit, licences, locks, shards, tuned
+from dreamset import adapt, inherit
 from dreamset.addresses import shown
-from dreamset.files import digest, read_json, write_csv, write_json
+from dreamset.core import locks, shards
+from dreamset.core.files import digest, read_json, write_csv, write_json
+from dreamset.core.workspace import Workspace
+from dreamset.data import folds, licences, tuned
+from dreamset.data.splits import read_split, write_split
 from dreamset.params.recipe import SamplerOverrides
-from dreamset.splits import read_split, write_split
 from dreamset.study import workers
-from dreamset.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
     import optuna
 
+    from dreamset.data.splits import Split
     from dreamset.params import Params
-    from dreamset.splits import Split
     from dreamset.study.objective import Objective
 
 
@@ -237,7 +239,7 @@ def _best(trials: list[dict[str, Any]], images: int, objectives: str) -> dict[st
     With the seconds as a second objective, the fastest of the front that is within one standard error of the highest
     score: on so many images no better one can be told from it.
     """
-    from dreamset.selection import standard_error
+    from dreamset.classifiers.selection import standard_error
     from dreamset.study import analysis
 
     usable = [trial for trial in trials if trial["state"] == "COMPLETE" and trial["feasible"]]

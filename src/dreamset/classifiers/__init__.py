@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.errors import InputError
-from dreamset.files import read_json, write_json
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from dreamset.data.splits import Split
     from dreamset.params.model import Model
-    from dreamset.splits import Split
 
 # Classifiers that know nothing but what they are trained on: on synthetic images alone their accuracy is CAS.
 FROM_SCRATCH: Final = ("resnet20", "resnet50")
@@ -75,12 +75,12 @@ def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
 
 
 def identity(root: Path, name: str) -> dict[str, Any]:
-    """What a row's ``clip`` is on this machine, as ``dreamset.hub.identity`` tells it: name, commit, sha256.
+    """What a row's ``clip`` is on this machine, as ``dreamset.weights.hub.identity`` tells it: name, commit, sha256.
 
     Raises:
         InputError: it is not there, or is nothing that open_clip reads.
     """
-    from dreamset.classifiers.pretrained import find
+    from dreamset.weights.pretrained import find
 
     found = find(root, name)
     return {"name": found.name, "commit": found.commit, "sha256": found.sha256}
@@ -113,7 +113,7 @@ class Predictor:
     """A classifier in evaluation mode, from uint8 images to logits, and from logits to probabilities."""
 
     def __init__(self, classifier: nn.Module, classes: tuple[str, ...], temperature: float = 1.0) -> None:
-        from dreamset import device
+        from dreamset.core import device
 
         self.device = device.pick()
         self.classifier = classifier.to(self.device).eval()
@@ -137,7 +137,7 @@ class Predictor:
         """Float32 probabilities (n, classes) of logits of the same shape, at the classifier's temperature."""
         import numpy as np
 
-        from dreamset.metrics.calibration import log_softmax
+        from dreamset.classifiers.calibration import log_softmax
 
         return np.exp(log_softmax(logits / self.temperature)).astype(np.float32)
 

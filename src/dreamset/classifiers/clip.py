@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamset.classifiers import pretrained
-from dreamset.classifiers.pretrained import CONFIG, WEIGHTS, Pretrained
-from dreamset.files import read_json, write_json
+from dreamset.core.files import read_json, write_json
+from dreamset.weights import pretrained
+from dreamset.weights.pretrained import CONFIG, WEIGHTS, Pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dreamset.splits import Split
+    from dreamset.data.splits import Split
 
 
 class Clip(nn.Module):

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from dreamset.classifiers import clip
 from dreamset.classifiers.clip import load
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.data.splits import Split
     from dreamset.params.model import Model
-    from dreamset.splits import Split
 
 __all__ = ["LoraAttention", "adapt", "build", "checkpoint_text", "load", "merge", "save"]
 

@@ -10,8 +10,8 @@ from dreamset.classifiers.clip import load, save
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.data.splits import Split
     from dreamset.params.model import Model
-    from dreamset.splits import Split
 
 __all__ = ["build", "load", "save"]
 

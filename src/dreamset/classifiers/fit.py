@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamset import device as devices
 from dreamset.classifiers import Predictor, autocast, stored, to_float
 from dreamset.classifiers.augment import Augment, Mix
-from dreamset.errors import InputError
-from dreamset.progress import bar
-from dreamset.seeds import seed_for
+from dreamset.core import device as devices
+from dreamset.core.errors import InputError
+from dreamset.core.progress import bar
+from dreamset.core.seeds import seed_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.classifiers.arrays import Labelled
-    from dreamset.selection import Row
+    from dreamset.classifiers.selection import Row
+    from dreamset.data.arrays import Labelled
 
 
 STRONG: Final = 3  # operations of strong augmentation, which mixes images as well

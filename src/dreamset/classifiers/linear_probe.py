@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamset.classifiers import clip, pretrained
+from dreamset.classifiers import clip
+from dreamset.weights import pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dreamset.classifiers.pretrained import Pretrained
+    from dreamset.data.splits import Split
     from dreamset.params.model import Model
-    from dreamset.splits import Split
+    from dreamset.weights.pretrained import Pretrained
 
 HEAD: Final = "head.safetensors"
 

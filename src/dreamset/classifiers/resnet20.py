@@ -15,8 +15,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.data.splits import Split
     from dreamset.params.model import Model
-    from dreamset.splits import Split
 
 WEIGHTS: Final = "model.safetensors"
 TRANSFORM: Final = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}  # of what it sees, beside the size

@@ -17,8 +17,8 @@ from dreamset.classifiers.resnet20 import TRANSFORM, WEIGHTS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.data.splits import Split
     from dreamset.params.model import Model
-    from dreamset.splits import Split
 
 
 class ResNet50(nn.Module):

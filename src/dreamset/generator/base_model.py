@@ -13,9 +13,9 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dreamset import hub
-from dreamset.errors import InputError
-from dreamset.files import read_json
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,9 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dreamset.errors import InputError
-from dreamset.seeds import seed_for
-from dreamset.splits import class_vector
+from dreamset.core.errors import InputError
+from dreamset.core.seeds import seed_for
+from dreamset.data.splits import class_vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -20,8 +20,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dreamset.errors import InputError
-from dreamset.seeds import seed_for
+from dreamset.core.errors import InputError
+from dreamset.core.seeds import seed_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

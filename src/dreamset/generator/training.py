@@ -18,15 +18,15 @@ from diffusers import DDPMScheduler
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from dreamset import locks
-from dreamset.errors import InputError
-from dreamset.files import atomic_write
+from dreamset.core import locks
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write
+from dreamset.core.images import png
+from dreamset.core.progress import bar
+from dreamset.core.seeds import generator, image_seed
 from dreamset.generator import trained
 from dreamset.generator.lora import swapped
 from dreamset.generator.sampler import draw, to_uint8
-from dreamset.images import png
-from dreamset.progress import bar
-from dreamset.seeds import generator, image_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from safetensors.torch import load_file
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.generator import class_encoder
 
 if TYPE_CHECKING:

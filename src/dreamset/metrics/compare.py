@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dreamset.core.seeds import seed_for
 from dreamset.metrics.distribution import fid, kid, matched
 from dreamset.metrics.duplicates import PERCENTILE, apart, near_duplicates, nearest
 from dreamset.metrics.manifold import DENSITY_K, PRECISION_K, manifold, vendi
-from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from dreamset.classifiers.arrays import Labelled
+    from dreamset.data.arrays import Labelled
+    from dreamset.data.splits import Split
     from dreamset.metrics.duplicates import Duplicates
     from dreamset.metrics.features import Judge
     from dreamset.params import Params
-    from dreamset.splits import Split
 
 REFERENCE: Final = "test images, used neither to adapt nor to select"
 _DISTANCE: Final = "Euclidean, judge's features"

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dreamset import device
-from dreamset.judge import load_network
+from dreamset.core import device
+from dreamset.metrics.judge import load_network
 
 if TYPE_CHECKING:
     from pathlib import Path

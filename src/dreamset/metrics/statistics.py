@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dreamset.core.seeds import seed_for
 from dreamset.metrics.accuracy import Interval
-from dreamset.seeds import seed_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

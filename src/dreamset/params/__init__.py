@@ -10,24 +10,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from dreamset import rules
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.core.strict import EMPTY, Range, build, read_yaml
+from dreamset.params import rules
 from dreamset.params.model import DELIVERED, AdaptSchedule, Model, Sampler
 from dreamset.params.recipe import Recipe
-from dreamset.params.sections import (
-    Adapt,
-    Deliver,
-    Evaluate,
-    Expect,
-    Generate,
-    Prepare,
-    Report,
-    Track,
-    Train,
-    Tune,
-)
+from dreamset.params.sections import Adapt, Deliver, Evaluate, Expect, Generate, Prepare, Report, Track, Train, Tune
 from dreamset.params.values import Count
-from dreamset.strict import EMPTY, Range, build, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

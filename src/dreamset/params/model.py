@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
+from dreamset.core.strict import Range
 from dreamset.params.values import Count, Natural, Positive, Saving, Scheduler, Share
-from dreamset.strict import Range
 
 if TYPE_CHECKING:
-    from dreamset.hub import Part
+    from dreamset.weights.hub import Part
 
 
 # Classifiers that can be taken away, in the order in which they stand in for one another.
@@ -152,7 +152,7 @@ class ModelTrain:
 
 @dataclass(frozen=True)
 class Model:
-    """A row of ``models``. ``generator``, ``clip`` and ``judge`` are names as ``dreamset.hub`` locates them."""
+    """A row of ``models``. ``generator``, ``clip`` and ``judge`` are names as ``dreamset.weights.hub`` locates them."""
 
     generator: str
     variant: str | None

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from dreamset.core.strict import Range
 from dreamset.params.values import Count, Positive, Scheduler, Share
-from dreamset.strict import Range
 
 
 @dataclass(frozen=True)

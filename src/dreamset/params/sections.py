@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from dreamset.core.strict import Range
 from dreamset.params.values import ClassifierName, Count, Invariance, Natural, Positive, Share
-from dreamset.strict import Range
 
 
 @dataclass(frozen=True)

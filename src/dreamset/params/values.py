@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from dreamset.strict import Range
+from dreamset.core.strict import Range
 
 Count = Annotated[int, Range(low=1)]
 Natural = Annotated[int, Range(low=0)]

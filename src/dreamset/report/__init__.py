@@ -11,20 +11,20 @@ import io
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from dreamset.files import atomic_write
+from dreamset.core.files import atomic_write
+from dreamset.core.sheet import contact_sheet
+from dreamset.data.splits import spoken
 from dreamset.report import evidence as results
 from dreamset.report.page import page
 from dreamset.report.pictures import PAGES, blocks, further, shown
 from dreamset.report.verdict import verdict
-from dreamset.sheet import contact_sheet
-from dreamset.splits import spoken
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.core.sheet import Block
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.sheet import Block
-    from dreamset.workspace import Workspace
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:

@@ -6,19 +6,20 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import claims, tuned
-from dreamset.errors import InputError
-from dreamset.files import read_json
-from dreamset.splits import read_split
-from dreamset.verdict import TOGETHER, Gain, over_real
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json
+from dreamset.data import tuned
+from dreamset.data.splits import read_split
+from dreamset.metrics import claims
+from dreamset.metrics.verdict import TOGETHER, Gain, over_real
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.claims import Sweep
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
+    from dreamset.metrics.claims import Sweep
     from dreamset.params import Params
-    from dreamset.splits import Split
-    from dreamset.workspace import Workspace
 
 REAL: Final = "real"
 ZERO_SHOT: Final = "zero_shot"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
-from dreamset.claims import read_csv
-from dreamset.errors import InputError
-from dreamset.images import read_rgb
+from dreamset.core.errors import InputError
+from dreamset.core.images import read_rgb
+from dreamset.core.sheet import Block
+from dreamset.data.splits import spoken
+from dreamset.metrics.claims import read_csv
+from dreamset.metrics.verdict import scored_images
 from dreamset.report import charts
 from dreamset.report.markup import Html, data_uri, join, number, tag
 from dreamset.report.pictures import MOST_CLASSES, SMALL, further, picture, strip
-from dreamset.sheet import Block
-from dreamset.splits import spoken
-from dreamset.verdict import scored_images
 
 if TYPE_CHECKING:
     from pathlib import Path

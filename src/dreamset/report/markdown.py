@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.verdict import TOGETHER, points
+from dreamset.metrics.verdict import TOGETHER, points
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

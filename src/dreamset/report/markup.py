@@ -7,7 +7,7 @@ import html
 import io
 from typing import TYPE_CHECKING, Final
 
-from dreamset.verdict import points
+from dreamset.metrics.verdict import points
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

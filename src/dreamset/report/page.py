@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from dreamset import __version__
+from dreamset.metrics.verdict import points, scored_images
 from dreamset.report import charts, gallery, quality, tables
 from dreamset.report.charts import Bar
 from dreamset.report.evidence import REAL, ZERO_SHOT
@@ -15,12 +16,11 @@ from dreamset.report.markup import Html, interval, join, percent, point_interval
 from dreamset.report.seeds import over_seeds
 from dreamset.report.studies import studies
 from dreamset.report.verdict import Verdict, seeds
-from dreamset.verdict import points, scored_images
 
 if TYPE_CHECKING:
+    from dreamset.core.sheet import Block
+    from dreamset.metrics.verdict import Gain
     from dreamset.report.evidence import Evidence, Score
-    from dreamset.sheet import Block
-    from dreamset.verdict import Gain
 
 _COLOURS: Final = 6
 _LEVELS: Final = {"real": "real", "real_strong": "zero"}

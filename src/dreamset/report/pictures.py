@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from dreamset.errors import InputError
-from dreamset.images import read_rgb, resize_crop
+from dreamset.core.errors import InputError
+from dreamset.core.images import read_rgb, resize_crop
+from dreamset.core.sheet import Block
+from dreamset.data.synthetic import read_metadata
 from dreamset.report.evidence import REAL
-from dreamset.sheet import Block
-from dreamset.synthetic import read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

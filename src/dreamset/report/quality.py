@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.metrics.verdict import scored_images
 from dreamset.report.gallery import section, sheet
 from dreamset.report.markup import Html, join, number, percent, row, table, tag
-from dreamset.verdict import scored_images
 
 if TYPE_CHECKING:
     from dreamset.report.evidence import Evidence

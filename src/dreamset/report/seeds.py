@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.metrics.statistics import indicative
+from dreamset.metrics.verdict import TOGETHER, over_real, points
 from dreamset.report import charts
 from dreamset.report.charts import Bar
 from dreamset.report.evidence import REAL
 from dreamset.report.gallery import section
 from dreamset.report.markup import Html, join, number, p_value, percent, point_interval, row, table, tag
 from dreamset.report.tables import STYLES, trained_on
-from dreamset.verdict import TOGETHER, over_real, points
 
 if TYPE_CHECKING:
-    from dreamset.claims import Claim
+    from dreamset.metrics.claims import Claim
     from dreamset.report.evidence import Evidence
 
 _HEAD: Final = ("Difference", "shots", "points", "interval", "p", "Holm p", "outcome")

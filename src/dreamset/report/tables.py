@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.metrics.verdict import TOGETHER, basis, points, scored_images
 from dreamset.report.evidence import REAL, ZERO_SHOT
 from dreamset.report.gallery import section
-from dreamset.report.markup import (
-    Html,
-    interval,
-    join,
-    number,
-    p_value,
-    percent,
-    point_interval,
-    row,
-    table,
-    tag,
-)
-from dreamset.verdict import TOGETHER, basis, points, scored_images
+from dreamset.report.markup import Html, interval, join, number, p_value, percent, point_interval, row, table, tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

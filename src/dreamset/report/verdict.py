@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dreamset import claims
-from dreamset import verdict as rule
+from dreamset.metrics import claims
+from dreamset.metrics import verdict as rule
 from dreamset.metrics.statistics import indicative
+from dreamset.metrics.verdict import points
 from dreamset.report.markup import percent, point_interval
-from dreamset.verdict import points
 
 if TYPE_CHECKING:
+    from dreamset.metrics.verdict import Gain
     from dreamset.report.evidence import Evidence
-    from dreamset.verdict import Gain
 
 
 @dataclass(frozen=True)

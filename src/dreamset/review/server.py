@@ -20,21 +20,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import locks
-from dreamset.errors import DiskFullError, InputError, StoppedError
-from dreamset.files import sha256
-from dreamset.review import decisions
-from dreamset.splits import read_split
-from dreamset.synthetic import read_metadata
+from dreamset.core import locks
+from dreamset.core.errors import DiskFullError, InputError, StoppedError
+from dreamset.core.files import sha256
+from dreamset.data import decisions
+from dreamset.data.splits import read_split
+from dreamset.data.synthetic import read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dreamset.review.decisions import Decision
-    from dreamset.splits import Sample, Split
-    from dreamset.synthetic import SyntheticImage
-    from dreamset.workspace import Workspace
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.decisions import Decision
+    from dreamset.data.splits import Sample, Split
+    from dreamset.data.synthetic import SyntheticImage
 
 _PAGE: Final = {"": "page.html", "page.css": "page.css", "page.js": "page.js"}
 _TYPES: Final = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
@@ -146,7 +146,7 @@ class Review:
         """
         from PIL import Image
 
-        from dreamset.images import read_rgb
+        from dreamset.core.images import read_rgb
 
         sample: Sample = self.split.train[number]
         _checked(self.cell, sample.path, sample.sha256, anywhere=True)

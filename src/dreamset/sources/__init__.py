@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dreamset.errors import InputError
-from dreamset.splits import spoken
+from dreamset.core.errors import InputError
+from dreamset.data.splits import spoken
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.images import Decoding
+    from dreamset.core.images import Decoding
     from dreamset.params.sections import Prepare
 
 KINDS: Final = ("digits", "imagefolder:PATH", "csv:FILE", "coop:FILE", "cifar10:PATH", "cifar100:PATH", "medmnist:FILE")
@@ -75,7 +75,7 @@ def read(prepare: Prepare) -> Source:
     Raises:
         InputError: no such source, files that are missing, or class names that a caption cannot tell apart.
     """
-    from dreamset.images import Decoding
+    from dreamset.core.images import Decoding
     from dreamset.sources import arrays, coop, digits, imagefolder, listing, presets
 
     kind, _, argument = prepare.source.partition(":")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import zipfile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset.errors import InputError
-from dreamset.images import is_grey
+from dreamset.core.errors import InputError
+from dreamset.core.images import is_grey
 from dreamset.sources import Image, Source
 from dreamset.sources.reading import pixels_digest
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.sources import Source
 from dreamset.sources.reading import Row, inside, printable, read_files
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dreamset.images import Decoding
+    from dreamset.core.images import Decoding
 
 Part = str
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.sources.coop import load
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.sources import Image, Source
 from dreamset.sources.reading import Row, printable, read_files
 
 if TYPE_CHECKING:
-    from dreamset.images import Decoding
+    from dreamset.core.images import Decoding
 
 _DIGITS = re.compile(r"(\d+)")
 _SELECTION: Final = ("val", "valid", "validation", "selection")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, Final
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
 from dreamset.sources import Source
 from dreamset.sources.reading import Row, inside, printable, read_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.images import Decoding
+    from dreamset.core.images import Decoding
 
 _REQUIRED: Final = ("path", "label")
 _COLUMNS: Final = (*_REQUIRED, "split", "group")

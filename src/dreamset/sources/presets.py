@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.data.splits import spoken
 from dreamset.sources import Source, coop
 from dreamset.sources.coop import Listing
 from dreamset.sources.imagefolder import files, folders
 from dreamset.sources.reading import inside, read_files
-from dreamset.splits import spoken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dreamset.images import Decoding
+    from dreamset.core.images import Decoding
 
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 

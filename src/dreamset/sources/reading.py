@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from dreamset.errors import InputError
-from dreamset.files import sha256
-from dreamset.images import DICOM, SUFFIXES, BadImageError, Decoded, Decoding, decode, is_dicom, is_grey, thumbnail
-from dreamset.progress import bar
+from dreamset.core.errors import InputError
+from dreamset.core.files import sha256
+from dreamset.core.images import DICOM, SUFFIXES, BadImageError, Decoded, Decoding, decode, is_dicom, is_grey, thumbnail
+from dreamset.core.progress import bar
 from dreamset.sources import Image
 
 if TYPE_CHECKING:

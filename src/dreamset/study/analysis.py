@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.files import write_csv
-from dreamset.verdict import points
+from dreamset.core.files import write_csv
+from dreamset.metrics.verdict import points
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from dreamset.files import filling
+from dreamset.core.files import filling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import optuna
     from PIL import Image
 
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 SAMPLES: Final = "samples"  # attribute of a trial: the artifact's id
 _CLASSES: Final = 20
@@ -93,9 +93,9 @@ def keep(trial: optuna.Trial, data: bytes, workspace: Workspace) -> str:
 def _sheet(trial: optuna.Trial, folder: Path, classes: Sequence[str]) -> Image.Image:
     from PIL import Image
 
-    from dreamset.images import read_rgb
-    from dreamset.sheet import Block, contact_sheet
-    from dreamset.synthetic import read_metadata
+    from dreamset.core.images import read_rgb
+    from dreamset.core.sheet import Block, contact_sheet
+    from dreamset.data.synthetic import read_metadata
 
     shown: list[list[Image.Image]] = [[] for _ in classes[:_CLASSES]]
     for row in read_metadata(folder):

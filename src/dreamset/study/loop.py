@@ -28,11 +28,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dreamset import locks
 from dreamset.addresses import shown
-from dreamset.errors import InputError, StoppedError
-from dreamset.files import disk_full
-from dreamset.progress import bar
+from dreamset.core import locks
+from dreamset.core.errors import InputError, StoppedError
+from dreamset.core.files import disk_full
+from dreamset.core.progress import bar
 from dreamset.study import storage
 
 if TYPE_CHECKING:

@@ -12,16 +12,20 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset import adapt, blocks, folds, generate, hub, inherit, locks, shards, tuned
-from dreamset.drawing import load_base
-from dreamset.errors import InputError
-from dreamset.files import digest, read_json
+from dreamset import adapt, generate, inherit
+from dreamset.core import locks, shards
+from dreamset.core.errors import InputError
+from dreamset.core.files import digest, read_json
+from dreamset.core.seeds import seed_for
+from dreamset.core.workspace import Workspace
+from dreamset.data import folds, tuned
+from dreamset.data.splits import write_split
+from dreamset.drawing import blocks
+from dreamset.drawing.draw import load_base
 from dreamset.params import to_dict, told
 from dreamset.params.recipe import SamplerOverrides
-from dreamset.seeds import seed_for
-from dreamset.splits import write_split
 from dreamset.study import space
-from dreamset.workspace import Workspace
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,25 +35,25 @@ if TYPE_CHECKING:
     import optuna
     from numpy.typing import NDArray
 
-    from dreamset.classifiers.arrays import Labelled
+    from dreamset.data.arrays import Labelled
+    from dreamset.data.splits import Sample, Split
     from dreamset.generator.base_model import BaseModel
     from dreamset.metrics.features import Judge
     from dreamset.params import Params
     from dreamset.params.model import ModelTune
-    from dreamset.splits import Sample, Split
 
 CODE: Final = (
     *blocks.CODE,
     *(name for name in adapt.CODE if name not in blocks.CODE),
     "dreamset.adapt",
     "dreamset.classifiers",
-    "dreamset.classifiers.arrays",
+    "dreamset.data.arrays",
     "dreamset.classifiers.augment",
     "dreamset.classifiers.fit",
-    "dreamset.folds",
+    "dreamset.data.folds",
     "dreamset.study.objective",
 )
-OF_FID: Final = ("dreamset.judge", "dreamset.metrics.distribution", "dreamset.metrics.features")
+OF_FID: Final = ("dreamset.metrics.judge", "dreamset.metrics.distribution", "dreamset.metrics.features")
 SECONDS: Final = "seconds_per_image"  # names of constraints
 FID: Final = "fid"
 
@@ -284,8 +288,9 @@ class Objective:
         import torch
 
         from dreamset import classifiers
-        from dreamset.classifiers import arrays, stored
+        from dreamset.classifiers import stored
         from dreamset.classifiers.fit import Source, fit
+        from dreamset.data import arrays
 
         split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
         steps, row = steps_at(base.tune, rung), getattr(base.train, name)
@@ -314,7 +319,8 @@ class Objective:
 
     def _held(self, index: int, size: int) -> Labelled:
         """The real images of a holdout for a network of ``size`` pixels, decoded once."""
-        from dreamset.classifiers import arrays, seen
+        from dreamset.classifiers import seen
+        from dreamset.data import arrays
 
         if (index, size) not in self._real:
             side, scratch = seen(size, self.params.base.resolution), self.workspace.scratch
@@ -327,7 +333,8 @@ class Objective:
         Raises:
             InputError: there are too few real images for any distance.
         """
-        from dreamset.classifiers import arrays, seen
+        from dreamset.classifiers import seen
+        from dreamset.data import arrays
         from dreamset.metrics.distribution import fid, matched
         from dreamset.metrics.features import Judge
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import optuna
 from optuna.samplers import BaseSampler
 
-from dreamset.seeds import seed_for
+from dreamset.core.seeds import seed_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

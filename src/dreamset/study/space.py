@@ -6,16 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import tuned
-from dreamset.errors import InputError
+from dreamset.core.errors import InputError
+from dreamset.data import tuned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import optuna
 
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 _WHOLE: Final = ("steps", "epochs")
 

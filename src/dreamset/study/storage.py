@@ -14,9 +14,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import locks
 from dreamset.addresses import shown
-from dreamset.errors import InputError
+from dreamset.core import locks
+from dreamset.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

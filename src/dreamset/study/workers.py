@@ -8,13 +8,13 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from dreamset import locks
+from dreamset.core import locks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 
 def clear(study: Path) -> None:

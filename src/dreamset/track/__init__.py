@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.files import digest
+from dreamset.core.files import digest
 from dreamset.params import to_dict
 from dreamset.track import spool, studies
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from dreamset.core.workspace import Workspace
     from dreamset.params import Params
-    from dreamset.workspace import Workspace
 
 # Importing mlflow costs seconds, so a short stage leaves its record to a later one; ``report`` sends what is left.
 _WORTH_SENDING_S: Final = 120.0

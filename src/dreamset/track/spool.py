@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from dreamset.files import atomic_write
+from dreamset.core.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,7 +6,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dreamset.files import digest
+from dreamset.core.files import digest
 from dreamset.track import spool
 
 if TYPE_CHECKING:

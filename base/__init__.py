@@ -1,0 +1,1 @@
+"""How the bundled base was trained: `make base`."""

@@ -1,0 +1,79 @@
+"""``python -m dreamset.glyphs STAGE``: makes one part of the base in the working folder (``models/base``)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dreamset.core.errors import InputError
+from dreamset.glyphs.look import Params, load
+
+# Unfinished work: what one step leaves for the next, so that the kept folders are replaced as a whole.
+WORK = ".dreamset"
+
+
+def _clip(params: Params, folder: Path) -> None:
+    from base.clip import train
+
+    train(params, folder / WORK / "clip")
+
+
+def _polish(params: Params, folder: Path) -> None:
+    from base.clip import polish
+
+    polish(params, folder / WORK / "clip", folder / "clip")
+
+
+def _judge(params: Params, folder: Path) -> None:
+    from base.judging import train
+
+    train(params, folder / "judge")
+
+
+def _vae(params: Params, folder: Path) -> None:
+    from base.diffusion import train_vae
+
+    train_vae(params, folder / WORK / "vae")
+
+
+def _unet(params: Params, folder: Path) -> None:
+    from base.diffusion import train_unet
+
+    train_unet(params, folder / "clip", folder / WORK / "vae", folder / "sd")
+
+
+def _score(params: Params, folder: Path) -> None:
+    from base.score import score
+
+    score(params, folder)
+
+
+STAGES: dict[str, Callable[[Params, Path], None]] = {
+    "clip": _clip,
+    "polish": _polish,
+    "judge": _judge,
+    "vae": _vae,
+    "unet": _unet,
+    "score": _score,
+}
+
+
+def main() -> int:
+    """Parse the command line and run one stage; the exit status is 2 for a parameter that is not right."""
+    parser = argparse.ArgumentParser(prog="python -m dreamset.glyphs", description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--folder", type=Path, default=Path(), help="holds params.yaml and receives the result")
+    arguments = parser.parse_args()
+    try:
+        params = load(arguments.folder / "params.yaml")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    STAGES[arguments.stage](params, arguments.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,170 @@
+"""What the classifiers of an arm learn from and are chosen by: the images of the workspace, or of one fold of it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.core.errors import InputError
+from dreamset.core.files import digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from dreamset.classifiers.fit import Source
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.arrays import Labelled
+    from dreamset.data.splits import Split
+    from dreamset.params import Params
+
+REAL: Final = "real"
+_SCALED: Final = "synthetic_x"
+
+
+def scaled(scale: int) -> str:
+    """What a run of ``train.scales`` learns from."""
+    return f"{_SCALED}{scale}"
+
+
+def scale_of(kind: str) -> int | None:
+    """How many times the number of shots the synthetic images of a run are; None of all but the runs of ``scales``."""
+    return int(kind.removeprefix(_SCALED)) if kind.startswith(_SCALED) else None
+
+
+class Part:
+    """Where an arm's classifiers learn and are scored: the workspace, or one fold of it; images decoded once.
+
+    Args:
+        params: all parameters.
+        workspace: where the images are.
+        split: of which.
+        arm: ``real``, or the recipe whose images are learned from beside those.
+        store: folder of what is finished, by key.
+    """
+
+    def __init__(self, params: Params, workspace: Workspace, split: Split, arm: str, store: Path) -> None:
+        self.params, self.workspace, self.split, self.arm = params, workspace, split, arm
+        self.store = store
+        self._size: int | None = None
+        self._decoded: tuple[dict[str, Labelled], Labelled]
+        self._lists: dict[tuple[int, ...], list[tuple[str, int, str]]] = {}
+
+    def of(self, classifier: nn.Module) -> tuple[dict[str, Labelled], Labelled]:
+        """Training images by source, and selection images; the last side is kept, for classifiers in a row share it.
+
+        Raises:
+            InputError: images that are missing or changed.
+        """
+        from dreamset.classifiers import seen, stored
+        from dreamset.data import arrays
+
+        size: int = classifier.size  # type: ignore[assignment]
+        if size != self._size:
+            cell, scratch, resolution = self.workspace.cell, self.workspace.scratch, self.params.base.resolution
+            side = stored(size, resolution)
+            data = {"real": arrays.real(self.split.train, cell, side, scratch)}
+            if self.arm != REAL:
+                data["synthetic"] = self._drawn(side, self._usual)
+            elif self.params.sets_apart:
+                data["more"] = arrays.real((*self.split.train, *self.split.selection), cell, side, scratch)
+            self._decoded = data, arrays.real(self.split.selection, cell, seen(size, resolution), scratch)
+            self._size = size
+        return self._decoded
+
+    def forget(self) -> None:
+        """Let go of what was decoded."""
+        if self._size is not None:
+            del self._decoded
+            self._size = None
+
+    def scaled(self, scale: int, classifier: nn.Module) -> Labelled:
+        """The first images of each class, ``scale`` times as many as its shots, for a classifier.
+
+        Raises:
+            InputError: there are fewer.
+        """
+        from dreamset.classifiers import stored
+
+        wanted = tuple(scale * shots for shots in self.split.train_per_class)
+        size: int = classifier.size  # type: ignore[assignment]
+        found = self._drawn(stored(size, self.params.base.resolution), wanted)
+        if len(found) < sum(wanted):
+            raise InputError(
+                f"{self.workspace.synthetic(self.arm)}: holds too few images for train.scales: {scale}; run `dreamset "
+                f"generate {self.arm}` again."
+            )
+        return found
+
+    @property
+    def held(self) -> NDArray[np.int64]:
+        """Labels (n,) of the selection images."""
+        import numpy as np
+
+        return np.array([sample.label for sample in self.split.selection], np.int64)
+
+    def identity(self, kind: str) -> dict[str, Any]:
+        """Hashes of the images that a run learns from and is chosen by, and how they are read."""
+        split, scale = self.split, scale_of(kind)
+        images: dict[str, Any] = {"selection": [(sample.sha256, sample.label) for sample in split.selection]}
+        if not kind.startswith("synthetic"):
+            images["real"] = [(sample.sha256, sample.label) for sample in split.train]
+        if not kind.startswith("real"):
+            most = self._usual if scale is None else tuple(scale * shots for shots in split.train_per_class)
+            images["synthetic"] = [(sha256, label) for _, label, sha256 in self._listed(most)]
+            images["look"] = [split.native, split.channels]
+        return {
+            "images": digest(images),
+            "classes": split.classes,
+            "invariances": split.invariances,
+            "resolution": self.params.base.resolution,
+        }
+
+    @functools.cached_property
+    def clip(self) -> dict[str, Any]:
+        """What a classifier that stands on the pretrained CLIP depends on beyond its row."""
+        from dreamset import classifiers
+
+        base = self.params.base
+        # Savings of memory are part of how it is built.
+        known = {"memory": base.memory, "prompts": prompts(self.split)}
+        return classifiers.identity(self.workspace.root, base.clip) | known
+
+    @property
+    def _usual(self) -> tuple[int, ...]:
+        return self.params.training_per_class(self.split.train_per_class)
+
+    def _listed(self, most: tuple[int, ...]) -> list[tuple[str, int, str]]:
+        from dreamset.data import arrays
+
+        if most not in self._lists:
+            self._lists[most] = arrays.listed(self.workspace.synthetic(self.arm), self.split, most)
+        return self._lists[most]
+
+    def _drawn(self, side: int, most: tuple[int, ...]) -> Labelled:
+        from dreamset.data import arrays
+
+        folder, scratch = self.workspace.synthetic(self.arm), self.workspace.scratch
+        return arrays.drawn(self._listed(most), folder, self.split, side, f"dreamset generate {self.arm}", scratch)
+
+
+def prompts(split: Split) -> list[str]:
+    """The captions that CLIP compares an image with, by label."""
+    return [split.prompt(label) for label in range(len(split.classes))]
+
+
+def sources(kind: str, data: dict[str, Labelled], real_weight: float) -> list[Source]:
+    """The images of a run; of both, half of every batch each, with the real rows' loss weighted by lambda."""
+    from dreamset.classifiers.fit import Source
+
+    if kind in ("both", "both_strong"):
+        return [
+            Source("real", data["real"], 0.5, real_weight),
+            Source("synthetic", data["synthetic"], 0.5, 1.0 - real_weight),
+        ]
+    if kind == "synthetic" or scale_of(kind) is not None:
+        return [Source("synthetic", data["synthetic"], 1.0, 1.0)]
+    return [Source("real", data["more" if kind == "real_more" else "real"], 1.0, 1.0)]

@@ -1,0 +1,289 @@
+"""The command line: one verb per stage, and a few beside the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dreamset import __version__
+from dreamset.command import verbs
+from dreamset.core import device
+from dreamset.core.errors import DiskFullError, InputError, StoppedError
+from dreamset.core.files import disk_full
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FORMAT = argparse.RawDescriptionHelpFormatter
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point.
+
+    Exit status: 0 done; 2 bad input; 1 the machine could not go on (disk, memory, a newer run); 130 and 143
+    interrupted and terminated; 141 nobody reads on, as of `| head`. All but 0 and 141 with one sentence on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    device.keep_memory()
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except InputError as error:
+        _fail(str(error))
+    except (StoppedError, DiskFullError) as error:
+        _fail(str(error), status=1)
+    except KeyboardInterrupt as error:
+        what, status = ("terminated", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
+        _fail(f"{what}; run the same command to go on.", status=status)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        name = error.filename if isinstance(error, OSError) else None
+        full = disk_full(error, Path(name).parent if isinstance(name, str) else Path.cwd())
+        if full is None:
+            raise
+        _fail(str(full), status=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """A SIGTERM, which leaves by the same way as Ctrl-C: what is in hand is put away."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; what is still to be written then goes nowhere."""
+    output = sys.stdout.fileno()
+    pipe = select.poll()
+    pipe.register(output, 0)  # an error is told whatever is asked for
+    unread = any(event & select.POLLERR for _, event in pipe.poll(0))
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return unread
+
+
+def _fail(sentence: str, status: int = 2) -> NoReturn:
+    print(f"dreamset: {sentence}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dreamset",
+        description="Few labelled images in; a labelled synthetic dataset, a better classifier and an honest\n"
+        "measurement out. `dvc repro` runs every stage that is out of date; the verbs run one each.",
+        epilog="examples:\n"
+        "  dvc repro                                   everything that is out of date\n"
+        "  dreamset generate datadream_dset --dry-run  what one stage would do\n"
+        "  dreamset table --shots 4 16 --seeds 0-4     the comparison over seeds",
+        formatter_class=_FORMAT,
+    )
+    parser.add_argument("--version", action="version", version=f"dreamset {__version__}")
+    commands = parser.add_subparsers(metavar="VERB", required=True)
+    for stage, (item, what, examples) in _STAGES.items():
+        verb = _verb(commands, stage, help=what, description=what[0].upper() + what[1:] + ".", examples=examples)
+        if item:
+            verb.add_argument("item", metavar=item.upper(), help=_ITEM_HELP[item])
+        verb.add_argument(
+            "--dry-run", action="store_true", help="print parameters, inputs, outputs, counts; do nothing"
+        )
+        if stage == "tune":
+            verb.add_argument(
+                "--worker", action="store_true", help="run trials beside other processes, and write no results"
+            )
+        _common(verb)
+        verb.set_defaults(run=verbs.stage, stage=stage, item=None, worker=False)
+    _beside(commands)
+    return parser
+
+
+_ITEM_HELP = {"recipe": "a row of recipes in params.yaml", "arm": "'real' or a row of recipes in params.yaml"}
+
+_STAGES: dict[str, tuple[str | None, str, str]] = {
+    "prepare": (
+        None,
+        "draw few-shot splits from a source of real images",
+        "  dreamset prepare\n  dreamset prepare --dry-run",
+    ),
+    "expect": (
+        None,
+        "say what synthetic images are likely to do here, before any are made",
+        "  dreamset expect\n  dreamset expect --dry-run",
+    ),
+    "adapt": (
+        "recipe",
+        "train the adapters of a recipe on the shots",
+        "  dreamset adapt datadream_dset\n  dreamset adapt datadream_cls --dry-run",
+    ),
+    "tune": (
+        "recipe",
+        "choose values of a recipe by a study, where its row has a search",
+        "  dreamset tune stable_diffusion_tuned\n"
+        "  dreamset tune stable_diffusion_tuned --worker  beside it, in as many processes as wanted\n"
+        "  dreamset tune stable_diffusion_tuned --dry-run",
+    ),
+    "generate": (
+        "recipe",
+        "draw the synthetic dataset of a recipe",
+        "  dreamset generate datadream_dset\n  dreamset generate stable_diffusion --dry-run",
+    ),
+    "train": (
+        "arm",
+        "train classifiers on real, synthetic, or both",
+        "  dreamset train real\n  dreamset train datadream_dset",
+    ),
+    "evaluate": (None, "measure everything on the test images", "  dreamset evaluate"),
+    "deliver": (None, "write the classifier to take away, which the verdict chooses", "  dreamset deliver"),
+    "report": (None, "write the contact sheet and the HTML page", "  dreamset report"),
+}
+
+
+def _beside(commands: Any) -> None:
+    """Verbs that are no stages."""
+    table = _verb(
+        commands,
+        "table",
+        help="run every stage over shots and seeds, and write one table",
+        description="Run the stages for every (shots, seed) under .dreamset/table, and write results/table/ from all\n"
+        "finished cells of these settings: cells.csv, summary.csv, claims.csv, correlations.csv. Stopped at any\n"
+        "moment, the same command goes on. Parts may be run apart, and on other machines: results/table/cells\n"
+        "holds a small record of each cell.",
+        examples="  dreamset table --shots 4 16 --seeds 0-4 --jobs 2\n"
+        "  dreamset table --shots 1 --seeds 5-9 --recipes stable_diffusion datadream_dset",
+    )
+    table.add_argument("--shots", type=int, nargs="+", required=True, metavar="K", help="images per class")
+    table.add_argument("--seeds", type=span, required=True, metavar="A-B", help="seeds from A to B, both included")
+    table.add_argument(
+        "--recipes", nargs="+", metavar="RECIPE", help="rows of recipes (default: those that are active)"
+    )
+    table.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1); cores are shared")
+    table.add_argument(
+        "--recheck",
+        action="store_true",
+        help="where the code alone has changed since: run one cell of each number of shots again, and take over the "
+        "others when it comes out the same",
+    )
+    _common(table)
+    table.set_defaults(run=verbs.table)
+
+    _classifier(commands)
+
+    review = _verb(
+        commands,
+        "review",
+        help="look at a synthetic dataset in the browser and tick off wrong pictures",
+        description="Open a page, on this machine alone, with the pictures of a recipe class by class. Decisions are\n"
+        "saved at once in data/review/RECIPE.json; the next `dreamset generate RECIPE` replaces what was rejected.",
+        examples="  dreamset review datadream_dset\n"
+        "  dreamset review datadream_dset --no-browser --port 8000  behind `ssh -L 8000:localhost:8000`",
+    )
+    review.add_argument("item", metavar="RECIPE", help=_ITEM_HELP["recipe"])
+    review.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1 (default: a free one)")
+    review.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    _common(review)
+    review.set_defaults(run=verbs.review)
+
+    fetch = _verb(
+        commands,
+        "fetch",
+        help="download the pretrained weights that a model's row names",
+        description="Download the pinned revisions into the cache of the Hugging Face hub, or what is missing of\n"
+        "them, and record commit and sha256 in models/fetched.json. No other verb fetches weights.",
+        examples="  dreamset fetch sd21_base\n  HF_HOME=/data/hub dreamset fetch sd21_base sdxl_turbo",
+    )
+    fetch.add_argument("models", nargs="*", metavar="MODEL", help="rows of models (default: the one that model names)")
+    _common(fetch)
+    fetch.set_defaults(run=verbs.fetch)
+
+    gc = _verb(
+        commands,
+        "gc",
+        help="remove finished pieces of work that nothing uses any more",
+        description="Remove shards that no dataset, adapter, classifier, unfinished study or table cell here uses.",
+        examples="  dreamset gc",
+    )
+    _common(gc)
+    gc.set_defaults(run=verbs.gc)
+
+    track = _verb(
+        commands,
+        "track",
+        help="send waiting records to the MLflow server",
+        description="Send what no tracking server has taken yet. Stages do it by themselves; this is for afterwards.",
+        examples="  dreamset track",
+    )
+    _common(track)
+    track.set_defaults(run=verbs.track)
+
+
+def _classifier(commands: Any) -> None:
+    """Verbs that use what was delivered."""
+    predict = _verb(
+        commands,
+        "predict",
+        help="label new image files with the delivered classifier",
+        description="Label image files, folders of them, or patterns, as CSV: label, probability, whether the\n"
+        "classifier abstains, and its five best classes. Files that cannot be used get a row with the reason.",
+        examples="  dreamset predict photos --out predictions.csv\n"
+        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8",
+    )
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="an image file, a folder or a pattern")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="the CSV (default: standard output)")
+    predict.add_argument("--threshold", type=float, metavar="T", help="abstain below it (default: the delivered one)")
+    _which(predict)
+    predict.set_defaults(run=verbs.predict)
+
+    export = _verb(
+        commands,
+        "export",
+        help="write the delivered classifier as ONNX, or a synthetic dataset for publication",
+        description="Write the delivered classifier as one ONNX file, or a synthetic dataset without near-copies of\n"
+        "the shots, for publication.",
+        examples="  dreamset export --onnx classifier.onnx\n"
+        "  dreamset export --public published --recipe datadream_dset",
+    )
+    what = export.add_mutually_exclusive_group(required=True)
+    what.add_argument("--onnx", type=Path, metavar="FILE", help="the classifier goes here")
+    what.add_argument("--public", type=Path, metavar="FOLDER", help="the dataset goes here")
+    export.add_argument("--recipe", metavar="RECIPE", help="whose dataset is published")
+    _which(export)
+    _common(export)
+    export.set_defaults(run=verbs.export)
+
+
+def _which(verb: argparse.ArgumentParser) -> None:
+    folder = Path("models/classifier")
+    verb.add_argument(
+        "--classifier", type=Path, default=folder, metavar="FOLDER", help=f"as delivered (default: {folder})"
+    )
+
+
+def _verb(commands: Any, name: str, *, help: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A verb with its help, laid out as it is written."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=description, epilog=f"examples:\n{examples}", formatter_class=_FORMAT
+    )
+    return parser
+
+
+def _common(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--params", type=Path, default=None, metavar="FILE", help="parameters (default: params.yaml)")
+
+
+def span(text: str) -> range:
+    """Numbers from A to B, both included, of ``A-B`` or ``A`` on a command line."""
+    first, _, last = text.partition("-")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected A-B or A, got {text!r}") from None

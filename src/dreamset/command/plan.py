@@ -1,0 +1,403 @@
+"""``--dry-run``: what a stage would read, write and cost, without importing what it needs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dreamset.addresses import shown
+from dreamset.core.errors import InputError
+from dreamset.data import splits, tuned
+from dreamset.params import to_dict
+from dreamset.weights import hub
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dreamset.core.workspace import Workspace
+    from dreamset.generator.trained import Kind
+    from dreamset.params import Params
+    from dreamset.params.recipe import Recipe
+
+_ROW = {"adapt": ("adapt",), "tune": ("generate", "tune"), "generate": ("generate",), "train": ("train",)}
+
+
+def describe(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
+    """Resolved parameters, inputs, outputs, counts and an estimate of a stage, as YAML."""
+    resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}
+    resolved[stage] = to_dict(getattr(params, stage))
+    if "tune" in resolved:
+        resolved["tune"]["storage"] = shown(params.tune.storage)
+    if stage in _ROW:
+        base = to_dict(params.base)
+        resolved[f"models.{params.model}"] = {
+            key: base[key] for key in ("generator", "clip", "resolution", "dtype", *_ROW[stage]) if key in base
+        }
+    if item in params.recipes:
+        resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
+    if stage == "generate" and item and _is_tuned(params, workspace, item):
+        params = tuned.applied(params, workspace, item)
+        resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
+    inputs, outputs = _files(params, workspace, stage, item)
+    counts = _counts(params, workspace, stage, item)
+    plan: dict[str, Any] = {
+        "stage": f"{stage} {item}" if item else stage,
+        "parameters": _plain(resolved),
+        "inputs": [_input(path, workspace) for path in inputs],
+        "outputs": [_shown(path, workspace) for path in outputs],
+        "counts": counts,
+        "estimate": _estimate(workspace, stage, item, counts),
+    }
+    if stage == "evaluate":
+        plan |= _protocol(params, workspace)
+    if stage == "tune" and item:
+        plan |= {"searched": _plain(_searched(params, workspace, item))}
+    if stage in ("adapt", "generate") and item:
+        plan["memory on a GPU"] = _memory(params, workspace, stage, item)
+    return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -> tuple[list[Path | str], list[Path]]:
+    """What a stage reads, pretrained weights by their names, and what it writes."""
+    arms = ["real", *params.active]
+    generator, clip, judge = params.base.generator, params.base.clip, params.base.judge
+    recipe = item or ""
+    inputs: list[Path | str]
+    result = workspace.result(stage, item)
+    if stage == "prepare":
+        _, _, source = params.prepare.source.partition(":")
+        return [*([Path(source)] if source else []), judge], [
+            workspace.splits,
+            workspace.test_split,
+            workspace.rejected,
+            workspace.near_duplicates,
+            workspace.real,
+            workspace.real_test,
+            result,
+        ]
+    if stage == "expect":
+        return [workspace.splits, generator, clip, judge], [result]
+    if stage == "adapt":
+        learned_from = [*_shots(workspace), *_parents(params, workspace, recipe), generator]
+        return learned_from, [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
+    if stage == "tune":
+        made_from = [*_shots(workspace), *_parents(params, workspace, recipe), workspace.adapter(recipe), generator]
+        judged = [judge] if params.tune.max_fid else []
+        return [*made_from, *judged], [workspace.tuned(recipe), workspace.plots(stage, recipe), result]
+    if stage == "generate":
+        reviewed = [workspace.review(recipe)] if workspace.review(recipe).is_file() else []
+        drawn = params.recipes[recipe].origin == "generator"
+        made_of: list[Path | str] = [workspace.adapter(recipe), generator] if drawn else [workspace.real, clip]
+        if params.recipes[recipe].init == "image":
+            made_of.append(workspace.real)
+        made_of += [
+            workspace.result("tune", name) for name in params.lineage(recipe) if params.recipes[name].search is not None
+        ]
+        return [workspace.splits, *made_of, *reviewed], [workspace.synthetic(recipe), result]
+    if stage == "train":
+        data = [] if recipe == "real" else [workspace.synthetic(recipe)]
+        return [workspace.splits, *data, clip], [workspace.classifiers(recipe), workspace.plots(stage, recipe), result]
+    data = [*(workspace.synthetic(name) for name in params.active)]
+    if stage == "evaluate":
+        inputs = [workspace.test_split, workspace.splits, judge, clip, *data]
+        return [*inputs, *map(workspace.classifiers, arms)], [
+            result,
+            workspace.results / "evaluate.csv",
+            workspace.results / "metrics.json",
+            workspace.plots(stage),
+            workspace.near_test,
+        ]
+    if stage == "deliver":
+        return [workspace.result("evaluate"), workspace.splits, *map(workspace.classifiers, arms)], [
+            workspace.classifier,
+            result,
+        ]
+    read: list[Path | str] = [workspace.result("evaluate"), workspace.near_test, workspace.splits, *data]
+    return read, [
+        workspace.results / "report.html",
+        workspace.results / "contact_sheet.png",
+    ]
+
+
+def _shots(workspace: Workspace) -> list[Path | str]:
+    """The manifest of the shots, and their files where ``prepare`` wrote them."""
+    return [workspace.splits, *([workspace.real] if workspace.real.is_dir() else [])]
+
+
+def _parents(params: Params, workspace: Workspace, recipe: str) -> list[Path | str]:
+    """What a recipe takes from those that it starts from: their adapters, and what their studies chose."""
+    return [
+        path
+        for name in params.lineage(recipe)[:-1]
+        for path in (workspace.adapter(name), workspace.tuned(name), workspace.result("tune", name))
+    ]
+
+
+def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
+    """Work that a stage does, as far as the manifests that are there tell."""
+    if stage not in ("adapt", "tune", "generate", "train") or not workspace.splits.is_file():
+        return {}
+    split = splits.read_split(workspace.splits)
+    if stage == "tune":
+        return _tuning(params, workspace, split, item or "")
+    if stage == "train":
+        return _training(params, item or "")
+    if stage == "generate" and params.recipes[item or ""].origin == "retrieval":
+        return {"images": sum(params.synthetic_per_class(split.train_per_class))}
+    if stage == "generate":
+        sampler = params.sampler(item or "")
+        calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
+        return {"images": sum(params.synthetic_per_class(split.train_per_class)), "U-Net calls per image": calls}
+    adapters, steps = _adapting(params, item or "", split.train_per_class)
+    return {"adapters": adapters, "steps": steps}
+
+
+def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
+    """A recipe's adapters, and the optimizer steps of all of them together, for ``images`` of each class."""
+    row = params.recipes[recipe]
+    if row.adapter == "none":
+        return 0, 0
+    schedule = params.schedule(recipe)
+    if row.scope != "class":
+        return 1, schedule.steps(sum(images))
+    # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
+    return len(images), len(images) * schedule.steps(max(images))
+
+
+def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
+    """Whether every study that the images of ``recipe`` wait for has said what it chose, for these shots and rows."""
+    studied = [name for name in params.lineage(recipe) if params.recipes[name].search is not None]
+    if not all(workspace.result("tune", name).is_file() for name in studied):
+        return False
+    return not studied or (workspace.splits.is_file() and all(tuned.is_current(params, workspace, n) for n in studied))
+
+
+def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:
+    """What a study does at most: when nothing is pruned, and no two trials share their adapters."""
+    from dreamset.study import objective
+
+    search, tune = params.recipes[recipe].search, params.base.tune
+    if search is None:
+        return {"trials": 0}
+    found, trials = objective.holdouts(params, workspace, split, recipe), params.tune.trials
+    steps = sum(objective.steps_at(tune, rung) for rung in tune.per_class)
+    counts = {
+        "trials": trials,
+        "rungs": len(tune.per_class),
+        "images at most": trials * len(found) * len(split.classes) * tune.per_class[-1],
+        "classifier steps at most": trials * len(found) * steps,
+    }
+    # Of what it starts from each part has its own adapters as well, but the same in all trials.
+    adapting = sum(
+        _adapting(params, name, part.split.train_per_class)[1]
+        * (trials if name == recipe and (search.lr or search.epochs) else 1)
+        for part in found
+        for name in params.lineage(recipe)
+    )
+    if adapting:
+        counts["adapter steps at most"] = adapting
+    return counts
+
+
+def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
+    """The knobs of a study with their ranges, as far as they are known before."""
+    search = params.recipes[recipe].search
+    if search is None:
+        return "nothing: the recipe has no search"
+    if not workspace.splits.is_file():
+        return dict.fromkeys(search.knobs, "known when `dreamset prepare` has run")
+    if not all(_is_tuned(params, workspace, name) for name in params.lineage(recipe)[:-1]):
+        return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
+    from dreamset.study import space
+
+    return space.told(space.ranges(params, workspace, recipe))
+
+
+def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
+    """What the protocol costs beyond scoring, and the smallest gain that so many images can show.
+
+    The number of test images is what ``prepare`` recorded: their manifest is not opened for it.
+    """
+    path = workspace.result("prepare")
+    if not (workspace.splits.is_file() and path.is_file()):
+        return {"protocol": "known when `dreamset prepare` has run"}
+    from dreamset.metrics import mcnemar
+    from dreamset.sweep import crossval
+
+    split = splits.read_split(workspace.splits)
+    if split.protocol == "cv":
+        folds = crossval.plan(params, workspace, split)
+        images = len(crossval.scored_on(params, split).train)
+        cost = f"cv, {len(folds)} folds, in each of which all that learns is done again: "
+        divided = [fold.split for fold in folds]
+        cost += _refitting(params, divided) + _tuning_again(params, workspace, divided)
+        cost += _refitting_time(params, workspace, len(folds))
+    else:
+        images = json.loads(path.read_text(encoding="utf-8"))["test"]
+        cost = f"test, {images} images that were held out; nothing is trained for it"
+    return {"protocol": cost, "what it can show": mcnemar.reach(images, params.evaluate.confidence)["words"]}
+
+
+def _refitting(params: Params, folds: list[splits.Split]) -> str:
+    """Work of all folds together, those in which each of them selects included, in words."""
+    from dreamset.data import folds as dividing
+
+    learned = [split.train_per_class for split in folds]
+    if params.selection == "cv":
+        for split in folds:
+            for held in dividing.held_out(split, dividing.SELECTING, "selection"):
+                gone = Counter(sample.label for sample in held)
+                learned.append(tuple(count - gone[label] for label, count in enumerate(split.train_per_class)))
+    adapting = sum(_adapting(params, recipe, own)[1] for recipe in params.active for own in learned)
+    images = len(params.active) * sum(sum(params.synthetic_per_class(own)) for own in learned)
+    counts = [_training(params, arm) for arm in ("real", *params.active)]
+    fitting = sum(count for own in counts for what, count in own.items() if what.startswith("steps"))
+    return f"{adapting} adapter steps, {images} images and {len(folds) * fitting} classifier steps"
+
+
+def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split]) -> str:
+    """Work of the studies of all folds, in words; empty where nothing is searched."""
+    studied = [recipe for recipe in params.active if params.recipes[recipe].search is not None]
+    total: Counter[str] = Counter()
+    for recipe in studied:
+        for split in folds:
+            total.update(_tuning(params, workspace, split, recipe))
+    if not studied:
+        return ""
+    del total["rungs"]
+    work = ", ".join(f"{count} {what.removesuffix(' at most')}" for what, count in total.items())
+    return f"; in {len(studied) * len(folds)} studies at most {work}"
+
+
+def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
+    """How long that takes, where all stages have told how long they took."""
+    from dreamset.data.folds import SELECTING
+
+    seconds, rounds = 0.0, 1 + SELECTING if params.selection == "cv" else 1
+    stages: dict[str, Sequence[str]] = dict.fromkeys(("adapt", "generate"), params.active)
+    stages["tune"] = [recipe for recipe in params.active if params.recipes[recipe].search is not None]
+    stages["train"] = ("real", *params.active)
+    for stage, items in stages.items():
+        for item in items:
+            path = workspace.result(stage, item)
+            if not path.is_file():
+                return ""
+            record = json.loads(path.read_text(encoding="utf-8"))
+            # What training records is of the folds that select, too, and these have no studies of their own.
+            again = 1 if stage == "tune" else rounds
+            seconds += _trained(record) if stage == "train" else again * record["seconds"]
+    return f"; about {folds * seconds:.0f} s, going by the stages' last runs on all images"
+
+
+def _trained(record: dict[str, Any]) -> float:
+    """Seconds of all classifiers of an arm."""
+    return float(sum(run["seconds"] for run in record["runs"]))
+
+
+def _training(params: Params, arm: str) -> dict[str, int]:
+    """Optimizer steps by classifier, all that is tried included; what the folds adapt and draw comes on top."""
+    from dreamset import train
+    from dreamset.classifiers import selection
+    from dreamset.data import folds
+
+    counts: dict[str, int] = {}
+    for kind, name in train.runs(params, arm):
+        row = getattr(params.base.train, name)
+        count = 1 if kind == "real_more" else params.train.configurations
+        tried = selection.configurations(row, params.train.real_weight, count, params.seed)
+        steps = sum(configuration.steps for configuration in tried)
+        if params.selection == "cv":
+            # Then one more, on all the shots, of at most as many steps as the longest.
+            steps = folds.SELECTING * steps + max(configuration.steps for configuration in tried)
+        counts[f"steps of {name}"] = counts.get(f"steps of {name}", 0) + steps
+    if params.selection == "cv":
+        counts["folds, each adapted and drawn again" if arm != train.REAL else "folds"] = folds.SELECTING
+    return counts
+
+
+def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:
+    """Seconds, from the last run's own measurement scaled by the counts; records do not say of which model."""
+    path = workspace.result(stage, item)
+    if not path.is_file():
+        return "no earlier run to estimate from"
+    last = json.loads(path.read_text(encoding="utf-8"))
+    unit = {"adapt": "steps", "tune": "trials", "generate": "images"}.get(stage)
+    seconds = _trained(last) if stage == "train" else last.get("seconds")
+    done = last.get("drawn", last.get(unit)) if unit else None
+    done = len(done) if isinstance(done, list) else done
+    if seconds is None:
+        return f"not known: {stage} does not record how long it takes"
+    if unit and counts.get(unit) and done:
+        each = seconds / done
+        every = f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]}"
+        return f"{every} as last time, with whatever model"
+    return f"{seconds:.0f} s, as last time, with whatever model and steps"
+
+
+def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> str:
+    """What a stage takes on a GPU at its worst moment, counted on tensors without content."""
+    row, model = params.recipes[recipe], params.base
+    if stage == "adapt" and row.adapter == "none":
+        return "none: nothing is trained"
+    if row.origin == "retrieval":
+        return "that of the CLIP: nothing is drawn"
+    try:
+        folder = hub.locate(workspace.root, *model.pretrained)
+    except InputError as error:
+        return f"not known before the weights are there: {error}"
+    if not (folder / "model_index.json").is_file():
+        return f"not known: {folder} is no diffusers folder"
+    from dreamset.generator import memory
+
+    base, offload = memory.on_meta(folder, model), "offload" in model.memory
+    if stage == "adapt":
+        batch = params.schedule(recipe).batch
+        together = model.adapt.together if row.scope == "class" else 1
+        found = memory.of_adapting(base, _kind(workspace, row), batch, together, offload=offload)
+        what = f"{together} adapters at once, {batch} images each" if together > 1 else f"{batch} images a step"
+    else:
+        batch, guided = model.generate.batch, params.sampler(recipe).guidance != 1
+        found = memory.of_drawing(base, batch, guided=guided, offload=offload)
+        what = f"{batch} images at once"
+    total = found.pop("total")
+    parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in found.items())
+    return f"{total / 1e9:.3g} GB with {what} ({parts}), and about 1 GB for CUDA itself"
+
+
+def _kind(workspace: Workspace, row: Recipe) -> Kind:
+    """What a recipe trains, as far as its memory goes."""
+    from dreamset.generator.class_encoder import ClassVectors
+    from dreamset.generator.whole_unet import WholeUnet
+
+    if row.adapter == "lora":
+        return row.lora()
+    if row.adapter == "unet":
+        return WholeUnet(None)
+    # The vectors of a class are many numbers, one class more or less is few.
+    classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 1
+    assert row.context_length
+    assert row.unconditional
+    return ClassVectors(classes, row.context_length, row.unconditional)
+
+
+def _input(path: Path | str, workspace: Workspace) -> str:
+    if isinstance(path, str):
+        if ":" in path:
+            return path
+        path = workspace.root / path
+    return _shown(path, workspace) + ("" if path.exists() else "  (missing)")
+
+
+def _shown(path: Path, workspace: Workspace) -> str:
+    return path.relative_to(workspace.cell).as_posix() if path.is_relative_to(workspace.cell) else path.as_posix()
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {key.rstrip("_"): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value

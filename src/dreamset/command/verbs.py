@@ -1,0 +1,243 @@
+"""What the verbs of the command line do, each with the arguments that ``cli`` has parsed."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamset.core.errors import InputError, StoppedError
+from dreamset.core.workspace import Workspace
+from dreamset.params import Params, load
+from dreamset.params.rules import check_retrieval, check_start
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+
+def stage(arguments: argparse.Namespace) -> None:
+    """Run one stage, tell what came out, and track it; or print what it would do."""
+    params, workspace = _open(arguments)
+    name, item = arguments.stage, arguments.item
+    _check_item(params, name, item)
+    if arguments.dry_run:
+        from dreamset.command.plan import describe
+
+        print(describe(params, workspace, name, item))
+        return
+    if arguments.worker:
+        _work(params, workspace, item)
+        return
+    from dreamset.core import audit, locks
+    from dreamset.track import figures, finish, study
+
+    started = time.time()
+    shut = nullcontext() if name in audit.OPENERS else audit.closed(workspace)
+    with locks.turn(workspace.locks, f"{name}_{item}" if item else name), shut:
+        summary = stage_function(name)(params, workspace, *([item] if item else []))
+    _print(name, item, summary)
+    for sentence in summary.get("sentences", ()):
+        print(sentence, flush=True)
+    plots = workspace.plots(name, item)
+    private = not params.report.show_real
+    if name == "tune" and item:
+        record = json.loads(workspace.result(name, item).read_text(encoding="utf-8"))
+        study(workspace, params, item, record, _artifacts(workspace, name, item, private))
+    finish(
+        workspace,
+        params,
+        name,
+        item,
+        started=started,
+        metrics=figures(summary),
+        curves=_curves(plots / "loss.csv"),
+        artifacts=_artifacts(workspace, name, item, private),
+    )
+
+
+def _work(params: Params, workspace: Workspace, recipe: str) -> None:
+    """Trials of a study, in turn with nobody: what others run is told by the study's storage."""
+    from dreamset import tune
+    from dreamset.core import audit
+
+    with audit.closed(workspace):
+        _print("tune", recipe, tune.work(params, workspace, recipe))
+
+
+def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
+    """``run`` of a stage's module; importing it loads what that stage needs and no more."""
+    import importlib
+
+    function: Callable[..., dict[str, Any]] = importlib.import_module(f"dreamset.{stage}").run
+    return function
+
+
+def _check_item(params: Params, stage: str, item: str | None) -> None:
+    if stage in ("adapt", "tune", "generate", "review") and item not in params.recipes:
+        raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
+    if stage == "train" and item != "real" and item not in params.recipes:
+        raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
+    # A row that is not active may be named here, too.
+    if stage in ("adapt", "tune", "generate", "train") and item in params.recipes:
+        check_retrieval(params, item)
+        check_start(params, item)
+
+
+def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
+    """One line of what a stage has done."""
+    shown = [
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in summary.items()
+        if isinstance(value, int | float | str) and key not in ("recipe", "arm")
+    ]
+    print(f"{stage}{f' {item}' if item else ''}: {', '.join(shown)}", flush=True)
+    for warning in summary.get("warnings", ()):
+        print(f"{stage}: warning: {warning}", file=sys.stderr, flush=True)
+
+
+def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Loss curves of a stage, one per adapter or run."""
+    if not path.is_file():
+        return {}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            name = row.get("adapter") or row.get("run") or "loss"
+            curves.setdefault(f"loss/{name}", []).append((int(row["step"]), float(row["loss"])))
+    return curves
+
+
+def _artifacts(workspace: Workspace, stage: str, item: str | None, private: bool) -> list[Path]:
+    """Files of a stage that a person looks at; none that shows or names a shot where the shots are ``private``."""
+    # The evaluation names the files of shots that synthetic images resemble.
+    files = [] if private and stage == "evaluate" else [workspace.result(stage, item)]
+    plots = workspace.plots(stage, item)
+    files += sorted(plots.glob("*")) if plots.is_dir() else []
+    if stage == "report":
+        files += [workspace.results / "report.html", workspace.results / "contact_sheet.png"]
+    return [path for path in files if path.is_file()]
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Run every stage over shots and seeds."""
+    from dreamset.sweep import cells
+
+    params, workspace = _open(arguments)
+    if min(arguments.shots) < 1 or arguments.jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
+        raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
+    for name in arguments.recipes or ():
+        _check_item(params, "generate", name)
+    if arguments.recipes:
+        params = dataclasses.replace(params, active=tuple(dict.fromkeys(arguments.recipes)))
+    shots, seeds = sorted(set(arguments.shots)), list(arguments.seeds)
+    print(cells.run(params, workspace, shots, seeds, arguments.jobs, recheck=arguments.recheck))
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Label image files with the delivered classifier."""
+    from dreamset.use.predict import run
+
+    counts = run(arguments.paths, arguments.classifier, arguments.out, arguments.threshold)
+    told = f"{counts.labelled} labelled, {counts.abstained} abstained, {counts.unusable} unusable"
+    # Standard output may be the CSV.
+    print(f"predict: {counts.files} files: {told}", file=sys.stderr)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write the delivered classifier as ONNX, or a dataset for publication."""
+    from dreamset.data.cards import DERIVED
+    from dreamset.use.export import onnx, public
+
+    if arguments.onnx:
+        onnx(arguments.classifier, arguments.onnx)
+        print(f"export: {arguments.onnx}")
+        return
+    if not arguments.recipe:
+        raise InputError("export --public: needs --recipe; name the recipe whose dataset is published.")
+    params, workspace = _open(arguments)
+    _check_item(params, "generate", arguments.recipe)
+    done = public(params, workspace, arguments.recipe, arguments.public)
+    if params.recipes[arguments.recipe].init == "image":
+        print(f"dreamset: {arguments.recipe}: {DERIVED}", file=sys.stderr)
+    left_out = ", ".join(f"{count} {reason}" for reason, count in done["removed"].items())
+    print(f"export: {done['images']} images in {arguments.public}; left out: {left_out}")
+
+
+def review(arguments: argparse.Namespace) -> None:
+    """Serve the page on which a person looks at a dataset."""
+    from dreamset.review import server
+
+    params, workspace = _open(arguments)
+    _check_item(params, "review", arguments.item)
+    if not 0 <= arguments.port < 2**16:
+        raise InputError(f"--port {arguments.port}: is no port; name one of 1024 to 65535, or none.")
+    print(server.serve(workspace, arguments.item, arguments.port, browser=not arguments.no_browser))
+
+
+def fetch(arguments: argparse.Namespace) -> None:
+    """Download pretrained weights."""
+    from dreamset.weights import hub
+    from dreamset.weights.pretrained import hub_name
+
+    params, workspace = _open(arguments)
+    for name in arguments.models or [params.model]:
+        if name not in params.models:
+            raise InputError(f"params.yaml: no row {name!r} in models; there are {', '.join(params.models)}.")
+        row = params.models[name]
+        wanted: list[tuple[str, hub.Part, str | None]] = [
+            (row.generator, "generator", row.variant),
+            (hub_name(row.clip) or row.clip, "clip", None),
+            (row.judge, "judge", None),
+        ]
+        for weights, part, variant in wanted:
+            if hub.repository(weights) is None:
+                print(f"{name} {part}: {weights} is on this machine already")
+                continue
+            record = hub.fetch(workspace.root, weights, part, variant)
+            pin = "" if record["pinned"] else f"; pin it: {weights.partition('@')[0]}@{record['commit']}"
+            print(f"{name} {part}: {weights} at {record['commit']}, {record['bytes'] / 1e9:.2f} GB{pin}", flush=True)
+
+
+def gc(arguments: argparse.Namespace) -> None:
+    """Remove finished pieces of work that nothing uses any more."""
+    from dreamset.core import locks, shards
+    from dreamset.study import workers
+
+    params, workspace = _open(arguments)
+    running = locks.held(workspace.locks) + locks.held(workspace.shards)
+    running += [f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.held(study)]
+    if running:
+        raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
+    beside = workspace.root / ".dreamset"
+    cells = [workspace.cell, *sorted(beside.glob("table/*/")), *sorted(beside.glob("folds/*/*/"))]
+    workers.clear_abandoned(params, workspace)
+    # Of a study that is finished nothing is left there: its values are known, and its images wanted no more.
+    cells += sorted(workspace.trials.glob("*/*/*/*/"))
+    used: set[str] = set()
+    for cell in cells:
+        for path in (*cell.glob("models/adapters/*/adapters.json"), *cell.glob("models/tuned/*/adapters.json")):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            used |= {row["shard"] for row in record["adapters"]} | {*record.get("kept", ())}
+        for path in (*cell.glob("data/synthetic/*/shards.json"), *cell.glob("models/classifiers/*/shards.json")):
+            used |= set(json.loads(path.read_text(encoding="utf-8")))
+    folders, size = shards.collect_garbage(workspace.shards, used)
+    print(f"removed {folders} shards, {size / 1e6:.1f} MB")
+
+
+def track(arguments: argparse.Namespace) -> None:
+    """Send what no tracking server has taken yet."""
+    from dreamset.track import flush
+
+    params, workspace = _open(arguments)
+    print(flush(workspace, params))
+
+
+def _open(arguments: argparse.Namespace) -> tuple[Params, Workspace]:
+    root = Path.cwd()
+    return load(arguments.params or root / "params.yaml"), Workspace.at(root)

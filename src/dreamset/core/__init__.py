@@ -1,0 +1,1 @@
+"""Foundations that nothing of the domain enters: errors, files, images, seeds, locks, shards, devices."""

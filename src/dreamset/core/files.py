@@ -1,0 +1,144 @@
+"""Writing so that a kill at any moment leaves the old file or the new one, and hashing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import unicodedata
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.core.errors import DiskFullError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_NOT_SAFE = re.compile(r"[^a-z0-9]+")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors reports a failed write in words alone
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write ``data`` aside, flush it to disk, rename it into place; makes the parent folders.
+
+    Raises:
+        DiskFullError: there is no space; ``path`` is as it was.
+    """
+    encoded = data.encode() if isinstance(data, str) else data
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with filling(path.parent, len(encoded)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path, needed: int | None = None) -> Iterator[None]:
+    """Write into ``folder``; a lack of space within is told in its name, not in that of a folder aside.
+
+    Args:
+        folder: what a person knows the place by.
+        needed: bytes of all that is written within, where that is known.
+
+    Raises:
+        DiskFullError: there is no space.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = disk_full(error, folder, needed)
+        if full is None:
+            raise
+        raise full from error
+
+
+def disk_full(error: Exception, folder: Path, needed: int | None = None) -> DiskFullError | None:
+    """What a lack of space in ``folder`` is told as, or None where an error is something else."""
+    found = _RUST.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    if number not in _FULL:
+        return None
+    full = DiskFullError(number, os.strerror(number), str(folder))
+    if isinstance(error, DiskFullError):
+        full.needed, full.free = error.needed if needed is None else needed, error.free
+    else:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+        full.needed, full.free = needed, shutil.disk_usage(there).free
+    return full
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as indented JSON with a final newline, atomically; NaN is refused."""
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
+    """Rows as CSV with a header, atomically; a missing or None value is an empty field."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n", extrasaction="raise")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """A JSON file; ``made_by`` is the command named when it is missing or broken.
+
+    Raises:
+        InputError: naming the file and the command that makes it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing; run `{made_by}` first.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not whole JSON ({error}); run `{made_by}` again.") from error
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex digest of a JSON-able value, the same for equal values whatever the order of keys."""
+    return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
+
+
+def class_folder(label: int, name: str, classes: int = 1000) -> str:
+    """A folder name for one of so many classes: sorts by label, safe on every file system whatever the class is called.
+
+    The label makes it unique, so the slug may lose as much of the name as it must.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = _NOT_SAFE.sub("_", plain).strip("_")[:40].strip("_")
+    return f"{label:0{max(3, len(str(classes - 1)))}d}_{slug or 'class'}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

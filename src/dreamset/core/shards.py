@@ -1,0 +1,239 @@
+"""Finished pieces of work under keys: what makes a stage resumable.
+
+DVC deletes a stage's outputs before it runs, so work in progress has to live elsewhere. A shard is a folder
+``.dreamset/shards/<key>/`` that is a pure function of its inputs; its key is the hash of everything that changes
+its bytes, the code that makes it included. It is written aside, flushed, and renamed; the marker ``done.json``,
+written last, lists every file with its sha256. A stage assembles its output from finished shards.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from dreamset.core import locks
+from dreamset.core.files import digest, filling, sha256_file, sync_folder, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+MARKER: Final = "done.json"
+
+Unit = TypeVar("Unit")
+
+
+def key_of(inputs: dict[str, Any], code: tuple[str, ...]) -> str:
+    """Key of a shard: its inputs, the source of the modules ``code`` that make it, and the libraries' versions."""
+    return digest({"inputs": inputs, "code": code_digest(code)})
+
+
+@functools.cache
+def code_digest(modules: tuple[str, ...]) -> str:
+    """Hash of the source files of modules, and of the versions of the libraries whose arithmetic they use."""
+    sources = {}
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(name)
+        sources[name] = sha256_file(Path(spec.origin))
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")}
+    return digest([sources, versions])
+
+
+def find(store: Path, key: str) -> Path | None:
+    """The folder of a finished, undamaged shard, or None; a damaged one is removed."""
+    folder = store / key
+    if not folder.is_dir():
+        return None
+    try:
+        listed = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        whole = all(sha256_file(folder / name) == expected for name, expected in listed.items())
+    except (FileNotFoundError, ValueError, KeyError):  # removed by half, or a marker that is no longer JSON
+        whole = False
+    if whole:
+        return folder
+    # Not an error when it is gone: another process has seen the damage too.
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def claimed(
+    store: Path, units: Sequence[Unit], keys: Callable[[Unit], Sequence[str]]
+) -> Iterator[tuple[Unit, ExitStack]]:
+    """The units of work that have not all their shards, one after the other, for this process alone to make.
+
+    What another process is making comes last, so that two processes with the same work share it. Nothing is held
+    while one waits for the other, beyond what is still being written.
+
+    Args:
+        store: the shards' folder.
+        units: pieces of work.
+        keys: the shards that a unit makes.
+
+    Yields:
+        A unit, and its claim, to be closed when the shards are written. A unit whose shards were finished by
+        another process meanwhile is left out.
+    """
+    busy = []
+    for unit in units:
+        claim = _claim(store, keys(unit), wait=False)
+        if claim is None:
+            busy.append(unit)
+        elif _unfinished(store, keys(unit), claim):
+            yield unit, claim
+    for unit in busy:
+        claim = _claim(store, keys(unit), wait=True)
+        if claim is not None and _unfinished(store, keys(unit), claim):
+            yield unit, claim
+
+
+def _claim(store: Path, keys: Sequence[str], wait: bool) -> ExitStack | None:
+    """Locks of all the shards, or None where one is taken and ``wait`` is not asked for."""
+    with ExitStack() as stack:
+        # In one order everywhere: two who wait for each other's would wait for ever.
+        for key in sorted(keys):
+            path = store / f".{key}{locks.SUFFIX}"
+            lock = locks.wait(path) if wait else locks.take(path)
+            if lock is None:
+                return None
+            stack.callback(lock.release)
+        return stack.pop_all()
+
+
+def _unfinished(store: Path, keys: Sequence[str], claim: ExitStack) -> bool:
+    """Whether a claimed unit is still to be made; if not, the claim is given back."""
+    if all(find(store, key) for key in keys):
+        claim.close()
+        return False
+    return True
+
+
+@contextmanager
+def writing(store: Path, key: str, size: int | None = None) -> Iterator[Path]:
+    """A folder to write a shard into; on leaving without an error it becomes the shard ``key``.
+
+    Without a claim two processes may make the same shard: the first to finish wins, the other's copy is dropped.
+
+    Args:
+        store: the shards' folder.
+        key: of the shard.
+        size: bytes that will be written, as far as they are known beforehand.
+
+    Raises:
+        DiskFullError: there is no space; no part of the shard is left.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=store))
+    try:
+        # Within the try: what is free is told while what was written is still there.
+        with filling(store, size):
+            yield aside
+            _finish(aside, key)
+            if find(store, key) is None:
+                try:
+                    aside.rename(store / key)
+                except OSError:
+                    if find(store, key) is None:
+                        raise
+                sync_folder(store)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _finish(aside: Path, key: str) -> None:
+    """Flush a shard's files and write its marker."""
+    files = sorted(path for path in aside.rglob("*") if path.is_file())
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    listed = {path.relative_to(aside).as_posix(): sha256_file(path) for path in files}
+    write_json(aside / MARKER, {"key": key, "files": listed})
+    sync_folder(aside)
+    aside.chmod(0o755)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file where the file system allows it, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def assembling(target: Path) -> Iterator[Path]:
+    """A folder beside ``target`` that takes its place, whole, on leaving without an error.
+
+    For one process at a time: the folders beside it have fixed names, so that what a killed run left there goes.
+
+    Raises:
+        DiskFullError: there is no space; ``target`` is as it was.
+    """
+    aside, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    try:
+        with filling(target):
+            for leftover in (aside, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            aside.mkdir(parents=True)
+            yield aside
+            if target.exists():
+                target.rename(old)
+            try:
+                aside.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+    finally:
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def forget(store: Path, keys: Sequence[str], guarded: Sequence[str] = ()) -> int:
+    """Remove shards that nothing wants any more, unless another process is making one of them.
+
+    Args:
+        store: the shards' folder.
+        keys: of what goes.
+        guarded: of what stays, but whose makers make those of ``keys`` as well.
+
+    Returns:
+        How many shards went.
+    """
+    there = [key for key in keys if (store / key).is_dir()]
+    claim = _claim(store, [*{*keys, *guarded}], wait=False) if there else None
+    if claim is None:
+        return 0
+    with claim:
+        for key in there:
+            shutil.rmtree(store / key, ignore_errors=True)
+    return len(there)
+
+
+def remove(folder: Path) -> None:
+    """Drop work in progress whose shards are finished."""
+    shutil.rmtree(folder)
+
+
+def collect_garbage(store: Path, used: set[str]) -> tuple[int, int]:
+    """Remove every shard whose key is not in ``used``, and leftovers of killed runs.
+
+    Only while no run is going on, whose shards nothing lists yet: ``locks.held`` tells.
+
+    Returns:
+        How many folders went, and how many bytes.
+    """
+    folders = [path for path in store.iterdir() if path.is_dir() and path.name not in used] if store.is_dir() else []
+    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    for folder in folders:
+        shutil.rmtree(folder)
+    return len(folders), size

@@ -1,0 +1,195 @@
+"""Mappings as YAML gives them, checked against frozen dataclasses: strict in keys, types and ranges.
+
+A dataclass is the schema: its field names are the allowed keys (a trailing ``_`` avoids a keyword), its type hints
+the allowed types, ``Annotated[..., Range(...)]`` the allowed values. A field without a default is required.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import yaml
+
+from dreamset.core.errors import InputError
+
+T = TypeVar("T")
+
+EMPTY: Final = "may be empty"  # of a mapping, as its annotation
+
+_WORDS: Final = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed interval of a number; ``above`` and ``below`` are open ends."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        ends = [
+            ("of at least", self.low),
+            ("above", self.above),
+            ("and at most" if self.low is not None or self.above is not None else "of at most", self.high),
+            ("and below" if self.low is not None or self.above is not None else "below", self.below),
+        ]
+        return " ".join(f"{word} {end:g}" for word, end in ends if end is not None)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file, read with the safe loader.
+
+    Raises:
+        InputError: naming the file, and the line where it is broken.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run this in the project's folder.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise InputError(f"{path}{line}: is not plain YAML ({getattr(error, 'problem', error)}); mend it.") from error
+
+
+def build(kind: type[T], raw: object, key: str = "") -> T:
+    """An instance of the dataclass ``kind`` from a mapping, every field checked.
+
+    Args:
+        kind: the schema.
+        raw: what ``yaml.safe_load`` gave.
+        key: where ``raw`` stands in the file, dotted; empty for the whole of it.
+
+    Raises:
+        InputError: one sentence naming the key and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise InputError(f"{key or 'the file'}: expected a mapping of keys, got {_shown(raw)}.")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in raw:
+        if name not in fields:
+            raise InputError(f"{_join(key, name)}: unknown key; allowed are {listed(fields)}.")
+    values = {}
+    for name, field in fields.items():
+        if name in raw:
+            values[field.name] = _value(hints[field.name], raw[name], _join(key, name))
+        elif field.default is dataclasses.MISSING:
+            raise InputError(f"{_join(key, name)}: is missing; give it.")
+    return kind(**values)
+
+
+def _value(hint: Any, raw: object, key: str) -> Any:
+    """``raw`` checked against a type hint."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and args[1] == EMPTY:
+        return {} if raw == {} else _value(args[0], raw, key)
+    if origin in (types.UnionType, typing.Union):
+        if raw is None and type(None) in args:
+            return None
+        return _any_of([arg for arg in args if arg is not type(None)], raw, key)
+    if origin is Literal:
+        if raw not in args or isinstance(raw, bool):
+            raise InputError(f"{key}: expected one of {listed(args)}, got {_shown(raw)}.")
+        return raw
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise InputError(f"{key}: expected a list, got {_shown(raw)}.")
+        return tuple(_value(args[0], item, f"{key}[{i}]") for i, item in enumerate(raw))
+    if origin is dict:
+        if not isinstance(raw, dict) or not raw:
+            raise InputError(f"{key}: expected {_told(hint)}, got {_shown(raw)}.")
+        for name in raw:
+            if name is None or isinstance(name, bool):
+                raise InputError(
+                    f"{key}: YAML reads one of its names as {_shown(name)} (yes, no, on, off, null and "
+                    'their like are no text); write it in quotes, such as "yes".'
+                )
+        return {str(name): _value(args[1], row, _join(key, name)) for name, row in raw.items()}
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast("type[Any]", hint), raw, key)
+    limits = Range()
+    if origin is Annotated:
+        hint, limits = args[0], args[1]
+    return _scalar(hint, limits, raw, key)
+
+
+def _any_of(hints: list[Any], raw: object, key: str) -> Any:
+    """``raw`` checked against alternatives; one sentence names them all where none fits."""
+    if len(hints) == 1:
+        return _value(hints[0], raw, key)
+    for hint in hints:
+        # What is wrong inside of a mapping is told of the inner key.
+        if isinstance(raw, dict) and raw and typing.get_origin(hint) is dict:
+            return _value(hint, raw, key)
+        try:
+            return _value(hint, raw, key)
+        except InputError:
+            continue
+    raise InputError(f"{key}: expected {' or '.join(map(_told, hints))}, got {_shown(raw)}.")
+
+
+def _told(hint: Any) -> str:
+    """What a type hint allows, as a sentence says it."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin is dict:
+        return f"a mapping of names to {'rows' if dataclasses.is_dataclass(args[1]) else _told(args[1])}"
+    if origin is tuple:
+        return f"a list of {_told(args[0])}"
+    return f"{_WORDS[args[0]]} {args[1]}".strip() if origin is Annotated else _WORDS[hint]
+
+
+def _scalar(kind: type, limits: Range, raw: object, key: str) -> Any:
+    word = _WORDS[kind]
+    ok = isinstance(raw, (int, float) if kind is float else kind) and (kind is bool or not isinstance(raw, bool))
+    if kind is float and isinstance(raw, str):
+        # YAML 1.1 reads 1e-3 as text: only 1.0e-3 is a number there.
+        try:
+            raw, ok = float(raw), True
+        except ValueError:
+            ok = False
+    if ok and kind is float:
+        raw = float(typing.cast("float", raw))
+        ok = math.isfinite(raw)
+    if not ok or (kind in (int, float) and raw not in limits):  # type: ignore[operator]
+        raise InputError(f"{key}: expected {f'{word} {limits}'.strip()}, got {_shown(raw)}.")
+    if kind is str and not typing.cast("str", raw).strip():
+        raise InputError(f"{key}: expected text, got an empty one.")
+    return raw
+
+
+def _join(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def listed(names: typing.Iterable[object]) -> str:
+    """Names as a sentence shows them."""
+    return ", ".join(str(name) for name in names)
+
+
+def _shown(raw: object) -> str:
+    if isinstance(raw, dict):
+        return "a mapping" if raw else "an empty one"
+    return "null" if raw is None else repr(raw)[:60]

@@ -1,0 +1,52 @@
+"""``adapters.json``: which adapters a recipe has, and which labels each of them serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, sha256_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter: the labels it serves, its file in the recipe's folder, and the shard it came from."""
+
+    labels: tuple[int, ...]
+    file: str
+    sha256: str
+    shard: str
+
+
+def read_adapters(folder: Path, stage: str = "adapt") -> list[Adapter]:
+    """The adapters of a recipe; none for a recipe that adapts nothing.
+
+    Args:
+        folder: of the recipe.
+        stage: what makes the folder, for the error.
+
+    Raises:
+        InputError: a file is missing, is not the one that was trained, or is of a kind that could run code.
+    """
+    again = f"dreamset {stage} {folder.name}"
+    record = folder / "adapters.json"
+    try:
+        rows = read_json(record, again)["adapters"]
+        adapters = [Adapter(tuple(row["labels"]), str(row["file"]), row["sha256"], row["shard"]) for row in rows]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{record}: is not a record of adapters ({error}); run `{again}` again.") from error
+    for adapter in adapters:
+        name, path = PurePosixPath(adapter.file), folder / adapter.file
+        if name.is_absolute() or ".." in name.parts:
+            raise InputError(f"{record}: {adapter.file} lies outside {folder}; run `{again}` again.")
+        if name.suffix != ".safetensors":
+            # A pickle runs whatever its author put in, and a hash beside it says nothing of who wrote it.
+            raise InputError(f"{path}: is no .safetensors file; pickled adapters are not opened. Convert it, or adapt.")
+        if not path.is_file() or sha256_file(path) != adapter.sha256:
+            raise InputError(f"{path}: is not the adapter that was trained (missing or changed); run `{again}` again.")
+    return adapters

@@ -1,0 +1,1 @@
+"""Synthetic images: blocks to draw, the drawing itself, starts from shots, retrieval."""

@@ -1,0 +1,221 @@
+"""Drawing: images of blocks by a base and its adapters, written as shards while the next block is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dreamset import __version__
+from dreamset.core import locks, shards, xmp
+from dreamset.core.device import out_of_memory, pick
+from dreamset.core.errors import InputError, StoppedError
+from dreamset.core.files import sha256, write_json
+from dreamset.core.progress import bar
+from dreamset.core.seeds import image_seed
+from dreamset.data import cards, tuned
+from dreamset.data.synthetic import SyntheticImage, write_metadata
+from dreamset.drawing import starts
+from dreamset.drawing.blocks import requests
+from dreamset.weights import hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.adapters import Adapter
+    from dreamset.data.splits import Split
+    from dreamset.drawing.blocks import Block, Request
+    from dreamset.generator.base_model import BaseModel, Condition
+    from dreamset.params import Params
+
+
+def load_base(params: Params, workspace: Workspace) -> BaseModel:
+    """The base that the model's row names, on the device, compiled where the row says so."""
+    from dreamset.generator import base_model
+
+    base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
+    if params.base.generate.compile:
+        base_model.compile_unet(base)
+    return base
+
+
+def draw_all(
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    adapters: list[Adapter],
+    missing: list[Block],
+    load: Callable[[], BaseModel] | None = None,
+) -> int:
+    """Draw blocks, adapter by adapter; encoding and writing go on while the next block is drawn.
+
+    Returns:
+        How many images were drawn here: fewer than are missing where another process draws the same blocks.
+    """
+    from dreamset.generator import trained
+
+    base = load_base(params, workspace) if load is None else load()
+    total = sum(map(len, missing))
+    written: Future[None] | None = None
+    count = 0
+    current: tuple[int | None, float] | None = None
+    embeds: dict[str, Condition] = {}
+    latents = starts.Latents(workspace.cell)
+    with (
+        ThreadPoolExecutor(max_workers=1) as writer,
+        bar(total=total, what=f"drawing {recipe}", unit="img") as progress,
+        ExitStack() as installed,
+    ):
+        for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
+            with claim:
+                locks.boundary()
+                adapter = None if block.adapter is None else adapters[block.adapter]
+                if (block.adapter, block.scale) != current:
+                    installed.close()
+                    file = None if adapter is None else tuned.adapters(params, workspace, recipe) / adapter.file
+                    installed.enter_context(trained.installed(base, file, block.scale))
+                    embeds, current = {}, (block.adapter, block.scale)
+                drawn = draw(params, base, split, recipe, block, embeds, latents)
+                if written:
+                    written.result()
+                sha = None if adapter is None else adapter.sha256
+                # The shard stays claimed until it is written.
+                kept = claim.pop_all()
+                written = writer.submit(write, params, workspace, split, recipe, block, sha, drawn, kept)
+            count += len(drawn.requests)
+            progress.update(len(drawn.requests))
+        if written:
+            written.result()
+    return count
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images of a block: requests, pixels (n, h, w, 3) uint8, seeds and redraws of each, and the time taken."""
+
+    requests: list[Request]
+    pixels: NDArray[np.uint8]
+    seeds: list[int]
+    redraws: list[int]
+    seconds: float
+
+
+def draw(
+    params: Params,
+    base: BaseModel,
+    split: Split,
+    recipe: str,
+    block: Block,
+    embeds: dict[str, Condition],
+    latents: starts.Latents,
+) -> Drawn:
+    """Draw a block, and again what came out degenerate.
+
+    ``embeds`` keeps the prompts of this adapter, and ``latents`` the shots that images start from.
+    """
+    import torch
+
+    from dreamset.generator.base_model import cat
+    from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
+
+    started = time.perf_counter()
+    wanted = requests(params, split, recipe, block)
+    new = [prompt for prompt in dict.fromkeys(["", *(r.prompt for r in wanted)]) if prompt not in embeds]
+    if new:
+        with torch.no_grad():
+            embeds.update(zip(new, base.encode(new).split(), strict=True))
+    redraws = [0] * len(wanted)
+    seeds = [image_seed(params.seed, split.classes[r.label], r.index) for r in wanted]
+    rows, images = list(range(len(wanted))), torch.empty(0)
+    for attempt in range(params.generate.redraws + 1):
+        for row in rows:
+            redraws[row] = attempt
+            request = wanted[row]
+            seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
+        conditions = cat([embeds[wanted[row].prompt] for row in rows])
+        empty = embeds[""].expand(len(rows))
+        # Compiled for whole blocks alone: how many are drawn again is chance, and each size would be compiled.
+        drawer = base if attempt == 0 else dataclasses.replace(base, compiled=None)
+        shots = [shot for row in rows if (shot := wanted[row].shot)]
+        try:
+            begun = latents.of(base, shots) if shots else None
+            drawn = draw_fitting(drawer, params.sampler(recipe), conditions, empty, [seeds[row] for row in rows], begun)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise StoppedError(
+                f"generate {recipe}: no memory to draw one image by itself; put attention_slicing, vae_slicing or "
+                f"offload into models.{params.model}.memory in params.yaml. What is drawn is kept."
+            ) from error
+        images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
+        rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
+        if not rows:
+            return Drawn(wanted, to_uint8(images).numpy(), seeds, redraws, time.perf_counter() - started)
+    request = wanted[rows[0]]
+    raise InputError(
+        f"{recipe}: image {request.index} of class {split.classes[request.label]!r} (and {len(rows) - 1} more) is "
+        f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
+        "(models.*.adapt) or the guidance."
+    )
+
+
+def write(
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    block: Block,
+    adapter: str | None,
+    drawn: Drawn,
+    claim: ExitStack,
+) -> None:
+    """Encode a block and make it a shard; then close its claim."""
+    from dreamset.core.images import png
+
+    files, images = [], []
+    scale = block.scale if adapter is not None and params.recipes[recipe].adapter == "lora" else None
+    with claim:
+        tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *params.base.pretrained)
+        for request, pixels, seed, redraws in zip(
+            drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True
+        ):
+            name = f"{split.folder(request.label)}/{request.index:05d}.png"
+            source = xmp.GENERATED if request.shot is None else xmp.EDITED
+            text = {
+                "Software": tool,
+                "DigitalSourceType": source,
+                "Seed": str(seed),
+                "Prompt": request.prompt,
+                xmp.CHUNK: xmp.packet(cards.shown(base["name"]), base["sha256"], request.prompt, seed, tool, source),
+            }
+            files.append((name, png(pixels, text)))
+            images.append(
+                SyntheticImage(
+                    file_name=name,
+                    label=request.label,
+                    class_name=split.classes[request.label],
+                    index=request.index,
+                    prompt=request.prompt,
+                    seed=seed,
+                    redraws=redraws,
+                    sampler=dataclasses.asdict(params.sampler(recipe)),
+                    adapter=adapter,
+                    adapter_scale=scale,
+                    sha256=sha256(files[-1][1]),
+                    shot=None if request.shot is None else request.shot.sha256,
+                )
+            )
+        with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:
+            for name, data in files:
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(data)
+            write_metadata(folder, images)
+            write_json(folder / "record.json", {"drawn": len(images), "seconds": drawn.seconds})

@@ -1,0 +1,277 @@
+"""What a recipe with ``origin: retrieval`` searches: glyphs as the bundled base's source renders them, or a folder.
+
+Rendered glyphs have no end, so each block of images is found in a stretch of its own; a folder is searched whole. The
+features of what is searched are a shard, which other shots share; nothing lists it, so ``dreamset gc`` drops it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import classifiers
+from dreamset.core import shards
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, sha256_file, write_json
+from dreamset.core.images import SUFFIXES, BadImageError, Decoding, decode, resize_crop
+from dreamset.core.seeds import seed_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.classifiers.clip import Clip
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
+    from dreamset.params import Params
+
+SEARCHED: Final = 20  # rendered glyphs that are searched for each that is kept
+BATCH: Final = 256  # images whose features are computed at once
+CODE: Final = (
+    "dreamset.glyphs.fonts",
+    "dreamset.glyphs.render",
+    "dreamset.classifiers.clip",
+    "dreamset.core.images",
+    "dreamset.drawing.pools",
+    "dreamset.drawing.retrieve",
+    "dreamset.core.seeds",
+)
+
+_GLYPHS: Final = "glyphs"
+_LOOK: Final = "models/base/params.yaml"  # of the bundled base: how its glyphs are varied
+_FEATURES, _NAMES, _IMAGES, _RECORD = "features.npy", "names.json", "images.npy", "record.json"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What is searched: ``make`` fills the folder of the shard ``key`` with unit features, names and perhaps images."""
+
+    key: str
+    size: int
+    make: Callable[[Path, Clip], None]
+
+
+def endless(params: Params) -> bool:
+    """Whether images are rendered, as many as one likes; else a folder holds them."""
+    return params.base.retrieval == _GLYPHS
+
+
+def searched(params: Params, workspace: Workspace) -> list[tuple[str, str]]:
+    """What a recipe with ``origin: retrieval`` searches, as far as it can change: work that rests on it records it.
+
+    Returns:
+        (path, sha256) of every image file of the folder, by path relative to it, copies and labelled images too; of
+        glyphs what says how they look, and the code that renders and searches them.
+
+    Raises:
+        InputError: the model's row names nothing to search, or no folder.
+    """
+    if endless(params):
+        return [(_LOOK, sha256_file(workspace.root / _LOOK)), ("code", shards.code_digest(CODE))]
+    root = _root(params, workspace)
+    files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    return [
+        (path.relative_to(root).as_posix(), _digest(path))
+        for path in files
+        if path.is_file() and not path.name.startswith(".")
+    ]
+
+
+def find(
+    params: Params, workspace: Workspace, split: Split, start: int, depth: int, wanted: int, known: dict[int, Pool]
+) -> Pool:
+    """What the block at ``start`` is searched in; ``known`` keeps a folder's, which is the same for all blocks."""
+    if endless(params):
+        return _glyphs(params, workspace, start, depth, len(split.classes))
+    if 0 not in known:
+        known[0] = _folder(params, workspace, split, wanted)
+    if known[0].size < wanted * len(split.classes):
+        raise too_few(params, split, wanted, known[0].size)
+    return known[0]
+
+
+def too_few(params: Params, split: Split, wanted: int, count: int) -> InputError:
+    """What to say where ``count`` images cannot give ``wanted`` to each class."""
+    total = wanted * len(split.classes)
+    return InputError(
+        f"models.{params.model}.retrieval: {params.base.retrieval} has {count} usable images beside the labelled ones, "
+        f"but {wanted} for each of {len(split.classes)} classes are {total}; lower generate.per_class or "
+        "add images."
+    )
+
+
+def made(store: Path, pool: Pool, clip: Clip) -> Path:
+    """The shard of a pool, made if it is not there."""
+    missing = [] if shards.find(store, pool.key) else [pool.key]
+    for key, claim in shards.claimed(store, missing, lambda key: [key]):
+        with claim, shards.writing(store, key) as folder:
+            started = time.perf_counter()
+            pool.make(folder, clip)
+            write_json(folder / _RECORD, {"images": pool.size, "seconds": time.perf_counter() - started})
+    return store / pool.key
+
+
+def embed(clip: Clip, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Unit float32 features (n, d) of RGB images (n, h, h, 3)."""
+    import torch
+    import torch.nn.functional as F
+
+    where = clip.shift.device
+    with torch.inference_mode(), classifiers.autocast(where):
+        pixels = classifiers.to_float(torch.from_numpy(images).to(where), clip)
+        features = clip.model.encode_image((pixels - clip.shift) / clip.scale).float()
+    normal: NDArray[np.float32] = F.normalize(features, dim=-1).cpu().numpy()
+    return normal
+
+
+def features(folder: Path) -> NDArray[np.float32]:
+    """Unit features (n, d) of the images of a pool that was made."""
+    import numpy as np
+
+    found: NDArray[np.float32] = np.load(folder / _FEATURES)
+    return found
+
+
+def seconds(folder: Path) -> float:
+    """How long a pool took to make."""
+    return float(read_json(folder / _RECORD, "dreamset generate")["seconds"])
+
+
+def opened(params: Params, workspace: Workspace, folder: Path) -> Callable[[int], tuple[str, NDArray[np.uint8]]]:
+    """A function from the index of an image of a pool to its name and pixels, (h, h, 3) at the base's resolution."""
+    import numpy as np
+    from PIL import Image
+
+    names: list[str] = read_json(folder / _NAMES, "dreamset generate")
+    if not endless(params):
+        root = _root(params, workspace)
+        return lambda item: (names[item], _pixels(root / names[item], params))
+    rendered = np.load(folder / _IMAGES)
+    side = params.base.resolution
+    return lambda item: (names[item], resize_crop(Image.fromarray(rendered[item]).convert("RGB"), side))
+
+
+def _weights(params: Params, workspace: Workspace) -> dict[str, Any]:
+    """What the features depend on."""
+    versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "open_clip_torch")}
+    return {"clip": classifiers.identity(workspace.root, params.base.clip)["sha256"], "versions": versions}
+
+
+def _glyphs(params: Params, workspace: Workspace, start: int, depth: int, classes: int) -> Pool:
+    """A stretch of what the bundled base's training source renders: all its characters, in the fonts it learned."""
+    from dreamset.glyphs import look as base_params
+
+    base = base_params.load(workspace.root / _LOOK)
+    # The seed is redrawn with all the rest: cells of a table are compared on draws of their own.
+    seed = seed_for("pool", params.seed)
+    first, count = SEARCHED * start * classes, SEARCHED * depth * classes
+    place = {"first": first, "count": count, "seed": seed}
+    look = {"look": dataclasses.asdict(base.look), "fonts": dataclasses.asdict(base.source)}
+    key = shards.key_of({"glyphs": look | place} | _weights(params, workspace), CODE)
+
+    def make(folder: Path, clip: Clip) -> None:
+        import numpy as np
+
+        from dreamset.glyphs.fonts import CHARACTERS, usable_fonts
+        from dreamset.glyphs.render import Glyphs, split_pairs
+
+        source = Glyphs(base.look, seed, split_pairs(base.source.held_out_fonts, base.source.seed)[0])
+        fonts = [font.name for font in usable_fonts()]
+        features, images, names = [], [], []
+        for at in range(first, first + count, BATCH):
+            batch = source.batch(at, min(BATCH, first + count - at))
+            pixels = ((batch.images[:, 0].numpy() + 1) * 127.5).round().astype(np.uint8)
+            images.append(pixels)
+            features.append(embed(clip, np.repeat(pixels[..., None], 3, -1)))
+            names += [
+                f"glyph {at + i}: {CHARACTERS[character]} in {fonts[font]}"
+                for i, (character, font) in enumerate(zip(batch.characters, batch.fonts, strict=True))
+            ]
+        np.save(folder / _IMAGES, np.concatenate(images))
+        np.save(folder / _FEATURES, np.concatenate(features))
+        write_json(folder / _NAMES, names)
+
+    return Pool(key, count, make)
+
+
+def _folder(params: Params, workspace: Workspace, split: Split, wanted: int) -> Pool:
+    """All images under a folder, however it is divided, but for copies of one another and of the labelled ones."""
+    root = _root(params, workspace)
+    # A fold's own manifests do not hold what it holds out, nor any manifest here the test images: unseen does.
+    seen = {sample.sha256 for sample in (*split.train, *split.selection)}.union(split.unseen)
+    files: list[tuple[str, str]] = []
+    for name, digest in searched(params, workspace):
+        if digest not in seen:
+            seen.add(digest)
+            files.append((name, digest))
+    key = shards.key_of({"files": files, "resolution": params.base.resolution} | _weights(params, workspace), CODE)
+
+    def usable() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        for name, _ in files:
+            try:
+                yield name, _pixels(root / name, params)
+            except BadImageError:
+                continue  # of a million pictures from anywhere some are broken; those that are left are counted
+
+    def make(folder: Path, clip: Clip) -> None:
+        import numpy as np
+
+        features, names = [], []
+        for batch in _batches(usable()):
+            names += [name for name, _ in batch]
+            features.append(embed(clip, np.stack([pixels for _, pixels in batch])))
+        if not names:
+            raise too_few(params, split, wanted, 0)
+        np.save(folder / _FEATURES, np.concatenate(features))
+        write_json(folder / _NAMES, names)
+
+    return Pool(key, len(files), make)
+
+
+def _root(params: Params, workspace: Workspace) -> Path:
+    if params.base.retrieval is None:
+        # As where the recipe is active; but any recipe can be run by its name.
+        raise InputError(
+            f"models.{params.model}.retrieval: is null, so there is nothing to retrieve from; give imagefolder:PATH."
+        )
+    root = workspace.root / params.base.retrieval.partition(":")[2]
+    if not root.is_dir():
+        raise InputError(f"models.{params.model}.retrieval: {root} is no folder; give imagefolder:PATH of images.")
+    return root
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, computed again only when its size or its time has changed."""
+    found = path.stat()
+    return _hashed(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _hashed(path: Path, _size: int, _time: int) -> str:
+    # Every block, fold and arm asks; and where a folder holds labelled images, what a fold holds out is not opened
+    # again once the fold has closed it.
+    return sha256_file(path)
+
+
+def _pixels(path: Path, params: Params) -> NDArray[np.uint8]:
+    """A file of a folder, at the base's resolution."""
+    return resize_crop(decode(path.read_bytes(), Decoding(params.prepare.max_pixels)).image, params.base.resolution)
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,258 @@
+"""Images that are not drawn but found: those of the base's own training source that are nearest to each class.
+
+A generator can teach a classifier no more than it was taught itself, so what it draws has to beat what it learned from
+(Geng et al. 2024, "The Unmet Promise of Synthetic Training Images"). Such a recipe is one with ``origin: retrieval``;
+``retrieval`` of the model's row says where from.
+
+Nearness is the sum of two cosines in the features of the model's CLIP: to the mean of the class's shots, which know
+how the target looks, and to the class's caption, which knows what the class is. (Geng et al. use the caption alone. Of
+glyphs for digits, 4 shots, 95 % of what is found by the sum are of the right shape, 63 % by the shots alone and 98 %
+by the caption alone.) Labels come from that alone: whatever the source knows of its images is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from dreamset import __version__, classifiers
+from dreamset.core import locks, shards
+from dreamset.core.files import sha256, write_json
+from dreamset.core.images import png
+from dreamset.core.progress import bar
+from dreamset.data.cards import told
+from dreamset.data.synthetic import SyntheticImage, write_metadata
+from dreamset.drawing import pools
+from dreamset.drawing.blocks import Block
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.classifiers.clip import Clip
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
+    from dreamset.params import Params
+
+
+def finish(params: Params, workspace: Workspace, split: Split, recipe: str, wanted: int) -> tuple[list[Block], int]:
+    """Find what is not found yet of the first ``wanted`` images of every class.
+
+    Returns:
+        The blocks that hold them, all of them finished shards, and how many images were found here.
+
+    Raises:
+        InputError: see ``plan`` and ``fill``.
+    """
+    blocks = plan(params, workspace, split, recipe, wanted)
+    missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
+    return blocks, fill(params, workspace, split, recipe, wanted, missing) if missing else 0
+
+
+def plan(params: Params, workspace: Workspace, split: Split, recipe: str, wanted: int) -> list[Block]:
+    """The blocks that hold the first ``wanted`` images of every class; growing ``wanted`` adds blocks.
+
+    Raises:
+        InputError: there is nothing to search or there are too few images, or the CLIP is not there.
+    """
+    labels = tuple(range(len(split.classes)))
+    depth = max(1, params.base.generate.batch // len(labels))
+    shared = {
+        "shots": [[sample.sha256, sample.label] for sample in split.train],
+        "captions": [[split.classes[label], _caption(params, split, recipe, label)] for label in labels],
+        "resolution": params.base.resolution,
+        "depth": depth,
+        "seed": params.seed,
+    }
+    blocks = []
+    known: dict[int, pools.Pool] = {}
+    for start in range(0, wanted, depth):
+        pool = pools.find(params, workspace, split, start, depth, wanted, known)
+        key = shards.key_of(shared | {"pool": pool.key, "start": start}, pools.CODE)
+        blocks.append(Block(key, None, labels, start, start + depth))
+    return blocks
+
+
+def fill(params: Params, workspace: Workspace, split: Split, recipe: str, wanted: int, missing: list[Block]) -> int:
+    """Find the images of blocks, of which the first ``wanted`` of every class must be there.
+
+    Returns:
+        How many were found here: fewer than are missing where another process does the same blocks.
+
+    Raises:
+        InputError: too few of the images that are searched can be used.
+    """
+    clip = _clip(params, workspace, split, recipe)
+    centres = _centres(params, workspace, split, clip)
+    total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
+    known: dict[int, pools.Pool] = {}
+    count = 0
+    with bar(total=total, what=f"retrieving {recipe}", unit="img") as progress:
+        for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
+            with claim:
+                locks.boundary()
+                depth = block.stop - block.start
+                pool = pools.find(params, workspace, split, block.start, depth, wanted, known)
+                folder = pools.made(workspace.shards, pool, clip)
+                started = time.perf_counter()
+                scores = pools.features(folder) @ centres.T
+                first, last = 0, depth
+                if not pools.endless(params):
+                    # The last block of a folder may be deeper than the folder.
+                    first, last = block.start, min(block.stop, len(scores) // len(block.labels))
+                    if last < min(block.stop, wanted):
+                        raise pools.too_few(params, split, wanted, len(scores))
+                picked = draft(scores, last)[first:]
+                seconds = time.perf_counter() - started + pools.seconds(folder)
+                _write(params, workspace, split, recipe, block, folder, picked, scores, seconds)
+            count += picked.size
+            progress.update(picked.size)
+    return count
+
+
+def draft(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Which images each class gets, nearest first, no image twice.
+
+    Classes choose in turn, one image a round: the nearest of those that are nearest to no other class, then, where
+    these run out, of the rest. What is chosen in early rounds does not depend on ``count``.
+
+    Args:
+        scores: (n, classes), how near each image is to each class; n of at least ``count * classes``.
+        count: images per class.
+
+    Returns:
+        (count, classes) indices of images.
+    """
+    import numpy as np
+
+    n, classes = scores.shape
+    owner = scores.argmax(1)
+    orders = [np.lexsort((-scores[:, label], owner != label)) for label in range(classes)]
+    heads, taken = [0] * classes, np.zeros(n, bool)
+    picked = np.empty((count, classes), np.int64)
+    for turn in range(count):
+        for label, order in enumerate(orders):
+            while taken[order[heads[label]]]:
+                heads[label] += 1
+            picked[turn, label] = order[heads[label]]
+            taken[picked[turn, label]] = True
+    return picked
+
+
+def card(params: Params, split: Split, recipe: str, count: int, checked: str) -> str:
+    """The dataset card, in the Hugging Face hub's layout; ``checked`` says who has checked the labels."""
+    return "\n".join(_card(params, split, recipe, count, checked)) + "\n"
+
+
+def _card(params: Params, split: Split, recipe: str, count: int, checked: str) -> Iterator[str]:
+    glyphs, each = pools.endless(params), told(params.synthetic_per_class(split.train_per_class))
+    yield "---"
+    yield f"license: {params.base.licence if glyphs else 'other'}"
+    yield "task_categories: [image-classification]"
+    yield f"pretty_name: {json.dumps(f'{recipe} for {split.source}')}"
+    yield "---"
+    yield f"# Retrieved images: {recipe}"
+    yield ""
+    yield (
+        f"{count} images of {len(split.classes)} classes ({each} per class), **none of them generated**: "
+        f"the nearest ones of what the base was, or could have been, trained on. Labels are that nearness; {checked}."
+    )
+    yield ""
+    if glyphs:
+        kept = f"{pools.SEARCHED} for each that was kept"
+        yield f"- Source: glyphs rendered from the fonts that matplotlib ships, {kept}."
+    else:
+        yield "- Source: a folder of images; their licences are their owners', and hold for this dataset too."
+    yield (
+        f"- Nearness: cosines to the mean of {told(split.train_per_class)} shots per class of `{split.source}` and to "
+        f"the caption, in the features of `{params.base.clip}`; seed {params.seed}."
+    )
+    yield f"- Caption of class 0: {json.dumps(_caption(params, split, recipe, 0), ensure_ascii=False)}."
+    yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (caption, source, sha256)."
+    yield ""
+    yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'
+
+
+def _caption(params: Params, split: Split, recipe: str, label: int) -> str:
+    return split.prompt(label, params.recipes[recipe].prompt)
+
+
+def _clip(params: Params, workspace: Workspace, split: Split, recipe: str) -> Clip:
+    from dreamset.classifiers import clip
+    from dreamset.core.device import pick
+    from dreamset.weights import pretrained
+
+    captions = [_caption(params, split, recipe, label) for label in range(len(split.classes))]
+    network = clip.read(pretrained.find(workspace.root, params.base.clip), captions)
+    return network.to(pick()).eval()
+
+
+def _centres(params: Params, workspace: Workspace, split: Split, clip: Clip) -> NDArray[np.float32]:
+    """For each class (classes, d) the unit mean of its shots' features and its caption's unit feature, added."""
+    import numpy as np
+    import torch
+
+    from dreamset.data import arrays
+
+    side = classifiers.seen(clip.size, params.base.resolution)
+    shots = arrays.real(split.train, workspace.cell, side)
+    parts = [pools.embed(clip, shots.images[at : at + pools.BATCH]) for at in range(0, len(shots), pools.BATCH)]
+    features = np.concatenate(parts)
+    sums = np.zeros((len(split.classes), features.shape[1]), np.float32)
+    np.add.at(sums, shots.labels, features)
+    with torch.inference_mode():
+        captions = clip.class_features().cpu().numpy()
+    centres: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(min=1e-12) + captions
+    return centres
+
+
+def _write(
+    params: Params,
+    workspace: Workspace,
+    split: Split,
+    recipe: str,
+    block: Block,
+    pool: Path,
+    picked: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    seconds: float,
+) -> None:
+    """Make a block a shard, in the layout of drawn ones."""
+    started = time.perf_counter()
+    picture = pools.opened(params, workspace, pool)
+    text = {"Software": f"dreamset {__version__}", "Origin": "retrieved, not generated"}
+    if pools.endless(params):
+        text["DigitalSourceType"] = "algorithmicMedia"
+    rows: list[SyntheticImage] = []
+    with shards.writing(workspace.shards, block.key) as folder:
+        for turn, images in enumerate(picked.tolist()):
+            for label, item in zip(block.labels, images, strict=True):
+                name = f"{split.folder(label)}/{block.start + turn:05d}.png"
+                source, pixels = picture(item)
+                data = png(pixels, text)
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(data)
+                rows.append(
+                    SyntheticImage(
+                        file_name=name,
+                        label=label,
+                        class_name=split.classes[label],
+                        index=block.start + turn,
+                        prompt=_caption(params, split, recipe, label),
+                        seed=params.seed,
+                        redraws=0,
+                        sampler={},
+                        adapter=None,
+                        sha256=sha256(data),
+                        origin="retrieval",
+                        source=source,
+                        nearness=round(float(scores[item, label]), 4),
+                    )
+                )
+        write_metadata(folder, rows)
+        seconds += time.perf_counter() - started
+        write_json(folder / "record.json", {"drawn": len(rows), "seconds": seconds})

@@ -1,0 +1,1 @@
+"""The stages in other workspaces: cross-validation, cells of a table, the table over seeds."""

@@ -1,0 +1,260 @@
+"""What finished cells say together: ``results/table/``, written from a small record of every cell.
+
+A record holds all that a table needs, down to which test image each classifier got right, so that parts that were
+run at different times or on different machines make one table when their records lie in one folder.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset import evaluate
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, digest, write_csv, write_json
+from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
+from dreamset.metrics.verdict import Gain, over_real
+from dreamset.report import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.params import Params
+
+SUMMARY: Final = ("shots", "recipe", "train_on", "classifier", "seeds", "accuracy", "sd", "fid", "kid")
+CLAIMS: Final = (
+    "shots",
+    "classifier",
+    "of",
+    "minus",
+    "seeds",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "primary",
+    "indicative",
+    "by_seed",
+)
+CORRELATIONS: Final = ("metric", "shots", "points", "seeds", "rho", "low", "high")
+
+PRIMARY_SHOTS: Final = (4, 16)
+PRIMARY_TESTS: Final = 3 * len(PRIMARY_SHOTS)
+_QUALITY: Final = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
+_SHARES: Final = ("near_duplicates", "near_duplicates_test")
+_CAS: Final = "resnet20"  # trained from scratch, so that what it knows is in the images
+
+
+def record(evaluation: dict[str, Any], guesses: dict[str, Any]) -> dict[str, Any]:
+    """What a table needs of one cell.
+
+    Args:
+        evaluation: what ``evaluate`` returned.
+        guesses: its ``predictions.json``: labels and, by run, predictions of the test images.
+    """
+    import numpy as np
+
+    labels = np.array(guesses["labels"])
+    return {
+        "shots": evaluation["shots"],
+        "seed": evaluation["seed"],
+        "images": len(labels),
+        # Under cross-validation the images are the seed's own shots.
+        "labels": digest([guesses["labels"], evaluation["seed"] if evaluation.get("protocol") == "cv" else None]),
+        # A bit for each test image, in hexadecimal.
+        "right": {key: np.packbits(labels == made).tobytes().hex() for key, made in guesses["predicted"].items()},
+        "differences": [[row["of"], row["minus"]] for row in evaluation["differences"]],
+        "quality": {recipe: _quality(found) for recipe, found in evaluation["sets"].items()},
+        "rows": evaluate.rows(evaluation),
+    }
+
+
+def only(found: dict[str, Any], recipes: Iterable[str]) -> dict[str, Any]:
+    """A record without the recipes that are not named."""
+    gone = found["recipes"].keys() - set(recipes)
+
+    def kept(key: str) -> bool:
+        return key.split("/", maxsplit=1)[0] not in gone
+
+    return found | {
+        "recipes": {name: row for name, row in found["recipes"].items() if kept(name)},
+        "right": {key: bits for key, bits in found["right"].items() if kept(key)},
+        "differences": [pair for pair in found["differences"] if all(map(kept, pair))],
+        "quality": {name: values for name, values in found["quality"].items() if kept(name)},
+        "rows": [row for row in found["rows"] if kept(row["recipe"])],
+    }
+
+
+def write(
+    params: Params, folder: Path, records: Sequence[dict[str, Any]], made_with: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The table's files from the records of cells of one setting; returns the rows of ``claims.csv``.
+
+    ``made_with`` stands in ``setting.json`` beside the parameters: hashes of all else that the cells have in common.
+
+    Raises:
+        InputError: cells of one number of shots that were scored on different images.
+    """
+    ordered = sorted(records, key=lambda own: (own["shots"], own["seed"]))
+    rows = [row for own in ordered for row in own["rows"]]
+    recipes = [name for name in params.recipes if any(name in own["quality"] for own in ordered)]
+    means, found = summarised(rows), claims(params, ordered)
+    write_csv(folder / "cells.csv", rows, evaluate.ROW_COLUMNS)
+    write_csv(folder / "summary.csv", means, SUMMARY)
+    write_csv(folder / "claims.csv", found, CLAIMS)
+    write_csv(folder / "correlations.csv", correlations(params, ordered), CORRELATIONS)
+    atomic_write(folder / "README.md", markdown.over_seeds(params, means, found))
+    write_json(folder / "setting.json", params.setting(recipes) | made_with)
+    cost = {"cells": len(ordered), "seconds": round(sum(own["seconds"] for own in ordered), 1)}
+    write_json(folder / "cost.json", cost | {"threads": sorted({own["threads"] for own in ordered})})
+    return found
+
+
+def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of every run at every number of shots."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("shots", "recipe", "train_on", "classifier"))
+        groups.setdefault(key, []).append(row)
+    table = []
+    for (shots, recipe, train_on, classifier), group in groups.items():
+        scores = [row["accuracy"] for row in group]
+        table.append(
+            {
+                "shots": shots,
+                "recipe": recipe,
+                "train_on": train_on,
+                "classifier": classifier,
+                "seeds": len(group),
+                "accuracy": round(statistics.fmean(scores), 4),
+                "sd": round(statistics.stdev(scores), 4) if len(scores) > 1 else None,
+                "fid": _mean(row["fid"] for row in group),
+                "kid": _mean(row["kid"] for row in group),
+            }
+        )
+    return table
+
+
+def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every difference that ``evaluate`` reports, paired by seed and by test image, over all seeds that have it.
+
+    ``low`` and ``high`` are the ends of the BCa interval over seeds and test images, ``p`` is of the sign-flip test
+    over seeds, ``p_holm`` the same adjusted within its family. There are two families: the primary claims, which were
+    fixed before they were measured, and all the others, which are exploratory.
+    """
+    # A part of the table that leaves the primary recipe out does not make another one's claims primary.
+    measured = any(params.primary in own["quality"] for own in records)
+    recipe = params.primary if measured else params.primary_recipe
+    table = []
+    for shots in sorted({own["shots"] for own in records}):
+        cells = [own for own in records if own["shots"] == shots]
+        # All of them: seeds of which only some share their images would be means and claims over different ones.
+        if len({own["labels"] for own in cells}) > 1:
+            raise InputError(
+                f"table: the seeds at {shots} shots were scored on different images, which cannot be paired; "
+                "use a source with test images of its own, or evaluate.protocol: test."
+            )
+        pairs = dict.fromkeys((of, minus) for own in cells for of, minus in own["differences"])
+        made = [_claim(params, shots, of, minus, cells) for of, minus in pairs]
+        primary = _primary(params, recipe, shots, made)
+        table += [row | {"primary": (row["of"], row["minus"]) in primary} for row in made]
+    for is_primary in (True, False):
+        family = [row for row in table if row["primary"] == is_primary]
+        adjusted = holm([row["p"] for row in family], PRIMARY_TESTS if is_primary else None)
+        for row, p in zip(family, adjusted, strict=True):
+            row |= {"p": float(f"{row['p']:.4g}"), "p_holm": float(f"{p:.4g}")}
+    for row in table:
+        row |= {name: str(row[name]).lower() for name in ("primary", "indicative")}
+    return table
+
+
+def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Spearman's rho of each quality of a synthetic dataset with its CAS, over cells and recipes.
+
+    A point is a recipe in a cell; over all numbers of shots (``all``), and within each.
+    """
+    points = [
+        (own["shots"], own["seed"], own["quality"][row["recipe"]], row["accuracy"])
+        for own in records
+        for row in own["rows"]
+        if row["train_on"] == "synthetic" and row["classifier"] == _CAS and row["recipe"] in own["quality"]
+    ]
+    table = []
+    for metric in (*_QUALITY, *_SHARES):
+        known = [(shots, seed, found[metric], cas) for shots, seed, found, cas in points if metric in found]
+        for shots in ("all", *sorted({point[0] for point in known})):
+            chosen = [point for point in known if shots in ("all", point[0])]
+            _, seeds, x, y = zip(*chosen, strict=True) if chosen else ((), (), (), ())
+            rho = spearman(x, y, seeds, params.evaluate.bootstrap, params.evaluate.confidence)
+            if rho is None:
+                continue
+            ends = {"rho": rho.estimate, "low": rho.low, "high": rho.high}
+            table.append(
+                {"metric": metric, "shots": shots, "points": len(chosen), "seeds": len(set(seeds))}
+                | {name: round(value, 3) for name, value in ends.items()}
+            )
+    return table
+
+
+def _claim(params: Params, shots: int, of: str, minus: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    import numpy as np
+
+    own = [cell for cell in cells if of in cell["right"] and minus in cell["right"]]
+    differences = np.stack([_right(cell, of) - _right(cell, minus) for cell in own])
+    interval = crossed_bca(differences, params.evaluate.bootstrap, params.evaluate.confidence)
+    by_seed = differences.mean(axis=1)
+    return {
+        "shots": shots,
+        "classifier": of.split("/")[2],
+        "of": of,
+        "minus": minus,
+        "seeds": len(own),
+        "difference": round(interval.estimate, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+        "p": sign_flip(by_seed.tolist()),
+        "indicative": indicative(len(own)),
+        "by_seed": " ".join(f"{value:+.4f}" for value in by_seed),
+    }
+
+
+def _primary(params: Params, recipe: str, shots: int, made: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+    """The claims that were fixed beforehand, of the primary recipe and classifier.
+
+    (a) synthetic images alone over the un-adapted generator's, (b) real + synthetic over the best of the real-only
+    runs, (c) real + synthetic over real + the un-adapted generator's, in the augmentation of (b).
+    """
+    if shots not in PRIMARY_SHOTS:
+        return set()
+    classifier = params.primary_classifier
+    plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.origin == "generator"), None)
+    gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in made]
+    best = over_real(gains, recipe, classifier)
+    kinds = ("synthetic", *((best.of.split("/")[1],) if best else ()))
+    wanted = {(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in kinds}
+    return wanted | ({(best.of, best.minus)} if best else set())
+
+
+def _right(cell: dict[str, Any], key: str) -> NDArray[np.float64]:
+    """(images,): 1 where the run was right, else 0."""
+    import numpy as np
+
+    packed = np.frombuffer(bytes.fromhex(cell["right"][key]), np.uint8)
+    return np.unpackbits(packed, count=cell["images"]).astype(np.float64)
+
+
+def _quality(found: dict[str, Any]) -> dict[str, float]:
+    """Of what ``evaluate`` says of a synthetic dataset, the figures of its quality."""
+    values = {name: found.get(name) for name in _QUALITY}
+    values |= {name: (found.get(name) or {}).get("share") for name in _SHARES}
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.fmean(known), 5) if known else None

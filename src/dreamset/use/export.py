@@ -1,0 +1,219 @@
+"""``dreamset export``: a delivered classifier as ONNX, and a synthetic dataset that may be published."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.core import shards
+from dreamset.core.errors import InputError
+from dreamset.core.files import atomic_write, read_json
+from dreamset.data import cards, decisions, tuned
+from dreamset.data.splits import read_split
+from dreamset.data.synthetic import read_metadata
+from dreamset.use.predict import delivered
+from dreamset.weights import hub
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
+    from dreamset.data.synthetic import SyntheticImage
+    from dreamset.params import Params
+
+_NEEDED: Final = ("onnx", "onnxscript")
+# Of metadata.jsonl; an adapter's hash tells who has the adapter, and nothing to anybody else.
+_PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
+
+
+def onnx(folder: Path, file: Path) -> None:
+    """Write a delivered classifier as one ONNX file.
+
+    Its input ``images`` is uint8 (n, side, side, 3), RGB, of any n: pictures that were turned upright, resized and
+    cropped as ``preprocessing`` in the file's metadata says. Its outputs are ``logits`` and ``probabilities``, float32
+    (n, classes), the latter with the temperature applied. Class names, preprocessing, temperature, threshold and
+    licence stand in the metadata, as JSON.
+
+    Args:
+        folder: what ``dreamset deliver`` wrote.
+        file: where it goes.
+
+    Raises:
+        InputError: no such classifier, or the packages of ONNX are not installed.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"export --onnx: needs {' and '.join(missing)}; run `pip install -e '.[export]'`.")
+    import torch
+
+    from dreamset import classifiers
+
+    record = delivered(folder)
+    predictor = classifiers.load(folder)
+    side: int = record["preprocessing"]["side"]
+    whole = _from_bytes(predictor.classifier.cpu(), record["temperature"]).eval()
+    # Of two images, for a batch of one would be taken for a constant.
+    example = torch.zeros((2, side, side, 3), dtype=torch.uint8)
+    program = torch.onnx.export(
+        whole,
+        (example,),
+        input_names=["images"],
+        output_names=["logits", "probabilities"],
+        dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for key in ("classes", "preprocessing", "temperature", "threshold", "licence"):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(record[key], ensure_ascii=False)
+    atomic_write(file, model.SerializeToString())
+
+
+def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
+    """From uint8 images to logits and probabilities; of a CLIP only the image tower, for its captions are fixed."""
+    import torch
+    from torch import Tensor, nn
+
+    from dreamset.classifiers import to_float
+    from dreamset.classifiers.clip import Clip
+
+    class Images(nn.Module):
+        """An image tower with the captions' features as its last layer."""
+
+        shift: Tensor
+        scale: Tensor
+        weight: Tensor
+
+        def __init__(self, clip: Clip) -> None:
+            super().__init__()
+            self.visual = clip.model.visual
+            for name, value in (("shift", clip.shift), ("scale", clip.scale), ("weight", clip.head())):
+                self.register_buffer(name, value)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            features = nn.functional.normalize(self.visual((pixels - self.shift) / self.scale), dim=-1)
+            return features @ self.weight.T
+
+    class Whole(nn.Module):
+        """What ``Predictor`` does, as one graph."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Images(classifier) if isinstance(classifier, Clip) else classifier
+            self.size = classifier.size
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            logits: Tensor = self.network(to_float(images, self))
+            return logits, torch.softmax(logits / temperature, -1)
+
+    return Whole().requires_grad_(False)
+
+
+def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> dict[str, Any]:
+    """Write the synthetic dataset of ``recipe`` without what must not be published.
+
+    Left out are images that are near-duplicates of a shot (in the judge's features, by the threshold of the
+    evaluation), and images whose prompt says more than the name of their class. The files are copied as they are,
+    metadata included.
+
+    Args:
+        params: for the judge, the recipe and the licence.
+        workspace: where the dataset, the shots and the evaluation are.
+        recipe: an active row of ``recipes``.
+        target: a folder that is not there yet, or is empty.
+
+    Returns:
+        ``images`` kept and, by reason, how many were left out.
+
+    Raises:
+        InputError: something is missing, the folder is in use, the images were not generated, a person has rejected
+            some that are still there, or a class has none left.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: is there already; name a new folder, or empty it.")
+    if params.recipes[recipe].origin == "retrieval":
+        raise InputError(
+            f"{recipe}: its images are not generated but found; publish what they were found in, as it is."
+        )
+    split = read_split(workspace.splits)
+    source = workspace.synthetic(recipe)
+    rows = read_metadata(source)
+    reviewed = decisions.read(workspace.review(recipe))
+    unwanted = decisions.count(reviewed, rows).rejected
+    if unwanted:
+        raise InputError(
+            f"{workspace.review(recipe)}: rejects {unwanted} of the pictures in {source}; run `dreamset generate "
+            f"{recipe}` first, which replaces them."
+        )
+    replaced = read_json(workspace.result("generate", recipe), f"dreamset generate {recipe}")["rejected"]
+    copies = _copies(params, workspace, split, recipe)
+    kind = params.recipes[recipe].prompt
+    told = [row.prompt != split.prompt(row.label, kind) for row in rows]
+    kept = [row for row, copy, tells in zip(rows, copies, told, strict=True) if not copy and not tells]
+    removed = {
+        "near-duplicates of shots": int(copies.sum()),
+        "with other prompts than the class's": sum(
+            tells and not copy for copy, tells in zip(copies, told, strict=True)
+        ),
+    }
+    for label, name in enumerate(split.classes):
+        # Readers of class folders number those that they find: one that is missing would shift the labels after it.
+        if not any(row.label == label for row in kept):
+            raise InputError(
+                f"{source}: no image of class {name!r} may be published ({_told(removed)}); draw more images, or "
+                "adapt in fewer steps."
+            )
+    base = hub.identity(workspace.root, *params.base.pretrained)
+    # What was rejected is not in the dataset any more.
+    looked = decisions.Looked(decisions.count(reviewed, kept).looked_at + replaced, replaced)
+    checked = decisions.checked(len(kept), looked)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with shards.assembling(target) as folder:
+        for row in kept:
+            (folder / row.file_name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / row.file_name, folder / row.file_name)
+        atomic_write(folder / "metadata.jsonl", "".join(map(_line, kept)))
+        labels = [row.label for row in kept]
+        chosen = tuned.applied(params, workspace, recipe)
+        card = cards.dataset(chosen, split, recipe, labels, base, removed, checked=checked)
+        atomic_write(folder / "README.md", card)
+    return {"images": len(kept), "removed": removed}
+
+
+def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> NDArray[np.bool_]:
+    """Which images of a dataset, in its order, are nearer to a shot than the evaluation's threshold."""
+    from dreamset.classifiers import seen
+    from dreamset.data import arrays
+    from dreamset.metrics.duplicates import nearest
+    from dreamset.metrics.features import Judge
+
+    path = workspace.result("evaluate")
+    found = read_json(path, "dreamset evaluate").get("sets", {}).get(recipe, {}).get("near_duplicates", {})
+    if "threshold" not in found:
+        raise InputError(f"{path}: has no near-duplicates of {recipe}; run `dreamset evaluate` with it in active.")
+    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    side = seen(judge.size, params.base.resolution)
+    shots = arrays.real(split.train, workspace.cell, side, workspace.scratch)
+    images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch)
+    distances = nearest(judge.features(images.images), judge.features(shots.images))[1]
+    copies: NDArray[np.bool_] = distances <= found["threshold"]
+    return copies
+
+
+def _line(row: SyntheticImage) -> str:
+    facts = dataclasses.asdict(row)
+    return json.dumps({key: facts[key] for key in _PUBLIC}, ensure_ascii=False) + "\n"
+
+
+def _told(removed: dict[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in removed.items())

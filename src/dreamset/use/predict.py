@@ -1,0 +1,206 @@
+"""``dreamset predict``: labels for new image files by a delivered classifier.
+
+Files are read, checked and resized as those of a source are, and need neither ``params.yaml`` nor a diffusion model.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from dreamset.core.errors import InputError
+from dreamset.core.files import filling, read_json
+from dreamset.core.images import BadImageError, Decoding, resize_crop
+from dreamset.core.progress import bar
+from dreamset.sources.imagefolder import files, natural
+from dreamset.sources.reading import opened, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import TextIO
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+TOP: Final = 5
+_THREADS: Final = min(16, os.cpu_count() or 1)
+
+
+class File(NamedTuple):
+    """A file to label; ``real`` is the resolved folder that it may not leave by a link, or None where it was named."""
+
+    path: Path
+    real: Path | None
+
+
+class Counts(NamedTuple):
+    """What came of the files."""
+
+    files: int
+    labelled: int
+    abstained: int
+    unusable: int
+
+
+def columns(classes: int) -> list[str]:
+    """The header: the label and its probability, then the best ``TOP`` classes, and why a file could not be used."""
+    best = [f"{name}_{rank}" for rank in range(1, min(TOP, classes) + 1) for name in ("label", "probability")]
+    return ["file", "label", "probability", "abstained", *best, "error"]
+
+
+def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float | None) -> Counts:
+    """Write a row of CSV per file, in the order of ``find``.
+
+    The label is empty where the classifier abstains, which is below the threshold; its guess is then ``label_1``.
+
+    Args:
+        paths: files, folders or glob patterns.
+        folder: a delivered classifier.
+        out: where the CSV goes; None: standard output.
+        threshold: of the top probability, 0..1; None: the delivered one.
+
+    Raises:
+        InputError: no such files, no classifier, or a threshold outside 0..1.
+    """
+    from dreamset import classifiers
+
+    record = delivered(folder)
+    if threshold is None:
+        threshold = float(record["threshold"])
+    if not 0 <= threshold <= 1:
+        raise InputError(f"--threshold: expected a probability of 0 to 1, got {threshold:g}.")
+    found = find(paths)
+    predictor = classifiers.load(folder)
+    pixels = record["preprocessing"]
+    decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
+    done = labelled = abstained = 0
+    with (
+        _writer(out, columns(len(predictor.classes))) as writer,
+        bar(total=len(found), what="predict", unit="file") as progress,
+    ):
+        for block, images in decoded(found, pixels["side"], decoding, classifiers.BATCH):
+            good = [image for image in images if not isinstance(image, str)]
+            probabilities = iter(predictor.probabilities(predictor.logits(_stack(good, pixels["side"]))))
+            for file, image in zip(block, images, strict=True):
+                name = printable(file.path.as_posix())
+                if isinstance(image, str):
+                    writer.writerow({"file": name, "error": image})
+                    continue
+                row = _row(next(probabilities), predictor.classes, threshold)
+                writer.writerow({"file": name, **row})
+                labelled += row["abstained"] == "no"
+                abstained += row["abstained"] == "yes"
+            done += len(block)
+            progress.update(len(block))
+    return Counts(done, labelled, abstained, done - labelled - abstained)
+
+
+def delivered(folder: Path) -> dict[str, Any]:
+    """``classifier.json`` of a delivered classifier.
+
+    Raises:
+        InputError: there is none in ``folder``.
+    """
+    from dreamset import classifiers
+
+    record: dict[str, Any] = read_json(folder / classifiers.RECORD, "dreamset deliver")
+    if "preprocessing" not in record:
+        raise InputError(f"{folder}: is no delivered classifier; give the folder that `dreamset deliver` wrote.")
+    return record
+
+
+def find(paths: Sequence[str]) -> list[File]:
+    """Every file that ``paths`` name, each once: as given, folders and patterns in natural order.
+
+    Hidden files of folders are left out. A folder's link that leads out of it is found here and refused on reading.
+
+    Raises:
+        InputError: a path that is not there, a folder that cannot be read, or no file at all.
+    """
+    found: dict[str, File] = {}
+    for text in paths:
+        named = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True), key=natural)  # noqa: PTH207
+        if not named:
+            raise InputError(f"{printable(text)}: is no file or folder; give image files, folders or patterns.")
+        for name in named:
+            path = Path(name)
+            if path.is_dir():
+                real = Path(os.path.realpath(path))
+                inside = [File(path / file, real) for file in files(path)]
+            else:
+                inside = [File(path, None)]
+            for file in inside:
+                found.setdefault(str(file.path), file)
+    if not found:
+        raise InputError(f"{printable(', '.join(paths))}: holds no files; give image files, folders or patterns.")
+    return list(found.values())
+
+
+def decoded(
+    found: Sequence[File], side: int, decoding: Decoding, batch: int
+) -> Iterator[tuple[Sequence[File], list[NDArray[np.uint8] | str]]]:
+    """Files and their images (side, side, 3) uint8, or why they cannot be used; ``batch`` at once in memory."""
+
+    def read(file: File) -> NDArray[np.uint8] | str:
+        try:
+            return resize_crop(opened(file.path, decoding, file.real)[0].image, side)
+        except BadImageError as error:
+            return printable(str(error))
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(found), batch):
+            block = found[start : start + batch]
+            yield block, list(pool.map(read, block))
+
+
+def _stack(images: Iterable[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
+    import numpy as np
+
+    return np.array(list(images), np.uint8).reshape(-1, side, side, 3)
+
+
+def _row(probabilities: NDArray[np.float32], classes: tuple[str, ...], threshold: float) -> dict[str, Any]:
+    """The columns of one image."""
+    # Equal probabilities stand in the order of the classes, as argmax has them.
+    order = (-probabilities).argsort(kind="stable")[:TOP]
+    top = float(probabilities[order[0]])
+    abstains = top < threshold
+    row = {
+        "label": "" if abstains else classes[order[0]],
+        "probability": f"{top:.6f}",
+        "abstained": "yes" if abstains else "no",
+    }
+    for rank, label in enumerate(order, 1):
+        row |= {f"label_{rank}": classes[label], f"probability_{rank}": f"{float(probabilities[label]):.6f}"}
+    return row
+
+
+@contextmanager
+def _writer(out: Path | None, header: list[str]) -> Iterator[csv.DictWriter[str]]:
+    """Rows to standard output, or to a file that is there whole or not at all."""
+    if out is None:
+        yield _headed(sys.stdout, header)
+        return
+    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with filling(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("w", encoding="utf-8", newline="") as file:
+                yield _headed(file, header)
+            aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _headed(file: TextIO, header: list[str]) -> csv.DictWriter[str]:
+    writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    return writer

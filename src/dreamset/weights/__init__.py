@@ -1,0 +1,1 @@
+"""Where pretrained weights are, and what they are."""

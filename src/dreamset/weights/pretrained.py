@@ -1,0 +1,218 @@
+"""Which CLIP a model's row names, and its files on this machine.
+
+- a path: an open_clip folder, ``open_clip_config.json`` beside ``open_clip_model.safetensors``;
+- ``hub:OWNER/NAME[@REVISION]``: a repository in that layout, in the hub's cache;
+- ``open_clip:MODEL/TAG``: the repository that open_clip's own table has for a tag;
+- ``open_clip:MODEL/FILE.safetensors``: a file, relative to the project, for an architecture that open_clip knows.
+
+Only safetensors are opened. Weights that were trained with QuickGELU are silently wrong without it. A folder says so
+in its configuration and open_clip's table says it of its tags and their repositories; of a file only the architecture
+can tell, so OpenAI's weights in a file are ``open_clip:ViT-B-16-quickgelu/FILE.safetensors``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, sha256_file
+from dreamset.weights import hub
+
+WEIGHTS: Final = "open_clip_model.safetensors"
+CONFIG: Final = "open_clip_config.json"
+
+_NAME = re.compile(r"open_clip:([^/]+)/(.+)")
+_PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A CLIP on disk.
+
+    ``source`` is what open_clip knows its architecture and tokenizer by: ``local-dir:FOLDER`` or a model's name.
+    ``config`` is what stands in ``open_clip_config.json``: ``model_cfg`` and ``preprocess_cfg``. ``folder`` holds the
+    files of its tokenizer, where it has any. ``commit`` is the hub's, and ``sha256`` of what is read.
+    """
+
+    name: str
+    source: str
+    weights: Path
+    config: dict[str, Any]
+    folder: Path | None
+    commit: str | None
+    sha256: str
+
+    def create(self) -> Any:
+        """The model in float32, on the CPU.
+
+        Raises:
+            InputError: the weights do not fit the architecture.
+        """
+        import open_clip
+
+        pretrained = None if self.folder else str(self.weights)
+        try:
+            return open_clip.create_model(
+                self.source,
+                pretrained=pretrained,
+                precision="fp32",
+                force_quick_gelu=bool(self.config["model_cfg"].get("quick_gelu")),
+                force_preprocess_cfg=self.config.get("preprocess_cfg"),
+            )
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.weights}: does not hold the weights of {self.source} ({reason}); correct clip in its row."
+            ) from error
+
+    def tokenizer(self) -> Any:
+        """From a list of captions to (n, context) int64."""
+        import open_clip
+
+        return open_clip.get_tokenizer(self.source)
+
+
+def hub_name(name: str) -> str | None:
+    """``hub:OWNER/NAME[@REVISION]`` of what a row's ``clip`` needs from the hub; None where that is a file or folder.
+
+    Raises:
+        InputError: no such model or tag, or one of which there is only a pickled download.
+    """
+    if hub.repository(name) is not None:
+        return name
+    model, wanted = _parts(name)
+    if model is None or Path(wanted).suffix in (".safetensors", *_PICKLED):
+        return None
+    from open_clip import pretrained
+
+    row = pretrained.get_pretrained_cfg(model, wanted)
+    if _hub(row):
+        return f"hub:{_hub(row)}"
+    near = difflib.get_close_matches(wanted, [tag for tag, other in _tags(model).items() if _hub(other)], 4, 0)
+    others = " or ".join([*(f"open_clip:{model}/{tag}" for tag in near), f"open_clip:{model}/FILE.safetensors"])
+    if row:
+        raise InputError(
+            f"{name}: is published as a pickled file only, which can run any code when it is opened; name {others}."
+        )
+    raise InputError(f"{name}: open_clip knows no such weights of {model}; name {others}.")
+
+
+def find(root: Path, name: str) -> Pretrained:
+    """What a row's ``clip`` names.
+
+    Args:
+        root: the project; a path is relative to it.
+        name: see the module.
+
+    Raises:
+        InputError: it is not there, is in no layout of open_clip's, or is pickled.
+    """
+    model, wanted = _parts(name)
+    located = hub_name(name) or name
+    if model is not None and located == name:
+        return _file(root, name, model, wanted)
+    identity = hub.identity(root, located, "clip")
+    found = in_folder(hub.locate(root, located, "clip"), name, identity["commit"], identity["sha256"])
+    known = hub.repository(located)
+    if known is not None and _quick_gelu(known.id):
+        found.config["model_cfg"]["quick_gelu"] = True
+    return found
+
+
+def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretrained:
+    """The CLIP of an open_clip folder, which others call ``name``.
+
+    Raises:
+        InputError: the folder is none, or its weights are pickled only.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(
+            f"{folder}: is not an open_clip folder ({CONFIG} is missing); correct clip in the model's row."
+        )
+    config = read_json(folder / CONFIG, "dreamset fetch")
+    if not isinstance(config, dict) or "model_cfg" not in config:
+        raise InputError(f"{folder / CONFIG}: has no model_cfg; correct clip in the model's row.")
+    if not (folder / WEIGHTS).is_file():
+        pickled = sorted(path for path in folder.iterdir() if path.suffix in _PICKLED)
+        if pickled:
+            raise _refusal(pickled[0], f"'local-dir:{folder}'", folder / WEIGHTS, "keep it beside the old file")
+        raise InputError(f"{folder / WEIGHTS}: is missing; correct clip in the model's row.")
+    return Pretrained(name, f"local-dir:{folder}", folder / WEIGHTS, config, folder, commit, sha256)
+
+
+def _file(root: Path, name: str, model: str, file: str) -> Pretrained:
+    """A file of weights for an architecture of open_clip's."""
+    import open_clip
+
+    path = root / file
+    if path.suffix in _PICKLED:
+        safe = Path(file).with_suffix(".safetensors")
+        source = f"'{model}', pretrained='{path}'"
+        raise _refusal(path, source, root / safe, f"name open_clip:{model}/{safe.as_posix()}")
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; correct clip in the model's row.")
+    config = open_clip.get_model_config(model)
+    if any(config["text_cfg"].get(key) for key in ("hf_tokenizer_name", "hf_model_name")):
+        raise InputError(
+            f"{name}: {model} needs a tokenizer beside its weights; name a folder or a repository that holds both."
+        )
+    # What a file does not tell: how its images were normalised, where open_clip's table is of one mind about it.
+    kinds = {(tuple(tag["mean"]), tuple(tag["std"])) for tag in _tags(model).values()}
+    preprocess = dict(zip(("mean", "std"), map(list, kinds.pop()), strict=True)) if len(kinds) == 1 else {}
+    facts = {"model_cfg": config, "preprocess_cfg": preprocess}
+    return Pretrained(name, model, path, facts, None, None, sha256_file(path))
+
+
+def _parts(name: str) -> tuple[str | None, str]:
+    """MODEL and the rest of ``open_clip:MODEL/REST``; None and nothing of any other name."""
+    if not name.startswith("open_clip:"):
+        return None, ""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise InputError(
+            f"{name}: is no name of a CLIP; write open_clip:MODEL/TAG or open_clip:MODEL/FILE.safetensors."
+        )
+    import open_clip
+
+    if found[1] not in open_clip.list_models():
+        near = ", ".join(difflib.get_close_matches(found[1], open_clip.list_models(), 4, 0))
+        raise InputError(f"{name}: open_clip knows no model {found[1]}; the nearest are {near}.")
+    return found[1], found[2]
+
+
+def _tags(model: str) -> dict[str, dict[str, Any]]:
+    """open_clip's table of a model's published weights."""
+    from open_clip import pretrained
+
+    return {tag: pretrained.get_pretrained_cfg(model, tag) for tag in pretrained.list_pretrained_tags_by_model(model)}
+
+
+def _hub(row: dict[str, Any]) -> str | None:
+    """The repository of a row of that table, where it is one in open_clip's layout."""
+    where: str = row.get("hf_hub", "")
+    # Only those end in a slash; the others name one file of a repository, or none.
+    return where.rstrip("/") if where.endswith("/") else None
+
+
+def _quick_gelu(repository: str) -> bool:
+    """Whether open_clip's table says that a repository's weights were trained with QuickGELU."""
+    from open_clip import pretrained
+
+    rows = [pretrained.get_pretrained_cfg(model, tag) for model, tag in pretrained.list_pretrained()]
+    return any(row.get("quick_gelu") for row in rows if _hub(row) == repository)
+
+
+def _refusal(path: Path, source: str, safe: Path, then: str) -> InputError:
+    code = (
+        "import open_clip; from safetensors.torch import save_file; "
+        f"m = open_clip.create_model({source}); "
+        f"save_file({{k: v.contiguous() for k, v in m.state_dict().items()}}, '{safe}')"
+    )
+    return InputError(
+        f"{path}: is a pickled file, which can run any code when it is opened; where you trust it, convert it with "
+        f'`python -c "{code}"` and {then}.'
+    )
