@@ -28,7 +28,7 @@ from dreamset.sweep import crossval
 from dreamset.use import predict
 from dreamset.weights import hub
 
-SOURCES = Path(evaluate.__file__).parent
+SOURCES = Path(evaluate.__file__).parents[1]
 PLANTED = 10  # test image that is copied
 
 
