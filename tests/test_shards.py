@@ -236,3 +236,14 @@ def test_digests(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a").startswith("ba7816bf")
     assert digest({"x": [1, "ü"]}) == digest(json.loads('{"x": [1, "\\u00fc"]}'))
+
+
+def test_a_shard_names_the_processor_and_the_threads_that_made_it(tmp_path: Path) -> None:
+    import torch
+
+    for key, threads in (("one", 1), ("two", 2), ("another", 1)):
+        torch.set_num_threads(threads)
+        make(tmp_path, key)
+    machines = shards.machines(tmp_path, ["one", "two", "another"])
+    assert [machine["threads"] for machine in machines] == [1, 2]
+    assert len({machine["device"] for machine in machines}) == 1

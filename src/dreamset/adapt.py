@@ -416,6 +416,7 @@ def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, t
         "loss_first": round(sum(first) / len(first), 5),
         "loss_last": round(sum(last) / len(last), 5),
         "seconds": round(seconds, 2),
+        "machines": shards.machines(workspace.shards, training.used),
     }
 
 

@@ -75,6 +75,7 @@ def run(
         "seconds": round(seconds, 2),
         "images_per_s": round(drawn / seconds, 2),
         "sampler": dataclasses.asdict(params.sampler(recipe)) if draws else None,
+        "machines": shards.machines(workspace.shards, [block.key for block in blocks]),
     }
     write_json(workspace.result("generate", recipe), summary)
     return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started}

@@ -236,7 +236,7 @@ class Fitted:
             "labels_selection_per_class": 0.0 if more else selection.labels_per_class(rule, split),
         }
         record: dict[str, Any] = read_json(shard / RECORD, command)
-        return labels | record
+        return labels | record | {"machines": shards.machines(self.part.store, [self.key])}
 
 
 def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +54,20 @@ def name(device: torch.device | None = None) -> str:
     import torch
 
     device = device or pick()
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"{_cpu()}, {torch.get_num_threads()} threads"
+    return _model(device) if device.type == "cuda" else f"{_model(device)}, {torch.get_num_threads()} threads"
+
+
+def machine() -> dict[str, Any]:
+    """What decides the last bits of a result beside its code: the processor's name, and its number of threads."""
+    import torch
+
+    return {"device": _model(pick()), "threads": torch.get_num_threads()}
+
+
+def _model(device: torch.device) -> str:
+    import torch
+
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else _cpu()
 
 
 def _cpu() -> str:

@@ -1,9 +1,10 @@
-"""Finished pieces of work under keys: what makes a stage resumable.
+"""Finished pieces of work under keys, so that a stage goes on where it stopped.
 
 DVC deletes a stage's outputs before it runs, so work in progress has to live elsewhere. A shard is a folder
-``.dreamset/shards/<key>/`` that is a pure function of its inputs; its key is the hash of everything that changes
-its bytes, the code that makes it included. It is written aside, flushed, and renamed; the marker ``done.json``,
-written last, lists every file with its sha256. A stage assembles its output from finished shards.
+``.dreamset/shards/<key>/`` that is a pure function of its inputs. Its key is the hash of everything that changes its
+bytes, the code that makes it included. It is written aside, flushed, and renamed. The marker ``done.json`` comes last:
+it lists every file with its sha256, and names the processor and the number of threads that made them. A stage assembles
+its output from finished shards.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamset.core import locks
+from dreamset.core import device, locks
 from dreamset.core.code import code_digest
 from dreamset.core.files import digest, filling, sha256_file, sync_folder, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MARKER: Final = "done.json"
 
@@ -48,6 +49,12 @@ def find(store: Path, key: str) -> Path | None:
     # Not an error when it is gone: another process has seen the damage too.
     shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def machines(store: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
+    """The processors and numbers of threads that finished shards were made with, each once, as ``device.machine``."""
+    made = [json.loads((store / key / MARKER).read_text(encoding="utf-8"))["machine"] for key in keys]
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(machine.items())) for machine in made)]
 
 
 def claimed(
@@ -140,7 +147,8 @@ def _finish(aside: Path, key: str) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     listed = {path.relative_to(aside).as_posix(): sha256_file(path) for path in files}
-    write_json(aside / MARKER, {"key": key, "files": listed})
+    # Nothing that is keyed is made without torch, which tells the number of threads.
+    write_json(aside / MARKER, {"key": key, "files": listed, "machine": device.machine()})
     sync_folder(aside)
     aside.chmod(0o755)
 
