@@ -99,7 +99,8 @@ def _entry(params: Params, path: Path, stage: str, item: str | None) -> dict[str
     stages: dict[str, dict[str, Any]] = read_yaml(path).get("stages", {})
     if name not in stages:
         raise InputError(f"{path}: has no stage {name}; run this in the project's folder.")
-    return stages[name].get("do", stages[name])
+    entry: dict[str, Any] = stages[name].get("do", stages[name])
+    return entry
 
 
 def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
