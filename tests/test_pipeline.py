@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import json
 import os
 import random
@@ -15,9 +16,13 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.dependency.param import ParamsDependency
+from dvc.repo import Repo
+from dvc.stage import Stage
 
 from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
+from dreamset.command.verbs import stage_function
 from dreamset.core.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +42,7 @@ STAGES = {
     "deliver": "deliver",
     "report": "report",
 }
+CROSS_VALIDATES = "dreamset.sweep.crossval"
 
 
 def graph() -> dict[str, Any]:
@@ -81,10 +87,94 @@ def closure(module: str) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in files}
 
 
+def folder(file: str) -> str:
+    """The folder of ``src/dreamset`` that a source file stands in, or the file where it stands in none."""
+    return "/".join(file.split("/")[:3])
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_the_modules_that_it_imports(stage: str) -> None:
-    declared = {dep for dep in graph()["stages"][stage]["deps"] if dep.startswith("src/") and dep.endswith(".py")}
-    assert declared == closure(f"dreamset.{STAGES[stage]}")
+def test_a_stage_declares_the_folders_that_it_imports(stage: str) -> None:
+    declared = [dep for dep in graph()["stages"][stage]["deps"] if dep.startswith("src/")]
+    files = closure(f"dreamset.{STAGES[stage]}")
+    if stage == "evaluate":
+        # It imports no training; the command hands it the module that cross-validates.
+        run = stage_function(stage)
+        assert isinstance(run, functools.partial)
+        assert run.keywords["cross_validate"].__module__ == CROSS_VALIDATES
+        files |= closure(CROSS_VALIDATES)
+    assert sorted(declared) == sorted({folder(file) for file in files})
+
+
+def test_the_graph_can_be_read_in_one_go() -> None:
+    lines = (ROOT / "dvc.yaml").read_text().splitlines()
+    assert len(lines) <= 260
+    assert max(map(len, lines)) <= 120
+
+
+def graph_of_dvc(folder: Path, **changes: Any) -> dict[str, Stage]:
+    """The stages as dvc resolves them in a folder without a git repository, by name."""
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", "models/base/dvc.yaml", "models/base/params.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    with Repo(str(folder)) as repo:
+        repo.check_graph(repo.index.stages)
+        return {stage.name: stage for stage in repo.index.stages}
+
+
+def test_what_starts_from_another_s_result_runs_after_it(tmp_path: Path) -> None:
+    first, second = "class_encoder", "class_encoder_ft"
+    stages = graph_of_dvc(tmp_path, active=["stable_diffusion", first], after={second: first})
+    results = {f"models/adapters/{first}", f"models/tuned/{first}", f"results/tune/{first}.json"}
+    for verb in ("adapt", "tune", "generate", "train"):
+        stage, plain = stages[f"{verb}_after@{second}"], stages[f"{verb}@{first}"]
+        assert stage.cmd == f"dreamset {verb} {second}"
+        assert outs(stage) == {path.replace(first, second) for path in outs(plain)}
+        assert deps(stage) == {path.replace(first, second) for path in deps(plain)} | results
+        assert params(stage) == params(plain) | {f"recipes.{second}"}
+    assert deps(stages["generate_after@class_encoder_ft"]) >= {f"models/adapters/{second}", f"models/tuned/{second}"}
+    assert f"data/synthetic/{second}" in deps(stages["train_after@class_encoder_ft"])
+
+
+def deps(stage: Stage) -> set[str]:
+    return {dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency)}
+
+
+def outs(stage: Stage) -> set[str]:
+    return {out.def_path for out in stage.outs}
+
+
+def params(stage: Stage) -> set[str]:
+    return {name for dep in stage.deps if isinstance(dep, ParamsDependency) for name in dep.params}
+
+
+def test_a_recipe_s_stages_read_its_row_and_no_other(tmp_path: Path) -> None:
+    stages = graph_of_dvc(tmp_path, active=["stable_diffusion", "datadream_dset"])
+    for name, stage in stages.items():
+        rows = {row for row in params(stage) if row.startswith("recipes")}
+        verb, _, recipe = name.partition("@")
+        compares = verb in ("evaluate", "deliver", "report")
+        assert rows == ({f"recipes.{recipe}"} if recipe else {"recipes"} if compares else set())
+    # What draws has no part in what is learned before it.
+    assert not any("generate" in name for name in params(stages["adapt@datadream_dset"]))
+
+
+def test_what_python_compiles_is_no_change_of_the_source(tmp_path: Path) -> None:
+    core = tmp_path / "src/dreamset/core"
+    core.mkdir(parents=True)
+    (core / "errors.py").write_text("pass")
+    stage = graph_of_dvc(tmp_path)["deliver"]
+    (dep,) = (dep for dep in stage.deps if dep.def_path == "src/dreamset/core")
+    dep.save()
+    assert not dep.status()
+    (core / "__pycache__").mkdir()
+    (core / "__pycache__/errors.cpython-311.pyc").touch()
+    assert not dep.status()
+    (core / "errors.py").write_text("...")
+    assert dep.status()
 
 
 def test_only_evaluate_depends_on_the_test_images() -> None:
@@ -99,14 +189,20 @@ def test_only_evaluate_reads_the_test_manifest() -> None:
         for path in (ROOT / "src").rglob("*.py")
         if "read_test" in path.read_text()
     }
-    assert readers == {"splits.py", "evaluate.py"}
-    # prepare writes it, and so do folds for themselves, and --dry-run names it; nobody else knows where it is.
+    assert readers == {"data/splits.py", "evaluate/__init__.py"}
+    # prepare writes it, and so do folds for themselves; nobody else knows where it is.
     knowers = {
         path.relative_to(ROOT / "src/dreamset").as_posix()
         for path in (ROOT / "src").rglob("*.py")
         if "test_split" in path.read_text()
     }
-    assert knowers == {"audit.py", "workspace.py", "prepare.py", "crossval.py", "evaluate.py", "plan.py"}
+    assert knowers == {
+        "core/audit.py",
+        "core/workspace.py",
+        "evaluate/__init__.py",
+        "prepare.py",
+        "sweep/crossval.py",
+    }
 
 
 def test_names_are_the_same_everywhere() -> None:

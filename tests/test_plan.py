@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 import toy
 from dreamset.command.plan import describe
@@ -90,18 +92,63 @@ def test_the_last_run_s_time_is_told_where_it_was_recorded(tmp_path: Path) -> No
     assert "about 128 s" in " ".join(describe(selecting, place, "evaluate", None).split())
 
 
-def test_what_a_recipe_starts_from_is_read_and_told(tmp_path: Path) -> None:
+def files_of(params: Params, place: Workspace, stage: str, item: str | None = None) -> tuple[list[str], list[str]]:
+    """Inputs and outputs of a stage in a folder with the project's dvc.yaml."""
+    shutil.copyfile(toy.ROOT / "dvc.yaml", place.root / "dvc.yaml")
+    described = yaml.safe_load(describe(params, place, stage, item))
+    return described["inputs"], described["outputs"]
+
+
+def test_what_a_recipe_starts_from_is_an_input(tmp_path: Path) -> None:
     place = workspace_of(tmp_path, "fixed")
     params = small(active=["class_encoder"], after={"class_encoder_ft": "class_encoder"})
-    taken = ("models/adapters/class_encoder  ", "models/tuned/class_encoder  ", "results/tune/class_encoder.json  ")
+    taken = {"models/adapters/class_encoder", "models/tuned/class_encoder", "results/tune/class_encoder.json"}
+    missing = {f"{path}  (missing)" for path in taken}
     for stage in ("adapt", "tune"):
-        shown = describe(params, place, stage, "class_encoder_ft")
-        assert all(f"- {path}(missing)" in shown for path in taken)
-        assert "data/real" not in shown
-        assert not any(path in describe(params, place, stage, "datadream_cls") for path in taken)
+        assert missing <= set(files_of(params, place, stage, "class_encoder_ft")[0])
+        assert not missing & set(files_of(params, place, stage, "datadream_cls")[0])
+        assert "data/real  (missing)" in files_of(params, place, stage, "class_encoder_ft")[0]
     place.real.mkdir(parents=True)
     for stage in ("adapt", "tune"):
-        assert "- data/real\n" in describe(params, place, stage, "class_encoder_ft")
+        assert "data/real" in files_of(params, place, stage, "class_encoder_ft")[0]
+
+
+def test_inputs_and_outputs_are_those_of_the_graph(tmp_path: Path) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    assert files_of(small(), place, "adapt", "datadream_cls") == (
+        ["data/real  (missing)", "data/splits/train.json", "models/base/sd  (missing)"],
+        [
+            "models/adapters/datadream_cls",
+            "results/adapt/datadream_cls.json",
+            "results/plots/adapt/datadream_cls",
+        ],
+    )
+    inputs, outputs = files_of(small(), place, "train", "real")
+    assert not any("synthetic" in path for path in inputs)
+    assert "results/train/real.json" in outputs
+    assert "results/metrics.json" in files_of(small(), place, "evaluate")[1]
+    # A row that is not active may be named, too.
+    assert "data/synthetic/retrieved" in files_of(small(), place, "generate", "retrieved")[1]
+
+
+def test_the_weights_are_those_of_the_model_s_row(tmp_path: Path) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    params = small(models__bundled__generator="hub:owner/model@0123", prepare__source="imagefolder:photos")
+    inputs, _ = files_of(params, place, "generate", "stable_diffusion")
+    assert "hub:owner/model@0123" in inputs
+    assert not any(path.startswith("models/base/sd") for path in inputs)
+    assert "photos  (missing)" in files_of(params, place, "prepare")[0]
+
+
+@pytest.mark.parametrize(("text", "why"), [(None, "cannot be read"), ("stages: {other: {}}", "has no stage adapt")])
+def test_without_the_graph_a_sentence_says_so(tmp_path: Path, text: str | None, why: str) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    if text:
+        (tmp_path / "dvc.yaml").write_text(text)
+    described = yaml.safe_load(describe(small(), place, "adapt", "datadream_cls"))
+    assert why in described["inputs and outputs"]
+    assert described["inputs and outputs"].endswith("run this in the project's folder.")
+    assert described["counts"]["steps"] == 16
 
 
 def test_studies_are_done_again_in_each_fold_and_counted(tmp_path: Path) -> None:

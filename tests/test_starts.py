@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
+import toy
 from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
 from dreamset.command import cli, plan
@@ -274,7 +276,8 @@ def test_a_strength_that_draws_nothing_is_refused(started: dict[str, Any], works
 def test_a_dry_run_names_the_real_images(started: dict[str, Any], workspace: Workspace) -> None:
     params = parameters.parse(started)
     prepare.run(params, workspace)
-    assert "data/real" in plan.describe(params, workspace, "generate", RECIPE).partition("outputs")[0]
+    shutil.copyfile(toy.ROOT / "dvc.yaml", workspace.root / "dvc.yaml")
+    assert "- data/real\n" in plan.describe(params, workspace, "generate", RECIPE).partition("outputs")[0]
 
 
 def test_who_publishes_such_images_is_told(

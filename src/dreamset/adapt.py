@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.splits import Split
-    from dreamset.generator.trained import Kind
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
 
@@ -185,21 +184,6 @@ def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
     return summary
 
 
-def _kind(params: Params, split: Split, recipe: str, start: Path | None) -> Kind:
-    """What a recipe trains."""
-    from dreamset.generator.class_encoder import ClassVectors
-    from dreamset.generator.whole_unet import WholeUnet
-
-    row = params.recipes[recipe]
-    if row.adapter == "lora":
-        return row.lora()
-    if row.adapter == "unet":
-        return WholeUnet(None if start is None else sha256_file(start))
-    assert row.context_length
-    assert row.unconditional
-    return ClassVectors(len(split.classes), row.context_length, row.unconditional)
-
-
 def _dropout(params: Params, recipe: str) -> float:
     """Share of images that are trained without their condition, so that guidance has something to move away from."""
     row = params.recipes[recipe]
@@ -219,12 +203,13 @@ def _jobs(
     start: Path | None,
 ) -> tuple[list[Job], Settings]:
     """One job per adapter, its images not read yet, and what they share."""
+    from dreamset.generator.trained import kind_of
     from dreamset.generator.training import Job, Settings
 
     row, base = params.recipes[recipe], params.base
     schedule = params.schedule(recipe)
     settings = Settings(
-        kind=_kind(params, split, recipe, start),
+        kind=kind_of(row, len(split.classes), None if start is None else sha256_file(start)),
         schedule=schedule,
         steps=schedule.steps(max(_counts(split, plan))),
         weight_decay=params.adapt.weight_decay if schedule.weight_decay is None else schedule.weight_decay,

@@ -4,51 +4,53 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError
+from dreamset.core.strict import read_yaml
 from dreamset.data import splits, tuned
 from dreamset.params import to_dict
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from dreamset.core.workspace import Workspace
-    from dreamset.generator.trained import Kind
     from dreamset.params import Params
-    from dreamset.params.recipe import Recipe
 
-_ROW = {"adapt": ("adapt",), "tune": ("generate", "tune"), "generate": ("generate",), "train": ("train",)}
+# Where dvc.yaml names the bundled weights, a stage reads those of the model's row.
+_WEIGHTS: Final = {"models/base/sd": "generator", "models/base/clip": "clip", "models/base/judge": "judge"}
 
 
 def describe(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
-    """Resolved parameters, inputs, outputs, counts and an estimate of a stage, as YAML."""
+    """Return a stage's resolved parameters, inputs, outputs, counts and estimate, as YAML.
+
+    Inputs and outputs come from dvc.yaml in ``workspace.root``; where it is not there, a sentence says so.
+    """
     resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}
     resolved[stage] = to_dict(getattr(params, stage))
     if "tune" in resolved:
         resolved["tune"]["storage"] = without_password(params.tune.storage)
-    if stage in _ROW:
-        base = to_dict(params.base)
+    base = to_dict(params.base)
+    if stage in base:
+        rows = ("generate", "tune") if stage == "tune" else (stage,)
         resolved[f"models.{params.model}"] = {
-            key: base[key] for key in ("generator", "clip", "resolution", "dtype", *_ROW[stage]) if key in base
+            key: base[key] for key in ("generator", "clip", "resolution", "dtype", *rows)
         }
     if item in params.recipes:
         resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
     if stage == "generate" and item and _is_tuned(params, workspace, item):
         params = tuned.applied(params, workspace, item)
         resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
-    inputs, outputs = _files(params, workspace, stage, item)
     counts = _counts(params, workspace, stage, item)
     plan: dict[str, Any] = {
         "stage": f"{stage} {item}" if item else stage,
         "parameters": _plain(resolved),
-        "inputs": [_input(path, workspace) for path in inputs],
-        "outputs": [_shown(path, workspace) for path in outputs],
+        **_files(params, workspace, stage, item),
         "counts": counts,
         "estimate": _estimate(workspace, stage, item, counts),
     }
@@ -61,80 +63,44 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -> tuple[list[Path | str], list[Path]]:
-    """What a stage reads, pretrained weights by their names, and what it writes."""
-    arms = ["real", *params.active]
-    generator, clip, judge = params.base.generator, params.base.clip, params.base.judge
-    recipe = item or ""
-    inputs: list[Path | str]
-    result = workspace.result(stage, item)
+def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, Any]:
+    """Return the inputs and outputs that dvc.yaml lists for a stage, or why they are not known."""
+    try:
+        entry = _entry(params, workspace.root / "dvc.yaml", stage, item)
+    except InputError as error:
+        return {"inputs and outputs": f"not known: {error}"}
+    values = {"${item.recipe}": item or "", "${key}": item or "", "${item}": params.after.get(item or "", "")}
+
+    def path(listed: str | dict[str, Any]) -> str:
+        """The path of a dependency or an output, which may stand before its options."""
+        name = listed if isinstance(listed, str) else next(iter(listed))
+        for variable, value in values.items():
+            name = name.replace(variable, value)
+        return name
+
+    paths = [path(listed) for listed in entry["deps"]]
+    inputs = [getattr(params.base, _WEIGHTS.get(name, ""), name) for name in paths if not name.startswith("src/")]
     if stage == "prepare":
         _, _, source = params.prepare.source.partition(":")
-        return [*([Path(source)] if source else []), judge], [
-            workspace.splits,
-            workspace.test_split,
-            workspace.rejected,
-            workspace.near_duplicates,
-            workspace.real,
-            workspace.real_test,
-            result,
-        ]
-    if stage == "expect":
-        return [workspace.splits, generator, clip, judge], [result]
-    if stage == "adapt":
-        learned_from = [*_shots(workspace), *_parents(params, workspace, recipe), generator]
-        return learned_from, [workspace.adapter(recipe), workspace.plots(stage, recipe), result]
-    if stage == "tune":
-        made_from = [*_shots(workspace), *_parents(params, workspace, recipe), workspace.adapter(recipe), generator]
-        judged = [judge] if params.tune.max_fid else []
-        return [*made_from, *judged], [workspace.tuned(recipe), workspace.plots(stage, recipe), result]
-    if stage == "generate":
-        reviewed = [workspace.review(recipe)] if workspace.review(recipe).is_file() else []
-        drawn = params.recipes[recipe].origin == "generator"
-        made_of: list[Path | str] = [workspace.adapter(recipe), generator] if drawn else [workspace.real, clip]
-        if params.recipes[recipe].init == "image":
-            made_of.append(workspace.real)
-        made_of += [
-            workspace.result("tune", name) for name in params.lineage(recipe) if params.recipes[name].search is not None
-        ]
-        return [workspace.splits, *made_of, *reviewed], [workspace.synthetic(recipe), result]
-    if stage == "train":
-        data = [] if recipe == "real" else [workspace.synthetic(recipe)]
-        return [workspace.splits, *data, clip], [workspace.classifiers(recipe), workspace.plots(stage, recipe), result]
-    data = [*(workspace.synthetic(name) for name in params.active)]
-    if stage == "evaluate":
-        inputs = [workspace.test_split, workspace.splits, judge, clip, *data]
-        return [*inputs, *map(workspace.classifiers, arms)], [
-            result,
-            workspace.results / "evaluate.csv",
-            workspace.results / "metrics.json",
-            workspace.plots(stage),
-            workspace.near_test,
-        ]
-    if stage == "deliver":
-        return [workspace.result("evaluate"), workspace.splits, *map(workspace.classifiers, arms)], [
-            workspace.classifier,
-            result,
-        ]
-    read: list[Path | str] = [workspace.result("evaluate"), workspace.near_test, workspace.splits, *data]
-    return read, [
-        workspace.results / "report.html",
-        workspace.results / "contact_sheet.png",
-    ]
+        inputs = [source, *inputs] if source else inputs
+    return {
+        "inputs": [_input(name, workspace) for name in inputs],
+        "outputs": [path(listed) for listed in [*entry["outs"], *entry.get("metrics", [])]],
+    }
 
 
-def _shots(workspace: Workspace) -> list[Path | str]:
-    """The manifest of the shots, and their files where ``prepare`` wrote them."""
-    return [workspace.splits, *([workspace.real] if workspace.real.is_dir() else [])]
+def _entry(params: Params, path: Path, stage: str, item: str | None) -> dict[str, Any]:
+    """Return a stage of dvc.yaml, with the variables of its items unresolved.
 
-
-def _parents(params: Params, workspace: Workspace, recipe: str) -> list[Path | str]:
-    """What a recipe takes from those that it starts from: their adapters, and what their studies chose."""
-    return [
-        path
-        for name in params.lineage(recipe)[:-1]
-        for path in (workspace.adapter(name), workspace.tuned(name), workspace.result("tune", name))
-    ]
+    Raises:
+        InputError: the file cannot be read, or does not have the stage.
+    """
+    name = "train_real" if item == "real" else f"{stage}_after" if item in params.after else stage
+    stages: dict[str, dict[str, Any]] = read_yaml(path).get("stages", {})
+    if name not in stages:
+        raise InputError(f"{path}: has no stage {name}; run this in the project's folder.")
+    entry: dict[str, Any] = stages[name].get("do", stages[name])
+    return entry
 
 
 def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
@@ -352,13 +318,15 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
         return f"not known before the weights are there: {error}"
     if not (folder / "model_index.json").is_file():
         return f"not known: {folder} is no diffusers folder"
-    from dreamset.generator import memory
+    from dreamset.generator import memory, trained
 
     base, offload = memory.on_meta(folder, model), "offload" in model.memory
     if stage == "adapt":
         batch = params.schedule(recipe).batch
         together = model.adapt.together if row.scope == "class" else 1
-        found = memory.of_adapting(base, _kind(workspace, row), batch, together, offload=offload)
+        # The vectors of a class are many numbers, one class more or less is few.
+        classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 1
+        found = memory.of_adapting(base, trained.kind_of(row, classes), batch, together, offload=offload)
         what = f"{together} adapters at once, {batch} images each" if together > 1 else f"{batch} images a step"
     else:
         batch, guided = model.generate.batch, params.sampler(recipe).guidance != 1
@@ -369,32 +337,11 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     return f"{total / 1e9:.3g} GB with {what} ({parts}), and about 1 GB for CUDA itself"
 
 
-def _kind(workspace: Workspace, row: Recipe) -> Kind:
-    """What a recipe trains, as far as its memory goes."""
-    from dreamset.generator.class_encoder import ClassVectors
-    from dreamset.generator.whole_unet import WholeUnet
-
-    if row.adapter == "lora":
-        return row.lora()
-    if row.adapter == "unet":
-        return WholeUnet(None)
-    # The vectors of a class are many numbers, one class more or less is few.
-    classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 1
-    assert row.context_length
-    assert row.unconditional
-    return ClassVectors(classes, row.context_length, row.unconditional)
-
-
-def _input(path: Path | str, workspace: Workspace) -> str:
-    if isinstance(path, str):
-        if ":" in path:
-            return path
-        path = workspace.root / path
-    return _shown(path, workspace) + ("" if path.exists() else "  (missing)")
-
-
-def _shown(path: Path, workspace: Workspace) -> str:
-    return path.relative_to(workspace.cell).as_posix() if path.is_relative_to(workspace.cell) else path.as_posix()
+def _input(name: str, workspace: Workspace) -> str:
+    """Return an input as it is shown: the name of weights on a hub, or a path and whether something is there."""
+    # Weights and the table of seeds are the project's, and a cell has the rest.
+    there = ":" in name or (workspace.cell / name).exists() or (workspace.root / name).exists()
+    return name if there else f"{name}  (missing)"
 
 
 def _plain(value: Any) -> Any:

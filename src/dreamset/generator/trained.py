@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from dreamset.generator import class_encoder, lora, whole_unet
 from dreamset.generator.class_encoder import ClassVectors
+from dreamset.generator.whole_unet import WholeUnet
 from dreamset.params.recipe import Lora
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from dreamset.generator.base_model import BaseModel
-    from dreamset.generator.whole_unet import WholeUnet
+    from dreamset.params.recipe import Recipe
 
     Kind = Lora | ClassVectors | WholeUnet
 
@@ -42,6 +43,23 @@ class Trained(Protocol):
     def detach(self) -> None:
         """Leave the base as it was."""
         ...
+
+
+def kind_of(row: Recipe, classes: int, encoder: str | None = None) -> Kind:
+    """Return the kind of weights that a recipe trains.
+
+    Args:
+        row: the recipe; its adapter is not ``none``.
+        classes: the number of classes.
+        encoder: the sha256 of the class encoder that conditions a U-Net, or None for text.
+    """
+    if row.adapter == "lora":
+        return row.lora()
+    if row.adapter == "unet":
+        return WholeUnet(encoder)
+    assert row.context_length
+    assert row.unconditional
+    return ClassVectors(classes, row.context_length, row.unconditional)
 
 
 def attach(base: BaseModel, kind: Kind, seeds: Mapping[str, int]) -> Trained:
