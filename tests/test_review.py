@@ -1,5 +1,6 @@
 """The page on which a person looks at pictures: served to one browser, saved at once, and nothing else given away."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -39,19 +40,29 @@ def server(workspace: Workspace) -> Iterator[Server]:
     """The page of the toy dataset: three classes of six images and four shots."""
     toy.write_splits(workspace)
     toy.write_synthetic(workspace, RECIPE)
-    with Server(Review(workspace, RECIPE)) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    running = Server(Review(workspace, RECIPE))
+    with started(running) as thread:
         yield running
-        running.shutdown()
-        thread.join()
+    assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def started(server: Server) -> Iterator[threading.Thread]:
+    """The thread in which a server answers; it ends with the block at the latest."""
+    thread = threading.Thread(target=server.run, args=([server.socket],))
+    thread.start()
+    try:
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 def ask(
     server: Server, path: str, body: object = None, *, raw: str | None = None, **headers: str
 ) -> tuple[int, str, bytes]:
     """Status, content type and body of a request for a path behind the token, or for a ``raw`` one."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     data = None if body is None else json.dumps(body)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None:
@@ -62,13 +73,13 @@ def ask(
 
 
 def test_the_page_and_its_pictures_are_served(server: Server, workspace: Workspace) -> None:
-    assert server.server_address[0] == "127.0.0.1"
+    assert server.socket.getsockname()[0] == "127.0.0.1"
     for path, kind in (("", "text/html"), ("page.css", "text/css"), ("page.js", "text/javascript")):
-        status, found, body = ask(server, path)
-        assert (status, found.partition(";")[0]) == (200, kind)
+        status, content_type, body = ask(server, path)
+        assert (status, content_type.partition(";")[0]) == (200, kind)
         assert b"http://" not in body and b"https://" not in body
     data = json.loads(ask(server, "data")[2])
-    assert [own["name"] for own in data["classes"]] == list(toy.CLASSES)
+    assert [row["name"] for row in data["classes"]] == list(toy.CLASSES)
     assert data["classes"][1]["images"] == [6, 7, 8, 9, 10, 11] and data["classes"][1]["shots"] == [4, 5, 6, 7]
     assert data["states"] == "." * 18
     name = server.review.images[7].file_name
@@ -89,21 +100,22 @@ def test_a_shot_of_any_format_is_shown_as_png_and_small(workspace: Workspace, tm
     Image.new("CMYK", (3000, 1500)).save(photo)
     own = dataclasses.replace(split.train[0], path=str(photo), sha256=sha256_file(photo))
     write_split(workspace.splits, dataclasses.replace(split, train=(own, *split.train[1:])))
-    with Image.open(io.BytesIO(Review(workspace, RECIPE).shot(0))) as shown:
-        assert (shown.format, shown.mode, shown.size) == ("PNG", "RGB", (512, 256))
+    with Image.open(io.BytesIO(Review(workspace, RECIPE).shot(0))) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (512, 256))
 
 
 def test_other_pages_and_other_names_are_refused(server: Server, workspace: Workspace) -> None:
     body = {"changes": [[0, "rejected"]]}
     assert ask(server, "", raw="/")[0] == 403
     assert ask(server, "", raw=f"/{server.token[:-1]}/data")[0] == 403
-    with socket.create_connection(("127.0.0.1", server.server_port)) as plain:
-        plain.sendall(f"GET /{'ä' * 32}/data HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
-        assert plain.recv(100).startswith(b"HTTP/1.1 403 ")
+    with socket.create_connection(("127.0.0.1", server.port)) as plain:
+        plain.sendall(f"GET /{'ä' * 32}/data HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        assert plain.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert ask(server, "", raw=f"/{'%C3%A4' * 32}/data")[0] == 403
     # A name of an attacker's that was made to point to this machine.
-    assert ask(server, "data", Host=f"evil.example:{server.server_port}")[0] == 403
+    assert ask(server, "data", Host=f"evil.example:{server.port}")[0] == 403
     assert ask(server, "data", Host="127.0.0.1")[0] == 403
-    assert ask(server, "data", Host=f"localhost:{server.server_port}")[0] == 200
+    assert ask(server, "data", Host=f"localhost:{server.port}")[0] == 200
     # Another page that has the address still cannot decide.
     assert ask(server, "decide", body, Origin="http://evil.example")[0] == 403
     assert ask(server, "decide", body, Origin="null")[0] == 403
@@ -111,12 +123,11 @@ def test_other_pages_and_other_names_are_refused(server: Server, workspace: Work
     assert ask(server, "done", {}, Origin="http://evil.example")[0] == 403
     assert ask(server, "decide", body, Content_Length="99999999")[0] == 413
     assert not workspace.review(RECIPE).exists()
-    assert ask(server, "decide", body, Origin=f"http://127.0.0.1:{server.server_port}")[0] == 200
+    assert ask(server, "decide", body, Origin=f"http://127.0.0.1:{server.port}")[0] == 200
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_only_pictures_are_served(server: Server) -> None:
+    for path in (
         "images/../../../params.yaml",
         "images/..%2f..%2fparams.yaml",
         "../../etc/passwd",
@@ -130,17 +141,17 @@ def test_other_pages_and_other_names_are_refused(server: Server, workspace: Work
         "shots/12",
         "shots/999999999999",
         "data/0",
-    ],
-)
-def test_only_pictures_are_served(server: Server, path: str) -> None:
-    assert ask(server, "", path)[0] == 404
+    ):
+        assert ask(server, path)[0] == 404, path
+        assert ask(server, path, {})[0] in {404, 405}, path
 
 
 def test_a_manifest_cannot_lead_outside_the_dataset(workspace: Workspace) -> None:
     import dataclasses
 
+    from starlette.exceptions import HTTPException
+
     from dreamset.core.files import sha256_file
-    from dreamset.review.server import RefusedError
 
     toy.write_splits(workspace)
     images = toy.write_synthetic(workspace, RECIPE)
@@ -153,7 +164,7 @@ def test_a_manifest_cannot_lead_outside_the_dataset(workspace: Workspace) -> Non
     write_metadata(workspace.synthetic(RECIPE), images)
     review = Review(workspace, RECIPE)
     for number in (0, 1):
-        with pytest.raises(RefusedError, match="outside the dataset"):
+        with pytest.raises(HTTPException, match="outside the dataset"):
             review.image(number)
     assert review.image(2)
 
@@ -181,9 +192,34 @@ def test_decisions_are_on_disk_at_once_and_can_be_taken_back(server: Server, wor
     assert json.loads(ask(server, "data")[2])["states"] == ".r.....k" + "." * 10
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_a_broken_request_is_refused_without_a_traceback(
+    server: Server, workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host = f"HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+    post = f"POST /{server.token}/decide {host}Content-Type: application/json\r\n"
+    for text, status in (
+        ("nothing of the kind\r\n\r\n", b"400"),
+        (f"GET /{server.token}/data HTTP/1.1\r\n\r\n", b"400"),
+        (f"OPTIONS * {host}\r\n", b"403"),
+        (f"GET /{server.token}/images/{'9' * 5000} {host}\r\n", b"404"),
+        (f"{post}Content-Length: x\r\n\r\n", b"400"),
+        (f"{post}Content-Length: 50000\r\n\r\n{'[' * 50000}", b"400"),
+        (f"{post}Content-Length: 4\r\n\r\n\xff\xfe{{}}", b"400"),
+        (f"{post}Transfer-Encoding: chunked\r\n\r\n500000\r\n{' ' * 0x500000}\r\n0\r\n\r\n", b"413"),
+        (f"{post}Content-Length: 100\r\n\r\n{{", None),  # and the browser goes away
+    ):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
+            with contextlib.suppress(ConnectionError):  # an answer can come before all was sent
+                plain.sendall(text.encode("latin-1"))
+            if status:
+                assert plain.recv(100).split()[1] == status, text[:100]
+    assert ask(server, "data")[0] == 200
+    assert not workspace.review(RECIPE).exists()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_malformed_decision_changes_nothing(server: Server, workspace: Workspace) -> None:
+    bodies: list[object] = [
         [],
         {},
         {"changes": 3},
@@ -193,10 +229,9 @@ def test_decisions_are_on_disk_at_once_and_can_be_taken_back(server: Server, wor
         {"changes": [[0, "maybe"]]},
         {"changes": [[0, ["kept"]]]},
         {"changes": [[0]]},
-    ],
-)
-def test_what_is_no_decision_changes_nothing(server: Server, workspace: Workspace, body: object) -> None:
-    assert ask(server, "decide", body)[0] == 400
+    ]
+    for body in bodies:
+        assert ask(server, "decide", body)[0] == 400, body
     assert not workspace.review(RECIPE).exists()
     assert server.review.decided == {}
 
@@ -213,8 +248,8 @@ def test_a_full_disk_is_told_and_the_decision_stays_open(server: Server, monkeyp
 
 
 def test_a_taken_port_is_one_sentence(server: Server) -> None:
-    with pytest.raises(InputError, match=rf"--port {server.server_port}: cannot be used"):
-        Server(server.review, server.server_port)
+    with pytest.raises(InputError, match=rf"--port {server.port}: cannot be used"):
+        Server(server.review, server.port)
 
 
 def test_two_reviews_of_a_recipe_do_not_meet(workspace: Workspace) -> None:
@@ -277,7 +312,7 @@ def test_it_ends_by_done_or_by_a_signal(tmp_path: Path, raw: dict[str, Any], end
     connection = http.client.HTTPConnection(where.netloc, timeout=10)
     headers = {"Content-Type": "application/json"}
     connection.request("POST", f"{where.path}decide", json.dumps({"changes": [[0, "rejected"]]}), headers)
-    assert connection.getresponse().read() == b'{"looked_at": 1, "rejected": 1}'
+    assert json.loads(connection.getresponse().read()) == {"looked_at": 1, "rejected": 1}
     if ended_by == "done":
         connection.request("POST", f"{where.path}done", "{}", headers)
         assert connection.getresponse().status == 200
@@ -296,9 +331,8 @@ def test_a_person_ticks_off_pictures_in_a_browser(workspace: Workspace, tmp_path
     toy.write_splits(workspace)
     images = toy.write_synthetic(workspace, RECIPE, per_class=110)
     key = [decisions.picture(image) for image in images]
-    with Server(Review(workspace, RECIPE)) as server, browser.opened(tmp_path / "profile") as page:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    server = Server(Review(workspace, RECIPE))
+    with started(server) as thread, browser.opened(tmp_path / "profile") as page:
 
         def saved(*expected: tuple[int, str]) -> None:
             """Wait for the file: autosave needs no button."""
@@ -345,6 +379,7 @@ def test_a_person_ticks_off_pictures_in_a_browser(workspace: Workspace, tmp_path
         assert page.js("document.querySelectorAll('#grid .rejected').length") == 1
         assert page.js("document.querySelector('#grid .rejected').title") == "bar, image 1"
 
+        page.until("[...document.images].every(i => i.complete)")
         page.click("#done")
         thread.join(10)
         assert not thread.is_alive()

@@ -150,7 +150,7 @@ def test_what_another_has_made_meanwhile_is_left_out(tmp_path: Path) -> None:
     claim.close()
     assert first == "a"
     assert list(units) == []
-    assert locks.held(tmp_path) == []
+    assert locks.busy(tmp_path) == []
 
 
 def test_a_claim_is_all_of_its_locks_or_none(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_claim_is_all_of_its_locks_or_none(tmp_path: Path) -> None:
     assert taken
     units = shards.claimed(tmp_path, [("a", "b"), ("c", "d")], lambda unit: unit)
     assert next(units)[0] == ("c", "d")
-    assert locks.held(tmp_path) == ["b", "c", "d"]
+    assert locks.busy(tmp_path) == ["b", "c", "d"]
     taken.release()
 
 

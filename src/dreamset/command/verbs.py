@@ -217,8 +217,8 @@ def gc(arguments: argparse.Namespace) -> None:
     from dreamset.study import workers
 
     params, workspace = _open(arguments)
-    running = locks.held(workspace.locks) + locks.held(workspace.shards)
-    running += [f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.held(study)]
+    running = locks.busy(workspace.locks) + locks.busy(workspace.shards)
+    running += [f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.busy(study)]
     if running:
         raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
     beside = workspace.root / ".dreamset"

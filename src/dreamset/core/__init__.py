@@ -1,1 +1,1 @@
-"""Foundations that nothing of the domain enters: errors, files, images, seeds, locks, shards, devices."""
+"""What every other folder builds on: errors, files, images, seeds, locks, shards, devices."""

@@ -1,4 +1,4 @@
-"""The test images are closed: a process that may choose anything cannot open them, whatever its code says."""
+"""Close the test images: a process that chooses anything cannot open them, whatever its code says."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _closed: Counter[str] = Counter()  # how often each path is closed
 
 @contextmanager
 def closed(workspace: Workspace, also: Iterable[Path] = ()) -> Iterator[None]:
-    """Inside, nothing in this process opens the test manifest of ``workspace`` or the test images written beside it.
+    """Forbid this process to open the test manifest of ``workspace`` and the test images beside it.
 
-    Python tells its audit hooks of every file before it is opened (PEP 578), in all threads; a hook cannot be taken
-    away again, so one is installed and looks at a list.
+    Python calls audit hooks before it opens any file, in every thread (PEP 578). A hook cannot be removed, so one
+    hook is installed once and looks at a list of closed paths.
 
     Args:
         workspace: whose test images are closed.
-        also: further files and folders that are, such as what a fold holds out.
+        also: further files and folders to close, such as the images that a fold holds out.
 
     Raises:
-        RuntimeError: inside, on an attempt.
+        RuntimeError: code inside the block tries to open one of them.
     """
     _install()
-    mine = [_absolute(workspace.test_split), _absolute(workspace.real_test), *map(_absolute, also)]
-    _closed.update(mine)
+    paths = [_absolute(workspace.test_split), _absolute(workspace.real_test), *map(_absolute, also)]
+    _closed.update(paths)
     try:
         yield
     finally:
-        _closed.subtract(mine)
-        for path in mine:
+        _closed.subtract(paths)
+        for path in paths:
             if not _closed[path]:
                 del _closed[path]
 
@@ -52,7 +52,7 @@ def _install() -> None:
 
 
 def _absolute(path: str | bytes | os.PathLike[str]) -> str:
-    # Not Path.resolve, which asks the file system about every part of every file that is opened.
+    # Path.resolve would ask the file system about every part of every path that is opened.
     return os.path.abspath(os.fsdecode(path))  # noqa: PTH100
 
 
@@ -60,11 +60,11 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "open" or not _closed or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
     path = _absolute(arguments[0])
-    # By look-up and not one by one: thousands of files may be closed, and everything that is opened passes here.
+    # Look up the path and its parents: thousands of files may be closed, and every file that is opened passes here.
     at = path
     while True:
         if at in _closed:
-            raise RuntimeError(f"{path}: only evaluate opens the test images; nothing is chosen on them.")
+            raise RuntimeError(f"{path}: only evaluate opens the test images; nothing may be chosen on them.")
         above = os.path.dirname(at)  # noqa: PTH120
         if above == at:
             return

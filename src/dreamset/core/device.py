@@ -1,4 +1,4 @@
-"""Where tensors live, whether they fit, and what it is called."""
+"""The device that computes: its choice, its name, and its memory."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# Of glibc's malloc.h; the second is as large as glibc takes it.
+# Options of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MIB = 2**20
 
 
 def keep_memory() -> None:
-    """Let the process keep the memory of tensors that are gone, up to 1 GiB, for those to come; glibc alone.
+    """Let the process reuse the memory of freed tensors, up to 1 GiB; only glibc can.
 
-    Otherwise the C library gives a large tensor back to the system as soon as it is gone, and every operation pays
-    for pages that are mapped and cleared anew.
+    Otherwise the C library returns each large tensor to the system at once, and every operation pays for mapping and
+    clearing new pages.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        # Both: glibc adapts neither any more once one is set, and trimming alone is slower than its own ways.
+        # Set both: once one is set, glibc adapts neither, and the trim threshold alone is slower than its defaults.
+        # 32 MiB is the most that glibc accepts for the second.
         mallopt(_MMAP_THRESHOLD, 32 * _MIB)
         mallopt(_TRIM_THRESHOLD, 1024 * _MIB)
 
 
 def pick() -> torch.device:
-    """The first CUDA device, else Apple's, else the CPU."""
+    """Return the first CUDA device, else Apple's, else the CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -43,14 +44,14 @@ def pick() -> torch.device:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error is a lack of memory, on whatever device: the CPU's allocator has no class of its own for it."""
+    """Return whether an error means a lack of memory, on any device; the CPU's allocator has no error class for it."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def name(device: torch.device | None = None) -> str:
-    """What computes: the GPU, or the CPU with its number of threads; None: what ``pick`` picks."""
+    """Return the name of a GPU, or of the CPU with its number of threads; None stands for the device of ``pick``."""
     import torch
 
     device = device or pick()

@@ -1,30 +1,30 @@
-"""The exceptions that end a run with one sentence, and what the command line makes of them."""
+"""The exceptions that end a run with one sentence, and their exit statuses."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
-    """Something the user gave is wrong: one clear sentence naming the file or key, and the mend.
+    """Something the user gave is wrong: one clear sentence that names the file or key, and the remedy.
 
     The command line prints the sentence and exits with status 2.
     """
 
 
 class StoppedError(Exception):
-    """The machine could not go on, with nothing wrong in the input: one clear sentence, and how to go on.
+    """The run could not go on although the input is right: one clear sentence, and how to go on.
 
-    The command line prints the sentence and exits with status 1. What was finished is kept.
+    The command line prints the sentence and exits with status 1. Finished work is kept.
     """
 
 
 class DiskFullError(OSError):
-    """No space in the folder ``filename``; a quota or a limit on file sizes is a lack of space too.
+    """The folder ``filename`` has no space left; a quota or a limit on file sizes counts as well.
 
-    The command line prints the sentence and exits with status 1. What was finished is kept.
+    The command line prints the sentence and exits with status 1. Finished work is kept.
 
     Attributes:
-        needed: bytes of what was being written, where that is known.
-        free: bytes free when it failed.
+        needed: bytes that were to be written, where known.
+        free: bytes free at the failure.
     """
 
     needed: int | None = None
@@ -34,5 +34,5 @@ class DiskFullError(OSError):
         wanted = "" if self.needed is None else f"{self.needed} bytes needed, "
         return (
             f"{self.filename}: {self.strerror}: {wanted}{self.free} bytes free; make room and run the same command "
-            "again, which goes on from what is finished."
+            "again; it goes on from the finished work."
         )

@@ -1,4 +1,4 @@
-"""Writing so that a kill at any moment leaves the old file or the new one, and hashing."""
+"""Writing and hashing files; a kill at any moment leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 _NOT_SAFE = re.compile(r"[^a-z0-9]+")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors reports a failed write in words alone
+_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors reports a failed write only in words
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write ``data`` aside, flush it to disk, rename it into place; makes the parent folders.
+    """Write a file atomically: write aside, flush to disk, rename into place; missing parent folders are created.
 
     Raises:
-        DiskFullError: there is no space; ``path`` is as it was.
+        DiskFullError: there is no space; ``path`` is unchanged.
     """
     encoded = data.encode() if isinstance(data, str) else data
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -45,11 +45,11 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def filling(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Write into ``folder``; a lack of space within is told in its name, not in that of a folder aside.
+    """Report a lack of space inside the block as one of ``folder``, not of a temporary folder beside it.
 
     Args:
-        folder: what a person knows the place by.
-        needed: bytes of all that is written within, where that is known.
+        folder: the folder whose name a person knows.
+        needed: bytes that the block writes in all, where known.
 
     Raises:
         DiskFullError: there is no space.
@@ -64,27 +64,27 @@ def filling(folder: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def disk_full(error: Exception, folder: Path, needed: int | None = None) -> DiskFullError | None:
-    """What a lack of space in ``folder`` is told as, or None where an error is something else."""
-    found = _RUST.search(str(error))
-    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    """Return the error to raise for a lack of space in ``folder``, or None where ``error`` is something else."""
+    match = _RUST.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
     if number not in _FULL:
         return None
     full = DiskFullError(number, os.strerror(number), str(folder))
     if isinstance(error, DiskFullError):
         full.needed, full.free = error.needed if needed is None else needed, error.free
     else:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-        full.needed, full.free = needed, shutil.disk_usage(there).free
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+        full.needed, full.free = needed, shutil.disk_usage(existing).free
     return full
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``value`` as indented JSON with a final newline, atomically; NaN is refused."""
+    """Write ``value`` atomically as indented JSON with a final newline; NaN is refused."""
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
-    """Rows as CSV with a header, atomically; a missing or None value is an empty field."""
+    """Write rows atomically as CSV with a header; a missing or None value becomes an empty field."""
     import csv
     import io
 
@@ -96,10 +96,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Iterabl
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """A JSON file; ``made_by`` is the command named when it is missing or broken.
+    """Return the value in a JSON file.
 
     Raises:
-        InputError: naming the file and the command that makes it.
+        InputError: the file is missing or broken; the sentence names it and the command ``made_by``.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -110,25 +110,25 @@ def read_json(path: Path, made_by: str) -> Any:
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest of bytes."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """Hex digest of a JSON-able value, the same for equal values whatever the order of keys."""
+    """Return the SHA-256 of a value that JSON can hold; the order of keys does not matter."""
     return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
 
 
 def class_folder(label: int, name: str, classes: int = 1000) -> str:
-    """A folder name for one of so many classes: sorts by label, safe on every file system whatever the class is called.
+    """Return a folder name for one of so many classes: it sorts by label and is safe on every file system.
 
-    The label makes it unique, so the slug may lose as much of the name as it must.
+    The label makes it unique, so the slug may lose any part of the class's name.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = _NOT_SAFE.sub("_", plain).strip("_")[:40].strip("_")
@@ -136,7 +136,7 @@ def class_folder(label: int, name: str, classes: int = 1000) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

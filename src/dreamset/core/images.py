@@ -1,4 +1,4 @@
-"""Opening image files that may be anything, and writing the ones we make."""
+"""Reading image files of any content safely, resizing images, and writing PNG."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 
-# Filters are global, so they cannot be set around a call while threads read. The size is held against
-# prepare.max_pixels before any decoding, and sloppy metadata of cameras names no file and changes no pixel.
+# Warning filters are global, so they cannot be set around a call while other threads read. Both warnings can go:
+# prepare.max_pixels limits the size before any decoding, and faulty camera metadata changes no pixel.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
@@ -29,12 +29,14 @@ THUMBNAIL: Final = 16  # px
 
 _ORIENTATION: Final = 0x0112  # EXIF
 _BITS_PER_SAMPLE: Final = 258  # TIFF
-_STEPS: Final = 10  # of the inversion at most; then digits are exact to a grey level but for one pixel in 10,000
-_RELAXATION: Final = 1.6  # longer steps than the plain iteration's, which needs twice as many
+_STEPS: Final = (
+    10  # at most, of the inversion; then all but one pixel in 10,000 of the digits are exact to one grey level
+)
+_RELAXATION: Final = 1.6  # steps of the plain iteration, which are shorter, would have to be twice as many
 _NOTES: Final = {"1": "1-bit", "L": "grey", "P": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr"}
 
 
-_DICOM_MARK: Final = (128, b"DICM")  # after a preamble that may hold anything
+_DICOM_MARK: Final = (128, b"DICM")  # offset and bytes; the preamble before them may hold anything
 DICOM: Final = (
     "DICOM; convert it with `dcm2img --set-window CENTER WIDTH --write-png IN.dcm OUT.png` of DCMTK (before 3.6.9 the "
     "command is dcmj2pnm)"
@@ -42,15 +44,16 @@ DICOM: Final = (
 
 
 class BadImageError(Exception):
-    """Why a file is not used, in a few words."""
+    """A file cannot be used; the message says why in a few words."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files of a source are read.
+    """How to read the files of a source.
 
-    ``max_pixels``: larger images are refused from their header, before any decoding. ``window``: the values of a grey
-    file of more than 8 bits that become black and white; None: such files are refused.
+    Attributes:
+        max_pixels: a larger image is refused by its header, before any decoding.
+        window: the values that become black and white in a grey file of more than 8 bits; None refuses such files.
     """
 
     max_pixels: int
@@ -59,7 +62,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image as ``to_rgb`` makes it, what was out of the ordinary in its file, and whether a window was applied."""
+    """An image from ``to_rgb``, a note on anything unusual in its file, and whether a window was applied."""
 
     image: Image.Image
     note: str | None
@@ -67,11 +70,11 @@ class Decoded:
 
 
 def decode(data: bytes, decoding: Decoding) -> Decoded:
-    """The content of a file as an RGB image of 8 bits.
+    """Decode the content of a file to an RGB image of 8 bits.
 
     Raises:
-        BadImageError: empty, truncated, too large, animated, of more than 8 bits per channel without a window for them,
-            DICOM, or no image at all.
+        BadImageError: the content is empty, truncated, too large, animated, DICOM, no image at all, or of more than
+            8 bits per channel without a window.
     """
     if not data:
         raise BadImageError("empty file")
@@ -84,8 +87,8 @@ def decode(data: bytes, decoding: Decoding) -> Decoded:
         note = _note(image)
         if bits > 8 and decoding.window:
             low, high = decoding.window
-            told = f"{bits} bits, window {low:g} to {high:g}"
-            return Decoded(_windowed(image, low, high), f"{told}; {note}" if note else told, windowed=True)
+            applied = f"{bits} bits, window {low:g} to {high:g}"
+            return Decoded(_windowed(image, low, high), f"{applied}; {note}" if note else applied, windowed=True)
         return Decoded(to_rgb(image), note)
     except BadImageError:
         raise
@@ -94,12 +97,12 @@ def decode(data: bytes, decoding: Decoding) -> Decoded:
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {max_pixels} pixels") from None
     except Exception as error:
-        # Decoders that are fed damaged bytes raise of every kind: struct.error, KeyError, TypeError, zlib.error ...
+        # On damaged bytes decoders raise errors of every kind: struct.error, KeyError, TypeError, zlib.error ...
         raise BadImageError(f"damaged: {str(error) or type(error).__name__}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture that the whole pipeline sees: upright by its EXIF orientation, on white where transparent, RGB."""
+    """Return the image that the whole pipeline uses: RGB, upright by its EXIF orientation, transparency on white."""
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -108,14 +111,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the first bytes of a file, 132 at least, are DICOM's."""
+    """Return whether the first 132 or more bytes of a file mark it as DICOM."""
     start, mark = _DICOM_MARK
     return data[start : start + len(mark)] == mark
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether the three channels of an RGB image are one and the same."""
-    # One row tells nearly every picture of colours apart.
+    """Return whether the three channels of an RGB image are equal."""
+    # For nearly every colour image, one row is enough to see that they are not.
     for part in (image.crop((0, image.height // 2, image.width, image.height // 2 + 1)), image):
         red, green, blue = part.split()
         if any(ImageChops.difference(red, other).getbbox() for other in (green, blue)):
@@ -124,14 +127,14 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """The luminance of an image at ``THUMBNAIL`` pixels square, whatever its aspect ratio: THUMBNAIL**2 bytes."""
-    # Averages of all pixels where it shrinks; a filter that reaches farther would read past the edges.
+    """Return the luminance of an image squeezed to THUMBNAIL x THUMBNAIL pixels: THUMBNAIL**2 bytes."""
+    # Shrinking averages all pixels; a wider filter would read past the edges.
     how = Image.Resampling.BOX if min(image.size) >= THUMBNAIL else Image.Resampling.BICUBIC
     return image.convert("L").resize((THUMBNAIL, THUMBNAIL), how).tobytes()
 
 
 def _windowed(image: Image.Image, low: float, high: float) -> Image.Image:
-    """A grey image of any depth, ``low`` as black and ``high`` as white, upright, as RGB."""
+    """Return a grey image of any depth as RGB, upright, with ``low`` as black and ``high`` as white."""
     import numpy as np
 
     values = np.nan_to_num(np.asarray(ImageOps.exif_transpose(image), np.float64), nan=low)
@@ -140,26 +143,26 @@ def _windowed(image: Image.Image, low: float, high: float) -> Image.Image:
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """A file that ``prepare`` has accepted, or that dreamset wrote, as ``to_rgb`` makes it."""
+    """Read a file that ``prepare`` has accepted, or that dreamset wrote; see ``to_rgb``."""
     with Image.open(path, formats=FORMATS) as image:
         return to_rgb(image)
 
 
 def shortest_side(path: Path) -> int:
-    """Pixels of the shortest side of a file that ``prepare`` has accepted, from its header alone."""
+    """Return the shortest side in pixels of a file that ``prepare`` has accepted; reads only its header."""
     with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
     return min(width, height)
 
 
 def _check_header(image: Image.Image, data: bytes, decoding: Decoding) -> int:
-    """Refuse what the header tells, before any pixel is decoded; bits per channel."""
+    """Return the bits per channel, or refuse the file by its header before any pixel is decoded."""
     max_pixels = decoding.max_pixels
     if image.width * image.height > max_pixels:
         raise BadImageError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
-    # Phones write JPEGs that carry a preview or a gain map as a second picture; the first is the photograph.
+    # Phones write JPEGs with a preview or a gain map as a second picture; the first one is the photograph.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise BadImageError("more than one frame: animated, or of several pages")
+        raise BadImageError("more than one frame: animated, or several pages")
     bits = _bits(image, data)
     if bits > 8 and not image.mode.startswith(("I", "F")):
         raise BadImageError(f"{bits} bits per channel in colour; save it with 8")
@@ -173,11 +176,11 @@ def _check_header(image: Image.Image, data: bytes, decoding: Decoding) -> int:
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits per channel of the file; Pillow cuts some 16-bit files down to 8 without a word."""
+    """Return the bits per channel of the file; Pillow silently reduces some 16-bit files to 8."""
     if image.mode.startswith(("I", "F")):
         return 16 if image.mode.startswith("I;16") else 32
     if image.format == "PNG":
-        return data[24]  # of the header chunk, which is the first
+        return data[24]  # in the header chunk, which comes first
     if image.format == "TIFF":
         return max(map(int, getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))))
     return 8
@@ -196,10 +199,10 @@ def _note(image: Image.Image) -> str | None:
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Shortest side to ``size`` pixels, bicubic; the other side keeps the aspect ratio.
+    """Resize the shortest side to ``size`` pixels, bicubic, and keep the aspect ratio.
 
-    Pictures of 28 or 32 pixels are raised to the base's resolution by it, once, and what is drawn is lowered again,
-    once, by its inverse ``to_native``; nothing in between is resized.
+    Images of 28 or 32 pixels are enlarged once to the resolution of the base. A drawn image is reduced once by the
+    inverse, ``to_native``. Nothing in between is resized.
     """
     width, height = image.size
     if min(width, height) == size:
@@ -209,7 +212,7 @@ def resize(image: Image.Image, size: int) -> Image.Image:
 
 
 def resize_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Shortest side to ``size``, then the centre square: (size, size, 3) uint8."""
+    """Resize the shortest side to ``size`` and return the centre square: (size, size, 3) uint8."""
     import numpy as np
 
     image = resize(image, size)
@@ -218,15 +221,15 @@ def resize_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def to_native(image: Image.Image, native: int) -> Image.Image:
-    """The picture with ``native`` pixels on its shortest side that ``resize`` raises to ``image``, or to the nearest.
+    """Return the small image that ``resize`` would enlarge to ``image``, or to the nearest possible one.
 
-    Real images of fewer pixels than the base draws are raised before anything sees them, so whatever a drawn image
-    has beyond that is a mark of its origin. What was raised comes back as it was, to rounding, where averaging
-    would blur it once more: this inverts ``resize`` in least squares, over the pictures that 8 bits can hold.
+    Real images smaller than the base's resolution are enlarged before anything uses them. Detail that a drawn image
+    has beyond that would give away its origin. This function inverts ``resize`` in least squares over 8-bit images:
+    an enlarged image comes back as it was, up to rounding, where averaging would blur it once more.
 
     Args:
-        image: RGB, any size; one that is no larger is returned as it is.
-        native: pixels.
+        image: RGB, any size; one that is no larger than ``native`` is returned unchanged.
+        native: pixels on the shortest side of the result.
     """
     import numpy as np
 
@@ -242,7 +245,7 @@ def to_native(image: Image.Image, native: int) -> Image.Image:
 
     wanted = np.asarray(image, np.float32).transpose(2, 0, 1)
     small = down(wanted).clip(0, 255)
-    # One step is exact but for the overshoot at edges, which raising cuts off at black and white.
+    # One step would be exact if enlarging did not cut off the overshoot at edges at black and white.
     for _ in range(_STEPS):
         raised = (up_y @ (small @ up_x.T).clip(0, 255)).clip(0, 255)
         before = small
@@ -254,7 +257,7 @@ def to_native(image: Image.Image, native: int) -> Image.Image:
 
 @functools.cache
 def _raising(small: int, large: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What ``resize`` does along one side as a matrix (large, small) float32, and its pseudo-inverse."""
+    """Return ``resize`` along one side as a matrix (large, small) float32, and its pseudo-inverse (small, large)."""
     import numpy as np
 
     impulses = Image.fromarray(np.eye(small, dtype=np.float32))
@@ -263,7 +266,7 @@ def _raising(small: int, large: int) -> tuple[NDArray[np.float32], NDArray[np.fl
 
 
 def png(pixels: NDArray[np.uint8], text: dict[str, str] | None = None) -> bytes:
-    """A PNG file of (h, w, 3) or (h, w) uint8 pixels, with text chunks."""
+    """Encode (h, w, 3) or (h, w) uint8 pixels as a PNG file with text chunks."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

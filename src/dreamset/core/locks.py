@@ -1,10 +1,13 @@
-"""One run of a stage at a time, and one maker of a shard at a time.
+"""Locks: one process runs a stage, and one process makes a shard, at a time.
 
-Locks are the kernel's (flock), so a killed holder leaves none behind. When only the `dvc` parent of a stage is
-killed, the stage goes on as an orphan; the next run of the same stage asks it to leave by writing its own token, and
-waits. The older run reads the token at its boundaries, between two shards or two steps, and leaves there.
+The locks are the kernel's (flock), so a killed process leaves none behind. When only the `dvc` parent of a stage is
+killed, the stage goes on as an orphan. The next run of the same stage writes its own token and waits. The older run
+reads the token between two shards or two steps, and leaves there.
 
-A file system without flock gets a warning and no locks: shards are still whole or not there, but may be made twice.
+On a file system without flock there is a warning and no lock: shards are still whole or absent, but may be made twice.
+
+filelock would replace only ``take``, and worse: it leaves the files of its locks behind, drops a lock with its Python
+object, and calls a lock busy whose file was removed while it was being taken.
 """
 
 from __future__ import annotations
@@ -34,24 +37,24 @@ _WITHOUT_FLOCK: Final = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock that this process holds until ``release`` or its death; any thread may release it.
+    """A lock that this process has until ``release`` or its death; any thread may release it.
 
     Attributes:
-        kept: False on a file system without flock, where another process gets the same lock.
+        exclusive: False on a file system without flock, where another process gets the same lock.
     """
 
     path: Path
     handle: int
-    kept: bool = True
+    exclusive: bool = True
 
     def release(self) -> None:
-        """Give the lock back and remove its file."""
+        """Release the lock and remove its file."""
         self.path.unlink(missing_ok=True)
         os.close(self.handle)
 
 
 def take(path: Path) -> Lock | None:
-    """The lock of a file, made where it is missing; None while another holds it."""
+    """Return the lock of a file, which is created where it is missing; None while another process has the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -65,14 +68,14 @@ def take(path: Path) -> Lock | None:
                 os.close(handle)
                 raise
             _warn_once(path.parent)
-            return Lock(path, handle, kept=False)
-        if _is_still(path, handle):
+            return Lock(path, handle, exclusive=False)
+        if _is_named(path, handle):
             return Lock(path, handle)
-        # The holder before removed the file between our open and our flock: what we hold has no name any more.
+        # The previous process removed the file between our open and our flock, so we have locked a file without a name.
         os.close(handle)
 
 
-def _is_still(path: Path, handle: int) -> bool:
+def _is_named(path: Path, handle: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
@@ -80,10 +83,10 @@ def _is_still(path: Path, handle: int) -> bool:
 
 
 def wait(path: Path) -> Lock:
-    """The lock of a file, when it is free.
+    """Wait for the lock of a file and return it.
 
     Raises:
-        StoppedError: a newer run of this process's stage wants to go on instead.
+        StoppedError: a newer run of this process's stage waits to take over.
     """
     while (lock := take(path)) is None:
         boundary()
@@ -91,8 +94,8 @@ def wait(path: Path) -> Lock:
     return lock
 
 
-def held(folder: Path) -> list[str]:
-    """Names of the locks in a folder that some process holds now."""
+def busy(folder: Path) -> list[str]:
+    """Return the names of the locks in a folder that some process has now."""
     names = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         lock = take(path)
@@ -104,79 +107,79 @@ def held(folder: Path) -> list[str]:
 
 
 def process() -> str:
-    """A file name for what is this process's own, of all machines that share a folder."""
+    """Return a file name that belongs to this process alone, even where several machines share a folder."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 @dataclass(frozen=True)
 class _Turn:
     name: str
-    token: Path
-    mine: str
+    path: Path
+    token: str
 
     def check(self) -> None:
-        """Leave when a newer run has written its token over this one's."""
-        now = _read(self.token)
-        if now is not None and now != self.mine:
+        """Raise StoppedError when a newer run has replaced this one's token."""
+        now = _read(self.path)
+        if now is not None and now != self.token:
             raise StoppedError(
-                f"{self.name}: a newer run ({_who(now)}) has taken over; what this one finished is kept."
+                f"{self.name}: a newer run ({_who(now)}) has taken over; the work that this one finished is kept."
             )
 
 
-_turns: list[_Turn] = []  # of this process: one, or none outside the command line
+_turns: list[_Turn] = []  # of this process: one in the command line, none elsewhere
 
 
 @contextmanager
 def turn(folder: Path, name: str) -> Iterator[None]:
-    """The only run of ``name`` (a stage and its item) while it lasts; an older one is asked to leave first.
+    """Run the block as the only run of ``name`` (a stage and its item); an older run is asked to leave first.
 
     Args:
-        folder: where locks and tokens stand, the same for every run in one workspace.
-        name: what is run, a file name.
+        folder: folder of locks and tokens, the same for every run in one workspace.
+        name: the stage and its item, as a file name.
 
     Raises:
-        StoppedError: a still newer run came while this one waited.
+        StoppedError: a newer run came while this one waited.
     """
-    token = folder / f"{name}.token"
-    before = _read(token)
-    mine = _Turn(name, token, f"{os.getpid()} {socket.gethostname()} {uuid.uuid4().hex}\n")
-    atomic_write(token, mine.mine)
+    path = folder / f"{name}.token"
+    previous = _read(path)
+    this = _Turn(name, path, f"{os.getpid()} {socket.gethostname()} {uuid.uuid4().hex}\n")
+    atomic_write(path, this.token)
     lock = take(folder / f"{name}{SUFFIX}")
     if lock is None:
-        older = f" ({_who(before)})" if before else ""
+        older = f" ({_who(previous)})" if previous else ""
         print(
-            f"dreamset: {name}: another run{older} is going on; it leaves at its next shard or step, or when it is "
-            "done; waiting for it.",
+            f"dreamset: {name}: another run{older} is going on and leaves at its next shard or step, or at its end; "
+            "waiting for it.",
             file=sys.stderr,
             flush=True,
         )
         while lock is None:
-            mine.check()
+            this.check()
             time.sleep(_POLL)
             lock = take(folder / f"{name}{SUFFIX}")
-    _turns.append(mine)
+    _turns.append(this)
     try:
-        mine.check()
+        this.check()
         yield
     finally:
-        _turns.remove(mine)
-        if _read(token) == mine.mine:
-            token.unlink(missing_ok=True)
+        _turns.remove(this)
+        if _read(path) == this.token:
+            path.unlink(missing_ok=True)
         lock.release()
 
 
 def boundary() -> None:
-    """Between two pieces of work: leave if a newer run of the same stage waits.
+    """Leave between two pieces of work if a newer run of the same stage waits.
 
     Raises:
-        StoppedError: naming the process that takes over.
+        StoppedError: a newer run takes over; the sentence names its process.
     """
-    for mine in _turns:
-        mine.check()
+    for this in _turns:
+        this.check()
 
 
 def superseded() -> bool:
-    """Whether ``boundary`` would raise, for those who have something to put away first."""
+    """Return whether ``boundary`` would raise, for callers that must save something first."""
     try:
         boundary()
     except StoppedError:
@@ -184,9 +187,9 @@ def superseded() -> bool:
     return False
 
 
-def _read(token: Path) -> str | None:
+def _read(path: Path) -> str | None:
     try:
-        return token.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 

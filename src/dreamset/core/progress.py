@@ -1,4 +1,4 @@
-"""Progress bars with an ETA: on a terminal only, silent elsewhere."""
+"""Progress bars with an estimate of the time left, on a terminal only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def bar(items: Iterable[Any] | None = None, *, total: int | None = None, what: str, unit: str = "it") -> tqdm[Any]:
-    """A tqdm bar over ``items``, or one that is updated by hand; erased when done."""
+    """Return a tqdm bar over ``items``, or without them one to update by hand; it is erased at its end."""
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=what, unit=unit, disable=None, leave=False, dynamic_ncols=True)

@@ -220,7 +220,7 @@ def remove(folder: Path) -> None:
 def collect_garbage(store: Path, used: set[str]) -> tuple[int, int]:
     """Remove every shard whose key is not in ``used``, and leftovers of killed runs.
 
-    Only while no run is going on, whose shards nothing lists yet: ``locks.held`` tells.
+    Only while no run is going on, whose shards nothing lists yet: see ``locks.busy``.
 
     Returns:
         How many folders went, and how many bytes.

@@ -1,4 +1,4 @@
-"""Pictures by class on one sheet, under the names of where they come from."""
+"""The contact sheet: a row per class, a block of columns per source."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _INK: Final = (28, 27, 25)
 
 @dataclass(frozen=True)
 class Block:
-    """The pictures of one source: the first ones of every class, by label; never chosen."""
+    """The pictures of one source: the first ones of every class, by label; nobody chose them."""
 
     name: str
     by_label: list[list[Image.Image]]
 
     @property
     def columns(self) -> int:
-        """Pictures of the class that has the most."""
+        """Number of pictures of the class that has the most."""
         return max((len(pictures) for pictures in self.by_label), default=0)
 
 
 def contact_sheet(sources: Sequence[Block], names: Sequence[str]) -> Image.Image:
-    """One row per class and a block of columns per source, under the sources' names."""
+    """Draw one row per class and a block of columns per source, under the sources' names."""
     sources = [block for block in sources if block.columns]
     if not sources:
         return Image.new("RGB", (2 * _MARGIN, 2 * _MARGIN), _PAPER)
@@ -71,8 +71,8 @@ def _header(block: Block) -> str:
 
 
 def _fitted(font: ImageFont.FreeTypeFont, name: str, width: int) -> str:
-    """A class name on one line of at most ``width`` px, cut with an ellipsis."""
-    # Controls and line breaks would move the pen; no name needs more letters than fit in the narrowest glyphs.
+    """Return a class name on one line of at most ``width`` px, cut with an ellipsis."""
+    # Control characters and line breaks would move the pen; more than 200 letters never fit.
     plain = "".join(" " if unicodedata.category(letter).startswith(("C", "Z")) else letter for letter in name[:200])
     plain = " ".join(plain.split()) or "?"
     if plain == name and _width(font, plain) <= width:
@@ -88,10 +88,10 @@ def _width(font: ImageFont.FreeTypeFont, line: str) -> int:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which holds many scripts, out of matplotlib's folder: importing matplotlib costs a second."""
-    found = importlib.util.find_spec("matplotlib")
-    if found is not None and found.origin is not None:
-        path = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+    """Return DejaVu Sans, which covers many scripts, from matplotlib's folder; importing matplotlib takes a second."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
         if path.is_file():
             return ImageFont.truetype(path, size)
     built_in = ImageFont.load_default(size)

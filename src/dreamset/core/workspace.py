@@ -1,4 +1,4 @@
-"""Every path in the project: the only module that knows folder names."""
+"""The paths of the project; no other module knows folder names."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one (shots, seed).
+    """The folders of one run, which has one number of shots and one seed.
 
     Args:
-        root: the project: bundled models, shards and the tracking spool are shared from here.
-        cell: where this run's data, models and results stand; the project itself for ``dvc repro``,
-            a folder under ``.dreamset/table`` for one cell of a sweep.
+        root: the project's folder; all runs share its bundled models, shards and tracking spool.
+        cell: the folder of this run's data, models and results. For ``dvc repro`` it is the project's folder, for a
+            cell of a sweep a folder under ``.dreamset/table``.
     """
 
     root: Path
@@ -21,12 +21,12 @@ class Workspace:
 
     @classmethod
     def at(cls, root: Path) -> Workspace:
-        """The workspace of ``dvc repro``."""
+        """Return the workspace of ``dvc repro``."""
         return cls(root, root)
 
     @property
     def splits(self) -> Path:
-        """Manifest of what may be learned from: shots and selection images."""
+        """Manifest of the images that may be learned from: shots and selection images."""
         return self.cell / "data/splits/train.json"
 
     @property
@@ -36,47 +36,47 @@ class Workspace:
 
     @property
     def rejected(self) -> Path:
-        """Files of the source that were rejected, with reasons."""
+        """List of the source's rejected files, with reasons."""
         return self.cell / "data/splits/rejected.json"
 
     @property
     def near_duplicates(self) -> Path:
-        """Real images of two splits that are almost the same picture."""
+        """List of real images in different splits that are almost the same picture."""
         return self.cell / "data/splits/near_duplicates.json"
 
     @property
     def near_test(self) -> Path:
-        """Pictures of synthetic images beside the test images that they are near to, one file per recipe."""
+        """Folder of pictures that show synthetic images beside the test images they resemble; one file per recipe."""
         return self.cell / "data/near_test"
 
     @property
     def real(self) -> Path:
-        """Image files that ``prepare`` writes for shots and selection, where a source has no files of its own."""
+        """Folder of shots and selection images that ``prepare`` writes where a source has no image files."""
         return self.cell / "data/real"
 
     @property
     def real_test(self) -> Path:
-        """The same for test images, apart so that no other stage depends on them."""
+        """Folder of test images that ``prepare`` writes; it is separate so that no other stage depends on it."""
         return self.cell / "data/real_test"
 
     def adapter(self, recipe: str) -> Path:
-        """Folder of the trained adapters of ``recipe``."""
+        """Return the folder of the trained adapters of ``recipe``."""
         return self.cell / "models/adapters" / recipe
 
     def tuned(self, recipe: str) -> Path:
-        """Folder of the adapters that the study of ``recipe`` has chosen, where it searched what is adapted."""
+        """Return the folder of the adapters that the study of ``recipe`` chose, where it searched the adaptation."""
         return self.cell / "models/tuned" / recipe
 
     def synthetic(self, recipe: str) -> Path:
-        """Folder of the synthetic dataset of ``recipe``."""
+        """Return the folder of the synthetic dataset of ``recipe``."""
         return self.cell / "data/synthetic" / recipe
 
     def review(self, recipe: str) -> Path:
-        """What a person has decided about the images of ``recipe``; need not be there."""
+        """Return the file of a person's decisions about the images of ``recipe``; it need not exist."""
         return self.cell / "data/review" / f"{recipe}.json"
 
     def classifiers(self, arm: str) -> Path:
-        """Folder of the classifiers of ``arm``: ``real`` or a recipe."""
+        """Return the folder of the classifiers of ``arm``: ``real`` or a recipe."""
         return self.cell / "models/classifiers" / arm
 
     @property
@@ -85,49 +85,49 @@ class Workspace:
         return self.cell / "models/classifier"
 
     def result(self, stage: str, item: str | None = None) -> Path:
-        """The JSON of a stage, or of its item (a recipe, an arm)."""
+        """Return the JSON file of a stage, or of one of its items (a recipe, an arm)."""
         return self.cell / "results" / (f"{stage}.json" if item is None else f"{stage}/{item}.json")
 
     @property
     def results(self) -> Path:
-        """Folder of everything that is committed and read by people."""
+        """Folder of the results, which are committed and which people read."""
         return self.cell / "results"
 
     def plots(self, stage: str, item: str | None = None) -> Path:
-        """Folder of plot data and pictures of a stage, or of its item."""
+        """Return the folder of the plot data and pictures of a stage, or of one of its items."""
         return self.cell / "results/plots" / (stage if item is None else f"{stage}/{item}")
 
     @property
     def shards(self) -> Path:
-        """Finished pieces of work by key, shared by all cells; ignored by git and DVC."""
+        """Folder of finished pieces of work, by key; all cells share it, and git and DVC ignore it."""
         return self.root / ".dreamset/shards"
 
     @property
     def unfinished(self) -> Path:
-        """Checkpoints of adapters in training, by key."""
+        """Folder of the checkpoints of adapters in training, by key."""
         return self.root / ".dreamset/unfinished"
 
     @property
     def trials(self) -> Path:
-        """What the trials of studies are working on, by study; ignored by git and DVC."""
+        """Folder of the trials that run now, by study; git and DVC ignore it."""
         return self.root / ".dreamset/tune"
 
     @property
     def scratch(self) -> Path:
-        """Folder of nameless files: decoded images while a stage uses them."""
+        """Folder of unnamed temporary files, such as decoded images while a stage uses them."""
         return self.root / ".dreamset/scratch"
 
     @property
     def locks(self) -> Path:
-        """Which runs are going on, of all cells."""
+        """Folder of the locks of all running stages, of all cells."""
         return self.root / ".dreamset/locks"
 
     @property
     def artifacts(self) -> Path:
-        """Pictures that the trials of studies keep for a dashboard, of all cells."""
+        """Folder of the pictures that trials keep for a dashboard, of all cells."""
         return self.root / ".dreamset/artifacts"
 
     @property
     def spool(self) -> Path:
-        """Tracking records that no server has taken yet."""
+        """Folder of the tracking records that no server has taken yet."""
         return self.root / ".dreamset/track"

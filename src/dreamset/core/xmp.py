@@ -1,4 +1,4 @@
-"""The XMP packet by which any reader of IPTC metadata knows a picture as synthetic."""
+"""The XMP packet that marks an image as synthetic for every reader of IPTC metadata."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 CHUNK: Final = "XML:com.adobe.xmp"  # keyword of the PNG text chunk that holds XMP
-# Terms of the IPTC's digital source types: drawn by a model, and by a model from a picture that was there.
+# The IPTC's digital source types for images drawn by a model, and by a model from an existing image.
 GENERATED: Final = "trainedAlgorithmicMedia"
 EDITED: Final = "compositeWithTrainedAlgorithmicMedia"
 _TYPES: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -16,14 +16,14 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def packet(model: str, sha256: str, prompt: str, seed: int, tool: str, source: str = GENERATED) -> str:
-    """An XMP packet with the properties of the IPTC Photo Metadata Standard 2025.1 for generated pictures.
+    """Return an XMP packet with the properties of the IPTC Photo Metadata Standard 2025.1 for generated images.
 
     Args:
-        model: name of the model that drew it.
-        sha256: of that model's files.
-        prompt: what it was conditioned on.
+        model: name of the model that drew the image.
+        sha256: hash of that model's files.
+        prompt: the prompt or condition.
         seed: of the starting noise.
-        tool: the program that drew, with its version.
+        tool: the program that drew the image, with its version.
         source: ``GENERATED`` or ``EDITED``.
     """
     facts = {

@@ -1,1 +1,1 @@
-"""``dreamset review``: a person ticks off wrong pictures, and ``dreamset generate`` replaces them."""
+"""``dreamset review``: a person rejects wrong pictures, and ``dreamset generate`` replaces them."""

@@ -6,7 +6,7 @@ const KEPT = "kept", REJECTED = "rejected";
 const at = (id) => document.getElementById(id);
 let data, everything, decided, place = { label: 0, page: 0 }, history = [];
 
-// ---- saving: at once, one request at a time, what failed is sent again ----
+// ---- saving: at once, one request at a time; a failed one is repeated ----
 const waiting = new Map();
 let sending = false;
 
@@ -60,7 +60,7 @@ function toggle(number) {
 }
 
 function checked() {
-  const rest = shown().filter((number) => decided[number] === null);
+  const rest = onPage().filter((number) => decided[number] === null);
   if (rest.length) change(rest.map((number) => [number, KEPT]));
   if (!step(1)) at("done").focus();
 }
@@ -76,7 +76,7 @@ function undo() {
 // ---- moving ----
 const images = (label = place.label) => data.classes[label].images;
 const pages = (label = place.label) => Math.max(1, Math.ceil(images(label).length / PAGE));
-const shown = () => images().slice(place.page * PAGE, (place.page + 1) * PAGE);
+const onPage = () => images().slice(place.page * PAGE, (place.page + 1) * PAGE);
 const tiles = () => [...at("grid").children];
 const tile = (number) => at("grid").querySelector(`[data-number="${number}"]`);
 
@@ -123,7 +123,7 @@ function show(to) {
   const { name, shots } = data.classes[place.label];
   at("name").textContent = name;
   at("shots").replaceChildren(...shots.map((number, i) => picture(`shots/${number}`, `shot ${i + 1} of ${name}`, i < 24 ? "eager" : "lazy")));
-  at("grid").replaceChildren(...shown().map((number) => {
+  at("grid").replaceChildren(...onPage().map((number) => {
     const button = document.createElement("button");
     button.type = "button";
     button.dataset.number = number;
@@ -132,12 +132,12 @@ function show(to) {
     button.addEventListener("click", () => toggle(number));
     return button;
   }));
-  shown().forEach(mark);
+  onPage().forEach(mark);
   at("page").textContent = pages() > 1 ? `page ${place.page + 1} of ${pages()}` : "";
   at("previous").disabled = place.label === 0 && place.page === 0;
   document.querySelector("main").scrollTop = 0;
   count();
-  focus(shown().find((number) => decided[number] === null));
+  focus(onPage().find((number) => decided[number] === null));
 }
 
 function mark(number) {
@@ -164,12 +164,12 @@ function count() {
   at("progress").setAttribute("aria-valuenow", Math.round(100 * all.looked / Math.max(1, all.of)));
   at("undo").disabled = !history.length;
   [...at("classes").children].forEach((item, label) => {
-    const own = label === place.label;
+    const current = label === place.label;
     const button = item.firstElementChild, was = button.hasAttribute("aria-current");
-    if (own) button.setAttribute("aria-current", "true");
+    if (current) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
-    if (own || was || !button.dataset.counted) entry(button, label);
-    if (own && !was) item.scrollIntoView({ block: "nearest" });
+    if (current || was || !button.dataset.counted) entry(button, label);
+    if (current && !was) item.scrollIntoView({ block: "nearest" });
   });
 }
 
@@ -189,7 +189,7 @@ async function done() {
   await post("done", {});
   at("over").hidden = false;
   at("over").firstElementChild.textContent =
-    `Saved in ${data.file}. You can close this page; \`dreamset generate ${data.recipe}\` replaces what you rejected.`;
+    `Saved in ${data.file}. You can close this page; \`dreamset generate ${data.recipe}\` replaces the rejected pictures.`;
 }
 
 const KEYS = {
@@ -231,8 +231,8 @@ async function start() {
   at("undo").addEventListener("click", undo);
   at("done").addEventListener("click", () => done().catch((error) => tell(error.message, true)));
   at("size").addEventListener("input", () => document.documentElement.style.setProperty("--side", `${at("size").value}px`));
-  // Where the last time ended: the first page with a picture that was not looked at.
-  const label = Math.max(0, data.classes.findIndex((own) => own.images.some((number) => decided[number] === null)));
+  // Start where the last session ended: at the first page with an unseen picture.
+  const label = Math.max(0, data.classes.findIndex((row) => row.images.some((number) => decided[number] === null)));
   const first = images(label).findIndex((number) => decided[number] === null);
   show({ label, page: Math.max(0, Math.floor(first / PAGE)) });
 }

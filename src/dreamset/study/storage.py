@@ -118,7 +118,7 @@ def hold(study: optuna.Study, trial_id: int, *, taken_over: bool = False) -> loc
     if taken_over and not path.is_file():
         return None
     lock = locks.take(path)
-    if lock is None or lock.kept:
+    if lock is None or lock.exclusive:
         return lock
     lock.release()  # without flock nobody can be told dead: heartbeats do that
     return None
@@ -134,7 +134,7 @@ def is_alive(study: optuna.Study, trial_id: int) -> bool:
         if lock is None:
             return True
         lock.release()
-        if lock.kept:
+        if lock.exclusive:
             return False
     return trial_id not in database._get_stale_trial_ids(study._study_id)
 

@@ -1,7 +1,7 @@
-"""MLflow: one run per stage and item, and never at a stage's expense. The only module that imports mlflow.
+"""Tracking with MLflow: one run per stage and item. No failure of it can fail a stage.
 
-A stage writes a record into the spool (``.dreamset/track``) at its end. Records are sent from a process of its
-own, which can be killed when a server does not answer; what was not taken waits in the spool for the next time.
+A stage writes a record into the spool (``.dreamset/track``) at its end. A separate process sends the records, so it
+can be killed when a server does not answer. Records that the server has not taken wait in the spool.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 # Importing mlflow costs seconds, so a short stage leaves its record to a later one; ``report`` sends what is left.
 _WORTH_SENDING_S: Final = 120.0
-# For all calls of one flush together, beyond the time limit of one call.
+# What a whole flush may take beyond the time limit of one call.
 _PATIENCE_S: Final = 60.0
 _EXCEPTION: Final = re.compile(r"^[\w.]*(?:Error|Exception): ")
 
 
 @dataclass(frozen=True)
 class Flushed:
-    """What became of the spooled records: taken by the server, still waiting, set aside as unusable."""
+    """Numbers of spooled records: taken by the server, still waiting, set aside as unusable."""
 
     sent: int = 0
     waiting: int = 0
@@ -59,7 +59,7 @@ def finish(
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     artifacts: Iterable[Path] = (),
 ) -> None:
-    """What a stage calls at its end: ``record``, and ``flush`` where that is worth its time."""
+    """Record the run of a stage at its end; ``flush`` too where the stage was long enough."""
     ended = time.time() if ended is None else ended
     record(
         workspace,
@@ -77,24 +77,24 @@ def finish(
 
 
 def figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a stage's summary by name: its numbers and, of an evaluation, those of every run and recipe.
+    """Return the figures of a stage's summary by name; of an evaluation, those of every run and recipe too.
 
     Args:
-        summary: what a stage's ``run`` returns. Its ``runs`` give ``accuracy/ARM/TRAIN_ON/CLASSIFIER``, and its
-            ``sets`` ``fid/RECIPE``, ``kid/RECIPE`` and so on; shares of near-duplicates are named like the set's own.
+        summary: the result of a stage's ``run``. Its ``runs`` give ``accuracy/ARM/TRAIN_ON/CLASSIFIER``, and its
+            ``sets`` give ``fid/RECIPE``, ``kid/RECIPE`` and so on, shares of near-duplicates included.
     """
-    found = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
     for run in summary.get("runs", ()):
         if "accuracy" in run:
-            found[f"accuracy/{run['arm']}/{run['train_on']}/{run['classifier']}"] = run["accuracy"]
+            numbers[f"accuracy/{run['arm']}/{run['train_on']}/{run['classifier']}"] = run["accuracy"]
     for recipe, measures in (summary.get("sets") or {}).items():
         shares = {
             name: value["share"] for name, value in measures.items() if isinstance(value, dict) and "share" in value
         }
         for name, value in (measures | shares).items():
             if isinstance(value, int | float):
-                found[f"{name}/{recipe}"] = value
-    return found
+                numbers[f"{name}/{recipe}"] = value
+    return numbers
 
 
 def record(
@@ -109,18 +109,18 @@ def record(
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     artifacts: Iterable[Path] = (),
 ) -> None:
-    """Spool one run of a stage, without talking to any server; nothing where ``track.uri`` is null.
+    """Spool one run of a stage without contacting any server; do nothing where ``track.uri`` is null.
 
     Args:
         workspace: where the spool is.
         params: the resolved parameters.
         stage: ``adapt``, ``generate`` and so on.
-        item: the recipe or arm, of a stage that has several.
+        item: the recipe or arm, for a stage that has several.
         started: seconds since the epoch.
         ended: the same.
         metrics: final figures by name; None values are left out.
         curves: (step, value) pairs by name.
-        artifacts: files or folders, copied because DVC may delete a stage's outputs before they are sent.
+        artifacts: files or folders. They are copied, since DVC may delete a stage's outputs before they are sent.
     """
     if params.track.uri is None:
         return
@@ -135,7 +135,7 @@ def record(
         commit=commit,
         pipeline=digest([everything, commit])[:16],
         pipeline_params=everything,
-        params=_own(params, stage, item),
+        params=_read_by(params, stage, item),
         metrics={name: float(value) for name, value in (metrics or {}).items() if value is not None},
         curves={name: [(int(step), float(y)) for step, y in points] for name, points in (curves or {}).items()},
     )
@@ -143,26 +143,27 @@ def record(
 
 
 def study(
-    workspace: Workspace, params: Params, recipe: str, found: Mapping[str, Any], artifacts: Iterable[Path] = ()
+    workspace: Workspace, params: Params, recipe: str, results: Mapping[str, Any], artifacts: Iterable[Path] = ()
 ) -> None:
-    """Spool the study of a recipe as one run with a nested one per trial, for the next ``flush``.
+    """Spool the study of a recipe as one run with a nested run per trial, for the next ``flush``.
 
-    A study that went on, or was recorded by several workers, stays one run. Nothing where ``track.uri`` is null.
+    A study that went on, or that several workers recorded, stays one run. Where ``track.uri`` is null, or the recipe
+    has no study, nothing is spooled.
 
     Args:
-        workspace: where the spool is, and the pictures that trials have kept.
+        workspace: where the spool and the pictures of the trials are.
         params: the resolved parameters.
-        recipe: whose study it is.
-        found: ``results/tune/<recipe>.json``; nothing is spooled where the recipe has no study.
-        artifacts: files or folders of the study, copied.
+        recipe: the recipe of the study.
+        results: the content of ``results/tune/<recipe>.json``.
+        artifacts: files or folders of the study, which are copied.
     """
-    if params.track.uri is None or not found.get("trials"):
+    if params.track.uri is None or not results.get("trials"):
         return
-    made = studies.build(found, _own(params, "tune", recipe), _commit(workspace.root))
+    run = studies.build(results, _read_by(params, "tune", recipe), _commit(workspace.root))
     pictures = {
-        trial["number"]: workspace.artifacts / trial["samples"] for trial in found["trials"] if trial.get("samples")
+        trial["number"]: workspace.artifacts / trial["samples"] for trial in results["trials"] if trial.get("samples")
     }
-    _spool(workspace, made, artifacts, pictures)
+    _spool(workspace, run, artifacts, pictures)
 
 
 def _spool(
@@ -171,7 +172,7 @@ def _spool(
     artifacts: Iterable[Path],
     pictures: Mapping[int, Path] | None = None,
 ) -> None:
-    """Write a record; one that cannot be written costs a warning."""
+    """Write a record, or warn where it cannot be written."""
     try:
         missing = spool.write(workspace.spool, run, artifacts, pictures)
     except OSError as error:
@@ -182,7 +183,7 @@ def _spool(
 
 
 def flush(workspace: Workspace, params: Params) -> Flushed:
-    """Send every spooled record to ``track.uri`` in bounded time; what is not taken waits, with a warning."""
+    """Send every spooled record to ``track.uri`` in bounded time; warn of records that have to wait."""
     uri, folder = params.track.uri, workspace.spool
     if uri is None or not spool.records(folder):
         return Flushed()
@@ -191,7 +192,7 @@ def flush(workspace: Workspace, params: Params) -> Flushed:
     events = Counter(output.splitlines())
     result = Flushed(events["sent"], len(spool.records(folder)), events["broken"])
     if result.set_aside:
-        _warn(f"{_counted(result.set_aside)} could not be used and moved to {folder / spool.BROKEN}.")
+        _warn(f"{_counted(result.set_aside)} could not be used and went to {folder / spool.BROKEN}.")
     if result.waiting and reason:
         _warn(
             f"tracking at {_masked(uri)} failed ({_masked(reason)}); {_counted(result.waiting)} kept in "
@@ -201,12 +202,12 @@ def flush(workspace: Workspace, params: Params) -> Flushed:
 
 
 def _in_a_process(job: dict[str, str], root: Path, timeout_s: float) -> tuple[str, str]:
-    """Run the sender where it can be killed; what it printed, and why it failed, if it did."""
+    """Run the sender in a process that can be killed; return its output, and why it failed (empty: it did not)."""
     limit = timeout_s + _PATIENCE_S
     try:
         sender = subprocess.Popen(
             [sys.executable, "-P", "-m", "dreamset.track.send"],
-            cwd=root,  # sqlite:///mlflow.db is then the one of the project
+            cwd=root,  # sqlite:///mlflow.db then means the project's
             env={**os.environ, **_environment(timeout_s)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -226,7 +227,7 @@ def _in_a_process(job: dict[str, str], root: Path, timeout_s: float) -> tuple[st
 
 
 def _environment(timeout_s: float) -> dict[str, str]:
-    """Short calls, no retries (the spool is the retry), no telemetry, no chatter."""
+    """Return variables for short calls without retries (the spool is the retry), telemetry and chatter."""
     return {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -238,7 +239,7 @@ def _environment(timeout_s: float) -> dict[str, str]:
 
 
 def _everything(params: Params) -> dict[str, str]:
-    """What the results of a whole pipeline depend on, flat."""
+    """Return the parameters that any result of the pipeline depends on, flat."""
     tree = to_dict(params)
     for key in ("track", "report", "models", "recipes"):
         del tree[key]
@@ -248,8 +249,8 @@ def _everything(params: Params) -> dict[str, str]:
     return _flat({**tree, "recipes": recipes, "base": to_dict(params.base)})
 
 
-def _own(params: Params, stage: str, item: str | None) -> dict[str, str]:
-    """What a stage reads: the top of the file, its section, its part of the model's row, its recipe."""
+def _read_by(params: Params, stage: str, item: str | None) -> dict[str, str]:
+    """Return the parameters that a stage reads, flat: top of the file, section, part of the model's row, recipe."""
     base = to_dict(params.base)
     named = {key: value for key, value in base.items() if not isinstance(value, dict)}
     tree = {"shots": params.shots, "seed": params.seed, "model": params.model, "base": named}
@@ -272,7 +273,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
 
 
 def _commit(root: Path) -> str:
-    """The commit that is checked out, or ``none`` outside of git."""
+    """Return the commit that is checked out, or ``none`` outside git."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=False
@@ -283,14 +284,14 @@ def _commit(root: Path) -> str:
 
 
 def _reason(chatter: str) -> str:
-    """The exception's line of a traceback, short enough for one line."""
+    """Return the exception's line of a traceback, shortened."""
     lines = [line for line in chatter.splitlines() if line.strip()] or ["no message"]
     raised = [line for line in lines if _EXCEPTION.match(line)]
     return _EXCEPTION.sub("", (raised or lines)[-1]).strip()[:160]
 
 
 def _masked(text: str) -> str:
-    """Without the user and password of a URI."""
+    """Return a text without the users and passwords of its addresses."""
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 

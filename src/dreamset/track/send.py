@@ -1,4 +1,4 @@
-"""The process that sends spooled records to MLflow: ``python -m dreamset.track.send``, a job as JSON on stdin."""
+"""The process that sends spooled records to MLflow: ``python -m dreamset.track.send``, with a job as JSON on stdin."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 _NOT_IN_A_NAME: Final = re.compile(r"[^/\w.\- ]")
 _PARAMS_PER_BATCH: Final = 100
 _METRICS_PER_BATCH: Final = 1000
-_MOST_RUNS: Final = 50_000  # that MLflow gives for one question
+_MOST_RUNS: Final = 50_000  # MLflow's limit for one query
 
 
 def send_all(job: Mapping[str, Any]) -> None:
-    """Send the records by their start, alone on this spool; prints a line for each that is dealt with."""
+    """Send the records by their start time, as the only sender of this spool; print a line for each of them."""
     from mlflow.exceptions import MlflowException
 
     folder = Path(job["spool"])
     with (folder / ".lock").open("w") as lock:
-        # Two senders would send a record twice, and two that meet an empty sqlite store crash each other.
+        # Two senders would send a record twice, and on an empty sqlite store each would crash the other.
         fcntl.flock(lock, fcntl.LOCK_EX)
         spool.sweep(folder)
         waiting = spool.records(folder)
@@ -50,7 +50,7 @@ def send_all(job: Mapping[str, Any]) -> None:
                 else:
                     _send(client, experiment, run, path / "artifacts")
             except MlflowException as error:
-                # What the server will never take must not keep the others waiting for ever.
+                # A record that the server will never take must not hold up the others for ever.
                 if error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
                 _drop(path, error)
@@ -65,7 +65,7 @@ def _drop(path: Path, error: Exception) -> None:
 
 
 def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
-    """A client, and the id of the experiment, made where there is none."""
+    """Return a client and the id of the experiment, which is created where it is missing."""
     from mlflow.tracking import MlflowClient
 
     artifacts = None
@@ -73,22 +73,22 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         store = Path(uri.removeprefix("sqlite:///")).absolute()
         artifacts = (Path.cwd() / "mlartifacts").as_uri()
         if not store.exists():
-            # Made aside: a kill between its migrations would leave a store that no later run can open.
+            # Create it aside: a kill between its migrations would leave a store that no later run can open.
             aside = store.with_name(f"{store.name}.new")
             aside.unlink(missing_ok=True)
             MlflowClient(f"sqlite:///{aside}").create_experiment(experiment, artifact_location=artifacts)
             aside.rename(store)
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    existing = client.get_experiment_by_name(experiment)
+    if existing is None:
         return client, client.create_experiment(experiment, artifact_location=artifacts)
-    if found.lifecycle_stage != "active":
+    if existing.lifecycle_stage != "active":
         sys.exit(f"its experiment {experiment!r} is deleted: restore it or set track.experiment")
-    return client, found.experiment_id
+    return client, existing.experiment_id
 
 
 def _send(client: MlflowClient, experiment: str, run: Run, artifacts: Path) -> None:
-    """One record as one finished MLflow run; a record whose reply was lost is not sent twice."""
+    """Send a record as one finished MLflow run, and never twice, even where the server's reply was lost."""
     for known in client.search_runs([experiment], f"tags.record = '{run.id}'"):
         if known.info.status == "FINISHED":
             return
@@ -114,12 +114,12 @@ def _send(client: MlflowClient, experiment: str, run: Run, artifacts: Path) -> N
 
 
 def _send_study(client: MlflowClient, experiment: str, study: Study, folder: Path) -> None:
-    """A run for the study and one below it for each trial; what the server has of them stays, and is not sent twice."""
-    found = client.search_runs([experiment], f"tags.study_id = '{study.study}'", max_results=_MOST_RUNS)
-    known = {run.data.tags.get("trial"): run for run in found}
+    """Send a study as a run with a nested run per trial; runs that the server has already stay as they are."""
+    runs = client.search_runs([experiment], f"tags.study_id = '{study.study}'", max_results=_MOST_RUNS)
+    known = {run.data.tags.get("trial"): run for run in runs}
     if None in known:
         parent = str(known[None].info.run_id)
-        # A parameter cannot be changed; a study that goes on keeps those that it began with.
+        # MLflow's parameters cannot change, so a study that goes on keeps those that it began with.
         params = {name: value for name, value in _named(study.params).items() if name not in known[None].data.params}
     else:
         tags = {"study_id": study.study, **study.tags}
@@ -149,11 +149,11 @@ def _send_study(client: MlflowClient, experiment: str, study: Study, folder: Pat
 
 
 def _parent(client: MlflowClient, experiment: str, run: Run) -> str:
-    """The id of the pipeline's run, found by its tag or created."""
+    """Return the id of the pipeline's run, by its tag; create the run where it is missing."""
     query = f"tags.pipeline = '{run.pipeline}' and tags.dvc_stage = 'pipeline'"
-    found = client.search_runs([experiment], query, max_results=1)
-    if found:
-        return str(found[0].info.run_id)
+    runs = client.search_runs([experiment], query, max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
     tags = {"dvc_stage": "pipeline", **_common_tags(run)}
     name = f"pipeline {run.pipeline[:8]}"
     run_id = str(client.create_run(experiment, int(run.started * 1000), tags, name).info.run_id)
@@ -173,7 +173,7 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) ->
 
 
 def _log_metrics(client: MlflowClient, run_id: str, run: Run | Study | Trial) -> None:
-    """Final figures at the end of the stage; the points of a curve spread over its time."""
+    """Log final figures at the end of the stage, and the points of a curve spread over its time."""
     from mlflow.entities import Metric
 
     end = int(run.ended * 1000)
@@ -188,24 +188,25 @@ def _log_metrics(client: MlflowClient, run_id: str, run: Run | Study | Trial) ->
 
 
 def _name(name: str) -> str:
-    """A metric's name within what MLflow allows."""
+    """Return a metric's name in the characters that MLflow allows."""
     return _NOT_IN_A_NAME.sub("_", name).strip("/.")[:250] or "_"
 
 
 def _named(params: Mapping[str, str]) -> dict[str, str]:
-    """Parameters by names within what MLflow allows; two that it could not tell apart are numbered.
+    """Return parameters with names that MLflow allows; names that become equal are numbered.
 
-    Names of classes stand in them, which may hold anything. Slashes go too: MLflow refuses ``a//b`` and ``a/../b``.
+    Names contain those of classes, which may hold any character. Slashes go too: MLflow refuses ``a//b`` and
+    ``a/../b``.
     """
-    found: dict[str, str] = {}
+    named: dict[str, str] = {}
     for key, value in params.items():
         name = plain = _name(key.replace("/", "_"))
         number = 1
-        while name in found:
+        while name in named:
             number += 1
             name = f"{plain[:240]}_{number}"
-        found[name] = value
-    return found
+        named[name] = value
+    return named
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -1,4 +1,4 @@
-"""Records on disk that no server has taken yet: one folder each, whole from the moment it is visible."""
+"""Records on disk that wait for the server, one folder each; a visible folder is always whole."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a study; ``status`` is MLflow's name of how it ended."""
+    """A trial of a study; ``status`` is MLflow's word for how it ended."""
 
     number: int
     name: str
@@ -54,7 +54,7 @@ class Trial:
 class Study:
     """One record of a study and all its trials, whose pictures are beside it in ``trials/NUMBER``.
 
-    ``study`` is the same for every record of one study, and no other's; ``note`` is what a person reads first.
+    ``study`` identifies the study: all its records share it. MLflow shows ``note`` at the top of the run.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Study:
 def write(
     spool: Path, run: Run | Study, artifacts: Iterable[Path], pictures: Mapping[int, Path] | None = None
 ) -> list[Path]:
-    """Spool a record with copies of its files, and of a picture per trial; returns those that are missing."""
+    """Spool a record with copies of its files and of a picture per trial; return the files that are missing."""
     name = f"{int(run.started * 1000):014d}-{run.stage}-{run.id}"
     aside, missing = spool / f".{name}", []
     try:
@@ -86,7 +86,7 @@ def write(
         for number, path in (pictures or {}).items():
             if path.is_file():
                 _copy(path, aside / "trials" / str(number), "samples.png")
-        # NaN is allowed: a loss that diverged is worth seeing.
+        # NaN is allowed: people want to see a loss that diverged.
         atomic_write(aside / "record.json", json.dumps(asdict(run), ensure_ascii=False))
         aside.rename(spool / name)
     except OSError:
@@ -96,29 +96,29 @@ def write(
 
 
 def records(spool: Path) -> list[Path]:
-    """Spooled records, the earliest first; half-written ones are hidden."""
+    """Return the spooled records, the earliest first; half-written ones are hidden."""
     if not spool.is_dir():
         return []
     return sorted(path for path in spool.iterdir() if path.name[0].isdigit())
 
 
 def read(folder: Path) -> Run | Study:
-    """A record. Raises OSError, ValueError or TypeError where it is not whole."""
-    found = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    if "trials" not in found:
-        return Run(**found)
-    return Study(**found | {"trials": [Trial(**trial) for trial in found["trials"]]})
+    """Read a record; raises OSError, ValueError or TypeError where it is not whole."""
+    fields = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    if "trials" not in fields:
+        return Run(**fields)
+    return Study(**fields | {"trials": [Trial(**trial) for trial in fields["trials"]]})
 
 
 def remove(folder: Path) -> None:
-    """Take a record out, never leaving a visible half."""
+    """Remove a record; no half of it is ever visible."""
     hidden = folder.with_name(f".sent-{folder.name}")
     folder.rename(hidden)
     shutil.rmtree(hidden)
 
 
 def put_aside(folder: Path, error: Exception) -> None:
-    """Move a record that cannot be used to ``broken/``, with the reason beside it."""
+    """Move an unusable record to ``broken/``, with the reason beside it."""
     target = folder.parent / BROKEN / folder.name
     target.parent.mkdir(exist_ok=True)
     folder.rename(target)
@@ -127,14 +127,14 @@ def put_aside(folder: Path, error: Exception) -> None:
 
 
 def sweep(spool: Path) -> None:
-    """Remove what killed processes left: records half written, or sent and half removed."""
+    """Remove what killed processes left behind: half-written records, and half-removed ones that were sent."""
     for path in spool.glob(".*/"):
         if path.name.startswith(".sent-") or path.stat().st_mtime < time.time() - _ABANDONED_S:
             shutil.rmtree(path)
 
 
 def _copy(path: Path, folder: Path, name: str | None = None) -> None:
-    """A file or a folder into ``folder``, under its own name or, where that is taken, its parent's before it."""
+    """Copy a file or folder into ``folder``; where its name is taken, its parent's name is put before it."""
     target = folder / (name or path.name)
     if target.exists():
         target = folder / f"{path.parent.name}_{path.name}"

@@ -1,4 +1,4 @@
-"""The record of a study as MLflow shows it: a run for the study, and one below it for each trial."""
+"""Build the record of a study for MLflow: a run for the study, and a nested run for each trial."""
 
 from __future__ import annotations
 
@@ -12,76 +12,76 @@ from dreamset.track import spool
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# MLflow has no word for what was stopped because it was poor: killed is neither finished nor failed.
+# MLflow has no status for a pruned trial; "killed" is at least neither finished nor failed.
 _STATUS: Final[dict[str, Literal["FINISHED", "KILLED", "FAILED"]]] = {
     "COMPLETE": "FINISHED",
     "PRUNED": "KILLED",
     "FAIL": "FAILED",
 }
-# Both of these have the same red cross in its list of runs.
-_TOLD: Final = {"PRUNED": ", pruned", "FAIL": ", failed"}
+# MLflow's list of runs marks both with the same red cross.
+_SUFFIX: Final = {"PRUNED": ", pruned", "FAIL": ", failed"}
 _SETTINGS: Final = ("study", "recipe", "storage", "sampler", "pruner", "objectives", "resource", "classifier", "steps")
 _FIGURES: Final = ("seconds", "seconds_generate", "seconds_train", "seconds_per_image", "images", "fid")
 _TAGS: Final = ("worker", "retried_from", "reason")
-_CHANGES: Final = ("tune.trials",)  # of a study that goes on
+_CHANGES: Final = ("tune.trials",)  # a study that goes on may change it
 
 
-def build(found: Mapping[str, Any], own: Mapping[str, str], commit: str) -> spool.Study:
-    """What is sent of a study.
+def build(results: Mapping[str, Any], params: Mapping[str, str], commit: str) -> spool.Study:
+    """Return the record of a study.
 
     Args:
-        found: ``results/tune/<recipe>.json`` of a recipe with a study.
-        own: the parameters that the stage reads, flat.
+        results: ``results/tune/<recipe>.json`` of a recipe with a study.
+        params: the parameters that the stage reads, flat.
         commit: of git.
     """
-    trials = sorted((row for row in found["trials"] if row["state"] in _STATUS), key=lambda row: int(row["number"]))
+    trials = sorted((row for row in results["trials"] if row["state"] in _STATUS), key=lambda row: int(row["number"]))
     starts = [row["started"] for row in trials if row.get("started")]
     ends = [row["ended"] for row in trials if row.get("ended")]
     started, ended = min(starts, default=0.0), max(ends, default=0.0)
-    best = found.get("best") or {}
-    settings = {name: _text(found[name]) for name in _SETTINGS if found.get(name) is not None}
+    best = results.get("best") or {}
+    settings = {name: _text(results[name]) for name in _SETTINGS if results.get(name) is not None}
     chosen = ", ".join(f"{name} {_text(value)}" for name, value in best.items())
     return spool.Study(
         id=uuid.uuid4().hex,
         stage="study",
-        name=f"study {found['study']}",
+        name=f"study {results['study']}",
         # A study of the same name in another storage began at another time.
-        study=digest([found["study"], started])[:16],
+        study=digest([results["study"], started])[:16],
         started=started,
         ended=ended,
-        note="\n\n".join(found.get("sentences") or ()),
+        note="\n\n".join(results.get("sentences") or ()),
         tags={
             "kind": "study",
-            "study": found["study"],
-            "recipe": found["recipe"],
+            "study": results["study"],
+            "recipe": results["recipe"],
             "best": chosen or "no feasible trial",
             "git_commit": commit,
             "mlflow.source.git.commit": commit,
         },
-        params=settings | {name: value for name, value in own.items() if name not in _CHANGES},
-        metrics=_summary(found, trials),
+        params=settings | {name: value for name, value in params.items() if name not in _CHANGES},
+        metrics=_summary(results, trials),
         curves={},
-        trials=[_trial(row, found, started) for row in trials],
+        trials=[_trial(row, results, started) for row in trials],
     )
 
 
-def _trial(row: Mapping[str, Any], found: Mapping[str, Any], started: float) -> spool.Trial:
+def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -> spool.Trial:
     start = row.get("started") or started
     tags = {name: _text(row[name]) for name in _TAGS if row.get(name) is not None}
     tags |= {"feasible": "false"} if row.get("feasible") is False else {}
     figures = {name: row[name] for name in _FIGURES if row.get(name) is not None}
-    # Of a pruned trial there is no figure that could be compared with the others': few images, another number.
+    # A pruned trial has no comparable accuracy: it was measured on fewer images.
     if row["state"] == "COMPLETE" and row.get("values"):
         figures["cas"] = row["values"][0]
     rungs = sorted((int(images), cas) for images, cas in (row.get("rungs") or {}).items() if cas is not None)
-    note = _note(row, max((images for images, _ in rungs), default=0), max(found["resource"]))
+    note = _note(row, max((images for images, _ in rungs), default=0), max(results["resource"]))
     return spool.Trial(
         number=row["number"],
-        name=f"trial {row['number']}{_TOLD.get(row['state'], '')}",
+        name=f"trial {row['number']}{_SUFFIX.get(row['state'], '')}",
         status=_STATUS[row["state"]],
         started=start,
         ended=row.get("ended") or start,
-        tags={"kind": "trial", "study": found["study"], "state": row["state"].lower(), **tags}
+        tags={"kind": "trial", "study": results["study"], "state": row["state"].lower(), **tags}
         | ({"mlflow.note.content": note} if note else {}),
         params={name: _text(value) for name, value in (row.get("params") or {}).items()},
         metrics={name: float(value) for name, value in figures.items()},
@@ -89,21 +89,21 @@ def _trial(row: Mapping[str, Any], found: Mapping[str, Any], started: float) -> 
     )
 
 
-def _summary(found: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
-    """Figures of the study as a whole: the best trial's first, what pruning saved, how many there were of each kind."""
-    values = {row["number"]: row.get("values") for row in trials}.get(found.get("best_trial"))
-    figures: dict[str, Any] = {"best/cas": values[0] if values else None, "best/trial": found.get("best_trial")}
-    figures["default/cas"] = (found.get("default") or {}).get("cas")
+def _summary(results: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
+    """Return the study's figures: the best trial's, the savings by pruning, the number of trials by state."""
+    values = {row["number"]: row.get("values") for row in trials}.get(results.get("best_trial"))
+    figures: dict[str, Any] = {"best/cas": values[0] if values else None, "best/trial": results.get("best_trial")}
+    figures["default/cas"] = (results.get("default") or {}).get("cas")
     for above, key in (("best", "best"), ("saved", "saved"), ("trials", "counts")):
-        figures |= {f"{above}/{name}": value for name, value in (found.get(key) or {}).items()}
-    figures["seconds"] = found.get("seconds")
+        figures |= {f"{above}/{name}": value for name, value in (results.get(key) or {}).items()}
+    figures["seconds"] = results.get("seconds")
     return {name: float(value) for name, value in figures.items() if _is_number(value)}
 
 
 def _note(row: Mapping[str, Any], last: int, full: int) -> str | None:
-    """What a status of MLflow does not say by itself."""
+    """Return what MLflow's status does not say: how far a pruned trial came, or why one failed."""
     if row["state"] == "PRUNED" and row.get("feasible") is False:
-        return f"Over tune.max_seconds_per_image, and stopped after {last} of {full} images per class."
+        return f"Stopped after {last} of {full} images per class: over tune.max_seconds_per_image."
     if row["state"] == "PRUNED":
         return f"Pruned after {last} of {full} images per class."
     return str(row["reason"]) if row.get("reason") else None
