@@ -1,0 +1,97 @@
+"""The house: a folder is a floor that imports its own folder and lower floors; no imports run in a circle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src/dreamset"
+STAGES = "the stages"  # the files in the root of the package, and the two folders that are stages
+# The only place that orders the folders, lowest first. Folders of one floor do not import each other.
+FLOORS = (
+    ("core",),
+    ("params", "glyphs"),
+    ("data", "weights", "track"),
+    ("generator", "classifiers", "metrics", "review"),
+    ("drawing", "sources"),
+    ("study", "use"),
+    (STAGES,),
+    ("sweep",),
+    ("command",),
+)
+FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS, 1) for folder in folders}
+
+
+def module(path: Path) -> str:
+    """The dotted name of a file."""
+    return ".".join(("dreamset", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file names in its imports, inside functions and for type checkers too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in whole}
+    return names & MODULES.keys() - {module(path)}
+
+
+IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+
+
+def folder(name: str) -> str | None:
+    """The folder of a module; None of the package's own file and of ``python -m dreamset``, which forwards to it."""
+    if name in ("dreamset", "dreamset.__main__"):
+        return None
+    first = name.split(".")[1]
+    return first if first in FLOOR_OF else STAGES
+
+
+def circles() -> list[set[str]]:
+    """The groups of modules that import each other in a circle."""
+
+    def reached(name: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for other in IMPORTS[waiting.pop()] - seen:
+                seen.add(other)
+                waiting.append(other)
+        return seen
+
+    reach = {name: reached(name) for name in MODULES}
+    groups = {frozenset({other for other in reach[name] if name in reach[other]}) for name in MODULES}
+    return [set(group) for group in groups if group]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_its_own_folder_and_lower_floors(name: str) -> None:
+    here = folder(name)
+    if here is None:
+        return
+    above = {
+        other
+        for other in IMPORTS[name]
+        if (there := folder(other)) is not None and there != here and FLOOR_OF[there] >= FLOOR_OF[here]
+    }
+    assert not above, f"{name} ({here}, floor {FLOOR_OF[here]}) imports {sorted(above)}"
+
+
+def test_the_house_in_three_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    root = sorted(path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__"))
+    with capsys.disabled():
+        print(f"\n{len(FLOORS)} floors, {len(circles())} circles of imports, {len(root)} modules in the root")
+    assert len(FLOORS) <= 9
+    assert circles() == []
+    assert root == ["adapt.py", "deliver.py", "expect.py", "generate.py", "prepare.py", "train.py", "tune.py"]
+
+
+def test_every_folder_stands_on_a_floor() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == FLOOR_OF.keys() - {STAGES} | {"evaluate", "report"}
