@@ -1,1 +1,1 @@
-"""How the bundled base was trained: `make base`."""
+"""The training of the bundled base, run by `make base`."""

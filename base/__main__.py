@@ -1,4 +1,4 @@
-"""``python -m dreamset.glyphs STAGE``: makes one part of the base in the working folder (``models/base``)."""
+"""``python -m base STAGE``, run in the project's root: train one part of the bundled base into ``models/base``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from dreamset.core.errors import InputError
 from dreamset.glyphs.look import Params, load
 
-# Unfinished work: what one step leaves for the next, so that the kept folders are replaced as a whole.
-WORK = ".dreamset"
+# One step leaves its unfinished networks here for the next, so that a finished folder is replaced as a whole.
+UNFINISHED = ".dreamset"
 
 
 def _clip(params: Params, folder: Path) -> None:
     from base.clip import train
 
-    train(params, folder / WORK / "clip")
+    train(params, folder / UNFINISHED / "clip")
 
 
 def _polish(params: Params, folder: Path) -> None:
     from base.clip import polish
 
-    polish(params, folder / WORK / "clip", folder / "clip")
+    polish(params, folder / UNFINISHED / "clip", folder / "clip")
 
 
 def _judge(params: Params, folder: Path) -> None:
@@ -35,13 +35,13 @@ def _judge(params: Params, folder: Path) -> None:
 def _vae(params: Params, folder: Path) -> None:
     from base.diffusion import train_vae
 
-    train_vae(params, folder / WORK / "vae")
+    train_vae(params, folder / UNFINISHED / "vae")
 
 
 def _unet(params: Params, folder: Path) -> None:
     from base.diffusion import train_unet
 
-    train_unet(params, folder / "clip", folder / WORK / "vae", folder / "sd")
+    train_unet(params, folder / "clip", folder / UNFINISHED / "vae", folder / "sd")
 
 
 def _score(params: Params, folder: Path) -> None:
@@ -61,10 +61,15 @@ STAGES: dict[str, Callable[[Params, Path], None]] = {
 
 
 def main() -> int:
-    """Parse the command line and run one stage; the exit status is 2 for a parameter that is not right."""
-    parser = argparse.ArgumentParser(prog="python -m dreamset.glyphs", description=__doc__)
+    """Parse the command line and run one stage; return the exit status, 2 for a wrong parameter."""
+    parser = argparse.ArgumentParser(prog="python -m base", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--folder", type=Path, default=Path(), help="holds params.yaml and receives the result")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("models/base"),
+        help="folder with params.yaml, which receives the result (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     try:
         params = load(arguments.folder / "params.yaml")

@@ -1,4 +1,4 @@
-"""Words for glyphs: the captions that the base is trained on, and the prompts that it is measured with."""
+"""Words for glyphs: the captions that train the base and the prompts that measure it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LEADS: Final = (
     "the {}",
     "{}",
 )
-# Half of all captions use the first lead, so that the plain template is the one known best.
+# Half of all captions use the first lead, so that the base knows the plain template best.
 _LEAD_WEIGHTS: Final = (0.5, 0.07, 0.07, 0.07, 0.07, 0.07, 0.08, 0.07)
 
 
 def names(character: str) -> tuple[str, ...]:
-    """What a character is called, the usual name first: ``digit three``, ``letter capital B``."""
+    """The names of a character, the usual one first: ``digit three``, ``letter capital B``."""
     if character.isdigit():
         word = DIGIT_WORDS[int(character)]
         return (f"digit {word}", f"digit {character}", f"number {word}", word, character)
@@ -36,24 +36,24 @@ def names(character: str) -> tuple[str, ...]:
 
 
 def prompt(character: str) -> str:
-    """The caption without attributes that later templates follow: ``a photo of the digit three``."""
+    """The caption without attributes, which later templates follow: ``a photo of the digit three``."""
     return PROMPT.format(names(character)[0])
 
 
 def caption(character: str, attributes: tuple[str, ...], rng: np.random.Generator) -> str:
     """A caption of varied wording; the attributes follow the name, separated by commas."""
-    known = names(character)
-    name = known[0] if rng.random() < 0.5 else known[int(rng.integers(len(known)))]
+    choices = names(character)
+    name = choices[0] if rng.random() < 0.5 else choices[int(rng.integers(len(choices)))]
     lead = _LEADS[int(rng.choice(len(_LEADS), p=_LEAD_WEIGHTS))]
     return ", ".join([lead.format(name), *attributes])
 
 
 def mention(attributes: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which of the true attributes a caption mentions: none for half the images, else each with even odds.
+    """Choose the attributes that captions mention: none for half the images, else each true one with even odds.
 
     Args:
-        attributes: (n, a) bool, what is true.
-        rng: source of the choice.
+        attributes: (n, a) bool, the true attributes of each image.
+        rng: the random generator.
 
     Returns:
         (n, a) bool, a subset of ``attributes``.
@@ -63,7 +63,7 @@ def mention(attributes: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[
 
 
 def vocabulary() -> list[str]:
-    """Every word of every caption, in a fixed order."""
+    """All words of all captions, sorted."""
     from dreamset.glyphs.render import ATTRIBUTES
 
     texts = [lead.format(name) for lead in _LEADS for c in CHARACTERS for name in names(c)]

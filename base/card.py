@@ -1,5 +1,5 @@
-"""The model card of the base, written from its measured figures."""
-# ruff: noqa: E501  (a table of the card is one line a row)
+"""The model card of the base, filled in with its measured figures."""
+# ruff: noqa: E501  (each row of a table is one line)
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ handwriting.
 | `clip/` | CLIP, a vision transformer and the text tower that the text encoder was copied from | {clip:,} | `open_clip.create_model_and_transforms("local-dir:models/base/clip")` |
 | `judge/` | residual classifier of glyphs, trained apart from both, used only to score images | {judge:,} | `dreamset.metrics.judge.load_judge(Path("models/base/judge"))` |
 
-![samples: {shown} of every character at guidance {guidance}](samples.png)
+![samples: {samples_each} of every character at guidance {guidance}](samples.png)
 
 ## Training source
 
@@ -44,7 +44,7 @@ Attributes: {attributes}. The text is lower-cased, so the case of a letter is sa
 
 ## Figures
 
-Made by `python -m dreamset.glyphs score` in this folder; all of them, unrounded, are in `metrics.json`.
+Made by `python -m base score` in the project's root; all of them, unrounded, are in `metrics.json`.
 
 | | measured | bar |
 |---|---|---|
@@ -75,13 +75,13 @@ Most frequent mistakes among the samples: {mistakes}.
 
 
 def write_card(params: Params, figures: dict[str, Any], path: Path) -> None:
-    """Fill the card in with the figures and write it."""
+    """Fill in the card with the figures and write it to ``path``."""
     counts: dict[str, int] = figures["parameters"]
     values = {
         **figures,
         **{name: counts[name] for name in ("vae", "text_encoder", "unet", "clip", "judge")},
         "sd_total": counts["vae"] + counts["text_encoder"] + counts["unet"],
-        "shown": 6,
+        "samples_each": 6,
         "fonts": 22,
         "guidance": params.score.guidance,
         "steps": params.score.steps,

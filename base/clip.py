@@ -1,4 +1,4 @@
-"""The small CLIP: built and saved in open_clip's own layout, trained on glyphs and their captions."""
+"""The small CLIP: trained on glyphs and their captions, saved in open_clip's layout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS: Final = 4
 HEADS: Final = 4
 VISION: Final = {"layers": 5, "width": 96, "head_width": 32, "mlp_ratio": 4.0, "patch_size": 4, "image_size": SIZE}
 
-# Images of a batch whose captions enter the contrast; the class prompts enter every time.
+# Share of a batch whose captions enter the contrast; the class prompts enter every time.
 _CAPTION_SHARE: Final = 1 / 3
 
 
@@ -36,7 +36,7 @@ def model_config(vocabulary: int) -> dict[str, Any]:
     text = {
         "context_length": CONTEXT,
         "vocab_size": vocabulary,
-        # The value only says "the tokenizer in this folder": open_clip replaces it by the folder itself.
+        # Any value means "the tokenizer in this folder": open_clip replaces it by the folder's path.
         "hf_tokenizer_name": "local",
         "width": WIDTH,
         "heads": HEADS,
@@ -46,15 +46,15 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """(n, CONTEXT) int64, padded and cut to the context."""
+    """Token ids of texts, (n, CONTEXT) int64, padded and cut to the context."""
     ids = tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT).input_ids
     return torch.tensor(ids)
 
 
 def _encode(network: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Normalised text features, (n, WIDTH), reading no further than the longest text's end.
+    """Normalised text features, (n, WIDTH); the network reads no further than the end of the longest text.
 
-    The mask is causal and the pool takes the end token, so what is cut off could not have mattered.
+    The mask is causal and the pool takes the end token, so the padding that is cut off cannot matter.
     """
     length = int(ids.argmax(1).max()) + 1
     ids = ids[:, :length]
@@ -65,9 +65,9 @@ def _encode(network: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _matches(batch: Batch, mentioned: np.ndarray[Any, Any], count: int) -> torch.Tensor:
-    """Which images each of the first ``count`` captions describes: (count, n) float32.
+    """A table of the images that each of the first ``count`` captions describes: (count, n) float32, 1 or 0.
 
-    A caption fits every image of its shape that has all the attributes it mentions.
+    A caption describes every image of its shape that has all the attributes it mentions.
     """
     same = batch.groups[:count, None] == batch.groups[None]
     fits = (mentioned[:count, None] & ~batch.attributes[None]).sum(-1) == 0
@@ -75,7 +75,7 @@ def _matches(batch: Batch, mentioned: np.ndarray[Any, Any], count: int) -> torch
 
 
 def _contrast(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy both ways where several partners may be right; logits (texts, images)."""
+    """Cross-entropy in both directions, where several partners may be right; logits (texts, images)."""
     by_text = -(F.log_softmax(logits, dim=1) * matches).sum(1) / matches.sum(1)
     described = matches.sum(0) > 0
     columns, right = logits[:, described], matches[:, described]
@@ -84,7 +84,7 @@ def _contrast(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
 
 
 def merged(logits: torch.Tensor) -> torch.Tensor:
-    """Log-odds over characters (n, 62) gathered into merged classes (n, groups)."""
+    """Log-odds over merged classes (n, groups), from those over characters (n, 62)."""
     index = torch.from_numpy(group_of()).to(logits.device)
     table = F.one_hot(index, len(groups())).bool()
     spread = logits[:, :, None].masked_fill(~table[None], float("-inf"))
@@ -92,7 +92,7 @@ def merged(logits: torch.Tensor) -> torch.Tensor:
 
 
 def train(params: Params, folder: Path) -> None:
-    """Train both towers and write them to ``folder`` as open_clip's ``local-dir:`` schema reads them."""
+    """Train both towers and write them to ``folder``, in the layout that open_clip's ``local-dir:`` reads."""
     from open_clip import CLIP
 
     where = begin(params.clip)
@@ -104,9 +104,9 @@ def train(params: Params, folder: Path) -> None:
 
 
 def polish(params: Params, start: Path, folder: Path) -> None:
-    """Train the image tower of ``start`` further and write the whole to ``folder``.
+    """Train the image tower of ``start`` further and write both towers to ``folder``.
 
-    The text tower stays as it is, so that the U-Net may be trained on it meanwhile.
+    The text tower stays unchanged, so that the U-Net may be trained on it at the same time.
     """
     where = begin(params.polish)
     network, _ = load(start)
@@ -121,7 +121,7 @@ def polish(params: Params, start: Path, folder: Path) -> None:
 def _objective(
     network: Any, tokenizer: CLIPTokenizer, params: Params, plan: Training, where: torch.device
 ) -> Callable[[int], torch.Tensor]:
-    """The loss of a step: images against captions, and images against the prompts of all characters."""
+    """The loss as a function of the step: images against captions, and images against all characters' prompts."""
     source = Glyphs(params.look, plan.seed, split_pairs(params.source.held_out_fonts, params.source.seed)[0])
     shapes = torch.from_numpy(group_of()).to(where)
     count = round(plan.batch * _CAPTION_SHARE)
@@ -146,7 +146,7 @@ def _objective(
 
 
 def save(network: nn.Module, tokenizer: CLIPTokenizer, config: dict[str, Any], folder: Path) -> None:
-    """Weights, configuration and tokenizer in one folder, replaced as a whole."""
+    """Write weights, configuration and tokenizer to one folder, which is replaced as a whole."""
     from safetensors.torch import save_file
 
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}

@@ -1,4 +1,4 @@
-"""The small Stable Diffusion: an autoencoder, then a U-Net over its latents, conditioned by the CLIP's text tower."""
+"""The small Stable Diffusion: an autoencoder, and a U-Net over its latents that the CLIP's text tower conditions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GLYPHS_FOR_SCALE: Final = 2048
 
 
 def make_vae() -> Any:
-    """16x16 pixels to 8x8 latents of four channels and back."""
+    """An untrained autoencoder between 16x16 pixels and 8x8 latents of four channels."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -39,7 +39,7 @@ def make_vae() -> Any:
 
 
 def make_unet() -> Any:
-    """Attention at both levels, so that adapters of attention layers have something to hold."""
+    """An untrained U-Net with attention at both levels, so that LoRA on attention layers has enough to change."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -57,7 +57,7 @@ def make_unet() -> Any:
 
 
 def make_scheduler() -> Any:
-    """Stable Diffusion's noise schedule; samplers are made from its configuration."""
+    """Stable Diffusion's noise schedule; samplers are built from its configuration."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -71,7 +71,7 @@ def make_scheduler() -> Any:
 
 
 def text_encoder(network: Any, tokenizer: Any) -> Any:
-    """The text tower of an open_clip model as transformers holds it: the same hidden states."""
+    """An open_clip model's text tower as a transformers model, with the same hidden states."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -93,7 +93,7 @@ def text_encoder(network: Any, tokenizer: Any) -> Any:
 
 
 def _renamed(network: Any) -> dict[str, torch.Tensor]:
-    """open_clip's text weights under transformers' names; q, k and v are one matrix there, three here."""
+    """open_clip's text weights under transformers' names; its one matrix of q, k and v becomes three."""
     state = network.state_dict()
     out = {
         "embeddings.token_embedding.weight": state["token_embedding.weight"],
@@ -106,8 +106,8 @@ def _renamed(network: Any) -> dict[str, torch.Tensor]:
     for layer in range(clip.LAYERS):
         old, new = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
         for kind in ("weight", "bias"):
-            for theirs, ours in plain.items():
-                out[f"{new}.{ours}.{kind}"] = state[f"{old}.{theirs}.{kind}"]
+            for open_clip_name, name in plain.items():
+                out[f"{new}.{name}.{kind}"] = state[f"{old}.{open_clip_name}.{kind}"]
             parts = state[f"{old}.attn.in_proj_{kind}"].chunk(3)
             for name, part in zip("qkv", parts, strict=True):
                 out[f"{new}.self_attn.{name}_proj.{kind}"] = part.clone()
@@ -115,7 +115,7 @@ def _renamed(network: Any) -> dict[str, torch.Tensor]:
 
 
 def train_vae(params: Params, folder: Path) -> None:
-    """Train the autoencoder and write it, with the scale that gives its latents unit variance, to ``folder``."""
+    """Train the autoencoder and write it to ``folder``, with the scale that gives its latents unit variance."""
     plan = params.vae
     where = begin(plan)
     vae = make_vae().to(where, memory_format=torch.channels_last)
@@ -146,8 +146,8 @@ def _captions(batch: Batch, dropout: float, rng: np.random.Generator) -> list[st
     mentioned = mention(batch.attributes, rng)
     texts = []
     for character, row in zip(batch.characters, mentioned, strict=True):
-        said = tuple(a for a, yes in zip(ATTRIBUTES, row, strict=True) if yes)
-        texts.append("" if rng.random() < dropout else caption(CHARACTERS[character], said, rng))
+        attributes = tuple(name for name, present in zip(ATTRIBUTES, row, strict=True) if present)
+        texts.append("" if rng.random() < dropout else caption(CHARACTERS[character], attributes, rng))
     return texts
 
 

@@ -1,4 +1,4 @@
-"""Training of the judge, apart from the other networks: its own seed, its own architecture, labels only."""
+"""Training of the judge, independent of the other networks: another seed, another architecture, labels only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of the model card, each a function of the finished networks."""
+"""The figures of the model card, each computed from the finished networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH = 256
 
 
 def handwritten() -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """Handwritten digits that no later test uses: (n, 3, 16, 16) float in -1..1, and (n,) labels 0..9."""
+    """Handwritten digits that no test uses: images (n, 3, 16, 16), float in -1..1, and labels (n,), 0..9."""
     from dreamset.sources import digits
 
     small, labels, _ = digits.load(["train", "selection"])
@@ -32,7 +32,7 @@ def handwritten() -> tuple[torch.Tensor, NDArray[np.int64]]:
 
 
 def held_out(params: Params) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """Glyphs of (font, character) pairs kept from training: images and merged classes."""
+    """Glyphs of the (character, font) pairs that training leaves out: images and merged classes."""
     pairs = split_pairs(params.source.held_out_fonts, params.source.seed)[1]
     source = Glyphs(params.look, params.score.seed, pairs)
     total = params.score.glyphs_per_pair * int(pairs.sum())
@@ -44,7 +44,7 @@ def held_out(params: Params) -> tuple[torch.Tensor, NDArray[np.int64]]:
 def clip_accuracy(
     network: Any, tokenizer: Any, images: torch.Tensor, labels: NDArray[np.int64], characters: str
 ) -> float:
-    """Share of images whose plain prompt is the nearest; over all characters their shapes are merged first."""
+    """Share of images whose plain prompt is the nearest; over all characters, classes of one shape are merged first."""
     texts = clip.class_texts(network, tokenizer, characters)
     right = 0
     for part, true in zip(torch.split(images, _BATCH), torch.split(torch.from_numpy(labels), _BATCH), strict=True):
@@ -56,13 +56,13 @@ def clip_accuracy(
 
 @torch.no_grad()
 def judge_features(judge: Judge, images: torch.Tensor) -> NDArray[np.float64]:
-    """(n, 64) float64."""
+    """The judge's features of images: (n, 64) float64."""
     return torch.cat([judge.features(part) for part in torch.split(images, _BATCH)]).double().numpy()
 
 
 @torch.no_grad()
 def judge_reads(judge: Judge, images: torch.Tensor, only: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """The judge's merged class of each image, among all or among ``only``."""
+    """The merged class that the judge gives each image, among all classes or among ``only``."""
     logits = torch.cat([judge.logits(part) for part in torch.split(images, _BATCH)])
     among = np.arange(logits.shape[1]) if only is None else only
     read: NDArray[np.int64] = among[logits[:, torch.from_numpy(among)].argmax(1).numpy()]
@@ -80,7 +80,7 @@ def frechet(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 @torch.no_grad()
 def reconstruction_error(vae: Any, images: torch.Tensor) -> float:
-    """Mean squared error of encode-decode, pixels in -1..1."""
+    """Mean squared error after encoding and decoding, for pixels in -1..1."""
     errors = [
         (vae.decode(vae.encode(part).latent_dist.mean).sample - part).square().mean((1, 2, 3))
         for part in torch.split(images, _BATCH)
@@ -89,7 +89,7 @@ def reconstruction_error(vae: Any, images: torch.Tensor) -> float:
 
 
 def open_pipeline(folder: Path) -> Any:
-    """The stock pipeline with the sampler that the figures use."""
+    """The stock pipeline of diffusers with the sampler of the figures."""
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
@@ -99,7 +99,7 @@ def open_pipeline(folder: Path) -> Any:
 
 
 def sample(pipeline: Any, plan: Score, characters: str, each: int) -> torch.Tensor:
-    """``each`` images of every character, by its plain prompt: (characters * each, 3, 16, 16) in -1..1."""
+    """Draw ``each`` images of every character from its plain prompt: (characters * each, 3, 16, 16) in -1..1."""
     prompts = [prompt(c) for c in characters for _ in range(each)]
     random = torch.Generator().manual_seed(plan.seed)
     parts = []
@@ -118,12 +118,12 @@ def sample(pipeline: Any, plan: Score, characters: str, each: int) -> torch.Tens
 
 
 def true_groups(characters: str, each: int) -> NDArray[np.int64]:
-    """Merged classes of :func:`sample`'s images."""
+    """The merged classes of the images that :func:`sample` draws."""
     return np.repeat(group_of()[[CHARACTERS.index(c) for c in characters]], each)
 
 
 def confusions(true: NDArray[np.int64], read: NDArray[np.int64], most: int = 8) -> list[str]:
-    """The most frequent mistakes, as ``B read as 8: 12``."""
+    """The most frequent mistakes, written as ``B read as 8: 12``."""
     pairs, counts = np.unique(np.stack([true, read])[:, true != read], axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most]
     return [f"{groups()[pairs[0, i]]} read as {groups()[pairs[1, i]]}: {counts[i]}" for i in order]

@@ -1,4 +1,4 @@
-"""The last stage: measures the finished base and writes its figures, a picture and its model card."""
+"""The last stage: measure the finished base and write its figures, a picture and its model card."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dreamset.glyphs.look import Params
 from dreamset.metrics.judge import load_judge
 
 _DIGITS = CHARACTERS[:10]
-_SHOWN = 6  # samples of each character in the picture
+_SAMPLES_EACH = 6  # of each character, in the picture
 
 
 def _parameters(folder: Path) -> dict[str, int]:
-    """Parameters of each network, by the name of its folder."""
+    """The number of parameters of each network, by the name of its folder."""
     from safetensors import safe_open
 
     counts = {}
     for path in sorted(folder.rglob("*.safetensors")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue  # unfinished work
+            continue  # an unfinished network
         with safe_open(path, framework="np") as weights:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
         counts[path.parent.name] = sum(int(np.prod(shape)) for shape in shapes)
@@ -35,14 +35,14 @@ def _parameters(folder: Path) -> dict[str, int]:
 
 
 def _picture(images: torch.Tensor, path: Path) -> None:
-    """Samples, one column per character, 31 characters to a band, enlarged threefold."""
+    """Write a picture of the samples: a column per character, 31 characters a band, enlarged threefold."""
     from PIL import Image
 
     side = images.shape[-1]
     pixels = ((images[:, 0] + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-    table = pixels.reshape(len(CHARACTERS), -1, side, side)[:, :_SHOWN].transpose(1, 2, 0, 3)
-    bands = np.split(table.reshape(_SHOWN * side, len(CHARACTERS) * side), 2, axis=1)
-    Image.fromarray(np.concatenate(bands)).resize((31 * side * 3, 2 * _SHOWN * side * 3), 0).save(path)
+    table = pixels.reshape(len(CHARACTERS), -1, side, side)[:, :_SAMPLES_EACH].transpose(1, 2, 0, 3)
+    bands = np.split(table.reshape(_SAMPLES_EACH * side, len(CHARACTERS) * side), 2, axis=1)
+    Image.fromarray(np.concatenate(bands)).resize((31 * side * 3, 2 * _SAMPLES_EACH * side * 3), 0).save(path)
 
 
 def _clip_figures(params: Params, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A tiny CLIP tokenizer: all bytes, so that any text has ids, and merges for the words of the captions."""
+"""A tiny CLIP tokenizer: it holds all bytes, so that any text has ids, and merges for the captions' words."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def _byte_alphabet() -> list[str]:
-    """The printable stand-ins of all 256 bytes, as in GPT-2 and CLIP."""
+    """The printable characters that stand for the 256 bytes, as in GPT-2 and CLIP."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Left-to-right merges that join each word, shared prefixes once."""
+    """The merges that join each word from left to right; words share the merges of a common prefix."""
     merges: dict[tuple[str, str], None] = {}
     for word in words:
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
-            # What earlier words taught must be replayed in their order, or this word would come out otherwise.
+            # The tokenizer applies the earliest merge first, so this word must replay earlier words' merges in order.
             ranked = [pair for pair in pairwise(parts) if pair in merges]
             pair = min(ranked, key=list(merges).index) if ranked else (parts[0], parts[1])
             merges.setdefault(pair)

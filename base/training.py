@@ -1,4 +1,4 @@
-"""What the training loops share: schedule, averaged weights, whole-folder replacement."""
+"""The parts that the training loops share: optimizers, schedule, averaged weights, replacement of a whole folder."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def begin(plan: Training) -> torch.device:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every matrix is made nearly orthogonal before it is applied (Jordan et al., 2024).
+    """Muon (Jordan et al., 2024): momentum whose matrices are made nearly orthogonal before they are applied.
 
-    For these small networks it needs a third of AdamW's steps.  Kernels count as matrices of (out, the rest)
-    and open_clip's packed q, k, v as three.  The step is scaled to the size of AdamW's, so rates carry over.
+    For these small networks it needs a third of AdamW's steps. A convolution's kernel counts as a matrix of
+    (out, the rest), and open_clip's packed q, k, v as three matrices. Steps are scaled to AdamW's size, so that
+    learning rates carry over.
     """
 
     def __init__(self, weights: list[nn.Parameter], lr: float, weight_decay: float) -> None:
@@ -40,15 +41,15 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Apply the gradients; a closure is not called."""
+        """Apply the gradients; ``closure`` is never called."""
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[tuple[nn.Parameter, torch.Tensor]]] = {}
+            by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, torch.Tensor]]] = {}
             for weight in group["params"]:
                 momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 momentum.lerp_(weight.grad, 0.05)
                 update = weight.grad.lerp(momentum, 0.95).reshape(_matrices(weight))
-                alike.setdefault(tuple(update.shape), []).append((weight, update))
-            for shape, members in alike.items():
+                by_shape.setdefault(tuple(update.shape), []).append((weight, update))
+            for shape, members in by_shape.items():
                 stacked = _orthogonal(torch.cat([update for _, update in members]))
                 scale = 0.2 * math.sqrt(max(shape[-2:])) * group["lr"]
                 for (weight, _), update in zip(members, stacked.split(shape[0]), strict=True):
@@ -57,14 +58,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def _matrices(weight: torch.Tensor) -> tuple[int, int, int]:
-    """A weight's shape as a stack of matrices."""
+    """The shape of a weight seen as a stack of matrices."""
     rows, columns = weight.shape[0], weight[0].numel()
     packed = weight.ndim == 2 and rows == 3 * columns
     return (3, columns, columns) if packed else (1, rows, columns)
 
 
 def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Nearest orthogonal matrices, roughly, by five Newton-Schulz steps: (n, rows, columns)."""
+    """Approximately the nearest orthogonal matrices, by five Newton-Schulz steps: (n, rows, columns)."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: torch.Tensor = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -88,13 +89,13 @@ def optimizers(network: nn.Module, plan: Training) -> list[torch.optim.Optimizer
 
 
 def _is_end(name: str) -> bool:
-    """Embeddings, first layers and projections out, which Muon does not suit."""
+    """Whether a weight is an embedding, a first layer or an output projection, which Muon does not suit."""
     ends = ("embedding", "conv_in", "conv_out", "conv1.", "stem", "classify", "text_projection", "visual.proj")
     return any(end in name for end in ends)
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak rate: linear warm-up over a twentieth of the training, then a half cosine to zero."""
+    """Share of the peak rate: a linear warm-up over a twentieth of the training, then half a cosine to zero."""
     warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
@@ -127,7 +128,7 @@ def fit(name: str, network: nn.Module, plan: Training, loss_of: Callable[[int], 
 
 
 class Average:
-    """Exponential moving average of a network's weights, with the usual short memory at the start."""
+    """The exponential moving average of a network's weights; its memory is short at the start, as usual."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._network = network
@@ -136,7 +137,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after ``step``."""
+        """Add the weights after ``step`` to the average."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, value in self._network.state_dict().items():
             if value.is_floating_point():
@@ -149,7 +150,7 @@ class Average:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill beside ``folder``, put in its place only when everything in it is written."""
+    """Yield a new folder beside ``folder``; it replaces ``folder`` once everything in it is written."""
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from base.captions import prompt
 
 from dreamset.core.errors import InputError
@@ -72,20 +73,20 @@ def test_latents_have_unit_scale(pipeline):
 
 
 def test_both_tokenizers_give_the_same_ids(pipeline, clip):
-    ours = pipeline.tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    assert torch.equal(clip[2](TEXTS), ours)
+    ids = pipeline.tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(clip[2](TEXTS), ids)
 
 
 def test_both_text_towers_give_the_same_states(pipeline, clip):
     network, _, tokenizer = clip
     ids = tokenizer(TEXTS)
     with torch.no_grad():
-        ours = pipeline.text_encoder(ids)
+        encoded = pipeline.text_encoder(ids)
         states = network.token_embedding(ids) + network.positional_embedding
         states = network.ln_final(network.transformer(states, attn_mask=network.attn_mask))
-        theirs = network.encode_text(ids)
-    assert torch.allclose(ours.last_hidden_state, states, atol=1e-4)
-    assert torch.allclose(ours.pooler_output @ network.text_projection, theirs, atol=1e-3)
+        features = network.encode_text(ids)
+    assert torch.allclose(encoded.last_hidden_state, states, atol=1e-4)
+    assert torch.allclose(encoded.pooler_output @ network.text_projection, features, atol=1e-3)
 
 
 def test_training_reads_texts_as_open_clip_does(clip):
@@ -144,7 +145,9 @@ def test_no_stage_asks_for_test_digits(monkeypatch):
     images, labels = measures.handwritten()
     assert asked == [("train", "selection")]
     assert images.shape == (len(labels), 3, 16, 16)
-    for path in (ROOT / "src" / "dreamset" / "base").glob("*.py"):
+    sources = sorted((ROOT / "base").glob("*.py"))
+    assert len(sources) > 5
+    for path in sources:
         tree = ast.parse(path.read_text())
         loads = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and "digits" in ast.unparse(n)]
         words = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
@@ -181,19 +184,37 @@ def test_a_wrong_parameter_exits_with_two(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("clip.seed: ") == 1
 
 
+def test_the_commands_of_the_pipeline_run_where_it_stands():
+    from base.__main__ import STAGES
+
+    stages = yaml.safe_load((BASE / "dvc.yaml").read_text())["stages"].values()
+    locked = yaml.safe_load((BASE / "dvc.lock").read_text())["stages"].values()
+    commands = [command for stage in stages for command in _listed(stage["cmd"])]
+    assert commands == [command for stage in locked for command in _listed(stage["cmd"])]
+    assert [command.rpartition(" ")[2] for command in commands] == ["clip", "polish", "judge", "vae", "unet", "score"]
+    assert set(STAGES) == {command.rpartition(" ")[2] for command in commands}
+    for stage in stages:
+        assert all((BASE / path).exists() for path in stage["deps"])
+    helped = subprocess.run(f"{commands[0]} --help", shell=True, cwd=BASE, capture_output=True, check=True)
+    assert b"models/base" in helped.stdout
+
+
+def _listed(command):
+    return [command] if isinstance(command, str) else command
+
+
 def test_a_change_of_source_runs_no_stage_and_keeps_the_weights(tmp_path, monkeypatch):
     from dvc.repo import Repo
 
     shutil.copytree(BASE, tmp_path / "models" / "base", ignore=shutil.ignore_patterns(".*"))
-    shutil.copytree(
-        ROOT / "src" / "dreamset", tmp_path / "src" / "dreamset", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for folder in ("base", "src/dreamset"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
     Repo.init(no_scm=True).close()
     weights = tmp_path / "models" / "base" / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
     before = weights.stat().st_mtime_ns
-    for name in ("base/clip.py", "base/glyphs.py", "judge.py"):
-        source = tmp_path / "src" / "dreamset" / name
+    for name in ("base/clip.py", "src/dreamset/glyphs/render.py", "src/dreamset/metrics/judge.py"):
+        source = tmp_path / name
         source.write_text(source.read_text() + "\n# a comment\n")
     with Repo() as repo:
         assert all(stage.frozen for stage in repo.index.stages)
