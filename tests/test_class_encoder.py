@@ -119,14 +119,14 @@ def test_a_fresh_encoder_starts_where_text_is(base: BaseModel) -> None:
 
 def test_text_is_no_class_vector(base: BaseModel) -> None:
     trained.attach(base, THREE, {"one": 0})
-    with pytest.raises(InputError, match="knows class vectors only"):
+    with pytest.raises(InputError, match="knows only class vectors"):
         base.encode(["a photo of three"])
 
 
 def test_stable_diffusion_xl_is_refused(vectors: dict[str, Any], tmp_path: Path) -> None:
     vectors["models"]["bundled"]["generator"] = str(write_xl_pipeline(tmp_path / "xl"))
     params, workspace = ready(vectors, tmp_path)
-    with pytest.raises(InputError, match="pooled text too; name a Stable Diffusion 1 or 2"):
+    with pytest.raises(InputError, match="also needs pooled text; name a Stable Diffusion 1 or 2"):
         adapt.run(params, workspace, ENCODER)
 
 
@@ -222,7 +222,7 @@ def test_many_classes_are_kept_as_weights(base: BaseModel, tmp_path: Path) -> No
     assert state.keys() == {"hidden.weight", "hidden.bias", "out.weight"}
     with trained.installed(base, tmp_path / class_encoder.WEIGHTS):
         assert torch.equal(base.encode(prompts).hidden, before)
-    # As the module's documentation says it is done without this package.
+    # The rows as the module documents them for use without this package.
     one_hot = torch.nn.functional.one_hot(torch.tensor([699]), 700).float()
     rows = ((one_hot @ state["hidden.weight"].T + state["hidden.bias"]) @ state["out.weight"].T).view(1, -1, WIDTH)
     assert (rows[0] - before[2]).abs().max() < 1e-5
@@ -245,7 +245,7 @@ def test_damaged_files_are_refused(base: BaseModel, tmp_path: Path) -> None:
     save_file({"contexts": contexts * float("nan")}, file, {"classes": "3"})
     refused(file, "NaN")
     save_file({"contexts": contexts}, file)
-    refused(file, "no whole class encoder")
+    refused(file, "no complete class encoder")
     unet = shaken(base, WholeUnet(None))
     unet.save("one", tmp_path)
     unet.detach()
@@ -256,7 +256,7 @@ def test_damaged_files_are_refused(base: BaseModel, tmp_path: Path) -> None:
     save_file({key: value for key, value in state.items() if key != "unet.conv_in.bias"}, file)
     refused(file, "do not fit the base's U-Net")
     file.write_bytes(file.read_bytes()[:100])
-    refused(file, "not a whole file")
+    refused(file, "not a complete file")
 
 
 def test_adapt_and_generate_from_class_vectors(vectors: dict[str, Any], tmp_path: Path) -> None:

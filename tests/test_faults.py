@@ -179,7 +179,7 @@ def test_a_checkpoint_that_is_not_whole_is_named(
     path, _ = state(fresh)
     path.write_bytes(path.read_bytes()[:-1])
     capsys.readouterr()
-    assert f"{path}: is not a whole checkpoint" in exits_with_two(ADAPT, capsys)
+    assert f"{path}: is not a complete checkpoint" in exits_with_two(ADAPT, capsys)
     path.unlink()
     assert_ends_as(fresh, unbroken, ADAPT)
 

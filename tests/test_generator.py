@@ -222,7 +222,7 @@ def test_a_damaged_adapter_is_refused(base: BaseModel, tmp_path: Path) -> None:
     save_file(state | {f"unet.nowhere.lora_{side}.weight": state[key].clone() for side in "AB"}, path)
     refused("does not have")
     path.write_bytes(path.read_bytes()[:100])
-    refused("not a whole LoRA file")
+    refused("not a complete LoRA file")
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path, model: Model) -> None:

@@ -1,1 +1,1 @@
-"""The text-to-image side: the frozen base, its adapters, and how images are drawn from it."""
+"""The text-to-image model: the frozen base, its adapters, their training, and the drawing of images."""

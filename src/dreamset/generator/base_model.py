@@ -1,4 +1,4 @@
-"""A pretrained latent diffusion model in parts, resident once per process: Stable Diffusion 1, 2 and XL."""
+"""A pretrained Stable Diffusion (1, 2 or XL) as separate networks, loaded once per process."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ ENCODERS: Final = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What the U-Net is told, one row per image.
+    """The conditions of the U-Net, one row per image.
 
-    ``hidden`` (n, length, width) goes to cross-attention. ``pooled`` (n, width of the second encoder) is added to the
-    time embedding by Stable Diffusion XL (Podell et al. 2023, section 2.2); None elsewhere.
+    ``hidden`` (n, length, width) goes to cross-attention. Stable Diffusion XL adds ``pooled`` (n, width of the second
+    encoder) to the time embedding (Podell et al. 2023, section 2.2); it is None for the other models.
     """
 
     hidden: torch.Tensor
@@ -48,31 +48,31 @@ class Condition:
         return len(self.hidden)
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Condition:
-        """``change`` applied to each tensor."""
+        """Return a condition with ``change`` applied to each tensor."""
         return Condition(change(self.hidden), None if self.pooled is None else change(self.pooled))
 
     def rows(self, index: Sequence[int]) -> Condition:
-        """Rows by index, repeated as often as they are named."""
-        # Not x[index]: the gradient of that is summed by threads in no fixed order.
+        """Return rows by index; an index that occurs twice repeats its row."""
+        # Not x[index]: threads would sum its gradient in no fixed order.
         return self.each(lambda x: x.index_select(0, torch.tensor(list(index), device=x.device)))
 
     def expand(self, count: int) -> Condition:
-        """The only row ``count`` times."""
+        """Return the only row repeated ``count`` times."""
         return self.each(lambda x: x.expand(count, *x.shape[1:]))
 
     def split(self) -> list[Condition]:
-        """One condition per row."""
+        """Return one condition per row."""
         return [self.rows([row]) for row in range(len(self))]
 
 
 def cat(parts: Sequence[Condition]) -> Condition:
-    """All rows of ``parts`` below one another."""
+    """Concatenate the rows of ``parts``."""
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Condition(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 def interleave(one: Condition, other: Condition) -> Condition:
-    """Row 0 of ``one``, row 0 of ``other``, row 1 of ``one``, and so on."""
+    """Alternate the rows: row 0 of ``one``, row 0 of ``other``, row 1 of ``one``, and so on."""
     both = cat([one, other])
     return both.rows([row for pair in range(len(one)) for row in (pair, pair + len(one))])
 
@@ -81,14 +81,20 @@ def interleave(one: Condition, other: Condition) -> Condition:
 class BaseModel:
     """A Stable Diffusion, frozen and in evaluation mode.
 
-    ``parts`` are its networks by their names in a pipeline: unet, vae, text_encoder and, of XL, text_encoder_2.
-    ``tokenizers`` go with the text encoders, in order. ``schedule`` is the scheduler's configuration; a sampler is
-    built from it each time, for samplers have state. ``zero_empty``: the empty prompt is a condition of zeros, as XL
-    was trained. ``offload``: a part is on the device only while it is used, unless it stands in ``kept``. ``layout``:
-    of images and feature maps in memory, which is that of the convolutions' weights. ``compiled``: the U-Net as
-    ``torch.compile`` gives it, over the same weights, where drawing shall use that. ``class_contexts``: stand in for
-    the text encoders, where class vectors are what conditions the U-Net. ``mixed``: the U-Net's weights are float32
-    while they are trained, and its products are of ``dtype`` all the same.
+    Attributes:
+        parts: the networks by their names in a pipeline: unet, vae, text_encoder and, in XL, text_encoder_2.
+        tokenizers: one per text encoder, in the same order.
+        schedule: the scheduler's configuration. Samplers have state, so each drawing builds a new one from it.
+        resolution: side of an image, pixels.
+        device: where the model computes.
+        dtype: the precision of the computation.
+        zero_empty: the empty prompt is a condition of zeros, as XL was trained.
+        offload: a part is on the device only while it is used, unless ``kept`` names it.
+        kept: names of parts that stay on the device.
+        layout: memory layout of images and feature maps, the same as that of the convolutions' weights.
+        compiled: the U-Net from ``torch.compile``, over the same weights; None where drawing does not use it.
+        class_contexts: replaces the text encoders where class vectors condition the U-Net.
+        mixed: the U-Net's weights are float32 during training, while its products are computed in ``dtype``.
     """
 
     parts: dict[str, Any]  # mypy cannot follow diffusers' lazy modules
@@ -129,28 +135,28 @@ class BaseModel:
         return int(self.unet.config.in_channels), side, side
 
     def need(self, *names: str) -> None:
-        """Have parts on the device; with ``offload``, those that are neither named nor kept leave it."""
+        """Move the named parts to the device; with ``offload``, move all others off it, except those in ``kept``."""
         if not self.offload:
             return
-        wanted = {*names, *self.kept}
-        # First out, then in: both at once may not fit.
-        for name in sorted(self.parts, key=lambda name: name in wanted):
-            self.parts[name].to(self.device if name in wanted else "cpu")
+        needed = {*names, *self.kept}
+        # Parts leave before others come: both at once may not fit.
+        for name in sorted(self.parts, key=lambda name: name in needed):
+            self.parts[name].to(self.device if name in needed else "cpu")
 
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """Conditions of prompts, (n, length, width): each distinct prompt goes through the encoders once."""
+        """Conditions of prompts, (n, length, width); the encoders see each distinct prompt once."""
         distinct = list(dict.fromkeys(prompts))
         return self.encode_each(distinct).rows([distinct.index(prompt) for prompt in prompts])
 
     def encode_each(self, prompts: Sequence[str]) -> Condition:
-        """As ``encode``, every prompt by itself and in order, whether it occurs twice or not."""
+        """Conditions as from ``encode``, but every prompt goes through the encoders, repeated ones too."""
         if self.class_contexts is not None:
             return Condition(self.class_contexts.encode(prompts, self.device).to(self.dtype))
         condition = self.embed(self._ids(prompts))
         if not (self.zero_empty and "" in prompts):
             return condition
-        told = torch.tensor([float(prompt != "") for prompt in prompts], device=self.device)
-        return condition.each(lambda x: x * told.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
+        filled = torch.tensor([float(prompt != "") for prompt in prompts], device=self.device)
+        return condition.each(lambda x: x * filled.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
 
     def embed(self, ids: torch.Tensor) -> Condition:
         """Conditions of token ids (n, encoders, length)."""
@@ -158,11 +164,11 @@ class BaseModel:
         if len(self.encoders) == 1:
             return Condition(self.parts["text_encoder"](ids[:, 0])[0])
         outputs = [encoder(ids[:, i], output_hidden_states=True) for i, encoder in enumerate(self.encoders.values())]
-        # XL reads both encoders one layer before the end, and the second one's pooled text.
+        # XL uses the last layer but one of both encoders, and the pooled text of the second.
         return Condition(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds)
 
     def _ids(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Token ids (n, encoders, length), padded and cut to the encoders' length, on the device."""
+        """Token ids of prompts (n, encoders, length), padded and cut to the encoders' length, on the device."""
         for prompt in set(prompts) - self._tokens.keys():
             rows = [
                 tokenizer(
@@ -175,23 +181,23 @@ class BaseModel:
 
     @property
     def length(self) -> int:
-        """Tokens per prompt."""
+        """The number of tokens per prompt."""
         positions = min(encoder.config.max_position_embeddings for encoder in self.encoders.values())
         return min(int(positions), *(int(tokenizer.model_max_length) for tokenizer in self.tokenizers))
 
     def predict(self, latents: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """What the U-Net predicts (noise or velocity) of noisy latents (n, c, h, w) at timesteps ``t``."""
+        """The U-Net's prediction (noise or velocity) for noisy latents (n, c, h, w) at timesteps ``t``."""
         self.need("unet")
         added = None
         if condition.pooled is not None:
-            # Size, crop and target of an image that was neither enlarged nor cut.
+            # Original size, crop and target size of an image that was neither enlarged nor cropped.
             side = float(self.resolution)
-            facts = torch.tensor([side, side, 0, 0, side, side], device=latents.device, dtype=condition.hidden.dtype)
-            added = {"text_embeds": condition.pooled, "time_ids": facts.expand(len(latents), -1)}
+            sizes = torch.tensor([side, side, 0, 0, side, side], device=latents.device, dtype=condition.hidden.dtype)
+            added = {"text_embeds": condition.pooled, "time_ids": sizes.expand(len(latents), -1)}
         unet = self.unet if self.compiled is None else self.compiled
         with torch.autocast(self.device.type, self.dtype) if self.mixed else contextlib.nullcontext():
             predicted: torch.Tensor = unet(
-                # A scheduler's steps change the strides, and other strides would be compiled anew.
+                # A scheduler's step changes the strides, and other strides would cause a new compilation.
                 latents.to(self.dtype).contiguous(memory_format=self.layout),
                 t,
                 encoder_hidden_states=condition.hidden,
@@ -201,47 +207,47 @@ class BaseModel:
         return predicted
 
     def moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the scaled latents of images (n, 3, h, w) in [-1, 1]; float32."""
+        """Mean and standard deviation, float32, of the scaled latents of images (n, 3, h, w) in [-1, 1]."""
         self.need("vae")
         posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
         scale = self.vae.config.scaling_factor
         return posterior.mean.float() * scale, posterior.std.float() * scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images (n, 3, h, w), nominally in [-1, 1], from scaled latents; float32."""
+        """Images (n, 3, h, w), float32, nominally in [-1, 1], from scaled latents."""
         self.need("vae")
         images: torch.Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
         return images.float()
 
 
 def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
-    """Load a diffusers folder, safetensors only, frozen.
+    """Load a diffusers folder and freeze its networks; only safetensors are read.
 
     Args:
-        folder: as ``hub.locate`` finds ``model.generator``.
-        model: the row; variant, resolution, dtype and memory are read here.
-        device: where it computes.
+        folder: the folder that ``hub.locate`` gives for ``model.generator``.
+        model: the model's row; this function reads variant, resolution, dtype and memory.
+        device: where the model computes.
 
     Raises:
-        InputError: the folder is missing, holds pickled weights only, or is of a kind that is not supported.
+        InputError: the folder is missing, holds only pickled weights, or holds an unsupported kind of model.
     """
     kind = _check(folder, model.variant)
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # No safety checker: what it blackens would stand in the dataset as an image of its class.
-    spared: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    # No safety checker: the images that it blackens would enter the dataset as images of their class.
+    no_checker: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
     dtype: torch.dtype = getattr(torch, model.dtype)
     try:
-        # The class by name: diffusers' automatic one imports the pipelines of every family first.
+        # The class by name: the automatic one of diffusers first imports the pipelines of every family.
         pipeline = getattr(diffusers, kind).from_pretrained(
             folder,
             variant=model.variant,
             use_safetensors=True,
             dtype=dtype,
             local_files_only=True,
-            **(spared if kind == "StableDiffusionPipeline" else {"add_watermarker": False}),
+            **(no_checker if kind == "StableDiffusionPipeline" else {"add_watermarker": False}),
             feature_extractor=None,
             image_encoder=None,
         )
@@ -249,7 +255,7 @@ def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
         raise InputError(f"{folder}: cannot be loaded ({error}); safetensors weights are needed.") from error
     parts = {name: getattr(pipeline, name) for name in ("unet", "vae", *ENCODERS[kind])}
     if dtype is torch.float16 and parts["vae"].config.force_upcast:
-        # The autoencoder of XL overflows in half precision.
+        # XL's autoencoder overflows in half precision.
         parts["vae"].float()
     base = BaseModel(
         parts=parts,
@@ -270,41 +276,41 @@ def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
 
 
 def lay_out(base: BaseModel, layout: torch.memory_format) -> None:
-    """Have the networks that convolve keep their weights and maps in an order: contiguous or channels last."""
+    """Set the memory layout of the U-Net's and autoencoder's weights and maps: contiguous or channels last."""
     for part in (base.unet, base.vae):
         part.to(memory_format=layout)
     base.layout = layout
 
 
 def compile_unet(base: BaseModel) -> None:
-    """Have the U-Net compiled when it is first called, once for every batch size; weights may change in place after.
+    """Compile the U-Net at its first call, once for every batch size; its weights may change in place afterwards.
 
     Raises:
-        InputError: there is no C++ compiler, which a CPU's code needs.
+        InputError: the CPU's code needs a C++ compiler, and there is none.
     """
     compiler = os.environ.get("CXX", "g++")
     if base.device.type == "cpu" and shutil.which(compiler) is None:
         raise InputError(
-            f"models.*.generate.compile: needs the C++ compiler {compiler}, which is not there; install it, or set "
+            f"models.*.generate.compile: needs the C++ compiler {compiler}, which is not installed; install it, or set "
             "compile to false."
         )
     if base.device.type == "cuda":
-        # cuDNN convolves half precision in this order. Compiled normalisations keep it; PyTorch's own turn every map
-        # around and back, which costs more than it saves.
+        # cuDNN convolves half precision in this layout. Compiled normalisations keep it. PyTorch's uncompiled ones
+        # convert every map and back, which costs more than the layout saves.
         lay_out(base, torch.channels_last)
-    # What earlier bases were compiled to counts against a limit, beyond which nothing is compiled any more.
+    # Compilations of earlier bases count against a limit, beyond which nothing is compiled any more.
     torch.compiler.reset()
-    # With sizes left open, what is drawn would hang on which sizes came before.
+    # With dynamic sizes, an image would depend on the batch sizes that came before.
     base.compiled = torch.compile(base.unet, dynamic=False)
 
 
 def save_memory(base: BaseModel, memory: Sequence[Saving]) -> None:
-    """Switch on the savings of a model's row, other than ``offload``."""
+    """Switch on the memory savings of a model's row, other than ``offload``."""
     if "gradient_checkpointing" in memory:
         base.unet.enable_gradient_checkpointing()
         for encoder in base.encoders.values():
             encoder.activation_checkpointing_enable()
-            # transformers checkpoints in training mode only, which is evaluation mode where nothing is dropped.
+            # transformers checkpoints only in training mode, which equals evaluation mode where dropout is 0.
             encoder.train(encoder.config.attention_dropout == 0)
     if "attention_slicing" in memory:
         base.unet.set_attention_slice("auto")
@@ -313,9 +319,9 @@ def save_memory(base: BaseModel, memory: Sequence[Saving]) -> None:
 
 
 def _check(folder: Path, variant: str | None) -> str:
-    """The pipeline's class, of a folder whose kind of model is supported."""
+    """Return the class of the pipeline in a folder; raise InputError where dreamset does not support it."""
     if not (folder / "model_index.json").is_file():
-        raise InputError(f"{folder}: is no diffusers folder (no model_index.json); mend models.*.generator.")
+        raise InputError(f"{folder}: is no diffusers folder (model_index.json is missing); correct models.*.generator.")
     kind: str = read_json(folder / "model_index.json", "dreamset fetch").get("_class_name", "")
     schedule = read_json(folder / "scheduler/scheduler_config.json", "dreamset fetch")
     scheduler, prediction = schedule.get("_class_name", ""), schedule.get("prediction_type", "epsilon")
@@ -336,5 +342,5 @@ def _check(folder: Path, variant: str | None) -> str:
 
 
 def parameters(part: nn.Module) -> int:
-    """Number of parameters of a network."""
+    """The number of parameters of a network."""
     return sum(parameter.numel() for parameter in part.parameters())

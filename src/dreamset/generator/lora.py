@@ -1,7 +1,8 @@
-"""Low-rank adapters on attention: several at once over one frozen model, saved as diffusers loads them.
+"""Low-rank adapters on attention: several at once over one frozen model, saved in diffusers' layout.
 
 peft holds the weights and their names. Training several adapters together changes only the forward pass of each
-adapted layer: the frozen product is computed once for the whole batch, the low-rank ones in one batched product.
+adapted layer: it computes the frozen product once for the whole batch, and the low-rank products in one batched
+product.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _TEXT: Final = ["k_proj", "out_proj", "q_proj", "v_proj"]
 
 @dataclass
 class Adapters:
-    """Adapters under training, one per name, attached to the base's models."""
+    """Adapters in training, one per name, attached to the base's models."""
 
     base: BaseModel
     lora: Lora
@@ -47,23 +48,23 @@ class Adapters:
 
     @property
     def models(self) -> dict[str, nn.Module]:
-        """The adapted models by their name in a pipeline."""
-        chosen = ["unet"] * self.lora.unet + [*self.base.encoders] * self.lora.text_encoder
-        return {name: self.base.parts[name] for name in chosen}
+        """The adapted models by their names in a pipeline."""
+        names = ["unet"] * self.lora.unet + [*self.base.encoders] * self.lora.text_encoder
+        return {name: self.base.parts[name] for name in names}
 
     @property
     def learns_conditions(self) -> bool:
-        """Whether the text encoder changes too."""
+        """Whether the text encoder is adapted too."""
         return self.lora.text_encoder
 
     def parameters(self, name: str) -> dict[str, torch.Tensor]:
-        """Trainable tensors of one adapter by their name in a diffusers LoRA file."""
-        found: dict[str, torch.Tensor] = {}
+        """The trainable tensors of one adapter by their names in a diffusers LoRA file."""
+        tensors: dict[str, torch.Tensor] = {}
         for prefix, model in self.models.items():
             for path, layer in _layers(model):
-                found[f"{prefix}.{path}.lora_A.weight"] = layer.lora_A[name].weight
-                found[f"{prefix}.{path}.lora_B.weight"] = layer.lora_B[name].weight
-        return found
+                tensors[f"{prefix}.{path}.lora_A.weight"] = layer.lora_A[name].weight
+                tensors[f"{prefix}.{path}.lora_B.weight"] = layer.lora_B[name].weight
+        return tensors
 
     def save(self, name: str, folder: Path) -> None:
         """Write one adapter in diffusers' LoRA layout, with rank and alpha in its metadata."""
@@ -71,9 +72,9 @@ class Adapters:
         for prefix, model in self.models.items():
             state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
             layers[f"{prefix}_lora_layers"] = {key: value.cpu() for key, value in state.items()}
-            # Without the metadata diffusers assumes alpha == rank when it loads.
+            # Without this metadata, diffusers assumes alpha == rank when it loads the file.
             metadata = _config(self.base, prefix, self.lora).to_dict()
-            # peft keeps a set, whose order would change the file's bytes from run to run.
+            # peft's set of modules has no fixed order, so the file's bytes would change from run to run.
             layers[f"{prefix}_lora_adapter_metadata"] = metadata | {"target_modules": _targets(prefix)}
         xl = len(self.base.encoders) > 1
         loader = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
@@ -81,12 +82,12 @@ class Adapters:
         _sort_header(folder / WEIGHTS)
 
     def detach(self) -> None:
-        """As the function ``detach``."""
+        """Remove the adapters, as the function ``detach`` does."""
         detach(self)
 
 
 def _sort_header(file: Path) -> None:
-    """Rewrite a safetensors file with its header's keys in order: the library writes them in a random one."""
+    """Rewrite a safetensors file with its header's keys sorted: the library writes them in random order."""
     data = file.read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
@@ -95,15 +96,15 @@ def _sort_header(file: Path) -> None:
 
 
 def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int]) -> Adapters:
-    """Add one fresh adapter per entry of ``seeds``: A ~ N(0, 1/r^2), B = 0, float32.
+    """Add one new adapter per entry of ``seeds``: A ~ N(0, 1/r^2), B = 0, float32.
 
     Args:
         base: the frozen model; its layers are wrapped in place.
-        lora: rank, alpha, and which models are adapted.
-        seeds: by adapter name, the seed of its initial weights.
+        lora: the rank, alpha, and the models to adapt.
+        seeds: the seed of each adapter's initial weights, by the adapter's name.
     """
     adapters = Adapters(base, lora, tuple(seeds))
-    # New weights are made where the layer is, and are trained on the device.
+    # New weights are created where the layer is, and must be trained on the device.
     base.kept |= adapters.models.keys()
     base.need()
     for prefix, model in adapters.models.items():
@@ -111,7 +112,7 @@ def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int]) -> Adapters:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for("lora", prefix, seed))
                 with warnings.catch_warnings():
-                    # Several adapters on one model are what is wanted here.
+                    # Several adapters on one model are intended here.
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
                     model.add_adapter(_config(base, prefix, lora), adapter_name=name)  # type: ignore[operator]
         for _, layer in _layers(model):
@@ -123,7 +124,7 @@ def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int]) -> Adapters:
 
 
 def detach(adapters: Adapters) -> None:
-    """Take every adapter off again: the models are as they were loaded."""
+    """Remove every adapter, so that the models are as they were loaded."""
     for model in adapters.models.values():
         for path, layer in _layers(model):
             parent, _, name = path.rpartition(".")
@@ -135,22 +136,22 @@ def detach(adapters: Adapters) -> None:
 
 @contextlib.contextmanager
 def swapped(parameters: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Parameters that hold other values (their average, say) for a while."""
-    kept = [parameter.detach().clone() for parameter in parameters]
+    """Give parameters other values (their average, for example) inside a ``with`` block."""
+    original = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         torch._foreach_copy_(list(parameters), list(values))
         try:
             yield
         finally:
-            torch._foreach_copy_(list(parameters), kept)
+            torch._foreach_copy_(list(parameters), original)
 
 
 def _together(layer: Any, names: tuple[str, ...], x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    """An adapted linear layer over a batch made of equal parts, one per adapter, in the order of ``names``.
+    """The output of an adapted linear layer for a batch of equal parts, one per adapter in the order of ``names``.
 
     Args:
         layer: peft's wrapped linear layer.
-        names: adapters.
+        names: the adapters.
         x: (len(names) * b, ..., in) activations.
     """
     out: torch.Tensor = layer.base_layer(x)
@@ -170,11 +171,11 @@ def _targets(prefix: str) -> list[str]:
 
 
 def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
-    chosen: dict[str, Any] = {}
+    layer_choice: dict[str, Any] = {}
     if prefix == "text_encoder" and len(base.encoders) > 1:
-        # XL reads its first encoder one layer before the end: an adapter on the last would never have a gradient.
+        # XL uses the last layer but one of its first encoder: an adapter on the last would never have a gradient.
         layers = base.encoders[prefix].config.num_hidden_layers
-        chosen = {"layers_to_transform": list(range(layers - 1)), "layers_pattern": "layers"}
+        layer_choice = {"layers_to_transform": list(range(layers - 1)), "layers_pattern": "layers"}
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -182,18 +183,18 @@ def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
         bias="none",
         init_lora_weights="gaussian",
         target_modules=_targets(prefix),
-        **chosen,
+        **layer_choice,
     )
 
 
 @contextlib.contextmanager
 def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[None]:
-    """The base with an adapter added to its weights: W + scale (alpha / r) B A, put back exactly afterwards.
+    """Add an adapter to the base's weights, W + scale (alpha / r) B A; restore the exact weights afterwards.
 
     Args:
         base: a base without attached adapters.
-        file: a LoRA file in diffusers' layout, or None for the base as it is.
-        scale: of the adapter, as diffusers' ``set_adapters`` takes it; 1: as it was trained.
+        file: a LoRA file in diffusers' layout, or None for the unchanged base.
+        scale: the adapter's scale, as in diffusers' ``set_adapters``; 1 is the scale of its training.
 
     Raises:
         InputError: the file holds anything but finite LoRA weights that fit this base.
@@ -210,19 +211,19 @@ def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[No
         yield
     finally:
         with torch.no_grad():
-            for weight, kept in pristine:
-                weight.copy_(kept)
+            for weight, original in pristine:
+                weight.copy_(original)
 
 
 def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tensor]]:
-    """Every weight that an adapter changes, with what is added to it (float32)."""
+    """The weights that an adapter changes, each with the float32 tensor to add to it."""
     try:
         state = load_file(file)
         with safe_open(file, "pt") as opened:
             metadata = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except Exception as error:  # safetensors raises bare Exception subclasses of its own
-        raise InputError(f"{file}: is not a whole LoRA file ({error}); run `dreamset adapt` again.") from error
-    found = []
+        raise InputError(f"{file}: is not a complete LoRA file ({error}); run `dreamset adapt` again.") from error
+    deltas = []
     for key, down in state.items():
         if not key.endswith(".lora_A.weight"):
             continue
@@ -242,7 +243,7 @@ def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tenso
         delta = scale * (up.float() @ down.float())
         if not delta.isfinite().all():
             raise InputError(f"{file}: {path} holds NaN or infinite weights; adapt with a lower learning rate.")
-        found.append((weight, delta))
-    if len(state) != 2 * len(found) or not found:
-        raise InputError(f"{file}: holds other tensors than LoRA pairs; only dreamset's own adapters are loaded.")
-    return found
+        deltas.append((weight, delta))
+    if len(state) != 2 * len(deltas) or not deltas:
+        raise InputError(f"{file}: holds tensors other than LoRA pairs; name an adapter that dreamset wrote.")
+    return deltas

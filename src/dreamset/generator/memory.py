@@ -1,8 +1,8 @@
-"""How much memory a run takes on a GPU, found out without one: the same code, run on tensors that have no content.
+"""The memory that a run needs on a GPU, measured without one: the same code runs on tensors without content.
 
-Torch's meta device carries shapes and types and computes nothing, so a full-size training step is counted in
-seconds on any machine. Counted are the bytes of all tensors alive at the worst moment; what the CUDA context, the
-allocator's gaps and the libraries' own buffers take comes on top.
+Torch's meta device carries shapes and types and computes nothing, so counting a full-size training step takes seconds
+on any machine. The count is the bytes of all tensors alive at the peak. The CUDA context, the allocator's gaps and the
+libraries' buffers come on top.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from dreamset.generator.trained import Kind
     from dreamset.params.model import Model
 
-# Per trained number, float32: weight, gradient, two moments of AdamW, average.
+# Bytes per trained number, in float32: weight, gradient, two moments of AdamW, average.
 TRAINED_BYTES = 5 * 4
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of the tensors made under it: ``live`` now, ``peak`` at the worst moment."""
+    """Count the bytes of the tensors created inside it: ``live`` now, and ``peak``, the most at any moment."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -40,12 +40,12 @@ class Peak(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._count, made)
-        return made
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._count, result)
+        return result
 
     def ignore(self, tensor: torch.Tensor) -> None:
-        """Leave a tensor that was there before out of the count."""
+        """Leave a tensor that existed before out of the count."""
         self._known.add(tensor.untyped_storage()._cdata)
 
     def _count(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ class Peak(TorchDispatchMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Attention as the fused kernels keep it: inputs, output and one number per row, and no square matrix."""
+    """Attention that keeps what fused kernels keep: inputs, output and one number per row, but no square matrix."""
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -80,11 +80,12 @@ class _Attention(torch.autograd.Function):
 
 @contextlib.contextmanager
 def fused_attention() -> Iterator[None]:
-    """Puts ``_Attention`` in the place of torch's, which on the meta device takes the path with the square matrix.
+    """Replace torch's attention by ``_Attention``: on the meta device torch's would make the square matrix.
 
-    By name and not by a function mode, which is off within backward, where checkpointing calls attention again.
+    The replacement is by name. A function mode is off during the backward pass, where checkpointing calls attention
+    again.
     """
-    kept = F.scaled_dot_product_attention
+    original = F.scaled_dot_product_attention
 
     def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         out: torch.Tensor = _Attention.apply(query, key, value)
@@ -94,11 +95,11 @@ def fused_attention() -> Iterator[None]:
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = kept
+        F.scaled_dot_product_attention = original
 
 
 def on_meta(folder: Path, model: Model) -> BaseModel:
-    """The generator of a diffusers folder from its configurations alone, on the meta device."""
+    """The generator of a diffusers folder on the meta device, built from its configurations alone."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.utils import logging as diffusers_logging
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -124,13 +125,13 @@ _SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.0
 
 
 def of_adapting(base: BaseModel, kind: Kind, batch: int, together: int, *, offload: bool) -> dict[str, int]:
-    """Bytes on the device while ``together`` adapters are trained at once, ``batch`` images each.
+    """The bytes on the device while ``together`` adapters are trained at once, with ``batch`` images each.
 
     Args:
-        base: from ``on_meta``; it comes back with its adapters taken off.
-        kind: what is trained.
-        batch: images of one adapter's step.
-        together: adapters at once.
+        base: a base from ``on_meta``; its adapters are removed again.
+        kind: the kind of weights to train.
+        batch: images per step of one adapter.
+        together: number of adapters trained at once.
         offload: whether the autoencoder leaves the device once the latents are cached.
 
     Returns:
@@ -140,8 +141,8 @@ def of_adapting(base: BaseModel, kind: Kind, batch: int, together: int, *, offlo
     with torch.device("meta"):
         names = [f"adapter_{i}" for i in range(together)]
         adapters = trained.attach(base, kind, {name: i for i, name in enumerate(names)})
-    weights_trained = [parameter for name in names for parameter in adapters.parameters(name).values()]
-    numbers = sum(parameter.numel() for parameter in weights_trained)
+    parameters_trained = [parameter for name in names for parameter in adapters.parameters(name).values()]
+    numbers = sum(parameter.numel() for parameter in parameters_trained)
     count = batch * together
 
     def step() -> None:
@@ -151,20 +152,21 @@ def of_adapting(base: BaseModel, kind: Kind, batch: int, together: int, *, offlo
         base.predict(latents, torch.empty(count, device="meta"), condition).float().square().mean().backward()
 
     peak = _peak(base, step)
-    for parameter in weights_trained:
+    for parameter in parameters_trained:
         parameter.grad = None
     adapters.detach()
-    # The gradients are counted among the trained.
-    found = {"weights": weights, "trained": numbers * TRAINED_BYTES, "step": max(0, peak - 4 * numbers)}
-    return found | {"total": sum(found.values())}
+    # ``trained`` already counts the gradients, so they leave the step.
+    sizes = {"weights": weights, "trained": numbers * TRAINED_BYTES, "step": max(0, peak - 4 * numbers)}
+    return sizes | {"total": sum(sizes.values())}
 
 
 def of_drawing(base: BaseModel, batch: int, *, guided: bool, offload: bool) -> dict[str, int]:
-    """Bytes on the device while ``batch`` images are drawn: ``weights``, ``step`` and their sum ``total``.
+    """The bytes on the device while ``batch`` images are drawn: ``weights``, ``step`` and their sum ``total``.
 
-    ``guided``: the U-Net sees every image twice. With ``offload`` only the largest part is there at a time.
+    With ``guided`` the U-Net sees every image twice. With ``offload`` one part at a time is on the device, and the
+    largest counts.
     """
-    sizes = [_bytes(part) for part in base.parts.values()]
+    parts = [_bytes(part) for part in base.parts.values()]
     rows = batch * (2 if guided else 1)
 
     def step() -> None:
@@ -174,8 +176,8 @@ def of_drawing(base: BaseModel, batch: int, *, guided: bool, offload: bool) -> d
         base.decode(latents[:batch])
 
     with torch.no_grad():
-        found = {"weights": max(sizes) if offload else sum(sizes), "step": _peak(base, step)}
-    return found | {"total": sum(found.values())}
+        sizes = {"weights": max(parts) if offload else sum(parts), "step": _peak(base, step)}
+    return sizes | {"total": sum(sizes.values())}
 
 
 def _condition(base: BaseModel, count: int) -> Condition:

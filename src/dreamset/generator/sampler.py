@@ -1,4 +1,4 @@
-"""Drawing images: deterministic in the noise of each image, whatever it is batched with."""
+"""The drawing of images: each image depends on its own noise and not on the rest of its batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEDULERS: Final = {
 
 
 def scheduler(name: str, schedule: dict[str, Any]) -> Any:
-    """A fresh diffusers scheduler over the base's noise schedule."""
+    """A new diffusers scheduler for the base's noise schedule."""
     return getattr(diffusers, SCHEDULERS[name]).from_config(schedule)
 
 
@@ -41,16 +41,16 @@ def draw(
     """Draw one image per generator.
 
     Args:
-        base: the model; an adapter is fused into it, or hooked onto it.
+        base: the model, with an adapter fused into it or attached to it.
         sampler: scheduler, steps and guidance scale g: eps_u + g (eps_c - eps_u); at g = 1 eps_u is not computed.
         prompts: n conditions, one per image.
-        empty: n conditions of the empty prompt, of the same adapter as the image's.
-        generators: n CPU generators; each draws the starting noise of its image, then what the sampler asks for.
-        starts: (n, c, h, w) scaled latents that the noise is added to, as much of it as the sampler's ``strength``
-            says; None: there is nothing but noise.
+        empty: n conditions of the empty prompt, each from the same adapter as its image's.
+        generators: n CPU generators; each draws the starting noise of its image, then the sampler's further noise.
+        starts: (n, c, h, w) scaled latents; the sampler's ``strength`` says how much noise is added to them. None:
+            images start from noise alone.
 
     Returns:
-        (n, 3, h, w) float32, nominally in [-1, 1]; not clipped, not checked.
+        (n, 3, h, w) float32, nominally in [-1, 1], neither clipped nor checked.
     """
     noise = torch.stack([torch.randn(base.latent_shape, generator=generator) for generator in generators])
     noise = noise.to(base.device, base.dtype)
@@ -62,7 +62,7 @@ def draw(
         steps, timesteps = _last_steps(base, sampler)
         latents = steps.add_noise(starts.to(noise), noise, timesteps[:1])
     guided = sampler.guidance != 1.0
-    # An image's two halves stand side by side, so that the batch stays ordered by adapter.
+    # The two rows of an image are neighbours, so that the batch stays ordered by adapter.
     context = interleave(empty, prompts) if guided else prompts
     extra = {"generator": list(generators)} if sampler.scheduler == "euler_ancestral" else {}
     for t in timesteps:
@@ -78,14 +78,14 @@ def draw(
 
 
 def _last_steps(base: BaseModel, sampler: Sampler) -> tuple[Any, torch.Tensor]:
-    """A scheduler that begins as late as the sampler's strength says, and its timesteps from there on."""
-    # Runge-Kutta steps, by which PNDM begins where its configuration says nothing, exist for the first steps alone.
+    """A scheduler that begins as late as the sampler's strength says, and its remaining timesteps."""
+    # By default PNDM begins with Runge-Kutta steps, which exist only for the first timesteps.
     begin = {"skip_prk_steps": True} if sampler.scheduler == "pndm" else {}
     steps = scheduler(sampler.scheduler, base.schedule | begin)
     steps.set_timesteps(sampler.steps, device=base.device)
     skipped = sampler.steps - sampler.last_steps
     if sampler.scheduler == "pndm":
-        # Its first step is done in two, with the second timestep twice; that goes with wherever it begins.
+        # PNDM takes its first step in two, with the second timestep twice, wherever it begins.
         rest = steps.timesteps.unique_consecutive()[skipped:]
         return steps, torch.cat([rest[:2], rest[1:]])
     if hasattr(steps, "set_begin_index"):
@@ -101,7 +101,7 @@ def draw_fitting(
     seeds: Sequence[int],
     starts: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``draw`` from seeds; where memory does not suffice, in halves of the batch, with the same noise."""
+    """Draw images as ``draw`` does, from seeds; where memory runs out, in half batches with the same noise."""
     try:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return draw(base, sampler, prompts, empty, generators, starts)
@@ -128,15 +128,15 @@ def draw_fitting(
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """(n, 3, h, w) in [-1, 1] as (n, h, w, 3) uint8 on the CPU; NaN becomes black."""
+    """Convert images (n, 3, h, w) in [-1, 1] to (n, h, w, 3) uint8 on the CPU; NaN becomes black."""
     pixels = (images.nan_to_num(-1.0).clamp(-1, 1) + 1) * 127.5
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
 def degenerate(images: torch.Tensor) -> torch.Tensor:
-    """(n,) bool: images (n, 3, h, w) in [-1, 1] that are not finite, or flat to within two grey levels.
+    """Whether images (n, 3, h, w) in [-1, 1] are not finite, or flat to within two grey levels: (n,) bool.
 
-    A black image is a flat one. A safety checker, an overflow in half precision or a collapsed adapter makes them.
+    A black image is flat. A safety checker, an overflow in half precision or a collapsed adapter makes such images.
     """
     flat = images.clamp(-1, 1).flatten(1).std(dim=1) < 2 / 127.5
     return (~images.isfinite().flatten(1).all(dim=1) | flat).cpu()

@@ -1,4 +1,4 @@
-"""The kinds of weights that are trained on the shots, behind one interface: LoRA, a class encoder, a whole U-Net."""
+"""One interface for the kinds of weights that are trained on the shots: LoRA, a class encoder, a whole U-Net."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ FILES: Final = {"lora": lora.WEIGHTS, "class_encoder": class_encoder.WEIGHTS, "u
 
 
 class Trained(Protocol):
-    """Adapters under training, attached to a base."""
+    """Adapters in training, attached to a base."""
 
     @property
     def learns_conditions(self) -> bool:
-        """Whether what the U-Net is told changes with what is trained."""
+        """Whether training changes the U-Net's conditions."""
         ...
 
     def parameters(self, name: str) -> dict[str, torch.Tensor]:
-        """Trainable tensors of an adapter by name."""
+        """The trainable tensors of an adapter by name."""
         ...
 
     def save(self, name: str, folder: Path) -> None:
-        """Write an adapter into ``folder``, under the name that ``FILES`` has for its kind."""
+        """Write an adapter into ``folder``, under the file name that ``FILES`` gives its kind."""
         ...
 
     def detach(self) -> None:
-        """Leave the base as it was."""
+        """Restore the base as it was before."""
         ...
 
 
@@ -63,12 +63,12 @@ def kind_of(row: Recipe, classes: int, encoder: str | None = None) -> Kind:
 
 
 def attach(base: BaseModel, kind: Kind, seeds: Mapping[str, int]) -> Trained:
-    """Fresh weights of a kind on a base.
+    """Attach new weights of a kind to a base.
 
     Args:
         base: the frozen model.
-        kind: what is trained.
-        seeds: by adapter name, the seed of its initial weights; several at once are LoRAs.
+        kind: the kind of weights to train.
+        seeds: the seed of each adapter's initial weights, by name; only LoRAs may be several.
 
     Raises:
         InputError: the base does not take this kind.
@@ -82,12 +82,12 @@ def attach(base: BaseModel, kind: Kind, seeds: Mapping[str, int]) -> Trained:
 
 
 def installed(base: BaseModel, file: Path | None, scale: float = 1.0) -> contextlib.AbstractContextManager[None]:
-    """The base with an adapter's file in force, for drawing; as it was afterwards.
+    """Apply the adapter in a file to the base for drawing; restore the base afterwards.
 
     Args:
         base: a base without attached adapters.
-        file: a file of any of ``FILES``' names, a LoRA of any name, or None for the base as it is.
-        scale: of a LoRA; 1: as it was trained.
+        file: a file with one of the names in ``FILES``, a LoRA of any name, or None for the unchanged base.
+        scale: the scale of a LoRA; 1 is the scale of its training.
 
     Raises:
         InputError: on entering, where the file is damaged or does not fit the base.
@@ -95,5 +95,5 @@ def installed(base: BaseModel, file: Path | None, scale: float = 1.0) -> context
     if file is None:
         return contextlib.nullcontext()
     openers = {class_encoder.WEIGHTS: class_encoder.installed, whole_unet.WEIGHTS: whole_unet.installed}
-    # A LoRA made elsewhere may have any name.
+    # A LoRA from elsewhere may have any name.
     return openers[file.name](base, file) if file.name in openers else lora.fused(base, file, scale)

@@ -1,8 +1,8 @@
-"""Training on a few images what a recipe adapts: LoRAs (DataDream, arXiv 2407.10910), several at once, a class
-encoder, or the whole U-Net (arXiv 2405.02698).
+"""The training of a recipe's adapters on a few images.
 
-Every random choice of a step is a function of (adapter's seed, step), so a checkpoint needs no random state and a
-resumed run equals an unbroken one.
+A recipe adapts LoRAs (DataDream, arXiv 2407.10910), several at once, a class encoder, or the whole U-Net (arXiv
+2405.02698). Every random choice of a step is a function of (adapter's seed, step). So a checkpoint needs no random
+state, and a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 class Job:
     """One adapter to train.
 
-    ``images`` are (h, w, 3) uint8 with the shortest side at the base's resolution; ``prompts`` has one caption per
-    image; ``shown`` are the (class name, prompt) pairs that the sample grids draw.
+    ``images`` are (h, w, 3) uint8, with the shorter side at the base's resolution. ``prompts`` holds one caption per
+    image. ``sampled`` holds the (class name, prompt) pairs of the sample grids.
     """
 
     key: str
@@ -53,12 +53,12 @@ class Job:
     seed: int
     images: list[NDArray[np.uint8]]
     prompts: tuple[str, ...]
-    shown: tuple[tuple[str, str], ...]
+    sampled: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all adapters of a recipe share."""
+    """The settings that all adapters of a recipe share."""
 
     kind: Kind
     schedule: AdaptSchedule
@@ -74,18 +74,18 @@ class Settings:
     seed: int
 
     def lr(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up from 0, then half a cosine to 0."""
+        """The learning rate of a step: a linear warm-up from 0, then half a cosine to 0."""
         if step < self.schedule.warmup:
             return self.schedule.lr * step / self.schedule.warmup
-        done = (step - self.schedule.warmup) / max(1, self.steps - self.schedule.warmup)
-        return self.schedule.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        progress = (step - self.schedule.warmup) / max(1, self.steps - self.schedule.warmup)
+        return self.schedule.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @dataclass
 class Together:
-    """Several adapters in training over one frozen base: state, step, checkpoint.
+    """Several adapters in training over one frozen base: their state, steps and checkpoints.
 
-    After ``run`` the averaged weights of each adapter can be saved with ``save``.
+    After ``run``, ``save`` writes the averaged weights of an adapter.
     """
 
     base: BaseModel
@@ -98,7 +98,7 @@ class Together:
     def __post_init__(self) -> None:
         self.adapters = trained.attach(self.base, self.settings.kind, {job.name: job.seed for job in self.jobs})
         self.parameters = [list(self.adapters.parameters(job.name).values()) for job in self.jobs]
-        self.flat = [parameter for mine in self.parameters for parameter in mine]
+        self.flat = [parameter for parameters in self.parameters for parameter in parameters]
         self.averaged = [parameter.detach().clone() for parameter in self.flat]
         self.optimizer = torch.optim.AdamW(
             self.flat, lr=self.settings.schedule.lr, weight_decay=self.settings.weight_decay, fused=True
@@ -107,10 +107,10 @@ class Together:
         self.latents = [self._cached(job) for job in self.jobs]
 
     def run(self, keep: Callable[[int], None] | None = None, at: Collection[int] = ()) -> None:
-        """Train to the end, from the last checkpoint where there is one.
+        """Train to the end, starting from the last checkpoint where there is one.
 
         Args:
-            keep: called with the number of steps taken, whenever it is one of ``at``.
+            keep: called with the number of steps taken, whenever that number is in ``at``.
             at: numbers of steps.
         """
         self._resume()
@@ -125,7 +125,7 @@ class Together:
                     return
                 self._train_step()
                 progress.update()
-                # Before the checkpoint: a run that is killed between the two comes by here again.
+                # Before the checkpoint: a run that is killed between the two passes here again.
                 if keep and self.step in at:
                     keep(self.step)
                 if self.step % every == 0 or self.step == total or locks.superseded():
@@ -145,7 +145,7 @@ class Together:
             self.adapters.save(self.jobs[index].name, folder)
 
     def close(self) -> None:
-        """Take the adapters off the base."""
+        """Remove the adapters from the base."""
         self.adapters.detach()
 
     def _train_step(self) -> None:
@@ -159,14 +159,14 @@ class Together:
             target = self.noise_schedule.get_velocity(latents, noise, t)
         predicted = self.base.predict(noisy, t, context)
         squares = F.mse_loss(predicted.float(), target, reduction="none")
-        # A sum over adapters: each gets the gradient that it would have alone.
+        # A sum over adapters, so that each gets the same gradient as if trained alone.
         losses = squares.reshape(len(self.jobs), -1).mean(dim=1)
         losses.sum().backward()
-        for mine in self.parameters:
-            torch.nn.utils.clip_grad_norm_(mine, settings.max_grad_norm, foreach=True)
+        for parameters in self.parameters:
+            torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        # Early on the average must not hang on to the start: Tensorflow's warm-up of the decay.
+        # TensorFlow's warm-up of the decay: early on, the average must not cling to the initial weights.
         decay = min(settings.ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averaged, [parameter.detach() for parameter in self.flat], 1 - decay)
         for history, loss in zip(self.losses, losses.tolist(), strict=True):
@@ -176,45 +176,45 @@ class Together:
         self.step += 1
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Condition]:
-        """Latents, noise, timesteps and text embeddings of a step, (jobs * batch, ...), ordered by job."""
+        """The latents, noise, timesteps and conditions of a step, (jobs * batch, ...), ordered by job."""
         batch = self.settings.schedule.batch
         shape = (batch, *self.base.latent_shape)
         latents, noises, times, prompts = [], [], [], []
         for job, cached in zip(self.jobs, self.latents, strict=True):
             rows = _rows(job, step, batch)
-            mine = generator("adapt step", job.seed, step)
-            posterior = torch.randn(shape, generator=mine)
-            noises.append(torch.randn(shape, generator=mine))
-            times.append(torch.randint(self.noise_schedule.config.num_train_timesteps, (batch,), generator=mine))
-            dropped = torch.rand(batch, generator=mine) < self.settings.caption_dropout
+            random = generator("adapt step", job.seed, step)
+            posterior = torch.randn(shape, generator=random)
+            noises.append(torch.randn(shape, generator=random))
+            times.append(torch.randint(self.noise_schedule.config.num_train_timesteps, (batch,), generator=random))
+            dropped = torch.rand(batch, generator=random) < self.settings.caption_dropout
             captions = [job.prompts[row] for row in rows]
             prompts.append(["" if d else caption for d, caption in zip(dropped.tolist(), captions, strict=True)])
-            mean, std = (part[rows] for part in cached) if cached else self._encode_crops(job, rows, mine)
+            mean, std = (part[rows] for part in cached) if cached else self._encode_crops(job, rows, random)
             latents.append(mean + std * posterior.to(mean.device))
         device = self.base.device
         return torch.cat(latents), torch.cat(noises).to(device), torch.cat(times).to(device), self._context(prompts)
 
     def _context(self, prompts: list[list[str]]) -> Condition:
-        """Conditions of each job's captions; each distinct caption of a job is encoded once."""
-        distinct = [list(dict.fromkeys(mine)) for mine in prompts]
-        width = max(len(mine) for mine in distinct)
-        # Equal parts per job, which the adapted layers count on: short lists repeat their first caption.
-        padded = [mine + mine[:1] * (width - len(mine)) for mine in distinct]
+        """The conditions of each job's captions; each distinct caption of a job is encoded once."""
+        distinct = [list(dict.fromkeys(captions)) for captions in prompts]
+        width = max(len(captions) for captions in distinct)
+        # The adapted layers need equal parts per job, so short lists repeat their first caption.
+        padded = [captions + captions[:1] * (width - len(captions)) for captions in distinct]
         with torch.set_grad_enabled(self.adapters.learns_conditions and torch.is_grad_enabled()):
-            encoded = self.base.encode_each([caption for mine in padded for caption in mine])
+            encoded = self.base.encode_each([caption for captions in padded for caption in captions])
         index = [
-            job * width + mine.index(caption)
-            for job, (mine, captions) in enumerate(zip(padded, prompts, strict=True))
+            job * width + encoded_captions.index(caption)
+            for job, (encoded_captions, captions) in enumerate(zip(padded, prompts, strict=True))
             for caption in captions
         ]
         return encoded.rows(index)
 
     @torch.no_grad()
     def _cached(self, job: Job) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Latent moments of all images, where no random crop changes them from step to step: square ones."""
+        """The latent moments of all images, or None where an image is not square and each step crops it anew."""
         if any(image.shape[0] != image.shape[1] for image in job.images):
             return None
-        # At 512 pixels the encoder's maps take a gigabyte for every few images.
+        # At 512 pixels a few images fill a gigabyte with the encoder's maps.
         at_once = max(1, 8 * 512**2 // self.base.resolution**2)
         starts = range(0, len(job.images), at_once)
         parts = [self.base.moments(_to_model(job.images[i : i + at_once])) for i in starts]
@@ -223,7 +223,7 @@ class Together:
 
     @torch.no_grad()
     def _encode_crops(self, job: Job, rows: list[int], random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Moments of one random crop of each image."""
+        """The latent moments of one random crop of each image."""
         size = self.base.resolution
         crops = []
         for row in rows:
@@ -233,29 +233,29 @@ class Together:
         return self.base.moments(_to_model(crops))
 
     def _draw_samples(self) -> None:
-        """One strip per shown class and job, with the same noise every time."""
+        """Write a picture per job with a strip of samples per class, from the same noise every time."""
         settings = self.settings
         paths = [self.folder / f"samples_{self.step:05d}_{index}.png" for index in range(len(self.jobs))]
         if all(path.is_file() for path in paths):
             return
         count = settings.sample_images
-        shown = [[pair for pair in job.shown for _ in range(count)] for job in self.jobs]
+        sampled = [[pair for pair in job.sampled for _ in range(count)] for job in self.jobs]
         generators = [
             torch.Generator().manual_seed(image_seed(settings.seed, name, k % count))
-            for mine in shown
-            for k, (name, _) in enumerate(mine)
+            for pairs in sampled
+            for k, (name, _) in enumerate(pairs)
         ]
         with swapped(self.flat, self.averaged), torch.no_grad():
-            embeds = self._context([[prompt for _, prompt in mine] for mine in shown])
-            empty = self._context([[""] * len(mine) for mine in shown])
-            pixels = to_uint8(draw(self.base, settings.sampler, embeds, empty, generators)).numpy()
+            conditions = self._context([[prompt for _, prompt in pairs] for pairs in sampled])
+            empty = self._context([[""] * len(pairs) for pairs in sampled])
+            pixels = to_uint8(draw(self.base, settings.sampler, conditions, empty, generators)).numpy()
         size = self.base.resolution
         for path, part in zip(paths, pixels.reshape(len(self.jobs), -1, count, size, size, 3), strict=True):
             rows = part.transpose(0, 2, 1, 3, 4).reshape(-1, count * size, 3)
             atomic_write(path, png(rows))
 
     def _checkpoint(self) -> None:
-        """Everything a run needs to go on, in one file that is replaced whole."""
+        """Write everything that a run needs to continue to one file, which is replaced as a whole."""
         tensors: dict[str, torch.Tensor] = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
         for i, (parameter, average) in enumerate(zip(self.flat, self.averaged, strict=True)):
             state = self.optimizer.state[parameter]
@@ -274,20 +274,20 @@ class Together:
                 self.step = json.loads(opened.metadata()["state"])["step"]
             tensors = load_file(path)
         except SafetensorError as error:
-            raise InputError(f"{path}: is not a whole checkpoint ({error}); remove it and run again.") from error
+            raise InputError(f"{path}: is not a complete checkpoint ({error}); remove it and run again.") from error
         self.losses = tensors["losses"].tolist()
         with torch.no_grad():
             for i, (parameter, average) in enumerate(zip(self.flat, self.averaged, strict=True)):
                 parameter.copy_(tensors[f"{i}.value"])
                 average.copy_(tensors[f"{i}.average"])
                 moments: dict[str, Any] = {m: tensors[f"{i}.{m}"].to(parameter) for m in ("exp_avg", "exp_avg_sq")}
-                # A fused optimizer counts its steps where the parameter is.
+                # A fused optimizer counts its steps on the parameter's device.
                 taken = torch.tensor(float(self.step), device=parameter.device)
                 self.optimizer.state[parameter] = {"step": taken, **moments}
 
 
 def _rows(job: Job, step: int, batch: int) -> list[int]:
-    """Images of a step: permutations of the shots one after the other, cut into full batches."""
+    """The images of a step: permutations of the shots follow one another and are cut into full batches."""
     rows, n = [], len(job.images)
     order: dict[int, list[int]] = {}
     for position in range(step * batch, (step + 1) * batch):
@@ -299,7 +299,7 @@ def _rows(job: Job, step: int, batch: int) -> list[int]:
 
 
 def _to_model(images: list[NDArray[np.uint8]]) -> torch.Tensor:
-    """(n, h, w, 3) uint8 as (n, 3, h, w) float32 in [-1, 1]."""
+    """Convert images (h, w, 3) uint8 to one tensor (n, 3, h, w) float32 in [-1, 1]."""
     import numpy as np
 
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
