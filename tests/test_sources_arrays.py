@@ -58,7 +58,7 @@ def test_cifar_that_is_not_there_or_was_changed(
 ) -> None:
     write_cifar(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(InputError, match=r"holds no whole cifar-10.*download https://.*tar\.gz and unpack it"):
+    with pytest.raises(InputError, match=r"holds no complete cifar-10.*download https://.*tar\.gz and unpack it"):
         read(raw, f"{kind}:{tmp_path}")
 
 
@@ -111,7 +111,7 @@ def test_an_unknown_medmnist_numbers_its_classes(raw: dict[str, Any], tmp_path: 
         ({"train_labels": np.zeros((12, 14), np.uint8)}, "several labels per image cannot be used"),
         ({"train_labels": np.zeros((11, 1), np.uint8)}, "expected one class per image"),
         ({"train_labels": np.full((12, 1), -1)}, "holds -1; expected classes from 0"),
-        ({"train_labels": np.array([object()] * 12)}, "is not a whole file of MedMNIST"),
+        ({"train_labels": np.array([object()] * 12)}, "is not a complete file of MedMNIST"),
     ],
 )
 def test_a_wrong_medmnist_is_one_sentence(
@@ -124,5 +124,5 @@ def test_a_wrong_medmnist_is_one_sentence(
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04cut", b"\x93NUMPY", b"\x80\x04."])
 def test_a_medmnist_that_is_no_archive(raw: dict[str, Any], tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(InputError, match="is not a whole file of MedMNIST"):
+    with pytest.raises(InputError, match="is not a complete file of MedMNIST"):
         read(raw, f"medmnist:{tmp_path / 'x.npz'}")

@@ -1,1 +1,1 @@
-"""What is measured: accuracy with its intervals, distances between sets of images, copies of the shots."""
+"""The measures: accuracy with its intervals, distances between sets of images, copies of the shots."""

@@ -1,4 +1,4 @@
-"""A synthetic dataset beside the real test images and the shots."""
+"""The comparison of a synthetic dataset with the real test images and the shots."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 REFERENCE: Final = "test images, used neither to adapt nor to select"
 _DISTANCE: Final = "Euclidean, judge's features"
-_ENOUGH: Final = 2048  # images; what FID's first users had as many of as features
+_ENOUGH: Final = 2048  # images, as many as the features of FID's original network
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What is said of one synthetic dataset.
+    """The measures of one synthetic dataset.
 
-    ``record`` is flat: ``fid``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage``, ``vendi`` at ``n``
-    images of each side, equally many per class; ``near_duplicates`` of shots and ``near_duplicates_test`` of test
-    images among all synthetic ones. ``touched`` (t,) int64 are the indices of the test images that the latter are near
-    to, and ``near`` the nearest such pairs, in the order of the record: (2, size, size, 3) uint8, the synthetic image
-    first.
+    Attributes:
+        record: ``fid``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage`` and ``vendi`` of ``n`` images on
+            each side, with equal numbers per class; and, among all synthetic images, ``near_duplicates`` of shots and
+            ``near_duplicates_test`` of test images.
+        touched: (t,) int64 indices of the test images that have a near-duplicate among the synthetic ones.
+        near: the nearest such pairs in the order of the record: (2, size, size, 3) uint8, the synthetic image first.
     """
 
     record: dict[str, Any]
@@ -45,15 +46,15 @@ class Compared:
 
 
 class Reference:
-    """Real images that synthetic datasets are compared with, in the judge's features.
+    """The real images that synthetic datasets are compared with, in the judge's features.
 
     Args:
-        params: for the size of KID's subsets and the number of pairs.
-        judge: whose features are compared.
-        split: the class names.
-        shots: what the generators learned from.
-        test: real images that nothing has learned from, and nothing was selected by.
-        groups: of each test image: who wrote it, whose it is.
+        params: gives the size of KID's subsets and the number of pairs.
+        judge: gives the features.
+        split: gives the class names.
+        shots: the images that the generators learned from.
+        test: real images that were used neither to learn nor to select.
+        groups: the group of each test image (its writer or patient).
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class Reference:
         self.test_to_others = apart(self.test_features, groups)
 
     def compare(self, synthetic: Labelled) -> Compared:
-        """What is said of one synthetic dataset."""
+        """Measure one synthetic dataset."""
         features = self.judge.features(synthetic.images)
-        # No recipe in the seed: all are compared with the same real images.
+        # The seed names no recipe, so that all recipes are compared with the same real images.
         chosen = matched(self.test.labels, synthetic.labels, len(self.classes), seed_for("matched"))
         real, fake = self.test_features[chosen[0]], features[chosen[1]]
         if len(real) < 2:
@@ -98,22 +99,23 @@ class Reference:
             "kid_subset": min(self.settings.kid_subset, len(real)),
             "per_class": self._per_class(real, fake, self.test.labels[chosen[0]]),
             "near_duplicates": share | listed(copies, names, self.shots.names),
-            "near_duplicates_test": _shown(leaks, len(names))
+            "near_duplicates_test": _counts(leaks, len(names))
             | share
             | {"touched": len(leaks.touched)}
             | _pairs(leaks, names, test=self.test.names),
         }
-        met = [(i, j) for i, j, distance in leaks.pairs if distance < leaks.threshold]
-        near = [np.stack([synthetic.images[i], self.test.images[j]]) for i, j in met]
+        below = [(i, j) for i, j, distance in leaks.pairs if distance < leaks.threshold]
+        near = [np.stack([synthetic.images[i], self.test.images[j]]) for i, j in below]
         return Compared(record, leaks.touched, near)
 
     def real_copies(self) -> dict[str, Any]:
-        """Test images that are nearer to a shot than all but a hundredth of them are to one of another group.
+        """Count the test images that are near-duplicates of a shot.
 
-        Distances to the shots themselves cannot set this threshold: a hundredth of them is below it by definition.
+        The threshold is the distance below which a hundredth of the test images lie to their nearest image of another
+        group. Distances to the shots cannot set it: a hundredth of them would be below it by definition.
         """
-        found = self._duplicates(self.test_features, self.shot_features, self.test_to_others)
-        return _shown(found, len(self.test)) | _pairs(found, self.test.names, "test", shot=self.shots.names)
+        copies = self._duplicates(self.test_features, self.shot_features, self.test_to_others)
+        return _counts(copies, len(self.test)) | _pairs(copies, self.test.names, "test", shot=self.shots.names)
 
     def _duplicates(
         self, features: NDArray[np.float32], real: NDArray[np.float32], fresh: NDArray[np.float64]
@@ -123,16 +125,16 @@ class Reference:
     def _variety(
         self, real: NDArray[np.float32], fake: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> dict[str, Any]:
-        """Precision to coverage over all classes; Vendi scores within classes (their mean) and over all.
+        """Precision, recall, density and coverage over all classes; Vendi scores over all and as a mean over classes.
 
-        The real images' own Vendi scores stand beside them, for the number depends on n and on the features.
+        The Vendi scores of the real images are given too, because the score depends on n and on the features.
         """
         record: dict[str, Any] = dict.fromkeys(("precision", "recall", "density", "coverage"))
         if len(real) > max(PRECISION_K, DENSITY_K):
             record = {name: round(value, 4) for name, value in asdict(manifold(real, fake)).items()}
         classes = [labels == label for label in range(len(self.classes))]
         for end, features in (("", fake), ("_real", real)):
-            scores = [vendi(features[own]) for own in classes if own.sum() > 1]
+            scores = [vendi(features[members]) for members in classes if members.sum() > 1]
             record[f"vendi{end}"] = round(sum(scores) / len(scores), 3) if scores else None
             record[f"vendi_overall{end}"] = round(vendi(features), 3) if len(features) else None
         return record
@@ -143,45 +145,45 @@ class Reference:
     def _per_class(
         self, real: NDArray[np.float32], fake: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> dict[str, dict[str, float]]:
-        """FID where a class has more images than features, for its covariance is singular below that; else KID."""
+        """FID of each class that has more images than features; KID of the others, whose covariance is singular."""
         result = {}
         for label, name in enumerate(self.classes):
-            # Both sides stand by class with equal counts, so one mask serves.
-            own = labels == label
-            n = int(own.sum())
+            # Both sides are ordered by class with equal counts, so one mask serves both.
+            members = labels == label
+            n = int(members.sum())
             if n > real.shape[1]:
-                result[name] = {"n": n, "fid": round(fid(real[own], fake[own]), 2)}
+                result[name] = {"n": n, "fid": round(fid(real[members], fake[members]), 2)}
             elif n > 1:
-                result[name] = {"n": n, "kid": round(self._kid(real[own], fake[own])[0], 5)}
+                result[name] = {"n": n, "kid": round(self._kid(real[members], fake[members])[0], 5)}
             else:
                 result[name] = {"n": n}
         return result
 
 
-def listed(found: Duplicates, names: Sequence[str], shots: Sequence[str]) -> dict[str, Any]:
-    """Near-duplicates of shots among images of these names: the facts, and the nearest pairs."""
-    return _shown(found, len(names)) | _pairs(found, names, shot=shots)
+def listed(copies: Duplicates, names: Sequence[str], shots: Sequence[str]) -> dict[str, Any]:
+    """The record of the near-duplicates of shots among the images ``names``: counts and nearest pairs."""
+    return _counts(copies, len(names)) | _pairs(copies, names, shot=shots)
 
 
-def _shown(found: Duplicates, searched: int) -> dict[str, Any]:
-    """The facts of ``found`` among ``searched`` images."""
+def _counts(copies: Duplicates, searched: int) -> dict[str, Any]:
+    """The threshold, number and share of near-duplicates among ``searched`` images."""
     return {
         "distance": _DISTANCE,
-        "threshold": round(found.threshold, 4),
-        "count": found.count,
-        "share": round(found.count / searched, 4),
+        "threshold": round(copies.threshold, 4),
+        "count": copies.count,
+        "share": round(copies.count / searched, 4),
     }
 
 
-def _pairs(found: Duplicates, names: Sequence[str], what: str = "image", **real: Sequence[str]) -> dict[str, Any]:
-    """The nearest pairs by their names: ``what`` was searched, and the one keyword says what it resembles."""
+def _pairs(copies: Duplicates, names: Sequence[str], what: str = "image", **real: Sequence[str]) -> dict[str, Any]:
+    """The nearest pairs by name: ``what`` is the kind of the searched image, the keyword that of the real one."""
     [(kind, others)] = real.items()
-    pairs = [{what: names[i], kind: others[j], "distance": round(distance, 4)} for i, j, distance in found.pairs]
+    pairs = [{what: names[i], kind: others[j], "distance": round(distance, 4)} for i, j, distance in copies.pairs]
     return {"pairs": pairs}
 
 
 def _warning(n: int, width: int) -> str | None:
-    """What few images do to FID."""
+    """A warning where too few images bias FID, or None."""
     if n >= max(_ENOUGH, width + 1):
         return None
     singular = f", and at most {width} images leave the covariance of {width} features singular" if n <= width else ""

@@ -1,6 +1,6 @@
-"""How far a set of synthetic images is from real ones, in a network's features: FID and KID.
+"""FID and KID: the distance of a set of synthetic images from real ones, in a network's features.
 
-Both depend on the network and on the number of images, so these are always stated beside the value.
+Both depend on the network and on the number of images, so results always state these too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SUBSETS = 100
 
 
 def fid(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017).
+    """The Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017).
 
     Args:
         first: (n, d) features, n of at least 2.
@@ -28,7 +28,7 @@ def fid(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
         means.append(values.mean(0))
         covariances.append(np.atleast_2d(np.cov(values, rowvar=False)))
     gap = float(((means[0] - means[1]) ** 2).sum())
-    # tr sqrt(AB) through the symmetric sqrt(A) B sqrt(A), which has the same eigenvalues and no imaginary part.
+    # tr sqrt(AB) from the symmetric sqrt(A) B sqrt(A), which has the same eigenvalues and no imaginary part.
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(min=0)).sum()
@@ -36,16 +36,16 @@ def fid(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
 
 
 def kid(first: NDArray[np.float32], second: NDArray[np.float32], subset: int, seed: int) -> tuple[float, float]:
-    """Squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, unbiased (Binkowski et al. 2018).
+    """The unbiased squared maximum mean discrepancy under the kernel (x.y / d + 1)^3 (Binkowski et al. 2018).
 
     Args:
         first: (n, d) features, n of at least 2.
         second: (m, d) features.
-        subset: images of each set per estimate; at most n and m are used.
-        seed: of the subsets.
+        subset: images of each set per estimate, at most n and m.
+        seed: the seed of the subsets.
 
     Returns:
-        Mean and standard deviation over 100 random subsets; when a subset is everything, the one value and 0.
+        Mean and standard deviation over 100 random subsets; where a subset is the whole set, the single value and 0.
     """
     x, y = first.astype(np.float64), second.astype(np.float64)
     size = min(subset, len(x), len(y))
@@ -67,20 +67,20 @@ def _mmd(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 def matched(
     real: NDArray[np.int64], synthetic: NDArray[np.int64], classes: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of equally many real and synthetic images of every class.
+    """Choose equally many real and synthetic images of every class.
 
-    A distance grows as the counts shrink, and moves with the mix of classes: so each class gives the same number
-    on both sides, as many as the rarer side has. The real ones are drawn at random, for their order may mean
-    something (digits stand by writer); the synthetic ones are the first of their class.
+    A distance grows as the counts shrink, and changes with the mix of classes. So each class gives the same number on
+    both sides, as many as the smaller side has. The real images are drawn at random, because their order may have a
+    meaning (digits are ordered by writer). The synthetic images are the first of their class.
 
     Args:
         real: (n,) labels of the real images.
         synthetic: (m,) labels of the synthetic images.
         classes: number of classes.
-        seed: of the draw.
+        seed: the seed of the draw.
 
     Returns:
-        Indices into ``real`` and into ``synthetic``, by class.
+        Indices into ``real`` and into ``synthetic``, ordered by class.
     """
     rng = np.random.default_rng(seed)
     chosen_real, chosen_synthetic = [], []

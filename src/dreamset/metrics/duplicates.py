@@ -1,12 +1,12 @@
-"""Synthetic images that are nearer to a real one than real images of the world are: copies rather than draws.
+"""Copies: synthetic images that are nearer to a real image than new real images usually are.
 
-What is near is told by what fresh real images do, so a threshold is a percentile of *their* distances:
+The distances of new real images define "near"; a threshold is a percentile of these distances:
 
 - to a shot: the distances of held-out real images to their nearest shot;
 - to a test image: the distances of test images to their nearest test image of another group (another writer, patient,
-  burst). The shots would be fresh too, but are too few for a percentile, and generators have learned from them; a test
-  image of the same group may be nearly the same picture. Leaving a group out thins the set that is searched, and so
-  raises the threshold a little: more is flagged, not less.
+  burst). The shots would be new images too, but they are too few for a percentile, and generators have learned from
+  them. A test image of the same group may be nearly the same picture. Leaving out a group thins the searched set and
+  so raises the threshold a little: more images are flagged, not fewer.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PERCENTILE = 1.0  # of the fresh images' distances: this share of fresh real images would be flagged too
+PERCENTILE = 1.0  # of the new images' distances: this share of new real images would be flagged too
 
-_CELLS = 2**24  # distances that are in memory at once: 128 MiB
+_CELLS = 2**24  # distances in memory at once: 128 MiB
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Synthetic images, or whatever was searched, that are nearer to a real one than ``threshold``.
+    """The searched images (mostly synthetic) that are nearer to a real one than ``threshold``.
 
-    ``count`` of them; ``pairs`` of (searched, real, distance), nearest first, whether below the threshold or not;
-    ``touched`` (t,) int64: the real images with one of them below the threshold, in order.
+    Attributes:
+        threshold: an image at a smaller distance is a near-duplicate.
+        count: number of near-duplicates.
+        pairs: (searched, real, distance), nearest first, above the threshold too.
+        touched: (t,) int64 indices of the real images that have a near-duplicate, in order.
     """
 
     threshold: float
@@ -41,7 +44,7 @@ class Duplicates:
 
 
 def nearest(features: NDArray[np.float32], shots: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Index of, and Euclidean distance to, the nearest of ``shots`` (m, d) for each of ``features`` (n, d)."""
+    """The nearest of ``shots`` (m, d) to each of ``features`` (n, d): its index and Euclidean distance."""
     y = shots.astype(np.float64)
     lengths = (y**2).sum(1)
     rows = max(1, _CELLS // len(y))
@@ -50,15 +53,15 @@ def nearest(features: NDArray[np.float32], shots: NDArray[np.float32]) -> tuple[
         x = features[start : start + rows].astype(np.float64)
         index = ((x**2).sum(1)[:, None] + lengths - 2 * x @ y.T).argmin(1)
         indices.append(index)
-        # From the difference itself: the expanded square loses a planted copy's zero to rounding.
+        # From the difference itself: rounding in the expanded square would hide the zero of an exact copy.
         distances.append(np.sqrt(((x - y[index]) ** 2).sum(1)))
     return np.concatenate(indices), np.concatenate(distances)
 
 
 def apart(features: NDArray[np.float32], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Distance (n,) of each of ``features`` (n, d) to the nearest one of another group.
+    """The distance (n,) from each of ``features`` (n, d) to the nearest one of another group.
 
-    Where all are of one group, or of none, each image is a group. Empty for fewer than two images.
+    Where there is only one group, each image counts as a group. The result is empty for fewer than two images.
     """
     if len(features) < 2:
         return np.empty(0)
@@ -70,10 +73,10 @@ def apart(features: NDArray[np.float32], groups: Sequence[str]) -> NDArray[np.fl
     rows = max(1, _CELLS // len(x))
     distances = []
     for start in range(0, len(x), rows):
-        own = x[start : start + rows]
-        squares = (own**2).sum(1)[:, None] + lengths - 2 * own @ x.T
+        block = x[start : start + rows]
+        squares = (block**2).sum(1)[:, None] + lengths - 2 * block @ x.T
         squares[codes[start : start + rows, None] == codes] = np.inf
-        distances.append(np.sqrt(((own - x[squares.argmin(1)]) ** 2).sum(1)))
+        distances.append(np.sqrt(((block - x[squares.argmin(1)]) ** 2).sum(1)))
     return np.concatenate(distances)
 
 
@@ -83,11 +86,11 @@ def near_duplicates(
     """Count copies of real images.
 
     Args:
-        features: (n, d) of the images that are searched for copies.
-        real: (m, d) features of the images that they may be copies of.
-        fresh: (k,) distances of real images that are no copies, as ``nearest`` or ``apart`` gives them: they set the
-            threshold, which is 0 where there are none.
-        pairs: how many of the nearest pairs to return.
+        features: (n, d) features of the images that are searched for copies.
+        real: (m, d) features of the images that they may copy.
+        fresh: (k,) distances of new real images from ``nearest`` or ``apart``; they set the threshold, which is 0
+            where there are none.
+        pairs: number of nearest pairs to return.
     """
     threshold = float(np.percentile(fresh, PERCENTILE)) if len(fresh) else 0.0
     index, distance = nearest(features, real)

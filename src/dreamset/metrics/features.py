@@ -1,4 +1,4 @@
-"""Features of images in the network that only scores: it neither draws, filters nor classifies."""
+"""The judge's features of images; the judge only scores, and neither draws, filters nor classifies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """The judge of a model's row, from uint8 images to features; ``size`` is what it sees, pixels."""
+    """The judge of a model's row, which maps uint8 images to features; ``size`` is the side of its input, pixels."""
 
     def __init__(self, folder: Path) -> None:
         self.device = device.pick()
@@ -26,7 +26,7 @@ class Judge:
         self.size = self.network.size
 
     def features(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
-        """Float32 features (n, width) of RGB images (n, h, h, 3), resized to what the judge sees."""
+        """The float32 features (n, width) of RGB images (n, h, h, 3), which are resized to the judge's input."""
         size, parts = (self.size, self.size), []
         with torch.inference_mode():
             for start in range(0, len(images), batch):

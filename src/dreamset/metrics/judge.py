@@ -1,9 +1,9 @@
 """The judge: a network that only scores images.
 
-It shares neither weights nor random numbers nor architecture with the networks that make or filter images, so that
-its features are fair ground for FID and KID. The bundled one is a small convolutional classifier of glyphs; beside a
-full-size base it is DINOv2 (Oquab et al. 2023), which has seen neither captions nor the labels of a test, or, where a
-row names it, Inception v3 (Szegedy et al. 2016), which FID was first measured with (Heusel et al. 2017).
+It shares no weights, random numbers or architecture with the networks that make or filter images, so that its features
+are a fair basis for FID and KID. The bundled judge is a small convolutional classifier of glyphs. For a full-size base
+it is DINOv2 (Oquab et al. 2023), which has seen neither captions nor test labels. Where a row names it, it is Inception
+v3 (Szegedy et al. 2016), the network of the first FIDs (Heusel et al. 2017).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FEATURES: Final = 64
 WEIGHTS, CONFIG = "judge.safetensors", "config.json"
 _DINOV2: Final = ("dinov2", "dinov2_with_registers")
 _INCEPTION: Final = "inception_v3"
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's images were normalised
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which DINOv2 uses to normalise
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions with a shortcut around them."""
 
     def __init__(self, inward: int, outward: int, stride: int) -> None:
         super().__init__()
@@ -46,11 +46,11 @@ class _Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """A residual network over 16-pixel pictures.
+    """A residual network for 16-pixel pictures.
 
     Attributes:
-        class_names: the classes in the order of the logits; characters of one shape stand in one name.
-        size: pixels of the square that it sees.
+        class_names: the classes in the order of the logits; characters of one shape share a name.
+        size: side of the input, pixels.
     """
 
     size: Final = 16
@@ -66,18 +66,18 @@ class Judge(nn.Module):
             _Block(FEATURES, FEATURES, 1),
             _Block(FEATURES, FEATURES, 2),
         )
-        # Position matters to a glyph, so the last 4x4 map is flattened and not averaged.
+        # Position matters for a glyph, so the last 4x4 map is flattened instead of averaged.
         self.embed = nn.Linear(FEATURES * 16, FEATURES)
         self.classify = nn.Linear(FEATURES, len(self.class_names))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Penultimate features, (n, 64), of float images (n, 3, 16, 16) in -1..1."""
+        """The features before the last layer, (n, 64), of float images (n, 3, 16, 16) in -1..1."""
         maps = self.blocks(torch.relu(self.stem(images)))
         out: torch.Tensor = torch.tanh(self.embed(maps.flatten(1)))
         return out
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Class scores, (n, classes), of float images (n, 3, 16, 16) in -1..1."""
+        """The class scores, (n, classes), of float images (n, 3, 16, 16) in -1..1."""
         out: torch.Tensor = self.classify(self.features(images))
         return out
 
@@ -87,7 +87,7 @@ class Judge(nn.Module):
 
 
 def save_judge(judge: Judge, folder: Path) -> None:
-    """Write weights and configuration into an existing folder."""
+    """Write the judge's weights and configuration into an existing folder."""
     from safetensors.torch import save_file
 
     weights = {name: value.cpu().contiguous() for name, value in judge.state_dict().items()}
@@ -97,7 +97,7 @@ def save_judge(judge: Judge, folder: Path) -> None:
 
 
 def load_judge(folder: Path) -> Judge:
-    """The judge in ``folder`` (``models/base/judge``), on the CPU, in evaluation mode and frozen."""
+    """Load the judge in ``folder`` (``models/base/judge``), on the CPU, in evaluation mode and frozen."""
     from safetensors.torch import load_file
 
     judge = Judge(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
@@ -106,12 +106,12 @@ def load_judge(folder: Path) -> Judge:
 
 
 class _Normalised(nn.Module):
-    """A network that wants images of a mean and a deviation of its own.
+    """A network whose input images are normalised by a mean and a deviation.
 
     Args:
-        network: what takes the normalised images.
-        mean: of each channel, of images in 0..1.
-        deviation: likewise.
+        network: takes the normalised images.
+        mean: mean of each channel, for images in 0..1.
+        deviation: standard deviation of each channel, for images in 0..1.
     """
 
     shift: torch.Tensor
@@ -124,12 +124,12 @@ class _Normalised(nn.Module):
         self.register_buffer("scale", torch.tensor(deviation)[:, None, None], persistent=False)
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """Of float images (n, 3, h, w) in -1..1."""
+        """Normalise float images (n, 3, h, w) in -1..1."""
         return ((images + 1) / 2 - self.shift) / self.scale
 
 
 class Dinov2(_Normalised):
-    """DINOv2 as transformers has it, a ``Dinov2Model``, at its usual 224 pixels."""
+    """DINOv2 from transformers, a ``Dinov2Model``, at its usual 224 pixels."""
 
     size: Final = 224
 
@@ -140,10 +140,10 @@ class Dinov2(_Normalised):
 
 
 class Inception(_Normalised):
-    """Inception v3 as torchvision has it, at its 299 pixels.
+    """Inception v3 from torchvision, at its 299 pixels.
 
-    The weights are ImageNet's as timm hands them out. FIDs in the literature are of another conversion of them, with
-    pools that differ at the edges, so that figures are comparable with each other and not with those.
+    The weights are timm's, trained on ImageNet. FIDs in the literature use another conversion of them, whose pools
+    differ at the edges. So FIDs from this network are comparable with each other, but not with the literature's.
     """
 
     size: Final = 299
@@ -155,10 +155,10 @@ class Inception(_Normalised):
 
 
 def load_network(folder: Path) -> Judge | Dinov2 | Inception:
-    """The judge of a model's row, whichever its folder holds; on the CPU, in evaluation mode and frozen.
+    """Load the judge of a model's row, of any of the three kinds; on the CPU, in evaluation mode and frozen.
 
     Raises:
-        InputError: neither the bundled judge nor DINOv2 nor Inception v3 in safetensors.
+        InputError: the folder holds neither the bundled judge nor DINOv2 nor Inception v3 in safetensors.
     """
     if (folder / WEIGHTS).is_file():
         return load_judge(folder)
@@ -169,13 +169,13 @@ def load_network(folder: Path) -> Judge | Dinov2 | Inception:
         return _load_inception(folder, config)
     if config.get("model_type") not in _DINOV2:
         raise InputError(
-            f"{folder}: holds neither {WEIGHTS} nor a DINOv2 (model_type of {CONFIG}) nor timm's {_INCEPTION} "
-            f"(architecture of {CONFIG}); correct judge in its row."
+            f"{folder}: holds neither {WEIGHTS} nor a DINOv2 (model_type in {CONFIG}) nor timm's {_INCEPTION} "
+            f"(architecture in {CONFIG}); correct judge in its row."
         )
     if not any(folder.glob("model*.safetensors")):
         call = f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}-safe')"
         raise InputError(
-            f"{folder}: holds no safetensors weights, and a pickled file can run any code when it is opened; where you "
+            f"{folder}: holds no safetensors weights, and a pickled file can run any code when it is opened; if you "
             f'trust it, convert it with `python -c "from transformers import AutoModel as M; {call}"` and name the new '
             "folder."
         )
@@ -197,11 +197,11 @@ def _load_inception(folder: Path, config: dict[str, Any]) -> Inception:
     if not path.is_file():
         raise InputError(f"{folder}: lacks model.safetensors; fetch it again.")
     network = inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
-    # What classifies stays out: the head, and the one half-way that helps only in training.
+    # Only features are needed, so the classifying head is left out, and the auxiliary head, which only helps training.
     network.fc = nn.Identity()
     weights = {name: value for name, value in load_file(path).items() if not name.startswith(("fc.", "AuxLogits."))}
     facts = network.load_state_dict(weights, strict=False)
-    # How many batches were seen matters to training alone, and files leave it out.
+    # Files leave out the number of batches seen, which matters only in training.
     missing = [name for name in facts.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or facts.unexpected_keys:
         odd = f"lacks the weights {', '.join(missing[:3])}" if missing else f"holds {facts.unexpected_keys[0]}, unknown"

@@ -1,7 +1,7 @@
-"""Two classifiers on the same images: McNemar's exact test, and how small a gain so few images can show.
+"""Two classifiers on the same images: McNemar's exact test, and the smallest gain that it can detect.
 
-Only images that one of the two gets right and the other wrong tell them apart. Without a true difference each of these
-discordant images falls to either side with equal chance (McNemar 1947), so that their number decides what can be shown.
+Only the images that exactly one of the two gets right distinguish them. Without a true difference, each of these
+discordant images falls to either side with equal chance (McNemar 1947). So their number limits the test's power.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POWER: Final = 0.8
-DISCORDANT: Final = 0.2  # share of images that power is computed for: two few-shot classifiers on a task of some 80 %
+DISCORDANT: Final = 0.2  # assumed share of discordant images: two few-shot classifiers of about 80 % accuracy
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Images that only the first classifier got right (``gained``), only the second (``lost``), and the p-value."""
+    """The numbers of images that only the first (``gained``) or only the second (``lost``) got right, and p."""
 
     gained: int
     lost: int
@@ -28,9 +28,9 @@ class Paired:
 
 
 def mcnemar(differences: NDArray[np.float64]) -> Paired:
-    """The exact, two-sided test that two classifiers are equally often right.
+    """Test exactly and two-sided whether two classifiers are equally often right.
 
-    Images are taken as independent, groups or not.
+    The test takes images as independent, even where they form groups.
 
     Args:
         differences: (n,) 1 where only the first is right, -1 where only the second is, else 0.
@@ -38,21 +38,21 @@ def mcnemar(differences: NDArray[np.float64]) -> Paired:
     from scipy.stats import binomtest
 
     gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
-    # None discordant: nothing speaks against equality.
+    # Without discordant images nothing speaks against equality.
     p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return Paired(gained, lost, p)
 
 
 def score_interval(gained: int, lost: int, images: int, confidence: float) -> tuple[float, float]:
-    """Tango's (1998) interval of the difference of two accuracies on the same images: all that a score test accepts.
+    """Tango's (1998) interval of the difference of two accuracies on the same images.
 
-    It has a width however few images the two classifiers disagree on, also where they disagree on none.
+    It holds all differences that a score test accepts. It has a width even where the two classifiers never disagree.
 
     Args:
-        gained: images that only the first classifier got right.
-        lost: images that only the second got right.
-        images: all of them, 1 or more.
-        confidence: of the interval, 0..1.
+        gained: number of images that only the first classifier got right.
+        lost: number of images that only the second got right.
+        images: number of all images, 1 or more.
+        confidence: the interval's confidence, 0..1.
 
     Returns:
         The ends, -1..1, as shares of the images.
@@ -63,10 +63,10 @@ def score_interval(gained: int, lost: int, images: int, confidence: float) -> tu
     estimate = (gained - lost) / images
 
     def score(difference: float) -> float:
-        """The estimate's distance from ``difference`` in the standard errors that hold if that is true."""
+        """The estimate's distance from ``difference``, in standard errors under the assumption that it is true."""
         linear = (2 * images - gained + lost) * difference - gained - lost
         constant = -lost * difference * (1 - difference)
-        # Most likely share of lost images under that difference: the larger root of a quadratic.
+        # The most likely share of lost images given that difference: the larger root of a quadratic.
         share = (max(linear**2 - 8 * images * constant, 0) ** 0.5 - linear) / (4 * images)
         variance = images * (2 * share + difference * (1 - difference))
         return float(images * (estimate - difference) / max(variance, 1e-24) ** 0.5)
@@ -78,7 +78,7 @@ def score_interval(gained: int, lost: int, images: int, confidence: float) -> tu
 
 
 def fewest_discordant(confidence: float) -> int:
-    """Discordant images, all on one side, from which on the test rejects at 1 - ``confidence``: 6 at 95 %."""
+    """The fewest discordant images, all on one side, with which the test rejects at 1 - ``confidence``: 6 at 95 %."""
     count = 1
     while 2 * 0.5**count > 1 - confidence:
         count += 1
@@ -86,56 +86,56 @@ def fewest_discordant(confidence: float) -> int:
 
 
 def smallest_gain(images: int, confidence: float) -> float | None:
-    """The smallest difference of accuracy that the test can show, when all discordant images are on one side.
+    """The smallest difference of accuracy that the test can detect, with all discordant images on one side.
 
-    None where even a difference on every image would not be enough.
+    None where even a difference on every image is not enough.
     """
     fewest = fewest_discordant(confidence)
     return fewest / images if images >= fewest else None
 
 
 def power(gain: float, images: int, confidence: float, discordant: float) -> float:
-    """Probability that the test finds a true gain, computed exactly (Duffy 1984).
+    """The exact probability that the test detects a true gain (Duffy 1984).
 
     Args:
         gain: true difference of the two accuracies, at most ``discordant``.
-        images: on which both are scored.
+        images: number of images that both classifiers are scored on.
         confidence: the test rejects at 1 - ``confidence``.
         discordant: share of images that exactly one of the two gets right.
     """
     import numpy as np
     from scipy.stats import binom
 
-    # Beyond these counts lies a millionth of the probability.
+    # The counts outside this range have a total probability of a millionth.
     count = np.arange(binom.ppf(5e-7, images, discordant), binom.ppf(1 - 5e-7, images, discordant) + 1)
-    # The largest smaller side with which the test still rejects; -1 where none does.
+    # The largest count of the smaller side with which the test still rejects; -1 where there is none.
     worst = binom.ppf((1 - confidence) / 2, count, 0.5)
     worst = np.where(binom.cdf(worst, count, 0.5) <= (1 - confidence) / 2, worst, worst - 1)
     better = (discordant + gain) / (2 * discordant)
-    # Only the side of the true gain counts: rejecting for the other side is a mistake.
-    found = binom.cdf(worst, count, 1 - better)
-    return float((binom.pmf(count, images, discordant) * found).sum())
+    # Only the side of the true gain counts: a rejection in favour of the other side is a mistake.
+    detected = binom.cdf(worst, count, 1 - better)
+    return float((binom.pmf(count, images, discordant) * detected).sum())
 
 
 def detectable_gain(images: int, confidence: float, discordant: float = DISCORDANT) -> float | None:
-    """The smallest true gain that the test finds with a probability of 80 %, to a thousandth.
+    """The smallest true gain that the test detects with a probability of 80 %, rounded to a thousandth.
 
-    None where not even the largest does, which is ``discordant`` itself.
+    None where even the largest possible gain, ``discordant``, has a lower probability.
     """
     from scipy.optimize import brentq
 
-    def short(gain: float) -> float:
+    def surplus(gain: float) -> float:
         return power(gain, images, confidence, discordant) - POWER
 
-    if short(discordant) < 0:
+    if surplus(discordant) < 0:
         return None
-    return round(float(brentq(short, 0.0, discordant, xtol=1e-4)), 3)
+    return round(float(brentq(surplus, 0.0, discordant, xtol=1e-4)), 3)
 
 
 def reach(images: int, confidence: float) -> dict[str, Any]:
-    """What so many images can show: ``smallest_gain``, ``detectable_gain``, and both in words.
+    """The gains that a test on ``images`` images can detect: ``smallest_gain``, ``detectable_gain``, and both in words.
 
-    ``warning`` is None where a gain has a fair chance to be shown.
+    ``warning`` is None where the test has a fair chance to detect a gain.
     """
     smallest, likely = smallest_gain(images, confidence), detectable_gain(images, confidence)
     level = f"{100 * confidence:g} %"

@@ -1,11 +1,13 @@
-"""Near-duplicates of real images by a perceptual hash, confirmed by their pixels: no network, seconds for thousands.
+"""Near-duplicates of real images, by a perceptual hash that pixels confirm: no network, seconds for thousands.
 
-A pair is one where both agree: 64 signs of the low frequencies of two thumbnails, at most ``HAMMING`` of them unlike,
-and a correlation of the thumbnails of at least ``CORRELATION``. The two bounds were measured. Of the 740,480 pairs of
-a test digit and another of scikit-learn's digits, 518 agree in the hash and none in both (their correlation stays below
-0.99): on 8x8 pixels a hash alone means nothing. Of the 10.2 million pairs of a test and a training photograph of
-Caltech-101, 26 agree in both, each pair of one class. A photograph written again as JPEG at quality 30, halved, or with
-less contrast is found; one that is cropped by 5 % or turned is not.
+Two images are near-duplicates where two criteria agree. Of the 64 bits of their hashes, the signs of a thumbnail's low
+frequencies, at most ``HAMMING`` differ. The correlation of their thumbnails is at least ``CORRELATION``.
+
+Both bounds were measured. Of the 740,480 pairs of a test digit and another of scikit-learn's digits, 518 agree in the
+hash and none in both criteria (the correlation stays below 0.99): on 8x8 pixels a hash alone means nothing. Of the 10.2
+million pairs of a test and a training photograph of Caltech-101, 26 agree in both; each of these pairs is of one class.
+The criteria detect a photograph saved as JPEG at quality 30, halved in size, or with less contrast. They miss one that
+is cropped by 5 % or turned.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 HAMMING: Final = 8  # of 64 bits
 CORRELATION: Final = 0.99
 _LOW: Final = 8  # frequencies of the hash along each side
-_BLOCK: Final = 256  # images that are compared with all others at once
+_BLOCK: Final = 256  # images compared with all others at once
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class Pair:
 
 
 class Thumbnails:
-    """Images as hashes and normalised thumbnails.
+    """The hashes and normalised thumbnails of images.
 
     Args:
-        thumbnails: of ``images.thumbnail``.
+        thumbnails: results of ``images.thumbnail``.
     """
 
     def __init__(self, thumbnails: Sequence[bytes]) -> None:
@@ -50,7 +52,7 @@ class Thumbnails:
         flat = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL**2).astype(np.float32)
         self.hashes = _hashes(flat.reshape(-1, THUMBNAIL, THUMBNAIL))
         flat -= flat.mean(1, keepdims=True)
-        # A picture of one colour has no pattern that another could repeat: its correlation is 0 with all.
+        # An image of one colour has no pattern that another could repeat: its correlation with all is 0.
         self.patterns = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
     def __len__(self) -> int:
@@ -58,7 +60,7 @@ class Thumbnails:
 
 
 def across(first: Thumbnails, second: Thumbnails) -> Iterator[Pair]:
-    """Near-duplicates of which one is in ``first`` and one in ``second``."""
+    """Yield the near-duplicates with one image in ``first`` and one in ``second``."""
     import numpy as np
 
     for start in range(0, len(first), _BLOCK):
@@ -72,12 +74,12 @@ def across(first: Thumbnails, second: Thumbnails) -> Iterator[Pair]:
 
 
 def within(images: Thumbnails) -> Iterator[Pair]:
-    """Near-duplicates among ``images``, the earlier one first."""
+    """Yield the near-duplicates among ``images``, with the earlier image first."""
     return (pair for pair in across(images, images) if pair.first < pair.second)
 
 
 def _hashes(thumbnails: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Which low frequencies of (n, side, side) thumbnails lie above their median: (n,) uint64."""
+    """The hashes of thumbnails (n, side, side): a bit per low frequency, set above the median; (n,) uint64."""
     import numpy as np
 
     frequency, place = np.arange(_LOW)[:, None], np.arange(THUMBNAIL)[None]

@@ -1,18 +1,21 @@
-"""What no two splits may have in common: groups, pictures, and pictures that are nearly the same.
+"""Overlap between splits: groups, pictures, and near-duplicate pictures that two splits have in common.
 
-Near-duplicates of which an earlier part and a later one hold one each are found in two ways, of which one is enough:
+A near-duplicate is an image of a later part that resembles an image of an earlier part. Either of two criteria is
+enough:
 
-- by a perceptual hash and the correlation of thumbnails (``dreamset.metrics.near_duplicates``);
-- by features: the image lies nearer than ``RATIO`` times as far from one of the earlier part, in the judge's
-  features, as from the nearest image of its own part and another group. Lowe (2004, section 7.1) holds the nearest
-  against the second nearest alike; a ratio needs no scale, so it serves any network.
+- a perceptual hash and the correlation of thumbnails (``dreamset.metrics.near_duplicates``);
+- the judge's features: the distance to an image of the earlier part is less than ``RATIO`` times the distance to the
+  nearest image of the same part and another group. Lowe (2004, section 7.1) compares the nearest with the second
+  nearest in the same way. A ratio needs no scale, so it serves any network.
 
 ``RATIO`` was measured with the bundled judge, which knows glyphs and no photographs. Of the 2,465 test photographs of
-Caltech-101, 12 lie below it beside the 4,128 training ones, and are the same thing in the same pose to the eye (so are
-those up to 0.45; unrelated pairs begin at 0.48); of 640 test digits beside 915 by other writers none does, and the
-nearest lies at 0.24. Of 300 of Caltech's training photographs, changed and put among the test ones, the two ways
-together find 299 saved as JPEG at quality 30, 300 halved, 235 made paler, 22 turned by 3 degrees, 18 cropped by 2.5 %
-at each side and 2 mirrored; the hash alone 299, 299, 233, 1, 4 and 0. A judge that knows photographs should find more.
+Caltech-101, 12 have a ratio below it to the 4,128 training ones. They show the same thing in the same pose, and so do
+those up to 0.45; unrelated pairs begin at 0.48. Of 640 test digits, none has such a ratio to the 915 digits of other
+writers; the lowest is 0.24.
+
+300 of Caltech's training photographs were changed and put among the test ones. Both criteria together detect 299 saved
+as JPEG at quality 30, 300 halved, 235 made paler, 22 turned by 3 degrees, 18 cropped by 2.5 % at each side and 2
+mirrored; the hash alone detects 299, 299, 233, 1, 4 and 0. A judge that knows photographs should detect more.
 """
 
 from __future__ import annotations
@@ -36,17 +39,21 @@ if TYPE_CHECKING:
     from dreamset import sources
     from dreamset.metrics.features import Judge
 
-    _Found = Iterator[tuple[tuple[str, int, str, int], dict[str, Any]]]
+    # (later part, index, earlier part, index) of a pair, and its measures.
+    _Pairs = Iterator[tuple[tuple[str, int, str, int], dict[str, Any]]]
 
 RATIO: Final = 0.2
-_BLOCK: Final = 256  # images in memory at once, as the judge sees them
+_BLOCK: Final = 256  # images in memory at once, at the judge's size
 
 
 def pass_over(source: sources.Source) -> tuple[sources.Source, list[tuple[sources.Image, str]]]:
-    """A published split without the training and selection images whose pixels stand in a later part, and their list.
+    """Remove from a published split the training and selection images whose pixels are also in a later part.
 
-    The literature's splits hold such copies and cannot be mended; other sources come back as they are, to be refused
-    by ``check_overlap``.
+    The literature's splits hold such copies and cannot be corrected. Other sources are returned unchanged, and
+    ``check_overlap`` refuses them.
+
+    Returns:
+        The source without the copies, and the copies, each with the reason.
     """
     if not source.published:
         return source, []
@@ -67,17 +74,17 @@ def pass_over(source: sources.Source) -> tuple[sources.Source, list[tuple[source
 
 
 def check_overlap(parts: dict[str, list[sources.Image]]) -> None:
-    """Fail when the same picture, or the same group, stands in two parts.
+    """Fail where two parts hold the same picture or the same group.
 
     Raises:
-        InputError: naming both images.
+        InputError: two parts overlap; the sentence names both images.
     """
     pictures: dict[str, tuple[str, str]] = {}
     groups: dict[str, tuple[str, str]] = {}
     for part, images in parts.items():
         for image in images:
-            for seen, key, what in ((pictures, image.pixels_sha256, "picture"), (groups, image.group, "group")):
-                other = seen.setdefault(key, (part, image.name))
+            for first, key, what in ((pictures, image.pixels_sha256, "picture"), (groups, image.group, "group")):
+                other = first.setdefault(key, (part, image.name))
                 if other[0] != part:
                     raise InputError(
                         f"{other[1]} ({other[0]}) and {image.name} ({part}) are the same {what}; "
@@ -86,56 +93,56 @@ def check_overlap(parts: dict[str, list[sources.Image]]) -> None:
 
 
 def near_pairs(parts: dict[str, list[sources.Image]], judge: Path) -> list[dict[str, Any]]:
-    """Near-duplicates of which an earlier part and a later one hold one each: those by hash first, the nearest first.
+    """The near-duplicates between an earlier and a later part: pairs by hash first, the nearest first.
 
     Args:
         parts: images by the part's name, in order.
         judge: folder of the network whose features are compared.
 
     Returns:
-        For each pair the later ``part`` and its ``image``, the part and image that it is ``like``, and by what: by hash
-        ``hamming`` (bits of 64 in which their hashes differ) and ``correlation`` (of their thumbnails), by features
-        ``ratio`` (of their distance to that from the image to its own part); None where the way did not find it.
+        For each pair the later ``part`` and its ``image``, and ``like_part`` and ``like``, the part and image that it
+        resembles. By hash: ``hamming`` (of 64 bits, the number that differ) and ``correlation`` (of the thumbnails). By
+        features: ``ratio`` (their distance over the image's distance to its part). None where the criterion fails.
     """
-    found: dict[tuple[str, int, str, int], dict[str, Any]] = {}
-    for of, facts in itertools.chain(_by_hash(parts), _by_features(parts, judge)):
-        later, second, earlier, first = of
+    pairs: dict[tuple[str, int, str, int], dict[str, Any]] = {}
+    for indices, measures in itertools.chain(_by_hash(parts), _by_features(parts, judge)):
+        later, second, earlier, first = indices
         pair = {"part": later, "image": parts[later][second].name}
         pair |= {"like_part": earlier, "like": parts[earlier][first].name}
-        found.setdefault(of, pair | dict.fromkeys(("hamming", "correlation", "ratio"))).update(facts)
-    by_hash = [pair for pair in found.values() if pair["hamming"] is not None]
-    alone = [pair for pair in found.values() if pair["hamming"] is None]
+        pairs.setdefault(indices, pair | dict.fromkeys(("hamming", "correlation", "ratio"))).update(measures)
+    by_hash = [pair for pair in pairs.values() if pair["hamming"] is not None]
+    by_features = [pair for pair in pairs.values() if pair["hamming"] is None]
     by_hash.sort(key=lambda pair: (-pair["correlation"], pair["image"], pair["like"]))
-    return by_hash + sorted(alone, key=lambda pair: (pair["ratio"], pair["image"]))
+    return by_hash + sorted(by_features, key=lambda pair: (pair["ratio"], pair["image"]))
 
 
-def _by_hash(parts: dict[str, list[sources.Image]]) -> _Found:
-    """(later part, index, earlier part, index) of each pair, and what the hash and the thumbnails say."""
+def _by_hash(parts: dict[str, list[sources.Image]]) -> _Pairs:
+    """Yield the pairs that agree in hash and thumbnail, with both measures."""
     from dreamset.metrics.near_duplicates import Thumbnails, across
 
-    made = {part: Thumbnails([_thumbnail(image) for image in images]) for part, images in parts.items()}
+    thumbnails = {part: Thumbnails([_thumbnail(image) for image in images]) for part, images in parts.items()}
     for earlier, later in itertools.combinations(parts, 2):
-        for pair in across(made[earlier], made[later]):
-            facts = {"hamming": pair.hamming, "correlation": round(pair.correlation, 4)}
-            yield (later, pair.second, earlier, pair.first), facts
+        for pair in across(thumbnails[earlier], thumbnails[later]):
+            measures = {"hamming": pair.hamming, "correlation": round(pair.correlation, 4)}
+            yield (later, pair.second, earlier, pair.first), measures
 
 
-def _by_features(parts: dict[str, list[sources.Image]], judge: Path) -> _Found:
-    """The same of the judge's features: of each image of a later part, the nearest one of each earlier part."""
+def _by_features(parts: dict[str, list[sources.Image]], judge: Path) -> _Pairs:
+    """Yield the pairs of an image in a later part and its nearest in an earlier part, where the ratio is low."""
     from dreamset.metrics.duplicates import apart, nearest
     from dreamset.metrics.features import Judge
 
     network = Judge(judge)
     features = {part: _features(images, network, part) for part, images in parts.items() if len(images) > 1}
     for earlier, later in itertools.combinations(features, 2):
-        own = apart(features[later], [image.group for image in parts[later]])
+        in_part = apart(features[later], [image.group for image in parts[later]])
         index, distance = nearest(features[later], features[earlier])
-        for row in (distance < RATIO * own).nonzero()[0].tolist():
-            yield (later, row, earlier, int(index[row])), {"ratio": round(float(distance[row] / own[row]), 4)}
+        for row in (distance < RATIO * in_part).nonzero()[0].tolist():
+            yield (later, row, earlier, int(index[row])), {"ratio": round(float(distance[row] / in_part[row]), 4)}
 
 
 def _features(images: Sequence[sources.Image], judge: Judge, part: str) -> NDArray[np.float32]:
-    """(images, width)."""
+    """The judge's features of a part's images: (images, width)."""
     import numpy as np
 
     blocks = []
@@ -148,7 +155,7 @@ def _features(images: Sequence[sources.Image], judge: Judge, part: str) -> NDArr
 
 
 def _picture(image: sources.Image) -> Picture:
-    """RGB, as the source means it."""
+    """The image as RGB, decoded as its source says."""
     if image.path is not None and image.decoding is not None:
         return decode(image.path.read_bytes(), image.decoding).image
     if image.path is not None:
@@ -164,9 +171,10 @@ def _thumbnail(image: sources.Image) -> bytes:
 
 
 def clusters(images: Sequence[sources.Image]) -> dict[str, str]:
-    """For each image's name, the name of one image that stands for all that belong together: by group or by look.
+    """Cluster images by group and by look; return, by image name, the name of the cluster's representative.
 
-    By look within a class alone: the same picture in two classes is a wrong label, which ``check_overlap`` has to find.
+    Images are clustered by look only within a class: the same picture in two classes is a wrong label, which
+    ``check_overlap`` must see.
     """
     from dreamset.metrics.near_duplicates import Thumbnails, within
 
@@ -185,7 +193,7 @@ def clusters(images: Sequence[sources.Image]) -> dict[str, str]:
     classes: dict[int, list[sources.Image]] = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
-    for own in classes.values():
-        for pair in within(Thumbnails([_thumbnail(image) for image in own])):
-            parent[root(own[pair.second].name)] = root(own[pair.first].name)
+    for members in classes.values():
+        for pair in within(Thumbnails([_thumbnail(image) for image in members])):
+            parent[root(members[pair.second].name)] = root(members[pair.first].name)
     return {name: root(name) for name in parent}

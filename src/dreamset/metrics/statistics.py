@@ -1,4 +1,4 @@
-"""What a table over seeds can claim: intervals over seeds and test images, tests over seeds, many tests at once."""
+"""Statistics over seeds: intervals over seeds and test images, tests over seeds, families of tests."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ENOUGH_SEEDS: Final = 6  # 2 / 2^n, the least p of a two-sided sign-flip test, is below 0.05 from here on
+ENOUGH_SEEDS: Final = 6  # from here on the smallest p of a two-sided sign-flip test, 2 / 2^n, is below 0.05
 _EXACT_SEEDS: Final = 20  # 2^20 flips take a moment; beyond, they are drawn
 _DRAWN_FLIPS: Final = 100_000
-_BATCH: Final = 200  # resamples at once, so that memory stays small for large test sets
+_BATCH: Final = 200  # resamples drawn at once, so that memory stays small for large test sets
 
 
 def crossed_bca(differences: NDArray[np.float64], resamples: int, confidence: float) -> Interval:
     """The mean difference with its BCa interval over seeds and test images, resampled crosswise.
 
-    All seeds are scored on the same images, so that an entry shares its seed with its row and its image with its
-    column: rows and columns are drawn apart from each other, and the mean is taken where they cross. What belongs to
-    one entry alone is counted in both, so that the interval is rather too wide than too narrow (Owen 2007).
+    All seeds are scored on the same images: a row of the table is a seed, a column an image. Rows and columns are drawn
+    independently, and the mean is taken where they cross. The variation of a single entry counts in both, so the
+    interval is too wide rather than too narrow (Owen 2007).
 
-    With one seed only the images are resampled, for nothing is known of other seeds. Where every entry is the same
-    the interval is the estimate itself; where the acceleration is undefined (the jackknife's means do not vary) it is
-    the percentile interval.
+    With one seed, only the images are resampled, because nothing is known about other seeds. Where all entries are
+    equal, the interval is the estimate itself. Where the acceleration is undefined (the jackknife's means do not vary),
+    it is the percentile interval.
 
     Args:
-        differences: (seeds, images), of two classifiers' correctness: -1, 0 or 1.
-        resamples: how many.
-        confidence: of the interval, 0..1.
+        differences: (seeds, images), the difference of two classifiers' correctness: -1, 0 or 1.
+        resamples: number of resamples.
+        confidence: the interval's confidence, 0..1.
     """
     from scipy import stats
 
@@ -46,7 +46,7 @@ def crossed_bca(differences: NDArray[np.float64], resamples: int, confidence: fl
     sides = [side for side in (seeds, images) if side > 1]
 
     def mean(*chosen: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
-        """Means over the chosen rows and columns; of shapes (..., rows), (..., columns)."""
+        """The means over the chosen rows and columns, of shapes (..., rows) and (..., columns)."""
         assert axis == -1
         each = iter(chosen)
         rows = _shares(next(each), seeds) if seeds > 1 else np.ones(1)
@@ -55,7 +55,7 @@ def crossed_bca(differences: NDArray[np.float64], resamples: int, confidence: fl
         return means
 
     with warnings.catch_warnings():
-        # The degenerate case is handled below, by the interval that is not a number.
+        # A degenerate case gives NaN ends, which are handled below.
         warnings.simplefilter("ignore")
         result = stats.bootstrap(
             tuple(np.arange(side) for side in sides),
@@ -76,7 +76,7 @@ def crossed_bca(differences: NDArray[np.float64], resamples: int, confidence: fl
 
 
 def _shares(chosen: NDArray[np.int64], among: int) -> NDArray[np.float64]:
-    """(..., drawn) indices as (..., among) shares of the draws."""
+    """Turn drawn indices (..., drawn) into the share of draws of each index (..., among)."""
     flat = chosen.reshape(-1, chosen.shape[-1])
     offsets = np.arange(len(flat))[:, None] * among
     counts = np.bincount((flat + offsets).ravel(), minlength=len(flat) * among)
@@ -85,18 +85,18 @@ def _shares(chosen: NDArray[np.int64], among: int) -> NDArray[np.float64]:
 
 
 def sign_flip(by_seed: Sequence[float]) -> float:
-    """Two-sided p of the sign-flip test that seeds' mean differences are symmetric about zero.
+    """The two-sided p of the sign-flip test: are the seeds' mean differences symmetric about zero?
 
-    Every one of the 2^n flips up to 20 seeds, and 100,000 drawn ones beyond. The seeds are what is sampled: the test
-    images stay as they are.
+    Up to 20 seeds it uses all 2^n flips, beyond that 100,000 drawn ones. The seeds are the sample; the test images are
+    fixed.
 
     Args:
-        by_seed: a difference per seed, of any unit.
+        by_seed: a difference per seed, in any unit.
     """
     values = np.asarray(by_seed, np.float64)
-    seen = abs(values.sum())
-    # Equal sums must count as equal whatever the order in which they were added.
-    least = seen - 1e-9 * max(1.0, float(abs(values).sum()))
+    observed = abs(values.sum())
+    # Equal sums must count as equal, whatever the order of addition.
+    least = observed - 1e-9 * max(1.0, float(abs(values).sum()))
     if len(values) <= _EXACT_SEEDS:
         sums = np.zeros(1)
         for value in values:
@@ -104,16 +104,16 @@ def sign_flip(by_seed: Sequence[float]) -> float:
         return float((abs(sums) >= least).mean())
     rng = np.random.default_rng(seed_for("sign_flip"))
     sums = rng.choice((-1.0, 1.0), (_DRAWN_FLIPS, len(values))) @ values
-    # The flip that was seen is one of them (Phipson and Smyth 2010).
+    # The observed signs count as one of the flips (Phipson and Smyth 2010).
     return float((1 + (abs(sums) >= least).sum()) / (1 + _DRAWN_FLIPS))
 
 
 def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
-    """Holm's (1979) adjusted p of every test of a family, in the order given.
+    """Holm's (1979) adjusted p of every test of a family, in the given order.
 
     Args:
         p_values: 0..1 each.
-        family: tests in the family, where some of them are not made yet; these count as not significant.
+        family: number of tests in the family, where some are still to come; these count as not significant.
     """
     tests = max(family or 0, len(p_values))
     adjusted, highest = [0.0] * len(p_values), 0.0
@@ -124,7 +124,7 @@ def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
 
 
 def indicative(seeds: int) -> bool:
-    """Whether so few seeds can only hint: no two-sided sign-flip test of theirs can reach 5 %."""
+    """Whether the seeds are too few for more than a hint: no two-sided sign-flip test of them can reach 5 %."""
     return seeds < ENOUGH_SEEDS
 
 
@@ -133,14 +133,14 @@ def spearman(
 ) -> Interval | None:
     """Spearman's rank correlation with a percentile interval that resamples whole seeds.
 
-    Points of one seed share shots and noise, so that they are drawn together.
+    Points of one seed share shots and noise, so they are drawn together.
 
     Args:
         x: one value per point.
-        y: the same.
+        y: one value per point.
         seeds: the seed of each point.
-        resamples: how many.
-        confidence: of the interval, 0..1.
+        resamples: number of resamples.
+        confidence: the interval's confidence, 0..1.
 
     Returns:
         None where fewer than three seeds or an unvarying side leave it undefined.
@@ -157,13 +157,13 @@ def spearman(
         _rank_correlation(points[:, np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])])
         for _ in range(resamples)
     ]
-    known = [value for value in drawn if value is not None]
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    defined = [value for value in drawn if value is not None]
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(estimate, float(low), float(high))
 
 
 def _rank_correlation(points: NDArray[np.float64]) -> float | None:
-    """Of (2, n) points; None where a side does not vary."""
+    """The rank correlation of (2, n) points; None where a side does not vary."""
     from scipy.stats import rankdata
 
     ranks = rankdata(points, axis=1)

@@ -1,6 +1,6 @@
-"""Where real images come from: one module per kind of source, one row in ``read``.
+"""The sources of real images: one module per kind, and one branch in ``read``.
 
-A source says what its images are and which parts they may go to; ``dreamset.prepare`` draws the shots.
+A source lists its images and the parts that they may go to; ``dreamset.prepare`` draws the shots.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ KINDS: Final = ("digits", "imagefolder:PATH", "csv:FILE", "coop:FILE", "cifar10:
 class Image:
     """A usable image of a source.
 
-    ``name`` identifies it in the source; ``path`` is its file and ``sha256`` of that file, or None where the source has
-    no files and ``prepare`` writes the drawn ones from ``pixels`` (h, w, 3) or (h, w), uint8. ``pixels_sha256`` is of
-    the decoded pixels, so that one picture stored twice is found whatever its file format. ``note`` says what was out
-    of the ordinary in the file. ``grey``: its three channels are one. ``decoding`` is given where no reader but this
-    one makes 8 bits of the file, and ``prepare`` writes the drawn ones anew. ``thumbnail`` is of ``images.thumbnail``,
-    or None where ``pixels`` are there to make it of.
+    Attributes:
+        name: identifies the image in the source.
+        label: index of its class.
+        group: name of its group, which must stay in one part.
+        pixels_sha256: hash of the decoded pixels, equal for one picture stored twice, whatever the file formats.
+        path: its file, or None where the source has no files and ``prepare`` writes the drawn images from ``pixels``.
+        sha256: hash of the file, or None as ``path``.
+        note: what is unusual about the file, or None.
+        grey: its three channels are equal.
+        decoding: given where only this project's reader converts the file to 8 bits; ``prepare`` then writes the drawn
+            images as new files.
+        thumbnail: the result of ``images.thumbnail``, or None where ``pixels`` are available to make it from.
+        pixels: (h, w, 3) or (h, w) uint8, or None where ``path`` is given.
     """
 
     name: str
@@ -50,12 +57,19 @@ class Image:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything a source offers.
+    """The classes and images of a source.
 
-    ``names`` are the classes as captions say them, or None where ``splits.spoken`` of them will do. ``selection`` is
-    None where selection images come out of the same pool as the shots, and ``test`` is None where ``prepare`` has to
-    hold test images out of that pool. ``published``: the split is the literature's, which nobody may mend, so that
-    copies of its test images among the others are passed over instead of refused.
+    Attributes:
+        classes: names of the classes, in label order.
+        template: the caption, with ``{class}`` in place of the class name.
+        invariances: changes of an image that keep its label.
+        train: the images that shots are drawn from.
+        selection: selection images, or None where ``prepare`` draws them from ``train``.
+        test: test images, or None where ``prepare`` draws them from ``train``.
+        rejected: (file, reason) of every file that cannot be used.
+        names: the class names for captions, or None where ``splits.spoken`` of ``classes`` serves.
+        published: the split is the literature's and cannot be corrected; training images that copy its test images are
+            left out instead of refused.
     """
 
     classes: tuple[str, ...]
@@ -70,10 +84,10 @@ class Source:
 
 
 def read(prepare: Prepare) -> Source:
-    """The source that ``prepare.source`` names.
+    """Read the source that ``prepare.source`` names.
 
     Raises:
-        InputError: no such source, files that are missing, or class names that a caption cannot tell apart.
+        InputError: there is no such source, files are missing, or captions cannot distinguish two class names.
     """
     from dreamset.core.images import Decoding
     from dreamset.sources import arrays, coop, digits, imagefolder, listing, presets
@@ -99,9 +113,9 @@ def read(prepare: Prepare) -> Source:
     else:
         source = None
     if source is None:
-        known = ", ".join([*KINDS, *(f"{name}:PATH" for name in presets.PRESETS)])
+        kinds = ", ".join([*KINDS, *(f"{name}:PATH" for name in presets.PRESETS)])
         raise InputError(
-            f"prepare.source: expected one of {known}, got {prepare.source!r}; write for example imagefolder:data/raw."
+            f"prepare.source: expected one of {kinds}, got {prepare.source!r}; write for example imagefolder:data/raw."
         )
     _check_classes(source, prepare.source)
     return source
@@ -114,12 +128,12 @@ def _window(prepare: Prepare) -> tuple[float, float] | None:
 def _check_classes(source: Source, where: str) -> None:
     if len(source.classes) < 2:
         raise InputError(f"{where}: holds {len(source.classes)} classes; a classifier needs at least two.")
-    seen: dict[str, str] = {}
-    for name, said in zip(source.classes, source.names or map(spoken, source.classes), strict=True):
+    by_caption: dict[str, str] = {}
+    for name, caption in zip(source.classes, source.names or map(spoken, source.classes), strict=True):
         # CLIP reads captions in lower case.
-        key = unicodedata.normalize("NFKC", said).casefold()
-        if seen.setdefault(key, name) != name:
+        key = unicodedata.normalize("NFKC", caption).casefold()
+        if by_caption.setdefault(key, name) != name:
             raise InputError(
-                f"{where}: classes {seen[key]!r} and {name!r} have the same caption, since case and underscores do "
-                "not count; rename or merge them."
+                f"{where}: classes {by_caption[key]!r} and {name!r} have the same caption, since case and underscores "
+                "do not count; rename or merge them."
             )

@@ -1,4 +1,4 @@
-"""Data sets that are arrays and not files: CIFAR and MedMNIST. Only drawn images are written as PNG."""
+"""Data sets stored as arrays instead of files: CIFAR and MedMNIST. Only the drawn images are written as PNG."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ANY_WAY_UP: Final = ("hflip", "vflip", "rotation")
 
 
 class _Set(NamedTuple):
-    """What is said of a set of MedMNIST: the words of its captions, and the changes that keep its labels."""
+    """One data set of MedMNIST: the words of its captions, and the changes that keep its labels."""
 
     template: str
     classes: tuple[str, ...]
@@ -88,10 +88,10 @@ MEDMNIST: Final = {
 
 
 def read_cifar(kind: str, root: Path) -> Source:
-    """CIFAR-10 or CIFAR-100 as torchvision reads it; selection images come out of the training images.
+    """Read CIFAR-10 or CIFAR-100 through torchvision; selection images are drawn from the training images.
 
     Raises:
-        InputError: the files are not there, or their checksums are not the published ones.
+        InputError: files are missing, or their checksums differ from the published ones.
     """
     import numpy as np
     from torchvision import datasets
@@ -102,7 +102,7 @@ def read_cifar(kind: str, root: Path) -> Source:
         train, test = (reader(root, train=part, download=False) for part in (True, False))
     except (RuntimeError, OSError) as error:
         raise InputError(
-            f"{root}: holds no whole {reader.base_folder}; download {reader.url} and unpack it there."
+            f"{root}: holds no complete {reader.base_folder}; download {reader.url} and unpack it there."
         ) from error
     return Source(
         classes=tuple(train.classes),
@@ -116,10 +116,10 @@ def read_cifar(kind: str, root: Path) -> Source:
 
 
 def read_medmnist(file: Path) -> Source:
-    """A file of MedMNIST, of any size of images; selection images come from its validation part.
+    """Read a file of MedMNIST with images of any size; selection images come from its validation part.
 
     Raises:
-        InputError: it is not such a file, or one of volumes or of several labels per image.
+        InputError: it is not such a file, or it holds volumes or several labels per image.
     """
     import numpy as np
 
@@ -128,18 +128,18 @@ def read_medmnist(file: Path) -> Source:
             parts = {part: _checked(file, part, arrays) for part in ("train", "val", "test")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise InputError(
-            f"{file}: is not a whole file of MedMNIST ({error}); download it from https://medmnist.com."
+            f"{file}: is not a complete file of MedMNIST ({error}); download it from https://medmnist.com."
         ) from error
-    known = MEDMNIST.get(file.stem.split("_")[0].lower())
+    row = MEDMNIST.get(file.stem.split("_")[0].lower())
     count = 1 + max(int(labels.max()) for _, labels in parts.values())
-    if known is None or len(known.classes) < count:
-        known = _Set("a photo of {class}", tuple(f"class {label}" for label in range(count)))
+    if row is None or len(row.classes) < count:
+        row = _Set("a photo of {class}", tuple(f"class {label}" for label in range(count)))
     train, selection, test = (_images(part, *parts[part]) for part in ("train", "val", "test"))
-    return Source(known.classes, known.template, known.invariances, train, selection, test, published=True)
+    return Source(row.classes, row.template, row.invariances, train, selection, test, published=True)
 
 
 def _checked(file: Path, part: str, arrays: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (n, h, w) or (n, h, w, 3) uint8 and labels (n,) of a part."""
+    """Check and return a part's images, (n, h, w) or (n, h, w, 3) uint8, and its labels (n,)."""
     import numpy as np
 
     for key in (f"{part}_images", f"{part}_labels"):
@@ -148,7 +148,7 @@ def _checked(file: Path, part: str, arrays: Any) -> tuple[NDArray[np.uint8], NDA
     images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         raise InputError(
-            f"{file}: {part}_images is {images.dtype} of shape {images.shape}; expected uint8 pictures, grey or RGB "
+            f"{file}: {part}_images is {images.dtype} of shape {images.shape}; expected uint8 images, grey or RGB "
             "(sets of volumes cannot be used)."
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -166,10 +166,10 @@ def _checked(file: Path, part: str, arrays: Any) -> tuple[NDArray[np.uint8], NDA
 def _images(part: str, pixels: NDArray[np.uint8], labels: Sequence[int] | NDArray[np.int64]) -> list[Image]:
     from PIL import Image as Picture
 
-    found = []
+    images = []
     for row, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
         name = f"{part}_{row:06d}"
-        found.append(
+        images.append(
             Image(
                 name=name,
                 label=int(label),
@@ -179,4 +179,4 @@ def _images(part: str, pixels: NDArray[np.uint8], labels: Sequence[int] | NDArra
                 pixels=picture,
             )
         )
-    return found
+    return images

@@ -1,7 +1,7 @@
-"""The split files of CoOp, which the few-shot literature shares: ``split_zhou_*.json``.
+"""The split files of CoOp, ``split_zhou_*.json``, which the few-shot literature shares.
 
-They hold ``{"train": [[path, label, class name], ...], "val": [...], "test": [...]}``, with paths relative to a folder
-of images beside the file.
+They hold ``{"train": [[path, label, class name], ...], "val": [...], "test": [...]}``. The paths are relative to a
+folder of images beside the file.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ PARTS: Final = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Listing:
-    """A split file: class names in label order, and (path, label) of each part."""
+    """A split file: the class names in label order, and the (path, label) pairs of each part."""
 
     classes: tuple[str, ...]
     parts: dict[Part, list[tuple[str, int]]]
 
 
 def read(file: Path, decoding: Decoding) -> Source:
-    """The images of a split file: shots from train, selection images from val, the test images from test.
+    """Read a split file: shots come from train, selection images from val, test images from test.
 
-    The images are looked for in ``images/`` beside the file, in the folders where CoOp keeps them, and beside it.
+    The images are searched in ``images/`` beside the file, then in CoOp's folders, then directly beside the file.
 
     Raises:
-        InputError: naming the file, the row and what is wrong with it.
+        InputError: a row is wrong; the sentence names the file, the row and the fault.
     """
     from dreamset.sources.presets import FOLDERS
 
     listing = parse(load(file), file)
     root = image_root(file.parent, listing, ("images", *FOLDERS, "."))
     rejected: list[tuple[str, str]] = []
-    found = {part: read_files(rows(root, listed), decoding, rejected, part) for part, listed in listing.parts.items()}
+    images = {part: read_files(rows(root, listed), decoding, rejected, part) for part, listed in listing.parts.items()}
     return Source(
         classes=listing.classes,
         template="a photo of a {class}",
         invariances=(),
-        train=found["train"],
-        selection=found["val"] if listing.parts["val"] else None,
-        test=found["test"],
+        train=images["train"],
+        selection=images["val"] if listing.parts["val"] else None,
+        test=images["test"],
         rejected=rejected,
         published=True,
     )
 
 
 def load(file: Path) -> Any:
-    """A JSON file that somebody else made.
+    """Read a JSON file from outside the project.
 
     Raises:
-        InputError: it cannot be read, or is not JSON.
+        InputError: the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
@@ -74,10 +74,10 @@ def load(file: Path) -> Any:
 
 
 def parse(raw: object, file: Path) -> Listing:
-    """Check what ``load`` gave, row by row.
+    """Check the content of a split file row by row and return it as a listing.
 
     Raises:
-        InputError: a part is missing, a row is malformed, or labels and class names do not fit together.
+        InputError: a part is missing, a row is malformed, or labels and class names do not agree.
     """
     if not isinstance(raw, dict) or not all(isinstance(raw.get(part, []), list) for part in PARTS):
         raise InputError(
@@ -97,18 +97,18 @@ def parse(raw: object, file: Path) -> Listing:
                     if names.setdefault(label, name) != name:
                         raise InputError(f"{where}: label {label} is {names[label]!r} and {name!r}; give it one name.")
                     if printable(name) != name:
-                        raise InputError(f"{where}: the class name {printable(name)} is not UTF-8; mend it.")
+                        raise InputError(f"{where}: the class name {printable(name)} is not UTF-8; correct it.")
                     parts[part].append((inside(path, where), label))
                 case _:
                     raise InputError(f"{where}: expected [path, label, class name], got {json.dumps(row)[:80]}.")
     if sorted(names) != list(range(len(names))):
         gap = next(label for label in range(len(names)) if label not in names)
-        raise InputError(f"{file}: labels go to {max(names)}, but {gap} is not used; number the classes 0, 1, 2 ...")
+        raise InputError(f"{file}: labels go up to {max(names)}, but {gap} is unused; number the classes 0, 1, 2 ...")
     return Listing(tuple(names[label] for label in range(len(names))), parts)
 
 
 def image_root(folder: Path, listing: Listing, candidates: Sequence[str]) -> Path:
-    """The first of the candidate folders that holds the first listed image; the first that there is if none does."""
+    """The first candidate folder that holds the first listed image, or else the first candidate that exists."""
     first = listing.parts["train"][0][0]
     for name in candidates:
         if (folder / name / first).is_file():
@@ -117,5 +117,5 @@ def image_root(folder: Path, listing: Listing, candidates: Sequence[str]) -> Pat
 
 
 def rows(root: Path, listed: Sequence[tuple[str, int]]) -> list[Row]:
-    """Files to read of a part; every image is a group of its own."""
+    """The files of a part to read; every image is a separate group."""
     return [Row(root / path, root, path, label, path) for path, label in listed]

@@ -1,7 +1,7 @@
-"""Real handwritten digits: scikit-learn's ``load_digits``, 1,797 images of 8x8, split by writers' blocks.
+"""Real handwritten digits: scikit-learn's ``load_digits``, 1,797 images of 8x8, split by blocks of writers.
 
-The rows stand in the order in which the writers were scanned, so a contiguous block is one group of
-writers.  A random split would put one hand into train and test alike; whole blocks never do.
+The rows are in the order in which the writers were scanned, so a contiguous block is one group of writers. A random
+split would put one writer into both train and test; whole blocks never do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Part = Literal["train", "selection", "test"]
 
 CLASS_NAMES: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# First row of each writers' block, and the end.
+# The first row of each block of writers, and the end.
 BOUNDARIES: Final = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667, 1797)
 
 BLOCKS: Final[dict[Part, range]] = {
@@ -32,14 +32,14 @@ BLOCKS: Final[dict[Part, range]] = {
 
 
 def load(parts: Sequence[Part]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the named parts, in scikit-learn's order.
+    """Load the rows of the named parts, in scikit-learn's order.
 
     Args:
-        parts: which of ``train`` (915 rows), ``selection`` (242), ``test`` (640).
+        parts: any of ``train`` (915 rows), ``selection`` (242) and ``test`` (640).
 
     Returns:
-        ``images`` (n, 8, 8) uint8 in 0..255, ink bright on black; ``labels`` (n,) int64 in 0..9;
-        ``groups`` (n,) int64, the writers' block of each row.
+        ``images`` (n, 8, 8) uint8 in 0..255, bright ink on black; ``labels`` (n,) int64 in 0..9;
+        ``groups`` (n,) int64, the block of writers of each row.
     """
     import numpy as np
     from sklearn.datasets import load_digits
@@ -48,18 +48,18 @@ def load(parts: Sequence[Part]) -> tuple[NDArray[np.uint8], NDArray[np.int64], N
     blocks = [block for part in parts for block in BLOCKS[part]]
     rows = np.concatenate([np.arange(BOUNDARIES[b], BOUNDARIES[b + 1]) for b in blocks])
     groups = np.concatenate([np.full(BOUNDARIES[b + 1] - BOUNDARIES[b], b) for b in blocks])
-    # Ink is counted 0..16 in the source.
+    # scikit-learn's values are 0..16.
     images = np.round(bunch.images[rows] * (255.0 / 16.0)).astype(np.uint8)
     return images, bunch.target[rows].astype(np.int64), groups.astype(np.int64)
 
 
 def read() -> Source:
-    """The digits as a source: 10 classes, shots, selection and test from different writers."""
+    """The digits as a source of 10 classes; shots, selection and test images come from different writers."""
 
     def part(name: Part) -> list[Image]:
-        found = []
+        images = []
         for row, (pixels, label, group) in enumerate(zip(*load([name]), strict=True)):
-            found.append(
+            images.append(
                 Image(
                     name=f"{name}_{row:04d}",
                     label=int(label),
@@ -69,12 +69,12 @@ def read() -> Source:
                     pixels=pixels,
                 )
             )
-        return found
+        return images
 
     return Source(
         classes=CLASS_NAMES,
         template="a photo of the digit {class}",
-        # A mirrored or upside-down digit is another sign, or none.
+        # A mirrored or upside-down digit is another digit, or none.
         invariances=("colour",),
         train=part("train"),
         selection=part("selection"),

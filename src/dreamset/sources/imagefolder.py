@@ -1,4 +1,4 @@
-"""A folder of class folders, or of ``train/``, ``val/`` and ``test/`` that each hold class folders."""
+"""A source in a folder of class folders, or in ``train/``, ``val/`` and ``test/`` that each hold class folders."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SELECTION: Final = ("val", "valid", "validation", "selection")
 
 
 def read(root: Path, decoding: Decoding) -> Source:
-    """Scan a folder; the class is the name of the sub-folder, sub-folders of it included.
+    """Read a folder; the name of a sub-folder is the class of all files under it.
 
-    Files that cannot be used are listed with the reason in ``Source.rejected``; hidden files are skipped.
+    ``Source.rejected`` lists the files that cannot be used, with the reason. Hidden files are skipped.
 
     Raises:
-        InputError: no such folder, one that cannot be read, or parts with different classes.
+        InputError: the folder is missing or cannot be read, or its parts hold different classes.
     """
     if not root.is_dir():
         raise InputError(f"prepare.source: {root} is no folder; give imagefolder:PATH of a folder of class folders.")
@@ -38,7 +38,7 @@ def read(root: Path, decoding: Decoding) -> Source:
         return _source(classes, train, None, None, rejected)
     if len(selection) > 1 or names != set(parts):
         odd = sorted(names - {"train", "test", *selection[:1]})
-        raise InputError(f"{root}: holds {', '.join(odd[:5])} beside train/; keep train/, val/ and test/ alone in it.")
+        raise InputError(f"{root}: holds {', '.join(odd[:5])} beside train/; keep only train/, val/ and test/ in it.")
     classes = _classes(root / "train")
     for part in parts[1:]:
         if classes != _classes(root / part):
@@ -46,17 +46,17 @@ def read(root: Path, decoding: Decoding) -> Source:
             raise InputError(
                 f"{root}: train/ and {part}/ hold different classes ({', '.join(odd[:5])}); make them equal."
             )
-    found = {part: _scan(root / part, classes, decoding, rejected) for part in parts}
-    return _source(classes, found["train"], found[selection[0]] if selection else None, found.get("test"), rejected)
+    images = {part: _scan(root / part, classes, decoding, rejected) for part in parts}
+    return _source(classes, images["train"], images[selection[0]] if selection else None, images.get("test"), rejected)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which 2.png stands before 10.png."""
+    """A sort key that puts 2.png before 10.png."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name)]
 
 
 def folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted; hidden ones are left out.
+    """The names of the folders in ``root``, sorted, without hidden ones.
 
     Raises:
         InputError: ``root`` cannot be read, or a name is not UTF-8.
@@ -72,21 +72,21 @@ def folders(root: Path) -> list[str]:
 
 
 def files(root: Path) -> list[str]:
-    """Paths of all files under ``root``, relative to it, in natural order; hidden files and folders are left out.
+    """The paths of all files under ``root``, relative to it, in natural order, without hidden files and folders.
 
     Raises:
-        InputError: a folder cannot be read: its images would be missing without a word.
+        InputError: a folder cannot be read, and its images would be missing silently.
     """
 
     def fail(error: OSError) -> None:
         raise _unreadable(error, root) from error
 
-    found = []
+    paths = []
     for folder, inner, names in os.walk(root, onerror=fail):
         inner[:] = [name for name in inner if not name.startswith(".")]
         under = Path(folder).relative_to(root)
-        found += [(under / name).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found, key=natural)
+        paths += [(under / name).as_posix() for name in names if not name.startswith(".")]
+    return sorted(paths, key=natural)
 
 
 def _unreadable(error: OSError, root: Path) -> InputError:
@@ -103,7 +103,7 @@ def _classes(root: Path) -> tuple[str, ...]:
 
 def _scan(root: Path, classes: tuple[str, ...], decoding: Decoding, rejected: list[tuple[str, str]]) -> list[Image]:
     rows = [
-        # A class folder may itself be a link: that is how folders of links to a data set are laid out.
+        # A class folder may be a link itself: folders of links to a data set are laid out that way.
         Row(root / name / file, root / name, f"{name}/{file}", label, (root / name / file).as_posix())
         for label, name in enumerate(classes)
         for file in files(root / name)

@@ -1,4 +1,4 @@
-"""A CSV file that lists images with labels, and where wanted with parts and groups."""
+"""A source in a CSV file that lists images with labels and, optionally, parts and groups."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _PARTS: Final = {"train": "train", "selection": "selection", "val": "selection",
 
 
 def read(file: Path, decoding: Decoding) -> Source:
-    """Images of a CSV file with the columns path, label and, where wanted, split and group; classes are sorted by name.
+    """Read a CSV file with the columns path, label and, optionally, split and group; classes are sorted by name.
 
-    Without the column split, or without rows of a part, ``prepare`` draws that part out of the training images. Images
+    Without the column split, or without rows for a part, ``prepare`` draws that part from the training images. Images
     of one group stay in one part.
 
     Raises:
-        InputError: naming the file, the line and what is wrong with it.
+        InputError: a line is wrong; the sentence names the file, the line and the fault.
     """
     rows: dict[str, list[tuple[str, str, str]]] = {part: [] for part in _PARTS.values()}
-    seen: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for line, fields in _lines(file):
         where = f"{file}, line {line}"
         path = inside(fields["path"], where)
-        if seen.setdefault(path, line) != line:
-            raise InputError(f"{where}: {path} stands in line {seen[path]} already; list each image once.")
+        if line_of.setdefault(path, line) != line:
+            raise InputError(f"{where}: {path} is already in line {line_of[path]}; list each image once.")
         if not fields["label"].strip():
             raise InputError(f"{where}: has no label; give one.")
         part = fields.get("split", "train").strip().lower()
@@ -47,7 +47,7 @@ def read(file: Path, decoding: Decoding) -> Source:
     classes = tuple(sorted({label for part in rows.values() for _, label, _ in part}))
     labels = {name: label for label, name in enumerate(classes)}
     rejected: list[tuple[str, str]] = []
-    found = {
+    images = {
         part: read_files(
             [Row(file.parent / path, file.parent, path, labels[label], group) for path, label, group in listed],
             decoding,
@@ -60,17 +60,17 @@ def read(file: Path, decoding: Decoding) -> Source:
         classes=classes,
         template="a photo of a {class}",
         invariances=(),
-        train=found["train"],
-        selection=found["selection"] if rows["selection"] else None,
-        test=found["test"] if rows["test"] else None,
+        train=images["train"],
+        selection=images["selection"] if rows["selection"] else None,
+        test=images["test"] if rows["test"] else None,
         rejected=rejected,
     )
 
 
 def _lines(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and fields of the rows."""
+    """The line number and the fields of each row."""
     try:
-        # Spreadsheets put a byte order mark in front.
+        # Spreadsheets write a byte order mark first.
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.DictReader(text, strict=True)
             columns = [name.strip() for name in reader.fieldnames or ()]
@@ -89,5 +89,7 @@ def _lines(file: Path) -> list[tuple[int, dict[str, str]]]:
         raise InputError(f"{file}: cannot be read as CSV in UTF-8 ({error}); give csv:FILE of such a file.") from error
     for line, row in lines:
         if None in row or None in row.values():
-            raise InputError(f"{file}, line {line}: has not {len(columns)} fields as the first line has; mend it.")
+            raise InputError(
+                f"{file}, line {line}: does not have {len(columns)} fields like the first line; correct it."
+            )
     return lines

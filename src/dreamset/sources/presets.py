@@ -1,7 +1,7 @@
 """The ten data sets of DataDream, in the splits of CoOp that the few-shot literature shares.
 
-A row of ``PRESETS`` is all that is said of a data set; files are laid out as CoOp's instructions say. The test part is
-always the whole published one.
+A row of ``PRESETS`` describes a data set completely. The files are laid out as CoOp's instructions say. The test part
+is always the complete published one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def _camel(name: str) -> str:
-    """EuroSAT: AnnualCrop is said "Annual Crop"."""
+    """The caption's words for a class of EuroSAT: "Annual Crop" for AnnualCrop."""
     return spoken(_HUMP.sub(" ", name))
 
 
 def _qualified(name: str) -> str:
-    """SUN397: apse/indoor is said "indoor apse", as the split file of CoOp has it already."""
+    """The caption's words for a class of SUN397: "indoor apse" for apse/indoor, as in CoOp's split file."""
     return spoken(" ".join(reversed(name.strip("/").split("/"))))
 
 
@@ -41,9 +41,15 @@ def _qualified(name: str) -> str:
 class Preset:
     """A published data set.
 
-    ``split`` is the split file; ``folder`` the folder of images beside it; ``noun`` what DataDream puts before "photo"
-    in captions; ``counts`` the published numbers of training, selection and test images; ``home`` where the images
-    come from; ``said`` how a class name is said in a caption.
+    Attributes:
+        split: name of the split file.
+        folder: the folder of images beside it.
+        noun: the word that DataDream puts before "photo" in captions.
+        classes: the published number of classes.
+        counts: the published numbers of training, selection and test images.
+        invariances: changes of an image that keep its label.
+        home: the address that the images come from.
+        words: turns a class name into its words in a caption.
     """
 
     split: str
@@ -53,7 +59,7 @@ class Preset:
     counts: tuple[int, int, int]
     invariances: tuple[str, ...]
     home: str
-    said: Callable[[str], str] = spoken
+    words: Callable[[str], str] = spoken
 
 
 PRESETS: Final[dict[str, Preset]] = {
@@ -84,7 +90,7 @@ PRESETS: Final[dict[str, Preset]] = {
         # Crops differ in colour.
         invariances=("hflip", "vflip", "rotation"),
         home="https://github.com/phelber/EuroSAT",
-        said=_camel,
+        words=_camel,
     ),
     "fgvc_aircraft": Preset(
         split="images_variant_{train,val,test}.txt",
@@ -122,7 +128,7 @@ PRESETS: Final[dict[str, Preset]] = {
         counts=(15880, 3970, 19850),
         invariances=("hflip", "colour"),
         home="https://vision.princeton.edu/projects/2010/SUN",
-        said=_qualified,
+        words=_qualified,
     ),
     "food101": Preset(
         split="split_zhou_Food101.json",
@@ -159,15 +165,15 @@ FOLDERS: Final = tuple(
     dict.fromkeys(preset.folder for preset in PRESETS.values() if preset.folder not in ("images", "."))
 )
 
-# CLIP's list gives two pairs of ImageNet's classes one name; these are the second of each pair.
+# In CLIP's list, two pairs of ImageNet's classes share a name; these are the names of the second in each pair.
 _SECOND: Final = {"n04008634": "projectile missile", "n04356056": "dark sunglasses"}
 
 
 def read(name: str, root: Path, decoding: Decoding) -> Source:
-    """The published split of ``PRESETS[name]``, whose files are in ``root``.
+    """Read the published split of ``PRESETS[name]`` from the files in ``root``.
 
     Raises:
-        InputError: no such folder, a list or images that are missing, or a test image that cannot be used.
+        InputError: the folder, a list or images are missing, or a test image cannot be used.
     """
     preset = PRESETS[name]
     if not root.is_dir():
@@ -194,14 +200,14 @@ def read(name: str, root: Path, decoding: Decoding) -> Source:
     test = read_files(coop.rows(folder, listing.parts["test"]), decoding, rejected, "reading test")
     if rejected:
         raise InputError(
-            f"{rejected[0][0]}: is a test image of {name} and cannot be used ({rejected[0][1]}); unpack it again, for "
-            "results on part of the test images compare with none."
+            f"{rejected[0][0]}: is a test image of {name} and cannot be used ({rejected[0][1]}); unpack it again, "
+            "since results on part of the test images cannot be compared with others."
         )
     train, selection = (
         read_files(coop.rows(folder, listing.parts[part]), decoding, rejected, f"reading {part}")
         for part in ("train", "val")
     )
-    names = tuple(map(preset.said, listing.classes))
+    names = tuple(map(preset.words, listing.classes))
     return Source(
         classes=listing.classes,
         template=f"a {preset.noun} photo of a {{class}}".replace("  ", " "),
@@ -220,7 +226,7 @@ def _coop(name: str, root: Path) -> tuple[Path, Listing]:
     file = root / preset.split
     if not file.is_file():
         raise InputError(
-            f"{file}: is missing; get it by the link in CoOp's DATASETS.md (github.com/KaiyangZhou/CoOp) and put "
+            f"{file}: is missing; get it from the link in CoOp's DATASETS.md (github.com/KaiyangZhou/CoOp) and put "
             "it there."
         )
     listing = coop.parse(coop.load(file), file)
@@ -228,7 +234,7 @@ def _coop(name: str, root: Path) -> tuple[Path, Listing]:
 
 
 def _aircraft(name: str, root: Path) -> tuple[Path, Listing]:
-    """The official lists: a line is an image and its variant."""
+    """Read the official lists of FGVC-Aircraft: a line names an image and its variant."""
     folder = next((root / inner for inner in ("data", "fgvc-aircraft-2013b/data") if (root / inner).is_dir()), root)
     classes = tuple(_lines(folder / "variants.txt", name))
     labels = {variant: label for label, variant in enumerate(classes)}
@@ -245,18 +251,18 @@ def _aircraft(name: str, root: Path) -> tuple[Path, Listing]:
 
 
 def _imagenet(name: str, root: Path) -> tuple[Path, Listing]:
-    """Folders of WordNet ids; as in CoOp, the official validation images are the test images."""
+    """Read ImageNet's folders, named by WordNet ids; as in CoOp, its validation images are the test images."""
     folder = root / "images" if (root / "images").is_dir() else root
-    known: dict[str, str] = {}
+    names: dict[str, str] = {}
     for number, line in enumerate(_lines(root / "classnames.txt", name), 1):
         wnid, _, words = line.partition(" ")
         if not words:
-            raise InputError(f"{root / 'classnames.txt'}, line {number}: expected a WordNet id and a name; mend it.")
-        known[wnid] = _SECOND[wnid] if words in known.values() and wnid in _SECOND else words
+            raise InputError(f"{root / 'classnames.txt'}, line {number}: expected a WordNet id and a name; correct it.")
+        names[wnid] = _SECOND[wnid] if words in names.values() and wnid in _SECOND else words
     parts: dict[str, list[tuple[str, int]]] = {"val": []}
     for part, inner in (("train", "train"), ("test", "val")):
-        there = folders(folder / inner)
-        missing = [wnid for wnid in known if wnid not in set(there)]
+        present = folders(folder / inner)
+        missing = [wnid for wnid in names if wnid not in set(present)]
         if missing:
             raise InputError(
                 f"{folder / inner}: holds no folder {missing[0]} and {len(missing) - 1} others of classnames.txt; sort "
@@ -264,10 +270,10 @@ def _imagenet(name: str, root: Path) -> tuple[Path, Listing]:
             )
         parts[part] = [
             (f"{inner}/{wnid}/{file}", label)
-            for label, wnid in enumerate(known)
+            for label, wnid in enumerate(names)
             for file in files(folder / inner / wnid)
         ]
-    return folder, Listing(tuple(known.values()), parts)
+    return folder, Listing(tuple(names.values()), parts)
 
 
 def _lines(file: Path, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Image files, listed or found in folders: many read at once, and none outside the folder that was named."""
+"""The reading of image files: many at once, and none outside the folder that the user named."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# Files handed to the pool at once: enough to keep it busy, few enough that a million files need no million futures.
+# Files given to the pool at once: enough to keep it busy, few enough that a million files need no million futures.
 _BLOCK: Final = 2048
-# Each thread may hold an image of prepare.max_pixels, more than once while it is converted.
+# Each thread may hold an image of prepare.max_pixels, and several copies of it during conversion.
 _THREADS: Final = 16
-# What a file may hold beside its pixels: text, profiles, previews.
+# Allowance for a file's content beside its pixels: text, profiles, previews.
 _EXTRA_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image file of a source; ``root`` is the folder that it may not leave by a link."""
+    """An image file of a source; no link may lead out of its folder ``root``."""
 
     path: Path
     root: Path
@@ -39,13 +39,13 @@ class Row:
 
 
 def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[tuple[str, str]], what: str) -> list[Image]:
-    """Decode every file once, on all cores (Pillow lets go of the interpreter's lock), in the order of ``rows``.
+    """Decode every file once, on all cores (Pillow releases the interpreter's lock), in the order of ``rows``.
 
     Args:
         rows: the files.
-        decoding: how files are read, and what is rejected before.
-        rejected: gets (file, reason) of every file that cannot be used.
-        what: said beside the progress bar.
+        decoding: the largest size of an image, and the window of more than 8 bits.
+        rejected: receives (file, reason) of every file that cannot be used.
+        what: the text beside the progress bar.
     """
     images = []
     real = {root: Path(os.path.realpath(root)) for root in {row.root for row in rows}}
@@ -65,10 +65,10 @@ def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[tuple[str
 
 
 def inside(name: str, where: str) -> str:
-    """A listed path, with forward slashes and without ``.`` parts.
+    """Check a listed path and return it with forward slashes and without ``.`` parts.
 
     Raises:
-        InputError: it is empty, absolute or leads upwards; ``where`` says where it stands.
+        InputError: the path is empty, absolute or leads upwards; ``where`` names its place in the sentence.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if not name.strip() or "\0" in name or path.is_absolute() or ".." in path.parts or not path.parts:
@@ -77,17 +77,17 @@ def inside(name: str, where: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that can be written as UTF-8, whatever bytes a file name holds."""
+    """Make text writable as UTF-8, whatever bytes a file name holds."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def pixels_digest(shape: tuple[int, ...], data: bytes) -> str:
-    """Hex digest by which one picture is known again, whatever its file format."""
+    """A hex digest of pixels that identifies a picture, whatever its file format."""
     return sha256(repr(shape).encode() + data)
 
 
 def _read(row: Row, real: dict[Path, Path], decoding: Decoding) -> Image | str:
-    """The image, or why it cannot be used."""
+    """Read an image; return it, or the reason why it cannot be used."""
     try:
         return _image(row, real[row.root], decoding)
     except BadImageError as error:
@@ -114,16 +114,16 @@ def _image(row: Row, real: Path, decoding: Decoding) -> Image:
 
 
 def opened(path: Path, decoding: Decoding, real: Path | None = None) -> tuple[Decoded, bytes]:
-    """A file as ``images.decode`` decodes it, and its content.
+    """Open a file; return the result of ``images.decode`` and the file's bytes.
 
     Args:
         path: any file.
-        decoding: what is refused before decoding, and the window of more than 8 bits.
-        real: the resolved folder that a link must not leave; None: it may lead anywhere.
+        decoding: the largest size of an image, and the window of more than 8 bits.
+        real: the resolved folder that a link must not leave; None: a link may lead anywhere.
 
     Raises:
-        BadImageError: it is no image that can be used.
-        OSError: it cannot be read.
+        BadImageError: the file is not a usable image.
+        OSError: the file cannot be read.
     """
     if printable(path.as_posix()) != path.as_posix():
         raise BadImageError("name is not UTF-8; rename it")
@@ -134,7 +134,7 @@ def opened(path: Path, decoding: Decoding, real: Path | None = None) -> tuple[De
     if not path.is_file():
         raise BadImageError("not a file")
     if path.suffix.lower() not in SUFFIXES:
-        # Archives of hospitals name their files .dcm, .ima, or by numbers alone.
+        # Hospital archives name their files .dcm, .ima, or only by numbers.
         raise BadImageError(DICOM if is_dicom(_head(path)) else f"suffix {path.suffix or 'missing'}: not an image file")
     if path.stat().st_size > 8 * decoding.max_pixels + _EXTRA_BYTES:
         raise BadImageError(f"too large for an image of {decoding.max_pixels} pixels")
