@@ -162,7 +162,7 @@ def test_what_a_person_rejected_is_counted_and_not_published(made: Workspace, tm
 def test_a_folder_in_use_is_left_alone(made: Workspace, tmp_path: Path) -> None:
     (tmp_path / "public").mkdir()
     (tmp_path / "public/mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="is there already; name a new folder, or empty it"):
+    with pytest.raises(InputError, match="exists already; name a new folder, or empty it"):
         export.public(params(made), made, "datadream_dset", tmp_path / "public")
     assert (tmp_path / "public/mine.txt").read_text() == "mine"
 

@@ -139,7 +139,7 @@ def test_a_file_is_normalised_as_all_published_weights_of_its_architecture(proje
         ("open_clip:ViT-B-16", "write open_clip:MODEL/TAG"),
         ("open_clip:ViT-B16/openai", "no model ViT-B16; the nearest are ViT-B-16"),
         ("open_clip:ViT-B-16/openia", "no such weights of ViT-B-16; name open_clip:ViT-B-16/openai or"),
-        ("open_clip:ViTamin-S/datacomp1b", "pickled file only.*name open_clip:ViTamin-S/FILE.safetensors"),
+        ("open_clip:ViTamin-S/datacomp1b", "only as a pickled file.*name open_clip:ViTamin-S/FILE.safetensors"),
         ("open_clip:toy-ViT/models/gone.safetensors", "gone.safetensors: is missing"),
         ("open_clip:ViT-B-16-SigLIP/models/toy.safetensors", "needs a tokenizer beside its weights"),
         ("hub:timm/not-there", "dreamset fetch"),

@@ -1,4 +1,5 @@
-"""The bundled base: how the small pretrained networks under ``models/base`` are made.
+"""The rendered glyphs that the bundled base was trained on: fonts, renderer and parameters.
 
-Nothing here is needed to *use* them: they load with diffusers, open_clip and :mod:`dreamset.metrics.judge`.
+Retrieval searches these glyphs, and the folder ``base`` trains on them. The trained networks in ``models/base`` load
+without this package, with diffusers, open_clip and :mod:`dreamset.metrics.judge`.
 """

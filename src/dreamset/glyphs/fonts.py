@@ -1,7 +1,7 @@
-"""Glyph shapes: every character in every matplotlib font that really holds them all, as distance fields.
+"""Glyph shapes as distance fields: every character in every matplotlib font that really holds them all.
 
-A signed distance field, unlike a bitmap, can be made bolder or thinner by adding a number to it, so that
-one field per (font, character) serves every stroke weight.
+Adding a number to a signed distance field makes its shape bolder or thinner, unlike a bitmap. So one field per (font,
+character) serves every stroke weight.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 CHARACTERS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
-# Pixels of a stored field, and the longer side of the glyph inside it: the margin lets a bold glyph grow.
+# Sides in pixels of a stored field, and of the glyph inside it (the longer side); the margin lets a bold glyph grow.
 FIELD: Final = 64
 GLYPH: Final = 44
 
 
 @dataclass(frozen=True)
 class Font:
-    """A typeface file and what its name says about its look."""
+    """A font file, and the look that its name describes."""
 
     path: Path
     name: str
@@ -35,9 +35,10 @@ class Font:
 
 @dataclass(frozen=True)
 class Atlas:
-    """All shapes: ``fields`` (fonts, characters, FIELD, FIELD) float32, ``half_widths`` (fonts, characters).
+    """All shapes: ``fields`` (fonts, characters, FIELD, FIELD) float32, and ``half_widths`` (fonts, characters).
 
-    Fields are distances to the outline in pixels of the field, positive inside the ink.
+    A field holds distances to the outline in pixels of the field, positive inside the ink. A half-width is that of a
+    typical stroke.
     """
 
     fonts: tuple[Font, ...]
@@ -60,7 +61,7 @@ def _describe(path: Path) -> Font:
 
 
 def _bitmap(path: Path, character: str, size: int = 160) -> NDArray[np.bool_]:
-    """One character drawn large and cropped to its ink; empty if the font draws nothing."""
+    """A character drawn large and cropped to its ink; empty where the font draws nothing."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(str(path), size)
@@ -73,7 +74,7 @@ def _bitmap(path: Path, character: str, size: int = 160) -> NDArray[np.bool_]:
 
 
 def _signature(path: Path) -> NDArray[np.float32]:
-    """All characters squeezed to 16x16, centred and of unit length: (characters, 256)."""
+    """All characters squeezed to 16x16, centred and scaled to unit length: (characters, 256)."""
     from PIL import Image
 
     rows = []
@@ -97,22 +98,22 @@ def _maps_all(path: Path) -> bool:
 
 @cache
 def usable_fonts() -> tuple[Font, ...]:
-    """The fonts shipped with matplotlib that hold all digits and letters, in order of their names.
+    """The fonts shipped with matplotlib that hold all digits and letters, ordered by name.
 
-    A character map alone does not tell: symbol fonts map letters to brackets and arrows.  So each font's
-    shapes are compared with those of one that is known: letters correlate above 0.3, symbols below 0.2.
+    A character map alone is no proof: symbol fonts map letters to brackets and arrows. So each font's shapes are
+    compared with those of a reference font: letters correlate above 0.3, symbols below 0.2.
     """
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    known = _signature(folder / "DejaVuSerif.ttf")
+    reference = _signature(folder / "DejaVuSerif.ttf")
     mapped = [path for path in sorted(folder.glob("*.ttf")) if _maps_all(path)]
-    similar = [path for path in mapped if (_signature(path) * known).sum(-1).mean() > 0.25]
+    similar = [path for path in mapped if (_signature(path) * reference).sum(-1).mean() > 0.25]
     return tuple(_describe(path) for path in similar)
 
 
 def _field(ink: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
-    """Distance field of a cropped bitmap, fitted into the frame, and its typical stroke half-width."""
+    """The distance field of a cropped bitmap, fitted into the frame, and the half-width of its typical stroke."""
     from PIL import Image
     from scipy.ndimage import distance_transform_edt, maximum_filter
 
@@ -131,7 +132,7 @@ def _field(ink: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
 
 @cache
 def atlas() -> Atlas:
-    """Distance fields of every (font, character); made once per process, in a few seconds."""
+    """The distance fields of every (font, character), computed once per process in a few seconds."""
     fonts = usable_fonts()
     fields = np.zeros((len(fonts), len(CHARACTERS), FIELD, FIELD), dtype=np.float32)
     widths = np.zeros((len(fonts), len(CHARACTERS)), dtype=np.float32)

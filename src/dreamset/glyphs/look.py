@@ -1,4 +1,4 @@
-"""The parameters of the base: ``models/base/params.yaml`` parsed once into frozen, validated types."""
+"""The parameters of the bundled base: ``models/base/params.yaml`` as frozen, validated types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Share = Annotated[float, Range(low=0, high=1)]
 
 @dataclass(frozen=True)
 class Look:
-    """How far glyphs are varied; lengths in pixels of the 16-pixel picture unless said otherwise."""
+    """The range of the glyphs' variation; lengths are in pixels of the 16-pixel image unless stated otherwise."""
 
     size_min: Amount
     shift: Amount
@@ -43,7 +43,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Source:
-    """Which (character, font) pairs are kept from training."""
+    """The choice of the (character, font) pairs that training leaves out."""
 
     held_out_fonts: Count
     seed: Seed
@@ -51,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Training:
-    """One network's optimisation."""
+    """The optimisation of a network."""
 
     seed: Seed
     steps: Count
@@ -63,7 +63,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Diffusion(Training):
-    """The U-Net's optimisation."""
+    """The optimisation of the U-Net."""
 
     caption_dropout: Share
     ema: Share
@@ -71,18 +71,18 @@ class Diffusion(Training):
 
 @dataclass(frozen=True)
 class Autoencoder(Training):
-    """The VAE's optimisation."""
+    """The optimisation of the autoencoder."""
 
     kl_weight: Amount
 
 
 @dataclass(frozen=True)
 class Score:
-    """How the finished base is measured."""
+    """The settings of the finished base's measurement."""
 
     seed: Seed
     glyphs_per_pair: Count
-    images_per_class: Annotated[int, Range(low=6)]  # as many as the picture of samples shows
+    images_per_class: Annotated[int, Range(low=6)]  # the picture of samples needs 6
     steps: Count
     guidance: Amount
     threads: Count
@@ -90,7 +90,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Params:
-    """Everything that ``params.yaml`` holds."""
+    """All parameters of ``models/base/params.yaml``."""
 
     look: Look
     source: Source
@@ -106,7 +106,7 @@ def load(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        InputError: in one sentence that names the key.
+        InputError: a parameter is wrong; the sentence names the file and the key.
     """
     try:
         return build(Params, read_yaml(path))

@@ -1,7 +1,7 @@
-"""The training source: a pure function from (seed, index) to a small picture of a glyph and what is known of it.
+"""The renderer of glyphs: a pure function from (seed, index) to a small image of a glyph and its attributes.
 
-Every number that makes image ``index`` is drawn from a generator keyed by (seed, index) alone, so batch
-size and order change nothing.  Bright ink on a dark ground.
+A generator keyed by (seed, index) alone draws every number behind image ``index``, so batch size and order change
+nothing. Ink is bright, the ground is dark.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ ATTRIBUTES: Final = (
     "faint",
 )
 
-# Characters of one shape under random scale and slant count as one class wherever accuracy is measured.
-# (J and j differ by a dot, which is gone at eight pixels a side.)
+# Characters that share a shape under random scale and slant count as one class wherever accuracy is measured.
+# (J and j differ by a dot, which vanishes at eight pixels a side.)
 _ONE_SHAPE: Final = ("0Oo", "1Il", "Cc", "Jj", "Kk", "Pp", "Ss", "Uu", "Vv", "Ww", "Xx", "Yy", "Zz")
-_LEAST_SIDE: Final = 8  # pixels of the coarsest resolution
+_LEAST_SIDE: Final = 8  # pixels, of the coarsest resolution
 _UNIFORMS, _NORMALS = 16, 3 * 16 + 1
 
 
 @cache
 def groups() -> tuple[str, ...]:
-    """Merged classes as strings of their characters, in order of the first character."""
+    """The merged classes as strings of their characters, ordered by the first character."""
     merged = {character: group for group in _ONE_SHAPE for character in group}
     return tuple(dict.fromkeys(merged.get(character, character) for character in CHARACTERS))
 
 
 @cache
 def group_of() -> NDArray[np.int64]:
-    """Index into :func:`groups` of each of ``CHARACTERS``: (62,) int64."""
+    """The index into :func:`groups` of each of ``CHARACTERS``: (62,) int64."""
     return np.array([next(i for i, g in enumerate(groups()) if c in g) for c in CHARACTERS], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rendered images and what the renderer knows of them.
+    """Rendered images with their characters, fonts and attributes.
 
     Attributes:
         images: (n, 3, 16, 16) float32 in -1..1, grey in three channels.
@@ -71,16 +71,16 @@ class Batch:
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """(n,) int64, the merged class of each image."""
+        """The merged class of each image: (n,) int64."""
         return group_of()[self.characters]
 
 
 def split_pairs(held_out: int, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which (character, font) pairs are trained on and which are held out: two (62, fonts) bool tables.
+    """Split the (character, font) pairs into those for training and those held out: two (62, fonts) bool tables.
 
     Args:
-        held_out: fonts kept from training for each character.
-        seed: of the choice.
+        held_out: number of fonts held out for each character.
+        seed: the seed of the choice.
     """
     fonts = len(usable_fonts())
     rng = np.random.default_rng(seed)
@@ -91,12 +91,12 @@ def split_pairs(held_out: int, seed: int) -> tuple[NDArray[np.bool_], NDArray[np
 
 
 class Glyphs:
-    """An endless, randomly accessible data set of glyphs."""
+    """An endless data set of glyphs with random access."""
 
     def __init__(self, look: Look, seed: int, pairs: NDArray[np.bool_]) -> None:
         """Args:
-        look: how far the shapes are varied.
-        seed: of everything.
+        look: the range of the shapes' variation.
+        seed: the seed of all images.
         pairs: (62, fonts) bool, the (character, font) pairs that may be drawn.
         """
         self._look = look
@@ -110,7 +110,7 @@ class Glyphs:
         self._families = np.array([[font.family == f for f in ("serif", "sans", "mono")] for font in shapes.fonts])
 
     def batch(self, start: int, count: int) -> Batch:
-        """Images ``start`` to ``start + count`` of the set."""
+        """Render the images ``start`` to ``start + count``, without the last."""
         uniforms = np.empty((count, _UNIFORMS), dtype=np.float32)
         normals = np.empty((count, _NORMALS), dtype=np.float32)
         for row in range(count):
@@ -128,8 +128,8 @@ class Glyphs:
         size = look.size_min + (SIZE - look.size_min) * u[:, 2]
         scale = size / GLYPH  # output pixels per pixel of the field
         natural = self._half_widths[fonts, characters] * scale
-        wanted = look.stroke_min * (look.stroke_max / look.stroke_min) ** u[:, 3]
-        weight = np.clip(wanted - natural, -look.erode * natural, look.dilate)
+        target = look.stroke_min * (look.stroke_max / look.stroke_min) ** u[:, 3]
+        weight = np.clip(target - natural, -look.erode * natural, look.dilate)
         shear = look.shear * (2 * u[:, 4] - 1)
         elastic = look.elastic * u[:, 5] ** 2
         uneven = look.uneven * u[:, 6] ** 2
@@ -149,7 +149,7 @@ class Glyphs:
         images = (2 * grey - 1)[:, None].expand(n, 3, SIZE, SIZE).contiguous()
 
         stroke = np.clip(natural + weight, 0, None)
-        known = [
+        attributes = [
             stroke > look.bold_from,
             stroke < look.thin_to,
             shear + 0.2 * self._slanted[fonts] > 0.18,
@@ -160,7 +160,7 @@ class Glyphs:
             side <= 11,
             ink - ground < look.ink_min + 0.05,
         ]
-        return Batch(images, characters, fonts, np.stack(known, axis=1))
+        return Batch(images, characters, fonts, np.stack(attributes, axis=1))
 
     def _warped(
         self,
@@ -172,16 +172,16 @@ class Glyphs:
         shear: NDArray[np.floating[Any]],
         elastic: NDArray[np.floating[Any]],
     ) -> torch.Tensor:
-        """Distance fields seen through a random affine map and a smooth displacement: (n, FIELD, FIELD)."""
+        """The distance fields after a random affine map and a smooth displacement: (n, FIELD, FIELD)."""
         look, n = self._look, len(u)
         angle = np.deg2rad(look.rotation) * (2 * u[:, 12] - 1)
         stretch = np.exp(look.aspect * np.clip(z[:, 48], -2, 2))
         zoom = scale * FIELD / SIZE
         cos, sin = np.cos(angle), np.sin(angle)
         rotate = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
-        # The map runs from the picture back into the field, hence the inverse of each part.
+        # The map leads from the image back to the field, hence the inverse of each part.
         skew = np.zeros((n, 2, 2), dtype=np.float32)
-        # One axis shrinks and none grows: a wide letter stays inside the picture.
+        # One axis shrinks and none grows, so that a wide letter stays inside the image.
         skew[:, 0, 0], skew[:, 0, 1] = np.maximum(1, 1 / stretch), shear
         skew[:, 1, 1] = np.maximum(1, stretch)
         linear = skew @ rotate / zoom[:, None, None]
@@ -201,14 +201,14 @@ def _column(values: NDArray[np.floating[Any]]) -> torch.Tensor:
 
 
 def _smooth_noise(coarse: NDArray[np.float32]) -> torch.Tensor:
-    """(n, c, 4, 4) noise spread smoothly over the field: (n, c, FIELD, FIELD)."""
+    """Spread noise (n, c, 4, 4) smoothly over the field: (n, c, FIELD, FIELD)."""
     small = torch.from_numpy(np.ascontiguousarray(coarse))
     middle = F.interpolate(small, size=(16, 16), mode="bicubic", align_corners=True)
     return F.interpolate(middle, size=(FIELD, FIELD), mode="bilinear", align_corners=True)
 
 
 def _gaussians(sigma: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Blurs along one axis as matrices: (n, SIZE, SIZE), rows summing to one; sigma in pixels, 0 is none."""
+    """Blurs along one axis as matrices (n, SIZE, SIZE) whose rows sum to one; sigma in pixels, 0 is no blur."""
     offsets = np.arange(SIZE)[:, None] - np.arange(SIZE)[None, :]
     kernel: NDArray[np.floating[Any]] = np.exp(-0.5 * (offsets[None] / np.maximum(sigma, 0.05)[:, None, None]) ** 2)
     kernel /= kernel.sum(-1, keepdims=True)
@@ -217,7 +217,7 @@ def _gaussians(sigma: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 @cache
 def _resamplers() -> torch.Tensor:
-    """FIELD pixels averaged down to 8..16, then bicubic up to SIZE, along one axis: (9, SIZE, FIELD)."""
+    """Matrices (9, SIZE, FIELD) that average FIELD pixels to 8..16 along one axis, then resize bicubically to SIZE."""
     matrices = []
     for side in range(_LEAST_SIDE, SIZE + 1):
         edges = torch.arange(side + 1) * (FIELD / side)

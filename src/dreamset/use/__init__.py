@@ -1,1 +1,1 @@
-"""What a delivered result is used for: predicting new files, exporting data and models."""
+"""The uses of a delivered result: predicting labels of new files, exporting data and models."""

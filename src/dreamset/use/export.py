@@ -1,4 +1,4 @@
-"""``dreamset export``: a delivered classifier as ONNX, and a synthetic dataset that may be published."""
+"""``dreamset export``: write a delivered classifier as ONNX, or a synthetic dataset for publication."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 _NEEDED: Final = ("onnx", "onnxscript")
-# Of metadata.jsonl; an adapter's hash tells who has the adapter, and nothing to anybody else.
+# Keys of metadata.jsonl; an adapter's hash would be useful only to those who have the adapter.
 _PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
 
 
 def onnx(folder: Path, file: Path) -> None:
     """Write a delivered classifier as one ONNX file.
 
-    Its input ``images`` is uint8 (n, side, side, 3), RGB, of any n: pictures that were turned upright, resized and
-    cropped as ``preprocessing`` in the file's metadata says. Its outputs are ``logits`` and ``probabilities``, float32
-    (n, classes), the latter with the temperature applied. Class names, preprocessing, temperature, threshold and
-    licence stand in the metadata, as JSON.
+    Its input ``images`` is uint8 (n, side, side, 3), RGB, with any n: images turned upright, resized and cropped as
+    ``preprocessing`` in the file's metadata says. Its outputs are ``logits`` and ``probabilities``, float32 (n,
+    classes); the temperature is applied to the probabilities. The metadata holds class names, preprocessing,
+    temperature, threshold and licence as JSON.
 
     Args:
-        folder: what ``dreamset deliver`` wrote.
-        file: where it goes.
+        folder: the folder that ``dreamset deliver`` wrote.
+        file: the file to write.
 
     Raises:
-        InputError: no such classifier, or the packages of ONNX are not installed.
+        InputError: there is no such classifier, or the packages for ONNX are not installed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -60,7 +60,7 @@ def onnx(folder: Path, file: Path) -> None:
     predictor = classifiers.load(folder)
     side: int = record["preprocessing"]["side"]
     whole = _from_bytes(predictor.classifier.cpu(), record["temperature"]).eval()
-    # Of two images, for a batch of one would be taken for a constant.
+    # Two images: the exporter would take a batch of one for a constant.
     example = torch.zeros((2, side, side, 3), dtype=torch.uint8)
     program = torch.onnx.export(
         whole,
@@ -80,7 +80,7 @@ def onnx(folder: Path, file: Path) -> None:
 
 
 def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
-    """From uint8 images to logits and probabilities; of a CLIP only the image tower, for its captions are fixed."""
+    """A module from uint8 images to logits and probabilities; of a CLIP it keeps only the image tower."""
     import torch
     from torch import Tensor, nn
 
@@ -88,7 +88,7 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
     from dreamset.classifiers.clip import Clip
 
     class Images(nn.Module):
-        """An image tower with the captions' features as its last layer."""
+        """A CLIP's image tower with the captions' features as its last layer."""
 
         shift: Tensor
         scale: Tensor
@@ -105,7 +105,7 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
             return features @ self.weight.T
 
     class Whole(nn.Module):
-        """What ``Predictor`` does, as one graph."""
+        """The computation of ``Predictor`` as one graph."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -120,30 +120,29 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
 
 
 def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> dict[str, Any]:
-    """Write the synthetic dataset of ``recipe`` without what must not be published.
+    """Write the synthetic dataset of ``recipe`` without the images that must not be published.
 
-    Left out are images that are near-duplicates of a shot (in the judge's features, by the threshold of the
-    evaluation), and images whose prompt says more than the name of their class. The files are copied as they are,
-    metadata included.
+    It leaves out near-duplicates of a shot (in the judge's features, by the evaluation's threshold), and images whose
+    prompt says more than the name of their class. The other files are copied unchanged, metadata included.
 
     Args:
-        params: for the judge, the recipe and the licence.
-        workspace: where the dataset, the shots and the evaluation are.
+        params: gives the judge, the recipe and the licence.
+        workspace: holds the dataset, the shots and the evaluation.
         recipe: an active row of ``recipes``.
-        target: a folder that is not there yet, or is empty.
+        target: a new or empty folder.
 
     Returns:
-        ``images`` kept and, by reason, how many were left out.
+        ``images``, the number published, and ``removed``, the numbers left out by reason.
 
     Raises:
-        InputError: something is missing, the folder is in use, the images were not generated, a person has rejected
-            some that are still there, or a class has none left.
+        InputError: something is missing, the folder is not empty, the images were not generated, a person rejected
+            some that are still in the dataset, or a class has no images left.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: is there already; name a new folder, or empty it.")
+        raise InputError(f"{target}: exists already; name a new folder, or empty it.")
     if params.recipes[recipe].origin == "retrieval":
         raise InputError(
-            f"{recipe}: its images are not generated but found; publish what they were found in, as it is."
+            f"{recipe}: its images are retrieved and not generated; publish the collection that they come from."
         )
     split = read_split(workspace.splits)
     source = workspace.synthetic(recipe)
@@ -158,55 +157,55 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     replaced = read_json(workspace.result("generate", recipe), f"dreamset generate {recipe}")["rejected"]
     copies = _copies(params, workspace, split, recipe)
     kind = params.recipes[recipe].prompt
-    told = [row.prompt != split.prompt(row.label, kind) for row in rows]
-    kept = [row for row, copy, tells in zip(rows, copies, told, strict=True) if not copy and not tells]
+    revealing = [row.prompt != split.prompt(row.label, kind) for row in rows]
+    published = [row for row, copy, reveals in zip(rows, copies, revealing, strict=True) if not copy and not reveals]
     removed = {
         "near-duplicates of shots": int(copies.sum()),
         "with other prompts than the class's": sum(
-            tells and not copy for copy, tells in zip(copies, told, strict=True)
+            reveals and not copy for copy, reveals in zip(copies, revealing, strict=True)
         ),
     }
     for label, name in enumerate(split.classes):
-        # Readers of class folders number those that they find: one that is missing would shift the labels after it.
-        if not any(row.label == label for row in kept):
+        # Readers number the class folders that exist: a missing one would shift the labels after it.
+        if not any(row.label == label for row in published):
             raise InputError(
-                f"{source}: no image of class {name!r} may be published ({_told(removed)}); draw more images, or "
+                f"{source}: no image of class {name!r} may be published ({_counts(removed)}); draw more images, or "
                 "adapt in fewer steps."
             )
     base = hub.identity(workspace.root, *params.base.pretrained)
-    # What was rejected is not in the dataset any more.
-    looked = decisions.Looked(decisions.count(reviewed, kept).looked_at + replaced, replaced)
-    checked = decisions.checked(len(kept), looked)
+    # Rejected images are no longer in the dataset.
+    looked = decisions.Looked(decisions.count(reviewed, published).looked_at + replaced, replaced)
+    checked = decisions.checked(len(published), looked)
     target.parent.mkdir(parents=True, exist_ok=True)
     with shards.assembling(target) as folder:
-        for row in kept:
+        for row in published:
             (folder / row.file_name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / row.file_name, folder / row.file_name)
-        atomic_write(folder / "metadata.jsonl", "".join(map(_line, kept)))
-        labels = [row.label for row in kept]
+        atomic_write(folder / "metadata.jsonl", "".join(map(_line, published)))
+        labels = [row.label for row in published]
         chosen = tuned.applied(params, workspace, recipe)
         card = cards.dataset(chosen, split, recipe, labels, base, removed, checked=checked)
         atomic_write(folder / "README.md", card)
-    return {"images": len(kept), "removed": removed}
+    return {"images": len(published), "removed": removed}
 
 
 def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> NDArray[np.bool_]:
-    """Which images of a dataset, in its order, are nearer to a shot than the evaluation's threshold."""
+    """Whether each image of a dataset, in its order, is nearer to a shot than the evaluation's threshold."""
     from dreamset.classifiers import seen
     from dreamset.data import arrays
     from dreamset.metrics.duplicates import nearest
     from dreamset.metrics.features import Judge
 
     path = workspace.result("evaluate")
-    found = read_json(path, "dreamset evaluate").get("sets", {}).get(recipe, {}).get("near_duplicates", {})
-    if "threshold" not in found:
+    measured = read_json(path, "dreamset evaluate").get("sets", {}).get(recipe, {}).get("near_duplicates", {})
+    if "threshold" not in measured:
         raise InputError(f"{path}: has no near-duplicates of {recipe}; run `dreamset evaluate` with it in active.")
     judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
     side = seen(judge.size, params.base.resolution)
     shots = arrays.real(split.train, workspace.cell, side, workspace.scratch)
     images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch)
     distances = nearest(judge.features(images.images), judge.features(shots.images))[1]
-    copies: NDArray[np.bool_] = distances <= found["threshold"]
+    copies: NDArray[np.bool_] = distances <= measured["threshold"]
     return copies
 
 
@@ -215,5 +214,5 @@ def _line(row: SyntheticImage) -> str:
     return json.dumps({key: facts[key] for key in _PUBLIC}, ensure_ascii=False) + "\n"
 
 
-def _told(removed: dict[str, int]) -> str:
+def _counts(removed: dict[str, int]) -> str:
     return ", ".join(f"{number} {reason}" for reason, number in removed.items())

@@ -1,6 +1,6 @@
-"""``dreamset predict``: labels for new image files by a delivered classifier.
+"""``dreamset predict``: label new image files with a delivered classifier.
 
-Files are read, checked and resized as those of a source are, and need neither ``params.yaml`` nor a diffusion model.
+Files are read, checked and resized like those of a source. Neither ``params.yaml`` nor a diffusion model is needed.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _THREADS: Final = min(16, os.cpu_count() or 1)
 
 
 class File(NamedTuple):
-    """A file to label; ``real`` is the resolved folder that it may not leave by a link, or None where it was named."""
+    """A file to label; ``real`` is the resolved folder that no link may leave, or None if the user named the file."""
 
     path: Path
     real: Path | None
 
 
 class Counts(NamedTuple):
-    """What came of the files."""
+    """The numbers of files, and of those labelled, left without a label, and unusable."""
 
     files: int
     labelled: int
@@ -49,7 +49,7 @@ class Counts(NamedTuple):
 
 
 def columns(classes: int) -> list[str]:
-    """The header: the label and its probability, then the best ``TOP`` classes, and why a file could not be used."""
+    """The header: the label and its probability, the best ``TOP`` classes, and the error of an unusable file."""
     best = [f"{name}_{rank}" for rank in range(1, min(TOP, classes) + 1) for name in ("label", "probability")]
     return ["file", "label", "probability", "abstained", *best, "error"]
 
@@ -57,16 +57,16 @@ def columns(classes: int) -> list[str]:
 def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float | None) -> Counts:
     """Write a row of CSV per file, in the order of ``find``.
 
-    The label is empty where the classifier abstains, which is below the threshold; its guess is then ``label_1``.
+    Below the threshold the classifier abstains: the label is empty, and ``label_1`` holds its guess.
 
     Args:
         paths: files, folders or glob patterns.
         folder: a delivered classifier.
-        out: where the CSV goes; None: standard output.
-        threshold: of the top probability, 0..1; None: the delivered one.
+        out: the CSV file; None: standard output.
+        threshold: smallest top probability for a label, 0..1; None: the delivered threshold.
 
     Raises:
-        InputError: no such files, no classifier, or a threshold outside 0..1.
+        InputError: there are no such files or no classifier, or the threshold is outside 0..1.
     """
     from dreamset import classifiers
 
@@ -75,18 +75,18 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
         threshold = float(record["threshold"])
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold: expected a probability of 0 to 1, got {threshold:g}.")
-    found = find(paths)
+    to_label = find(paths)
     predictor = classifiers.load(folder)
     pixels = record["preprocessing"]
     decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
     done = labelled = abstained = 0
     with (
         _writer(out, columns(len(predictor.classes))) as writer,
-        bar(total=len(found), what="predict", unit="file") as progress,
+        bar(total=len(to_label), what="predict", unit="file") as progress,
     ):
-        for block, images in decoded(found, pixels["side"], decoding, classifiers.BATCH):
-            good = [image for image in images if not isinstance(image, str)]
-            probabilities = iter(predictor.probabilities(predictor.logits(_stack(good, pixels["side"]))))
+        for block, images in decoded(to_label, pixels["side"], decoding, classifiers.BATCH):
+            usable = [image for image in images if not isinstance(image, str)]
+            probabilities = iter(predictor.probabilities(predictor.logits(_stack(usable, pixels["side"]))))
             for file, image in zip(block, images, strict=True):
                 name = printable(file.path.as_posix())
                 if isinstance(image, str):
@@ -102,10 +102,10 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
 
 
 def delivered(folder: Path) -> dict[str, Any]:
-    """``classifier.json`` of a delivered classifier.
+    """Read ``classifier.json`` of a delivered classifier.
 
     Raises:
-        InputError: there is none in ``folder``.
+        InputError: ``folder`` holds no delivered classifier.
     """
     from dreamset import classifiers
 
@@ -116,19 +116,19 @@ def delivered(folder: Path) -> dict[str, Any]:
 
 
 def find(paths: Sequence[str]) -> list[File]:
-    """Every file that ``paths`` name, each once: as given, folders and patterns in natural order.
+    """All files that ``paths`` name, each once: in the given order, and in natural order in folders and patterns.
 
-    Hidden files of folders are left out. A folder's link that leads out of it is found here and refused on reading.
+    Hidden files in folders are left out. A link that leads out of its folder is listed here and refused on reading.
 
     Raises:
-        InputError: a path that is not there, a folder that cannot be read, or no file at all.
+        InputError: a path does not exist, a folder cannot be read, or there is no file at all.
     """
-    found: dict[str, File] = {}
+    by_path: dict[str, File] = {}
     for text in paths:
-        named = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True), key=natural)  # noqa: PTH207
-        if not named:
+        names = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True), key=natural)  # noqa: PTH207
+        if not names:
             raise InputError(f"{printable(text)}: is no file or folder; give image files, folders or patterns.")
-        for name in named:
+        for name in names:
             path = Path(name)
             if path.is_dir():
                 real = Path(os.path.realpath(path))
@@ -136,16 +136,16 @@ def find(paths: Sequence[str]) -> list[File]:
             else:
                 inside = [File(path, None)]
             for file in inside:
-                found.setdefault(str(file.path), file)
-    if not found:
+                by_path.setdefault(str(file.path), file)
+    if not by_path:
         raise InputError(f"{printable(', '.join(paths))}: holds no files; give image files, folders or patterns.")
-    return list(found.values())
+    return list(by_path.values())
 
 
 def decoded(
-    found: Sequence[File], side: int, decoding: Decoding, batch: int
+    to_label: Sequence[File], side: int, decoding: Decoding, batch: int
 ) -> Iterator[tuple[Sequence[File], list[NDArray[np.uint8] | str]]]:
-    """Files and their images (side, side, 3) uint8, or why they cannot be used; ``batch`` at once in memory."""
+    """Yield ``batch`` files at a time with their images (side, side, 3) uint8, or the reason why one is unusable."""
 
     def read(file: File) -> NDArray[np.uint8] | str:
         try:
@@ -156,8 +156,8 @@ def decoded(
             return f"cannot be read: {error.strerror}"
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(found), batch):
-            block = found[start : start + batch]
+        for start in range(0, len(to_label), batch):
+            block = to_label[start : start + batch]
             yield block, list(pool.map(read, block))
 
 
@@ -169,7 +169,7 @@ def _stack(images: Iterable[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
 
 def _row(probabilities: NDArray[np.float32], classes: tuple[str, ...], threshold: float) -> dict[str, Any]:
     """The columns of one image."""
-    # Equal probabilities stand in the order of the classes, as argmax has them.
+    # Equal probabilities keep the order of the classes, as in argmax.
     order = (-probabilities).argsort(kind="stable")[:TOP]
     top = float(probabilities[order[0]])
     abstains = top < threshold
@@ -185,22 +185,22 @@ def _row(probabilities: NDArray[np.float32], classes: tuple[str, ...], threshold
 
 @contextmanager
 def _writer(out: Path | None, header: list[str]) -> Iterator[csv.DictWriter[str]]:
-    """Rows to standard output, or to a file that is there whole or not at all."""
+    """Yield a writer to standard output, or to a file that appears complete or not at all."""
     if out is None:
-        yield _headed(sys.stdout, header)
+        yield _with_header(sys.stdout, header)
         return
-    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with filling(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("w", encoding="utf-8", newline="") as file:
-                yield _headed(file, header)
-            aside.replace(out)
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                yield _with_header(file, header)
+            temporary.replace(out)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _headed(file: TextIO, header: list[str]) -> csv.DictWriter[str]:
+def _with_header(file: TextIO, header: list[str]) -> csv.DictWriter[str]:
     writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
     writer.writeheader()
     return writer

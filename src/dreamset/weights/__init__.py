@@ -1,1 +1,1 @@
-"""Where pretrained weights are, and what they are."""
+"""Pretrained weights: their location on this machine, and their identity."""

@@ -1,13 +1,13 @@
-"""Which CLIP a model's row names, and its files on this machine.
+"""The CLIP that a model's row names, and its files on this machine.
 
 - a path: an open_clip folder, ``open_clip_config.json`` beside ``open_clip_model.safetensors``;
 - ``hub:OWNER/NAME[@REVISION]``: a repository in that layout, in the hub's cache;
-- ``open_clip:MODEL/TAG``: the repository that open_clip's own table has for a tag;
-- ``open_clip:MODEL/FILE.safetensors``: a file, relative to the project, for an architecture that open_clip knows.
+- ``open_clip:MODEL/TAG``: the repository that open_clip's table gives for a tag;
+- ``open_clip:MODEL/FILE.safetensors``: a file, relative to the project's root, for an architecture of open_clip.
 
-Only safetensors are opened. Weights that were trained with QuickGELU are silently wrong without it. A folder says so
-in its configuration and open_clip's table says it of its tags and their repositories; of a file only the architecture
-can tell, so OpenAI's weights in a file are ``open_clip:ViT-B-16-quickgelu/FILE.safetensors``.
+Only safetensors are opened. Weights that were trained with QuickGELU are silently wrong without it. A folder's
+configuration says whether it is needed, and so does open_clip's table for its tags and their repositories. For a file,
+only the architecture says it: OpenAI's weights in a file are ``open_clip:ViT-B-16-quickgelu/FILE.safetensors``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
 class Pretrained:
     """A CLIP on disk.
 
-    ``source`` is what open_clip knows its architecture and tokenizer by: ``local-dir:FOLDER`` or a model's name.
-    ``config`` is what stands in ``open_clip_config.json``: ``model_cfg`` and ``preprocess_cfg``. ``folder`` holds the
-    files of its tokenizer, where it has any. ``commit`` is the hub's, and ``sha256`` of what is read.
+    Attributes:
+        name: its name in the model's row.
+        source: open_clip's name for its architecture and tokenizer: ``local-dir:FOLDER`` or a model's name.
+        weights: the file of its weights.
+        config: the content of ``open_clip_config.json``: ``model_cfg`` and ``preprocess_cfg``.
+        folder: holds the files of its tokenizer, or None where it needs none.
+        commit: its commit on the hub, or None.
+        sha256: hash of the files that are read.
     """
 
     name: str
@@ -47,7 +52,7 @@ class Pretrained:
     sha256: str
 
     def create(self) -> Any:
-        """The model in float32, on the CPU.
+        """Load the model in float32, on the CPU.
 
         Raises:
             InputError: the weights do not fit the architecture.
@@ -70,57 +75,57 @@ class Pretrained:
             ) from error
 
     def tokenizer(self) -> Any:
-        """From a list of captions to (n, context) int64."""
+        """The tokenizer, which maps a list of captions to (n, context) int64."""
         import open_clip
 
         return open_clip.get_tokenizer(self.source)
 
 
 def hub_name(name: str) -> str | None:
-    """``hub:OWNER/NAME[@REVISION]`` of what a row's ``clip`` needs from the hub; None where that is a file or folder.
+    """The ``hub:OWNER/NAME[@REVISION]`` of a row's ``clip``; None where ``clip`` is a file or folder.
 
     Raises:
-        InputError: no such model or tag, or one of which there is only a pickled download.
+        InputError: there is no such model or tag, or it is published only as a pickled file.
     """
     if hub.repository(name) is not None:
         return name
-    model, wanted = _parts(name)
-    if model is None or Path(wanted).suffix in (".safetensors", *_PICKLED):
+    model, tag = _parts(name)
+    if model is None or Path(tag).suffix in (".safetensors", *_PICKLED):
         return None
     from open_clip import pretrained
 
-    row = pretrained.get_pretrained_cfg(model, wanted)
+    row = pretrained.get_pretrained_cfg(model, tag)
     if _hub(row):
         return f"hub:{_hub(row)}"
-    near = difflib.get_close_matches(wanted, [tag for tag, other in _tags(model).items() if _hub(other)], 4, 0)
-    others = " or ".join([*(f"open_clip:{model}/{tag}" for tag in near), f"open_clip:{model}/FILE.safetensors"])
+    near = difflib.get_close_matches(tag, [other for other, facts in _tags(model).items() if _hub(facts)], 4, 0)
+    others = " or ".join([*(f"open_clip:{model}/{other}" for other in near), f"open_clip:{model}/FILE.safetensors"])
     if row:
         raise InputError(
-            f"{name}: is published as a pickled file only, which can run any code when it is opened; name {others}."
+            f"{name}: is published only as a pickled file, which can run any code when it is opened; name {others}."
         )
     raise InputError(f"{name}: open_clip knows no such weights of {model}; name {others}.")
 
 
 def find(root: Path, name: str) -> Pretrained:
-    """What a row's ``clip`` names.
+    """Find the CLIP that a row's ``clip`` names.
 
     Args:
-        root: the project; a path is relative to it.
-        name: see the module.
+        root: the project's root; a path is relative to it.
+        name: a name in one of the module's four forms.
 
     Raises:
-        InputError: it is not there, is in no layout of open_clip's, or is pickled.
+        InputError: the CLIP is missing, is not in open_clip's layout, or is pickled.
     """
-    model, wanted = _parts(name)
+    model, file = _parts(name)
     located = hub_name(name) or name
     if model is not None and located == name:
-        return _file(root, name, model, wanted)
+        return _file(root, name, model, file)
     identity = hub.identity(root, located, "clip")
-    found = in_folder(hub.locate(root, located, "clip"), name, identity["commit"], identity["sha256"])
-    known = hub.repository(located)
-    if known is not None and _quick_gelu(known.id):
-        found.config["model_cfg"]["quick_gelu"] = True
-    return found
+    clip = in_folder(hub.locate(root, located, "clip"), name, identity["commit"], identity["sha256"])
+    repository = hub.repository(located)
+    if repository is not None and _quick_gelu(repository.id):
+        clip.config["model_cfg"]["quick_gelu"] = True
+    return clip
 
 
 def identity(root: Path, name: str) -> dict[str, Any]:
@@ -134,10 +139,10 @@ def identity(root: Path, name: str) -> dict[str, Any]:
 
 
 def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretrained:
-    """The CLIP of an open_clip folder, which others call ``name``.
+    """The CLIP of an open_clip folder; ``name`` is its name in records.
 
     Raises:
-        InputError: the folder is none, or its weights are pickled only.
+        InputError: the folder is not open_clip's, or it holds only pickled weights.
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
@@ -155,7 +160,7 @@ def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretr
 
 
 def _file(root: Path, name: str, model: str, file: str) -> Pretrained:
-    """A file of weights for an architecture of open_clip's."""
+    """The CLIP of a file of weights for an architecture of open_clip."""
     import open_clip
 
     path = root / file
@@ -170,42 +175,43 @@ def _file(root: Path, name: str, model: str, file: str) -> Pretrained:
         raise InputError(
             f"{name}: {model} needs a tokenizer beside its weights; name a folder or a repository that holds both."
         )
-    # What a file does not tell: how its images were normalised, where open_clip's table is of one mind about it.
-    kinds = {(tuple(tag["mean"]), tuple(tag["std"])) for tag in _tags(model).values()}
-    preprocess = dict(zip(("mean", "std"), map(list, kinds.pop()), strict=True)) if len(kinds) == 1 else {}
-    facts = {"model_cfg": config, "preprocess_cfg": preprocess}
-    return Pretrained(name, model, path, facts, None, None, sha256_file(path))
+    # A file does not say how its images were normalised; open_clip's table does, where all its tags agree.
+    normalisations = {(tuple(tag["mean"]), tuple(tag["std"])) for tag in _tags(model).values()}
+    agreed = len(normalisations) == 1
+    preprocess = dict(zip(("mean", "std"), map(list, normalisations.pop()), strict=True)) if agreed else {}
+    settings = {"model_cfg": config, "preprocess_cfg": preprocess}
+    return Pretrained(name, model, path, settings, None, None, sha256_file(path))
 
 
 def _parts(name: str) -> tuple[str | None, str]:
-    """MODEL and the rest of ``open_clip:MODEL/REST``; None and nothing of any other name."""
+    """MODEL and REST of ``open_clip:MODEL/REST``; None and an empty string for any other name."""
     if not name.startswith("open_clip:"):
         return None, ""
-    found = _NAME.fullmatch(name)
-    if found is None:
+    match = _NAME.fullmatch(name)
+    if match is None:
         raise InputError(
             f"{name}: is no name of a CLIP; write open_clip:MODEL/TAG or open_clip:MODEL/FILE.safetensors."
         )
     import open_clip
 
-    if found[1] not in open_clip.list_models():
-        near = ", ".join(difflib.get_close_matches(found[1], open_clip.list_models(), 4, 0))
-        raise InputError(f"{name}: open_clip knows no model {found[1]}; the nearest are {near}.")
-    return found[1], found[2]
+    if match[1] not in open_clip.list_models():
+        near = ", ".join(difflib.get_close_matches(match[1], open_clip.list_models(), 4, 0))
+        raise InputError(f"{name}: open_clip knows no model {match[1]}; the nearest are {near}.")
+    return match[1], match[2]
 
 
 def _tags(model: str) -> dict[str, dict[str, Any]]:
-    """open_clip's table of a model's published weights."""
+    """The published weights of a model, by tag, from open_clip's table."""
     from open_clip import pretrained
 
     return {tag: pretrained.get_pretrained_cfg(model, tag) for tag in pretrained.list_pretrained_tags_by_model(model)}
 
 
 def _hub(row: dict[str, Any]) -> str | None:
-    """The repository of a row of that table, where it is one in open_clip's layout."""
-    where: str = row.get("hf_hub", "")
-    # Only those end in a slash; the others name one file of a repository, or none.
-    return where.rstrip("/") if where.endswith("/") else None
+    """The repository in a row of open_clip's table, or None where it is not in open_clip's layout."""
+    place: str = row.get("hf_hub", "")
+    # Only repositories in this layout end in a slash; other rows name one file of a repository, or nothing.
+    return place.rstrip("/") if place.endswith("/") else None
 
 
 def _quick_gelu(repository: str) -> bool:
@@ -223,6 +229,6 @@ def _refusal(path: Path, source: str, safe: Path, then: str) -> InputError:
         f"save_file({{k: v.contiguous() for k, v in m.state_dict().items()}}, '{safe}')"
     )
     return InputError(
-        f"{path}: is a pickled file, which can run any code when it is opened; where you trust it, convert it with "
+        f"{path}: is a pickled file, which can run any code when it is opened; if you trust it, convert it with "
         f'`python -c "{code}"` and {then}.'
     )
