@@ -129,10 +129,10 @@ def find(root: Path, name: str) -> Pretrained:
 
 
 def identity(root: Path, name: str) -> dict[str, Any]:
-    """Name, commit and sha256 of the CLIP that a model's row names, as it is on this machine.
+    """The name, commit and sha256 of the CLIP that a model's row names, from its files on this machine.
 
     Raises:
-        InputError: it is not there, or open_clip does not read it.
+        InputError: the CLIP is missing, is not in open_clip's layout, or is pickled.
     """
     clip = find(root, name)
     return {"name": clip.name, "commit": clip.commit, "sha256": clip.sha256}
