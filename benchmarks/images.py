@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.setting import Setting
-    from dreamset.generator.base_model import Condition
+    from dreamset.generator.conditions import Condition
 
 PLAIN_BATCH = 10  # DataDream's
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from dreamset.data.adapters import Adapter
     from dreamset.data.splits import Split
     from dreamset.drawing.blocks import Block, Request
-    from dreamset.generator.base_model import BaseModel, Condition
+    from dreamset.generator.base_model import BaseModel
+    from dreamset.generator.conditions import Condition
     from dreamset.params import Params
 
 
@@ -123,7 +124,7 @@ def draw(
     """
     import torch
 
-    from dreamset.generator.base_model import cat
+    from dreamset.generator.conditions import cat
     from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
 
     started = time.perf_counter()

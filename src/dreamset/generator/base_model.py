@@ -15,15 +15,16 @@ from transformers.utils import logging as transformers_logging
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
+from dreamset.generator.conditions import Condition
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
 
-    from dreamset.generator.class_encoder import ClassContexts
+    from dreamset.generator.conditions import ClassContexts
     from dreamset.params.model import Model
     from dreamset.params.values import Saving
 
@@ -31,50 +32,6 @@ ENCODERS: Final = {
     "StableDiffusionPipeline": ("text_encoder",),
     "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
 }
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The conditions of the U-Net, one row per image.
-
-    ``hidden`` (n, length, width) goes to cross-attention. Stable Diffusion XL adds ``pooled`` (n, width of the second
-    encoder) to the time embedding (Podell et al. 2023, section 2.2); it is None for the other models.
-    """
-
-    hidden: torch.Tensor
-    pooled: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.hidden)
-
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Condition:
-        """Return a condition with ``change`` applied to each tensor."""
-        return Condition(change(self.hidden), None if self.pooled is None else change(self.pooled))
-
-    def rows(self, index: Sequence[int]) -> Condition:
-        """Return rows by index; an index that occurs twice repeats its row."""
-        # Not x[index]: threads would sum its gradient in no fixed order.
-        return self.each(lambda x: x.index_select(0, torch.tensor(list(index), device=x.device)))
-
-    def expand(self, count: int) -> Condition:
-        """Return the only row repeated ``count`` times."""
-        return self.each(lambda x: x.expand(count, *x.shape[1:]))
-
-    def split(self) -> list[Condition]:
-        """Return one condition per row."""
-        return [self.rows([row]) for row in range(len(self))]
-
-
-def cat(parts: Sequence[Condition]) -> Condition:
-    """Concatenate the rows of ``parts``."""
-    pooled = [part.pooled for part in parts if part.pooled is not None]
-    return Condition(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
-
-
-def interleave(one: Condition, other: Condition) -> Condition:
-    """Alternate the rows: row 0 of ``one``, row 0 of ``other``, row 1 of ``one``, and so on."""
-    both = cat([one, other])
-    return both.rows([row for pair in range(len(one)) for row in (pair, pair + len(one))])
 
 
 @dataclass

@@ -24,10 +24,10 @@ from torch import nn
 
 from dreamset.core.errors import InputError
 from dreamset.core.seeds import seed_for
-from dreamset.data.splits import class_vector
+from dreamset.generator.conditions import ClassContexts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from dreamset.generator.base_model import BaseModel
@@ -60,29 +60,6 @@ class ClassEncoder(nn.Module):
         """The contexts of classes by index; the index after the last class stands for the all-zero vector."""
         one_hot = nn.functional.one_hot(index, self.classes + 1)[:, : self.classes]
         return self.forward(one_hot.to(self.hidden.weight.dtype))
-
-
-@dataclass(frozen=True)
-class ClassContexts:
-    """The contexts that replace text: ``rows`` maps (n,) int64 to (n, length, width).
-
-    The indices are those of the ``classes`` classes and one more for the unconditional context.
-    """
-
-    classes: int
-    rows: Callable[[torch.Tensor], torch.Tensor]
-
-    def encode(self, prompts: Sequence[str], device: torch.device) -> torch.Tensor:
-        """The contexts (n, length, width) of prompts from ``splits.class_vector``; "" is the unconditional one.
-
-        Raises:
-            InputError: a prompt is neither a class vector nor empty.
-        """
-        index = {class_vector(label, self.classes): label for label in range(self.classes)} | {"": self.classes}
-        for prompt in prompts:
-            if prompt not in index:
-                raise InputError(f"{prompt!r}: a class encoder knows only class vectors; set prompt: class_vector.")
-        return self.rows(torch.tensor([index[prompt] for prompt in prompts], device=device))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from dreamset.generator import trained
-from dreamset.generator.base_model import BaseModel, Condition, parameters, save_memory
+from dreamset.generator.base_model import BaseModel, parameters, save_memory
+from dreamset.generator.conditions import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

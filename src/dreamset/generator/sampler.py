@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import diffusers
 import torch
 
-from dreamset.generator.base_model import interleave
+from dreamset.generator.conditions import interleave
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreamset.generator.base_model import BaseModel, Condition
+    from dreamset.generator.base_model import BaseModel
+    from dreamset.generator.conditions import Condition
     from dreamset.params.model import Sampler
 
 SCHEDULERS: Final = {

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dreamset.generator.base_model import BaseModel, Condition
+    from dreamset.generator.base_model import BaseModel
+    from dreamset.generator.conditions import Condition
     from dreamset.generator.trained import Kind
     from dreamset.params.model import AdaptSchedule, Sampler
 

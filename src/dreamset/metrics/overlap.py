@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as Picture
 
-    from dreamset import sources
+    from dreamset.data.source import Image, Source
     from dreamset.metrics.features import Judge
 
     # (later part, index, earlier part, index) of a pair, and its measures.
@@ -46,7 +46,7 @@ RATIO: Final = 0.2
 _BLOCK: Final = 256  # images in memory at once, at the judge's size
 
 
-def pass_over(source: sources.Source) -> tuple[sources.Source, list[tuple[sources.Image, str]]]:
+def pass_over(source: Source) -> tuple[Source, list[tuple[Image, str]]]:
     """Remove from a published split the training and selection images whose pixels are also in a later part.
 
     The literature's splits hold such copies and cannot be corrected. Other sources are returned unchanged, and
@@ -58,8 +58,8 @@ def pass_over(source: sources.Source) -> tuple[sources.Source, list[tuple[source
     if not source.published:
         return source, []
     seen: dict[str, str] = {}
-    copies: list[tuple[sources.Image, str]] = []
-    kept: dict[str, list[sources.Image]] = {}
+    copies: list[tuple[Image, str]] = []
+    kept: dict[str, list[Image]] = {}
     for part, images in (("test", source.test), ("selection", source.selection), ("training", source.train)):
         others = dict(seen)
         kept[part] = []
@@ -73,7 +73,7 @@ def pass_over(source: sources.Source) -> tuple[sources.Source, list[tuple[source
     return replace(source, train=kept["training"], selection=selection), copies
 
 
-def check_overlap(parts: dict[str, list[sources.Image]]) -> None:
+def check_overlap(parts: dict[str, list[Image]]) -> None:
     """Fail where two parts hold the same picture or the same group.
 
     Raises:
@@ -92,7 +92,7 @@ def check_overlap(parts: dict[str, list[sources.Image]]) -> None:
                     )
 
 
-def near_pairs(parts: dict[str, list[sources.Image]], judge: Path) -> list[dict[str, Any]]:
+def near_pairs(parts: dict[str, list[Image]], judge: Path) -> list[dict[str, Any]]:
     """The near-duplicates between an earlier and a later part: pairs by hash first, the nearest first.
 
     Args:
@@ -116,7 +116,7 @@ def near_pairs(parts: dict[str, list[sources.Image]], judge: Path) -> list[dict[
     return by_hash + sorted(by_features, key=lambda pair: (pair["ratio"], pair["image"]))
 
 
-def _by_hash(parts: dict[str, list[sources.Image]]) -> _Pairs:
+def _by_hash(parts: dict[str, list[Image]]) -> _Pairs:
     """Yield the pairs that agree in hash and thumbnail, with both measures."""
     from dreamset.metrics.near_duplicates import Thumbnails, across
 
@@ -127,7 +127,7 @@ def _by_hash(parts: dict[str, list[sources.Image]]) -> _Pairs:
             yield (later, pair.second, earlier, pair.first), measures
 
 
-def _by_features(parts: dict[str, list[sources.Image]], judge: Path) -> _Pairs:
+def _by_features(parts: dict[str, list[Image]], judge: Path) -> _Pairs:
     """Yield the pairs of an image in a later part and its nearest in an earlier part, where the ratio is low."""
     from dreamset.metrics.duplicates import apart, nearest
     from dreamset.metrics.features import Judge
@@ -141,7 +141,7 @@ def _by_features(parts: dict[str, list[sources.Image]], judge: Path) -> _Pairs:
             yield (later, row, earlier, int(index[row])), {"ratio": round(float(distance[row] / in_part[row]), 4)}
 
 
-def _features(images: Sequence[sources.Image], judge: Judge, part: str) -> NDArray[np.float32]:
+def _features(images: Sequence[Image], judge: Judge, part: str) -> NDArray[np.float32]:
     """The judge's features of a part's images: (images, width)."""
     import numpy as np
 
@@ -154,7 +154,7 @@ def _features(images: Sequence[sources.Image], judge: Judge, part: str) -> NDArr
     return np.concatenate(blocks)
 
 
-def _picture(image: sources.Image) -> Picture:
+def _picture(image: Image) -> Picture:
     """The image as RGB, decoded as its source says."""
     if image.path is not None and image.decoding is not None:
         return decode(image.path.read_bytes(), image.decoding).image
@@ -166,11 +166,11 @@ def _picture(image: sources.Image) -> Picture:
     return Image.fromarray(image.pixels).convert("RGB")
 
 
-def _thumbnail(image: sources.Image) -> bytes:
+def _thumbnail(image: Image) -> bytes:
     return image.thumbnail if image.thumbnail is not None else thumbnail(_picture(image))
 
 
-def clusters(images: Sequence[sources.Image]) -> dict[str, str]:
+def clusters(images: Sequence[Image]) -> dict[str, str]:
     """Cluster images by group and by look; return, by image name, the name of the cluster's representative.
 
     Images are clustered by look only within a class: the same picture in two classes is a wrong label, which
@@ -190,7 +190,7 @@ def clusters(images: Sequence[sources.Image]) -> dict[str, str]:
     for image in images:
         for key in (("group", image.group), ("pixels", str(image.label), image.pixels_sha256)):
             parent[root(image.name)] = root(first.setdefault(key, image.name))
-    classes: dict[int, list[sources.Image]] = {}
+    classes: dict[int, list[Image]] = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
     for members in classes.values():

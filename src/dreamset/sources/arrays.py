@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamset.core.errors import InputError
 from dreamset.core.images import is_grey
-from dreamset.sources import Image, Source
+from dreamset.data.source import Image, Source
 from dreamset.sources.reading import pixels_digest
 
 if TYPE_CHECKING:

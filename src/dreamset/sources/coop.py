@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
-from dreamset.sources import Source
+from dreamset.data.source import Source
 from dreamset.sources.reading import Row, inside, printable, read_files
 
 if TYPE_CHECKING:
@@ -33,18 +33,16 @@ class Listing:
     parts: dict[Part, list[tuple[str, int]]]
 
 
-def read(file: Path, decoding: Decoding) -> Source:
+def read(file: Path, decoding: Decoding, folders: Sequence[str]) -> Source:
     """Read a split file: shots come from train, selection images from val, test images from test.
 
-    The images are searched in ``images/`` beside the file, then in CoOp's folders, then directly beside the file.
+    The images are searched in ``images/`` beside the file, then in ``folders``, then directly beside the file.
 
     Raises:
         InputError: a row is wrong; the sentence names the file, the row and the fault.
     """
-    from dreamset.sources.presets import FOLDERS
-
     listing = parse(load(file), file)
-    root = image_root(file.parent, listing, ("images", *FOLDERS, "."))
+    root = image_root(file.parent, listing, ("images", *folders, "."))
     rejected: list[tuple[str, str]] = []
     images = {part: read_files(rows(root, listed), decoding, rejected, part) for part, listed in listing.parts.items()}
     return Source(

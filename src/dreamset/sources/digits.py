@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from dreamset.sources import Image, Source
+from dreamset.data.source import Image, Source
 from dreamset.sources.reading import pixels_digest
 
 if TYPE_CHECKING:

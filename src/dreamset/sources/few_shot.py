@@ -16,7 +16,7 @@ from dreamset.sources.coop import load
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from dreamset.sources import Image, Source
+    from dreamset.data.source import Image, Source
 
 ByLabel = dict[int, list["Image"]]
 

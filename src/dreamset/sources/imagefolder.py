@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.sources import Image, Source
+from dreamset.data.source import Image, Source
 from dreamset.sources.reading import Row, printable, read_files
 
 if TYPE_CHECKING:

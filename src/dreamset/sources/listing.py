@@ -6,7 +6,7 @@ import csv
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.sources import Source
+from dreamset.data.source import Source
 from dreamset.sources.reading import Row, inside, printable, read_files
 
 if TYPE_CHECKING:

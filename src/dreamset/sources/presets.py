@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
+from dreamset.data.source import Source
 from dreamset.data.splits import spoken
-from dreamset.sources import Source, coop
+from dreamset.sources import coop
 from dreamset.sources.coop import Listing
 from dreamset.sources.imagefolder import files, folders
 from dreamset.sources.reading import inside, read_files
@@ -161,6 +162,7 @@ PRESETS: Final[dict[str, Preset]] = {
     ),
 }
 
+# The folders of images in CoOp's layout, which a split file of one's own may use as well.
 FOLDERS: Final = tuple(
     dict.fromkeys(preset.folder for preset in PRESETS.values() if preset.folder not in ("images", "."))
 )

@@ -13,7 +13,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import sha256
 from dreamset.core.images import DICOM, SUFFIXES, BadImageError, Decoded, Decoding, decode, is_dicom, is_grey, thumbnail
 from dreamset.core.progress import bar
-from dreamset.sources import Image
+from dreamset.data.source import Image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
