@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -195,7 +196,10 @@ def test_the_commands_of_the_pipeline_run_where_it_stands():
     assert set(STAGES) == {command.rpartition(" ")[2] for command in commands}
     for stage in stages:
         assert all((BASE / path).exists() for path in stage["deps"])
-    helped = subprocess.run(f"{commands[0]} --help", shell=True, cwd=BASE, capture_output=True, check=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    helped = subprocess.run(
+        f"{commands[0]} --help", shell=True, cwd=BASE, env=os.environ | {"PATH": path}, capture_output=True, check=True
+    )
     assert b"models/base" in helped.stdout
 
 
