@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -21,38 +22,105 @@ RECIPES = ("stable_diffusion", "datadream_dset")
 HOSTILE = ("<script>alert(1)</script>", "a" * 300, "Δ/../数字\n\u202e\x07")
 
 
+@dataclass
+class Element:
+    """An element of a page, with the elements and texts in it."""
+
+    tag: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    children: list[Element | str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All text in it, but for that of the style sheet; every run of white space is one space."""
+        parts = [child if isinstance(child, str) else child.raw for child in self.children]
+        return re.sub(r"\s+", " ", "".join(parts)).strip()
+
+    @property
+    def raw(self) -> str:
+        return "".join(child if isinstance(child, str) else child.raw for child in self.children)
+
+    def all(self, tag: str = "", kind: str = "") -> list[Element]:
+        """Every element in it of this name and with this class."""
+        inside = [child for child in self.children if isinstance(child, Element)]
+        return [
+            element
+            for child in inside
+            for element in (child, *child.all(tag, kind))
+            if element is not child or child.fits(tag, kind)
+        ]
+
+    def fits(self, tag: str, kind: str) -> bool:
+        return tag in ("", self.tag) and (not kind or kind in self.attributes.get("class", "").split())
+
+    def one(self, tag: str = "", kind: str = "") -> Element:
+        """The first of these."""
+        return self.all(tag, kind)[0]
+
+    def texts(self, tag: str = "", kind: str = "") -> list[str]:
+        return [element.text for element in self.all(tag, kind)]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The texts of the cells of every row, heads included."""
+        return [[cell.text for cell in row.children if isinstance(cell, Element)] for row in self.all("tr")]
+
+    def row(self, heading: str) -> list[str]:
+        """The cells of the only row with this heading, without it."""
+        (cells,) = [cells[1:] for cells in self.rows if cells[0] == heading]
+        return cells
+
+    def terms(self) -> dict[str, str]:
+        """A list of terms."""
+        return dict(zip(self.texts("dt"), self.texts("dd"), strict=True))
+
+
 class Page(HTMLParser):
-    """Checks that every element is closed in order, and gathers texts, attributes and pictures."""
+    """A page as a tree of elements; every element is closed in order."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.words: list[str] = []
-        self.sections: dict[str, list[str]] = {}
+        self.root = Element("")
+        self.open = [self.root]
         self.feed(source)
         self.close()
-        assert self.open == []
+        assert self.open == [self.root]
+        self.elements = self.root.all()
+        self.tags = [element.tag for element in self.elements]
+        self.attributes = [pair for element in self.elements for pair in element.attributes.items()]
+        self.sections = {element.attributes["id"]: element for element in self.elements if element.tag == "section"}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag == "section":
-            self.sections[dict(attrs)["id"] or ""] = self.words = []
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(element)
         if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
+            self.open.append(element)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        assert self.open.pop().tag == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.sections.setdefault("hero", self.words)
-            self.words.append(data)
+        if self.open[-1].tag != "style":
+            self.open[-1].children.append(data)
 
-    def text(self, section: str) -> str:
-        return re.sub(r"\s+", " ", "".join(self.sections[section]))
+    @property
+    def hero(self) -> Element:
+        return self.root.one("header")
+
+    @property
+    def lede(self) -> str:
+        """The sentence under the title."""
+        return self.hero.one("p", "lede").text
+
+    @property
+    def caveat(self) -> list[str]:
+        return self.hero.one("div", "caveat").texts("p")
+
+    @property
+    def cards(self) -> dict[str, tuple[str, str]]:
+        """The headline's accuracies, and what stands below them, by what was trained on."""
+        cards = [card.texts() for card in self.hero.one("ol").all("li")]
+        return {name: (accuracy, spread) for name, _, accuracy, spread in cards}
 
 
 def evaluation(params: Params, classes: tuple[str, ...], accuracies: dict[str, float]) -> dict[str, Any]:
@@ -152,9 +220,3 @@ def write(folder: Path, params: Params) -> Workspace:
 def read(workspace: Workspace) -> tuple[str, Page]:
     source = (workspace.results / "report.html").read_text(encoding="utf-8")
     return source, Page(source)
-
-
-def part(source: str, anchor: str) -> str:
-    """The markup of a section."""
-    start = source.index(f'<section id="{anchor}"')
-    return source[start : source.index("</section>", start)]

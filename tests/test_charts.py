@@ -1,11 +1,12 @@
 """The pieces of the page: axes, curves, bars with intervals, and how numbers are written."""
 
 import math
-import re
 
 import pytest
+from markupsafe import Markup
 
-from dreamset.report import charts, markup, planes
+from dreamset.report import charts, figures, markup, planes
+from reported import Page
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-8.8, 25.4), (54.1, 54.1), (0.0, 0.0), (1e-7, 3e-7)])
@@ -17,19 +18,29 @@ def test_ticks_are_few_and_hold_the_ends(low: float, high: float) -> None:
 
 
 def test_a_curve_that_diverged_is_drawn_as_far_as_it_goes() -> None:
-    made = charts.curves([[(1, 2.0), (2, float("nan")), (3, 1.0)]], "step", "loss", "x", "c0")
-    assert "nan" not in made
-    assert made.count("polyline") == 2
+    drawn = Page(charts.curves([[(1, 2.0), (2, float("nan")), (3, 1.0)]], "step", "loss", "x", "c0")).root
+    assert [len(line.attributes["points"].split()) for line in drawn.all("polyline")] == [2]
+    assert drawn.one("svg").one("title").text == "x: loss by step"
+    assert drawn.texts("text", "axis-name") == ["step →", "↑ loss"]
     assert charts.curves([[(1, float("inf"))]], "step", "loss", "x", "c0") == ""
 
 
 def test_numbers_are_written_for_people() -> None:
-    assert markup.points(-0.0004) == "0.0"
-    assert markup.points(-0.0312) == "−3.1"
-    assert markup.number(12345.6, 1) == "12\u202f345.6"
-    assert markup.percent(None) == "–"
-    assert markup.text("\ud800<") == "?&lt;"
-    assert markup.tag("a", None, ["<", markup.Html("<b>")], title='"', id=None) == '<a title="&quot;">&lt;<b></a>'
+    assert figures.points(-0.0004) == "0.0"
+    assert figures.points(-0.0312) == "−3.1"
+    assert figures.number(12345.6, 1) == "12\u202f345.6"
+    assert figures.percent(None) == "–"
+
+
+def test_what_is_no_markup_is_escaped() -> None:
+    assert markup.code("a `<b>` c") == "a <code>&lt;b&gt;</code> c"
+    assert markup.joined("&", ["<", Markup("<b>")]) == "&lt;&amp;<b>"
+    table = markup.Table(["<i>", "b"], [["<i>", Markup("<b>1</b>")]], columns={"b": '"'}, chosen=0)
+    drawn = Page(markup.fill("parts.table", table=table)).root
+    assert drawn.rows == [["<i>", "b"], ["<i>", "1"]]
+    assert drawn.all("tr")[1].fits("tr", "chosen")
+    assert [cell.attributes["class"] for cell in drawn.all("td")] == ['"']
+    assert drawn.texts("b") == ["1"] and not drawn.all("i")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 7), (3, 46), (0, 999)])
@@ -52,13 +63,16 @@ def test_a_range_keeps_its_ends() -> None:
 
 def test_equal_series_with_intervals_do_not_hide_each_other() -> None:
     values, ends = {1: 70.0, 2: 80.0}, {1: (60.0, 75.0), 2: (70.0, 90.0)}
-    shown = charts.steps([charts.Line(kind, values, ends) for kind in ("c0", "c1")], "%", "times", "accuracy", "CAS")
-    first, second = re.findall(r'points="([^"]+)"', shown)
+    drawn = Page(
+        charts.steps([charts.Line(kind, values, ends) for kind in ("c0", "c1")], "%", "times", "y", "CAS")
+    ).root
+    series = drawn.all("g")
+    first, second = (group.one("polyline").attributes["points"] for group in series)
     assert first != second
-    assert shown.count("dashes-0") == shown.count("dashes-1") == 1
-    assert shown.count('class="ends"') == 4
-    assert "accuracy<" in shown
+    assert [group.fits("g", f"dashes-{place}") for place, group in enumerate(series)] == [True, True]
+    assert [len(group.all("polyline", "ends")) for group in series] == [2, 2]
+    assert drawn.texts("text", "axis-name") == ["times →", "↑ y"]
     # Of many series on few places none reaches into the next place.
-    many = charts.steps([charts.Line("c0", values, ends)] * 40, "%", "times", "accuracy", "CAS")
-    places = [float(x) for x in re.findall(r'<circle cx="([^"]+)"', many)]
+    many = Page(charts.steps([charts.Line("c0", values, ends)] * 40, "%", "times", "accuracy", "CAS")).root
+    places = [float(dot.attributes["cx"]) for dot in many.all("circle")]
     assert max(places[::2]) < min(places[1::2])

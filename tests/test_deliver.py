@@ -216,7 +216,7 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     write_csv(workspace.results / "table/claims.csv", [row], row)
     (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
     params = toy.params()
-    made = {"data": None, "made": claims.made(params, workspace.root)}
+    made = {"data": None} | claims.made(params, workspace.root)
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made)
     summary = deliver.run(params, workspace)
     assert summary["arm"] == arm
@@ -234,9 +234,13 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     card = (workspace.classifier / "README.md").read_text()
     assert record["verdict"]["sentence"] in card
     assert ("the verdict chose it on the same images" in card) == (arm != "real")
-    # A table of other code is no basis.
-    write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made | {"made": "0"})
-    assert deliver.run(params, workspace)["seeds"] == 1
+    # A table of other code is no basis, and that is said.
+    write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made | {"code": "0"})
+    summary = deliver.run(params, workspace)
+    assert summary["seeds"] == 1
+    assert "with other code" in summary["warnings"][0]
+    basis = json.loads((workspace.classifier / "classifier.json").read_text())["verdict"]["basis"]
+    assert basis.startswith("It rests on one seed, 0. The table over seeds in `results/table` was made with other code")
 
 
 def test_the_code_in_the_card_reads_transparent_and_deep_files_as_predict_does(

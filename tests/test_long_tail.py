@@ -207,7 +207,7 @@ def test_pictures_of_many_classes_are_paged(workspace: Workspace) -> None:
     write_metadata(workspace.synthetic("stable_diffusion"), rows)
     settings = toy.params(active=["stable_diffusion"])
     evidence: Any = SimpleNamespace(params=settings, split=split, workspace=workspace)
-    sources = pictures.shown(evidence)
+    sources = pictures.sources_of(evidence)
     assert [[len(own) for own in source.by_label] for source in sources] == [[2] * 2000, [8] * 2000]
     first = pictures.blocks(evidence, sources)
     section = str(gallery.by_class(evidence, first))

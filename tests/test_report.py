@@ -28,6 +28,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data.splits import read_split, write_split
 from dreamset.data.synthetic import read_metadata, write_metadata
 from dreamset.metrics import claims
+from dreamset.metrics.machines import differing
 from reported import HOSTILE, RECIPES, accuracies, read
 
 if TYPE_CHECKING:
@@ -62,38 +63,75 @@ def test_the_page_stands_alone_and_says_what_was_measured(params: Params, worksp
     assert "prefers-color-scheme: dark" in source
     assert "width=device-width" in source
 
-    hero = page.text("hero")
-    assert "toy · 4 shots per class · seed 0" in hero
+    assert page.hero.one("p", "kicker").text == "toy · 4 shots per class · seed 0"
     assert summary["verdict"] == "It helps"
-    assert "It helps." in hero
-    assert (
+    assert summary["warnings"] == []
+    assert page.hero.one("h1").text == "It helps."
+    assert page.hero.one("h1").fits("h1", "helps")
+    assert page.lede == (
         "Trained on the real images and those of datadream_dset, resnet20 gets 4.5 percentage points more of 877 test "
-        "images right than on the real ones alone, and the whole 95% interval (+3.4 to +5.7) lies above zero." in hero
+        "images right than on the real ones alone, and the whole 95% interval (+3.4 to +5.7) lies above zero."
     )
-    assert "+0.6 points beside the real images (−0.5 to +1.8)" in hero
-    assert "+23.7 points on synthetic images alone (+22.6 to +24.9)" in hero
-    assert "resnet20 reaches 88.3%, against 64.6% with stable_diffusion." in hero
-    assert "Indicative, one seed" in hero
-    assert "the interval ends below +1.0 points" in hero
+    assert page.cards == {
+        "real shots alone": ("86.1%", "84.0 to 88.0"),
+        "real + stable_diffusion": ("90.0%", "87.9 to 92.0"),
+        "real + datadream_dset": ("90.7%", "88.6 to 92.6"),
+        "stable_diffusion alone": ("64.6%", "62.5 to 66.5"),
+        "datadream_dset alone": ("88.3%", "86.2 to 90.2"),
+    }
+    adapting, alone = page.hero.texts("p")[2:4]
+    assert "+0.6 points beside the real images (−0.5 to +1.8)" in adapting
+    assert "+23.7 points on synthetic images alone (+22.6 to +24.9)" in adapting
+    assert alone == "On synthetic images alone resnet20 reaches 88.3%, against 64.6% with stable_diffusion."
+    one_seed, rule = page.caveat
+    assert one_seed.startswith("Indicative, one seed: ")
+    assert "the interval ends below +1.0 points" in rule
     assert not {"expected", "quality", "correlations", "seeds"} & set(page.sections)
 
-    table = page.text("accuracy")
-    for score in accuracies(params).values():
-        assert f"{100 * score:.1f}% {100 * (score - 0.021):.1f} to {100 * (score + 0.019):.1f}" in table
-    for number in ("79.6", "29.6", "0.1432", "± 0.0021", "n = 18", "Where it does not help: 2 of 8"):
-        assert number in table
-    for number in ("41.3", "12.3", "3.8", "57.3"):
-        assert number in page.text("costs")
-    assert "0.75 near-duplicate" in page.text("copies")
-    assert "5 of 18 images" in page.text("copies")
-    assert "one adapter, 190 steps, mean loss 1 at the first step and 0.0526 at the end" in page.text("adaptation")
-    assert "before" in page.text("adaptation")
-    assert "after 200 steps" in page.text("adaptation")
-    assert "LoRA of rank 16" in page.text("setup")
-    assert "licence apache-2.0" in page.text("setup")
-    assert "dvc repro" in page.text("again")
+    section = page.sections["accuracy"]
+    scores = {
+        key: f"{100 * score:.1f}% {100 * (score - 0.021):.1f} to {100 * (score + 0.019):.1f}"
+        for key, score in accuracies(params).items()
+    }
+    first, second = params.train.classifiers
+    assert section.rows[0] == ["Trained on", first, second, "FID", "KID", "near-duplicates"]
+    assert section.row("nothing: zero-shot CLIP")[0] == scores["zero_shot/none/clip_zeroshot"]
+    assert section.row("real shots alone")[:2] == [scores[f"real/real/{name}"] for name in (first, second)]
+    groups = {group.rows[0][0]: {name: cells for name, *cells in group.rows[1:]} for group in section.all("tbody")[1:]}
+    assert list(groups) == list(RECIPES)
+    for recipe, rows in groups.items():
+        assert rows["synthetic only"][:2] == [scores[f"{recipe}/synthetic/{name}"] for name in (first, second)]
+        both = [scores[f"{recipe}/both/{name}"] for name in (first, second)]
+        assert [cell.partition(" ")[2] for cell in rows["real + synthetic"]] == both
+        assert {cell[0] for cell in rows["real + synthetic"]} == {"▲"}
+    distances = [rows["synthetic only"][2:] for rows in groups.values()]
+    assert distances == [["79.6", "0.1432 ± 0.0021", "4 2.1%"], ["29.6", "0.1432 ± 0.0021", "5 2.1%"]]
+    assert "n = 18 images on each side" in section.one("caption").text
+    assert section.one("h3").text == "Where it does not help: 2 of 8 comparisons"
+    assert len(section.all("li")) == 2
+
+    costs = page.sections["costs"]
+    assert dict(zip(costs.rows[0][1:], costs.row("datadream_dset"), strict=True)) == {
+        **{"adapters": "1", "steps": "190", "adapt, s": "41.3", "trials": "–", "tune, s": "–", "images": "18"},
+        **{"redrawn": "2", "generate, s": "12.3", "images/s": "1.5", "train, s": "3.8", "total, s": "57.3"},
+    }
+    assert costs.row("real shots only")[-2:] == ["3.8", "3.8"]
+    copies = page.sections["copies"]
+    assert copies.texts("h3") == list(RECIPES)
+    assert copies.texts("figcaption") == ["0.75 near-duplicate"] * 2
+    assert copies.texts("p")[1:] == [f"{count} of 18 images are near-duplicates" for count in (4, 5)]
+    (learned,) = page.sections["adaptation"].all("article")
+    assert learned.one("p").text == "one adapter, 190 steps, mean loss 1 at the first step and 0.0526 at the end"
+    assert learned.texts("figcaption") == ["before", "after 100 steps", "after 200 steps"]
+    terms = page.sections["setup"].terms()
+    assert "LoRA of rank 16" in terms["datadream_dset"]
+    assert "licence apache-2.0" in terms["Generator"]
+    assert "dvc repro" in page.sections["again"].one("pre").text
     # 3 maps of 3 classes: 18 of 20 right in each row, 2 taken for the next class.
-    assert page.text("confusion").count("18") == 9
+    maps = page.sections["confusion"].all("table")
+    assert len(maps) == 3
+    for map_of in maps:
+        assert [row[1:] for row in map_of.rows[1:]] == [["18", "2", ""], ["", "18", "2"], ["2", "", "18"]]
 
 
 def test_the_same_results_give_the_same_bytes(params: Params, workspace: Workspace) -> None:
@@ -108,13 +146,16 @@ def test_class_names_cannot_become_markup_or_break_the_sheet(params: Params, wor
     split = replace(read_split(workspace.splits), classes=HOSTILE)
     write_split(workspace.splits, split)
     change(workspace, lambda record: record["runs"][0]["most_confused"][0].update(actual=HOSTILE[0]))
+    workspace.result("expect").write_text(r'{"sentences": ["Of a damaged file \ud800."]}')
     report.run(params, workspace)
     source, page = read(workspace)
     assert "script" not in page.tags
     assert HOSTILE[0] not in source
     assert "&lt;script&gt;" in source
-    assert HOSTILE[0] in page.text("pictures")
-    assert "a" * 300 in page.text("pictures")
+    names = page.sections["pictures"].all("h3")
+    assert names[0].text == HOSTILE[0] and names[1].text == "a" * 300
+    assert names[0].attributes["title"] == HOSTILE[0]
+    assert page.sections["expected"].texts("p") == ["Of a damaged file ?."]
     sheet = Image.open(workspace.results / "contact_sheet.png")
     assert sheet.width < 1000
 
@@ -166,8 +207,8 @@ def test_a_recipe_taken_out_leaves_the_page(params: Params, workspace: Workspace
     source, page = read(workspace)
     assert "datadream_dset" not in source
     assert "adaptation" not in page.sections
-    assert "real + stable_diffusion" in page.text("hero")
-    assert "3.9 percentage points more" in page.text("hero")
+    assert "real + stable_diffusion" in page.cards
+    assert "3.9 percentage points more" in page.lede
 
 
 @pytest.mark.parametrize(
@@ -184,7 +225,7 @@ def test_the_page_opens_with_the_verdict(
 
     change(workspace, edit)
     assert report.run(params, workspace)["verdict"] == title
-    assert f"{title}." in read(workspace)[1].text("hero")
+    assert read(workspace)[1].hero.one("h1").text == f"{title}."
 
 
 def test_images_that_were_found_are_not_the_generator_as_it_is(params: Params, workspace: Workspace) -> None:
@@ -198,21 +239,20 @@ def test_images_that_were_found_are_not_the_generator_as_it_is(params: Params, w
 
     change(workspace, edit)
     report.run(replace(params, recipes=recipes, active=active), workspace)
-    hero = read(workspace)[1].text("hero")
-    assert "Adapting the generator, against stable_diffusion as it is" in hero
-    assert "with stable_diffusion" in hero
+    adapting, alone = read(workspace)[1].hero.texts("p")[2:4]
+    assert adapting.startswith("Adapting the generator, against stable_diffusion as it is: ")
+    assert alone.endswith(" with stable_diffusion.")
 
 
 def test_strengths_of_an_adapter_are_told(params: Params, workspace: Workspace) -> None:
     report.run(params, workspace)
-    assert "strength" not in read(workspace)[1].text("pictures")
+    assert "strength" not in read(workspace)[1].sections["pictures"].text
     row = replace(params.recipes["datadream_dset"], adapter_scales=(0.25, 0.5))
     report.run(replace(params, recipes=params.recipes | {"datadream_dset": row}), workspace)
-    source, page = read(workspace)
-    assert "Of datadream_dset every further picture is drawn at the next strength of the adapter." in page.text(
-        "pictures"
-    )
-    assert "at 0.25, 0.5 times its strength in turn" in source
+    page = read(workspace)[1]
+    note = page.sections["pictures"].one("p").text
+    assert note.endswith("Of datadream_dset every further picture is drawn at the next strength of the adapter.")
+    assert "at 0.25, 0.5 times its strength in turn" in page.sections["setup"].terms()["datadream_dset"]
 
 
 def test_the_best_real_arm_is_what_counts(params: Params, workspace: Workspace) -> None:
@@ -227,14 +267,15 @@ def test_the_best_real_arm_is_what_counts(params: Params, workspace: Workspace) 
     change(workspace, edit)
     assert report.run(params, workspace)["verdict"] == "It does not help"
     page = read(workspace)[1]
-    assert "0.5 percentage points fewer" in page.text("hero")
-    assert "than on the real ones alone with strong augmentation" in page.text("hero")
-    assert "the best of 2 ways of training on the real images alone" in page.text("hero")
-    table = page.text("accuracy")
-    assert "real shots alone, strongly augmented91.1%" in table
-    assert "real shots alone: linear_probe71.2%" in table
+    assert "0.5 percentage points fewer" in page.lede
+    assert "than on the real ones alone with strong augmentation" in page.lede
+    assert "the best of 2 ways of training on the real images alone" in page.caveat[-1]
+    section = page.sections["accuracy"]
+    assert section.row("real shots alone, strongly augmented")[0].startswith("91.1%")
+    assert section.row("real shots alone: linear_probe")[0].startswith("71.2%")
     # What gains over the plain real arm does not over the better one.
-    assert "▲" not in table.partition("Trained on")[2]
+    marks = [mark for group in section.all("tbody") for mark in group.texts("b", "mark")]
+    assert marks and "▲" not in marks
 
 
 def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace) -> None:
@@ -262,51 +303,43 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
     report.run(params, workspace)
     source, page = read(workspace)
     assert [image for image in embedded(source) if image.shape == beside.shape and (image == beside).all()]
-    hero, facts, numbers, quality = (page.text(name) for name in ("hero", "setup", "again", "quality"))
-    assert "877 labelled images, each held out once, right" in hero
-    assert "On 60 images nothing below ten points can be shown." in hero
-    assert "no test images: 5 folds of the 877 labelled ones, of 40 groups" in facts
-    assert "extra:3: labels beyond the shots; 3 labels per class select, 4 train" in facts
-    assert "the commonest class always34.6%" in page.text("accuracy")
-    for part in (
-        "balanced",
-        "66.1%",
-        "67.2%",
-        "93.3%",
-        "NLL",
-        "0.432",
-        "0.099",
-        "1.234",
-        "65.9%",
-        "McNemar p",
-        "0.007",
-    ):
-        assert part in numbers
-    for part in (
-        "precision ↑",
-        "0.711",
-        "0.122",
-        "3.46",
-        "own Vendi score is 4.56",
-        "6 33.3%",
-        "biased upwards",
-        "secret",
-        "5 of the images held out (0.6%) are nearer to a shot than 99% of them",
-        "bar/twice.png and bar/hidden.png",
-    ):
-        assert part in quality
-    assert "a/other.png" not in quality
-    assert "near-duplicates of images held out" in quality and "test images" not in quality
-    assert "FID and KID against the images held out" in page.text("accuracy")
-    assert "Images held out, as resnet20 reads them" in page.text("confusion")
-    assert "of real images held out do" in page.text("copies")
+    assert "877 labelled images, each held out once, right" in page.lede
+    assert page.caveat[-1] == "On 60 images nothing below ten points can be shown."
+    terms = page.sections["setup"].terms()
+    assert terms["Test"].startswith("no test images: 5 folds of the 877 labelled ones, of 40 groups")
+    assert terms["Selection"] == "extra:3: labels beyond the shots; 3 labels per class select, 4 train"
+    assert page.sections["accuracy"].row("nothing: the commonest class always")[0] == "34.6%"
+    runs, differences = page.sections["again"].all("table")
+    run = dict(zip(runs.rows[0][1:], runs.row("real · real · resnet20"), strict=True))
+    expected = {"balanced": "66.1%", "macro F1": "67.2%", "AUROC": "93.3%", "NLL": "0.432", "ECE": "0.099"}
+    assert run.items() >= {**expected, "temperature": "1.234", "without images touched": "65.9%"}.items()
+    assert differences.rows[0][-3:] == ["only first right", "only second right", "McNemar p"]
+    assert all(cells[-3:] == ["17", "4", "0.007"] for cells in differences.rows[1:])
+
+    quality, scored = page.sections["quality"], "images held out"
+    row = dict(zip(quality.rows[0][1:], quality.row(RECIPES[0]), strict=True))
+    expected = {"precision\u00a0↑": "0.711", "recall\u00a0↑": "0.122", "Vendi\u00a0↑": "3.46"}
+    assert {name.replace(" ", "\u00a0", 1): value for name, value in row.items()}.items() >= expected.items()
+    assert row[f"near-duplicates of {scored}"] == "6 33.3%"
+    note = quality.one("caption").text
+    assert "own Vendi score is 4.56" in note and note.endswith("FID of 18 images is biased upwards.")
+    assert quality.texts("li") == ["000_bar/00001.png and a/secret.png, 0.12"] * 2
+    same = quality.texts("p")[-1]
+    assert same.startswith(
+        f"5 of the {scored} (0.6%) are nearer to a shot than 99% of them are to one of another group"
+    )
+    assert "bar/twice.png and bar/hidden.png" in same
+    assert "test images" not in quality.text
+    assert f"FID and KID against the {scored}" in page.sections["accuracy"].one("caption").text
+    assert page.sections["confusion"].one("p").text.startswith("Images held out, as resnet20 reads them")
+    assert f"of real {scored} do" in page.sections["copies"].one("p").text
     # Under cross-validation what they are near to are shots, by their names.
     report.run(replace(params, report=replace(params.report, show_real=False)), workspace)
     hidden, page = read(workspace)
     assert not any((image == beside).all() for image in embedded(hidden) if image.shape == beside.shape)
     assert not any(name in hidden for name in ("secret", "bar/twice", "bar/hidden"))
-    assert "5 of the images held out" in page.text("quality")
-    assert "Expect <little> of these." in page.text("expected")
+    assert page.sections["quality"].texts("p")[-1].startswith(f"5 of the {scored}")
+    assert page.sections["expected"].texts("p") == ["Expect <little> of these."]
     assert "<little>" not in source
 
 
@@ -329,8 +362,9 @@ def test_the_shots_can_be_kept_out(params: Params, workspace: Workspace) -> None
     report.run(replace(params, report=replace(params.report, show_real=False)), workspace)
     assert not shots & pixels()
     assert Image.open(workspace.results / "contact_sheet.png").width < width
-    assert "real shots" not in read(workspace)[1].text("pictures")
-    assert "0.75 near-duplicate" in read(workspace)[1].text("copies")
+    page = read(workspace)[1]
+    assert page.sections["pictures"].one("div", "head").texts("span") == ["", *RECIPES]
+    assert page.sections["copies"].texts("figcaption") == ["0.75 near-duplicate"] * 2
     # MLflow gets no file that names them.
     assert workspace.result("evaluate") in verbs._artifacts(workspace, "evaluate", None, False)
     kept = verbs._artifacts(workspace, "evaluate", None, True)
@@ -338,93 +372,183 @@ def test_the_shots_can_be_kept_out(params: Params, workspace: Workspace) -> None
     assert not any(name in path.read_text() for path in kept for name in names)
 
 
+SUMMARY = {"shots": 16, "recipe": "real", "train_on": "real", "classifier": "resnet20", "seeds": 6}
+SUMMARY |= {"accuracy": 0.9713, "sd": 0.0042}
+
+
+def claim(shots: int, kind: str, minus: str, **changes: Any) -> dict[str, Any]:
+    """A row of ``claims.csv``."""
+    row = {"shots": shots, "classifier": "resnet20", "of": f"datadream_dset/{kind}/resnet20", "minus": minus}
+    low, high = 0.0123 * shots - 0.06, 0.0123 * shots + 0.01
+    return row | {"seeds": 6, "difference": 0.0123 * shots, "low": low, "high": high} | changes
+
+
+def write_table(params: Params, workspace: Workspace, rows: list[dict[str, Any]], **setting: Any) -> None:
+    """A table over seeds of these claims, by this code; ``setting`` is what of its setting is otherwise."""
+    folder = workspace.results / "table"
+    write_csv(folder / "claims.csv", rows, rows[0])
+    here = SUMMARY | {"shots": 4, "recipe": "datadream_dset", "train_on": "both", "accuracy": 0.8181}
+    write_csv(folder / "summary.csv", [SUMMARY, here], SUMMARY)
+    write_csv(folder / "cells.csv", [{"shots": k, "seed": s} for k in (4, 16) for s in range(6)], ("shots", "seed"))
+    if not (workspace.root / "models/base").is_symlink():
+        (workspace.root / "models").mkdir(exist_ok=True)
+        (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
+    made = {"data": None} | claims.made(params, workspace.root)
+    write_json(folder / "setting.json", params.setting([*RECIPES, "datadream_cls"]) | made | setting)
+
+
+OVER_SEEDS = [
+    claim(4, "both", "real/real/resnet20"),
+    claim(4, "synthetic", "stable_diffusion/synthetic/resnet20"),
+    claim(16, "both", "real/real/resnet20"),
+]
+
+
 def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, workspace: Workspace) -> None:
-    of, minus = "datadream_dset/{}/resnet20", "{}/{}/resnet20"
-    kinds = [
-        (4, "both", "real", "real"),
-        (4, "synthetic", "stable_diffusion", "synthetic"),
-        (16, "both", "real", "real"),
-    ]
-    rows = [
-        {"shots": k, "classifier": "resnet20", "of": of.format(kind), "minus": minus.format(other, its), "seeds": 6}
-        | {"difference": 0.0123 * k, "low": 0.0123 * k - 0.06, "high": 0.0123 * k + 0.01}
-        for k, kind, other, its in kinds
-    ]
-    rows.append(rows[0] | {"of": "taken_out/both/resnet20"})
-    write_csv(workspace.results / "table/claims.csv", rows, rows[0])
-    summary = {"shots": 16, "recipe": "real", "train_on": "real", "classifier": "resnet20", "seeds": 6}
-    summary |= {"accuracy": 0.9713, "sd": 0.0042}
-    here = summary | {"shots": 4, "recipe": "datadream_dset", "train_on": "both", "accuracy": 0.8181}
-    write_csv(workspace.results / "table/summary.csv", [summary, here], summary)
-    report.run(params, workspace)
-    assert "mean of 6 seeds" not in read(workspace)[1].text("hero")  # of nobody knows what
-    (workspace.root / "models").mkdir(exist_ok=True)
-    (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
-    made = {"data": None, "made": claims.made(params, workspace.root)}
-    setting = params.setting([*RECIPES, "datadream_cls"])
-    write_json(workspace.results / "table/setting.json", setting | made | {"made": "0" * 64})
-    report.run(params, workspace)
-    assert "mean of 6 seeds" not in read(workspace)[1].text("hero")  # of other code or weights
-    write_json(workspace.results / "table/setting.json", setting | made)
-    other = replace(params, prepare=replace(params.prepare, source="imagefolder:elsewhere"))
-    report.run(other, workspace)
-    assert "mean of 6 seeds" not in read(workspace)[1].text("hero")
+    write_table(params, workspace, [*OVER_SEEDS, claim(4, "both", "real/real/resnet20", of="taken_out/both/resnet20")])
     report.run(params, workspace)
     source, page = read(workspace)
     assert "taken_out" not in source
-    shown = page.text("seeds")
-    for part in ("4 shots per class", "+4.9 −1.1 to +5.9", "+19.7 +13.7 to +20.7", "97.1% ± 0.4", "over 6 seeds"):
-        assert part in shown
-    assert "Holm" not in shown  # of a table without tests
-    hero = page.text("hero")
+    section = page.sections["seeds"]
+    charts = dict(zip(section.texts("summary"), section.all("details"), strict=True))
+    ends = {title: chart.texts("span", "value")[:-1] for title, chart in charts.items() if "per class" in title}
+    assert ends == {
+        "4 shots per class": ["+4.9 −1.1 to +5.9"] * 2,
+        "16 shots per class": ["+19.7 +13.7 to +20.7"],
+    }
+    means = charts["Mean accuracies over the seeds"]
+    assert means.rows[0] == ["Run", "4 shots", "16 shots"]
+    assert means.row("real · real · resnet20") == ["–", "97.1% ± 0.4"]
+    assert "over 6 seeds" in section.one("p").text
+    assert "Holm" not in section.text  # of a table without tests
     # This seed alone would say that they helped.
-    assert "These images cannot tell." in hero
-    assert "4.9 percentage points more of 877 test images, in the mean of 6 seeds, right" in hero
-    assert "the 95% interval (−1.1 to +5.9) holds both no gain and one of +1.0 or more" in hero
-    assert "Seed 0, which the rest of this page is about: trained on" in hero
-    assert "81.8%± 0.4 over the seeds" in hero
-    assert "Seed 0 alone" in page.text("gains")
+    assert page.hero.one("h1").text == "These images cannot tell."
+    assert "4.9 percentage points more of 877 test images, in the mean of 6 seeds, right" in page.lede
+    assert "the 95% interval (−1.1 to +5.9) holds both no gain and one of +1.0 or more" in page.lede
+    assert [told for told in page.hero.texts("p") if told.startswith("Seed 0, which the rest of this page is about: ")]
+    assert page.cards["real + datadream_dset"] == ("81.8%", "± 0.4 over the seeds")
+    assert page.sections["gains"].one("h2").text == "Did it help? Seed 0 alone"
 
     # Five seeds are shown, and decide nothing.
-    write_csv(workspace.results / "table/claims.csv", [row | {"seeds": 5} for row in rows], rows[0])
+    write_table(params, workspace, [row | {"seeds": 5} for row in OVER_SEEDS])
     report.run(params, workspace)
     page = read(workspace)[1]
-    assert "in the mean of" not in page.text("hero") and "4 shots per class" in page.text("seeds")
+    assert "in the mean of" not in page.lede
+    assert "4 shots per class" in page.sections["seeds"].texts("summary")
 
+
+def test_the_tests_over_seeds_are_those_of_the_pages_choice(params: Params, workspace: Workspace) -> None:
     tests = {"p": 0.0312, "p_holm": 0.1875, "primary": "true", "indicative": "false"}
     others = {"p": 0.0004, "p_holm": 0.5, "primary": "false", "indicative": "false"}
-    rows = [row | (tests if row["shots"] == 4 else others) for row in rows]
-    write_csv(workspace.results / "table/claims.csv", rows, rows[0])
+    rows = [row | (tests if row["shots"] == 4 else others) for row in OVER_SEEDS]
+    write_table(params, workspace, rows)
+    folder = workspace.results / "table"
     rho = {"metric": "fid", "shots": "all", "points": 60, "seeds": 6, "rho": -0.512, "low": -0.9, "high": 0.1}
-    write_csv(workspace.results / "table/correlations.csv", [rho, rho | {"shots": 4, "rho": 0.25}], rho)
-    write_json(workspace.results / "table/cost.json", {"cells": 12, "seconds": 9000.0, "threads": [1]})
+    write_csv(folder / "correlations.csv", [rho, rho | {"shots": 4, "rho": 0.25}], rho)
+    write_json(folder / "cost.json", {"cells": 12, "seconds": 9000.0, "threads": [1], "machines": "On two machines."})
     report.run(params, workspace)
     page = read(workspace)[1]
-    assert "Indicative" not in page.text("hero")
-    shown = page.text("seeds")
-    for part in ("Fixed before they were measured", "0.031", "0.19", "<0.001", "12 cells took 2.5 hours"):
-        assert part in shown
-    assert "Where it does not help over the real images: 1 of 2 cells" in shown
-    assert "Accuracy of resnet20 by number of shots" in shown
-    for part in ("FID", "−0.51 −0.90 to +0.10", "+0.25", "60 over 6 seeds"):
-        assert part in page.text("correlations")
+    assert not [told for told in page.caveat if "Indicative" in told]
+    section = page.sections["seeds"]
+    assert section.texts("p")[0].endswith("12 cells took 2.5 hours, one after another.")
+    assert section.texts("p")[1] == "On two machines."
+    primary, *_, other = section.all("table")
+    assert primary.one("caption").text.startswith("Fixed before they were measured")
+    ends = ["+4.9", "−1.1 to +5.9"]
+    assert [row[1:] for row in primary.rows[1:]] == [["4", *ends, "0.031", "0.19", "unclear"]] * 2
+    assert [row[-3:] for row in other.rows[1:]] == [["<0.001", "0.50", "helps"]]
+    assert "Where it does not help over the real images: 1 of 2 cells" in section.texts("summary")
+    assert "Accuracy of resnet20 by number of shots" in section.texts("title")
+    correlations = page.sections["correlations"]
+    assert correlations.rows == [["Figure", "all", "4 shots"], ["FID", "−0.51 −0.90 to +0.10", "+0.25 −0.90 to +0.10"]]
+    assert "60 over 6 seeds" in correlations.one("p").text
+
+    def captions(choice: Params) -> list[str]:
+        report.run(choice, workspace)
+        return read(workspace)[1].sections["seeds"].texts("caption")
 
     # A claim that rests on fewer seeds is not the verdict's, and another recipe's claims are not this page's.
-    lone = rows[0] | {"of": "stable_diffusion/both/resnet20", "minus": "real/real/resnet20", "seeds": 1}
-    write_csv(workspace.results / "table/claims.csv", [*rows, lone | tests], rows[0])
+    lone = claim(4, "both", "real/real/resnet20", of="stable_diffusion/both/resnet20", seeds=1)
+    write_table(params, workspace, [*rows, lone | tests])
     report.run(params, workspace)
-    page = read(workspace)[1]
-    assert "in the mean of 6 seeds" in page.text("hero")
-    other = replace(params, primary="stable_diffusion")
-    report.run(other, workspace)
-    assert "Fixed before they were measured" in read(workspace)[1].text("seeds")
-    write_csv(workspace.results / "table/claims.csv", rows, rows[0])
-    report.run(other, workspace)
-    assert "Fixed before they were measured" not in read(workspace)[1].text("seeds")
+    assert "in the mean of 6 seeds" in read(workspace)[1].lede
+    another = replace(params, primary="stable_diffusion")
+    assert [told for told in captions(another) if told.startswith("Fixed before they were measured")]
+    write_table(params, workspace, rows)
+    assert not [told for told in captions(another) if told.startswith("Fixed before they were measured")]
 
-    (workspace.results / "table/claims.csv").write_text("shots,of\n4,x\n")
+    (folder / "claims.csv").write_text("shots,of\n4,x\n")
     with pytest.raises(InputError, match="dreamset table"):
         report.run(params, workspace)
+
+
+AGAIN = "dreamset table --shots 4 16 --seeds 0-5"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "command"),
+    [
+        ({"code": "0" * 64}, "with other code, so", f"{AGAIN} --recheck"),
+        ({"weights": "0" * 64}, "with other weights, so", AGAIN),
+        ({"selection": "holdout"}, "with other settings (selection), so", AGAIN),
+        ({"code": None, "made": "0" * 64}, "with other code, so", f"{AGAIN} --recheck"),  # by an older program
+    ],
+)
+def test_a_table_that_does_not_count_is_named(
+    setting: dict[str, str], words: str, command: str, params: Params, workspace: Workspace
+) -> None:
+    write_table(params, workspace, OVER_SEEDS, **setting)
+    (warning,) = report.run(params, workspace)["warnings"]
+    assert words in warning and f"`{command}` makes it current." in warning
+    page = read(workspace)[1]
+    assert page.hero.one("h1").text == "It helps."  # by this seed
+    assert page.caveat[0] == warning.replace("`", "")
+    assert page.caveat[1].startswith("Indicative, one seed")
+    assert page.hero.one("div", "caveat").texts("code")[:2] == ["results/table", command]
+    assert "seeds" not in page.sections
+
+
+def test_a_table_of_nobody_knows_what_does_not_count(params: Params, workspace: Workspace) -> None:
+    assert claims.read(params, workspace, {"real", *RECIPES}) == claims.Table()
+    write_table(params, workspace, OVER_SEEDS)
+    table = claims.read(params, workspace, {"real", *RECIPES})
+    assert table.sweep and table.other is None and table.warning is None
+    (workspace.results / "table/setting.json").unlink()
+    (warning,) = report.run(params, workspace)["warnings"]
+    assert "with other settings, so" in warning
+
+
+def test_work_of_several_processors_is_told(params: Params, workspace: Workspace) -> None:
+    paths = {arm: workspace.result("train", arm) for arm in ("real", *RECIPES)}
+    for path in paths.values():
+        write_json(path, json.loads(path.read_text()) | {"machines": [{"device": "AMD EPYC", "threads": 2}]})
+    report.run(params, workspace)
+    assert not [told for told in read(workspace)[1].caveat if "AMD" in told]
+    record = json.loads(paths["real"].read_text())
+    del record["machines"]
+    record["runs"][0]["machines"] = [{"device": "Intel Xeon", "threads": 1}]
+    write_json(paths["real"], record)
+    report.run(params, workspace)
+    told = read(workspace)[1].caveat[-1]
+    assert (
+        "(Intel Xeon, 1 thread: train real; AMD EPYC, 2 threads: train stable_diffusion, train datadream_dset)" in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([], None),
+        ([("a", "AMD", 1), ("b", "AMD", 1)], None),
+        ([("a", "AMD", 1), ("b", "AMD", 2)], "(AMD, 1 thread: a; AMD, 2 threads: b)"),
+        # A name may end with its threads.
+        ([("a", "AMD, 2 threads", 2), ("b", "H200", 2)], "(AMD, 2 threads: a; H200, 2 threads: b)"),
+        ([(name, "AMD", 1) for name in "abcdea"] + [("x", "Xeon", 1)], "(AMD, 1 thread: a, b, c and 2 more; Xeon"),
+    ],
+)
+def test_processors_that_differ_are_named(parts: list[tuple[str, str, int]], words: str | None) -> None:
+    told = differing(parts)
+    assert told is None if words is None else words in str(told)
 
 
 def test_what_is_missing_is_left_out_or_named(params: Params, workspace: Workspace) -> None:
@@ -437,7 +561,7 @@ def test_what_is_missing_is_left_out_or_named(params: Params, workspace: Workspa
     _, page = read(workspace)
     assert "confusion" not in page.sections
     assert "copies" not in page.sections
-    assert "before" in page.text("adaptation")
+    assert "before" in page.sections["adaptation"].texts("figcaption")
 
     images = read_metadata(workspace.synthetic("datadream_dset"))
     (workspace.synthetic("datadream_dset") / images[0].file_name).write_bytes(b"not a picture")

@@ -15,7 +15,7 @@ from dreamset import report
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
-from reported import HOSTILE, part, read
+from reported import HOSTILE, read
 
 if TYPE_CHECKING:
     from dreamset.params import Params
@@ -33,7 +33,7 @@ def workspace(tmp_path: Path, params: Params) -> Workspace:
 
 def captions(workspace: Workspace) -> list[str]:
     """Titles of the charts of the studies."""
-    return re.findall(r"<figcaption>([^<]+)</figcaption>", part(read(workspace)[0], "studies"))
+    return read(workspace)[1].sections["studies"].texts("figcaption")
 
 
 def test_a_study_is_shown_with_all_that_it_tried(workspace: Workspace) -> None:
@@ -46,31 +46,40 @@ def test_a_study_is_shown_with_all_that_it_tried(workspace: Workspace) -> None:
     write_json(workspace.result("tune", "taken_out"), record | {"sentences": ["Not of this page."]})
     report.run(params, workspace)
     source, page = read(workspace)
-    shown = page.text("studies")
-    assert all(re.sub(r"\s+", " ", told) in shown for told in record["sentences"])
-    assert "Not of this page" not in shown and "datadream_dset" not in shown
+    (study,) = page.sections["studies"].all("article")
+    *sentences, cost, _ = study.texts("p")
+    assert sentences == [re.sub(r"\s+", " ", told) for told in record["sentences"]]
+    assert cost.startswith("26 trials, 5 070 images, ")
+    assert study.one("h3").text == "stable_diffusion"
     assert "script" not in page.tags and "&lt;script&gt;" in source
-    assert "26 trials, 5 070 images" in shown
     assert captions(workspace)[:2] == ["CAS by trial", "CAS by images per class"]
     assert [name.partition(",")[0] for name in captions(workspace)[2:]] == ["CAS by guidance and steps", "When"]
-    section = part(source, "studies")
-    table = section[section.index("<details>") :]  # of 26 it is folded away
+    folded = study.one("details")
+    assert "open" not in folded.attributes  # of 26 it is folded away
     best = record["best_trial"]
-    assert re.search(rf'<tr class="chosen"><th scope="row"><i class="key best"></i>{best}</th>', table)
-    assert table.count("chosen") == 2
+    (chosen,) = folded.all("tr", "chosen")
+    assert chosen.one("th").text == str(best) and chosen.one("i").fits("i", "best")
+    rows = folded.rows[1:]
+    assert [cells[0] for cells in rows] == [str(number) for number in range(26)]
+    ends = [cells[-1].split("; ")[0] for cells in rows]
+    assert ends.count("chosen") == 1 and ends[best] == "chosen"
     states = {"complete": "finished", "pruned": "stopped early", "fail": "failed"}
     for state, words in states.items():
         count = sum(trial["state"].lower().startswith(state) for trial in record["trials"])
-        assert table.count(f"{words}<") + table.count(f"{words};") == count - (state == "complete")
+        assert ends.count(words) == count - (state == "complete")
     # A dot per scored trial in the history, and a cross for the one that failed.
-    history = section[section.index("CAS by trial") : section.index("CAS by images per class")]
-    assert history.count("<circle") == 25
-    assert history.count("<path") == 1
+    history = study.all("figure")[0]
+    assert len(history.all("circle")) == 25
+    assert len(history.all("path")) == 1
     # What was chosen is what was run.
     guidance = record["best"]["guidance"]
-    assert f"{record['best']['steps']} steps, guidance {guidance:.3g} (guidance, steps chosen by" in page.text("setup")
+    terms = page.sections["setup"].terms()
+    chosen_by = f"{record['best']['steps']} steps, guidance {guidance:.3g} (guidance, steps chosen by"
+    assert chosen_by in terms["stable_diffusion"]
     # And what it took is a part of the cost.
-    assert f"stable_diffusion000.026{record['seconds']:.1f}" in page.text("costs")
+    costs = page.sections["costs"]
+    row = dict(zip(costs.rows[0][1:], costs.row("stable_diffusion"), strict=True))
+    assert (row["trials"], row["tune, s"]) == ("26", f"{record['seconds']:.1f}")
 
 
 def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspace) -> None:
@@ -78,7 +87,8 @@ def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspa
     report.run(params, workspace)
     found = captions(workspace)
     assert "Which knob matters" in found and "CAS against the time an image takes" in found
-    assert "on the front" in read(workspace)[1].text("studies")
+    rows = read(workspace)[1].sections["studies"].rows
+    assert [cells for cells in rows if cells[-1].endswith("on the front")]
 
     # One number on a log scale and a list of schedulers, nothing feasible, in a record without the recipe's own values.
     lr = {"name": "FloatDistribution", "attributes": {"step": None, "low": 1e-4, "high": 1e-2, "log": True}}
@@ -91,7 +101,7 @@ def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspa
     report.run(params, workspace)
     page = read(workspace)[1]
     assert captions(workspace) == ["CAS by trial", "CAS by images per class", "When, and by which worker"]
-    assert "not feasible" in page.text("studies")
+    assert {cells[-1].partition("; ")[2] for cells in page.sections["studies"].rows[1:]} == {"not feasible"}
     steps = {"name": "IntDistribution", "attributes": {"log": False, "step": 1, "low": 5, "high": 30}}
     for number, trial in enumerate(record["trials"]):
         trial |= {"params": {"lr": 10 ** (-4 + number / 3), "steps": 5 + 5 * number}}
@@ -104,7 +114,8 @@ def test_studies_of_other_kinds_are_drawn_too(params: Params, workspace: Workspa
     write_json(workspace.result("tune", "stable_diffusion"), record)
     report.run(params, workspace)
     assert captions(workspace) == []
-    assert "too many images had to be redrawn" in read(workspace)[1].text("studies")
+    rows = read(workspace)[1].sections["studies"].rows[1:]
+    assert all(cells[-1].endswith("too many images had to be redrawn.") for cells in rows)
 
 
 def test_a_broken_study_is_named(params: Params, workspace: Workspace) -> None:

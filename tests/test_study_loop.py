@@ -12,7 +12,6 @@ import optuna
 import pytest
 
 import toy_study
-from dreamset.core.addresses import without_password
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.study import loop, sampling, storage
 from toy_study import RUNGS, told
@@ -257,19 +256,6 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
         assert found.params == {"guidance": toy_study.FIRST["guidance"]}
         assert not found.user_attrs and not found.constraints
         assert found.system_attrs["fixed_params"] == toy_study.FIRST and found.system_attrs["failed_trial"] == 0
-
-
-def test_the_password_is_not_without_password() -> None:
-    assert without_password("postgresql+psycopg://me:secret@host/studies") == "postgresql+psycopg://me:***@host/studies"
-    assert "secret" not in without_password("postgresql+psycopg://me@host/studies?password=secret")
-    assert (
-        without_password("postgresql://me@host/x?sslpassword=secret&a=b")
-        == "postgresql://me@host/x?sslpassword=***&a=b"
-    )
-    assert without_password("postgresql://me:se@cret/1@host/x") == "postgresql://me:***@host/x"
-    assert without_password("postgresql://me@host/x") == "postgresql://me@host/x"
-    assert without_password("sqlite:///studies.db") == "sqlite:///studies.db"
-    assert "secret" not in without_password("postgresql://me:secret@host:port/studies")
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,18 @@ def test_records_alone_make_the_table(params: Params, workspace: Workspace, stag
     assert {path.name: path.read_bytes() for path in (workspace.results / "table").glob("*.*")} == before
 
 
+def test_cells_of_several_processors_are_told(params: Params, workspace: Workspace, stages: list[str]) -> None:
+    here = cells.run(params, workspace, [4], [0, 1], 1)
+    path, folder = workspace.results / "table/cells/shots004_seed1.json", workspace.results / "table"
+    assert "same processor" not in here
+    assert json.loads((folder / "cost.json").read_text())["machines"] is None
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "Another", "threads": 1}))
+    told = cells.run(params, workspace, [4], [0, 1], 1).splitlines()
+    (sentence,) = [line for line in told if "same processor" in line]
+    assert "4 shots, seed 0; Another, 1 thread: 4 shots, seed 1)" in sentence
+    assert json.loads((folder / "cost.json").read_text())["machines"] == sentence
+
+
 def test_a_cell_that_lacks_a_recipe_runs_that_one_alone(
     params: Params, workspace: Workspace, stages: list[str]
 ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
 from dreamset.core import shards
+from dreamset.core.curves import thinned
 from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
 
+_POINTS: Final = 50  # means in a loss curve; up to twice as many where the steps are no multiple
 SHOWN: Final = 10  # classes on a sample grid
 _CLOCK: Final = "clock.json"  # beside a checkpoint: what runs before this one took
 
@@ -377,9 +379,10 @@ def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, t
             rows.append(dataclasses.asdict(Adapter(labels, file, sha256_file(folder / file), used)))
             record = read_json(workspace.shards / job.key / "adapter.json", f"dreamset adapt {recipe}")
             losses = record["losses"][:stop]
-            curves += _smoothed(name, losses)
+            thinner = thinned(losses, max(1, len(losses) // _POINTS))
+            curves += [{"adapter": name} | row for row in thinner]
             first.append(losses[0])
-            last.append(curves[-1]["loss"])
+            last.append(thinner[-1]["loss"])
             seconds += record["seconds"] * len(losses) / len(record["losses"])
             with safe_open(folder / file, "pt") as opened:
                 shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
@@ -426,16 +429,6 @@ def _card(params: Params, workspace: Workspace, split: Split, recipe: str) -> di
         "classes": split.classes,
         "trained_on": [sample.sha256 for sample in split.train],
     }
-
-
-def _smoothed(name: str, losses: list[float], points: int = 50) -> list[dict[str, Any]]:
-    """A loss curve of at most ``points`` means, so that plots stay small."""
-    width = max(1, len(losses) // points)
-    blocks = [losses[i : i + width] for i in range(0, len(losses), width)]
-    return [
-        {"adapter": name, "step": min(len(losses), (i + 1) * width), "loss": round(sum(block) / len(block), 5)}
-        for i, block in enumerate(blocks)
-    ]
 
 
 def _grids(folders: list[Path], plots: Path, stop: int | None) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamset.core import locks, shards
@@ -153,7 +152,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     path = workspace.result("evaluate")
     evaluation = read_json(path, "dreamset evaluate")
     split = read_split(workspace.splits)
-    found = _settled(params, workspace, split, evaluation, path)
+    table = claims.read(params, workspace, {_REAL, *params.active})
+    settled = claims.settle(params, table, split, evaluation, verdict(evaluation, path))
+    assert settled.verdict is not None
+    found = settled.verdict | {"seeds": settled.seeds, "basis": settled.basis}
     helps = found["outcome"] == "helps"
     # The very one that the verdict compares.
     arm, kind = found["of"].split("/")[:2] if helps else (_REAL, _REAL_ONLY)
@@ -208,7 +210,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "threshold_reason": chosen.reason,
     }
     write_json(workspace.result("deliver"), summary)
-    return summary
+    return summary | {"warnings": [table.warning] if table.warning else []}
 
 
 def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -228,19 +230,6 @@ def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
     if found["outcome"] not in _OUTCOMES:
         raise InputError(f"{path}: has the verdict {found['outcome']!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
     return found
-
-
-def _settled(
-    params: Params, workspace: Workspace, split: Split, evaluation: dict[str, Any], path: Path
-) -> dict[str, Any]:
-    """The verdict that decides, how many ``seeds`` it rests on, and that as a sentence: its ``basis``."""
-    here = verdict(evaluation, path)
-    sweep = claims.read(params, workspace, {_REAL, *params.active})
-    pooled = claims.pooled(params, sweep, split.shots, evaluation)
-    if pooled is None:
-        return here | {"seeds": 1, "basis": f"It rests on one seed, {split.seed}."}
-    basis = f"It rests on {pooled.seeds} seeds, of which this classifier is of seed {split.seed}."
-    return asdict(pooled.verdict) | {"sentence": pooled.verdict.sentence, "seeds": pooled.seeds, "basis": basis}
 
 
 def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float) -> Choice:

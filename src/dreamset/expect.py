@@ -149,15 +149,15 @@ def _recognised(
 
 def share(right: int, of: int, confidence: float) -> dict[str, Any]:
     """``right`` of ``of`` with Wilson's interval."""
-    from scipy.stats import binomtest
+    from dreamset.metrics.accuracy import wilson
 
-    interval = binomtest(right, of).proportion_ci(confidence, method="wilson")
+    low, high = wilson(right, of, confidence)
     return {
         "right": right,
         "of": of,
         "share": round(right / of, 4),
-        "low": round(float(interval.low), 4),
-        "high": round(float(interval.high), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
         "confidence": confidence,
     }
 

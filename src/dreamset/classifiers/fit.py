@@ -19,6 +19,7 @@ from dreamset.classifiers.augment import Augment, Mix
 from dreamset.core import device as devices
 from dreamset.core.errors import InputError
 from dreamset.core.progress import bar
+from dreamset.core.rates import warm_up_cosine
 from dreamset.core.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -94,10 +95,7 @@ def shares(batch: int, sources: Sequence[Source]) -> list[int]:
 
 def learning_rate(step: int, schedule: Row) -> float:
     """Linear warm-up, then cosine to zero; ``step`` counts from 0."""
-    if step < schedule.warmup:
-        return schedule.lr * (step + 1) / (schedule.warmup + 1)
-    done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return schedule.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return warm_up_cosine(step, schedule.steps, schedule.warmup, schedule.lr, lead=1)
 
 
 class Plateau:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.classifiers import FROM_SCRATCH, selection
 from dreamset.classifiers.parts import prompts, sources
 from dreamset.core import locks, shards
+from dreamset.core.curves import thinned
 from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 RECORD: Final = "fitted.json"  # of a shard: what `results/train` says of it
 _LIBRARIES: Final = ("numpy", "open_clip_torch", "pillow", "torchvision")  # beside those of every shard
 _LOGITS: Final = "logits.safetensors"
-_POINTS: Final = 50  # of a loss curve: each is the mean over its share of the steps
+_POINTS: Final = 50  # of a loss curve, at most
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class Fitted:
                 for configuration, curve in zip(self.tried, curves or [[]], strict=True)
             ],
             "choice": {key: round(value, 4) for key, value in dataclasses.asdict(chosen).items()} if chosen else None,
-            "loss": _thinned(history.losses),
+            "loss": thinned(history.losses, -(-len(history.losses) // _POINTS)),
         }
 
     def assemble(self, folder: Path) -> dict[str, Any]:
@@ -329,11 +330,3 @@ def _used(configuration: Configuration, kind: Kind) -> dict[str, Any]:
 
 def _choose(scored: Sequence[Scored]) -> Choice:
     return selection.choose([own.accuracies() for own in scored], len(scored[0].labels))
-
-
-def _thinned(losses: list[float]) -> list[dict[str, float]]:
-    """At most ``_POINTS`` means over consecutive steps, each at its last step."""
-    stride = -(-len(losses) // _POINTS)
-    parts = [losses[start : start + stride] for start in range(0, len(losses), stride)]
-    ends = [min(start + stride, len(losses)) for start in range(0, len(losses), stride)]
-    return [{"step": end, "loss": round(sum(part) / len(part), 5)} for end, part in zip(ends, parts, strict=True)]

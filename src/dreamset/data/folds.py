@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
+from dreamset.core.joined import representatives
 from dreamset.core.seeds import seed_for
 from dreamset.core.workspace import Workspace
 
@@ -162,16 +163,8 @@ def holdout(split: Split) -> Split:
 
 def _together(samples: tuple[Sample, ...]) -> list[str]:
     """For each sample a name of what must not be divided: its group, and that of any copy of the same file."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
-    for sample in samples:
-        parent[root(f"file {sample.sha256}")] = root(f"group {sample.group}")
-    return [root(f"group {sample.group}") for sample in samples]
+    joined = representatives((f"file {sample.sha256}", f"group {sample.group}") for sample in samples)
+    return [joined[f"group {sample.group}"] for sample in samples]
 
 
 def possible(split: Split, folds: int) -> int:

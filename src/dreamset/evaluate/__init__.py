@@ -16,6 +16,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_csv, write_json
 from dreamset.core.images import png
 from dreamset.core.seeds import seed_for
+from dreamset.core.sums import total
 from dreamset.data.runs import REAL, ZERO_SHOT, Run, arms, kinds
 from dreamset.data.splits import read_split, read_test
 from dreamset.evaluate import scoring
@@ -314,9 +315,9 @@ def _costs(params: Params, workspace: Workspace, recipe: str, trained: dict[str,
     studies = [record for record in _records(workspace, "tune", lineage) if record.get("searched")]
     (drawn,) = _records(workspace, "generate", (recipe,))
     return {
-        "seconds_adapt": _total(record.get("seconds") for record in _records(workspace, "adapt", lineage)),
-        "seconds_tune": _total(study["seconds"] for study in studies),
-        "tune_trials": _total(len(study["trials"]) for study in studies),
+        "seconds_adapt": _seconds(record.get("seconds") for record in _records(workspace, "adapt", lineage)),
+        "seconds_tune": _seconds(study["seconds"] for study in studies),
+        "tune_trials": total(len(study["trials"]) for study in studies),
         "labels_tune_per_class": max((study["selection"]["labels_per_class"] for study in studies), default=None),
         "seconds_generate": drawn.get("seconds"),
         "images": drawn.get("images"),
@@ -330,11 +331,9 @@ def _records(workspace: Workspace, stage: str, recipes: Iterable[str]) -> list[d
     return [read_json(path, f"dreamset {stage} {recipe}") if path.is_file() else {} for recipe, path in paths]
 
 
-def _total(values: Iterable[float | None]) -> float | None:
-    """The sum; None of nothing, and where a part of it is not known."""
-    every = list(values)
-    known = [value for value in every if value is not None]
-    return round(sum(known), 2) if known and len(known) == len(every) else None
+def _seconds(parts: Iterable[float | None]) -> float | None:
+    seconds = total(parts)
+    return None if seconds is None else round(seconds, 2)
 
 
 _COSTS: Final = (

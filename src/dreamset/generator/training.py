@@ -23,6 +23,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
 from dreamset.core.images import png
 from dreamset.core.progress import bar
+from dreamset.core.rates import warm_up_cosine
 from dreamset.core.seeds import generator, image_seed
 from dreamset.generator import trained
 from dreamset.generator.lora import swapped
@@ -76,10 +77,7 @@ class Settings:
 
     def lr(self, step: int) -> float:
         """The learning rate of a step: a linear warm-up from 0, then half a cosine to 0."""
-        if step < self.schedule.warmup:
-            return self.schedule.lr * step / self.schedule.warmup
-        progress = (step - self.schedule.warmup) / max(1, self.steps - self.schedule.warmup)
-        return self.schedule.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return warm_up_cosine(step, self.steps, self.schedule.warmup, self.schedule.lr)
 
 
 @dataclass

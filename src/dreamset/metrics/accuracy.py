@@ -163,10 +163,15 @@ def _score_interval(values: NDArray[np.float64], confidence: float, *, paired: b
         from dreamset.metrics.mcnemar import score_interval
 
         return score_interval(int((values > 0).sum()), int((values < 0).sum()), len(values), confidence)
+    return wilson(int((values > 0).sum()), len(values), confidence)
+
+
+def wilson(right: int, of: int, confidence: float) -> tuple[float, float]:
+    """Return the ends of Wilson's interval of the share ``right`` of ``of``."""
     from scipy.stats import binomtest
 
-    wilson = binomtest(int((values > 0).sum()), len(values)).proportion_ci(confidence, "wilson")
-    return float(wilson.low), float(wilson.high)
+    ends = binomtest(right, of).proportion_ci(confidence, method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 def _between_groups(values: NDArray[np.float64], confidence: float, groups: NDArray[np.int64]) -> Interval:

@@ -1,26 +1,29 @@
-"""What ``dreamset table`` has claimed over several seeds, and the verdict that rests on it.
+"""The claims of ``dreamset table`` over several seeds, and the verdict that counts: over these seeds, or of one.
 
-A table counts only where it was made as this run was: by the same setting, code and pretrained weights.
+A table counts only where it was made as this run was: with the same settings, code and pretrained weights.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.metrics import verdict
 from dreamset.metrics.statistics import indicative
-from dreamset.metrics.verdict import Gain, Verdict
+from dreamset.metrics.verdict import Gain
+from dreamset.weights.fingerprint import CELL, inputs
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
     from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
     from dreamset.params import Params
 
 _SIGN_FLIP: Final = "the sign-flip test over seeds"
@@ -65,66 +68,121 @@ class Sweep:
         }
 
 
-@dataclass(frozen=True)
-class Pooled:
-    """A verdict over ``seeds`` seeds, six or more, and the differences at its number of shots."""
+Other = Literal["settings", "code", "weights"]
 
-    verdict: Verdict
+
+@dataclass(frozen=True)
+class Table:
+    """The table over seeds in ``results/table``: its ``sweep`` where it counts, and else why it does not.
+
+    Without a table both ``sweep`` and ``other`` are None.
+
+    Args:
+        sweep: what the table says, of the arms that were asked for.
+        other: the first thing that it was made with otherwise than this run.
+        names: the sections of the parameters that differ, where these are the settings.
+        command: makes the table current.
+    """
+
+    sweep: Sweep | None = None
+    other: Other | None = None
+    names: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence on a table that does not count; None of a current one and of none."""
+        if self.other is None:
+            return None
+        which = f" ({', '.join(self.names)})" if self.names else ""
+        return (
+            f"The table over seeds in `results/table` was made with other {self.other}{which}, so its figures do not "
+            f"count for the verdict. `{self.command}` makes it current."
+        )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The verdict that counts.
+
+    Args:
+        verdict: as ``evaluate`` records one; None where nothing was trained on real and synthetic images together.
+        seeds: those that it rests on: 1, or six and more of the table.
+        gains: the differences over these seeds, by what is compared; empty where it rests on one seed.
+        basis: on what it rests, in a sentence.
+    """
+
+    verdict: dict[str, Any] | None
     seeds: int
     gains: dict[tuple[str, str], Gain]
+    basis: str
 
 
-def pooled(params: Params, sweep: Sweep | None, shots: object, evaluation: dict[str, Any]) -> Pooled | None:
-    """The verdict over the seeds of the table; None where it has fewer than six, which decide nothing.
+def settle(
+    params: Params, table: Table, split: Split, evaluation: dict[str, Any], here: dict[str, Any] | None
+) -> Settled:
+    """Return the verdict over the seeds of the table; ``here`` where it has fewer than six, which decide nothing.
 
     So few do not show how much seeds differ: intervals over two or three can be far too narrow.
 
     Args:
         params: for the primary recipe and classifier, and the smallest gain of interest.
-        sweep: as ``read`` gives it.
-        shots: of the run that the verdict is for.
+        table: as ``read`` gives it.
+        split: of the run that the verdict is for.
         evaluation: of that run, for its confidence and what it was scored on.
+        here: the verdict of that evaluation.
     """
-    claims = sweep.at(shots) if sweep else {}
+    claims = table.sweep.at(split.shots) if table.sweep else {}
     best = verdict.over_real(
         (claim.gain for claim in claims.values()), params.primary_recipe, params.primary_classifier
     )
     # Of the claim that is used: a recipe that was added later may have fewer.
     seeds = claims[best.of, best.minus].seeds if best else 0
-    if indicative(seeds):
-        return None
-    over = f"{verdict.basis(evaluation).rstrip(',')}, in the mean of {seeds} seeds,"
-    gains = {pair: replace(claim.gain, p=claim.p) for pair, claim in claims.items()}
-    found = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=_SIGN_FLIP)
-    return Pooled(found, seeds, gains) if found else None
+    if not indicative(seeds):
+        over = f"{verdict.basis(evaluation).rstrip(',')}, in the mean of {seeds} seeds,"
+        gains = {pair: replace(claim.gain, p=claim.p) for pair, claim in claims.items()}
+        pooled = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=_SIGN_FLIP)
+        if pooled is not None:
+            basis = f"It rests on {seeds} seeds, of which this classifier is of seed {split.seed}."
+            return Settled(asdict(pooled) | {"sentence": pooled.sentence}, seeds, gains, basis)
+    basis = f"It rests on one seed, {split.seed}."
+    return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis)
 
 
-def made(params: Params, root: Path) -> str:
-    """Hash of the code and of the pretrained weights that the cells of a table are made with."""
-    from dreamset.weights.fingerprint import CELL, fingerprint
-
-    return fingerprint(None, root, params.base, *CELL)
+def made(params: Params, root: Path) -> dict[str, str]:
+    """Hashes of the code and of the pretrained weights that the cells of a table are made with."""
+    return {"code": code_digest(*CELL), "weights": inputs(None, root, params.base)}
 
 
-def read(params: Params, workspace: Workspace, shown: Collection[str]) -> Sweep | None:
-    """The table over seeds, of the arms that are shown; None where it was made with another setting, code or weights.
+def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
+    """Return the table over seeds, of these arms.
 
     Raises:
         InputError: a file of the table is not whole.
     """
     folder = workspace.results / "table"
-    found = _optional(folder / "setting.json")
-    code = found.pop("made", None)
-    # Of the images of the source, which nobody but prepare and evaluate may read.
-    found.pop("data", None)
-    rows = {name: row for name, row in found.get("recipes", {}).items() if name in shown}
-    # As JSON has it, where tuples are lists.
-    if found | {"recipes": rows} != json.loads(json.dumps(params.setting(rows.keys() & params.recipes.keys()))):
-        return None
-    # Last, for it reads all of the weights.
-    if code != made(params, workspace.root):
-        return None
     path = folder / "claims.csv"
+    if not path.is_file():
+        return Table()
+    command = _command(folder)
+    setting = _optional(folder / "setting.json")
+    hashes = {name: setting.pop(name, None) for name in ("code", "weights")}
+    setting.pop("made", None)  # of older tables: one hash of both
+    # Of the images of the source, which nobody but prepare and evaluate may read.
+    setting.pop("data", None)
+    recipes = {name: row for name, row in setting.get("recipes", {}).items() if name in arms}
+    setting["recipes"] = recipes
+    # As JSON has it, where tuples are lists.
+    wanted = json.loads(json.dumps(params.setting(recipes.keys() & params.recipes.keys())))
+    if setting != wanted:
+        # Without a record of them nobody knows which differ.
+        differ = [name for name in wanted if setting.get(name) != wanted[name]] if "model" in setting else []
+        return Table(other="settings", names=tuple(differ), command=command)
+    if hashes["code"] != code_digest(*CELL):
+        return Table(other="code", command=f"{command} --recheck")
+    # Last, for it reads all of the weights.
+    if hashes["weights"] != inputs(None, workspace.root, params.base):
+        return Table(other="weights", command=command)
     try:
         claims = [
             Claim(
@@ -136,14 +194,23 @@ def read(params: Params, workspace: Workspace, shown: Collection[str]) -> Sweep 
                 primary=row.get("primary") == "true",
             )
             for row in read_csv(path)
-            if {row["of"].split("/")[0], row["minus"].split("/")[0]} <= set(shown)
+            if {row["of"].split("/")[0], row["minus"].split("/")[0]} <= set(arms)
         ]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: is not a table of claims ({error}); run `dreamset table` again.") from error
-    summary = [row for row in read_csv(folder / "summary.csv") if row.get("recipe") in shown]
+    summary = [row for row in read_csv(folder / "summary.csv") if row.get("recipe") in arms]
     if not claims:
-        return None
-    return Sweep(claims, summary, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json"))
+        return Table()
+    return Table(Sweep(claims, summary, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json")))
+
+
+def _command(folder: Path) -> str:
+    """What makes the table in ``folder`` again."""
+    cells = read_csv(folder / "cells.csv")
+    if not cells:
+        return "dreamset table --shots K --seeds A-B"
+    shots, seeds = sorted({int(row["shots"]) for row in cells}), [int(row["seed"]) for row in cells]
+    return f"dreamset table --shots {' '.join(map(str, shots))} --seeds {min(seeds)}-{max(seeds)}"
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.images import decode, read_rgb, resize_crop, thumbnail
+from dreamset.core.joined import representatives
 from dreamset.core.progress import bar
 
 if TYPE_CHECKING:
@@ -178,22 +179,17 @@ def clusters(images: Sequence[Image]) -> dict[str, str]:
     """
     from dreamset.metrics.near_duplicates import Thumbnails, within
 
-    parent = {image.name: image.name for image in images}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    first: dict[tuple[str, ...], str] = {}
-    for image in images:
-        for key in (("group", image.group), ("pixels", str(image.label), image.pixels_sha256)):
-            parent[root(image.name)] = root(first.setdefault(key, image.name))
     classes: dict[int, list[Image]] = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
-    for members in classes.values():
-        for pair in within(Thumbnails([_thumbnail(image) for image in members])):
-            parent[root(members[pair.second].name)] = root(members[pair.first].name)
-    return {name: root(name) for name in parent}
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        first: dict[tuple[str, ...], str] = {}
+        for image in images:
+            for key in (("group", image.group), ("pixels", str(image.label), image.pixels_sha256)):
+                yield image.name, first.setdefault(key, image.name)
+        for members in classes.values():
+            for pair in within(Thumbnails([_thumbnail(image) for image in members])):
+                yield members[pair.second].name, members[pair.first].name
+
+    return representatives(pairs())

@@ -16,7 +16,7 @@ from dreamset.core.sheet import contact_sheet
 from dreamset.data.splits import spoken
 from dreamset.report import evidence as results
 from dreamset.report.page import page
-from dreamset.report.pictures import PAGES, blocks, further, shown
+from dreamset.report.pictures import PAGES, blocks, further, sources_of
 from dreamset.report.verdict import verdict
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         InputError: a result or a picture is missing or not whole.
     """
     evidence = results.load(params, workspace)
-    sources = shown(evidence)
+    sources = sources_of(evidence)
     first = blocks(evidence, sources)
-    told = verdict(evidence)
-    document = page(evidence, told, first).encode()
+    outcome = verdict(evidence)
+    # UTF-8 cannot hold the names of damaged files.
+    document = page(evidence, outcome, first).encode("utf-8", "replace")
     names = [spoken(name) for name in evidence.split.classes]
     _write_sheet(workspace.results / "contact_sheet.png", first, names)
     shutil.rmtree(workspace.results / PAGES, ignore_errors=True)
@@ -45,7 +46,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     for start, name in further(len(names)):
         _write_sheet(workspace.results / name, blocks(evidence, sources, start), names[start:])
     atomic_write(workspace.results / "report.html", document)
-    return {"recipes": len(params.active), "bytes": len(document), "verdict": told.title}
+    warnings = [warning] if (warning := evidence.table.warning) else []
+    return {"recipes": len(params.active), "bytes": len(document), "verdict": outcome.title, "warnings": warnings}
 
 
 def _write_sheet(path: Path, sources: list[Block], names: list[str]) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.data import tuned
+from dreamset.data.runs import REAL, ZERO_SHOT
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
+from dreamset.metrics.machines import differing
 from dreamset.metrics.verdict import TOGETHER, Gain, over_real
 
 if TYPE_CHECKING:
@@ -18,11 +20,9 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.splits import Split
-    from dreamset.metrics.claims import Sweep
+    from dreamset.metrics.claims import Table
     from dreamset.params import Params
 
-REAL: Final = "real"
-ZERO_SHOT: Final = "zero_shot"
 _OF_A_STUDY: Final = (
     *("best", "best_trial", "space", "resource", "sampler", "pruner", "classifier", "steps", "trials"),
     *("seconds", "importance", "front", "sentences"),
@@ -61,7 +61,7 @@ class Evidence:
     guesses: dict[str, Any]
     expected: dict[str, Any]
     studies: dict[str, dict[str, Any]]
-    sweep: Sweep | None
+    table: Table
 
     @property
     def plain(self) -> list[str]:
@@ -111,6 +111,17 @@ class Evidence:
         known = {score.train_on for score in self.scores.values() if score.classifier == classifier}
         return [kind for kind in TOGETHER if kind in known]
 
+    @property
+    def machines(self) -> str | None:
+        """A sentence on the processors of the stages' work, where these differ."""
+        parts = [
+            (f"{stage} {item}", machine["device"], int(machine["threads"]))
+            for (stage, item), record in self.records.items()
+            for part in (record, *record.get("runs", ()))
+            for machine in part.get("machines", ())
+        ]
+        return differing(parts)
+
     def record(self, stage: str, item: str) -> dict[str, Any]:
         """The JSON that a stage left for an item; empty where there is none."""
         return self.records.get((stage, item), {})
@@ -138,7 +149,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
     missing = [name for name in params.active if name not in known]
     if missing:
         raise InputError(f"{path}: says nothing of {', '.join(missing)}; run `dreamset evaluate` again.")
-    shown = {REAL, ZERO_SHOT, *params.active}
+    arms = {REAL, ZERO_SHOT, *params.active}
     return Evidence(
         params=functools.reduce(
             lambda chosen, name: chosen.with_values(name, tuned.values(params, workspace, name)), params.active, params
@@ -146,9 +157,9 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         workspace=workspace,
         split=read_split(workspace.splits),
         evaluation=evaluation,
-        scores={score.key: score for score in scores if score.arm in shown},
+        scores={score.key: score for score in scores if score.arm in arms},
         gains={
-            (gain.of, gain.minus): gain for gain in gains if {gain.of.split("/")[0], gain.minus.split("/")[0]} <= shown
+            (gain.of, gain.minus): gain for gain in gains if {gain.of.split("/")[0], gain.minus.split("/")[0]} <= arms
         },
         records={
             (stage, item): read_json(workspace.result(stage, item), f"dreamset {stage} {item}")
@@ -159,7 +170,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
         studies={name: study for name in params.active if (study := _study(workspace, name))},
-        sweep=claims.read(params, workspace, shown),
+        table=claims.read(params, workspace, arms),
     )
 
 

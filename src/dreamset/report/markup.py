@@ -1,113 +1,99 @@
-"""HTML built so that text cannot become markup: whatever is not ``Html`` is escaped."""
+"""The page's markup: templates that escape whatever is not markup, and numbers and pictures as they stand there."""
 
 from __future__ import annotations
 
 import base64
-import html
+import functools
 import io
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from dreamset.metrics.verdict import points
+from dreamset.report.figures import number, percent, point_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from PIL import Image
 
-MINUS: Final = "\N{MINUS SIGN}"
-_VOID: Final = frozenset({"br", "img", "meta"})
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a head; the first cell of a row is its heading.
+
+    Columns hold numbers, but for those that ``columns`` gives another class of the style sheet. ``chosen`` is the
+    index of the row that stands out.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    chosen: int | None = None
 
 
-class Html(str):
-    """Markup that is safe as it stands."""
+def fill(part: str, /, **data: object) -> Markup:
+    """Return a part of the page, filled in.
 
-    __slots__ = ()
-
-
-def text(value: object) -> Html:
-    """A value as escaped text; what UTF-8 cannot hold (names of damaged files) becomes ``?``."""
-    if isinstance(value, Html):
-        return value
-    return Html(html.escape(str(value).encode("utf-8", "replace").decode(), quote=True))
+    Args:
+        part: ``file.macro`` of the templates.
+        data: the macro's arguments.
+    """
+    file, macro = part.split(".")
+    return Markup(getattr(_templates().get_template(f"{file}.html").module, macro)(**data))
 
 
-def join(*parts: object) -> Html:
-    """Parts one after another; None is nothing, and lists and generators are taken apart."""
-    flat = []
-    for part in parts:
-        if part is None:
-            continue
-        if isinstance(part, str) or not hasattr(part, "__iter__"):
-            flat.append(text(part))
-        else:
-            flat.append(join(*part))
-    return Html("".join(flat))
-
-
-def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """An element. ``class_`` is ``class``, ``_`` is ``-``; attributes that are None are left out."""
-    pairs = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"'
-        for key, value in attributes.items()
-        if value is not None
+@functools.cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("dreamset.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    if name in _VOID:
-        return Html(f"<{name}{pairs}>")
-    return Html(f"<{name}{pairs}>{join(*children)}</{name}>")
+    templates.filters |= {"code": code, "points": points, "point_interval": point_interval}
+    return templates
 
 
-def table(head: Iterable[object], rows: Iterable[Html], caption: object = None, class_: str | None = None) -> Html:
-    """A table that scrolls sideways on a narrow screen; ``rows`` are ``tr`` or ``tbody`` elements."""
-    top = tag("thead", tag("tr", [cell if isinstance(cell, Html) else tag("th", cell, scope="col") for cell in head]))
-    title = None if caption is None else tag("caption", caption)
-    return tag("div", tag("table", title, top, list(rows), class_=class_), class_="scroll")
+def code(sentence: str) -> Markup:
+    """Return text with its `code` in backquotes as elements."""
+    parts = enumerate(sentence.split("`"))
+    return joined("", [Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in parts])
 
 
-def row(*cells: object) -> Html:
-    """A table row; the first cell is its heading, and cells that are not elements yet are numbers or text."""
-    first, *others = [cell if _is_cell(cell) else None for cell in cells]
-    made = [first or tag("th", cells[0], scope="row")]
-    made += [cell or tag("td", value) for cell, value in zip(others, cells[1:], strict=True)]
-    return tag("tr", made)
+def aside(value: str, less: str) -> Markup:
+    """Return a value with something smaller behind it."""
+    return Markup("{} <small>{}</small>").format(value, less) if less else Markup.escape(value)
 
 
-def _is_cell(value: object) -> bool:
-    return isinstance(value, Html) and value.startswith(("<td", "<th"))
+def name(value: str) -> Markup:
+    """Return a class's or a file's name, whose direction of writing stays its own."""
+    return Markup("<bdi>{}</bdi>").format(value)
 
 
-def data_uri(image: Image.Image, small: bool) -> str:
-    """An image inside the page: PNG for pictures of a few pixels, WebP for larger ones."""
+def joined(separator: str, parts: Iterable[str]) -> Markup:
+    """Return parts, escaped where they are no markup, with text between them."""
+    return Markup.escape(separator).join(parts)
+
+
+def picture(image: Image.Image, small: bool, alt: str, width: int) -> Markup:
+    """Return an image inside the page, ``width`` px wide: PNG with visible pixels for ``small`` ones, else WebP."""
     buffer = io.BytesIO()
     if small:
         image.save(buffer, "PNG", optimize=True)
     else:
         image.save(buffer, "WEBP", quality=85, method=4)
     kind = "png" if small else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    height = round(width * image.height / image.width)
+    return Markup('<img src="{}" alt="{}" width="{}" height="{}" class="{}">').format(
+        source, alt, width, height, "pixels" if small else ""
+    )
 
 
-def percent(value: float | None) -> str:
-    """A share as a percentage."""
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """A number with thin spaces between thousands; a dash for None."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS)
-
-
-def p_value(value: float | None) -> str:
-    """A p-value to two digits that count."""
-    if value is None:
-        return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
-
-
-def interval(low: float, high: float) -> str:
-    """The ends of an interval of shares."""
-    return f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def point_interval(low: float, high: float) -> str:
-    """The ends of an interval of differences."""
-    return f"{points(low)} to {points(high)}"
+def counted(near: Mapping[str, float]) -> str:
+    """A number of near-duplicates with its share; a dash where they were not counted."""
+    return aside(number(near["count"]), percent(near.get("share"))) if "count" in near else "–"

@@ -11,8 +11,8 @@ from PIL import Image
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb, resize_crop
 from dreamset.core.sheet import Block
+from dreamset.data.runs import REAL
 from dreamset.data.synthetic import read_metadata
-from dreamset.report.evidence import REAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,8 @@ _THUMBNAIL: Final = 96
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Files of a source that are looked at: the first ones of every class, by label, and the command that made them."""
+class Source:
+    """The files of a source on the page: the first of every class, by label, and the command that makes them."""
 
     name: str
     folder: Path
@@ -35,26 +35,26 @@ class Shown:
     by_label: list[list[str]]
 
 
-def shown(evidence: Evidence) -> list[Shown]:
-    """What of the shots, where they may be shown, then of each active recipe, is looked at."""
+def sources_of(evidence: Evidence) -> list[Source]:
+    """Return the shots, where they may be seen, then each active recipe."""
     count, classes = evidence.params.report.images_per_class, len(evidence.split.classes)
     shots: list[list[str]] = [[] for _ in range(classes)]
     for shot in evidence.split.train:
         shots[shot.label].append(shot.path)
-    found = [Shown(REAL, evidence.workspace.cell, "dreamset prepare", [own[:count] for own in shots])]
+    sources = [Source(REAL, evidence.workspace.cell, "dreamset prepare", [paths[:count] for paths in shots])]
     if not evidence.params.report.show_real:
-        found = []
+        sources = []
     for recipe in evidence.params.active:
         folder = evidence.workspace.synthetic(recipe)
         files: list[list[str]] = [[] for _ in range(classes)]
         for image in read_metadata(folder):
             if image.label < classes and len(files[image.label]) < count:
                 files[image.label].append(image.file_name)
-        found.append(Shown(recipe, folder, f"dreamset generate {recipe}", files))
-    return found
+        sources.append(Source(recipe, folder, f"dreamset generate {recipe}", files))
+    return sources
 
 
-def blocks(evidence: Evidence, sources: Sequence[Shown], first: int = 0) -> list[Block]:
+def blocks(evidence: Evidence, sources: Sequence[Source], first: int = 0) -> list[Block]:
     """Pictures of ``MOST_CLASSES`` classes from ``first`` on, as squares at the model's resolution or as thumbnails."""
     return [
         Block(

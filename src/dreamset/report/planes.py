@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from dreamset.report.charts import plain, round_ticks
-from dreamset.report.markup import Html, tag
+from markupsafe import Markup
+
+from dreamset.report.figures import MINUS
+from dreamset.report.markup import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,6 +22,7 @@ _BOTTOM: Final = 30
 _TOP: Final = 22
 _RIGHT: Final = 12
 _TICKS: Final = 8
+WIDE: Final = _WIDTH - _LEFT - _RIGHT  # between the ends of the x axis
 
 
 @dataclass(frozen=True)
@@ -80,49 +84,58 @@ class Plane:
 
     def spot(self, x: float, y: float) -> tuple[float, float]:
         """Where a point of the data is drawn."""
-        wide, tall = _WIDTH - _LEFT - _RIGHT, self.tall - _TOP - _BOTTOM
-        return round(_LEFT + wide * self.x.at(x), 1), round(_TOP + tall * (1 - self.y.at(y)), 1)
+        tall = self.tall - _TOP - _BOTTOM
+        return round(_LEFT + WIDE * self.x.at(x), 1), round(_TOP + tall * (1 - self.y.at(y)), 1)
 
-    def dot(self, x: float, y: float, told: str, class_: str = "", radius: float = 3.5) -> Html:
-        """A point; ``told`` is read by pointing at it."""
-        across, down = self.spot(x, y)
-        return tag("circle", tag("title", told), cx=across, cy=down, r=radius, class_=class_ or None)
-
-    def cross(self, x: float, y: float, told: str, class_: str) -> Html:
-        """Two short strokes: what came to nothing."""
-        across, down = self.spot(x, y)
-        strokes = f"M{across - 3},{down - 3}l6,6M{across - 3},{down + 3}l6,-6"
-        return tag("path", tag("title", told), d=strokes, class_=class_)
-
-    def line(self, points: Iterable[tuple[float, float]], class_: str) -> Html:
-        """A line through points."""
-        return tag(
-            "polyline",
-            points=" ".join(f"{x},{y}" for x, y in (self.spot(*point) for point in points)),
-            class_=class_,
+    def dot(self, x: float, y: float, title: str = "", style: str = "", radius: float = 3.5) -> Markup:
+        """A point; ``title`` is read by pointing at it."""
+        return Markup('<circle cx="{}" cy="{}" r="{}" class="{}">{}</circle>').format(
+            *self.spot(x, y), radius, style, _title(title)
         )
 
-    def box(self, x: tuple[float, float], y: tuple[float, float], told: str | None, **style: object) -> Html:
-        """A rectangle between two values of each axis."""
+    def cross(self, x: float, y: float, title: str, style: str) -> Markup:
+        """Two short strokes: what came to nothing."""
+        across, down = self.spot(x, y)
+        return Markup('<path d="M{0},{1}l6,6M{0},{2}l6,-6" class="{3}">{4}</path>').format(
+            across - 3, down - 3, down + 3, style, _title(title)
+        )
+
+    def line(self, points: Iterable[tuple[float, float]], style: str = "") -> Markup:
+        """A line through points."""
+        spots = " ".join(f"{x},{y}" for x, y in (self.spot(*point) for point in points))
+        return Markup('<polyline points="{}" class="{}"></polyline>').format(spots, style)
+
+    def box(
+        self, x: tuple[float, float], y: tuple[float, float], style: str, title: str = "", full: float = 1.0
+    ) -> Markup:
+        """A rectangle between two values of each axis; ``full`` is the strength of its colour, 0..1."""
         left, top = self.spot(x[0], y[1])
         right, bottom = self.spot(x[1], y[0])
-        wide, tall = round(max(right - left, 1), 1), round(bottom - top, 1)
-        return tag("rect", tag("title", told) if told else None, x=left, y=top, width=wide, height=tall, **style)
+        return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}" style="--v:{:.2f}">{}</rect>').format(
+            left, top, round(max(right - left, 1), 1), round(bottom - top, 1), style, full, _title(title)
+        )
 
-    def drawn(self, title: str, class_: str, *marks: object) -> Html:
+    def drawn(self, title: str, style: str, *marks: Markup) -> Markup:
         """The chart: grid and names, and the marks over them."""
-        left, right, bottom = _LEFT, _WIDTH - _RIGHT, self.tall - _BOTTOM
-        grid = []
-        for value, label in self.y.ticks:
-            _, y = self.spot(self.x.low, value)
-            grid.append(tag("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
-            grid.append(tag("text", label, x=left - 6, y=round(y + 3.5, 1), text_anchor="end"))
-        for value, label in self.x.ticks:
-            x, _ = self.spot(value, self.y.low)
-            grid.append(tag("text", label, x=x, y=bottom + 16, text_anchor="middle"))
-        names = [
-            tag("text", f"{self.x.name} →", x=right, y=self.tall - 2, text_anchor="end", class_="axis-name"),
-            tag("text", f"↑ {self.y.name}", x=0, y=10, class_="axis-name") if self.y.name else None,
-        ]
-        view = f"0 0 {_WIDTH} {self.tall}"
-        return tag("svg", tag("title", title), grid, marks, names, viewBox=view, role="img", class_=f"curves {class_}")
+        ends = {"left": _LEFT, "right": _WIDTH - _RIGHT, "bottom": self.tall - _BOTTOM, "width": _WIDTH}
+        return fill("charts.plane", plane=self, title=title, style=style, marks=marks, **ends)
+
+
+def _title(words: str) -> Markup:
+    return Markup("<title>{}</title>").format(words) if words else Markup()
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers, three to seven of them, the first and the last at or beyond the ends."""
+    span = high - low or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    size = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= 5)
+    first, last = math.floor(low / size + 1e-9), math.ceil(high / size - 1e-9)
+    ticks = [index * size for index in range(first, max(last, first + 1) + 1)]
+    assert all(a < b for a, b in pairwise(ticks))
+    return ticks
+
+
+def plain(value: float, unit: str = "") -> str:
+    """A tick's number."""
+    return f"{value:g}".replace("-", MINUS) + unit if abs(value) > 1e-9 else f"0{unit}"

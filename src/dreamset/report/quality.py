@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.metrics.verdict import scored_images
-from dreamset.report.gallery import section, sheet
-from dreamset.report.markup import Html, join, number, percent, row, table, tag
+from dreamset.report.figures import MINUS, number, percent
+from dreamset.report.gallery import sheet
+from dreamset.report.markup import Table, aside, counted, fill
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from dreamset.report.evidence import Evidence
 
 # Name, digits, and which way is better.
@@ -24,112 +27,76 @@ _MEASURES: Final = {
 _COPIES: Final = ("near_duplicates", "near_duplicates_test")
 
 
-def qualities(evidence: Evidence) -> Html | None:
+def qualities(evidence: Evidence) -> Markup | None:
     """A row per recipe; None where there is no more than the big table shows, FID and KID."""
-    sets = {name: evidence.evaluation["sets"].get(name, {}) for name in evidence.params.active}
-    given = [name for name in _MEASURES if any(found.get(name) is not None for found in sets.values())]
-    copies = [name for name in _COPIES if any(found.get(name) for found in sets.values())]
+    sets = {recipe: evidence.evaluation["sets"].get(recipe, {}) for recipe in evidence.params.active}
+    given = [name for name in _MEASURES if any(measured.get(name) is not None for measured in sets.values())]
+    copies = [name for name in _COPIES if any(measured.get(name) for measured in sets.values())]
     if not set(given) - {"fid", "kid"}:
         return None
     # The arrow stays with its name where a heading is wrapped.
-    names = ["\N{NO-BREAK SPACE}".join((_MEASURES[name][0], _MEASURES[name][2])) for name in given]
-    head = ["Recipe", *(tag("th", name, scope="col", class_="number") for name in names)]
-    told = _copies_of(evidence)
-    head += [tag("th", told[name], scope="col", class_="number") for name in copies]
+    head = ["Recipe", *("\N{NO-BREAK SPACE}".join((_MEASURES[name][0], _MEASURES[name][2])) for name in given)]
+    head += [_copies_of(evidence)[name] for name in copies]
     rows = []
-    for recipe, found in sets.items():
-        cells = [number(found.get(name), _MEASURES[name][1]) for name in given]
-        cells += [_count(found.get(name) or {}) for name in copies]
-        rows.append(row(recipe, *(tag("td", value, class_="number") for value in cells)))
-    one: dict[str, Any] = next((found for found in sets.values() if found), {})
+    for recipe, measured in sets.items():
+        cells = [number(measured.get(name), _MEASURES[name][1]) for name in given]
+        rows.append([recipe, *cells, *(counted(measured.get(name) or {}) for name in copies)])
+    one: dict[str, Any] = next((measured for measured in sets.values() if measured), {})
     scored = scored_images(evidence.evaluation)
     reference = str(one.get("reference", "test images")).replace("test images", scored)
-    note = join(
+    note = [
         f"In the features of the {one.get('features')}, n = {number(one.get('n'))} on each side; reference: "
-        f"{reference}. ",
-        f"The real images’ own Vendi score is {one['vendi_real']:.2f}. " if one.get("vendi_real") else None,
-        one.get("warning"),
-    )
-    return section(
-        "quality",
-        "How good the images are",
-        table(head, rows, note),
-        _test_copies(evidence, sets),
-        _real_copies(evidence),
+        f"{reference}.",
+        f"The real images’ own Vendi score is {one['vendi_real']:.2f}." if one.get("vendi_real") else "",
+        one.get("warning") or "",
+    ]
+    near = evidence.evaluation.get("near_duplicates_real") or {}
+    return fill(
+        "quality.qualities",
+        table=Table(head, rows),
+        note=" ".join(filter(None, note)),
+        scored=scored,
+        leaks=_test_copies(evidence, sets),
+        near=f"{number(near['count'])} of the {scored} ({percent(near['share'])})" if near.get("count") else "",
+        # Its names are the shots', which `report.show_real` may keep off the page.
+        nearest=near["pairs"][0] if near.get("count") and evidence.params.report.show_real else None,
     )
 
 
-def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> Html | None:
-    """Near-duplicates of test images, by their names and as `evaluate` has put them side by side.
+def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> list[tuple[str, Markup | None, list[Any]]]:
+    """Near-duplicates of test images: the recipe, its picture as `evaluate` has put them side by side, and the pairs.
 
     The page opens no test image. Under cross-validation these are shots, which `report.show_real` may keep off it.
     """
     private = not evidence.params.report.show_real
     if evidence.evaluation.get("protocol") == "cv" and private:
-        return None
-    parts: list[Html] = []
-    for recipe, found in sets.items():
-        near = found.get("near_duplicates_test") or {}
-        lines = [
-            tag("li", tag("bdi", pair["image"]), " and ", tag("bdi", pair["test"]), f", {pair['distance']:.2f}")
-            for pair in near.get("pairs", ())
-            if pair["distance"] < near["threshold"]
-        ]
+        return []
+    leaks = []
+    for recipe, measured in sets.items():
+        near = measured.get("near_duplicates_test") or {}
+        pairs = [pair for pair in near.get("pairs", ()) if pair["distance"] < near["threshold"]]
         path = evidence.workspace.near_test / f"{recipe}.png"
-        if lines:
-            parts.append(tag("h3", recipe))
-            parts += [] if private or not path.is_file() else [sheet(path, len(lines), f"{recipe}, above test images")]
-            parts.append(tag("ul", lines))
-    if not parts:
-        return None
-    scored = scored_images(evidence.evaluation)
-    title = f"The nearest pairs of synthetic images (above) and {scored}, with their distance"
-    return tag("details", tag("summary", title), parts)
+        visible = pairs and not private and path.is_file()
+        picture = sheet(path, len(pairs), f"{recipe}, above test images") if visible else None
+        if pairs:
+            leaks.append((recipe, picture, pairs))
+    return leaks
 
 
-def _real_copies(evidence: Evidence) -> Html | None:
-    """How many of the scored images are so near to a shot that they may be the same thing, photographed twice."""
-    near = evidence.evaluation.get("near_duplicates_real") or {}
-    if not near.get("count"):
-        return None
-    told = f"{number(near['count'])} of the {scored_images(evidence.evaluation)} ({percent(near['share'])})"
-    nearest = near["pairs"][0]
-    # Their names are the shots', which `report.show_real` may keep off the page.
-    names = [", first ", tag("bdi", nearest["test"]), " and ", tag("bdi", nearest["shot"])]
-    return tag(
-        "p",
-        f"{told} are nearer to a shot than 99% of them are to one of another group",
-        *(names if evidence.params.report.show_real else ()),
-        ". The same thing photographed twice makes every accuracy too good: the nearest pairs are in ",
-        tag("code", "results/evaluate.json"),
-        ".",
-    )
-
-
-def correlations(evidence: Evidence) -> Html | None:
+def correlations(evidence: Evidence) -> Markup | None:
     """Spearman's rho of each figure with CAS, over the cells of the table; None without a table."""
-    lines = evidence.sweep.correlations if evidence.sweep else []
+    lines = evidence.table.sweep.correlations if evidence.table.sweep else []
     if not lines:
         return None
     shots = list(dict.fromkeys(line["shots"] for line in lines))
-    cells: dict[str, dict[str, Html]] = {}
+    cells: dict[str, dict[str, str]] = {}
     for line in lines:
-        ends = f" {_rho(line['low'])} to {_rho(line['high'])}"
-        cells.setdefault(line["metric"], {})[line["shots"]] = join(_rho(line["rho"]), tag("small", ends))
-    head = ["Figure", *(tag("th", "all" if k == "all" else f"{k} shots", scope="col", class_="number") for k in shots)]
-    names = {name: told for name, (told, _, _) in _MEASURES.items()} | _copies_of(evidence)
-    rows = [
-        row(names.get(metric, metric), *(tag("td", found.get(k, "–"), class_="number") for k in shots))
-        for metric, found in cells.items()
-    ]
-    most = max(lines, key=lambda line: int(line["points"]))
-    note = (
-        "Do such figures tell which images teach best? Spearman’s rank correlation with the accuracy of a network "
-        f"trained from scratch on the synthetic images alone (CAS), a point per recipe and cell: {most['points']} over "
-        f"{most['seeds']} seeds. −1 or +1: they order the sets as CAS does; 0: they say nothing. Intervals resample "
-        "seeds. Over all numbers of shots together, what more shots do to both is in it; within one it is not."
-    )
-    return section("correlations", "Does FID tell you anything?", tag("p", note), table(head, rows))
+        ends = f"{_rho(line['low'])} to {_rho(line['high'])}"
+        cells.setdefault(line["metric"], {})[line["shots"]] = aside(_rho(line["rho"]), ends)
+    names = {name: title for name, (title, _, _) in _MEASURES.items()} | _copies_of(evidence)
+    rows = [[names.get(metric, metric), *(row.get(k, "–") for k in shots)] for metric, row in cells.items()]
+    table = Table(["Figure", *("all" if k == "all" else f"{k} shots" for k in shots)], rows)
+    return fill("quality.correlations", table=table, most=max(lines, key=lambda line: int(line["points"])))
 
 
 def _copies_of(evidence: Evidence) -> dict[str, str]:
@@ -138,11 +105,5 @@ def _copies_of(evidence: Evidence) -> dict[str, str]:
     return {name: f"near-duplicates of {what}" for name, what in zip(_COPIES, real, strict=True)}
 
 
-def _count(found: dict[str, Any]) -> Html | str:
-    if "count" not in found:
-        return "–"
-    return join(number(found["count"]), tag("small", f" {percent(found.get('share'))}"))
-
-
 def _rho(value: str) -> str:
-    return f"{float(value):+.2f}".replace("-", "−")
+    return f"{float(value):+.2f}".replace("-", MINUS)

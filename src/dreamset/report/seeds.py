@@ -2,65 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from markupsafe import Markup
+
+from dreamset.data.runs import REAL
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import TOGETHER, over_real, points
 from dreamset.report import charts
-from dreamset.report.charts import Bar
-from dreamset.report.evidence import REAL
-from dreamset.report.gallery import section
-from dreamset.report.markup import Html, join, number, p_value, percent, point_interval, row, table, tag
+from dreamset.report.figures import number, p_value, percent, point_interval
+from dreamset.report.markup import Table, aside, fill
 from dreamset.report.tables import STYLES, trained_on
 
 if TYPE_CHECKING:
-    from dreamset.metrics.claims import Claim
+    from collections.abc import Iterable
+
+    from dreamset.metrics.claims import Claim, Sweep
+    from dreamset.metrics.verdict import Gain
     from dreamset.report.evidence import Evidence
 
 _HEAD: Final = ("Difference", "shots", "points", "interval", "p", "Holm p", "outcome")
 
 
-def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Html | None:
+def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     """Differences with intervals over seeds and test images, and the mean accuracies, by number of shots."""
-    sweep = evidence.sweep
+    sweep = evidence.table.sweep
     if sweep is None:
         return None
     ordered = sorted(sweep.claims, key=lambda claim: _order(claim, list(colours)))
     ends = [100 * end for claim in sweep.claims for end in (claim.gain.low, claim.gain.high)]
     charted = []
     for shots in sorted({claim.shots for claim in sweep.claims}):
-        bars = [_bar(claim, colours) for claim in ordered if claim.shots == shots]
+        bars = [_bar(claim.gain, colours) for claim in ordered if claim.shots == shots]
         title = f"{shots} shot{'' if shots == 1 else 's'} per class"
         chart = charts.intervals(bars, "", {"zero": 0.0}, f"Gains at {shots} shots", (min(ends), max(ends)))
         # Those of the page's own number of shots are in sight.
-        here = "open" if shots == evidence.split.shots else None
-        charted.append(tag("details", tag("summary", title), chart, open=here))
-    few = f" With {sweep.seeds} seeds this is indicative." if indicative(sweep.seeds) else ""
-    work = _work(sweep.cost)
-    note = (
-        f"Every seed redraws shots, adapters, images and initial weights. Mean differences over {sweep.seeds} seeds in "
-        f"percentage points, paired by seed and test image, with {evidence.confidence} BCa intervals that resample "
-        f"both; a pale row’s interval holds zero.{few}{work}"
-    )
-    return section(
-        "seeds",
-        "Over several seeds",
-        tag("p", note),
-        _primary(evidence),
-        _by_shots(evidence, colours),
-        charted,
-        _summary(evidence),
-        _numbers(ordered),
-        _not_helping(evidence),
+        charted.append((title, shots == evidence.split.shots, chart))
+    legend, panels = _by_shots(evidence, sweep, colours)
+    others = sorted((claim for claim in sweep.claims if not claim.primary), key=lambda claim: claim.shots)
+    additions = list(_additions(sweep))
+    return fill(
+        "seeds.over_seeds",
+        sweep=sweep,
+        few=indicative(sweep.seeds),
+        confidence=evidence.confidence,
+        hours=f"{sweep.cost['seconds'] / 3600:.1f}" if sweep.cost else "",
+        cells=number(sweep.cost.get("cells")),
+        machines=sweep.cost.get("machines"),
+        primary=_claims(_primary(evidence, sweep)),
+        legend=legend,
+        panels=panels,
+        charted=charted,
+        means=_means(sweep),
+        others=_claims(others) if any(claim.p is not None for claim in sweep.claims) else None,
+        weak=[(words, gain) for words, gain in additions if gain.outcome != "helps"],
+        additions=len(additions),
     )
 
 
-def _by_shots(evidence: Evidence, colours: dict[str, str]) -> Html | None:
-    """Mean accuracies by number of shots, a panel per classifier; None of one number alone."""
-    assert evidence.sweep is not None
-    shots = sorted({int(line["shots"]) for line in evidence.sweep.summary})
+def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tuple[Markup, list[tuple[str, Markup]]]:
+    """A legend, and a chart of mean accuracies by number of shots for each classifier; none of one number alone."""
+    shots = sorted({int(line["shots"]) for line in sweep.summary})
     if len(shots) < 2:
-        return None
+        return Markup(), []
     real = [(REAL, kind, "real" if kind == "real" else "zero") for kind in evidence.real_kinds]
     kinds = real + [
         (arm, kind, colours[arm] + STYLES.get(kind, ""))
@@ -69,93 +73,51 @@ def _by_shots(evidence: Evidence, colours: dict[str, str]) -> Html | None:
     ]
     panels = []
     for classifier in evidence.classifiers:
-        means = {k: evidence.sweep.means(k, classifier) for k in shots}
+        means = {k: sweep.means(k, classifier) for k in shots}
         lines = []
         for arm, kind, style in kinds:
-            known = {k: 100 * found[arm, kind][0] for k, found in means.items() if (arm, kind) in found}
+            known = {k: 100 * row[arm, kind][0] for k, row in means.items() if (arm, kind) in row}
             lines += [charts.Line(style, known)] if known else []
         if lines:
             title = f"Accuracy of {classifier} by number of shots"
-            chart = charts.steps(lines, "%", "shots per class", "accuracy", title)
-            panels.append(tag("article", tag("h3", classifier), chart))
+            panels.append((classifier, charts.steps(lines, "%", "shots per class", "accuracy", title)))
     key = [(style, trained_on(REAL, kind)) for _, kind, style in real]
-    key += [(colours[name], name) for name in evidence.params.active]
-    key += [("hollow", "synthetic images alone"), ("full", "with the real shots")]
-    key += [("strong", "with the real shots, all strongly augmented")]
-    return tag("div", charts.legend(key), tag("div", panels, class_="panels"))
+    key += [(colours[recipe], recipe) for recipe in evidence.params.active]
+    return charts.legend([*key, *charts.KINDS]), panels
 
 
-def _work(cost: dict[str, Any]) -> str:
-    """What the table cost, where that was recorded."""
-    if not cost:
-        return ""
-    return f" {number(cost['cells'])} cells took {cost['seconds'] / 3600:.1f} hours, one after another."
-
-
-def _primary(evidence: Evidence) -> Html | None:
-    """The claims that were fixed beforehand, with their tests."""
-    assert evidence.sweep is not None
+def _primary(evidence: Evidence, sweep: Sweep) -> list[Claim]:
+    """The claims that were fixed beforehand, where they are of the page's choice: the table may be of another one."""
     params = evidence.params
     run = params.primary_recipe, params.primary_classifier
-    # The table may have been written for another choice than the page's.
-    found = [
-        c for c in evidence.sweep.claims if c.primary and (c.gain.of.split("/")[0], c.gain.of.split("/")[2]) == run
-    ]
-    if not found:
-        return None
-    caption = (
-        "Fixed before they were measured, for the primary recipe and classifier. p: sign-flip test over seeds; "
-        "Holm: adjusted within these claims. Everything else in this section is exploratory, and a family of its own."
-    )
-    return table(_HEAD, [_line(claim) for claim in found], caption)
+    return [c for c in sweep.claims if c.primary and (c.gain.of.split("/")[0], c.gain.of.split("/")[2]) == run]
 
 
-def _numbers(claims: list[Claim]) -> Html | None:
-    """Every claim with its tests, folded away."""
-    if not any(claim.p is not None for claim in claims):
-        return None
-    shown = sorted((claim for claim in claims if not claim.primary), key=lambda claim: claim.shots)
-    caption = "Exploratory: Holm over all of these together."
-    return tag("details", tag("summary", "Every other difference"), table(_HEAD, [_line(c) for c in shown], caption))
+def _claims(claims: list[Claim]) -> Table:
+    """Claims with their tests."""
+    rows = []
+    for claim in claims:
+        gain = claim.gain
+        words = Markup("{} <em>{}</em>").format(compared(gain), gain.of.split("/")[2])
+        row = [words, claim.shots, points(gain.difference), point_interval(gain)]
+        rows.append([*row, p_value(claim.p), p_value(claim.p_holm), gain.outcome])
+    return Table(_HEAD, rows, columns={"outcome": "text"})
 
 
-def _line(claim: Claim) -> Html:
-    gain = claim.gain
-    numbers = [points(gain.difference), point_interval(gain.low, gain.high), p_value(claim.p), p_value(claim.p_holm)]
-    told = join(compared(gain.of, gain.minus), " ", tag("em", gain.of.rpartition("/")[2]))
-    cells = [tag("td", value, class_="number") for value in numbers]
-    return row(tag("th", told, scope="row"), tag("td", claim.shots, class_="number"), *cells, gain.outcome)
-
-
-def _not_helping(evidence: Evidence) -> Html | None:
-    """Where images beside the real ones do not help over the seeds, against the best run on the real ones alone."""
-    assert evidence.sweep is not None
-    cells = []
-    for shots in sorted({claim.shots for claim in evidence.sweep.claims}):
-        gains = [claim.gain for claim in evidence.sweep.claims if claim.shots == shots]
+def _additions(sweep: Sweep) -> Iterable[tuple[str, Gain]]:
+    """What images beside the real ones add over the seeds, against the best run on the real ones alone."""
+    for shots in sorted({claim.shots for claim in sweep.claims}):
+        gains = [claim.gain for claim in sweep.claims if claim.shots == shots]
         wanted = dict.fromkeys((gain.of.split("/")[0], gain.of.split("/")[2]) for gain in gains)
-        found = [over_real(gains, recipe, classifier) for recipe, classifier in wanted]
-        cells += [(shots, gain) for gain in found if gain]
-    weak = [(shots, gain) for shots, gain in cells if gain.outcome != "helps"]
-    if not cells:
-        return None
-    lines = [
-        tag(
-            "li",
-            f"{shots} shots, {compared(gain.of, gain.minus)}, {gain.of.rpartition('/')[2]}: ",
-            tag("b", points(gain.difference)),
-            f" ({point_interval(gain.low, gain.high)})",
-            class_=gain.outcome,
-        )
-        for shots, gain in weak
-    ]
-    title = f"Where it does not help over the real images: {len(weak)} of {len(cells)} cells"
-    return tag("details", tag("summary", title), tag("ul", lines, class_="plain"))
+        for recipe, classifier in wanted:
+            gain = over_real(gains, recipe, classifier)
+            if gain:
+                yield f"{shots} shots, {compared(gain)}, {classifier}", gain
 
 
-def compared(of: str, minus: str) -> str:
+def compared(gain: Gain) -> str:
     """A difference between two runs in words, without the classifier."""
-    (arm, kind, _), (other, theirs, _) = of.split("/"), minus.split("/")
+    (arm, kind, _), (other, theirs, _) = gain.of.split("/"), gain.minus.split("/")
     return f"{trained_on(arm, kind)}, over {trained_on(other, theirs)}"
 
 
@@ -165,29 +127,18 @@ def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
     return gain.of.split("/")[1] in TOGETHER, gain.minus.startswith(f"{REAL}/"), recipes.index(gain.of.split("/")[0])
 
 
-def _bar(claim: Claim, colours: dict[str, str]) -> Bar:
-    gain = claim.gain
-    arm, kind, classifier = gain.of.split("/")
-    style = f"{colours[arm]} {gain.outcome}{STYLES.get(kind, '')}"
-    value = join(tag("b", points(gain.difference)), " ", tag("small", point_interval(gain.low, gain.high)))
-    label = join(tag("span", compared(gain.of, gain.minus)), " ", tag("em", classifier))
-    return Bar(label, 100 * gain.low, 100 * gain.difference, 100 * gain.high, value, style)
+def _bar(gain: Gain, colours: dict[str, str]) -> charts.Bar:
+    arm, kind, _ = gain.of.split("/")
+    return charts.gain_bar(gain, compared(gain), f"{colours[arm]}{STYLES.get(kind, '')}")
 
 
-def _summary(evidence: Evidence) -> Html | None:
+def _means(sweep: Sweep) -> Table:
     """Mean and standard deviation over seeds: a row per run, a column per number of shots."""
-    assert evidence.sweep is not None
-    cells: dict[tuple[str, str, str], dict[str, Html]] = {}
-    for line in evidence.sweep.summary:
-        spread = f" ± {100 * float(line['sd']):.1f}" if line.get("sd") else ""
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for line in sweep.summary:
+        spread = f"± {100 * float(line['sd']):.1f}" if line.get("sd") else ""
         key = (line["recipe"], line["train_on"], line["classifier"])
-        cells.setdefault(key, {})[line["shots"]] = join(percent(float(line["accuracy"])), tag("small", spread))
-    if not cells:
-        return None
-    shots = sorted({line["shots"] for line in evidence.sweep.summary}, key=int)
-    head = ["Run", *(tag("th", f"{count} shots", scope="col", class_="number") for count in shots)]
-    rows = [
-        row(" · ".join(key), *(tag("td", found.get(count, "–"), class_="number") for count in shots))
-        for key, found in cells.items()
-    ]
-    return tag("details", tag("summary", "Mean accuracies over the seeds"), table(head, rows, "Mean ± sd over seeds."))
+        cells.setdefault(key, {})[line["shots"]] = aside(percent(float(line["accuracy"])), spread)
+    shots = sorted({line["shots"] for line in sweep.summary}, key=int)
+    rows = [[" · ".join(key), *(row.get(count, "–") for count in shots)] for key, row in cells.items()]
+    return Table(["Run", *(f"{count} shots" for count in shots)], rows)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup
+
 from dreamset.report.charts import legend
-from dreamset.report.gallery import section
-from dreamset.report.markup import Html, join, number, percent, row, table, tag
+from dreamset.report.figures import number, percent
+from dreamset.report.markup import Table, fill
 from dreamset.report.planes import Plane, placed, ranged, rounded, whole
 from dreamset.study import analysis
 
@@ -26,20 +28,14 @@ _OPEN: Final = 12  # trials of a table that is not folded away
 _UNITS: Final = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
-def studies(evidence: Evidence, colours: dict[str, str]) -> Html | None:
+def studies(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     """A part for every active recipe that a study tuned; None without one."""
     parts = [_study(recipe, record, colours[recipe]) for recipe, record in evidence.studies.items()]
-    if not parts:
-        return None
-    note = (
-        "What a recipe’s values were chosen by: CAS, the accuracy of a classifier trained from scratch on the "
-        "recipe’s images alone, on the labelled images of the selection. No test image takes part."
-    )
-    return section("studies", "Studies", tag("p", note), parts)
+    return fill("studies.studies", parts=parts) if parts else None
 
 
-def _study(recipe: str, record: dict[str, Any], colour: str) -> Html:
-    shown = [
+def _study(recipe: str, record: dict[str, Any], colour: str) -> dict[str, Any]:
+    panels = [
         ("CAS by trial", _history(record)),
         ("CAS by images per class", _rungs(record)),
         (_contour_title(record), _contour(record)),
@@ -47,23 +43,22 @@ def _study(recipe: str, record: dict[str, Any], colour: str) -> Html:
         ("CAS against the time an image takes", _front(record)),
         ("When, and by which worker", _timeline(record)),
     ]
-    panels = [tag("figure", tag("figcaption", title), chart) for title, chart in shown if chart is not None]
     states = {trial["state"] for trial in record["trials"]}
     marks = [mark for state, mark in _MARKS.items() if state in states]
     if record["best"] is not None:
         marks.append(("best", "chosen"))
     if (record.get("default") or {}).get("cas") is not None:
         marks.append(("own", "the recipe’s own values"))
-    return tag(
-        "article",
-        tag("h3", tag("i", class_=f"key {colour}"), recipe),
-        [tag("p", told) for told in record["sentences"]],
-        tag("p", _cost(record), class_="cost"),
-        legend(marks),
-        tag("div", panels, class_="panels"),
-        _table(record),
-        class_=f"study {colour}",
-    )
+    return {
+        "recipe": recipe,
+        "colour": colour,
+        "sentences": record["sentences"],
+        "cost": _cost(record),
+        "legend": legend(marks),
+        "panels": [(title, chart) for title, chart in panels if chart is not None],
+        "table": _table(record),
+        "open": len(record["trials"]) <= _OPEN,
+    }
 
 
 def _cost(record: dict[str, Any]) -> str:
@@ -92,23 +87,23 @@ def _kind(record: dict[str, Any], trial: dict[str, Any]) -> str:
     return {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial["state"]]
 
 
-def _told(trial: dict[str, Any]) -> str:
+def _line(trial: dict[str, Any]) -> str:
     """A trial in a line, for whoever points at it."""
     cas = analysis.score(trial)
     scored = "" if cas is None else f", CAS {percent(cas)} at {analysis.reached(trial)} images per class"
     return f"trial {trial['number']}, {_STATES[trial['state']]}{scored}: {analysis.said_values(trial['params'])}"
 
 
-def _points(plane: Plane, record: dict[str, Any], at: Iterable[tuple[dict[str, Any], float, float]]) -> list[Html]:
+def _points(plane: Plane, record: dict[str, Any], at: Iterable[tuple[dict[str, Any], float, float]]) -> Markup:
     """Trials at their places, the chosen one over the others."""
     ordered = sorted(at, key=lambda item: item[0]["number"] == record["best_trial"])
-    return [
-        plane.dot(x, y, _told(trial), _kind(record, trial), 5 if trial["number"] == record["best_trial"] else 3.2)
+    return Markup().join(
+        plane.dot(x, y, _line(trial), _kind(record, trial), 5 if trial["number"] == record["best_trial"] else 3.2)
         for trial, x, y in ordered
-    ]
+    )
 
 
-def _history(record: dict[str, Any]) -> Html | None:
+def _history(record: dict[str, Any]) -> Markup | None:
     """CAS of every trial in order, the best finished one so far, and the recipe's own values as a line."""
     rows = analysis.history(record)
     by_number = {trial["number"]: trial for trial in record["trials"]}
@@ -121,18 +116,18 @@ def _history(record: dict[str, Any]) -> Html | None:
     level = 100 * default["cas"] if default.get("cas") is not None else None
     values = [cas for *_, cas in scored] + ([level] if level is not None else [])
     plane = Plane(whole("trial", [line["trial"] for line in rows]), rounded("CAS", values, "%"))
-    own = None if level is None else plane.line([(plane.x.low, level), (plane.x.high, level)], "own")
+    marks = [] if level is None else [plane.line([(plane.x.low, level), (plane.x.high, level)], "own")]
     best = [(line["trial"], 100 * line["best"]) for line in rows if line["best"] is not None]
     failed = [
-        plane.cross(line["trial"], plane.y.low, _told(by_number[line["trial"]]), "failed")
+        plane.cross(line["trial"], plane.y.low, _line(by_number[line["trial"]]), "failed")
         for line in rows
         if line["state"] == "fail"
     ]
-    marks = [own, plane.line(_stairs(best), "stairs"), failed, _points(plane, record, scored)]
+    marks += [plane.line(_stairs(best), "stairs"), *failed, _points(plane, record, scored)]
     return plane.drawn("CAS of every trial, and the best so far", "plane", *marks)
 
 
-def _rungs(record: dict[str, Any]) -> Html | None:
+def _rungs(record: dict[str, Any]) -> Markup | None:
     """A line per trial over its rungs: where those that were stopped left the others."""
     resource = record["resource"]
     trials = [trial for trial in record["trials"] if trial["rungs"]]
@@ -145,19 +140,19 @@ def _rungs(record: dict[str, Any]) -> Html | None:
         spots = [(resource.index(int(at)), 100 * cas) for at, cas in trial["rungs"].items() if int(at) in resource]
         spots.sort()
         kind = _kind(record, trial)
-        dots = [plane.dot(x, y, _told(trial), radius=2.6) for x, y in spots]
-        lines.append(tag("g", plane.line(spots, "line"), dots, class_=kind))
-    return plane.drawn("CAS of every trial by images per class", "plane rungs", lines)
+        marks = [plane.line(spots, "line"), *(plane.dot(x, y, _line(trial), radius=2.6) for x, y in spots)]
+        lines.append(Markup('<g class="{}">{}</g>').format(kind, Markup().join(marks)))
+    return plane.drawn("CAS of every trial by images per class", "plane rungs", *lines)
 
 
 def _contour_title(record: dict[str, Any]) -> str:
     names = analysis.axes(record)
     cells = [cell["cas"] for cell in analysis.surface(record)]
-    told = f"CAS by {names[0]} and {names[1]}" if names else ""
-    return f"{told}, from {percent(min(cells))} (faint) to {percent(max(cells))} (full)" if cells else told
+    title = f"CAS by {names[0]} and {names[1]}" if names else ""
+    return f"{title}, from {percent(min(cells))} (faint) to {percent(max(cells))} (full)" if cells else title
 
 
-def _contour(record: dict[str, Any]) -> Html | None:
+def _contour(record: dict[str, Any]) -> Markup | None:
     """The trials over two knobs, on a smooth surface of CAS."""
     names = analysis.axes(record)
     by_number = {trial["number"]: trial for trial in record["trials"]}
@@ -178,10 +173,10 @@ def _contour(record: dict[str, Any]) -> Html | None:
     for cell in cells:
         share = (cell["cas"] - low) / ((high - low) or 1)
         x, y = (_cell(span, cell[knob]) for knob, span in zip(names, spans, strict=True))
-        boxes.append(plane.box(x, y, None, class_="cell", style=f"--v:{0.06 + 0.74 * share:.2f}"))
+        boxes.append(plane.box(x, y, "cell", full=0.06 + 0.74 * share))
     at = [(by_number[line["trial"]], float(line[names[0]]), float(line[names[1]])) for line in inside]
     title = f"CAS by {names[0]} and {names[1]}: trials, and a smooth surface through the finished ones"
-    return plane.drawn(title, "plane", tag("g", boxes), _points(plane, record, at))
+    return plane.drawn(title, "plane", *boxes, _points(plane, record, at))
 
 
 def _cell(span: dict[str, Any], centre: float) -> tuple[float, float]:
@@ -194,27 +189,17 @@ def _cell(span: dict[str, Any], centre: float) -> tuple[float, float]:
     return centre - size, centre + size
 
 
-def _importance(record: dict[str, Any]) -> Html | None:
+def _importance(record: dict[str, Any]) -> Markup | None:
     """Shares of the variance as bars: each knob, then the pairs beyond it."""
     rows = analysis.importance_rows(record)
     if not rows:
         return None
     most = max(*(line["share"] for line in rows), 1e-9)
-    bars = [
-        tag(
-            "div",
-            tag("span", line["of"], class_="label"),
-            tag("span", tag("i", class_="filled", style=f"width:{100 * line['share'] / most:.1f}%"), class_="track"),
-            tag("span", f"{100 * line['share']:.0f}%", class_="value"),
-            class_="bar pair" if " × " in line["of"] else "bar",
-        )
-        for line in rows
-    ]
-    note = "Shares of the variance of CAS; × is what two knobs do together beyond each alone."
-    return join(tag("div", bars, class_="intervals shares"), tag("small", note))
+    bars = [(line["of"], f"{100 * line['share'] / most:.1f}%", f"{100 * line['share']:.0f}%") for line in rows]
+    return fill("studies.importance", bars=bars)
 
 
-def _front(record: dict[str, Any]) -> Html | None:
+def _front(record: dict[str, Any]) -> Markup | None:
     """Finished trials by seconds per image and CAS; a line along those that none beats in both."""
     rows = analysis.front_rows(record)
     if not rows:
@@ -236,7 +221,7 @@ def _stairs(spots: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [corner for a, b in zip(spots, [*spots[1:], *spots[-1:]], strict=True) for corner in (a, (b[0], a[1]))]
 
 
-def _timeline(record: dict[str, Any]) -> Html | None:
+def _timeline(record: dict[str, Any]) -> Markup | None:
     """A row per worker, a box per trial."""
     rows = analysis.timeline(record)
     if not rows:
@@ -253,38 +238,32 @@ def _timeline(record: dict[str, Any]) -> Html | None:
         plane.box(
             (line["started"] / size, line["ended"] / size),
             (place - 0.32, place + 0.32),
-            f"{_told(by_number[line['trial']])}, {line['ended'] - line['started']:.0f} s by {line['worker']}",
-            class_=f"run {_kind(record, by_number[line['trial']])}",
+            f"run {_kind(record, by_number[line['trial']])}",
+            f"{_line(by_number[line['trial']])}, {line['ended'] - line['started']:.0f} s by {line['worker']}",
         )
         for line in rows
         for place in [workers.index(str(line["worker"]))]
     ]
-    names = tag("small", ", ".join(f"#{index + 1} {name}" for index, name in enumerate(workers)))
-    return join(plane.drawn("When each trial ran, by worker", "plane timeline", boxes), names)
+    names = ", ".join(f"#{index + 1} {name}" for index, name in enumerate(workers))
+    chart = plane.drawn("When each trial ran, by worker", "plane timeline", *boxes)
+    return Markup("{}<small>{}</small>").format(chart, names)
 
 
-def _table(record: dict[str, Any]) -> Html:
+def _table(record: dict[str, Any]) -> Table:
     """Every trial with its values and how it ended."""
-    trials, knobs = record["trials"], record["searched"]
+    trials, knobs = sorted(record["trials"], key=lambda trial: trial["number"]), record["searched"]
     limited = any(trial["fid"] is not None for trial in trials)
-    names = [*knobs, "images per class", "CAS", "s", "ms per image", *(["FID"] if limited else [])]
-    head = ["Trial", *(tag("th", name, scope="col", class_="number") for name in names), "ended"]
+    head = ["Trial", *knobs, "images per class", "CAS", "s", "ms per image", *(["FID"] * limited), "ended"]
     rows = []
-    for trial in sorted(trials, key=lambda trial: trial["number"]):
-        best = trial["number"] == record["best_trial"]
-        cells: list[object] = [_value(trial["params"].get(knob)) for knob in knobs]
+    for trial in trials:
         each = trial["seconds_per_image"]
-        cells += [analysis.reached(trial) or "–", percent(analysis.score(trial)), number(trial["seconds"], 1)]
+        cells = [_value(trial["params"].get(knob)) for knob in knobs]
+        cells += [str(analysis.reached(trial) or "–"), percent(analysis.score(trial)), number(trial["seconds"], 1)]
         cells += [number(None if each is None else 1000 * each, 1)] + ([number(trial["fid"], 1)] if limited else [])
-        name = tag("th", tag("i", class_=f"key {_key(record, trial)}"), trial["number"], scope="row")
-        made = row(
-            name,
-            *(tag("td", cell, class_="number") for cell in cells),
-            tag("td", _ended(record, trial), class_="names"),
-        )
-        rows.append(Html(made.replace("<tr>", '<tr class="chosen">', 1)) if best else made)
-    title = f"Every trial: {len(trials)}"
-    return tag("details", tag("summary", title), table(head, rows), open="open" if len(trials) <= _OPEN else None)
+        name = Markup('<i class="key {}"></i>{}').format(_key(record, trial), trial["number"])
+        rows.append([name, *cells, _ended(record, trial)])
+    best = next((index for index, trial in enumerate(trials) if trial["number"] == record["best_trial"]), None)
+    return Table(head, rows, columns={"ended": "names"}, chosen=best)
 
 
 def _key(record: dict[str, Any], trial: dict[str, Any]) -> str:
@@ -298,19 +277,19 @@ def _value(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _ended(record: dict[str, Any], trial: dict[str, Any]) -> Html:
+def _ended(record: dict[str, Any], trial: dict[str, Any]) -> str:
     """How a trial ended, and what sets it apart."""
-    said: list[object] = [_STATES[trial["state"]]]
+    parts = [_STATES[trial["state"]]]
     if trial["number"] == record["best_trial"]:
-        said = [tag("b", "chosen")]
+        parts = ["chosen"]
     elif trial["state"] != "FAIL" and not trial["feasible"]:
-        said.append("not feasible")
+        parts.append("not feasible")
     if trial["number"] == (record.get("default") or {}).get("trial"):
-        said.append("the recipe’s own values")
+        parts.append("the recipe’s own values")
     if trial["number"] in record["front"]:
-        said.append("on the front")
+        parts.append("on the front")
     if trial.get("retried_from") is not None:
-        said.append(f"trial {trial['retried_from']} tried again")
+        parts.append(f"trial {trial['retried_from']} tried again")
     if trial.get("reason"):
-        said.append(trial["reason"])
-    return join([join("; " if index else "", part) for index, part in enumerate(said)])
+        parts.append(trial["reason"])
+    return "; ".join(parts)

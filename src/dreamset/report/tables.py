@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup
+
+from dreamset.core.sums import total
+from dreamset.data.runs import REAL, ZERO_SHOT
 from dreamset.metrics.verdict import TOGETHER, basis, points, scored_images
-from dreamset.report.evidence import REAL, ZERO_SHOT
-from dreamset.report.gallery import section
-from dreamset.report.markup import Html, interval, join, number, p_value, percent, point_interval, row, table, tag
+from dreamset.report.figures import MINUS, interval, number, p_value, percent, point_interval
+from dreamset.report.markup import Table, aside, counted, fill, joined, name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from dreamset.params.recipe import Recipe
+    from dreamset.metrics.verdict import Gain
     from dreamset.report.evidence import Evidence, Score
 
 _MARKS: Final = {"helps": "▲", "hurts": "▼", "unclear": "≈"}
@@ -34,7 +35,7 @@ _RULES: Final = {
     "extra": "labels beyond the shots",
     "coop": "labels beyond the shots, as many but at most 4 per class",
 }
-# Of a run's record: where it is there, a column of the table of details.
+# Of a run's record: each is a column of the table of details where a run has it, and a share or not.
 _MEASURES: Final = {
     "top5": ("top 5", True),
     "balanced_accuracy": ("balanced", True),
@@ -60,24 +61,24 @@ def trained_on(arm: str, kind: str) -> str:
     return {"both": f"real + {arm}", "both_strong": f"real + {arm}, strongly augmented"}.get(kind, f"{arm} alone")
 
 
-def facts(evidence: Evidence) -> Html:
+def facts(evidence: Evidence) -> Markup:
     """What was run, as a list of terms."""
     params, split, base = evidence.params, evidence.split, evidence.params.base
-    classes = len(split.classes)
-    real = f"{split.shots_told} per class, {len(split.train)} in all"
+    classes = joined(", ", [Markup('<bdi class="clip" title="{0}">{0}</bdi>').format(c) for c in split.classes[:20]])
+    more = f" and {len(split.classes) - 20} more" if len(split.classes) > 20 else ""
     pairs: list[tuple[str, object]] = [
         ("Source", short_source(evidence)),
-        ("Classes", join(f"{classes}: ", _names(split.classes))),
-        ("Real shots", real),
+        ("Classes", joined("", [f"{len(split.classes)}: ", classes, more])),
+        ("Real shots", f"{split.shots_told} per class, {len(split.train)} in all"),
         ("Selection", _selection(evidence)),
         ("Test", _protocol(evidence)),
         ("Seed", params.seed),
         ("Generator", f"{params.model}, {base.resolution} px, licence {base.licence}"),
-        ("Caption", join("“", tag("bdi", split.template), "”")),
+        ("Caption", joined("", ["“", name(split.template), "”"])),
         ("Classifiers", ", ".join(evidence.classifiers)),
-        *((name, _recipe(evidence, name)) for name in params.active),
+        *((recipe, _recipe(evidence, recipe)) for recipe in params.active),
     ]
-    return section("setup", "What was run", tag("dl", [(tag("dt", term), tag("dd", told)) for term, told in pairs]))
+    return fill("tables.facts", pairs=pairs)
 
 
 def _selection(evidence: Evidence) -> str:
@@ -88,8 +89,8 @@ def _selection(evidence: Evidence) -> str:
         return (
             f"{labels:g} further labels per class choose the training step" if labels else "none: the last step is kept"
         )
-    told = f"{rule}: {_RULES.get(str(rule).partition(':')[0], 'as told in params.yaml')}"
-    return f"{told}; {labels:g} labels per class select, {len(split.train) / len(split.classes):g} train"
+    words = _RULES.get(str(rule).partition(":")[0], "as params.yaml says")
+    return f"{rule}: {words}; {labels:g} labels per class select, {len(split.train) / len(split.classes):g} train"
 
 
 def _protocol(evidence: Evidence) -> str:
@@ -108,230 +109,179 @@ def _protocol(evidence: Evidence) -> str:
     )
 
 
-def accuracies(evidence: Evidence) -> Html:
+def accuracies(evidence: Evidence) -> Markup:
     """Recipes and what was trained on, by classifier; baselines first; marks where synthetic images help or not."""
-    classifiers = evidence.classifiers
-    head = [
-        "Trained on",
-        *(tag("th", name, scope="col", class_="number") for name in classifiers),
-        *(tag("th", name, scope="col", class_="number") for name in ("FID", "KID", "near-duplicates")),
-    ]
-    baselines = []
-    common = next((found.record.get("majority") for found in evidence.scores.values()), None)
-    wide = [(evidence.score(ZERO_SHOT, "none", _ZERO_SHOT_CLASSIFIER), "nothing: zero-shot CLIP")]
+    classifiers, sets = evidence.classifiers, evidence.evaluation["sets"]
+    common = next((score.record.get("majority") for score in evidence.scores.values()), None)
+    # A baseline of no classifier of the table's: one cell over all of their columns.
+    wide = [("nothing: the commonest class always", percent(common))] if common is not None else []
+    zero = evidence.score(ZERO_SHOT, "none", _ZERO_SHOT_CLASSIFIER)
+    wide += [("nothing: zero-shot CLIP", _accuracy(zero))] if zero else []
     wide += [
-        (found, f"{trained_on(REAL, found.train_on)}: {found.classifier}")
-        for found in evidence.scores.values()
-        if found.arm == REAL and found.classifier not in classifiers
+        (f"{trained_on(REAL, score.train_on)}: {score.classifier}", _accuracy(score))
+        for score in evidence.scores.values()
+        if score.arm == REAL and score.classifier not in classifiers
     ]
-    if common is not None:
-        told = tag("td", percent(common), colspan=len(classifiers))
-        baselines.append(row("nothing: the commonest class always", told, *[tag("td", "")] * 3))
-    for found, name in wide:
-        if found:
-            told = tag("td", _accuracy(found), colspan=len(classifiers))
-            baselines.append(row(name, told, *[tag("td", "")] * 3))
-    for kind in evidence.real_kinds:
-        cells = [_cell(evidence, REAL, kind, name) for name in classifiers]
-        if any(evidence.score(REAL, kind, name) for name in classifiers):
-            baselines.append(row(trained_on(REAL, kind), *cells, *[tag("td", "")] * 3))
-    bodies = [tag("tbody", baselines)]
+    real = [
+        (trained_on(REAL, kind), [_cell(evidence, REAL, kind, classifier) for classifier in classifiers])
+        for kind in evidence.real_kinds
+        if any(evidence.score(REAL, kind, classifier) for classifier in classifiers)
+    ]
+    recipes = []
     for recipe in evidence.params.active:
         kinds = [kind for kind in _KINDS if any(evidence.score(recipe, kind, name) for name in classifiers)]
-        distances = _distances(evidence.evaluation["sets"].get(recipe, {}), len(kinds))
-        top = tag("tr", tag("th", recipe, colspan=4 + len(classifiers), scope="rowgroup"))
-        lines = [
-            row(
-                _KINDS[kind],
-                *(_cell(evidence, recipe, kind, name) for name in classifiers),
-                *(distances if kind == kinds[0] else ()),
-            )
-            for kind in kinds
-        ]
-        bodies.append(tag("tbody", top, lines))
-    return section(
-        "accuracy",
-        "Every accuracy",
-        table(head, bodies, _caption(evidence), "accuracies"),
-        _not_helping(evidence),
+        rows = [(_KINDS[kind], [_cell(evidence, recipe, kind, name) for name in classifiers]) for kind in kinds]
+        recipes.append((recipe, rows, _distances(sets.get(recipe, {}))))
+    return fill(
+        "tables.accuracies",
+        classifiers=classifiers,
+        wide=wide,
+        real=real,
+        recipes=recipes,
+        accuracy=f"Accuracy on {basis(evidence.evaluation).rstrip(',')}, {evidence.confidence} intervals.",
+        distances=_distances_of(evidence),
+        weak=_not_helping(evidence),
+        gains=len(evidence.gains),
     )
 
 
-def costs(evidence: Evidence) -> Html:
-    """Seconds and images of every recipe and stage, adapting and tuning of what it starts from included."""
-    names = ["adapters", "steps", "adapt, s", "trials", "tune, s", "images", "redrawn", "generate, s", "images/s"]
-    names += ["train, s", "total, s"]
-    head = ["Recipe", *(tag("th", name, scope="col", class_="number") for name in names)]
-    rows = []
-    for arm in (REAL, *evidence.params.active):
-        lineage, drawn = evidence.params.lineage(arm), evidence.record("generate", arm)
-        adapted = [evidence.record("adapt", name) for name in lineage]
-        studies = [evidence.studies[name] for name in lineage if name in evidence.studies]
-        tuned_for = _total(study["seconds"] for study in studies)
-        adapted_for = _total(record.get("seconds") for record in adapted)
-        trained = _total(run["seconds"] for run in evidence.record("train", arm).get("runs", ()))
-        seconds = (adapted_for, tuned_for, drawn.get("seconds"), trained)
-        shown = [
-            number(_total(record.get("adapters") for record in adapted)),
-            number(_total(record.get("steps") for record in adapted)),
-            number(adapted_for, 1),
-            number(_total(len(study["trials"]) for study in studies)),
-            number(tuned_for, 1),
-            number(drawn.get("images")),
-            number(drawn.get("redrawn")),
-            number(drawn.get("seconds"), 1),
-            number(drawn.get("images_per_s"), 1),
-            number(trained, 1),
-            number(_total(seconds) or 0, 1),
-        ]
-        name = "real shots only" if arm == REAL else arm
-        rows.append(row(name, *(tag("td", value, class_="number") for value in shown)))
-    note = "Seconds of work on the machine that ran the stages, without start-up; training is of all classifiers."
-    if evidence.studies:
-        note += " Tuning is all trials of a study, those of all workers added up."
-    if evidence.params.after:
-        note += " What starts from another recipe’s result is shown with the adapting and tuning of that one, too."
-    return section("costs", "What it cost", table(head, rows, note))
-
-
-def _total(values: Iterable[float | None]) -> float | None:
-    """The sum of what is known; None where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-def details(evidence: Evidence) -> Html:
-    """Every run and every difference with what the big tables leave out, folded away."""
-    records = [score.record for score in evidence.scores.values()]
-    given = {key: told for key, told in _MEASURES.items() if any(record.get(key) is not None for record in records)}
-    names = ["accuracy", "interval", *(name for name, _ in given.values())]
-    names += ["steps", "kept step", "s", "most often confused"]
-    rows = []
-    for score in evidence.scores.values():
-        record = score.record
-        confused = [
-            join(tag("bdi", pair["actual"]), " → ", tag("bdi", pair["predicted"]), f" ×{pair['count']}")
-            for pair in record.get("most_confused", ())
-        ]
-        numbers = [percent(score.accuracy), interval(score.low, score.high)]
-        numbers += [
-            percent(record.get(key)) if share else number(record.get(key), 3) for key, (_, share) in given.items()
-        ]
-        numbers += [number(record.get("steps")), number(record.get("chosen_step")), number(record.get("seconds"), 1)]
-        separated = [part for pair in confused for part in (Html(", "), pair)][1:]
-        cells = [tag("td", value, class_="number") for value in numbers]
-        rows.append(row(score.key.replace("/", " · "), *cells, tag("td", separated, class_="names")))
-    runs = tag("details", tag("summary", "Every run in numbers"), table(["Run", *names], rows))
-    return join(runs, _differences(evidence))
-
-
-def _differences(evidence: Evidence) -> Html:
-    """Every paired difference; McNemar's exact test beside the interval, where it was made."""
-    found = [row for row in evidence.evaluation["differences"] if (row["of"], row["minus"]) in evidence.gains]
-    tested = any(line.get("mcnemar_p") is not None for line in found)
-    names = ["over", "points", "interval", *(["only first right", "only second right", "McNemar p"] if tested else [])]
-    rows = []
-    for line in found:
-        numbers = [points(line["difference"]), point_interval(line["low"], line["high"])]
-        if tested:
-            numbers += [number(line.get("gained")), number(line.get("lost")), p_value(line.get("mcnemar_p"))]
-        cells = [tag("td", value, class_="number") for value in numbers]
-        rows.append(row(line["of"].replace("/", " · "), line["minus"].replace("/", " · "), *cells))
-    return tag("details", tag("summary", "Every difference in numbers"), table(["Run", *names], rows))
-
-
-def _caption(evidence: Evidence) -> Html:
-    scored = scored_images(evidence.evaluation)
-    n = {found.get("n") for found in evidence.evaluation["sets"].values()} - {None}
-    told = f"n = {', '.join(number(value) for value in sorted(n))} images on each side" if n else ""
-    small = any(found.get("warning") for found in evidence.evaluation["sets"].values())
-    known = dict.fromkeys(f"a {s.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
-    scratch = " or ".join(known).capitalize()
-    features = next((found.get("features") for found in evidence.evaluation["sets"].values()), None)
-    subset = next((found.get("kid_subset") for found in evidence.evaluation["sets"].values()), None)
-    return join(
-        f"Accuracy on {basis(evidence.evaluation).rstrip(',')}, {evidence.confidence} intervals. ",
-        tag("b", "▲"), " gains over the best run on real shots alone, ",
-        tag("b", "▼"), " loses, ",
-        tag("b", "≈"), " the paired interval holds zero. ",
-        f"FID and KID against the {scored} in the features of the {features}" if features else None,
-        f", {told}" if features and told else None,
-        f", KID in subsets of {subset}" if features and subset else None,
-        ("; FID is biased upwards at such n." if small else ".") if features else None,
-        f" {scratch} trained on synthetic images alone is CAS." if scratch else None,
-    )  # fmt: skip
-
-
-def _cell(evidence: Evidence, arm: str, kind: str, classifier: str) -> Html:
+def _cell(evidence: Evidence, arm: str, kind: str, classifier: str) -> tuple[str, str, str]:
+    """An accuracy, its mark and its outcome against the best run on real images alone."""
     score = evidence.score(arm, kind, classifier)
     if score is None:
-        return tag("td", "–", class_="number")
+        return "–", "", ""
     gain = evidence.over_real(arm, classifier, kind) if kind in TOGETHER else None
-    mark = tag("b", _MARKS[gain.outcome], " ", class_="mark") if gain else None
-    return tag("td", mark, _accuracy(score), class_=f"number {gain.outcome if gain else ''}".strip())
+    return (_accuracy(score), _MARKS[gain.outcome], gain.outcome) if gain else (_accuracy(score), "", "")
 
 
-def _accuracy(score: Score) -> Html:
-    return join(percent(score.accuracy), " ", tag("small", interval(score.low, score.high)))
+def _accuracy(score: Score) -> str:
+    return aside(percent(score.accuracy), interval(score.low, score.high))
 
 
-def _distances(found: dict[str, Any], rows: int) -> list[Html]:
-    near = found.get("near_duplicates", {})
-    fid, kid = found.get("fid"), found.get("kid")
-    spread = f" ± {found['kid_sd']:.4f}" if found.get("kid_sd") else ""
-    shown = [
-        number(fid, 1),
-        "–" if kid is None else join(f"{kid:.4f}".replace("-", "−"), tag("small", spread)),
-        "–" if "count" not in near else join(number(near["count"]), tag("small", f" {percent(near.get('share'))}")),
+def _distances(measured: dict[str, Any]) -> list[str]:
+    kid = measured.get("kid")
+    spread = f"± {measured['kid_sd']:.4f}" if measured.get("kid_sd") else ""
+    return [
+        number(measured.get("fid"), 1),
+        "–" if kid is None else aside(f"{kid:.4f}".replace("-", MINUS), spread),
+        counted(measured.get("near_duplicates", {})),
     ]
-    return [tag("td", value, class_="number", rowspan=rows) for value in shown]
 
 
-def _not_helping(evidence: Evidence) -> Html:
-    """Every comparison whose interval does not lie above zero."""
+def _distances_of(evidence: Evidence) -> str:
+    """How FID and KID are measured, and what is called CAS."""
+    sets = evidence.evaluation["sets"].values()
+    one: dict[str, Any] = next(iter(sets), {})
+    sentences = []
+    if one.get("features"):
+        words = f"FID and KID against the {scored_images(evidence.evaluation)} in the features of the {one['features']}"
+        sizes = sorted({measured.get("n") for measured in sets} - {None})
+        words += f", n = {', '.join(map(number, sizes))} images on each side" if sizes else ""
+        words += f", KID in subsets of {one['kid_subset']}" if one.get("kid_subset") else ""
+        small = any(measured.get("warning") for measured in sets)
+        sentences.append(f"{words}{'; FID is biased upwards at such n' if small else ''}.")
+    known = dict.fromkeys(f"a {s.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
+    if known:
+        sentences.append(f"{' or '.join(known).capitalize()} trained on synthetic images alone is CAS.")
+    return " ".join(sentences)
+
+
+def _not_helping(evidence: Evidence) -> list[tuple[str, Gain]]:
+    """Every comparison whose interval does not lie above zero, in words."""
     lines = []
     weak = [gain for gain in evidence.gains.values() if gain.outcome != "helps"]
     for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
         (arm, kind, classifier), (other, theirs, _) = gain.of.split("/"), gain.minus.split("/")
         against = trained_on(REAL, theirs) if other == REAL else f"{other}’s images in their place"
-        what = f"{classifier}, {trained_on(arm, kind)}"
-        ends = f" points ({point_interval(gain.low, gain.high)})"
-        lines.append(
-            tag("li", f"{what} over {against}: ", tag("b", points(gain.difference)), ends, class_=gain.outcome)
-        )
-    if not lines:
-        return tag("p", "Every comparison that was made shows a gain.")
-    title = f"Where it does not help: {len(lines)} of {len(evidence.gains)} comparisons"
-    return tag("div", tag("h3", title), tag("ul", lines, class_="plain"))
+        lines.append((f"{classifier}, {trained_on(arm, kind)} over {against}", gain))
+    return lines
 
 
-def _recipe(evidence: Evidence, name: str) -> Html:
+def costs(evidence: Evidence) -> Markup:
+    """Seconds and images of every recipe and stage, adapting and tuning of what it starts from included."""
+    rows: dict[str, dict[str, str]] = {}
+    for arm in (REAL, *evidence.params.active):
+        lineage, drawn = evidence.params.lineage(arm), evidence.record("generate", arm)
+        adapted = [evidence.record("adapt", recipe) for recipe in lineage]
+        studies = [evidence.studies[recipe] for recipe in lineage if recipe in evidence.studies]
+        tuned_for = total(study["seconds"] for study in studies)
+        adapted_for = total(record.get("seconds") for record in adapted)
+        trained = total(run["seconds"] for run in evidence.record("train", arm).get("runs", ()))
+        drawing = [] if arm == REAL else [adapted_for, drawn.get("seconds")]
+        rows["real shots only" if arm == REAL else arm] = {
+            "adapters": number(total(record.get("adapters") for record in adapted)),
+            "steps": number(total(record.get("steps") for record in adapted)),
+            "adapt, s": number(adapted_for, 1),
+            "trials": number(total(len(study["trials"]) for study in studies)),
+            "tune, s": number(tuned_for, 1),
+            "images": number(drawn.get("images")),
+            "redrawn": number(drawn.get("redrawn")),
+            "generate, s": number(drawn.get("seconds"), 1),
+            "images/s": number(drawn.get("images_per_s"), 1),
+            "train, s": number(trained, 1),
+            "total, s": number(total([trained, *drawing, *([tuned_for] if studies else [])]), 1),
+        }
+    table = Table(["Recipe", *next(iter(rows.values()))], [[arm, *row.values()] for arm, row in rows.items()])
+    return fill("tables.costs", table=table, studies=bool(evidence.studies), after=bool(evidence.params.after))
+
+
+def details(evidence: Evidence) -> Table:
+    """Every run with what the big tables leave out."""
+    records = [score.record for score in evidence.scores.values()]
+    given = {key: column for key, column in _MEASURES.items() if any(record.get(key) is not None for record in records)}
+    head = ["Run", "accuracy", "interval", *(title for title, _ in given.values()), "steps", "kept step", "s"]
+    rows = []
+    for score in evidence.scores.values():
+        record = score.record
+        confused = [
+            Markup("{} → {} ×{}").format(name(pair["actual"]), name(pair["predicted"]), pair["count"])
+            for pair in record.get("most_confused", ())
+        ]
+        row = [score.key.replace("/", " · "), percent(score.accuracy), interval(score.low, score.high)]
+        row += [percent(record.get(key)) if share else number(record.get(key), 3) for key, (_, share) in given.items()]
+        row += [number(record.get("steps")), number(record.get("chosen_step")), number(record.get("seconds"), 1)]
+        rows.append([*row, joined(", ", confused)])
+    return Table([*head, "most often confused"], rows, columns={"most often confused": "names"})
+
+
+def differences(evidence: Evidence) -> Table:
+    """Every paired difference; McNemar's exact test beside the interval, where it was made."""
+    lines = [line for line in evidence.evaluation["differences"] if (line["of"], line["minus"]) in evidence.gains]
+    tested = any(line.get("mcnemar_p") is not None for line in lines)
+    head = ["Run", "over", "points", "interval", *(["only first right", "only second right", "McNemar p"] * tested)]
+    rows = []
+    for line in lines:
+        gain = evidence.gains[line["of"], line["minus"]]
+        row = [gain.of.replace("/", " · "), gain.minus.replace("/", " · ")]
+        row += [points(gain.difference), point_interval(gain)]
+        if tested:
+            row += [number(line.get("gained")), number(line.get("lost")), p_value(gain.p)]
+        rows.append(row)
+    return Table(head, rows, columns={"over": "text"})
+
+
+def _recipe(evidence: Evidence, name: str) -> str:
     params = evidence.params  # with what studies chose
-    found: Recipe = params.recipes[name]
-    if found.origin == "retrieval":
-        return join(f"nothing drawn: the nearest images of the base’s source; {evidence.params.per_class} per class")
+    row = params.recipes[name]
+    if row.origin == "retrieval":
+        return f"nothing drawn: the nearest images of the base’s source; {params.per_class} per class"
     sampler = params.sampler(name)
     how = "the generator as it is"
-    if found.adapter == "lora":
-        lora = found.lora()
+    if row.adapter == "lora":
+        lora = row.lora()
         where = " and ".join(part for part, on in (("U-Net", lora.unet), ("text encoder", lora.text_encoder)) if on)
-        many = "one adapter" if found.scope == "dataset" else "one adapter per class"
+        many = "one adapter" if row.scope == "dataset" else "one adapter per class"
         how = f"{many}, LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on the attention of the {where}"
-        if found.adapter_scales:
-            how += f", at {', '.join(f'{scale:g}' for scale in found.strengths)} times its strength in turn"
-    elif found.adapter == "class_encoder":
-        how = f"a class encoder of {found.context_length} vectors per class"
-    elif found.adapter == "unet":
+        if row.adapter_scales:
+            how += f", at {', '.join(f'{scale:g}' for scale in row.strengths)} times its strength in turn"
+    elif row.adapter == "class_encoder":
+        how = f"a class encoder of {row.context_length} vectors per class"
+    elif row.adapter == "unet":
         how = "the whole U-Net trained"
     drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
     if name in evidence.studies and evidence.studies[name]["best"]:
         drawn += f" ({', '.join(evidence.studies[name]['searched'])} chosen by a study)"
-    return join(f"{how}; {drawn}; {evidence.params.per_class} images per class; prompt: {found.prompt}")
-
-
-def _names(classes: Sequence[str]) -> Html:
-    shown = [part for name in classes[:20] for part in (Html(", "), tag("bdi", name, class_="clip", title=name))][1:]
-    return join(shown, f" and {len(classes) - 20} more" if len(classes) > 20 else None)
+    return f"{how}; {drawn}; {params.per_class} images per class; prompt: {row.prompt}"
 
 
 def short_source(evidence: Evidence) -> str:

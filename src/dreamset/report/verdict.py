@@ -1,4 +1,4 @@
-"""The verdict in words: what the page opens with, on the most that is known."""
+"""The verdict in words, with which the page opens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dreamset.metrics import claims
 from dreamset.metrics import verdict as rule
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import points
-from dreamset.report.markup import percent, point_interval
+from dreamset.report.figures import percent, point_interval
 
 if TYPE_CHECKING:
     from dreamset.metrics.verdict import Gain
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The declared choice, and what is said of it. ``also`` are further sentences, the weightier first.
+    """The declared choice, and the words on it. ``also`` are further sentences, the weightier first.
 
     ``seeds`` are those of the table that it rests on; 0 where it rests on this seed alone.
     """
@@ -35,44 +35,37 @@ class Verdict:
 
 
 def verdict(evidence: Evidence) -> Verdict:
-    """The verdict over the seeds of the table where there is one of this setting, else of this seed."""
+    """Return the verdict that counts, in words: over the seeds of the table, or of this seed."""
     params = evidence.params
     recipe, classifier = params.primary_recipe, params.primary_classifier
     plain = next((name for name in evidence.plain if params.recipes[name].origin == "generator"), None)
     plain = plain if recipe in evidence.adapted else None
-    confidence = float(evidence.evaluation["confidence"])
-    basis = rule.basis(evidence.evaluation)
-    enough = rule.can_show(evidence.evaluation)
-    here = rule.judge(params, evidence.gains.values(), confidence, basis, enough=enough)
-    pooled = claims.pooled(params, evidence.sweep, evidence.split.shots, evidence.evaluation)
-    found = pooled.verdict if pooled else here
-    if found is None:
-        title = "What was measured"
-        lede = "No classifier was trained on real and synthetic images together."
-    else:
-        title = rule.TITLES[found.outcome]
-        lede = _sentence(found.reason)
-    gains = pooled.gains if pooled else evidence.gains
-    also = _adaptation(gains, recipe, plain, classifier)
-    if pooled and here:
-        also.append(f"Seed {params.seed}, which the rest of this page is about: {here.reason}")
+    here = rule.of_evaluation(params, evidence.evaluation)
+    settled = claims.settle(params, evidence.table, evidence.split, evidence.evaluation, here)
+    title, lede = "What was measured", "No classifier was trained on real and synthetic images together."
+    if settled.verdict is not None:
+        title, lede = rule.TITLES[settled.verdict["outcome"]], _sentence(settled.verdict["reason"])
+    also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier)
+    if settled.gains and here:
+        also.append(f"Seed {params.seed}, which the rest of this page is about: {here['reason']}")
     alone = _alone(evidence, recipe, plain, classifier)
+    pooled = settled.seeds if settled.gains else 0
     return Verdict(
         recipe=recipe,
         plain=plain,
         classifier=classifier,
-        seeds=pooled.seeds if pooled else 0,
-        outcome=found.outcome if found else None,
+        seeds=pooled,
+        outcome=settled.verdict["outcome"] if settled.verdict else None,
         title=title,
         lede=lede,
         also=[*also, *([alone] if alone else [])],
-        caveat=_caveat(evidence, pooled.seeds if pooled else 0),
+        caveat=_caveat(evidence, pooled),
     )
 
 
 def seeds(evidence: Evidence) -> str:
     """How far one seed carries, in a sentence."""
-    sweep = evidence.sweep
+    sweep = evidence.table.sweep
     if sweep is None or sweep.seeds < 2:
         return "Indicative, one seed: other shots, noise and initial weights would give other numbers."
     if indicative(sweep.seeds):
@@ -82,48 +75,48 @@ def seeds(evidence: Evidence) -> str:
 
 def _adaptation(gains: dict[tuple[str, str], Gain], recipe: str, plain: str | None, classifier: str) -> list[str]:
     """What adapting the generator does, apart from what having synthetic images does."""
-    told = []
+    parts = []
     for kinds, where in ((rule.TOGETHER, "beside the real images"), (("synthetic",), "on synthetic images alone")):
         pairs = [(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in kinds]
         gain = next((gains[pair] for pair in pairs if pair in gains), None)
         if gain:
-            told.append(f"{points(gain.difference)} points {where} ({point_interval(gain.low, gain.high)})")
-    return [f"Adapting the generator, against {plain} as it is: {' and '.join(told)}."] if told else []
+            parts.append(f"{points(gain.difference)} points {where} ({point_interval(gain)})")
+    return [f"Adapting the generator, against {plain} as it is: {' and '.join(parts)}."] if parts else []
 
 
 def _alone(evidence: Evidence, recipe: str, plain: str | None, classifier: str) -> str:
-    mine = evidence.score(recipe, "synthetic", classifier)
-    theirs = evidence.score(plain, "synthetic", classifier) if plain else None
-    if mine is None:
+    score = evidence.score(recipe, "synthetic", classifier)
+    other = evidence.score(plain, "synthetic", classifier) if plain else None
+    if score is None:
         return ""
-    against = f", against {percent(theirs.accuracy)} with {plain}" if theirs else ""
-    return f"On synthetic images alone {classifier} reaches {percent(mine.accuracy)}{against}."
+    against = f", against {percent(other.accuracy)} with {plain}" if other else ""
+    return f"On synthetic images alone {classifier} reaches {percent(score.accuracy)}{against}."
 
 
 def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
     """How far it carries, and by which rule; all of it fixed before a test image was seen."""
     params = evidence.params
     interval = f"{100 * float(evidence.evaluation['confidence']):g}% interval"
-    told = []
+    sentences = []
+    if evidence.table.warning:
+        sentences.append(evidence.table.warning)
     if not seeds_of_title:
-        told.append(f"{seeds(evidence)} Its intervals resample the images alone.")
+        sentences.append(f"{seeds(evidence)} Its intervals resample the images alone.")
     level = f"{100 * (1 - float(evidence.evaluation['confidence'])):.3g}%"
     least = points(params.evaluate.smallest_gain)
-    told.append(
+    sentences.append(
         f"The rule: it helps where the whole {interval} lies above zero and McNemar’s exact test, or over six seeds or "
-        f"more the sign-flip test, rejects equality at {level}; it does not where the interval ends below {least} "
-        "points and so many images can show a difference at all; and else these images cannot tell. It was fixed "
-        "before these images were seen, and so were recipe and classifier: `primary` and `deliver` in `params.yaml`."
+        f"more the sign-flip test, rejects equality at {level}. It does not help where the interval ends below {least} "
+        "points and so many images can show a difference at all. Otherwise these images cannot tell. Rule, recipe and "
+        "classifier were fixed before these images were seen: `primary` and `deliver` in `params.yaml`."
     )
     if len(evidence.real_kinds) > 1:
-        told.append(
-            f"What has to be beaten is the best of {len(evidence.real_kinds)} ways of training on the real images "
-            "alone; choosing it on these images favours the real ones."
+        sentences.append(
+            f"Synthetic images have to beat the best of {len(evidence.real_kinds)} ways of training on the real images "
+            "alone. It is chosen on these images, which favours the real ones."
         )
     reach = evidence.evaluation.get("reach") or {}
-    if reach.get("words"):
-        told.append(str(reach["words"]))
-    return told
+    return [*sentences, *filter(None, (reach.get("words"), evidence.machines))]
 
 
 def _sentence(words: str) -> str:

@@ -126,8 +126,7 @@ def run(
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
     records = [found for path in paths if (found := _usable(params, workspace, path, data))]
-    made = claims.made(params, workspace.root)
-    written = table.write(params, folder, records, {"data": data, "made": made})
+    written = table.write(params, folder, records, {"data": data} | claims.made(params, workspace.root))
     lines = [
         f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: {row['difference']:+.4f} "
         f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, Holm {row['p_holm']:.3g}"
@@ -141,7 +140,8 @@ def run(
         f"{len(todo)} of {len(cells)} cells run now, in {_spoken(now)}; {folder}",
         f"{len(records)} cells in the table, {_spoken(work)} of work one after another{aside}",
     ]
-    return "\n".join([*told, *lines])
+    machines = table.machines(records)
+    return "\n".join([*told, *([machines] if machines else []), *lines])
 
 
 def _run_all(cells: list[Cell], jobs: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import evaluate
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, digest, write_csv, write_json
+from dreamset.metrics.machines import differing
 from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
 from dreamset.metrics.verdict import Gain, over_real
 from dreamset.report import markdown
@@ -111,8 +112,14 @@ def write(
     atomic_write(folder / "README.md", markdown.over_seeds(params, means, found))
     write_json(folder / "setting.json", params.setting(recipes) | made_with)
     cost = {"cells": len(ordered), "seconds": round(sum(own["seconds"] for own in ordered), 1)}
-    write_json(folder / "cost.json", cost | {"threads": sorted({own["threads"] for own in ordered})})
+    cost |= {"threads": sorted({own["threads"] for own in ordered}), "machines": machines(ordered)}
+    write_json(folder / "cost.json", cost)
     return found
+
+
+def machines(records: Iterable[dict[str, Any]]) -> str | None:
+    """Return a sentence on the processors that the cells ran on; None where all ran on the same."""
+    return differing((f"{own['shots']} shots, seed {own['seed']}", own["device"], own["threads"]) for own in records)
 
 
 def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

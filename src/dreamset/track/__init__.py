@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.core.addresses import without_password
 from dreamset.core.files import digest
 from dreamset.params import to_dict
 from dreamset.track import spool, studies
@@ -195,8 +196,8 @@ def flush(workspace: Workspace, params: Params) -> Flushed:
         _warn(f"{_counted(result.set_aside)} could not be used and went to {folder / spool.BROKEN}.")
     if result.waiting and reason:
         _warn(
-            f"tracking at {_masked(uri)} failed ({_masked(reason)}); {_counted(result.waiting)} kept in "
-            f"{os.path.relpath(folder, workspace.root)} for the next run or `dreamset track`."
+            f"tracking at {without_password(uri)} failed ({without_password(reason)}); {_counted(result.waiting)} "
+            f"kept in {os.path.relpath(folder, workspace.root)} for the next run or `dreamset track`."
         )
     return result
 
@@ -288,11 +289,6 @@ def _reason(chatter: str) -> str:
     lines = [line for line in chatter.splitlines() if line.strip()] or ["no message"]
     raised = [line for line in lines if _EXCEPTION.match(line)]
     return _EXCEPTION.sub("", (raised or lines)[-1]).strip()[:160]
-
-
-def _masked(text: str) -> str:
-    """Return a text without the users and passwords of its addresses."""
-    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def _counted(records: int) -> str:

@@ -1,0 +1,39 @@
+"""How the page writes numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from dreamset.metrics.verdict import points
+
+if TYPE_CHECKING:
+    from dreamset.metrics.verdict import Gain
+
+MINUS: Final = "\N{MINUS SIGN}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with thin spaces between thousands; a dash for None."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to two digits that count."""
+    if value is None:
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def interval(low: float, high: float) -> str:
+    """The ends of an interval of shares."""
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def point_interval(gain: Gain) -> str:
+    """The ends of the interval of a difference."""
+    return f"{points(gain.low)} to {points(gain.high)}"
