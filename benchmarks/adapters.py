@@ -16,6 +16,7 @@ from benchmarks.setting import CLASS, DATASET
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset import adapt
 from dreamset.core.seeds import generator, seed_for
+from dreamset.data.work import Work
 from dreamset.generator import base_model, lora
 from dreamset.generator.training import Job, Settings, Together, _rows
 from dreamset.params.recipe import Lora
@@ -141,8 +142,9 @@ class Plain:
 
 def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:
     """The adapters of a recipe, the files of each, and their settings."""
-    plan = adapt.scopes(setting.params, setting.split, recipe)
-    bare, settings = adapt._jobs(setting.params, setting.workspace, setting.split, recipe, plan, None)
+    work = Work(setting.params, setting.workspace, setting.split, recipe)
+    plan = adapt.scopes(work)
+    bare, settings = adapt._jobs(work, plan, None)
     found = [
         adapt.with_images(
             setting.workspace,

@@ -18,6 +18,7 @@ from benchmarks.setting import CLASS, DATASET, adapters
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset.core.seeds import image_seed
 from dreamset.data.adapters import Adapter, read_adapters
+from dreamset.data.work import Work
 from dreamset.drawing import draw, starts
 from dreamset.drawing.blocks import plan
 from dreamset.generator import base_model, lora
@@ -126,12 +127,9 @@ def ours(
         compiled: lever: the parameter ``compile``.
     """
     params, workspace, split = setting.params, setting.workspace, setting.split
+    work = Work(params, workspace, split, recipe)
     everyone = read_adapters(workspace.adapter(recipe))
-    blocks = [
-        block
-        for block in plan(params, workspace, split, recipe, everyone)
-        if block.adapter is not None and everyone[block.adapter] in used
-    ]
+    blocks = [block for block in plan(work, everyone) if block.adapter is not None and everyone[block.adapter] in used]
     latents = starts.Latents(workspace.cell)
     start = clock()
     base = base_model.load(setting.generator, params.base, setting.device)
@@ -139,22 +137,22 @@ def ours(
         base_model.compile_unet(base)
         row = params.recipes[recipe]
         brief = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, steps=1))
-        short = dataclasses.replace(params, recipes=params.recipes | {recipe: brief})
+        short = dataclasses.replace(work, params=dataclasses.replace(params, recipes=params.recipes | {recipe: brief}))
         for block in {len(block.labels): block for block in blocks}.values():
-            draw.draw(short, base, split, recipe, block, {}, latents)
+            draw.draw(short, base, block, {}, latents)
     reading = clock() - start
     start = clock()
     if apart:
         with mock.patch.object(base_model, "load", return_value=base):
-            draw.draw_all(params, workspace, split, recipe, everyone, blocks)
+            draw.draw_all(work, everyone, blocks)
     else:
         for index, scale in sorted({(block.adapter, block.scale) for block in blocks}):
             embeds: dict[str, Condition] = {}
             with lora.fused(base, workspace.adapter(recipe) / everyone[index].file, scale):
                 for block in (block for block in blocks if (block.adapter, block.scale) == (index, scale)):
-                    drawn = draw.draw(params, base, split, recipe, block, embeds, latents)
+                    drawn = draw.draw(work, base, block, embeds, latents)
                     sha = everyone[index].sha256
-                    draw.write(params, workspace, split, recipe, block, sha, drawn, ExitStack())
+                    draw.write(work, block, sha, drawn, ExitStack())
     count = sum(map(len, blocks))
     whole = len(split.classes) * params.base.generate.per_class
     return Drawn(count, clock() - start, reading / whole)

@@ -25,6 +25,7 @@ from dreamset.data import arrays
 from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import class_vector, read_split
 from dreamset.data.synthetic import read_metadata
+from dreamset.data.work import Work
 from dreamset.generator import base_model, class_encoder, memory, sampler, trained, training, whole_unet
 from dreamset.generator.base_model import BaseModel
 from dreamset.generator.class_encoder import ClassEncoder, ClassVectors
@@ -389,7 +390,7 @@ def test_small_pictures_are_raised_to_the_base_and_lowered_once(vectors: dict[st
     params, workspace = ready(vectors, tmp_path)
     split = read_split(workspace.splits)
     assert split.native == 28
-    training = adapt._training(params, workspace, split, ENCODER)
+    training = adapt._training(Work(params, workspace, split, ENCODER))
     jobs = [adapt.with_images(workspace, job, training.files[job.key], 32) for job in training.jobs]
     assert {image.shape for job in jobs for image in job.images} == {(32, 32, 3)}
     adapt.run(params, workspace, ENCODER)

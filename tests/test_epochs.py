@@ -22,6 +22,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import read_split, write_split
+from dreamset.data.work import Work
 from dreamset.generator import training
 from dreamset.generator.trained import FILES
 from dreamset.params import Params
@@ -75,7 +76,7 @@ def test_an_epoch_is_what_a_training_had_reached_then(
 ) -> None:
     params, workspace = ready(raw_epochs, tmp_path)
     tune_parent(params, workspace, 0.5)
-    own = adapt._training(params, workspace, read_split(workspace.splits), recipe)
+    own = adapt._training(Work.read(params, workspace, recipe))
     at: dict[int, torch.Tensor] = {}
     train_step = training.Together._train_step
 
@@ -111,9 +112,8 @@ def test_an_epoch_is_what_a_training_had_reached_then(
 
 def test_training_does_not_depend_on_the_epoch_that_is_used(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
     params, workspace = ready(raw_epochs, tmp_path)
-    split = read_split(workspace.splits)
     keys = [
-        adapt._training(params.with_values(ENCODER, values), workspace, split, ENCODER).jobs[0].key
+        adapt._training(Work.read(params.with_values(ENCODER, values), workspace, ENCODER)).jobs[0].key
         for values in ({}, {"epoch": 0.25}, {"epoch": 1.0}, {"lr": 0.5})
     ]
     assert keys[0] == keys[1] == keys[2] != keys[3]
@@ -141,7 +141,7 @@ def test_places_of_few_steps_fall_together(raw_epochs: dict[str, Any], tmp_path:
     raw_epochs["models"]["bundled"]["adapt"]["dataset"] |= {"max_steps": 3}
     params, workspace = ready(raw_epochs, tmp_path)
     own = [
-        adapt._training(params.with_values(LORA, {"epoch": place / 10}), workspace, read_split(workspace.splits), LORA)
+        adapt._training(Work.read(params.with_values(LORA, {"epoch": place / 10}), workspace, LORA))
         for place in range(1, 11)
     ]
     assert [training.stop for training in own] == [1, 1, 1, 1, 2, 2, 2, 2, None, None]
@@ -193,7 +193,7 @@ def test_epochs_are_forgotten_and_trained_again_when_asked_for(
     params, workspace = ready(raw_epochs, tmp_path)
     second, third = (adapted(params, workspace, ENCODER, epoch) for epoch in (0.5, 0.75))
     record = {"trials": [{"params": {"epoch": 0.75}}], "best": {"epoch": 0.75}}
-    end = adapt._training(params, workspace, read_split(workspace.splits), ENCODER).jobs[0].key
+    end = adapt._training(Work.read(params, workspace, ENCODER)).jobs[0].key
     lock = locks.take(workspace.shards / f".{end}{locks.SUFFIX}")
     assert lock is not None
     # Another process is at this very training.

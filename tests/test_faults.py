@@ -397,7 +397,7 @@ def noting_draws(wait_for: str = "") -> None:
     original = draw.draw
 
     def slow(*args: Any) -> draw.Drawn:
-        note(args[4].key)
+        note(args[2].key)
         drawn = original(*args)
         if wait_for:
             faults.until(Path(wait_for).exists)
@@ -447,7 +447,7 @@ def one_cell(root: Path, cell: Path) -> None:
 
     def slow(*args: Any) -> draw.Drawn:
         with (root / "log").open("a") as file:
-            file.write(f"{args[4].key} {os.getpid()}\n")
+            file.write(f"{args[2].key} {os.getpid()}\n")
         time.sleep(0.3)
         return original(*args)
 

@@ -24,6 +24,7 @@ from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import licences
 from dreamset.data.synthetic import SyntheticImage, read_metadata
+from dreamset.data.work import Work
 from dreamset.drawing.blocks import plan
 from dreamset.generator import sampler
 from dreamset.params import Params
@@ -312,17 +313,13 @@ def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path:
 
 
 def test_shards_are_keyed_by_what_changes_their_bytes(small: dict[str, Any], workspace: Workspace) -> None:
-    from dreamset.data import splits
-
-    params = parameters.parse(small)
-    prepare.run(params, workspace)
-    split = splits.read_split(workspace.splits)
+    prepare.run(parameters.parse(small), workspace)
 
     def keys(change: dict[str, Any] | None = None, **row: Any) -> list[str]:
         mine = copy.deepcopy(small)
         mine |= change or {}
         mine["models"]["bundled"]["generate"] |= row
-        return [b.key for b in plan(parameters.parse(mine), workspace, split, "stable_diffusion", [])]
+        return [b.key for b in plan(Work.read(parameters.parse(mine), workspace, "stable_diffusion"), [])]
 
     base = keys()
     assert keys({"seed": 1}) != base

@@ -12,8 +12,8 @@ from dreamset import adapt, generate, prepare
 from dreamset import params as parameters
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
-from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
+from dreamset.data.work import Work
 from dreamset.drawing.blocks import plan
 from dreamset.generator import base_model, lora, sampler
 from dreamset.params.model import Sampler
@@ -111,8 +111,8 @@ def test_whole_blocks_are_compiled_and_redraws_are_not(
     generate.run(params, workspace, "stable_diffusion")
     assert sum(image.redraws for image in read_metadata(workspace.synthetic("stable_diffusion"))) == 1
     assert traced == [40]
-    split = read_split(workspace.splits)
-    keys = [{block.key for block in plan(p, workspace, split, "stable_diffusion", [])} for p in (plain, params)]
+    works = [Work.read(p, workspace, "stable_diffusion") for p in (plain, params)]
+    keys = [{block.key for block in plan(work, [])} for work in works]
     assert not keys[0] & keys[1]
 
 

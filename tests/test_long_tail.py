@@ -24,6 +24,7 @@ from dreamset.data import adapters, arrays, splits
 from dreamset.data.runs import REAL
 from dreamset.data.splits import Split
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.data.work import Work
 from dreamset.drawing.blocks import plan
 from dreamset.params import Params
 from dreamset.report import gallery, pictures
@@ -75,12 +76,12 @@ def test_adapters_of_classes_draw_no_more_than_their_class_wants(small: dict[str
     prepare.run(mine, workspace)
     split = splits.read_split(workspace.splits)
     of_classes = [adapters.Adapter((label,), f"{label}", f"{label}", "s") for label in range(10)]
-    blocks = plan(mine, workspace, split, "datadream_cls", of_classes)
+    blocks = plan(Work(mine, workspace, split, "datadream_cls"), of_classes)
     drawn = [sum(len(block.indices) for block in blocks if block.labels == (label,)) for label in range(10)]
     assert drawn == [2, 4, 6, 6, 6, 6, 6, 6, 8, 8]
     # A block is known by its place alone: that of a class which wants less is the same shard.
     fewer = tail(small, 1)
-    keys = [block.key for block in plan(fewer, workspace, split, "datadream_cls", of_classes)]
+    keys = [block.key for block in plan(Work(fewer, workspace, split, "datadream_cls"), of_classes)]
     assert set(keys) < {block.key for block in blocks}
 
 

@@ -22,6 +22,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import arrays, folds
 from dreamset.data.splits import read_split, read_test, write_split
 from dreamset.data.synthetic import SyntheticImage, read_metadata
+from dreamset.data.work import Work
 from dreamset.drawing import pools, retrieve
 from dreamset.params import Params
 from dreamset.sources import digits
@@ -201,7 +202,7 @@ def test_a_fold_finds_neither_what_it_holds_out_nor_test_images(
     fold = folds.at(place, "selection", 0)
     write_split(fold.splits, folds.without(split, held, place))
     assert not {test.sha256, held[0].sha256} & {sample.sha256 for sample in read_split(fold.splits).train}
-    pool = pools._folder(params, fold, read_split(fold.splits), 5)
+    pool = pools._folder(Work.read(params, fold, params.active[0]), 5)
     # Of 122 files that are no copies of one another (one is broken) all but those two are left.
     assert pool.size == 121
 

@@ -25,6 +25,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds
 from dreamset.data.splits import read_split, write_split
 from dreamset.data.synthetic import SyntheticImage, read_metadata
+from dreamset.data.work import Work
 from dreamset.drawing import starts
 from dreamset.drawing.blocks import plan as plan_of
 from dreamset.generator import base_model, sampler
@@ -235,7 +236,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
     def keys(strength: float = 0.5, **change: Any) -> list[str]:
         started["recipes"][RECIPE]["sampler"] = {"strength": strength}
         own = dataclasses.replace(split, **change)
-        return [block.key for block in plan_of(parameters.parse(started), workspace, own, RECIPE, [])]
+        return [block.key for block in plan_of(Work(parameters.parse(started), workspace, own, RECIPE), [])]
 
     first = keys()
     assert keys() == first
@@ -247,9 +248,8 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
     jobs = []
     for strength in (0.5, 0.75):
         started["recipes"]["datadream_dset"]["sampler"]["strength"] = strength
-        params = parameters.parse(started)
-        scopes = adapt.scopes(params, split, "datadream_dset")
-        jobs.append([job.key for job in adapt._jobs(params, workspace, split, "datadream_dset", scopes, None)[0]])
+        work = Work(parameters.parse(started), workspace, split, "datadream_dset")
+        jobs.append([job.key for job in adapt._jobs(work, adapt.scopes(work), None)[0]])
     assert jobs[0] == jobs[1]
 
 

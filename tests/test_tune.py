@@ -25,6 +25,7 @@ from dreamset.data import arrays, folds, tuned
 from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
+from dreamset.data.work import Work
 from dreamset.study import objective as scoring
 from dreamset.study import space
 from dreamset.study.objective import Holdout, Objective
@@ -85,7 +86,7 @@ def test_every_rung_is_reported_and_the_last_is_never_asked(
             # Would throw away what is paid for, if it were asked.
             return trial.last_step == RUNGS[-1]
 
-    made = tune.objective(small(), place, PLAIN, read_split(place.splits))
+    made = tune.objective(Work.read(small(), place, PLAIN))
     study = optuna.create_study(direction="maximize", pruner=Watched())
     study.optimize(made, n_trials=2)
     assert asked == RUNGS[:-1] * 2
@@ -180,7 +181,7 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
         tune__pruner="none",
         **{f"{BASE}tune__per_class": [1, 2], f"recipes__{LORA}__search": {"guidance": {"low": 1.0, "high": 5.0}}},
     )
-    holdouts = scoring.holdouts(params, place, split, LORA)
+    holdouts = scoring.holdouts(Work(params, place, split, LORA))
     assert len(holdouts) == 2
     for own in holdouts:
         assert not {s.sha256 for s in own.scored} & {s.sha256 for s in own.split.train}
@@ -188,9 +189,9 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     trained = []
     train_jobs = adapt._train
 
-    def counted(params: Params, workspace: Workspace, recipe: str, training: adapt.Training) -> None:
-        trained.extend(job.key for job in training.jobs if not (workspace.shards / job.key).is_dir())
-        train_jobs(params, workspace, recipe, training)
+    def counted(work: Work, training: adapt.Training) -> None:
+        trained.extend(job.key for job in training.jobs if not (work.workspace.shards / job.key).is_dir())
+        train_jobs(work, training)
 
     monkeypatch.setattr(adapt, "_train", counted)
     tune.run(params, place, LORA)
@@ -202,7 +203,7 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     # One image of a class cannot be both learned from and scored.
     alone = toy.write_splits(place, shots=1)
     with pytest.raises(InputError, match=f"recipes.{LORA}.search: with selection: fixed a study scores folds"):
-        scoring.holdouts(params, place, alone, LORA)
+        scoring.holdouts(Work(params, place, alone, LORA))
     assert read_adapters(place.tuned(LORA)) == []
 
 
@@ -213,7 +214,7 @@ def test_the_real_images_that_score_are_those_of_the_rule(
     place = Workspace.at(tmp_path)
     split = toy.write_splits(place, selection=0 if selection == "fixed" else 2)
     params = small(selection=selection, tune__trials=1, **{f"{BASE}tune__per_class": [1]})
-    (held,) = scoring.holdouts(params, place, split, PLAIN)
+    (held,) = scoring.holdouts(Work(params, place, split, PLAIN))
     wanted = split.train if selection == "fixed" else split.selection
     assert [sample.sha256 for sample in held.scored] == [sample.sha256 for sample in wanted]
     tune.run(params, place, PLAIN)
@@ -286,7 +287,7 @@ def test_a_limit_is_set_once_and_the_best_is_within_it(
     # A trial that is taken over has its constraint already.
     study = optuna.create_study()
     trial = study.ask()
-    made = tune.objective(params, place, PLAIN, read_split(place.splits))
+    made = tune.objective(Work.read(params, place, PLAIN))
     assert made._over(trial, "fid", 2.0) and made._over(trial, "fid", -1.0)
 
 
@@ -410,7 +411,7 @@ def test_another_study_begins_when_its_scores_would_differ(small: Callable[..., 
     split = read_split(place.splits)
 
     def key(params: Params, own: Any = split, recipe: str = PLAIN) -> str:
-        return tune.objective(params, place, recipe, own).name
+        return tune.objective(Work(params, place, own, recipe)).name
 
     before = key(small())
     for same in ({"tune__trials": 99}, {"tune__heartbeat_s": 7}, {"tune__storage": "sqlite:///b.db"}, {"shots": 7}):
@@ -495,7 +496,7 @@ def test_a_trial_s_sheet_is_there_from_its_first_rung_on(
 
     told: list[str] = []
     scored_by(monkeypatch, score)
-    made = tune.objective(small(), place, PLAIN, read_split(place.splits), lambda trial, folder: told.append("drawn"))
+    made = tune.objective(Work.read(small(), place, PLAIN), lambda trial, folder: told.append("drawn"))
     study = optuna.create_study(direction="maximize")
     with pytest.raises(InputError):
         study.optimize(made, n_trials=1)
@@ -528,7 +529,7 @@ def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_score_is_the_share_of_real_images_that_are_right(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = tune.objective(small(), place, PLAIN, read_split(place.splits))
+    made = tune.objective(Work.read(small(), place, PLAIN))
     made.holdouts = [
         Holdout(made.holdouts[0].split, made.holdouts[0].scored[:5]),
         Holdout(made.holdouts[0].split, made.holdouts[0].scored[5:]),
@@ -539,7 +540,7 @@ def test_a_score_is_the_share_of_real_images_that_are_right(
     # A classifier that learns from the very images that it is scored on, as synthetic ones.
     toy.write_synthetic(place, PLAIN, per_class=8)
     params = small(**{f"{BASE}tune__steps": 60, f"{BASE}train__resnet20__width": 8})
-    made = tune.objective(params, place, PLAIN, read_split(place.splits))
+    made = tune.objective(Work.read(params, place, PLAIN))
     assert arrays.synthetic(place.synthetic(PLAIN), made.holdouts[0].split, 16).labels.tolist().count(0) == 8
     assert made._score(params, [place], RUNGS[-1]) > 0.6
 
@@ -588,4 +589,4 @@ def test_a_follower_s_trials_start_from_what_was_chosen(small: Callable[..., Par
     assert tuned.values(params, place, LORA) == {"guidance": 4.5, "steps": 3}
     key = record(place, LORA)["study"]
     toy.write_study(params, place, PLAIN, best={"guidance": 4.0, "steps": 3})
-    assert tune.objective(params, place, LORA, read_split(place.splits)).name != key
+    assert tune.objective(Work.read(params, place, LORA)).name != key

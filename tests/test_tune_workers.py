@@ -11,7 +11,7 @@ from dreamset import tune
 from dreamset.command import cli, verbs
 from dreamset.core import locks
 from dreamset.core.workspace import Workspace
-from dreamset.data.splits import read_split
+from dreamset.data.work import Work
 from dreamset.study.objective import Objective
 from small_study import BASE, LORA, PLAIN, RUNGS, parameters, scored_by
 
@@ -38,7 +38,7 @@ def test_who_writes_the_results_leaves_the_folders_of_live_workers(
     small: Callable[..., Params], place: Workspace
 ) -> None:
     params = small(tune__trials=1, **{f"{BASE}tune__per_class": [1]})
-    folder = tune.objective(params, place, PLAIN, read_split(place.splits)).folder
+    folder = tune.objective(Work.read(params, place, PLAIN)).folder
     for name in ("here-1", "there-2"):
         (folder / name / "1234/part0").mkdir(parents=True)
     lock = locks.take(folder / "here-1.lock")
@@ -47,7 +47,7 @@ def test_who_writes_the_results_leaves_the_folders_of_live_workers(
     assert sorted(path.name for path in folder.iterdir()) == ["here-1", "here-1.lock"]
     # A worker that ends after the results are there leaves nothing behind, nor do those that have died.
     lock.release()
-    tune.work(params, place, PLAIN)
+    tune.join(params, place, PLAIN)
     assert not folder.exists()
 
 
@@ -91,7 +91,7 @@ def test_gc_keeps_what_an_unfinished_study_uses(
     monkeypatch.setattr(verbs, "_open", lambda arguments: (opened[0], place))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "_score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        tune.work(params, place, LORA)
+        tune.join(params, place, LORA)
     before = set(place.shards.glob("[!.]*"))
     # Of each of four folds the adapter at its end, what was kept half way, and the images of the first rung.
     assert len(before) >= 4 * 3
@@ -113,5 +113,5 @@ def test_gc_keeps_what_an_unfinished_study_uses(
 
 def test_a_worker_that_is_done_leaves_no_folder(small: Callable[..., Params], place: Workspace) -> None:
     params = small(tune__trials=1)
-    tune.work(params, place, PLAIN)
+    tune.join(params, place, PLAIN)
     assert not list(place.trials.glob("*/*"))

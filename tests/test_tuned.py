@@ -137,7 +137,7 @@ def test_fewer_trials_choose_as_if_there_had_been_no_more(
     found = record(place, FIRST)
     assert [trial["number"] for trial in found["trials"]] == [0, 1, 2]
     assert found["best_trial"] == 2 and found["counts"] == {"complete": 3, "pruned": 0, "failed": 0, "slow": 0}
-    assert tune.work(chain(tune__trials=3, **own), place, FIRST)["trials"] == 3
+    assert tune.join(chain(tune__trials=3, **own), place, FIRST)["trials"] == 3
 
 
 def test_what_breaks_after_the_trials_loses_none(

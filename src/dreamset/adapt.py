@@ -20,8 +20,9 @@ from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
-from dreamset.data import cards, licences, splits, tuned
+from dreamset.data import cards, licences, tuned
 from dreamset.data.adapters import Adapter
+from dreamset.data.work import Work
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
+    from dreamset.params.recipe import Recipe
 
 _POINTS: Final = 50  # means in a loss curve; up to twice as many where the steps are no multiple
 SHOWN: Final = 10  # classes on a sample grid
@@ -52,9 +54,8 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     started = time.time()
     if params.recipes[recipe].adapter == "none":
         return _nothing(workspace, recipe)
-    split = splits.read_split(workspace.splits)
-    training = _trained(params, workspace, split, recipe)
-    summary = _assemble(params, workspace, split, recipe, training)
+    work = Work.read(params, workspace, recipe)
+    summary = _assemble(work, _trained(work))
     write_json(workspace.result("adapt", recipe), summary)
     return summary | {"elapsed": time.time() - started}
 
@@ -86,18 +87,18 @@ def _inherited(params: Params, workspace: Workspace, place: Workspace, recipe: s
     return float(run(tuned.applied(params, place, recipe), place, recipe)["seconds"])
 
 
-def kept(params: Params, workspace: Workspace, split: Split, recipe: str) -> dict[str, list[str]]:
+def kept(work: Work) -> dict[str, list[str]]:
     """The shards of what is kept of a recipe's trainings on the way, by the shard of the training's end.
 
-    What the recipe starts from has to be trained on ``split``, or is.
+    What the recipe starts from has to be trained on the split, or is.
     """
-    training = _training(params, workspace, split, recipe)
+    training = _training(work)
     return {job.key: [keys[index] for keys in training.kept.values()] for index, job in enumerate(training.jobs)}
 
 
-def used(params: Params, workspace: Workspace, split: Split, recipe: str) -> list[str]:
+def used(work: Work) -> list[str]:
     """The shards that the adapters of a recipe are assembled from, finished or not; see ``kept``."""
-    return _training(params, workspace, split, recipe).used
+    return _training(work).used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,25 +125,24 @@ class Training:
         return [job.key for job in self.jobs] if self.stop is None else self.kept[self.stop]
 
 
-def _trained(params: Params, workspace: Workspace, split: Split, recipe: str) -> Training:
+def _trained(work: Work) -> Training:
     """Train what is not trained yet, of the recipe that it starts from too."""
-    training = _training(params, workspace, split, recipe)
-    _train(params, workspace, recipe, training)
+    training = _training(work)
+    _train(work, training)
     return training
 
 
-def _training(params: Params, workspace: Workspace, split: Split, recipe: str) -> Training:
-    plan = scopes(params, split, recipe)
-    start = _start(params, workspace, split, recipe)
-    jobs, settings = _jobs(params, workspace, split, recipe, plan, start)
-    rows, epoch, total = params.base.adapt, params.recipes[recipe].epoch, settings.steps
+def _training(work: Work) -> Training:
+    plan, start = scopes(work), _start(work)
+    jobs, settings = _jobs(work, plan, start)
+    rows, epoch, total = work.base.adapt, work.row.epoch, settings.steps
     # Where steps are few some places fall together.
     steps = {place: max(1, round(total * place / rows.kept)) for place in range(1, rows.kept + 1)}
     early = sorted({*steps.values()} - {total})
     found = {step: [shards.key_of({"training": job.key, "step": step}, __name__) for job in jobs] for step in early}
     stop = total if epoch is None else steps[rows.place(epoch)]
     files = {
-        job.key: [sample.path for sample in split.train if sample.label in labels]
+        job.key: [sample.path for sample in work.split.train if sample.label in labels]
         for job, labels in zip(jobs, plan, strict=True)
     }
     return Training(plan, jobs, files, settings, start, found, None if stop == total else stop)
@@ -153,27 +153,26 @@ def _counts(split: Split, plan: list[tuple[int, ...]]) -> list[int]:
     return [sum(split.train_per_class[label] for label in labels) for labels in plan]
 
 
-def _start(params: Params, workspace: Workspace, split: Split, recipe: str) -> Path | None:
+def _start(work: Work) -> Path | None:
     """The class encoder that a recipe's U-Net is conditioned by: that of the recipe it starts from, as tuned.
 
     From its shard and not from its folder, so that a fold has one that never met the held-out images, and none has to
     be there.
     """
-    row = params.recipes[recipe]
-    if row.adapter != "unet" or row.prompt != "class_vector":
+    if work.row.adapter != "unet" or work.row.prompt != "class_vector":
         return None
     from dreamset.generator.trained import FILES
 
-    parent = params.after[recipe]
-    training = _trained(tuned.applied(params, workspace, parent), workspace, split, parent)
-    (key,) = training.used
-    return workspace.shards / key / FILES[params.recipes[parent].adapter]
+    name = work.params.after[work.recipe]
+    parent = dataclasses.replace(work, params=tuned.applied(work.params, work.workspace, name), recipe=name)
+    (key,) = _trained(parent).used
+    return work.workspace.shards / key / FILES[parent.row.adapter]
 
 
-def scopes(params: Params, split: Split, recipe: str) -> list[tuple[int, ...]]:
+def scopes(work: Work) -> list[tuple[int, ...]]:
     """The labels that each adapter of a recipe serves."""
-    labels = tuple(range(len(split.classes)))
-    return [(label,) for label in labels] if params.recipes[recipe].scope == "class" else [labels]
+    labels = tuple(range(len(work.split.classes)))
+    return [(label,) for label in labels] if work.row.scope == "class" else [labels]
 
 
 def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -196,34 +195,27 @@ def _dropout(params: Params, recipe: str) -> float:
     return row.class_dropout or 0.0
 
 
-def _jobs(
-    params: Params,
-    workspace: Workspace,
-    split: Split,
-    recipe: str,
-    plan: list[tuple[int, ...]],
-    start: Path | None,
-) -> tuple[list[Job], Settings]:
+def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[list[Job], Settings]:
     """One job per adapter, its images not read yet, and what they share."""
     from dreamset.generator.trained import kind_of
     from dreamset.generator.training import Job, Settings
 
-    row, base = params.recipes[recipe], params.base
-    schedule = params.schedule(recipe)
+    params, split, row, base = work.params, work.split, work.row, work.base
+    schedule = params.schedule(work.recipe)
     settings = Settings(
         kind=kind_of(row, len(split.classes), None if start is None else sha256_file(start)),
         schedule=schedule,
         steps=schedule.steps(max(_counts(split, plan))),
         weight_decay=params.adapt.weight_decay if schedule.weight_decay is None else schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm or params.adapt.max_grad_norm,
-        caption_dropout=_dropout(params, recipe),
+        caption_dropout=_dropout(params, work.recipe),
         ema=base.adapt.ema,
         checkpoint_every=params.adapt.checkpoint_every,
         sample_every=base.adapt.sample_every,
         sample_images=params.adapt.sample_images,
         # Of the sample grids: their own, so that a sampler can be tuned without training the adapters again.
         sampler=dataclasses.replace(
-            params.sampler(recipe),
+            work.sampler,
             scheduler="dpmsolver++",
             steps=params.adapt.sample_steps,
             guidance=2.0,
@@ -233,7 +225,7 @@ def _jobs(
     )
     # What a kill leaves behind does not change the adapter.
     shared = dataclasses.asdict(settings) | {"checkpoint_every": None}
-    weights = hub.identity(workspace.root, *base.pretrained)["sha256"]
+    weights = hub.identity(work.workspace.root, *base.pretrained)["sha256"]
     shared |= {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
     jobs = []
     for index, labels in enumerate(plan):
@@ -261,19 +253,18 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 
 
-def _searches_epoch(params: Params, recipe: str) -> bool:
-    search = params.recipes[recipe].search
-    return search is not None and search.epoch is not None
+def _searches_epoch(row: Recipe) -> bool:
+    return row.search is not None and row.search.epoch is not None
 
 
-def _train(params: Params, workspace: Workspace, recipe: str, training: Training) -> None:
+def _train(work: Work, training: Training) -> None:
     """Train the jobs that lack a shard, some at once over one frozen base."""
     from dreamset.core.device import pick
     from dreamset.generator import base_model, trained
     from dreamset.generator.training import Together
 
-    at_once, row, size = params.base.adapt.together, params.recipes[recipe], params.base.resolution
-    keeping = row.epoch is not None or _searches_epoch(params, recipe)
+    workspace, at_once = work.workspace, work.base.adapt.together
+    keeping = work.row.epoch is not None or _searches_epoch(work.row)
     # The same groups whatever is finished: an adapter's last bits depend on its company, and so does its checkpoint.
     groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
     # The last weights are made with any others, and as a part of the claim they keep others from training meanwhile.
@@ -288,7 +279,7 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
     missing = [group for group in groups if not all(shards.find(workspace.shards, key) for key in wanted(group))]
     if not missing:
         return
-    base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
+    base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
     with ExitStack() as conditioned:
         conditioned.enter_context(trained.installed(base, training.start))
         for group, claim in shards.claimed(workspace.shards, missing, wanted):
@@ -300,13 +291,14 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
                 folder.mkdir(parents=True, exist_ok=True)
                 spent = _spent(folder)
                 try:
+                    size = work.base.resolution
                     learned = [with_images(workspace, job, training.files[job.key], size) for job in group]
                     together = Together(base, learned, training.settings, folder)
                     together.run(*_keeping(workspace, training, together) if keeping else ())
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
-                    raise _no_memory(params, recipe, len(group)) from error
+                    raise _no_memory(work.params, work.recipe, len(group)) from error
                 seconds = (spent + time.time() - started) / len(group)
                 for index, job in enumerate(learned):
                     if shards.find(workspace.shards, job.key) is None:
@@ -361,14 +353,14 @@ def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     )
 
 
-def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, training: Training) -> dict[str, Any]:
+def _assemble(work: Work, training: Training) -> dict[str, Any]:
     """The recipe's folder out of finished shards; loss curves and sample grids beside it."""
     from safetensors import safe_open
 
     from dreamset.generator.trained import FILES
 
-    found = params.recipes[recipe]
-    weights, each = FILES[found.adapter], found.scope == "class"
+    workspace, split, recipe = work.workspace, work.split, work.recipe
+    weights, each = FILES[work.row.adapter], work.row.scope == "class"
     stop = training.stop
     rows, curves, first, last, parameters, seconds = [], [], [], [], 0, 0.0
     with shards.assembling(workspace.adapter(recipe)) as folder:
@@ -387,12 +379,12 @@ def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, t
             with safe_open(folder / file, "pt") as opened:
                 shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
                 parameters += sum(math.prod(shape) for shape in shapes)
-        card = _card(params, workspace, split, recipe) | {"adapters": rows}
-        if _searches_epoch(params, recipe):
+        card = _card(work) | {"adapters": rows}
+        if _searches_epoch(work.row):
             # Wanted by the study's later trials, though nothing is assembled from them yet.
             card["kept"] = [key for keys in training.kept.values() for key in keys]
         write_json(folder / "adapters.json", card)
-        atomic_write(folder / "README.md", cards.adapters(params, split, recipe, card["base"]))
+        atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"]))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
         _grids([workspace.shards / job.key for job in training.jobs[:SHOWN]], plots, stop)
@@ -413,18 +405,18 @@ def _hundred(label: int, classes: int) -> str:
     return f"{label // 100:03d}xx/" if classes > 100 else ""
 
 
-def _card(params: Params, workspace: Workspace, split: Split, recipe: str) -> dict[str, Any]:
+def _card(work: Work) -> dict[str, Any]:
     """What a reader of the adapters must know: base, licence, recipe, what they were trained on."""
-    base = params.base
+    base, split = work.base, work.split
     return {
-        "recipe": recipe,
-        "adapter": params.recipes[recipe].adapter,
+        "recipe": work.recipe,
+        "adapter": work.row.adapter,
         "made_by": f"dreamset {__version__}",
-        "base": hub.identity(workspace.root, *base.pretrained),
+        "base": hub.identity(work.workspace.root, *base.pretrained),
         "base_licence": base.licence,
-        "settings": dataclasses.asdict(params.recipes[recipe]),
+        "settings": dataclasses.asdict(work.row),
         "training": dataclasses.asdict(base.adapt),
-        "seed": params.seed,
+        "seed": work.params.seed,
         "shots": split.shots,
         "classes": split.classes,
         "trained_on": [sample.sha256 for sample in split.train],

@@ -18,6 +18,7 @@ from dreamset import generate
 from dreamset.core.files import write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import licences, splits
+from dreamset.data.work import Work
 from dreamset.drawing.blocks import read_blocks
 from dreamset.metrics.verdict import Gain, over_real
 from dreamset.params.recipe import Recipe, SamplerOverrides
@@ -113,7 +114,7 @@ class _Pictures:
             train=(),
             selection=(),
         )
-        blocks, needed, _ = generate.finish(short, workspace, part, "expect", [], {})
+        blocks, needed, _ = generate.finish(Work(short, workspace, part, "expect"), [], {})
         self.store, self.split = workspace.shards, split
         self.rows = [
             (f"{block.key}/{image.file_name}", labels[image.label], image.sha256)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, write_json
-from dreamset.data import cards, decisions, licences, splits, tuned
+from dreamset.data import cards, decisions, licences, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.data.work import Work
 from dreamset.drawing import draw
 from dreamset.drawing.blocks import Block, plan, read_blocks
 from dreamset.weights import hub
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.decisions import Decision, Looked, Picture
-    from dreamset.data.splits import Split
     from dreamset.generator.base_model import BaseModel
     from dreamset.params import Params
 
@@ -49,12 +49,12 @@ def run(
     licences.check(params)
     started = time.time()
     params = tuned.applied(params, workspace, recipe)
-    split = splits.read_split(workspace.splits)
-    draws = params.recipes[recipe].origin == "generator"
+    work = Work.read(params, workspace, recipe)
+    draws = work.row.origin == "generator"
     adapters = _adapters(params, workspace, recipe) if draws else None
     reviewed = decisions.read(workspace.review(recipe))
-    blocks, needed, drawn_now = finish(params, workspace, split, recipe, adapters, reviewed, load)
-    images, looked = _assemble(params, workspace, split, recipe, blocks, needed, reviewed)
+    blocks, needed, drawn_now = finish(work, adapters, reviewed, load)
+    images, looked = _assemble(work, blocks, needed, reviewed)
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
     redrawn = sum(image.redraws > 0 for image in images)
@@ -67,14 +67,14 @@ def run(
     summary = {
         "recipe": recipe,
         "images": len(images),
-        "per_class": cards.told(params.synthetic_per_class(split.train_per_class)),
+        "per_class": cards.told(params.synthetic_per_class(work.split.train_per_class)),
         "drawn": drawn,
         "redrawn": redrawn,
         "looked_at": looked.looked_at,
         "rejected": looked.rejected,
         "seconds": round(seconds, 2),
         "images_per_s": round(drawn / seconds, 2),
-        "sampler": dataclasses.asdict(params.sampler(recipe)) if draws else None,
+        "sampler": dataclasses.asdict(work.sampler) if draws else None,
         "machines": shards.machines(workspace.shards, [block.key for block in blocks]),
     }
     write_json(workspace.result("generate", recipe), summary)
@@ -87,10 +87,7 @@ def _adapters(params: Params, workspace: Workspace, recipe: str) -> list[Adapter
 
 
 def finish(
-    params: Params,
-    workspace: Workspace,
-    split: Split,
-    recipe: str,
+    work: Work,
     adapters: list[Adapter] | None,
     reviewed: Mapping[Picture, Decision],
     load: Callable[[], BaseModel] | None = None,
@@ -103,18 +100,19 @@ def finish(
         The blocks, all of them finished shards; how many images of each label, from index 0, hold those that are
         wanted; and how many images were drawn here.
     """
-    wanted = dict(enumerate(params.synthetic_per_class(split.train_per_class)))
+    workspace = work.workspace
+    wanted = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
     needed = wanted
     drawn_now = 0
     while True:
         if adapters is None:
             from dreamset.drawing import retrieve
 
-            blocks, new = retrieve.finish(params, workspace, split, recipe, max(needed.values()))
+            blocks, new = retrieve.finish(work, max(needed.values()))
         else:
-            blocks = plan(params, workspace, split, recipe, adapters, needed)
+            blocks = plan(work, adapters, needed)
             missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-            new = draw.draw_all(params, workspace, split, recipe, adapters, missing, load) if missing else 0
+            new = draw.draw_all(work, adapters, missing, load) if missing else 0
         drawn_now += new
         # Only what is drawn tells its sha256, and so whether it was rejected; a replacement may have been, too.
         rejected: dict[int, list[int]] = {label: [] for label in needed}
@@ -133,15 +131,10 @@ def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
 
 
 def _assemble(
-    params: Params,
-    workspace: Workspace,
-    split: Split,
-    recipe: str,
-    blocks: list[Block],
-    needed: Mapping[int, int],
-    reviewed: Mapping[Picture, Decision],
+    work: Work, blocks: list[Block], needed: Mapping[int, int], reviewed: Mapping[Picture, Decision]
 ) -> tuple[list[SyntheticImage], Looked]:
     """The dataset's folder out of finished shards, by label and index, without what a person has rejected."""
+    workspace = work.workspace
     found = [
         (image, workspace.shards / block.key / image.file_name)
         for block in blocks
@@ -151,28 +144,26 @@ def _assemble(
     found.sort(key=lambda pair: (pair[0].label, pair[0].index))
     every = [image for image, _ in found]
     if reviewed:
-        _tell_stale(workspace, recipe, decisions.stale(reviewed, every, split.classes))
+        _tell_stale(workspace, work.recipe, decisions.stale(reviewed, every, work.split.classes))
     found = [pair for pair in found if reviewed.get(decisions.picture(pair[0])) != "rejected"]
     images, looked = [image for image, _ in found], decisions.count(reviewed, every)
-    with shards.assembling(workspace.synthetic(recipe)) as folder:
+    with shards.assembling(workspace.synthetic(work.recipe)) as folder:
         for image, source in found:
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
         write_json(folder / "shards.json", [block.key for block in blocks])
-        atomic_write(folder / "README.md", _card(params, workspace, split, recipe, images, looked))
+        atomic_write(folder / "README.md", _card(work, images, looked))
     return images, looked
 
 
-def _card(
-    params: Params, workspace: Workspace, split: Split, recipe: str, images: list[SyntheticImage], looked: Looked
-) -> str:
+def _card(work: Work, images: list[SyntheticImage], looked: Looked) -> str:
     checked = decisions.checked(len(images), looked)
-    if params.recipes[recipe].origin == "retrieval":
+    if work.row.origin == "retrieval":
         from dreamset.drawing import retrieve
 
-        return retrieve.card(params, split, recipe, len(images), checked)
-    base = hub.identity(workspace.root, *params.base.pretrained)
-    return cards.dataset(params, split, recipe, [image.label for image in images], base, checked=checked)
+        return retrieve.card(work, len(images), checked)
+    base = hub.identity(work.workspace.root, *work.base.pretrained)
+    return cards.dataset(work.params, work.split, work.recipe, [image.label for image in images], base, checked=checked)
 
 
 def _tell_stale(workspace: Workspace, recipe: str, count: int) -> None:

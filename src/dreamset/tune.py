@@ -22,6 +22,7 @@ from dreamset.core.files import digest, read_json, write_csv, write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, licences, tuned
 from dreamset.data.splits import read_split, write_split
+from dreamset.data.work import Work
 from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import workers
 
@@ -59,7 +60,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     return _summary(record) | {"elapsed": time.time() - started}
 
 
-def work(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+def join(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """Run trials of the same study beside other processes, and write nothing but these.
 
     Raises:
@@ -89,32 +90,26 @@ def _studied(params: Params, workspace: Workspace, recipe: str) -> tuple[Objecti
     """The study of a recipe with all its trials."""
     from dreamset.study import artifacts
 
-    split = read_split(workspace.splits)
+    work = Work.read(params, workspace, recipe)
 
     def drawn(trial: optuna.Trial, folder: Path) -> None:
-        artifacts.keep_samples(trial, folder, split.classes, workspace)
+        artifacts.keep_samples(trial, folder, work.split.classes, workspace)
 
-    scored = objective(params, workspace, recipe, split, drawn)
+    scored = objective(work, drawn)
     with _at_work(scored.folder):
         return scored, _run_trials(params, workspace, scored)
 
 
-def objective(
-    params: Params,
-    workspace: Workspace,
-    recipe: str,
-    split: Split,
-    drawn: Callable[[optuna.Trial, Path], None] | None = None,
-) -> Objective:
-    """The score of a trial of ``recipe``, whose adapters and images the stages make; arguments as ``Objective`` has."""
+def objective(work: Work, drawn: Callable[[optuna.Trial, Path], None] | None = None) -> Objective:
+    """The score of a trial of a recipe, whose adapters and images the stages make; arguments as ``Objective`` has."""
     from dreamset import generate
     from dreamset.study.objective import Objective
 
     def make_adapters(chosen: Params, place: Workspace) -> None:
-        adapt.inherited(params, workspace, place, recipe)
-        adapt.run(chosen, place, recipe)
+        adapt.inherited(work.params, work.workspace, place, work.recipe)
+        adapt.run(chosen, place, work.recipe)
 
-    return Objective(params, workspace, recipe, split, make_adapters, generate.run, drawn)
+    return Objective(work, make_adapters, generate.run, drawn)
 
 
 def _run_trials(params: Params, workspace: Workspace, objective: Objective) -> optuna.Study:
@@ -340,13 +335,14 @@ def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, r
     with _aside(workspace, recipe) as place:
         for split in (_shots(workspace), *(held.split for held in objective.holdouts)):
             write_split(place.splits, split)
+            work = Work(chosen, place, split, recipe)
             # What it starts from says which training this is.
             adapt.inherited(params, workspace, place, recipe)
-            wanted = {*adapt.used(chosen, place, split, recipe)}
+            wanted = {*adapt.used(work)}
             for name in others:
-                wanted |= _wanted(params, workspace, place, split, name)
+                wanted |= _wanted(Work(params, place, split, name), workspace)
             for values in trainings:
-                found = adapt.kept(params.with_values(recipe, values), place, split, recipe)
+                found = adapt.kept(dataclasses.replace(work, params=params.with_values(recipe, values)))
                 for end, keys in found.items():
                     gone += shards.forget(workspace.shards, [key for key in keys if key not in wanted], [end])
     return gone
@@ -370,17 +366,16 @@ def _same_training(params: Params, one: str, other: str) -> bool:
     return rows[0] == rows[1] and (rows[0].prompt != "class_vector" or params.after.get(one) == params.after.get(other))
 
 
-def _wanted(params: Params, workspace: Workspace, place: Workspace, split: Split, recipe: str) -> set[str]:
+def _wanted(work: Work, workspace: Workspace) -> set[str]:
     """Shards that another row is made of, or chooses among while its own study is not done."""
-    search = params.recipes[recipe].search
+    recipe, search = work.recipe, work.row.search
     done = search is None or workspace.result("tune", recipe).is_file()
-    own = params
     if search is not None and done:
         best = read_json(workspace.result("tune", recipe), f"dreamset tune {recipe}")["best"]
-        own = params.with_values(recipe, best or {})
-    wanted = {*adapt.used(own, place, split, recipe)}
+        work = dataclasses.replace(work, params=work.params.with_values(recipe, best or {}))
+    wanted = {*adapt.used(work)}
     if search is not None and search.epoch is not None and not done:
-        wanted |= {key for keys in adapt.kept(own, place, split, recipe).values() for key in keys}
+        wanted |= {key for keys in adapt.kept(work).values() for key in keys}
     return wanted
 
 

@@ -12,6 +12,7 @@ from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError
 from dreamset.core.strict import read_yaml
 from dreamset.data import splits, tuned
+from dreamset.data.work import Work
 from dreamset.params import to_dict
 from dreamset.weights import hub
 
@@ -149,7 +150,7 @@ def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: s
     search, tune = params.recipes[recipe].search, params.base.tune
     if search is None:
         return {"trials": 0}
-    found, trials = objective.holdouts(params, workspace, split, recipe), params.tune.trials
+    found, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
     steps = sum(objective.steps_at(tune, rung) for rung in tune.per_class)
     counts = {
         "trials": trials,

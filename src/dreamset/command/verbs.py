@@ -70,7 +70,7 @@ def _work(params: Params, workspace: Workspace, recipe: str) -> None:
     from dreamset.core import audit
 
     with audit.closed(workspace):
-        _print("tune", recipe, tune.work(params, workspace, recipe))
+        _print("tune", recipe, tune.join(params, workspace, recipe))
 
 
 def stage_function(stage: str) -> Callable[..., dict[str, Any]]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.adapters import Adapter
-    from dreamset.data.splits import Sample, Split
-    from dreamset.params import Params
+    from dreamset.data.splits import Sample
+    from dreamset.data.work import Work
 
 _MAKER: Final = "dreamset.drawing.draw"  # the module that draws a block; it imports this one
 
@@ -58,32 +58,26 @@ class Request:
     shot: Sample | None = None
 
 
-def plan(
-    params: Params,
-    workspace: Workspace,
-    split: Split,
-    recipe: str,
-    adapters: list[Adapter],
-    needed: Mapping[int, int] | None = None,
-) -> list[Block]:
+def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
     """The blocks that hold the first ``needed`` images of every label; None: as ``Params.synthetic_per_class`` says.
 
     A block is always drawn whole, so its images depend on its place alone: growing numbers add blocks, and so does a
     rejected image. Where classes that share a block want unequal numbers, what one of them does not want is drawn and
     left out.
     """
-    if params.recipes[recipe].init == "image":
-        starts.check(params, recipe)
+    params, split, base, row = work.params, work.split, work.base, work.row
+    if row.init == "image":
+        starts.check(params, work.recipe)
     counts = needed or dict(enumerate(params.synthetic_per_class(split.train_per_class)))
-    base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
-    weights = hub.identity(workspace.root, *base.pretrained)
+    batch = base.generate.batch
+    weights = hub.identity(work.workspace.root, *base.pretrained)
     shared = {
         # By name too: every picture's metadata says which model drew it.
         "base": [cards.shown(weights["name"]), weights["sha256"]],
         "dtype": base.dtype,
         "resolution": base.resolution,
         "memory": base.memory,
-        "sampler": dataclasses.asdict(params.sampler(recipe)),
+        "sampler": dataclasses.asdict(work.sampler),
         "compile": base.generate.compile,
         "seed": params.seed,
         "redraws": params.generate.redraws,
@@ -117,13 +111,13 @@ def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int
     return [(label, index) for index in indices for label in labels]
 
 
-def requests(params: Params, split: Split, recipe: str, block: Block) -> list[Request]:
+def requests(work: Work, block: Block) -> list[Request]:
     """What a block draws, in that order."""
-    row, wanted = params.recipes[recipe], places(block.labels, block.indices)
+    row, split, wanted = work.row, work.split, places(block.labels, block.indices)
     found = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
     if row.init == "noise":
         return found
-    shots = starts.choose(split, params.seed, wanted)
+    shots = starts.choose(split, work.params.seed, wanted)
     return [dataclasses.replace(request, shot=shot) for request, shot in zip(found, shots, strict=True)]
 
 

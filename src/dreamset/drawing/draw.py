@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.adapters import Adapter
-    from dreamset.data.splits import Split
+    from dreamset.data.work import Work
     from dreamset.drawing.blocks import Block, Request
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
@@ -48,10 +48,7 @@ def load_base(params: Params, workspace: Workspace) -> BaseModel:
 
 
 def draw_all(
-    params: Params,
-    workspace: Workspace,
-    split: Split,
-    recipe: str,
+    work: Work,
     adapters: list[Adapter],
     missing: list[Block],
     load: Callable[[], BaseModel] | None = None,
@@ -63,7 +60,8 @@ def draw_all(
     """
     from dreamset.generator import trained
 
-    base = load_base(params, workspace) if load is None else load()
+    workspace = work.workspace
+    base = load_base(work.params, workspace) if load is None else load()
     total = sum(map(len, missing))
     written: Future[None] | None = None
     count = 0
@@ -72,7 +70,7 @@ def draw_all(
     latents = starts.Latents(workspace.cell)
     with (
         ThreadPoolExecutor(max_workers=1) as writer,
-        bar(total=total, what=f"drawing {recipe}", unit="img") as progress,
+        bar(total=total, what=f"drawing {work.recipe}", unit="img") as progress,
         ExitStack() as installed,
     ):
         for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
@@ -81,16 +79,18 @@ def draw_all(
                 adapter = None if block.adapter is None else adapters[block.adapter]
                 if (block.adapter, block.scale) != current:
                     installed.close()
-                    file = None if adapter is None else tuned.adapters(params, workspace, recipe) / adapter.file
+                    file = None
+                    if adapter is not None:
+                        file = tuned.adapters(work.params, workspace, work.recipe) / adapter.file
                     installed.enter_context(trained.installed(base, file, block.scale))
                     embeds, current = {}, (block.adapter, block.scale)
-                drawn = draw(params, base, split, recipe, block, embeds, latents)
+                drawn = draw(work, base, block, embeds, latents)
                 if written:
                     written.result()
                 sha = None if adapter is None else adapter.sha256
                 # The shard stays claimed until it is written.
                 kept = claim.pop_all()
-                written = writer.submit(write, params, workspace, split, recipe, block, sha, drawn, kept)
+                written = writer.submit(write, work, block, sha, drawn, kept)
             count += len(drawn.requests)
             progress.update(len(drawn.requests))
         if written:
@@ -109,15 +109,7 @@ class Drawn:
     seconds: float
 
 
-def draw(
-    params: Params,
-    base: BaseModel,
-    split: Split,
-    recipe: str,
-    block: Block,
-    embeds: dict[str, Condition],
-    latents: starts.Latents,
-) -> Drawn:
+def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition], latents: starts.Latents) -> Drawn:
     """Draw a block, and again what came out degenerate.
 
     ``embeds`` keeps the prompts of this adapter, and ``latents`` the shots that images start from.
@@ -127,8 +119,9 @@ def draw(
     from dreamset.generator.conditions import cat
     from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
 
+    params, split, recipe = work.params, work.split, work.recipe
     started = time.perf_counter()
-    wanted = requests(params, split, recipe, block)
+    wanted = requests(work, block)
     new = [prompt for prompt in dict.fromkeys(["", *(r.prompt for r in wanted)]) if prompt not in embeds]
     if new:
         with torch.no_grad():
@@ -148,7 +141,7 @@ def draw(
         shots = [shot for row in rows if (shot := wanted[row].shot)]
         try:
             begun = latents.of(base, shots) if shots else None
-            drawn = draw_fitting(drawer, params.sampler(recipe), conditions, empty, [seeds[row] for row in rows], begun)
+            drawn = draw_fitting(drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -168,23 +161,15 @@ def draw(
     )
 
 
-def write(
-    params: Params,
-    workspace: Workspace,
-    split: Split,
-    recipe: str,
-    block: Block,
-    adapter: str | None,
-    drawn: Drawn,
-    claim: ExitStack,
-) -> None:
+def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: ExitStack) -> None:
     """Encode a block and make it a shard; then close its claim."""
     from dreamset.core.images import png
 
+    workspace, split = work.workspace, work.split
     files, images = [], []
-    scale = block.scale if adapter is not None and params.recipes[recipe].adapter == "lora" else None
+    scale = block.scale if adapter is not None and work.row.adapter == "lora" else None
     with claim:
-        tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *params.base.pretrained)
+        tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *work.base.pretrained)
         for request, pixels, seed, redraws in zip(
             drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True
         ):
@@ -207,7 +192,7 @@ def write(
                     prompt=request.prompt,
                     seed=seed,
                     redraws=redraws,
-                    sampler=dataclasses.asdict(params.sampler(recipe)),
+                    sampler=dataclasses.asdict(work.sampler),
                     adapter=adapter,
                     adapter_scale=scale,
                     sha256=sha256(files[-1][1]),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from dreamset.classifiers.clip import Clip
     from dreamset.core.workspace import Workspace
-    from dreamset.data.splits import Split
+    from dreamset.data.work import Work
     from dreamset.params import Params
 
 SEARCHED: Final = 20  # rendered glyphs that are searched for each that is kept
@@ -77,25 +77,23 @@ def searched(params: Params, workspace: Workspace) -> list[tuple[str, str]]:
     ]
 
 
-def find(
-    params: Params, workspace: Workspace, split: Split, start: int, depth: int, wanted: int, known: dict[int, Pool]
-) -> Pool:
+def find(work: Work, start: int, depth: int, wanted: int, known: dict[int, Pool]) -> Pool:
     """What the block at ``start`` is searched in; ``known`` keeps a folder's, which is the same for all blocks."""
-    if endless(params):
-        return _glyphs(params, workspace, start, depth, len(split.classes))
+    if endless(work.params):
+        return _glyphs(work, start, depth)
     if 0 not in known:
-        known[0] = _folder(params, workspace, split, wanted)
-    if known[0].size < wanted * len(split.classes):
-        raise too_few(params, split, wanted, known[0].size)
+        known[0] = _folder(work, wanted)
+    if known[0].size < wanted * len(work.split.classes):
+        raise too_few(work, wanted, known[0].size)
     return known[0]
 
 
-def too_few(params: Params, split: Split, wanted: int, count: int) -> InputError:
+def too_few(work: Work, wanted: int, count: int) -> InputError:
     """What to say where ``count`` images cannot give ``wanted`` to each class."""
-    total = wanted * len(split.classes)
+    classes = len(work.split.classes)
     return InputError(
-        f"models.{params.model}.retrieval: {params.base.retrieval} has {count} usable images beside the labelled ones, "
-        f"but {wanted} for each of {len(split.classes)} classes are {total}; lower generate.per_class or "
+        f"models.{work.params.model}.retrieval: {work.base.retrieval} has {count} usable images beside the labelled "
+        f"ones, but {wanted} for each of {classes} classes are {wanted * classes}; lower generate.per_class or "
         "add images."
     )
 
@@ -157,10 +155,11 @@ def _weights(params: Params, workspace: Workspace) -> dict[str, Any]:
     return {"clip": pretrained.identity(workspace.root, params.base.clip)["sha256"], "versions": versions}
 
 
-def _glyphs(params: Params, workspace: Workspace, start: int, depth: int, classes: int) -> Pool:
+def _glyphs(work: Work, start: int, depth: int) -> Pool:
     """A stretch of what the bundled base's training source renders: all its characters, in the fonts it learned."""
     from dreamset.glyphs import look as base_params
 
+    params, workspace, classes = work.params, work.workspace, len(work.split.classes)
     base = base_params.load(workspace.root / _LOOK)
     # The seed is redrawn with all the rest: cells of a table are compared on draws of their own.
     seed = seed_for("pool", params.seed)
@@ -194,8 +193,9 @@ def _glyphs(params: Params, workspace: Workspace, start: int, depth: int, classe
     return Pool(key, count, make)
 
 
-def _folder(params: Params, workspace: Workspace, split: Split, wanted: int) -> Pool:
+def _folder(work: Work, wanted: int) -> Pool:
     """All images under a folder, however it is divided, but for copies of one another and of the labelled ones."""
+    params, workspace, split = work.params, work.workspace, work.split
     root = _root(params, workspace)
     # A fold's own manifests do not hold what it holds out, nor any manifest here the test images: unseen does.
     seen = {sample.sha256 for sample in (*split.train, *split.selection)}.union(split.unseen)
@@ -221,7 +221,7 @@ def _folder(params: Params, workspace: Workspace, split: Split, wanted: int) -> 
             names += [name for name, _ in batch]
             features.append(embed(clip, np.stack([pixels for _, pixels in batch])))
         if not names:
-            raise too_few(params, split, wanted, 0)
+            raise too_few(work, wanted, 0)
         np.save(folder / _FEATURES, np.concatenate(features))
         write_json(folder / _NAMES, names)
 

@@ -34,12 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.classifiers.clip import Clip
-    from dreamset.core.workspace import Workspace
-    from dreamset.data.splits import Split
-    from dreamset.params import Params
+    from dreamset.data.work import Work
 
 
-def finish(params: Params, workspace: Workspace, split: Split, recipe: str, wanted: int) -> tuple[list[Block], int]:
+def finish(work: Work, wanted: int) -> tuple[list[Block], int]:
     """Find what is not found yet of the first ``wanted`` images of every class.
 
     Returns:
@@ -48,36 +46,37 @@ def finish(params: Params, workspace: Workspace, split: Split, recipe: str, want
     Raises:
         InputError: see ``plan`` and ``fill``.
     """
-    blocks = plan(params, workspace, split, recipe, wanted)
-    missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-    return blocks, fill(params, workspace, split, recipe, wanted, missing) if missing else 0
+    blocks = plan(work, wanted)
+    missing = [block for block in blocks if shards.find(work.workspace.shards, block.key) is None]
+    return blocks, fill(work, wanted, missing) if missing else 0
 
 
-def plan(params: Params, workspace: Workspace, split: Split, recipe: str, wanted: int) -> list[Block]:
+def plan(work: Work, wanted: int) -> list[Block]:
     """The blocks that hold the first ``wanted`` images of every class; growing ``wanted`` adds blocks.
 
     Raises:
         InputError: there is nothing to search or there are too few images, or the CLIP is not there.
     """
+    split = work.split
     labels = tuple(range(len(split.classes)))
-    depth = max(1, params.base.generate.batch // len(labels))
+    depth = max(1, work.base.generate.batch // len(labels))
     shared = {
         "shots": [[sample.sha256, sample.label] for sample in split.train],
-        "captions": [[split.classes[label], _caption(params, split, recipe, label)] for label in labels],
-        "resolution": params.base.resolution,
+        "captions": [[split.classes[label], _caption(work, label)] for label in labels],
+        "resolution": work.base.resolution,
         "depth": depth,
-        "seed": params.seed,
+        "seed": work.params.seed,
     }
     blocks = []
     known: dict[int, pools.Pool] = {}
     for start in range(0, wanted, depth):
-        pool = pools.find(params, workspace, split, start, depth, wanted, known)
+        pool = pools.find(work, start, depth, wanted, known)
         key = shards.key_of(shared | {"pool": pool.key, "start": start}, __name__)
         blocks.append(Block(key, None, labels, start, start + depth))
     return blocks
 
 
-def fill(params: Params, workspace: Workspace, split: Split, recipe: str, wanted: int, missing: list[Block]) -> int:
+def fill(work: Work, wanted: int, missing: list[Block]) -> int:
     """Find the images of blocks, of which the first ``wanted`` of every class must be there.
 
     Returns:
@@ -86,29 +85,30 @@ def fill(params: Params, workspace: Workspace, split: Split, recipe: str, wanted
     Raises:
         InputError: too few of the images that are searched can be used.
     """
-    clip = _clip(params, workspace, split, recipe)
-    centres = _centres(params, workspace, split, clip)
+    store = work.workspace.shards
+    clip = _clip(work)
+    centres = _centres(work, clip)
     total = sum(len(block.labels) * (block.stop - block.start) for block in missing)
     known: dict[int, pools.Pool] = {}
     count = 0
-    with bar(total=total, what=f"retrieving {recipe}", unit="img") as progress:
-        for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
+    with bar(total=total, what=f"retrieving {work.recipe}", unit="img") as progress:
+        for block, claim in shards.claimed(store, missing, lambda block: [block.key]):
             with claim:
                 locks.boundary()
                 depth = block.stop - block.start
-                pool = pools.find(params, workspace, split, block.start, depth, wanted, known)
-                folder = pools.made(workspace.shards, pool, clip)
+                pool = pools.find(work, block.start, depth, wanted, known)
+                folder = pools.made(store, pool, clip)
                 started = time.perf_counter()
                 scores = pools.features(folder) @ centres.T
                 first, last = 0, depth
-                if not pools.endless(params):
+                if not pools.endless(work.params):
                     # The last block of a folder may be deeper than the folder.
                     first, last = block.start, min(block.stop, len(scores) // len(block.labels))
                     if last < min(block.stop, wanted):
-                        raise pools.too_few(params, split, wanted, len(scores))
+                        raise pools.too_few(work, wanted, len(scores))
                 picked = draft(scores, last)[first:]
                 seconds = time.perf_counter() - started + pools.seconds(folder)
-                _write(params, workspace, split, recipe, block, folder, picked, scores, seconds)
+                _write(work, block, folder, picked, scores, seconds)
             count += picked.size
             progress.update(picked.size)
     return count
@@ -143,12 +143,13 @@ def draft(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return picked
 
 
-def card(params: Params, split: Split, recipe: str, count: int, checked: str) -> str:
+def card(work: Work, count: int, checked: str) -> str:
     """The dataset card, in the Hugging Face hub's layout; ``checked`` says who has checked the labels."""
-    return "\n".join(_card(params, split, recipe, count, checked)) + "\n"
+    return "\n".join(_card(work, count, checked)) + "\n"
 
 
-def _card(params: Params, split: Split, recipe: str, count: int, checked: str) -> Iterator[str]:
+def _card(work: Work, count: int, checked: str) -> Iterator[str]:
+    params, split, recipe = work.params, work.split, work.recipe
     glyphs, each = pools.endless(params), told(params.synthetic_per_class(split.train_per_class))
     yield "---"
     yield f"license: {params.base.licence if glyphs else 'other'}"
@@ -171,38 +172,38 @@ def _card(params: Params, split: Split, recipe: str, count: int, checked: str) -
         f"- Nearness: cosines to the mean of {told(split.train_per_class)} shots per class of `{split.source}` and to "
         f"the caption, in the features of `{params.base.clip}`; seed {params.seed}."
     )
-    yield f"- Caption of class 0: {json.dumps(_caption(params, split, recipe, 0), ensure_ascii=False)}."
+    yield f"- Caption of class 0: {json.dumps(_caption(work, 0), ensure_ascii=False)}."
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (caption, source, sha256)."
     yield ""
     yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'
 
 
-def _caption(params: Params, split: Split, recipe: str, label: int) -> str:
-    return split.prompt(label, params.recipes[recipe].prompt)
+def _caption(work: Work, label: int) -> str:
+    return work.split.prompt(label, work.row.prompt)
 
 
-def _clip(params: Params, workspace: Workspace, split: Split, recipe: str) -> Clip:
+def _clip(work: Work) -> Clip:
     from dreamset.classifiers import clip
     from dreamset.core.device import pick
     from dreamset.weights import pretrained
 
-    captions = [_caption(params, split, recipe, label) for label in range(len(split.classes))]
-    network = clip.read(pretrained.find(workspace.root, params.base.clip), captions)
+    captions = [_caption(work, label) for label in range(len(work.split.classes))]
+    network = clip.read(pretrained.find(work.workspace.root, work.base.clip), captions)
     return network.to(pick()).eval()
 
 
-def _centres(params: Params, workspace: Workspace, split: Split, clip: Clip) -> NDArray[np.float32]:
+def _centres(work: Work, clip: Clip) -> NDArray[np.float32]:
     """For each class (classes, d) the unit mean of its shots' features and its caption's unit feature, added."""
     import numpy as np
     import torch
 
     from dreamset.data import arrays
 
-    side = classifiers.seen(clip.size, params.base.resolution)
-    shots = arrays.real(split.train, workspace.cell, side)
+    side = classifiers.seen(clip.size, work.base.resolution)
+    shots = arrays.real(work.split.train, work.workspace.cell, side)
     parts = [pools.embed(clip, shots.images[at : at + pools.BATCH]) for at in range(0, len(shots), pools.BATCH)]
     features = np.concatenate(parts)
-    sums = np.zeros((len(split.classes), features.shape[1]), np.float32)
+    sums = np.zeros((len(work.split.classes), features.shape[1]), np.float32)
     np.add.at(sums, shots.labels, features)
     with torch.inference_mode():
         captions = clip.class_features().cpu().numpy()
@@ -211,10 +212,7 @@ def _centres(params: Params, workspace: Workspace, split: Split, clip: Clip) -> 
 
 
 def _write(
-    params: Params,
-    workspace: Workspace,
-    split: Split,
-    recipe: str,
+    work: Work,
     block: Block,
     pool: Path,
     picked: NDArray[np.int64],
@@ -223,6 +221,7 @@ def _write(
 ) -> None:
     """Make a block a shard, in the layout of drawn ones."""
     started = time.perf_counter()
+    params, workspace, split = work.params, work.workspace, work.split
     picture = pools.opened(params, workspace, pool)
     text = {"Software": f"dreamset {__version__}", "Origin": "retrieved, not generated"}
     if pools.endless(params):
@@ -242,7 +241,7 @@ def _write(
                         label=label,
                         class_name=split.classes[label],
                         index=block.start + turn,
-                        prompt=_caption(params, split, recipe, label),
+                        prompt=_caption(work, label),
                         seed=params.seed,
                         redraws=0,
                         sampler={},

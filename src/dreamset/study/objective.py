@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from dreamset.data.arrays import Labelled
     from dreamset.data.splits import Sample, Split
+    from dreamset.data.work import Work
     from dreamset.generator.base_model import BaseModel
     from dreamset.metrics.features import Judge
     from dreamset.params import Params
@@ -51,7 +52,7 @@ class Holdout(NamedTuple):
     scored: tuple[Sample, ...]
 
 
-def holdouts(params: Params, workspace: Workspace, split: Split, recipe: str) -> list[Holdout]:
+def holdouts(work: Work) -> list[Holdout]:
     """The real images that score a trial, with what may be learned from beside them.
 
     Where ``selection`` sets images apart these, in one holdout. Else the shots: all in one where a recipe learns
@@ -60,18 +61,18 @@ def holdouts(params: Params, workspace: Workspace, split: Split, recipe: str) ->
     Raises:
         InputError: the shots of some class cannot be both learned from and scored.
     """
+    split, workspace, row = work.split, work.workspace, work.row
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
         return [Holdout(shots, folds.absolute(split.selection, workspace))]
-    row = params.recipes[recipe]
     if row.adapter == "none" and row.init == "noise":
         return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection")
     except InputError as error:
         raise InputError(
-            f"recipes.{recipe}.search: with selection: {params.selection} a study scores folds of the shots, which "
-            "cannot be made of so few images or groups; raise shots, or set selection to extra:N."
+            f"recipes.{work.recipe}.search: with selection: {work.params.selection} a study scores folds of the shots, "
+            "which cannot be made of so few images or groups; raise shots, or set selection to extra:N."
         ) from error
     return [Holdout(folds.without(split, held, workspace), folds.absolute(held, workspace)) for held in divided]
 
@@ -81,13 +82,14 @@ def steps_at(tune: ModelTune, rung: int) -> int:
     return max(1, round(tune.steps * rung / tune.per_class[-1]))
 
 
-def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, ranges: space.Space) -> str:
+def key_of(work: Work, ranges: space.Space) -> str:
     """Hash of all that changes a value of the study's objective, or what the values are chosen from.
 
     The number of trials is not in it, so that more of them go on with the same study; nor is any path, so that workers
     on several machines share one; nor any code, since Hyperband draws a trial's bracket from the study's name
     (``loop.open_study`` keeps the trials of other code apart).
     """
+    params, workspace, split, recipe = work.params, work.workspace, work.split, work.recipe
     base, tune = to_dict(params.base), params.making(recipe)["tune"]
     del tune["trials"]
     for name in ("clip", "judge", "retrieval", "licence", "train", "generator", "variant"):
@@ -136,10 +138,7 @@ class Objective:
     """A function of a trial; it reports every rung, and returns what it scores at the last one.
 
     Args:
-        params: all parameters.
-        workspace: where the shots are, and what the recipe starts from.
-        recipe: a row with a ``search``.
-        split: the shots, and the images of ``selection``.
+        work: on a recipe with a ``search``, with the shots and the images of ``selection``.
         make_adapters: trains the recipe's adapters, with a trial's values, in the workspace of a holdout.
         make_images: draws the recipe's images there, with the base that the function it is given reads.
         drawn: told of a trial and of the folder of its images when those of the first rung are there.
@@ -154,22 +153,19 @@ class Objective:
 
     def __init__(
         self,
-        params: Params,
-        workspace: Workspace,
-        recipe: str,
-        split: Split,
+        work: Work,
         make_adapters: Callable[[Params, Workspace], None],
         make_images: Callable[[Params, Workspace, str, Callable[[], BaseModel]], object],
         drawn: Callable[[optuna.Trial, Path], None] | None = None,
     ) -> None:
         self._make_adapters, self._make_images = make_adapters, make_images
-        self.recipe, self.workspace, self.drawn = recipe, workspace, drawn
-        self.holdouts = holdouts(params, workspace, split, recipe)
-        self.space = space.ranges(params, workspace, recipe)
-        self.key = key_of(params, workspace, split, recipe, self.space)
-        self.params = _started(params, workspace, recipe)
-        self.own = space.own(self.params, recipe, self.space)
-        self.rungs = params.base.tune.per_class
+        self.recipe, self.workspace, self.drawn = work.recipe, work.workspace, drawn
+        self.holdouts = holdouts(work)
+        self.space = space.ranges(work.params, work.workspace, work.recipe)
+        self.key = key_of(work, self.space)
+        self.params = _started(work.params, work.workspace, work.recipe)
+        self.own = space.own(self.params, work.recipe, self.space)
+        self.rungs = work.base.tune.per_class
         self.images = sum(len(held.scored) for held in self.holdouts)
         self.fid_images: int | None = None
         self._real: dict[tuple[int, int], Labelled] = {}

@@ -1,0 +1,56 @@
+"""The work on one recipe: the parameters, the workspace and the split that it runs with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dreamset.data.splits import read_split
+
+if TYPE_CHECKING:
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
+    from dreamset.params import Params
+    from dreamset.params.model import Model, Sampler
+    from dreamset.params.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Work:
+    """A recipe, and everything that its adapters and images are made from.
+
+    Attributes:
+        params: all parameters.
+        workspace: the folders that results go to.
+        split: the shots and the selection images.
+        recipe: the name of a row of ``recipes``.
+    """
+
+    params: Params
+    workspace: Workspace
+    split: Split
+    recipe: str
+
+    @classmethod
+    def read(cls, params: Params, workspace: Workspace, recipe: str) -> Work:
+        """Return the work on a recipe with the split that ``prepare`` wrote.
+
+        Raises:
+            InputError: the split is missing or damaged.
+        """
+        return cls(params, workspace, read_split(workspace.splits), recipe)
+
+    @property
+    def row(self) -> Recipe:
+        """The row of the recipe."""
+        return self.params.recipes[self.recipe]
+
+    @property
+    def base(self) -> Model:
+        """The row of the model."""
+        return self.params.base
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the model with the overrides of the recipe."""
+        return self.params.sampler(self.recipe)
