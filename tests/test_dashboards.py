@@ -76,7 +76,7 @@ def test_a_sheet_of_many_large_classes_stays_small(workspace: Workspace) -> None
     step = 64 + 4
     assert 20 * step < sheet.height < 22 * step
     assert 10 * step < sheet.width < 13 * step
-    assert artifacts._told(trial.params) == "guidance 2.123, steps 7"
+    assert artifacts._title(trial.params) == "guidance 2.123, steps 7"
 
 
 @contextmanager

@@ -96,11 +96,11 @@ def test_low_agreement_is_warned_of_and_high_is_not() -> None:
     assert "−1.00 from 3 images per class, 1.00 from 9 images per class, over 5 trials." in told(record(*falling))
     assert "few images favour high guidance" in told(record(*falling))
     # What is missing is told where something is.
-    assert "are missing there" not in told(record(*rising))
-    assert "those stopped early are missing there" in told(record(*rising, stopped(9, 3)))
-    assert "cannot be told: scored on both were 1 trials, and it takes 5." in told(record(rising[0]))
+    assert "are missing" not in told(record(*rising))
+    assert "trials stopped early are missing" in told(record(*rising, stopped(9, 3)))
+    assert "is unknown (trials scored at both: 1, needed: 5)." in told(record(rising[0]))
     level = [studied.trial(n, rungs={"3": 0.5, "9": 0.5, "27": n / 10}, values=[n / 10]) for n in range(5)]
-    assert "all 5 trials that were scored on both scored alike on one of them." in told(record(*level))
+    assert "(all 5 trials that were scored at both had the same CAS at one of them)." in told(record(*level))
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
@@ -116,11 +116,9 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
         )
     }
     assert set(analysis.front(trials)) == brute
-    assert "4 trials are beaten by no other" in told(record(*trials))
+    assert "No other trial beats 4 trials in both" in told(record(*trials))
     assert "40.0% at 10 ms to 70.0% at 90 ms." in told(record(*trials))
-    assert "1 trial is beaten by no other in both CAS and the time an image takes: 50.0% at 20 ms." in told(
-        record(trials[0])
-    )
+    assert "No other trial beats 1 trial in both CAS and the time per image: 50.0% at 20 ms." in told(record(trials[0]))
     assert analysis.front([trial(0), stopped(1, 3)]) == []
 
 
@@ -130,21 +128,23 @@ def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
     default = {"values": first["params"], "trial": 0, "cas": 0.5}
     said = told(record(first, better, best=1, default=default))
     assert "Chosen: guidance 3.14, steps 12 (trial 1), with a CAS of 53.4% on the 40 images" in said
-    assert "(guidance 2, steps 20) reach 50.0%: +3.4 percentage points" in said
-    assert "best of 2 finished on the very images that chose it" in said
+    assert "(guidance 2, steps 20) reach 50.0%, so the choice changes CAS by +3.4 percentage points" in said
+    assert "the best of 2 finished trials on the images that chose it" in said
     same = told(record(first, ranked(1, 0.1, 0.2, 0.49), best=0, default=default))
     assert "the recipe’s own values: no trial was better" in same
-    assert "flatters" not in same
+    assert "too favourable" not in same
     # Of two objectives, a faster one may be chosen than that of the highest CAS.
     pair = [made | {"values": [*made["values"], seconds]} for made, seconds in ((first, 0.01), (better, 0.05))]
     faster = told(record(*pair, best=0))
-    assert "The highest is 53.4% (trial 1), of slower images. That is one of 2 finished" in faster
+    assert "The highest CAS is 53.4% (trial 1), but its images are slower. This is one of 2 finished" in faster
     assert "no trial was better" not in told(record(*pair, best=0, default=default))
 
 
 def test_where_nothing_could_be_chosen_it_is_said_why() -> None:
     beyond = record(trial(0, feasible=False), best=None, limits={"max_seconds_per_image": None, "max_fid": 9.0})
-    assert "Nothing was chosen, for none of the 1 that finished is within tune.max_fid (9); the recipe" in told(beyond)
+    assert "Nothing was chosen, because none of the 1 finished trials is within tune.max_fid (9); the recipe" in told(
+        beyond
+    )
     nothing = told(record(failed(0), best=None))
     assert "no trial finished" in nothing
     assert "1 failed" in nothing
@@ -159,7 +159,7 @@ def test_what_a_limit_stopped_is_not_the_pruner_s_doing() -> None:
     said = told(record(*pruned, *slow))
     assert "1 finished, 2 were stopped early, 2 took longer for an image than tune.max_seconds_per_image" in said
     assert "The pruner stopped none" in told(record(trial(0), *slow))
-    assert "are missing there" not in told(record(*[ranked(n, n / 10, n / 10, n / 10) for n in range(4)], *slow))
+    assert "are missing" not in told(record(*[ranked(n, n / 10, n / 10, n / 10) for n in range(4)], *slow))
     nothing = told(record(*slow, best=None))
     assert "2 of 2 trials took longer for an image than tune.max_seconds_per_image (0.01) allows; the recipe" in nothing
     assert "allows, and no other finished;" in told(record(*slow, failed(0), best=None))
@@ -168,10 +168,10 @@ def test_what_a_limit_stopped_is_not_the_pruner_s_doing() -> None:
 def test_counts_and_shares_in_words() -> None:
     said = told(record(trial(0), stopped(1, 3), stopped(2, 9), failed(3)))
     assert "Of 4 trials 1 finished, 2 were stopped early, 1 failed." in said
-    assert "48% of the images, in 53% of the seconds" in said
-    assert "stopping early spared 52% and 47%." in said
-    assert "it takes 20" in said
-    assert "nothing was spared" in told(record(trial(0)))
+    assert "took 48% of the images and 53% of the seconds" in said
+    assert "pruning saved 52% and 47%." in said
+    assert "it takes 20 finished trials" in said
+    assert "nothing was saved" in told(record(trial(0)))
 
 
 def test_shares_that_may_be_noise_are_called_so() -> None:

@@ -247,7 +247,7 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
     trial.set_constraint("seconds", 1.0)
     for _ in range(retries + 1):
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        loop._stale(toy_study.tune(retries=retries), study, study.trials[-1])
+        loop._retry_stale(toy_study.tune(retries=retries), study, study.trials[-1])
         if study.trials[-1].state.name == "WAITING":
             trial = study.ask()
     again = study.trials[1:]

@@ -104,7 +104,7 @@ def test_rungs_are_prefixes_on_noise_that_is_the_trials_own(small: Callable[...,
         chosen = params.with_values(PLAIN, values)
         before: dict[tuple[int, int], str] = {}
         for rung in RUNGS:
-            summary = generate.run(scoring.drawing(chosen, PLAIN, rung, 3), place, PLAIN)
+            summary = generate.run(scoring.params_at(chosen, PLAIN, rung, 3), place, PLAIN)
             rows = read_metadata(place.synthetic(PLAIN))
             assert summary["images"] == summary["drawn"] == 3 * rung
             found = {(row.label, row.index): row.sha256 for row in rows}
@@ -125,7 +125,7 @@ def test_rungs_hold_every_strength_of_an_adapter_and_nothing_beyond(
     params = small(**{f"recipes__{LORA}__adapter_scales": [0.0, 1.0], f"{BASE}tune__per_class": [2, 4]})
     adapt.run(params, place, LORA)
     for rung in (2, 4):
-        summary = generate.run(scoring.drawing(params, LORA, rung, 3), place, LORA)
+        summary = generate.run(scoring.params_at(params, LORA, rung, 3), place, LORA)
         assert summary["images"] == summary["drawn"] == 3 * rung
         strengths = [row.adapter_scale for row in read_metadata(place.synthetic(LORA)) if row.label == 1]
         assert strengths == [None, 1.0] * (rung // 2)

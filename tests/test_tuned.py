@@ -82,7 +82,7 @@ def test_another_s_record_is_not_used(place: Workspace) -> None:
     assert "guidance: 4.5" in describe(params, place, "generate", FIRST)
     assert "guidance: 4.5" not in describe(others[0], place, "generate", FIRST)
     # A trial says its sampler itself, and what it starts from is as it was.
-    assert tuned.values(scoring.drawing(params, SECOND, 1, 3), place, SECOND) == {}
+    assert tuned.values(scoring.params_at(params, SECOND, 1, 3), place, SECOND) == {}
     write_split(place.splits, fewer)
     with pytest.raises(InputError, match="other parameters or shots"):
         tuned.values(params, place, FIRST)
@@ -93,12 +93,12 @@ def test_a_fold_takes_over_what_was_chosen_by_all_shots(place: Workspace) -> Non
     toy.write_study(params, place, FIRST, best={"guidance": 4.5})
     fold = Workspace(place.root, place.root / "fold")
     write_split(fold.splits, dataclasses.replace(split, train=split.train[1:]))
-    adapt.inherited(params, place, fold, THIRD)
+    adapt.run_parents(params, place, fold, THIRD)
     assert tuned.values(params, fold, THIRD) == {"guidance": 4.5}
     # And not what was chosen for other shots than the workspace's.
     write_split(place.splits, dataclasses.replace(split, train=split.train[2:]))
     with pytest.raises(InputError, match="other parameters or shots"):
-        adapt.inherited(params, place, fold, THIRD)
+        adapt.run_parents(params, place, fold, THIRD)
 
 
 def test_a_record_changes_with_all_that_it_starts_from(place: Workspace) -> None:
@@ -157,7 +157,7 @@ def test_what_breaks_after_the_trials_loses_none(
         with pytest.raises(ZeroDivisionError):
             tune.run(params, place, THIRD)
     assert not place.result("tune", THIRD).exists() and not place.tuned(THIRD).exists()
-    assert f"are kept; when what follows is mended, run `dreamset tune {THIRD}` again" in capsys.readouterr().err
+    assert f"are kept; when the error below is fixed, run `dreamset tune {THIRD}` again" in capsys.readouterr().err
     monkeypatch.setattr(Objective, "__call__", lambda *_: pytest.fail("a trial again"))
     monkeypatch.setattr(tune, "_chosen_adapters", lambda *_: None)
     tune.run(params, place, THIRD)

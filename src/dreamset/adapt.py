@@ -1,8 +1,8 @@
-"""``dreamset adapt RECIPE``: shots become adapters of the base, one for the data set or one per class.
+"""``dreamset adapt RECIPE``: train adapters of the base on the shots, one for the data set or one per class.
 
-Output ``models/adapters/<recipe>/``: ``adapters.json``, and for each adapter its weights: a LoRA file in diffusers'
-layout, a class encoder, or what was added to the U-Net. Where the epoch is searched, weights are also kept at even
-places of the training, each as a shard of its own: a recipe with an ``epoch`` is assembled from one of those.
+The output ``models/adapters/<recipe>/`` holds ``adapters.json`` and the weights of each adapter: a LoRA file in
+diffusers' layout, a class encoder, or the changes to the U-Net. Where a study searches the epoch, the training also
+keeps its weights at even intervals, each as a shard. A recipe with an ``epoch`` is assembled from one of those shards.
 """
 
 from __future__ import annotations
@@ -38,77 +38,88 @@ if TYPE_CHECKING:
     from dreamset.params import Params
     from dreamset.params.recipe import Recipe
 
-_POINTS: Final = 50  # means in a loss curve; up to twice as many where the steps are no multiple
-SHOWN: Final = 10  # classes on a sample grid
-_CLOCK: Final = "clock.json"  # beside a checkpoint: what runs before this one took
+_POINTS: Final = 50  # means in a loss curve; up to twice as many if the steps are no multiple
+_GRID_CLASSES: Final = 10  # classes on a sample grid
+_CLOCK: Final = "clock.json"  # beside a checkpoint: the seconds that earlier runs took
 
 
 def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Train what is not trained yet, and assemble ``models/adapters/<recipe>/``.
+    """Train the adapters that are missing, and assemble ``models/adapters/<recipe>/``.
+
+    Returns:
+        The summary that is written to ``results/adapt/<recipe>.json``, and the ``elapsed`` seconds.
 
     Raises:
-        InputError: the base is for non-commercial use, and ``accept_licence`` is false; or the recipe starts from
+        InputError: the base is for non-commercial use and ``accept_licence`` is false, or the recipe starts from
             another one that is not tuned yet.
     """
     licences.check(params)
     started = time.time()
     if params.recipes[recipe].adapter == "none":
-        return _nothing(workspace, recipe)
+        return _write_empty(workspace, recipe)
     work = Work.read(params, workspace, recipe)
     summary = _assemble(work, _trained(work))
     write_json(workspace.result("adapt", recipe), summary)
     return summary | {"elapsed": time.time() - started}
 
 
-def inherited(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
-    """Adapt what ``recipe`` starts from to the shots of ``place``, with the values that studies of ``workspace`` chose.
+def run_parents(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
+    """Adapt the recipes that ``recipe`` starts from to the shots of ``place``.
 
-    A fold that only selects runs no study of its own: that would choose by a quarter of the shots, and the next fold
-    takes away another quarter. The study of all the shots has chosen.
+    The studies of ``workspace``, which saw all the shots, have chosen the values. A fold that only selects runs no
+    study of its own: each fold would choose by another part of the shots.
 
     Returns:
         Seconds of the training.
     """
-    return sum(_inherited(params, workspace, place, name) for name in params.lineage(recipe)[:-1])
+    return sum(_run_as_chosen(params, workspace, place, name) for name in params.lineage(recipe)[:-1])
 
 
-def inherited_whole(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
-    """The same for ``recipe`` itself, too, so that its images can be drawn in ``place``."""
-    return inherited(params, workspace, place, recipe) + _inherited(params, workspace, place, recipe)
+def run_lineage(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
+    """Adapt ``recipe`` too, beside the recipes of ``run_parents``, so that its images can be drawn in ``place``.
+
+    Returns:
+        Seconds of the training.
+    """
+    return run_parents(params, workspace, place, recipe) + _run_as_chosen(params, workspace, place, recipe)
 
 
-def _inherited(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
+def _run_as_chosen(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
     if params.recipes[recipe].search is not None:
         record = tuned.chosen(params, workspace, recipe)
-        # The shots are fewer here, on purpose.
+        # The record of all shots holds for the fewer shots of this place, on purpose.
         write_json(place.result("tune", recipe), record | {"made_for": tuned.made_for(params, place, recipe)})
-        # The adapters below are trained with the chosen values: there is no second set of them.
+        # The adapters below are trained with the chosen values, so no second set of them exists.
         write_json(place.tuned(recipe) / "adapters.json", {"recipe": recipe, "tuned": False, "adapters": []})
     return float(run(tuned.applied(params, place, recipe), place, recipe)["seconds"])
 
 
-def kept(work: Work) -> dict[str, list[str]]:
-    """The shards of what is kept of a recipe's trainings on the way, by the shard of the training's end.
+def kept_shards(work: Work) -> dict[str, list[str]]:
+    """Return the shards of the weights that trainings keep on the way, by the shard of the training's end.
 
-    What the recipe starts from has to be trained on the split, or is.
+    The call trains the class encoder that the recipe starts from, if it is missing.
     """
     training = _training(work)
     return {job.key: [keys[index] for keys in training.kept.values()] for index, job in enumerate(training.jobs)}
 
 
-def used(work: Work) -> list[str]:
-    """The shards that the adapters of a recipe are assembled from, finished or not; see ``kept``."""
+def used_shards(work: Work) -> list[str]:
+    """Return the shards that the adapters of a recipe are assembled from, finished or not; see ``kept_shards``."""
     return _training(work).used
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a recipe trains.
+    """The trainings of a recipe.
 
-    ``scopes`` are the labels of each job, ``files`` its images' by its key, relative to the cell; ``start`` is the file
-    that conditions the U-Net, of the recipe that it starts from, or None; ``kept`` the shards of each job by the number
-    of steps taken, without the end of the training, whose weights are the jobs' own; ``stop`` the steps of the weights
-    to use, or None for the end.
+    Attributes:
+        scopes: the labels that each job learns.
+        jobs: one per adapter, its images not read yet.
+        files: the image files of each job by its key, relative to the cell.
+        settings: what the jobs share.
+        start: the class encoder that conditions the U-Net, a file of the recipe's parent; None without one.
+        kept: the shard of each job by the number of steps taken. The end is missing: its shards are the jobs' keys.
+        stop: steps after which the weights are used; None for the end.
     """
 
     scopes: list[tuple[int, ...]]
@@ -121,12 +132,12 @@ class Training:
 
     @property
     def used(self) -> list[str]:
-        """The shard that holds the wanted weights of each job."""
+        """The shard that holds the weights to use, for each job."""
         return [job.key for job in self.jobs] if self.stop is None else self.kept[self.stop]
 
 
 def _trained(work: Work) -> Training:
-    """Train what is not trained yet, of the recipe that it starts from too."""
+    """Train the missing adapters of a recipe, and of the recipe that it starts from."""
     training = _training(work)
     _train(work, training)
     return training
@@ -136,28 +147,28 @@ def _training(work: Work) -> Training:
     plan, start = scopes(work), _start(work)
     jobs, settings = _jobs(work, plan, start)
     rows, epoch, total = work.base.adapt, work.row.epoch, settings.steps
-    # Where steps are few some places fall together.
+    # Where a training has few steps, some places fall on the same step.
     steps = {place: max(1, round(total * place / rows.kept)) for place in range(1, rows.kept + 1)}
     early = sorted({*steps.values()} - {total})
-    found = {step: [shards.key_of({"training": job.key, "step": step}, __name__) for job in jobs] for step in early}
+    kept = {step: [shards.key_of({"training": job.key, "step": step}, __name__) for job in jobs] for step in early}
     stop = total if epoch is None else steps[rows.place(epoch)]
     files = {
         job.key: [sample.path for sample in work.split.train if sample.label in labels]
         for job, labels in zip(jobs, plan, strict=True)
     }
-    return Training(plan, jobs, files, settings, start, found, None if stop == total else stop)
+    return Training(plan, jobs, files, settings, start, kept, None if stop == total else stop)
 
 
 def _counts(split: Split, plan: list[tuple[int, ...]]) -> list[int]:
-    """How many images each adapter learns from."""
+    """Return the number of images that each adapter learns from."""
     return [sum(split.train_per_class[label] for label in labels) for labels in plan]
 
 
 def _start(work: Work) -> Path | None:
-    """The class encoder that a recipe's U-Net is conditioned by: that of the recipe it starts from, as tuned.
+    """Return the class encoder that conditions a recipe's U-Net: that of the recipe it starts from, as tuned.
 
-    From its shard and not from its folder, so that a fold has one that never met the held-out images, and none has to
-    be there.
+    The file is that of the shard and not of the adapter's folder. So a fold uses an encoder that never saw the
+    held-out images, and no folder has to be there.
     """
     if work.row.adapter != "unet" or work.row.prompt != "class_vector":
         return None
@@ -170,12 +181,13 @@ def _start(work: Work) -> Path | None:
 
 
 def scopes(work: Work) -> list[tuple[int, ...]]:
-    """The labels that each adapter of a recipe serves."""
+    """Return the labels that each adapter of a recipe serves."""
     labels = tuple(range(len(work.split.classes)))
     return [(label,) for label in labels] if work.row.scope == "class" else [labels]
 
 
-def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
+def _write_empty(workspace: Workspace, recipe: str) -> dict[str, Any]:
+    """Write the outputs of a recipe without an adapter, and return its summary."""
     summary = {"recipe": recipe, "adapters": 0, "parameters": 0, "steps": 0, "seconds": 0.0}
     with shards.assembling(workspace.adapter(recipe)) as folder:
         write_json(folder / "adapters.json", {"recipe": recipe, "adapter": "none", "adapters": []})
@@ -186,7 +198,7 @@ def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
 
 
 def _dropout(params: Params, recipe: str) -> float:
-    """Share of images that are trained without their condition, so that guidance has something to move away from."""
+    """Return the share of images that are trained without their condition; guidance moves away from these."""
     row = params.recipes[recipe]
     if row.prompt != "class_vector":
         return params.base.adapt.caption_dropout
@@ -196,7 +208,7 @@ def _dropout(params: Params, recipe: str) -> float:
 
 
 def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[list[Job], Settings]:
-    """One job per adapter, its images not read yet, and what they share."""
+    """Return one job per adapter, its images not read yet, and the settings that the jobs share."""
     from dreamset.generator.trained import kind_of
     from dreamset.generator.training import Job, Settings
 
@@ -213,7 +225,7 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         checkpoint_every=params.adapt.checkpoint_every,
         sample_every=base.adapt.sample_every,
         sample_images=params.adapt.sample_images,
-        # Of the sample grids: their own, so that a sampler can be tuned without training the adapters again.
+        # Sample grids have a fixed sampler, so that tuning the recipe's sampler does not train the adapters again.
         sampler=dataclasses.replace(
             work.sampler,
             scheduler="dpmsolver++",
@@ -223,7 +235,7 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         ),
         seed=params.seed,
     )
-    # What a kill leaves behind does not change the adapter.
+    # The interval of checkpoints does not change the adapter.
     shared = dataclasses.asdict(settings) | {"checkpoint_every": None}
     weights = hub.identity(work.workspace.root, *base.pretrained)["sha256"]
     shared |= {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
@@ -233,19 +245,26 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         name = split.classes[labels[0]] if row.scope == "class" else "dataset"
         seed = seed_for("adapter", params.seed, name)
         prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
-        shown = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:SHOWN])
-        inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "shown": shown, "adapter": seed}
-        jobs.append(Job(shards.key_of(inputs, __name__), f"adapter_{index}", seed, [], prompts, shown))
+        grid = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:_GRID_CLASSES])
+        inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "shown": grid, "adapter": seed}
+        jobs.append(Job(shards.key_of(inputs, __name__), f"adapter_{index}", seed, [], prompts, grid))
     return jobs, settings
 
 
 def with_images(workspace: Workspace, job: Job, files: Sequence[str], size: int) -> Job:
-    """A job with its images, decoded from files that are named relative to the cell."""
+    """Return a job with its images, decoded from ``files`` at a shortest side of ``size``.
+
+    Args:
+        workspace: whose cell the files are relative to.
+        job: without images.
+        files: paths of images.
+        size: pixels.
+    """
     return dataclasses.replace(job, images=[_shot(workspace, path, size) for path in files])
 
 
 def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
-    """A real image with its shortest side at ``size``: (h, w, 3) uint8."""
+    """Return a real image with its shortest side at ``size``: (h, w, 3) uint8."""
     import numpy as np
 
     from dreamset.core.images import read_rgb, resize
@@ -258,49 +277,49 @@ def _searches_epoch(row: Recipe) -> bool:
 
 
 def _train(work: Work, training: Training) -> None:
-    """Train the jobs that lack a shard, some at once over one frozen base."""
+    """Train the jobs that lack a shard, several at once over one frozen base."""
     from dreamset.core.device import pick
     from dreamset.generator import base_model, trained
     from dreamset.generator.training import Together
 
     workspace, at_once = work.workspace, work.base.adapt.together
     keeping = work.row.epoch is not None or _searches_epoch(work.row)
-    # The same groups whatever is finished: an adapter's last bits depend on its company, and so does its checkpoint.
+    # The groups do not depend on what is finished: the last bits of an adapter depend on the others of its group.
     groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
-    # The last weights are made with any others, and as a part of the claim they keep others from training meanwhile.
+    # A training for early weights makes the last weights too. Claiming both keeps other processes out meanwhile.
     keys = {
         job.key: [job.key] if job.key == used else [job.key, used]
         for job, used in zip(training.jobs, training.used, strict=True)
     }
 
-    def wanted(group: list[Job]) -> list[str]:
+    def keys_of(group: list[Job]) -> list[str]:
         return [key for job in group for key in keys[job.key]]
 
-    missing = [group for group in groups if not all(shards.find(workspace.shards, key) for key in wanted(group))]
+    missing = [group for group in groups if not all(shards.find(workspace.shards, key) for key in keys_of(group))]
     if not missing:
         return
     base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
     with ExitStack() as conditioned:
         conditioned.enter_context(trained.installed(base, training.start))
-        for group, claim in shards.claimed(workspace.shards, missing, wanted):
+        for group, claim in shards.claimed(workspace.shards, missing, keys_of):
             with claim:
                 started = time.time()
-                # A checkpoint of a run that kept nothing on the way is past what this one is to keep.
+                # Runs that keep early weights have their own checkpoints: others may be past the steps to keep.
                 place = {"jobs": [job.key for job in group], "keeping": [*training.kept] if keeping else []}
                 folder = workspace.unfinished / digest(place)
                 folder.mkdir(parents=True, exist_ok=True)
                 spent = _spent(folder)
                 try:
                     size = work.base.resolution
-                    learned = [with_images(workspace, job, training.files[job.key], size) for job in group]
-                    together = Together(base, learned, training.settings, folder)
+                    jobs = [with_images(workspace, job, training.files[job.key], size) for job in group]
+                    together = Together(base, jobs, training.settings, folder)
                     together.run(*_keeping(workspace, training, together) if keeping else ())
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
                     raise _no_memory(work.params, work.recipe, len(group)) from error
                 seconds = (spent + time.time() - started) / len(group)
-                for index, job in enumerate(learned):
+                for index, job in enumerate(jobs):
                     if shards.find(workspace.shards, job.key) is None:
                         with shards.writing(workspace.shards, job.key) as shard:
                             together.save(index, shard)
@@ -312,12 +331,12 @@ def _train(work: Work, training: Training) -> None:
 
 
 def _spent(folder: Path) -> float:
-    """Seconds that stopped runs put into the work of ``folder``, to the last file that they left; this one begins."""
+    """Start the clock of ``folder``, and return the seconds of earlier runs, up to the last file that they wrote."""
     clock, before = folder / _CLOCK, 0.0
     if clock.is_file():
-        found = read_json(clock, "dreamset adapt")
+        record = read_json(clock, "dreamset adapt")
         last = max(path.stat().st_mtime for path in folder.iterdir())
-        before = found["before"] + max(0.0, last - found["started"])
+        before = record["before"] + max(0.0, last - record["started"])
     write_json(clock, {"before": before, "started": time.time()})
     return float(before)
 
@@ -325,7 +344,7 @@ def _spent(folder: Path) -> float:
 def _keeping(
     workspace: Workspace, training: Training, together: Together
 ) -> tuple[Callable[[int], None], frozenset[int]]:
-    """What ``Together.run`` calls to keep weights on the way, and after which steps."""
+    """Return the function that ``Together.run`` calls to keep early weights, and after which steps it does."""
     key_of = {
         step: dict(zip([job.key for job in training.jobs], keys, strict=True)) for step, keys in training.kept.items()
     }
@@ -341,20 +360,20 @@ def _keeping(
 
 
 def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
-    """What to lower, by name, when a step does not fit."""
-    row, found = f"models.{params.model}", params.recipes[recipe]
-    schedule = {"class_encoder": "class_encoder", "unet": "whole_unet"}.get(found.adapter, found.scope)
+    """Return the error for a step that does not fit into memory; it names what to lower."""
+    model, row = f"models.{params.model}", params.recipes[recipe]
+    schedule = {"class_encoder": "class_encoder", "unet": "whole_unet"}.get(row.adapter, row.scope)
     batch = params.schedule(recipe).batch
     return StoppedError(
         f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
-        f"gradient_checkpointing into {row}.memory, or lower {row}.adapt.together ({params.base.adapt.together}) or "
-        f"{row}.adapt.{schedule}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
+        f"gradient_checkpointing into {model}.memory, or lower {model}.adapt.together ({params.base.adapt.together}) "
+        f"or {model}.adapt.{schedule}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
         "memory the same command goes on from it; another batch or together starts afresh."
     )
 
 
 def _assemble(work: Work, training: Training) -> dict[str, Any]:
-    """The recipe's folder out of finished shards; loss curves and sample grids beside it."""
+    """Assemble the recipe's folder, loss curves and sample grids from finished shards; return the summary."""
     from safetensors import safe_open
 
     from dreamset.generator.trained import FILES
@@ -381,13 +400,13 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
                 parameters += sum(math.prod(shape) for shape in shapes)
         card = _card(work) | {"adapters": rows}
         if _searches_epoch(work.row):
-            # Wanted by the study's later trials, though nothing is assembled from them yet.
+            # Later trials of the study want these shards, though no adapter is assembled from them yet.
             card["kept"] = [key for keys in training.kept.values() for key in keys]
         write_json(folder / "adapters.json", card)
         atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"]))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
-        _grids([workspace.shards / job.key for job in training.jobs[:SHOWN]], plots, stop)
+        _grids([workspace.shards / job.key for job in training.jobs[:_GRID_CLASSES]], plots, stop)
     return {
         "recipe": recipe,
         "adapters": len(rows),
@@ -401,12 +420,12 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
 
 
 def _hundred(label: int, classes: int) -> str:
-    """The folder of a hundred adapters that an adapter stands in, where there are more: thousands are slow to list."""
+    """Return the subfolder of an adapter: one per hundred adapters if there are more, since long folders are slow."""
     return f"{label // 100:03d}xx/" if classes > 100 else ""
 
 
 def _card(work: Work) -> dict[str, Any]:
-    """What a reader of the adapters must know: base, licence, recipe, what they were trained on."""
+    """Return what a reader of the adapters must know: base, licence, recipe, and the images of the training."""
     base, split = work.base, work.split
     return {
         "recipe": work.recipe,
@@ -424,7 +443,7 @@ def _card(work: Work) -> dict[str, Any]:
 
 
 def _grids(folders: list[Path], plots: Path, stop: int | None) -> None:
-    """One PNG per moment of training, up to the step ``stop``: the strips of all adapters below one another."""
+    """Write one PNG per sampled step up to ``stop``: the strips of all adapters, one below the other."""
     import numpy as np
 
     from dreamset.core.images import png, read_rgb

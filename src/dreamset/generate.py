@@ -1,6 +1,6 @@
-"""``dreamset generate RECIPE``: a labelled synthetic dataset, drawn (or retrieved) in shards that survive a kill.
+"""``dreamset generate RECIPE``: draw or retrieve a labelled synthetic dataset, in shards that survive a kill.
 
-Output ``data/synthetic/<recipe>/``: class folders of PNG files, ``metadata.jsonl``, and a dataset card.
+The output ``data/synthetic/<recipe>/`` holds class folders of PNG files, ``metadata.jsonl``, and a dataset card.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ if TYPE_CHECKING:
 def run(
     params: Params, workspace: Workspace, recipe: str, load: Callable[[], BaseModel] | None = None
 ) -> dict[str, Any]:
-    """Draw what is not drawn yet, and assemble ``data/synthetic/<recipe>/``.
+    """Draw the images that are missing, and assemble ``data/synthetic/<recipe>/``.
 
     Args:
         params: all parameters.
         workspace: where the split and the adapters are.
         recipe: a row's name.
-        load: called for the base when there is something to draw; None: ``draw.load_base``.
+        load: returns the base; called if images are missing. None: ``draw.load_base``.
+
+    Returns:
+        The summary that is written to ``results/generate/<recipe>.json``, ``drawn_now`` images and ``elapsed`` seconds.
 
     Raises:
-        InputError: the adapters or what was chosen by a study are missing or damaged, too many images came out
-            degenerate, or the base is for non-commercial use and ``accept_licence`` is false.
+        InputError: the adapters or the study's choice are missing or damaged, too many images came out degenerate,
+            or the base is for non-commercial use and ``accept_licence`` is false.
     """
     licences.check(params)
     started = time.time()
@@ -92,13 +95,17 @@ def finish(
     reviewed: Mapping[Picture, Decision],
     load: Callable[[], BaseModel] | None = None,
 ) -> tuple[list[Block], dict[int, int], int]:
-    """Draw what is not drawn yet until every class has all its images, none of them rejected by anybody.
+    """Draw images until every class has all that it needs, without those that a person rejected.
 
-    ``adapters`` are None where the images are not drawn but found; ``load`` is as ``run`` has it.
+    Args:
+        work: on the recipe.
+        adapters: None where the recipe retrieves its images.
+        reviewed: decisions of people about images.
+        load: as for ``run``.
 
     Returns:
-        The blocks, all of them finished shards; how many images of each label, from index 0, hold those that are
-        wanted; and how many images were drawn here.
+        The blocks, all of them finished shards; for each label the number of images from index 0 that includes all
+        wanted ones; and the number of images that this call drew.
     """
     workspace = work.workspace
     wanted = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
@@ -114,7 +121,7 @@ def finish(
             missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
             new = draw.draw_all(work, adapters, missing, load) if missing else 0
         drawn_now += new
-        # Only what is drawn tells its sha256, and so whether it was rejected; a replacement may have been, too.
+        # An image must be drawn before its sha256 shows whether it was rejected. A replacement may be rejected too.
         rejected: dict[int, list[int]] = {label: [] for label in needed}
         for image in read_blocks(workspace, blocks) if reviewed else ():
             if reviewed.get(decisions.picture(image)) == "rejected":
@@ -133,22 +140,26 @@ def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
 def _assemble(
     work: Work, blocks: list[Block], needed: Mapping[int, int], reviewed: Mapping[Picture, Decision]
 ) -> tuple[list[SyntheticImage], Looked]:
-    """The dataset's folder out of finished shards, by label and index, without what a person has rejected."""
+    """Assemble the dataset's folder from finished shards, without rejected images.
+
+    Returns:
+        The images by label and index, and how many of them people looked at.
+    """
     workspace = work.workspace
-    found = [
+    files = [
         (image, workspace.shards / block.key / image.file_name)
         for block in blocks
         for image in read_metadata(workspace.shards / block.key)
         if image.index < needed[image.label]
     ]
-    found.sort(key=lambda pair: (pair[0].label, pair[0].index))
-    every = [image for image, _ in found]
+    files.sort(key=lambda pair: (pair[0].label, pair[0].index))
+    every = [image for image, _ in files]
     if reviewed:
-        _tell_stale(workspace, work.recipe, decisions.stale(reviewed, every, work.split.classes))
-    found = [pair for pair in found if reviewed.get(decisions.picture(pair[0])) != "rejected"]
-    images, looked = [image for image, _ in found], decisions.count(reviewed, every)
+        _warn_of_stale(workspace, work.recipe, decisions.stale(reviewed, every, work.split.classes))
+    files = [pair for pair in files if reviewed.get(decisions.picture(pair[0])) != "rejected"]
+    images, looked = [image for image, _ in files], decisions.count(reviewed, every)
     with shards.assembling(workspace.synthetic(work.recipe)) as folder:
-        for image, source in found:
+        for image, source in files:
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
         write_json(folder / "shards.json", [block.key for block in blocks])
@@ -166,7 +177,7 @@ def _card(work: Work, images: list[SyntheticImage], looked: Looked) -> str:
     return cards.dataset(work.params, work.split, work.recipe, [image.label for image in images], base, checked=checked)
 
 
-def _tell_stale(workspace: Workspace, recipe: str, count: int) -> None:
+def _warn_of_stale(workspace: Workspace, recipe: str, count: int) -> None:
     if count:
         print(
             f"dreamset: {workspace.review(recipe)}: {count} of its decisions are about pictures of another dataset of "

@@ -102,7 +102,7 @@ def _over_folds(whole: Part) -> tuple[dict[Run, tuple[tuple[Trial, ...], ...]], 
         if arm != REAL:
             # With what the workspace's study chose: it has seen the shots that are held out here, and a study in each
             # of these folds would choose by a few images. What evaluate scores is held out of the study, too.
-            seconds += adapt.inherited_whole(params, workspace, place, arm)
+            seconds += adapt.run_lineage(params, workspace, place, arm)
             seconds += generate.run(params, place, arm)["seconds"]
         part = Part(params, place, own, arm, whole.store)
         tried = {

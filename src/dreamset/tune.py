@@ -1,7 +1,7 @@
-"""``dreamset tune RECIPE``: a study chooses values of a recipe by what its images teach a classifier.
+"""``dreamset tune RECIPE``: a study chooses values of a recipe by the accuracy that its images give a classifier.
 
-Outputs ``results/tune/<recipe>.json``, which later stages take the values from, ``results/plots/tune/<recipe>/`` and,
-where the study chose weights, ``models/tuned/<recipe>/``. A recipe without a ``search`` gets records that say so.
+Later stages read the values from ``results/tune/<recipe>.json``. The other outputs are ``results/plots/tune/<recipe>/``
+and, where the study chose weights, ``models/tuned/<recipe>/``. A recipe without a ``search`` gets records that say so.
 """
 
 from __future__ import annotations
@@ -38,30 +38,33 @@ if TYPE_CHECKING:
 
 
 def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Run the trials that are not there yet, and write what the study says.
+    """Run the trials that are missing, and write the results of the study.
+
+    Returns:
+        What the command prints, and the ``elapsed`` seconds.
 
     Raises:
-        InputError: every trial failed, a range is empty, what the recipe starts from is missing, or the base is for
-            non-commercial use and ``accept_licence`` is false.
+        InputError: every trial failed, a range is empty, the recipe's parent is not adapted or tuned, or the base is
+            for non-commercial use and ``accept_licence`` is false.
     """
     licences.check(params)
     if params.recipes[recipe].search is None:
-        nothing: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
-        _write(params, workspace, nothing | _made_of(params, workspace, recipe))
+        empty: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
+        _write(params, workspace, empty | _origin(params, workspace, recipe))
         return {"recipe": recipe, "trials": 0}
     started = time.time()
-    objective, study = _studied(params, workspace, recipe)
-    with _trials_kept(objective):
+    objective, study = _finished_study(params, workspace, recipe)
+    with _explaining_kept_trials(objective):
         record = _record(params, objective, study)
         _write(params, workspace, record)
-    # Adapters that were not chosen are shards without a user from here on, and images of trials are.
+    # Nothing uses the images of trials from here on, nor the adapters that were not chosen.
     workers.clear(objective.folder)
     _forget_epochs(params, workspace, objective, record)
     return _summary(record) | {"elapsed": time.time() - started}
 
 
 def join(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Run trials of the same study beside other processes, and write nothing but these.
+    """Run trials of a study beside other processes, and write no results.
 
     Raises:
         InputError: as ``run``.
@@ -69,47 +72,52 @@ def join(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     licences.check(params)
     if params.recipes[recipe].search is None:
         return {"recipe": recipe, "trials": 0}
-    objective, study = _studied(params, workspace, recipe)
-    written = workspace.result("tune", recipe)
-    # All trials have ended; who wrote the results has left this process its folder, since it was still alive.
+    objective, study = _finished_study(params, workspace, recipe)
+    result = workspace.result("tune", recipe)
+    # All trials have ended. The process that wrote the results left this folder, since this process was alive.
     shutil.rmtree(objective.folder / locks.process(), ignore_errors=True)
-    if written.is_file() and read_json(written, f"dreamset tune {recipe}").get("study") == objective.name:
+    if result.is_file() and read_json(result, f"dreamset tune {recipe}").get("study") == objective.name:
         workers.clear(objective.folder)
-    return {"recipe": recipe, "study": objective.name, "trials": len(_counted(params, study))}
+    return {"recipe": recipe, "study": objective.name, "trials": len(_counted_trials(params, study))}
 
 
 def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
-    """Everything that comes before the images of ``recipe``: what it starts from included, each with its study."""
+    """Run the stages before the images of ``recipe``: adapt and tune it, and before it the recipes it starts from."""
     for name in params.lineage(recipe):
         adapt.run(params, workspace, name)
         if params.recipes[name].search is not None:
             run(params, workspace, name)
 
 
-def _studied(params: Params, workspace: Workspace, recipe: str) -> tuple[Objective, optuna.Study]:
-    """The study of a recipe with all its trials."""
+def _finished_study(params: Params, workspace: Workspace, recipe: str) -> tuple[Objective, optuna.Study]:
+    """Run the missing trials of a recipe's study; return its objective and the study."""
     from dreamset.study import artifacts
 
     work = Work.read(params, workspace, recipe)
 
-    def drawn(trial: optuna.Trial, folder: Path) -> None:
+    def keep_samples(trial: optuna.Trial, folder: Path) -> None:
         artifacts.keep_samples(trial, folder, work.split.classes, workspace)
 
-    scored = objective(work, drawn)
-    with _at_work(scored.folder):
-        return scored, _run_trials(params, workspace, scored)
+    score = objective(work, keep_samples)
+    with _alive(score.folder):
+        return score, _run_trials(params, workspace, score)
 
 
-def objective(work: Work, drawn: Callable[[optuna.Trial, Path], None] | None = None) -> Objective:
-    """The score of a trial of a recipe, whose adapters and images the stages make; arguments as ``Objective`` has."""
+def objective(work: Work, on_images: Callable[[optuna.Trial, Path], None] | None = None) -> Objective:
+    """Return the objective of a recipe's study, with ``adapt`` and ``generate`` to make adapters and images.
+
+    Args:
+        work: on a recipe with a ``search``.
+        on_images: as for ``Objective``.
+    """
     from dreamset import generate
     from dreamset.study.objective import Objective
 
     def make_adapters(chosen: Params, place: Workspace) -> None:
-        adapt.inherited(work.params, work.workspace, place, work.recipe)
+        adapt.run_parents(work.params, work.workspace, place, work.recipe)
         adapt.run(chosen, place, work.recipe)
 
-    return Objective(work, make_adapters, generate.run, drawn)
+    return Objective(work, make_adapters, generate.run, on_images)
 
 
 def _run_trials(params: Params, workspace: Workspace, objective: Objective) -> optuna.Study:
@@ -119,19 +127,19 @@ def _run_trials(params: Params, workspace: Workspace, objective: Objective) -> o
     study = loop.open_study(tune, objective.name, _directions(params), workspace.root, _code())
     artifacts.explain(study, params, recipe)
     rungs = params.base.tune.per_class
-    own = [] if objective.own is None else [objective.own]
-    loop.optimise(study, objective, tune, params.seed, rungs[-1], rungs[0], own)
+    first = [] if objective.row_values is None else [objective.row_values]
+    loop.optimise(study, objective, tune, params.seed, rungs[-1], rungs[0], first)
     return study
 
 
 def _code() -> str:
-    """Hash of the code that a trial's score comes from."""
+    """Return the hash of the code that computes a trial's score."""
     return code_digest("dreamset.adapt", "dreamset.generate", "dreamset.study.objective")
 
 
 @contextmanager
-def _at_work(folder: Path) -> Iterator[None]:
-    """Inside, a lock of this process says that it lives: what it works on in ``folder`` is not removed."""
+def _alive(folder: Path) -> Iterator[None]:
+    """Hold a lock that shows that this process is alive, so that nobody removes its files in ``folder``."""
     lock = locks.wait(folder / f"{locks.process()}{locks.SUFFIX}")
     try:
         yield
@@ -144,43 +152,43 @@ def _directions(params: Params) -> list[Literal["maximize", "minimize"]]:
 
 
 @contextmanager
-def _trials_kept(objective: Objective) -> Iterator[None]:
-    """Whatever goes wrong inside, the trials are in the store, and what they say can be had again."""
+def _explaining_kept_trials(objective: Objective) -> Iterator[None]:
+    """Print, if something inside goes wrong, that the store keeps the trials and how to go on with them."""
     try:
         yield
     except BaseException:
         print(
-            f"dreamset: tune: the trials of {objective.name} are kept; when what follows is mended, run `dreamset tune "
-            f"{objective.recipe}` again, which repeats none of them.",
+            f"dreamset: tune: the trials of {objective.name} are kept; when the error below is fixed, run `dreamset "
+            f"tune {objective.recipe}` again, which repeats none of them.",
             file=sys.stderr,
             flush=True,
         )
         raise
 
 
-def _counted(params: Params, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The first ``tune.trials`` trials that ended, without those that were tried again.
+def _counted_trials(params: Params, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the first ``tune.trials`` trials that ended, without those that were tried again.
 
-    The store may hold more, of a run that was asked for more: what is chosen depends on the parameters alone.
+    The store holds more of them if an earlier run had more trials. The choice must depend on the parameters alone.
     """
     from dreamset.study import loop
 
     return sorted(loop.ended(study.trials), key=lambda trial: trial.number)[: params.tune.trials]
 
 
-def _made_of(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """What a record must change with, since a recipe that starts from this one depends on no record but this."""
+def _origin(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
+    """Return what a record must change with: a recipe that starts from this one depends on this record alone."""
     return {"inherited": tuned.inherited(params, workspace, recipe), "made_of": params.making(recipe)}
 
 
 def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[str, Any]:
-    """``results/tune/<recipe>.json``."""
+    """Return the content of ``results/tune/<recipe>.json``."""
     from optuna.distributions import distribution_to_json
 
     from dreamset.study import analysis
 
     tune, model = params.tune, params.base.tune
-    counted = _counted(params, study)
+    counted = _counted_trials(params, study)
     trials = [_trial(trial) for trial in counted]
     spans = {knob: span for trial in counted for knob, span in trial.distributions.items()}
     best = _best(trials, objective.images, tune.objectives)
@@ -191,7 +199,7 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         "space": {knob: json.loads(distribution_to_json(spans[knob])) for knob in objective.space},
         "best": None if best is None else best["params"],
         "best_trial": None if best is None else best["number"],
-        "default": _default(trials, objective.own),
+        "default": _default(trials, objective.row_values),
         "study": objective.name,
         "storage": without_password(tune.storage),
         "sampler": tune.sampler,
@@ -219,24 +227,24 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         },
         "seconds": round(sum(trial["seconds"] for trial in trials), 2),
     }
-    record |= _made_of(params, objective.workspace, objective.recipe)
+    record |= _origin(params, objective.workspace, objective.recipe)
     record |= {"made_for": tuned.made_for(params, objective.workspace, objective.recipe)}
     return record | analysis.summarise(record)
 
 
 def _trial(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """A trial as JSON has it, times in seconds since the epoch."""
+    """Return the JSON of a trial, with times in seconds since the epoch."""
     from dreamset.study import loop, space
 
     facts, state = trial.user_attrs, trial.state.name
-    # Of the worker that ended it: another may have begun it before.
+    # The start by the worker that ended the trial: another worker may have begun it before.
     started = facts.get("started", trial.datetime_start.timestamp() if trial.datetime_start else None)
     ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
     return {
         "number": trial.number,
         "state": state,
         "params": space.rounded(trial.params),
-        # Optuna gives a pruned trial its last report as its value.
+        # To Optuna the value of a pruned trial is its last report.
         "values": list(trial.values) if state == "COMPLETE" else None,
         "rungs": facts.get("rungs", {}),
         "seconds": 0.0 if started is None or ended is None else round(ended - started, 3),
@@ -252,10 +260,10 @@ def _trial(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 
 def _best(trials: list[dict[str, Any]], images: int, objectives: str) -> dict[str, Any] | None:
-    """The trial whose values are used: of the highest score, the first of equal ones; None where none is feasible.
+    """Return the trial whose values are used; None where no trial is feasible.
 
-    With the seconds as a second objective, the fastest of the front that is within one standard error of the highest
-    score: on so many images no better one can be told from it.
+    It is the trial of the highest score, the first of equal ones. With the seconds as a second objective, it is the
+    fastest trial of the front within one standard error of the highest score. The images cannot tell these two apart.
     """
     from dreamset.classifiers.selection import standard_error
     from dreamset.study import analysis
@@ -272,17 +280,17 @@ def _best(trials: list[dict[str, Any]], images: int, objectives: str) -> dict[st
     return next(by_number[number] for number in analysis.front(trials) if by_number[number]["values"][0] >= enough)
 
 
-def _default(trials: list[dict[str, Any]], own: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The trial of the recipe's own values, and its score where it has one at the full resource."""
-    found = [trial for trial in trials if trial["params"] == own]
-    if own is None or not found:
+def _default(trials: list[dict[str, Any]], row_values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the trial of the values in the recipe's row, with its score if it has one at the full resource."""
+    matching = [trial for trial in trials if trial["params"] == row_values]
+    if row_values is None or not matching:
         return None
-    trial = next((trial for trial in found if trial["values"]), found[0])
-    return {"values": own, "trial": trial["number"], "cas": trial["values"][0] if trial["values"] else None}
+    trial = next((trial for trial in matching if trial["values"]), matching[0])
+    return {"values": row_values, "trial": trial["number"], "cas": trial["values"][0] if trial["values"] else None}
 
 
 def _write(params: Params, workspace: Workspace, record: dict[str, Any]) -> None:
-    """Every output of the stage; the record, which other stages go by, last."""
+    """Write every output of the stage, the record last: other stages go by it."""
     recipe, best = record["recipe"], record["best"] or {}
     with shards.assembling(workspace.plots("tune", recipe)) as plots:
         if record["searched"]:
@@ -293,63 +301,66 @@ def _write(params: Params, workspace: Workspace, record: dict[str, Any]) -> None
             write_csv(plots / "history.csv", [], ("trial", "cas", "best", "state"))
     with shards.assembling(workspace.tuned(recipe)) as folder:
         if any(knob in best for knob in tuned.OF_ADAPTERS):
-            _chosen_adapters(params, workspace, recipe, best, folder)
+            _write_chosen_adapters(params, workspace, recipe, best, folder)
         else:
             write_json(folder / "adapters.json", {"recipe": recipe, "tuned": False, "adapters": []})
     write_json(workspace.result("tune", recipe), record)
 
 
-def _chosen_adapters(params: Params, workspace: Workspace, recipe: str, best: dict[str, Any], folder: Path) -> None:
-    """Adapters of all the shots with the values that were chosen; trials in folds have made those of fewer only."""
-    with _aside(workspace, recipe) as place:
+def _write_chosen_adapters(
+    params: Params, workspace: Workspace, recipe: str, best: dict[str, Any], folder: Path
+) -> None:
+    """Train adapters of all the shots with the chosen values; the trials in folds saw only a part of the shots."""
+    with _temporary_workspace(workspace, recipe) as place:
         write_split(place.splits, _shots(workspace))
-        adapt.inherited(params, workspace, place, recipe)
+        adapt.run_parents(params, workspace, place, recipe)
         adapt.run(params.with_values(recipe, best), place, recipe)
-        made = place.adapter(recipe)
-        for path in sorted(path for path in made.rglob("*") if path.is_file()):
-            shards.link(path, folder / path.relative_to(made))
-        card = dict(read_json(made / "adapters.json", "dreamset tune"))
-        card.pop("kept", None)  # the choice is made
+        source = place.adapter(recipe)
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            shards.link(path, folder / path.relative_to(source))
+        card = dict(read_json(source / "adapters.json", "dreamset tune"))
+        card.pop("kept", None)  # the study has ended, so nothing wants these shards
         write_json(folder / "adapters.json", card | {"tuned": True})
 
 
 def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, record: dict[str, Any]) -> int:
-    """Remove what was kept on the way of every training of the study and was not chosen: of a U-Net, gigabytes.
+    """Remove the weights that the trainings of the study kept on the way and that were not chosen.
 
-    Of all the shots and of the folds. What another active row wants of the same trainings stays.
+    Those of a U-Net take gigabytes. The trainings are those on all the shots and on the folds. Shards that another
+    active row wants of the same trainings stay.
 
     Returns:
-        How many shards went.
+        The number of removed shards.
     """
-    recipe, gone = objective.recipe, 0
+    recipe, removed = objective.recipe, 0
     if "epoch" not in objective.space:
-        return gone
+        return removed
     tried = [
         {knob: trial["params"][knob] for knob in ("lr", "epochs") if knob in trial["params"]}
         for trial in record["trials"]
     ]
-    # The same values of many trials are one training.
+    # Trials with the same values share one training.
     trainings = list({digest(values): values for values in tried}.values())
     chosen = params.with_values(recipe, record["best"] or {})
     others = [name for name in params.active if name != recipe and _same_training(params, recipe, name)]
-    with _aside(workspace, recipe) as place:
-        for split in (_shots(workspace), *(held.split for held in objective.holdouts)):
+    with _temporary_workspace(workspace, recipe) as place:
+        for split in (_shots(workspace), *(holdout.split for holdout in objective.holdouts)):
             write_split(place.splits, split)
             work = Work(chosen, place, split, recipe)
-            # What it starts from says which training this is.
-            adapt.inherited(params, workspace, place, recipe)
-            wanted = {*adapt.used(work)}
+            # The keys of the trainings depend on the recipes that this one starts from.
+            adapt.run_parents(params, workspace, place, recipe)
+            wanted = {*adapt.used_shards(work)}
             for name in others:
                 wanted |= _wanted(Work(params, place, split, name), workspace)
             for values in trainings:
-                found = adapt.kept(dataclasses.replace(work, params=params.with_values(recipe, values)))
-                for end, keys in found.items():
-                    gone += shards.forget(workspace.shards, [key for key in keys if key not in wanted], [end])
-    return gone
+                training = dataclasses.replace(work, params=params.with_values(recipe, values))
+                for end, keys in adapt.kept_shards(training).items():
+                    removed += shards.forget(workspace.shards, [key for key in keys if key not in wanted], [end])
+    return removed
 
 
 def _same_training(params: Params, one: str, other: str) -> bool:
-    """Whether two rows train the same thing, but for the length and the rate of it."""
+    """Whether two rows have the same training, apart from its length and learning rate."""
     rows = [
         dataclasses.replace(
             params.recipes[name],
@@ -367,29 +378,34 @@ def _same_training(params: Params, one: str, other: str) -> bool:
 
 
 def _wanted(work: Work, workspace: Workspace) -> set[str]:
-    """Shards that another row is made of, or chooses among while its own study is not done."""
+    """Return the shards that another row is assembled from, or that its unfinished study chooses among.
+
+    Args:
+        work: on that row, in the workspace of a fold.
+        workspace: where its study has written its result.
+    """
     recipe, search = work.recipe, work.row.search
     done = search is None or workspace.result("tune", recipe).is_file()
     if search is not None and done:
         best = read_json(workspace.result("tune", recipe), f"dreamset tune {recipe}")["best"]
         work = dataclasses.replace(work, params=work.params.with_values(recipe, best or {}))
-    wanted = {*adapt.used(work)}
+    wanted = {*adapt.used_shards(work)}
     if search is not None and search.epoch is not None and not done:
-        wanted |= {key for keys in adapt.kept(work).values() for key in keys}
+        wanted |= {key for keys in adapt.kept_shards(work).values() for key in keys}
     return wanted
 
 
 def _shots(workspace: Workspace) -> Split:
-    """What adapters learn from, with paths that hold in any workspace."""
+    """Return the split that adapters learn from, with paths that hold in any workspace."""
     split = read_split(workspace.splits)
     return dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
 
 
 @contextmanager
-def _aside(workspace: Workspace, recipe: str) -> Iterator[Workspace]:
-    """A workspace of a moment, beside those of the trials."""
-    own = digest([workspace.cell.resolve().as_posix()])[:12]
-    place = Workspace(workspace.root, workspace.trials / "chosen" / own / recipe)
+def _temporary_workspace(workspace: Workspace, recipe: str) -> Iterator[Workspace]:
+    """Return a workspace beside those of the trials; it is removed at the end."""
+    cell = digest([workspace.cell.resolve().as_posix()])[:12]
+    place = Workspace(workspace.root, workspace.trials / "chosen" / cell / recipe)
     try:
         yield place
     finally:
@@ -397,7 +413,7 @@ def _aside(workspace: Workspace, recipe: str) -> Iterator[Workspace]:
 
 
 def _summary(record: dict[str, Any]) -> dict[str, Any]:
-    """What the command line prints, and is tracked."""
+    """Return what the command prints and what is tracked."""
     best = next((trial for trial in record["trials"] if trial["number"] == record["best_trial"]), None)
     summary: dict[str, Any] = {key: record[key] for key in ("recipe", "study", "seconds", "sentences")}
     summary |= {"trials": len(record["trials"]), **record["counts"]}

@@ -181,7 +181,7 @@ def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
         return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
     from dreamset.study import space
 
-    return space.told(space.ranges(params, workspace, recipe))
+    return space.as_json(space.ranges(params, workspace, recipe))
 
 
 def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:

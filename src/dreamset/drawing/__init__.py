@@ -1,1 +1,1 @@
-"""Synthetic images: blocks to draw, the drawing itself, starts from shots, retrieval."""
+"""Make synthetic images: blocks to draw, drawing, images that start from shots, and retrieval."""

@@ -1,4 +1,4 @@
-"""Blocks of synthetic images: what is drawn at once, kept as one shard, and named by all that it depends on."""
+"""Blocks of synthetic images. A block is drawn at once and kept as one shard, whose key covers all its inputs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,16 @@ _MAKER: Final = "dreamset.drawing.draw"  # the module that draws a block; it imp
 
 @dataclass(frozen=True)
 class Block:
-    """A shard to draw: every ``stride``-th image from ``start`` to ``stop`` of ``labels`` that share an adapter.
+    """A shard to draw: every ``stride``-th image from ``start`` to ``stop``, of each label.
 
-    ``scale`` is what the adapter is multiplied by.
+    Attributes:
+        key: of the shard.
+        adapter: index of the adapter that all labels share; None for the base alone.
+        labels: the classes.
+        start: index of the first image.
+        stop: index after the last image.
+        stride: distance of two indices.
+        scale: factor of the adapter.
     """
 
     key: str
@@ -41,7 +48,7 @@ class Block:
 
     @property
     def indices(self) -> range:
-        """Of each label."""
+        """The indices of the images of each label."""
         return range(self.start, self.stop, self.stride)
 
     def __len__(self) -> int:
@@ -50,7 +57,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Request:
-    """One image of a block; ``shot`` is the real one that it starts from, where it does."""
+    """One image of a block; ``shot`` is the real image that it starts from, None where it starts from noise."""
 
     label: int
     index: int
@@ -59,11 +66,18 @@ class Request:
 
 
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
-    """The blocks that hold the first ``needed`` images of every label; None: as ``Params.synthetic_per_class`` says.
+    """Return the blocks that hold the first ``needed`` images of every label.
 
-    A block is always drawn whole, so its images depend on its place alone: growing numbers add blocks, and so does a
-    rejected image. Where classes that share a block want unequal numbers, what one of them does not want is drawn and
-    left out.
+    A block is always drawn whole, so its images depend on its place alone. More images add blocks, and so does a
+    rejected image. Classes that share a block may need unequal numbers: the surplus of a class is drawn and left out.
+
+    Args:
+        work: on the recipe.
+        adapters: of the recipe; none for the base alone.
+        needed: images by label; None: ``Params.synthetic_per_class``.
+
+    Raises:
+        InputError: images start from shots, and ``strength`` leaves no step.
     """
     params, split, base, row = work.params, work.split, work.base, work.row
     if row.init == "image":
@@ -72,7 +86,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     batch = base.generate.batch
     weights = hub.identity(work.workspace.root, *base.pretrained)
     shared = {
-        # By name too: every picture's metadata says which model drew it.
+        # The name counts too: the metadata of every picture names the model that drew it.
         "base": [cards.shown(weights["name"]), weights["sha256"]],
         "dtype": base.dtype,
         "resolution": base.resolution,
@@ -95,33 +109,33 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
             for start in range(turn, max(counts[label] for label in chunk), stride * depth):
                 stop = start + stride * depth
                 indices = range(start, stop, stride)
-                # At scale 0 it is the base, whatever the adapter, and as a recipe without one draws it.
+                # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
                 if row.init == "image":
-                    wanted = places(chunk, indices)
-                    place["starts"] = [shot.sha256 for shot in starts.choose(split, params.seed, wanted)]
-                own = adapter if scale else None
-                blocks.append(Block(shards.key_of(shared | place, _MAKER), own, chunk, start, stop, stride, scale))
+                    shots = starts.choose(split, params.seed, places(chunk, indices))
+                    place["starts"] = [shot.sha256 for shot in shots]
+                key = shards.key_of(shared | place, _MAKER)
+                blocks.append(Block(key, adapter if scale else None, chunk, start, stop, stride, scale))
     return blocks
 
 
 def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int]]:
-    """Label and index of every image of a block, in the order in which they are drawn."""
+    """Return label and index of every image of a block, in the order of drawing."""
     return [(label, index) for index in indices for label in labels]
 
 
 def requests(work: Work, block: Block) -> list[Request]:
-    """What a block draws, in that order."""
+    """Return the images of a block, in the order of drawing."""
     row, split, wanted = work.row, work.split, places(block.labels, block.indices)
-    found = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
+    plain = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
     if row.init == "noise":
-        return found
+        return plain
     shots = starts.choose(split, work.params.seed, wanted)
-    return [dataclasses.replace(request, shot=shot) for request, shot in zip(found, shots, strict=True)]
+    return [dataclasses.replace(request, shot=shot) for request, shot in zip(plain, shots, strict=True)]
 
 
 def read_blocks(workspace: Workspace, blocks: list[Block]) -> Iterator[SyntheticImage]:
-    """Every image of finished blocks, those beyond what is needed included."""
+    """Yield every image of finished blocks, also those that no class needs."""
     for block in blocks:
         yield from read_metadata(workspace.shards / block.key)

@@ -1,4 +1,4 @@
-"""Drawing: images of blocks by a base and its adapters, written as shards while the next block is drawn."""
+"""Draw the images of blocks with the base and its adapters; write each block as a shard while the next is drawn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def load_base(params: Params, workspace: Workspace) -> BaseModel:
-    """The base that the model's row names, on the device, compiled where the row says so."""
+    """Return the base that the model's row names, on the device, compiled if the row says so."""
     from dreamset.generator import base_model
 
     base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
@@ -53,10 +53,20 @@ def draw_all(
     missing: list[Block],
     load: Callable[[], BaseModel] | None = None,
 ) -> int:
-    """Draw blocks, adapter by adapter; encoding and writing go on while the next block is drawn.
+    """Draw blocks, adapter by adapter; a second thread encodes and writes each while the next is drawn.
+
+    Args:
+        work: on the recipe.
+        adapters: of the recipe.
+        missing: the blocks.
+        load: returns the base; None: ``load_base``.
 
     Returns:
-        How many images were drawn here: fewer than are missing where another process draws the same blocks.
+        The number of images that this call drew; fewer than are missing where another process draws the same blocks.
+
+    Raises:
+        InputError: an image stays degenerate after all redraws.
+        StoppedError: a single image does not fit into memory.
     """
     from dreamset.generator import trained
 
@@ -88,9 +98,8 @@ def draw_all(
                 if written:
                     written.result()
                 sha = None if adapter is None else adapter.sha256
-                # The shard stays claimed until it is written.
-                kept = claim.pop_all()
-                written = writer.submit(write, work, block, sha, drawn, kept)
+                # The claim on the shard lasts until the writer has written it.
+                written = writer.submit(write, work, block, sha, drawn, claim.pop_all())
             count += len(drawn.requests)
             progress.update(len(drawn.requests))
         if written:
@@ -100,7 +109,7 @@ def draw_all(
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images of a block: requests, pixels (n, h, w, 3) uint8, seeds and redraws of each, and the time taken."""
+    """The images of a block: requests, pixels (n, h, w, 3) uint8, seed and redraws of each, and the seconds taken."""
 
     requests: list[Request]
     pixels: NDArray[np.uint8]
@@ -110,9 +119,18 @@ class Drawn:
 
 
 def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition], latents: starts.Latents) -> Drawn:
-    """Draw a block, and again what came out degenerate.
+    """Draw a block, and draw its degenerate images again.
 
-    ``embeds`` keeps the prompts of this adapter, and ``latents`` the shots that images start from.
+    Args:
+        work: on the recipe.
+        base: with the adapter installed.
+        block: to draw.
+        embeds: cache of the encoded prompts of this adapter.
+        latents: cache of the encoded shots.
+
+    Raises:
+        InputError: an image stays degenerate after all redraws.
+        StoppedError: a single image does not fit into memory.
     """
     import torch
 
@@ -136,7 +154,7 @@ def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition]
             seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
         conditions = cat([embeds[wanted[row].prompt] for row in rows])
         empty = embeds[""].expand(len(rows))
-        # Compiled for whole blocks alone: how many are drawn again is chance, and each size would be compiled.
+        # Redraws are not compiled: their number is chance, and each number would be compiled anew.
         drawer = base if attempt == 0 else dataclasses.replace(base, compiled=None)
         shots = [shot for row in rows if (shot := wanted[row].shot)]
         try:
@@ -147,7 +165,7 @@ def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition]
                 raise
             raise StoppedError(
                 f"generate {recipe}: no memory to draw one image by itself; put attention_slicing, vae_slicing or "
-                f"offload into models.{params.model}.memory in params.yaml. What is drawn is kept."
+                f"offload into models.{params.model}.memory in params.yaml. Finished images are kept."
             ) from error
         images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
         rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
@@ -162,7 +180,7 @@ def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition]
 
 
 def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: ExitStack) -> None:
-    """Encode a block and make it a shard; then close its claim."""
+    """Encode a block and write it as a shard; then close its claim."""
     from dreamset.core.images import png
 
     workspace, split = work.workspace, work.split

@@ -1,7 +1,7 @@
-"""What a recipe with ``origin: retrieval`` searches: glyphs as the bundled base's source renders them, or a folder.
+"""Pools of images that retrieval searches: glyphs from the renderer of the bundled base's source, or a folder.
 
-Rendered glyphs have no end, so each block of images is found in a stretch of its own; a folder is searched whole. The
-features of what is searched are a shard, which other shots share; nothing lists it, so ``dreamset gc`` drops it.
+The renderer has no end, so each block of images is searched in its own stretch of glyphs. A folder is searched whole.
+The features of a pool are a shard, which runs with other shots share. Nothing lists it, so ``dreamset gc`` drops it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,23 @@ if TYPE_CHECKING:
     from dreamset.data.work import Work
     from dreamset.params import Params
 
-SEARCHED: Final = 20  # rendered glyphs that are searched for each that is kept
+SEARCHED: Final = 20  # rendered glyphs that are searched for each one that is kept
 BATCH: Final = 256  # images whose features are computed at once
 
 _GLYPHS: Final = "glyphs"
-_LOOK: Final = "models/base/params.yaml"  # of the bundled base: how its glyphs are varied
+_LOOK: Final = "models/base/params.yaml"  # how the bundled base's source varies its glyphs
 _FEATURES, _NAMES, _IMAGES, _RECORD = "features.npy", "names.json", "images.npy", "record.json"
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What is searched: ``make`` fills the folder of the shard ``key`` with unit features, names and perhaps images."""
+    """Images to search: ``make`` fills the folder of the shard ``key`` with unit features, names and rendered images.
+
+    Attributes:
+        key: of the shard.
+        size: number of images.
+        make: writes the shard into a folder, with features of a CLIP.
+    """
 
     key: str
     size: int
@@ -52,19 +58,19 @@ class Pool:
 
 
 def endless(params: Params) -> bool:
-    """Whether images are rendered, as many as one likes; else a folder holds them."""
+    """Whether the source renders as many images as needed; otherwise it is a folder of images."""
     return params.base.retrieval == _GLYPHS
 
 
 def searched(params: Params, workspace: Workspace) -> list[tuple[str, str]]:
-    """What a recipe with ``origin: retrieval`` searches, as far as it can change: work that rests on it records it.
+    """Return the files that decide what retrieval searches, for keys of work that depends on them.
 
     Returns:
-        (path, sha256) of every image file of the folder, by path relative to it, copies and labelled images too; of
-        glyphs the file that says how they look.
+        (path, sha256) of every image file of the folder, by path relative to it, copies and labelled images included.
+        For glyphs, that of the file that says how they look.
 
     Raises:
-        InputError: the model's row names nothing to search, or no folder.
+        InputError: the model's row names no source, or a folder that is missing.
     """
     if endless(params):
         return [(_LOOK, sha256_file(workspace.root / _LOOK))]
@@ -78,7 +84,18 @@ def searched(params: Params, workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def find(work: Work, start: int, depth: int, wanted: int, known: dict[int, Pool]) -> Pool:
-    """What the block at ``start`` is searched in; ``known`` keeps a folder's, which is the same for all blocks."""
+    """Return the pool of a block.
+
+    Args:
+        work: on the recipe.
+        start: index of the block's first image.
+        depth: images of each class in the block.
+        wanted: images of each class that the pool must be able to give.
+        known: cache of the pool of a folder, which all blocks share.
+
+    Raises:
+        InputError: the source is missing, or a folder has too few images.
+    """
     if endless(work.params):
         return _glyphs(work, start, depth)
     if 0 not in known:
@@ -89,7 +106,7 @@ def find(work: Work, start: int, depth: int, wanted: int, known: dict[int, Pool]
 
 
 def too_few(work: Work, wanted: int, count: int) -> InputError:
-    """What to say where ``count`` images cannot give ``wanted`` to each class."""
+    """Return the error for a pool whose ``count`` images cannot give ``wanted`` to each class."""
     classes = len(work.split.classes)
     return InputError(
         f"models.{work.params.model}.retrieval: {work.base.retrieval} has {count} usable images beside the labelled "
@@ -98,8 +115,8 @@ def too_few(work: Work, wanted: int, count: int) -> InputError:
     )
 
 
-def made(store: Path, pool: Pool, clip: Clip) -> Path:
-    """The shard of a pool, made if it is not there."""
+def build(store: Path, pool: Pool, clip: Clip) -> Path:
+    """Build the shard of a pool if it is missing, and return its folder."""
     missing = [] if shards.find(store, pool.key) else [pool.key]
     for key, claim in shards.claimed(store, missing, lambda key: [key]):
         with claim, shards.writing(store, key) as folder:
@@ -110,33 +127,36 @@ def made(store: Path, pool: Pool, clip: Clip) -> Path:
 
 
 def embed(clip: Clip, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Unit float32 features (n, d) of RGB images (n, h, h, 3)."""
+    """Return unit float32 features (n, d) of RGB images (n, h, h, 3) uint8."""
     import torch
     import torch.nn.functional as F
 
-    where = clip.shift.device
-    with torch.inference_mode(), classifiers.autocast(where):
-        pixels = classifiers.to_float(torch.from_numpy(images).to(where), clip)
+    device = clip.shift.device
+    with torch.inference_mode(), classifiers.autocast(device):
+        pixels = classifiers.to_float(torch.from_numpy(images).to(device), clip)
         features = clip.model.encode_image((pixels - clip.shift) / clip.scale).float()
-    normal: NDArray[np.float32] = F.normalize(features, dim=-1).cpu().numpy()
-    return normal
+    unit: NDArray[np.float32] = F.normalize(features, dim=-1).cpu().numpy()
+    return unit
 
 
 def features(folder: Path) -> NDArray[np.float32]:
-    """Unit features (n, d) of the images of a pool that was made."""
+    """Return the unit float32 features (n, d) of the images of a pool, from its shard."""
     import numpy as np
 
-    found: NDArray[np.float32] = np.load(folder / _FEATURES)
-    return found
+    unit: NDArray[np.float32] = np.load(folder / _FEATURES)
+    return unit
 
 
 def seconds(folder: Path) -> float:
-    """How long a pool took to make."""
+    """Return the seconds that building a pool took."""
     return float(read_json(folder / _RECORD, "dreamset generate")["seconds"])
 
 
-def opened(params: Params, workspace: Workspace, folder: Path) -> Callable[[int], tuple[str, NDArray[np.uint8]]]:
-    """A function from the index of an image of a pool to its name and pixels, (h, h, 3) at the base's resolution."""
+def reader(params: Params, workspace: Workspace, folder: Path) -> Callable[[int], tuple[str, NDArray[np.uint8]]]:
+    """Return a function from the index of an image of a pool to its name and its pixels (h, h, 3) uint8.
+
+    The side h is the base's resolution.
+    """
     import numpy as np
     from PIL import Image
 
@@ -150,18 +170,18 @@ def opened(params: Params, workspace: Workspace, folder: Path) -> Callable[[int]
 
 
 def _weights(params: Params, workspace: Workspace) -> dict[str, Any]:
-    """What the features depend on."""
+    """Return what the features of a pool depend on beside its images."""
     versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "open_clip_torch")}
     return {"clip": pretrained.identity(workspace.root, params.base.clip)["sha256"], "versions": versions}
 
 
 def _glyphs(work: Work, start: int, depth: int) -> Pool:
-    """A stretch of what the bundled base's training source renders: all its characters, in the fonts it learned."""
+    """Return a stretch of glyphs from the bundled base's training source: all characters, in the fonts it learned."""
     from dreamset.glyphs import look as base_params
 
     params, workspace, classes = work.params, work.workspace, len(work.split.classes)
     base = base_params.load(workspace.root / _LOOK)
-    # The seed is redrawn with all the rest: cells of a table are compared on draws of their own.
+    # The glyphs change with the seed like everything else: each cell of a table is an independent draw.
     seed = seed_for("pool", params.seed)
     first, count = SEARCHED * start * classes, SEARCHED * depth * classes
     place = {"first": first, "count": count, "seed": seed}
@@ -194,10 +214,10 @@ def _glyphs(work: Work, start: int, depth: int) -> Pool:
 
 
 def _folder(work: Work, wanted: int) -> Pool:
-    """All images under a folder, however it is divided, but for copies of one another and of the labelled ones."""
+    """Return all images under a folder and its subfolders, without duplicates and copies of labelled images."""
     params, workspace, split = work.params, work.workspace, work.split
     root = _root(params, workspace)
-    # A fold's own manifests do not hold what it holds out, nor any manifest here the test images: unseen does.
+    # The manifests of a fold lack its held-out images, and no manifest here has the test images. ``unseen`` has both.
     seen = {sample.sha256 for sample in (*split.train, *split.selection)}.union(split.unseen)
     files: list[tuple[str, str]] = []
     for name, digest in searched(params, workspace):
@@ -211,7 +231,7 @@ def _folder(work: Work, wanted: int) -> Pool:
             try:
                 yield name, _pixels(root / name, params)
             except BadImageError:
-                continue  # of a million pictures from anywhere some are broken; those that are left are counted
+                continue  # a large collection has some broken files; the rest must suffice
 
     def make(folder: Path, clip: Clip) -> None:
         import numpy as np
@@ -230,7 +250,7 @@ def _folder(work: Work, wanted: int) -> Pool:
 
 def _root(params: Params, workspace: Workspace) -> Path:
     if params.base.retrieval is None:
-        # As where the recipe is active; but any recipe can be run by its name.
+        # The rules refuse this for an active recipe, but any recipe can be run by its name.
         raise InputError(
             f"models.{params.model}.retrieval: is null, so there is nothing to retrieve from; give imagefolder:PATH."
         )
@@ -241,20 +261,20 @@ def _root(params: Params, workspace: Workspace) -> Path:
 
 
 def _digest(path: Path) -> str:
-    """sha256 of a file, computed again only when its size or its time has changed."""
-    found = path.stat()
-    return _hashed(path, found.st_size, found.st_mtime_ns)
+    """Return the sha256 of a file; it is computed again only if size or time of the file has changed."""
+    status = path.stat()
+    return _cached_digest(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.cache
-def _hashed(path: Path, _size: int, _time: int) -> str:
-    # Every block, fold and arm asks; and where a folder holds labelled images, what a fold holds out is not opened
-    # again once the fold has closed it.
+def _cached_digest(path: Path, _size: int, _time: int) -> str:
+    # Every block, fold and arm asks for it. Also, the folder may contain labelled images: with the cache a fold does
+    # not open its held-out images again.
     return sha256_file(path)
 
 
 def _pixels(path: Path, params: Params) -> NDArray[np.uint8]:
-    """A file of a folder, at the base's resolution."""
+    """Return the pixels of an image file at the base's resolution."""
     return resize_crop(decode(path.read_bytes(), Decoding(params.prepare.max_pixels)).image, params.base.resolution)
 
 

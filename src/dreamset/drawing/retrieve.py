@@ -1,13 +1,13 @@
-"""Images that are not drawn but found: those of the base's own training source that are nearest to each class.
+"""Retrieval: the images of the base's training source that are nearest to each class, instead of drawn ones.
 
-A generator can teach a classifier no more than it was taught itself, so what it draws has to beat what it learned from
-(Geng et al. 2024, "The Unmet Promise of Synthetic Training Images"). Such a recipe is one with ``origin: retrieval``;
-``retrieval`` of the model's row says where from.
+A generator knows no more than its training images. So its images have to beat the retrieved ones (Geng et al. 2024,
+"The Unmet Promise of Synthetic Training Images"). A recipe with ``origin: retrieval`` retrieves; ``retrieval`` of the
+model's row names the source.
 
-Nearness is the sum of two cosines in the features of the model's CLIP: to the mean of the class's shots, which know
-how the target looks, and to the class's caption, which knows what the class is. (Geng et al. use the caption alone. Of
-glyphs for digits, 4 shots, 95 % of what is found by the sum are of the right shape, 63 % by the shots alone and 98 %
-by the caption alone.) Labels come from that alone: whatever the source knows of its images is not read.
+Nearness is the sum of two cosines in the features of the model's CLIP. One is to the mean of the class's shots, which
+show the look of the target; the other is to the class's caption, which says what the class is. Geng et al. use the
+caption alone. Of glyphs retrieved for digits with 4 shots, 95 % have the right shape by the sum, 63 % by the shots
+alone and 98 % by the caption alone. Nearness alone gives the labels: labels of the source are not read.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 
 def finish(work: Work, wanted: int) -> tuple[list[Block], int]:
-    """Find what is not found yet of the first ``wanted`` images of every class.
+    """Retrieve the missing ones of the first ``wanted`` images of every class.
 
     Returns:
-        The blocks that hold them, all of them finished shards, and how many images were found here.
+        The blocks that hold them, all of them finished shards, and the number of images that this call retrieved.
 
     Raises:
         InputError: see ``plan`` and ``fill``.
@@ -52,10 +52,10 @@ def finish(work: Work, wanted: int) -> tuple[list[Block], int]:
 
 
 def plan(work: Work, wanted: int) -> list[Block]:
-    """The blocks that hold the first ``wanted`` images of every class; growing ``wanted`` adds blocks.
+    """Return the blocks that hold the first ``wanted`` images of every class; more images add blocks.
 
     Raises:
-        InputError: there is nothing to search or there are too few images, or the CLIP is not there.
+        InputError: the source is missing or has too few images, or the CLIP is missing.
     """
     split = work.split
     labels = tuple(range(len(split.classes)))
@@ -77,13 +77,18 @@ def plan(work: Work, wanted: int) -> list[Block]:
 
 
 def fill(work: Work, wanted: int, missing: list[Block]) -> int:
-    """Find the images of blocks, of which the first ``wanted`` of every class must be there.
+    """Retrieve the images of blocks.
+
+    Args:
+        work: on the recipe.
+        wanted: images of every class that the source must be able to give.
+        missing: the blocks.
 
     Returns:
-        How many were found here: fewer than are missing where another process does the same blocks.
+        The number of images that this call retrieved; fewer than are missing where another process does the same.
 
     Raises:
-        InputError: too few of the images that are searched can be used.
+        InputError: the source has too few usable images.
     """
     store = work.workspace.shards
     clip = _clip(work)
@@ -97,7 +102,7 @@ def fill(work: Work, wanted: int, missing: list[Block]) -> int:
                 locks.boundary()
                 depth = block.stop - block.start
                 pool = pools.find(work, block.start, depth, wanted, known)
-                folder = pools.made(store, pool, clip)
+                folder = pools.build(store, pool, clip)
                 started = time.perf_counter()
                 scores = pools.features(folder) @ centres.T
                 first, last = 0, depth
@@ -115,13 +120,13 @@ def fill(work: Work, wanted: int, missing: list[Block]) -> int:
 
 
 def draft(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Which images each class gets, nearest first, no image twice.
+    """Return the images that each class gets, nearest first, no image twice.
 
-    Classes choose in turn, one image a round: the nearest of those that are nearest to no other class, then, where
-    these run out, of the rest. What is chosen in early rounds does not depend on ``count``.
+    Classes choose in turn, one image a round. A class takes the nearest of the images that are nearest to no other
+    class, and of all others once these run out. The choices of early rounds do not depend on ``count``.
 
     Args:
-        scores: (n, classes), how near each image is to each class; n of at least ``count * classes``.
+        scores: (n, classes), nearness of each image to each class; n is at least ``count * classes``.
         count: images per class.
 
     Returns:
@@ -144,7 +149,7 @@ def draft(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 def card(work: Work, count: int, checked: str) -> str:
-    """The dataset card, in the Hugging Face hub's layout; ``checked`` says who has checked the labels."""
+    """Return the dataset card in the layout of the Hugging Face hub; ``checked`` says who has checked the labels."""
     return "\n".join(_card(work, count, checked)) + "\n"
 
 
@@ -160,14 +165,14 @@ def _card(work: Work, count: int, checked: str) -> Iterator[str]:
     yield ""
     yield (
         f"{count} images of {len(split.classes)} classes ({each} per class), **none of them generated**: "
-        f"the nearest ones of what the base was, or could have been, trained on. Labels are that nearness; {checked}."
+        "they are the nearest images of a source that the base was, or could have been, trained on. Nearness gives the "
+        f"labels; {checked}."
     )
     yield ""
     if glyphs:
-        kept = f"{pools.SEARCHED} for each that was kept"
-        yield f"- Source: glyphs rendered from the fonts that matplotlib ships, {kept}."
+        yield f"- Source: glyphs rendered from the fonts of matplotlib, {pools.SEARCHED} for each that was kept."
     else:
-        yield "- Source: a folder of images; their licences are their owners', and hold for this dataset too."
+        yield "- Source: a folder of images; the licences of these images hold for this dataset too."
     yield (
         f"- Nearness: cosines to the mean of {told(split.train_per_class)} shots per class of `{split.source}` and to "
         f"the caption, in the features of `{params.base.clip}`; seed {params.seed}."
@@ -193,7 +198,7 @@ def _clip(work: Work) -> Clip:
 
 
 def _centres(work: Work, clip: Clip) -> NDArray[np.float32]:
-    """For each class (classes, d) the unit mean of its shots' features and its caption's unit feature, added."""
+    """Return for each class the sum of its shots' unit mean feature and its caption's unit feature: (classes, d)."""
     import numpy as np
     import torch
 
@@ -219,10 +224,10 @@ def _write(
     scores: NDArray[np.float32],
     seconds: float,
 ) -> None:
-    """Make a block a shard, in the layout of drawn ones."""
+    """Write a block as a shard, in the layout of drawn blocks."""
     started = time.perf_counter()
     params, workspace, split = work.params, work.workspace, work.split
-    picture = pools.opened(params, workspace, pool)
+    read = pools.reader(params, workspace, pool)
     text = {"Software": f"dreamset {__version__}", "Origin": "retrieved, not generated"}
     if pools.endless(params):
         text["DigitalSourceType"] = "algorithmicMedia"
@@ -231,7 +236,7 @@ def _write(
         for turn, images in enumerate(picked.tolist()):
             for label, item in zip(block.labels, images, strict=True):
                 name = f"{split.folder(label)}/{block.start + turn:05d}.png"
-                source, pixels = picture(item)
+                source, pixels = read(item)
                 data = png(pixels, text)
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""Where images start that do not start from noise alone: ``init: image``, SDEdit (Meng et al. 2022) from the shots."""
+"""The shots that images of a recipe with ``init: image`` start from: SDEdit (Meng et al. 2022)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def check(params: Params, recipe: str) -> None:
-    """Fail on a strength so small that no step is left, which would hand out the shots themselves.
+    """Refuse a strength so small that no step is left, since it would return the shots themselves.
 
     Raises:
-        InputError: naming the key of the row.
+        InputError: the strength leaves no step.
     """
     sampler = params.sampler(recipe)
     if sampler.last_steps < 1:
@@ -37,25 +37,25 @@ def check(params: Params, recipe: str) -> None:
 
 
 def choose(split: Split, seed: int, wanted: Iterable[tuple[int, int]]) -> list[Sample]:
-    """The shot that each image starts from, a function of the seed, its class and its index alone.
+    """Return the shot that each image starts from, which depends on the seed, its class and its index alone.
 
-    The indices of a class go round all its shots, each round in an order of its own: whatever their number, no shot is
-    used more than once more often than another.
+    The indices of a class go round all its shots, each round in another order. So the uses of two shots differ by one
+    at most, whatever the number of images.
 
     Args:
-        split: whose shots; a fold's are those that it does not hold out.
+        split: with the shots; those of a fold are the ones that it does not hold out.
         seed: of the run.
         wanted: label and index of each image.
     """
     by_label: dict[int, list[Sample]] = {}
     for sample in split.train:
         by_label.setdefault(sample.label, []).append(sample)
-    found = []
+    chosen = []
     for label, index in wanted:
-        mine = by_label[label]
-        turn, place = divmod(index, len(mine))
-        found.append(mine[_order(seed, split.classes[label], turn, len(mine))[place]])
-    return found
+        shots = by_label[label]
+        turn, place = divmod(index, len(shots))
+        chosen.append(shots[_order(seed, split.classes[label], turn, len(shots))[place]])
+    return chosen
 
 
 @lru_cache(maxsize=4096)
@@ -65,15 +65,15 @@ def _order(seed: int, class_name: str, turn: int, count: int) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents of shots, each encoded once; paths of samples are relative to ``cell``."""
+    """A cache of the latents of shots, each encoded once; paths of samples are relative to ``cell``."""
 
     cell: Path
     _known: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, base: BaseModel, samples: Sequence[Sample]) -> Tensor:
-        """The posterior means of the scaled latents of shots, (n, channels, height, width) float32 on the CPU.
+        """Return the posterior means of the scaled latents of shots: (n, channels, height, width) float32 on the CPU.
 
-        A mean and no sample: the noise of an image is then the same as without a shot, and a shot is one latent.
+        The mean takes no random numbers. So the noise of an image is the same as without a shot.
 
         Raises:
             InputError: a shot's file is gone, or is not the one that was split.
@@ -82,13 +82,13 @@ class Latents:
 
         for sample in samples:
             if sample.sha256 not in self._known:
-                # By itself: what else was encoded with it would change its last bits.
+                # Each shot is encoded by itself, since a batch would change its last bits.
                 with torch.inference_mode():
                     self._known[sample.sha256] = base.moments(self._pixels(sample, base.resolution))[0][0].cpu()
         return torch.stack([self._known[sample.sha256] for sample in samples])
 
     def _pixels(self, sample: Sample, size: int) -> Tensor:
-        """A shot as it is seen by the base: (1, 3, size, size) in [-1, 1]."""
+        """Return the pixels of a shot for the base: (1, 3, size, size) float32 in [-1, 1]."""
         import torch
 
         path = self.cell / sample.path

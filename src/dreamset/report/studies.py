@@ -91,7 +91,7 @@ def _line(trial: dict[str, Any]) -> str:
     """A trial in a line, for whoever points at it."""
     cas = analysis.score(trial)
     scored = "" if cas is None else f", CAS {percent(cas)} at {analysis.reached(trial)} images per class"
-    return f"trial {trial['number']}, {_STATES[trial['state']]}{scored}: {analysis.said_values(trial['params'])}"
+    return f"trial {trial['number']}, {_STATES[trial['state']]}{scored}: {analysis.values_text(trial['params'])}"
 
 
 def _points(plane: Plane, record: dict[str, Any], at: Iterable[tuple[dict[str, Any], float, float]]) -> Markup:

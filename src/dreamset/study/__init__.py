@@ -1,1 +1,1 @@
-"""Studies: what an Optuna study searches, how it runs, and what it says."""
+"""Studies: the search space of an Optuna study, the loop of its trials, and the analysis of its results."""

@@ -1,6 +1,7 @@
-"""What a study says, from its record alone: what pruning saved, whether few images foretell many, the front, in words.
+"""The analysis of a study: the savings of pruning, the agreement of rungs, the front, and sentences about them.
 
-A record is ``results/tune/<recipe>.json``; nothing here opens a storage, so that a study can be read after it is gone.
+Everything is read from the study's record, ``results/tune/<recipe>.json``. Nothing here opens a storage, so a study
+can be analysed after its storage is gone.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LOW_TAU: Final = 0.5  # a quarter of the pairs of trials change places: pruning on that rung goes by luck
-RANKED: Final = 5  # trials from which a tau is told: three agree by chance in one case of six
-_FEWEST: Final = 3  # trials that a surface can lie on
+LOW_TAU: Final = 0.5  # a quarter of the pairs of trials change order, so pruning on that rung depends on luck
+RANKED: Final = 5  # trials that a tau needs; three agree by chance in one case of six
+_FEWEST: Final = 3  # trials that a surface needs
 GRID: Final = 16
-_REACH: Final = math.exp(-2)  # least weight of the trials at a place of the surface: one two bandwidths away
+_REACH: Final = math.exp(-2)  # least weight of all trials at a place of the surface: one trial two bandwidths away
 
 
 def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record's trials say: ``saved``, ``rank_agreement``, ``importance``, ``front`` and ``sentences``.
+    """Analyse a record: return ``saved``, ``rank_agreement``, ``importance``, ``front`` and ``sentences``.
 
     Args:
         record: of a study, with ``trials``, ``space`` (knob: distribution as Optuna writes it), ``resource``, ``best``,
@@ -34,30 +35,30 @@ def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dreamset.study.importance import importance
 
-    said: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "saved": saved(record["trials"], record["resource"]),
         "rank_agreement": rank_agreement(record["trials"], record["resource"]),
         "importance": importance(record["trials"], record["space"]),
         "front": front(record["trials"]),
     }
-    return said | {"sentences": sentences({**record, **said})}
+    return figures | {"sentences": sentences({**record, **figures})}
 
 
 def ending(trial: Mapping[str, Any]) -> str:
-    """How a trial ended: its state, or ``SLOW`` where a limit stopped it, which no pruner decided.
+    """Return how a trial ended: its state, or ``SLOW`` where a limit stopped it and not the pruner.
 
-    Of the limits that of seconds per image alone stops anything: the others are known at a trial's end.
+    The limit of seconds per image is the only one that stops trials. The others are known at the end of a trial.
     """
     return "SLOW" if trial["state"] == "PRUNED" and not trial["feasible"] else str(trial["state"])
 
 
 def reached(trial: Mapping[str, Any]) -> int:
-    """The last rung that a trial was scored at, in images per class; 0 for none."""
+    """Return the last rung that a trial was scored at, in images per class; 0 for none."""
     return max(map(int, trial["rungs"]), default=0)
 
 
 def score(trial: Mapping[str, Any]) -> float | None:
-    """A trial's CAS: at the full resource where it finished, else at the last rung that it reached."""
+    """Return the CAS of a trial: at the full resource if it finished, otherwise at its last rung; None without one."""
     if trial["state"] == "COMPLETE":
         return float(trial["values"][0])
     at = reached(trial)
@@ -65,22 +66,22 @@ def score(trial: Mapping[str, Any]) -> float | None:
 
 
 def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[str, Any]:
-    """What pruning spared, of the trials that did not fail and were within the limit of seconds per image.
+    """Return what pruning saved over the trials that did not fail and kept the limit of seconds per image.
 
     Args:
         trials: of a record.
         resource: images per class at each rung, rising.
 
     Returns:
-        ``resource_used`` and ``seconds_used`` are shares of what the same trials would have taken unpruned: a trial
-        stopped at 3 of 27 images per class would have drawn and trained for nine times as long, and adapted as long as
-        it did. None where there are no such trials. Failed ones, and those that a limit stopped, are counted apart.
+        ``resource_used`` and ``seconds_used`` are shares of what the same trials would have taken without pruning;
+        None without such trials. A trial stopped at 3 of 27 images per class would have drawn and trained nine times
+        as long, and adapted as long as it did. Failed trials and those that a limit stopped are counted apart.
     """
     full = resource[-1]
     ran = [trial for trial in trials if ending(trial) in ("COMPLETE", "PRUNED") and reached(trial)]
     failed, slow = ([trial for trial in trials if ending(trial) == end] for end in ("FAIL", "SLOW"))
     spent = sum(trial["seconds"] for trial in ran)
-    # What the resource drives: images drawn, and the classifier's steps in proportion to them.
+    # Drawing and training the classifier take time in proportion to the images.
     unpruned = sum(trial["seconds"] + _seconds(trial) * (full / reached(trial) - 1) for trial in ran)
     return {
         "trials": len(ran),
@@ -97,16 +98,16 @@ def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[
 
 
 def _seconds(trial: Mapping[str, Any]) -> float:
-    """Seconds of a trial that grow with its images."""
+    """Return the seconds of a trial that grow with its images."""
     return float((trial["seconds_generate"] or 0) + (trial["seconds_train"] or 0))
 
 
 def rank_agreement(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> list[dict[str, Any]]:
-    """Kendall's tau-b between CAS at each lower rung and at the last, over the trials that were scored at both.
+    """Return Kendall's tau-b between CAS at each lower rung and at the last, over the trials scored at both.
 
     Returns:
-        A row per lower rung: ``rung`` and ``full`` in images per class, ``n`` trials, and ``tau``, which is None for
-        fewer than ``RANKED`` trials and where a side does not vary.
+        A row per lower rung: ``rung`` and ``full`` in images per class, ``n`` trials, and ``tau``. It is None for
+        fewer than ``RANKED`` trials, and if all CAS at one of the two rungs are equal.
     """
     from scipy.stats import kendalltau
 
@@ -126,14 +127,14 @@ def _finite(value: float) -> float | None:
 
 
 def front(trials: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Numbers of the trials that no other beats in both CAS and seconds per image, from the fastest to the slowest.
+    """Return the numbers of the trials that no other beats in both CAS and seconds per image, the fastest first.
 
-    Only of finished, feasible trials with two values; empty for a study of CAS alone.
+    Only finished, feasible trials with two values count. The list is empty for a study of CAS alone.
     """
-    found = [trial for trial in trials if _usable(trial) and len(trial["values"]) == 2]
-    found.sort(key=lambda trial: (trial["values"][1], -trial["values"][0], trial["number"]))
+    usable = [trial for trial in trials if _usable(trial) and len(trial["values"]) == 2]
+    usable.sort(key=lambda trial: (trial["values"][1], -trial["values"][0], trial["number"]))
     numbers, highest = [], -math.inf
-    for trial in found:
+    for trial in usable:
         if trial["values"][0] > highest:
             highest = trial["values"][0]
             numbers.append(trial["number"])
@@ -145,7 +146,7 @@ def _usable(trial: Mapping[str, Any]) -> bool:
 
 
 def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per trial: its number, state, CAS where it was scored, and the best CAS of a finished one so far."""
+    """Return a row per trial: number, state, CAS if it was scored, and the best CAS of a finished trial so far."""
     rows, best = [], None
     for trial in sorted(record["trials"], key=lambda trial: trial["number"]):
         if _usable(trial):
@@ -155,7 +156,7 @@ def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per trial and rung: images per class, and CAS."""
+    """Return a row per trial and rung: images per class, and CAS."""
     return [
         {"images_per_class": int(rung), "cas": cas, "trial": trial["number"], "state": trial["state"].lower()}
         for trial in record["trials"]
@@ -164,7 +165,7 @@ def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per trial that ended: its worker, and when it began and ended, in seconds since the first began."""
+    """Return a row per trial that ended: its worker, start and end, in seconds since the first start."""
     timed = [trial for trial in record["trials"] if trial["started"] is not None and trial["ended"] is not None]
     first = min((trial["started"] for trial in timed), default=0.0)
     return [
@@ -180,7 +181,7 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def front_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per finished trial of two objectives: seconds per image, CAS, and whether it is on the front."""
+    """Return a row per finished trial of two objectives: seconds per image, CAS, and whether it is on the front."""
     on = set(record["front"])
     return [
         {"seconds_per_image": trial["values"][1], "cas": trial["values"][0], "trial": trial["number"]}
@@ -191,14 +192,14 @@ def front_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def importance_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per knob and per pair of knobs: the share of the variance of CAS; empty for too few trials."""
-    found = record["importance"]
-    rows = [{"share": share, "of": knob} for knob, share in found.get("main", {}).items()]
-    return rows + [{"share": pair["share"], "of": " × ".join(pair["knobs"])} for pair in found.get("pairs", ())]
+    """Return a row per knob and per pair of knobs: the share of the variance of CAS; no rows for too few trials."""
+    shares = record["importance"]
+    rows = [{"share": share, "of": knob} for knob, share in shares.get("main", {}).items()]
+    return rows + [{"share": pair["share"], "of": " × ".join(pair["knobs"])} for pair in shares.get("pairs", ())]
 
 
 def axes(record: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The two numeric knobs that a contour is drawn over, guidance and steps where both are searched."""
+    """Return the two numeric knobs of the contour, guidance and steps first; None without two."""
     numeric = [knob for knob, span in record["space"].items() if "choices" not in span["attributes"]]
     first = [knob for knob in ("guidance", "steps") if knob in numeric]
     ordered = [*first, *(knob for knob in numeric if knob not in first)]
@@ -206,7 +207,7 @@ def axes(record: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def contour_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per scored trial: its values of the contour's two knobs, CAS and state."""
+    """Return a row per scored trial: its values of the contour's two knobs, CAS and state."""
     names = axes(record)
     return [
         {knob: trial["params"][knob] for knob in names}
@@ -217,12 +218,13 @@ def contour_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def surface(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """CAS over the contour's two knobs, as a kernel-weighted mean of the finished trials (Nadaraya and Watson).
+    """Return CAS over the contour's two knobs, as a kernel-weighted mean of the finished trials (Nadaraya and Watson).
 
-    Trials stopped early were scored on fewer images, and take no part. Places that no trial is near are left out.
+    Trials stopped early were scored on fewer images and do not count. Places without a trial nearby are left out.
 
     Returns:
-        A row per place of a 16 × 16 grid: the two knobs' values at its centre, and CAS. Empty below three trials.
+        A row per place of a 16 × 16 grid: the values of the two knobs at its centre, and CAS. No rows for fewer than
+        three trials.
     """
     import numpy as np
 
@@ -235,7 +237,7 @@ def surface(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     cas = np.array([row["cas"] for row in used])
     centres = (np.arange(GRID) + 0.5) / GRID
     grid = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
-    # Scott's rule for points spread evenly over the square.
+    # Scott's rule for points that are uniform over the square.
     width = len(used) ** (-1 / 6) / math.sqrt(12)
     weights = np.exp(-((grid[:, None] - places[None]) ** 2).sum(-1) / (2 * width**2))
     values = [_value(span, grid[:, i]) for i, span in enumerate(spans)]
@@ -247,6 +249,7 @@ def surface(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _place(span: Mapping[str, Any], values: Sequence[float]) -> NDArray[np.float64]:
+    """Return values of a knob as places in 0..1 of its range."""
     import numpy as np
 
     given, ends = np.array(values, np.float64), np.array([span["low"], span["high"]], np.float64)
@@ -257,6 +260,7 @@ def _place(span: Mapping[str, Any], values: Sequence[float]) -> NDArray[np.float
 
 
 def _value(span: Mapping[str, Any], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values of a knob at places in 0..1 of its range."""
     import numpy as np
 
     if span["log"]:
@@ -265,9 +269,10 @@ def _value(span: Mapping[str, Any], places: NDArray[np.float64]) -> NDArray[np.f
 
 
 def write_plots(record: Mapping[str, Any], folder: Path) -> None:
-    """The data of a summarised record's plots as CSV: history, rungs, contour, surface, importance, timeline, front.
+    """Write the data of the plots of a summarised record as CSV.
 
-    Contour and surface are of studies of two numeric knobs, the front of those of two objectives.
+    The files are history, rungs, importance and timeline. Contour and surface need two numeric knobs, and the front
+    needs two objectives.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "history.csv", history(record), ("trial", "cas", "best", "state"))
@@ -284,67 +289,68 @@ def write_plots(record: Mapping[str, Any], folder: Path) -> None:
 
 
 def sentences(record: Mapping[str, Any]) -> list[str]:
-    """What a person needs to be told of a study, a sentence or two per matter, from a record with its figures."""
-    told = [_chosen(record), _along(record), _spared(record), _agreement(record), _importance(record)]
-    return [sentence for sentence in told if sentence]
+    """Return sentences about a study for people, from a record with its figures: choice, front, pruning and so on."""
+    texts = [_choice(record), _front(record), _savings(record), _agreement(record), _importance(record)]
+    return [text for text in texts if text]
 
 
-def said_values(values: Mapping[str, Any]) -> str:
-    """Knobs with their values, as a person reads them: ``guidance 2.31, steps 20``."""
+def values_text(values: Mapping[str, Any]) -> str:
+    """Return knobs with their values for people: ``guidance 2.31, steps 20``."""
     return ", ".join(
         f"{knob} {value:.3g}" if isinstance(value, float) else f"{knob} {value}" for knob, value in values.items()
     )
 
 
-def _chosen(record: Mapping[str, Any]) -> str:
-    """What was chosen, by how much it is better here, and why that flatters."""
+def _choice(record: Mapping[str, Any]) -> str:
+    """Say what was chosen, by how much it is better on these images, and why that is too favourable."""
     finished = sum(trial["state"] == "COMPLETE" for trial in record["trials"])
     default = record.get("default")
     best = next((trial for trial in record["trials"] if trial["number"] == record["best_trial"]), None)
     if record["best"] is None or best is None:
-        return f"Nothing was chosen, for {_why_none(record, finished)}; the recipe keeps its own values."
+        return f"Nothing was chosen, because {_why_none(record, finished)}; the recipe keeps its own values."
     images = record["selection"]["images"]
     cas = score(best)
     assert cas is not None
-    told = (
-        f"Chosen: {said_values(record['best'])} (trial {best['number']}), with a CAS of {100 * cas:.1f}% on the "
+    text = (
+        f"Chosen: {values_text(record['best'])} (trial {best['number']}), with a CAS of {100 * cas:.1f}% on the "
         f"{images} images of the selection."
     )
-    # With the seconds as a second objective the highest CAS is not always what is chosen.
+    # With the seconds as a second objective, the trial of the highest CAS is not always chosen.
     top = max((trial for trial in record["trials"] if _usable(trial)), key=lambda trial: float(trial["values"][0]))
-    passed = top["values"][0] > cas
-    if passed:
-        told += f" The highest is {100 * top['values'][0]:.1f}% (trial {top['number']}), of slower images."
+    is_highest = top["values"][0] <= cas
+    if not is_highest:
+        text += f" The highest CAS is {100 * top['values'][0]:.1f}% (trial {top['number']}), but its images are slower."
     if default and default["trial"] == best["number"]:
-        return f"{told} These are the recipe’s own values{'' if passed else ': no trial was better on these images'}."
+        why = ": no trial was better on these images" if is_highest else ""
+        return f"{text} These are the recipe’s own values{why}."
     if default and default["cas"] is not None:
-        told += (
-            f" The recipe’s own values ({said_values(default['values'])}) reach {100 * default['cas']:.1f}%: "
-            f"{points(cas - default['cas'])} percentage points by the choice."
+        text += (
+            f" The recipe’s own values ({values_text(default['values'])}) reach {100 * default['cas']:.1f}%, so the "
+            f"choice changes CAS by {points(cas - default['cas'])} percentage points."
         )
     return (
-        f"{told} That is {'one' if passed else 'the best'} of {finished} finished on the very images that chose it, "
-        "and so flatters; what the choice is worth, images tell that took no part in it."
+        f"{text} This is {'the best' if is_highest else 'one'} of {finished} finished trials on the images that chose "
+        "it, so it is too favourable; only other images can tell what the choice is worth."
     )
 
 
 def _why_none(record: Mapping[str, Any], finished: int) -> str:
     trials, limits = record["trials"], record["limits"]
     slow = sum(ending(trial) == "SLOW" for trial in trials)
-    why = []
+    reasons = []
     if slow:
         many = f"{slow} of {len(trials)} trials" if len(trials) > 1 else "the only trial"
-        why.append(f"{many} took longer for an image than {_SECONDS} ({limits['max_seconds_per_image']:g}) allows")
+        reasons.append(f"{many} took longer for an image than {_SECONDS} ({limits['max_seconds_per_image']:g}) allows")
     if finished:
-        set_ = [f"tune.{name} ({limits[name]:g})" for name in _LIMITS if limits[name] is not None]
-        why.append(f"none of the {finished} that finished is within {' and '.join(set_)}")
+        given = [f"tune.{name} ({limits[name]:g})" for name in _LIMITS if limits[name] is not None]
+        reasons.append(f"none of the {finished} finished trials is within {' and '.join(given)}")
     elif slow < len(trials):
-        why.append("no other finished" if slow else "no trial finished")
-    return ", and ".join(why)
+        reasons.append("no other finished" if slow else "no trial finished")
+    return ", and ".join(reasons)
 
 
-def _along(record: Mapping[str, Any]) -> str:
-    """The ends of the front, where there is one."""
+def _front(record: Mapping[str, Any]) -> str:
+    """Name the ends of the front, if there is one."""
     on = {trial["number"]: trial["values"] for trial in record["trials"] if trial["number"] in record["front"]}
     if not on:
         return ""
@@ -352,22 +358,23 @@ def _along(record: Mapping[str, Any]) -> str:
         f"{100 * on[number][0]:.1f}% at {1000 * on[number][1]:.3g} ms"
         for number in dict.fromkeys((record["front"][0], record["front"][-1]))
     ]
-    many = f"{len(on)} trials are" if len(on) > 1 else "1 trial is"
-    return f"{many} beaten by no other in both CAS and the time an image takes: {' to '.join(ends)}."
+    many = f"{len(on)} trials" if len(on) > 1 else "1 trial"
+    return f"No other trial beats {many} in both CAS and the time per image: {' to '.join(ends)}."
 
 
-def _spared(record: Mapping[str, Any]) -> str:
-    found = record["saved"]
+def _savings(record: Mapping[str, Any]) -> str:
+    """Count the trials by their ends, and say what pruning saved."""
+    figures = record["saved"]
     counts = [(sum(ending(trial) == end for trial in record["trials"]), word) for end, word in _WORDS.items()]
-    told = f"Of {len(record['trials'])} trials {', '.join(f'{count} {word}' for count, word in counts if count)}."
-    if found["resource_used"] is None:
-        return told
+    text = f"Of {len(record['trials'])} trials {', '.join(f'{count} {word}' for count, word in counts if count)}."
+    if figures["resource_used"] is None:
+        return text
     if all(ending(trial) != "PRUNED" for trial in record["trials"]):
-        return f"{told} The pruner stopped none, so that nothing was spared."
-    images, seconds = 100 * found["resource_used"], 100 * found["seconds_used"]
+        return f"{text} The pruner stopped none, so nothing was saved."
+    images, seconds = 100 * figures["resource_used"], 100 * figures["seconds_used"]
     return (
-        f"{told} Those that finished or were stopped early drew {images:.0f}% of the images, in {seconds:.0f}% of the "
-        f"seconds, that they would have taken unpruned: stopping early spared {100 - images:.0f}% and "
+        f"{text} Those that finished or were stopped early took {images:.0f}% of the images and {seconds:.0f}% of the "
+        f"seconds that they would have taken without pruning, so pruning saved {100 - images:.0f}% and "
         f"{100 - seconds:.0f}%."
     )
 
@@ -383,46 +390,46 @@ _WORDS: Final = {
 
 
 def _agreement(record: Mapping[str, Any]) -> str:
+    """Say whether few images per class rank trials as many do."""
     rows = record["rank_agreement"]
     known = [row for row in rows if row["tau"] is not None]
     if not rows:
         return ""
     if not known:
         n = max(row["n"] for row in rows)
-        why = f"all {n} trials that were scored on both scored alike on one of them"
+        why = f"all {n} trials that were scored at both had the same CAS at one of them"
         if n < RANKED:
-            why = f"scored on both were {n} trials, and it takes {RANKED}"
-        return f"Whether few images per class rank trials as many do cannot be told: {why}."
+            why = f"trials scored at both: {n}, needed: {RANKED}"
+        return f"Whether few images per class rank trials as many do is unknown ({why})."
     each = ", ".join(f"{row['tau']:.2f} from {row['rung']} images per class" for row in known).replace("-", "−")
-    told = (
+    text = (
         f"Kendall’s tau with the ranking at {known[0]['full']}: {each}, over "
         f"{' and '.join(dict.fromkeys(str(row['n']) for row in known))} trials"
     )
     if any(ending(trial) == "PRUNED" for trial in record["trials"]):
-        told += "; those stopped early are missing there, so that it is the agreement among the better ones"
-    told += "."
+        text += "; trials stopped early are missing, so this is the agreement among the better trials"
+    text += "."
     if min(row["tau"] for row in known) < LOW_TAU:
-        told += (
-            " That is low: stopping early goes partly by luck, and few images favour high guidance, whose images "
-            "vary less; with tune.pruner: none, or more images at the first rung, it cannot mislead."
+        text += (
+            " That is low: pruning is partly luck, and few images favour high guidance, whose images vary less. To "
+            "avoid this, set tune.pruner: none, or more images at the first rung."
         )
-    return told
+    return text
 
 
 def _importance(record: Mapping[str, Any]) -> str:
-    found = record["importance"]
-    if "too_few" in found:
+    """Say which knobs explain the variance of CAS."""
+    shares = record["importance"]
+    if "too_few" in shares:
         return (
-            f"Which knob matters cannot be told yet: within the ranges searched {found['too_few']} finished, and it "
-            f"takes {found['enough']}."
+            f"Which knob matters is unknown yet: it takes {shares['enough']} finished trials within the searched "
+            f"ranges, and there are {shares['too_few']}."
         )
-    alone = ", ".join(f"{knob} {100 * share:.0f}%" for knob, share in found["main"].items())
-    told = f"Shares of the variance of CAS over the ranges searched, by fANOVA over {found['trials']} trials: {alone}"
-    if found["pairs"]:
-        top = found["pairs"][0]
-        told += f"; the strongest interaction, {' × '.join(top['knobs'])}, {100 * top['share']:.0f}%"
-    if found["r2"] <= 0:
-        told += (
-            ". The forest foretells left-out trials no better than their mean does, so that these shares may be noise"
-        )
-    return f"{told}."
+    alone = ", ".join(f"{knob} {100 * share:.0f}%" for knob, share in shares["main"].items())
+    text = f"Shares of the variance of CAS over the searched ranges, by fANOVA over {shares['trials']} trials: {alone}"
+    if shares["pairs"]:
+        top = shares["pairs"][0]
+        text += f"; the strongest interaction, {' × '.join(top['knobs'])}, {100 * top['share']:.0f}%"
+    if shares["r2"] <= 0:
+        text += ". The forest predicts left-out trials no better than their mean does, so these shares may be noise"
+    return f"{text}."

@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows beside the trials: what the numbers are, and pictures in ``.dreamset/artifacts``."""
+"""What optuna-dashboard shows beside the trials: explanations, and sample sheets in ``.dreamset/artifacts``."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
 
-SAMPLES: Final = "samples"  # attribute of a trial: the artifact's id
+SAMPLES: Final = "samples"  # the attribute of a trial that holds the artifact's id
 _CLASSES: Final = 20
 _PER_CLASS: Final = 10
-_TILE: Final = 64  # px: larger pictures are shrunk to it, and smaller ones magnified by whole factors
+_TILE: Final = 64  # px; larger pictures are shrunk to it, and smaller ones are magnified by whole factors
 
 
 def explain(study: optuna.Study, params: Params, recipe: str) -> None:
-    """Say in the study itself what its numbers are, since the dashboard knows nothing else of it."""
+    """Write into the study what its numbers are, since the dashboard reads nothing else."""
     from optuna.exceptions import ExperimentalWarning
 
     row = params.base.tune
     names = ["CAS"] if params.tune.objectives == "cas" else ["CAS", "seconds per image"]
-    told = {
+    attributes = {
         "recipe": recipe,
         "CAS": f"accuracy on real images outside the test set, of {row.classifier} trained on synthetic images alone",
         "intermediate values": "CAS by images per class: " + ", ".join(map(str, row.per_class)),
@@ -42,52 +42,52 @@ def explain(study: optuna.Study, params: Params, recipe: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names(names)
-    for name, value in told.items():
+    for name, value in attributes.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
 
 
 def keep_samples(trial: optuna.Trial, folder: Path, classes: Sequence[str], workspace: Workspace) -> str:
-    """Keep a sheet of the first images that a trial has drawn: a row for each class, of the first 20.
+    """Keep a sheet of the first images of a trial, with a row for each of the first 20 classes.
 
     Args:
-        trial: its values stand above the pictures. Of one that is tried again the sheet is kept already.
+        trial: its values stand above the pictures. If it already has a sheet, that one stays.
         folder: a synthetic dataset, with its ``metadata.jsonl``.
-        classes: their names, by label.
-        workspace: where pictures are kept, for all studies of the project.
+        classes: names by label.
+        workspace: whose artifacts all studies of the project share.
 
     Returns:
-        The artifact's id, which is the trial's attribute ``samples`` too.
+        The artifact's id, which is also the trial's attribute ``samples``.
 
     Raises:
-        InputError: the dataset is not whole.
+        InputError: the dataset is incomplete.
         DiskFullError: there is no space.
     """
-    kept = trial.user_attrs.get(SAMPLES)
-    if kept is not None and (workspace.artifacts / kept).is_file():
-        return str(kept)
+    artifact = trial.user_attrs.get(SAMPLES)
+    if artifact is not None and (workspace.artifacts / artifact).is_file():
+        return str(artifact)
     buffer = io.BytesIO()
     _sheet(trial, folder, classes).save(buffer, "PNG", optimize=True)
     return keep(trial, buffer.getvalue(), workspace)
 
 
 def keep(trial: optuna.Trial, data: bytes, workspace: Workspace) -> str:
-    """Keep a PNG file as the sample sheet of a trial; returns the artifact's id.
+    """Keep a PNG file as the sample sheet of a trial, and return the artifact's id.
 
     Raises:
         DiskFullError: there is no space.
     """
     from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-    with filling(workspace.artifacts, len(data)), TemporaryDirectory() as aside:
+    with filling(workspace.artifacts, len(data)), TemporaryDirectory() as temporary:
         workspace.artifacts.mkdir(parents=True, exist_ok=True)
-        # Optuna takes a file, whose name is what the dashboard shows.
-        file = Path(aside) / f"{SAMPLES}.png"
+        # Optuna needs a file, and the dashboard shows its name.
+        file = Path(temporary) / f"{SAMPLES}.png"
         file.write_bytes(data)
         store = FileSystemArtifactStore(workspace.artifacts)
-        kept = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial)
-    trial.set_user_attr(SAMPLES, kept)
-    return kept
+        artifact = str(upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial))
+    trial.set_user_attr(SAMPLES, artifact)
+    return artifact
 
 
 def _sheet(trial: optuna.Trial, folder: Path, classes: Sequence[str]) -> Image.Image:
@@ -97,16 +97,16 @@ def _sheet(trial: optuna.Trial, folder: Path, classes: Sequence[str]) -> Image.I
     from dreamset.core.sheet import Block, contact_sheet
     from dreamset.data.synthetic import read_metadata
 
-    shown: list[list[Image.Image]] = [[] for _ in classes[:_CLASSES]]
-    for row in read_metadata(folder):
-        if row.label < len(shown) and len(shown[row.label]) < _PER_CLASS:
-            image = read_rgb(folder / row.file_name)
+    rows: list[list[Image.Image]] = [[] for _ in classes[:_CLASSES]]
+    for sample in read_metadata(folder):
+        if sample.label < len(rows) and len(rows[sample.label]) < _PER_CLASS:
+            image = read_rgb(folder / sample.file_name)
             small = max(image.size) <= _TILE
-            shown[row.label].append(image if small else image.resize((_TILE, _TILE), Image.Resampling.LANCZOS))
-    return contact_sheet([Block(_told(trial.params), shown)], classes)
+            rows[sample.label].append(image if small else image.resize((_TILE, _TILE), Image.Resampling.LANCZOS))
+    return contact_sheet([Block(_title(trial.params), rows)], classes)
 
 
-def _told(values: Mapping[str, object]) -> str:
-    """A trial's values in a line; one that is tried again has the same."""
-    told = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
-    return ", ".join(told) or "samples"
+def _title(values: Mapping[str, object]) -> str:
+    """Return a trial's values in a line; a trial that is tried again has the same title."""
+    parts = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
+    return ", ".join(parts) or "samples"

@@ -1,6 +1,6 @@
-"""Which knob matters: functional ANOVA of CAS over the searched ranges (Hutter, Hoos and Leyton-Brown 2014).
+"""The importance of knobs: functional ANOVA of CAS over the searched ranges (Hutter, Hoos and Leyton-Brown 2014).
 
-Main effects are Optuna's fANOVA. It gives no interactions; these are second-order shares of a random forest of our own.
+Main effects come from Optuna's fANOVA. It gives no interactions, so these come from a random forest of this module.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ENOUGH: Final = 20  # finished trials; with fewer, importances are noise
+ENOUGH: Final = 20  # finished trials; from fewer, importances are noise
 _SEED: Final = 0
 _TREES: Final = 64
-_MOST_LEAVES: Final = 64  # of a tree: the shares take time with the square of the leaves
-_BLOCK: Final = 512  # leaves that meet all others at once
+_MOST_LEAVES: Final = 64  # of a tree; the time for the shares grows with the square of the leaves
+_BLOCK: Final = 512  # leaves that are compared with all others at once
 
 
 def importance(trials: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Shares of the variance of CAS that knobs explain, alone and in pairs, from the finished trials.
+    """Return the shares of the variance of CAS that knobs explain, alone and in pairs, from the finished trials.
 
     Args:
-        trials: of a study's record, however they ended; of two values the first is CAS.
+        trials: all trials of a study's record; the first value of a trial is CAS.
         space: knob: its distribution, as ``optuna.distributions.distribution_to_json`` writes it.
 
     Returns:
-        ``trials`` that were read, ``main`` (knob: share), ``pairs`` (a share beyond those of the two alone, the largest
-        first) and ``r2``, the forest's out-of-bag coefficient of determination: at 0 or below it has learned nothing.
-        ``{"too_few": n, "enough": 20}`` below so many.
+        ``trials``, the number used; ``main`` (knob: share); ``pairs`` (each share is beyond those of the two knobs
+        alone, the largest first); and ``r2``, the forest's out-of-bag coefficient of determination. At 0 or below the
+        forest has learned nothing. With fewer than 20 trials: ``{"too_few": n, "enough": 20}``.
     """
     from optuna.distributions import json_to_distribution
 
     spans = {knob: json_to_distribution(json.dumps(span)) for knob, span in space.items()}
-    # The recipe's own values may lie outside of what is searched: the ranges are what is asked about.
+    # The values of the recipe's row may lie outside of the ranges, and the shares are those within the ranges.
     used = [
         trial for trial in trials if trial["state"] == "COMPLETE"
         and all(knob in trial["params"] and _within(spans[knob], trial["params"][knob]) for knob in spans)
@@ -49,7 +49,7 @@ def importance(trials: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[
     names = list(spans)
     cas = np.array([trial["values"][0] for trial in used], np.float64)
     if not np.ptp(cas):
-        # Of no variance there are no shares, which Optuna answers with an error.
+        # Without variance there are no shares, and Optuna raises an error.
         none = [{"knobs": list(pair), "share": 0.0} for pair in itertools.combinations(names, 2)]
         return {"trials": len(used), "main": dict.fromkeys(names, 0.0), "pairs": none, "r2": 0.0}
     columns = [unit(space[knob], [trial["params"][knob] for trial in used]) for knob in spans]
@@ -66,13 +66,13 @@ def importance(trials: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[
 
 
 def _within(span: Any, value: Any) -> bool:
-    """Whether a distribution holds a value."""
+    """Whether a distribution contains a value."""
     choices = getattr(span, "choices", None)
     return value in choices if choices is not None else bool(span.low <= value <= span.high)
 
 
 def _main(trials: Sequence[Mapping[str, Any]], spans: Mapping[str, Any]) -> dict[str, float]:
-    """Optuna's fANOVA, by name: its default is another measure. Shares of the variance, the largest first."""
+    """Return the shares of the variance by Optuna's fANOVA, the largest first; Optuna's default is another measure."""
     import optuna
     from optuna.importance import FanovaImportanceEvaluator
 
@@ -91,15 +91,14 @@ def _main(trials: Sequence[Mapping[str, Any]], spans: Mapping[str, Any]) -> dict
         shares = FanovaImportanceEvaluator(seed=_SEED).evaluate(study)
     finally:
         optuna.logging.set_verbosity(level)
-    # Values that do not vary leave shares of nothing.
+    # The shares of values that do not vary are not finite.
     return {knob: float(share) if math.isfinite(share) else 0.0 for knob, share in shares.items()}
 
 
 def unit(span: Mapping[str, Any], values: Sequence[Any]) -> NDArray[np.float64]:
-    """Values of a knob as places in 0..1 of its range, whose measure is uniform over what may be drawn.
+    """Return values of a knob as places (n,) in 0..1 of its range, uniform over the values that may be drawn.
 
-    A whole number fills its step, and the choices of a list stand side by side: a tree can tell each from the others by
-    cutting twice.
+    A whole number fills its step, and choices stand side by side. So a tree isolates each by two cuts.
 
     Args:
         span: a distribution as JSON: ``name`` and ``attributes``.
@@ -124,10 +123,10 @@ def unit(span: Mapping[str, Any], values: Sequence[Any]) -> NDArray[np.float64]:
 def forest_shares(
     x: NDArray[np.float64], y: NDArray[np.float64], seed: int = _SEED
 ) -> tuple[dict[int, float], dict[tuple[int, int], float], float]:
-    """Functional ANOVA of a random forest: the variance over the unit cube that columns explain, alone and in pairs.
+    """Return the shares of a random forest's variance over the unit cube that columns explain, alone and in pairs.
 
-    The forest is piecewise constant on boxes, so that the integrals are exact sums. It is the mean of the trees that
-    is taken apart, not each tree: a single one takes noise for interaction.
+    This is functional ANOVA. The forest is piecewise constant on boxes, so the integrals are exact sums. The analysis
+    decomposes the mean of the trees and not each tree, since a single tree takes noise for interaction.
 
     Args:
         x: (n, d) in 0..1.
@@ -135,7 +134,7 @@ def forest_shares(
         seed: of the forest.
 
     Returns:
-        Share by column, share by pair of columns beyond the two alone, and the out-of-bag R².
+        The share of each column; the share of each pair of columns, beyond the two alone; and the out-of-bag R².
     """
     from sklearn.ensemble import RandomForestRegressor
 
@@ -144,7 +143,7 @@ def forest_shares(
     boxes = [_leaves(tree.tree_, x.shape[1]) for tree in forest.estimators_]
     low, high = (np.concatenate([box[side] for box in boxes]) for side in (0, 1))
     value = np.concatenate([box[2] for box in boxes]) / len(boxes)
-    # Each tree's boxes fill the cube, so that each carries an equal part of the mean.
+    # The boxes of each tree fill the cube, so that each tree has an equal part in the mean.
     value -= (value * (high - low).prod(1)).sum() / len(boxes)
 
     columns = range(x.shape[1])
@@ -160,7 +159,7 @@ def forest_shares(
 
 
 def _leaves(tree: Any, columns: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper corners (leaves, columns) of a tree's boxes in the unit cube, and their values."""
+    """Return lower and upper corners (leaves, columns) of a tree's boxes in the unit cube, and their values."""
     low, high, values = [], [], []
     waiting = [(0, np.zeros(columns), np.ones(columns))]
     while waiting:
@@ -181,7 +180,7 @@ def _leaves(tree: Any, columns: int) -> tuple[NDArray[np.float64], NDArray[np.fl
 def _variance(
     low: NDArray[np.float64], high: NDArray[np.float64], value: NDArray[np.float64], kept: list[int]
 ) -> float:
-    """Variance of the sum of boxes, of mean 0, as a function of the columns ``kept``, the others integrated out."""
+    """Return the variance of the sum of boxes, of mean 0, over the columns ``kept``, with the others integrated out."""
     others = [column for column in range(low.shape[1]) if column not in kept]
     weight = value * (high - low)[:, others].prod(1)
     total = 0.0

@@ -1,16 +1,17 @@
-"""The trials of a study, run by any number of workers that come and go.
+"""The loop that runs the trials of a study, with any number of workers that come and go.
 
-Optuna's own loop lets a worker die that wakes after its trial was given to another, and gives a stopped trial up. Here
-a trial is left in one of these ways:
+Optuna's own loop gives up a stopped trial. It also kills a worker that wakes up after its trial went to another one.
+In this loop, a worker leaves a trial in one of these ways:
 
-- it ends: complete, pruned, or failed with its ``reason``;
-- its worker is stopped, or the machine can go no further: whoever comes next, however late, goes on with the same
-  trial, by its number, so that a study that was stopped is the one that was not;
-- its worker is killed: the same on one machine, ``tune.retries`` times at most, since the trial may be why; elsewhere
-  nobody can tell, and it is stale when its heartbeat has been silent for ``tune.grace_s``;
-- it is stale: failed, and tried again under a new number, ``tune.retries`` times at most.
+- The trial ends: complete, pruned, or failed with its ``reason``.
+- The worker is stopped, or the machine cannot go on. The next worker, however late, continues the same trial by its
+  number. So a stopped study has the same trials as one that was never stopped.
+- The worker is killed. On one machine the next worker continues the trial, ``tune.retries`` times at most, since the
+  trial may be the cause. From other machines nobody sees the kill; there the trial is stale once its heartbeat has been
+  silent for ``tune.grace_s``.
+- The trial is stale. It fails and is tried again under a new number, ``tune.retries`` times at most.
 
-``tune.trials`` counts what ended and was not tried again, over all workers.
+``tune.trials`` counts the trials of all workers that ended and were not tried again.
 """
 
 from __future__ import annotations
@@ -45,23 +46,23 @@ if TYPE_CHECKING:
 
     Objective = Callable[[Trial], float | tuple[float, float]]
 
-_POLL: Final = 5.0  # seconds between two looks at what other workers still run
+_POLL: Final = 5.0  # seconds between two looks at the trials of other workers
 _CODE: Final = "code"  # user attribute of a study: hash of the code that scored its trials
-# Of a trial that is tried again: whose it was, and values that were asked for. Pruners and constraints leave notes,
-# too, which the new trial must not begin with.
-_KEPT: Final = ("failed_trial", "retry_history", "fixed_params")
+# System attributes that pass to the new number of a trial that is tried again. The others are notes of pruners and
+# constraints, which a new trial must not begin with.
+_INHERITED: Final = ("failed_trial", "retry_history", "fixed_params")
 
 
 @dataclass(frozen=True)
 class _Claim:
-    """A trial that is this worker's, and its lock beside a SQLite file."""
+    """A trial that this worker runs, and its lock beside a SQLite file."""
 
     trial: Trial
     lock: locks.Lock | None
 
 
 def worker() -> str:
-    """The name of this process over all machines: host and process number."""
+    """Return the name of this process over all machines: host and process number."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -72,73 +73,77 @@ def open_study(
     root: Path | None = None,
     code: str = "",
 ) -> optuna.Study:
-    """The study of that name in ``tune.storage``; made where it is missing, by one of the workers that want it.
+    """Return the study of that name in ``tune.storage``; one of the workers creates it if it is missing.
 
-    Trials that other code scored are not mixed with new ones: they move to a study whose name ends in that code's
-    hash, and come back when that code does.
+    Trials that other code scored do not mix with new ones. They move to a study whose name ends in that code's hash,
+    and come back when that code runs again.
 
     Args:
         tune: the section of the parameters.
         name: of the study; Hyperband's brackets depend on it.
         directions: of each objective.
-        root: the folder that a relative path of SQLite starts from; None: the current one.
+        root: the folder that a relative path of SQLite starts from; None: the current folder.
         code: hash of the code that scores a trial.
 
     Raises:
-        InputError: the store cannot be used, or holds a study of that name with other directions.
+        InputError: the store cannot be used, or has a study of that name with other directions.
+        StoppedError: the store is gone, or a worker with other code runs a trial of the study.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    kept = storage.connect(tune, root or Path.cwd(), partial(_stale, tune))
+    store = storage.connect(tune, root or Path.cwd(), partial(_retry_stale, tune))
 
-    def of_name() -> optuna.Study:
-        return optuna.create_study(storage=kept, study_name=name, directions=list(directions), load_if_exists=True)
+    def create_or_load() -> optuna.Study:
+        return optuna.create_study(storage=store, study_name=name, directions=list(directions), load_if_exists=True)
 
-    with _unless_gone(tune):
-        study = of_name()
+    with _stopping_if_gone(tune):
+        study = create_or_load()
         with storage.exclusive(study):
-            if _set_aside(study, code):
-                study = of_name()
+            if _swap_trials(study, code):
+                study = create_or_load()
             study.set_user_attr(_CODE, code)
-        found = [direction.name.lower() for direction in study.directions]
-    if found != list(directions):
+        existing = [direction.name.lower() for direction in study.directions]
+    if existing != list(directions):
         raise InputError(
-            f"tune.storage: study {name} in {without_password(tune.storage)} is there with other objectives "
-            f"({' and '.join(found)}, not {' and '.join(directions)}); remove it with `optuna delete-study`, or name "
-            "another store."
+            f"tune.storage: study {name} in {without_password(tune.storage)} exists with other objectives "
+            f"({' and '.join(existing)}, not {' and '.join(directions)}); remove it with `optuna delete-study`, or "
+            "name another store."
         )
     return study
 
 
-def _set_aside(study: optuna.Study, code: str) -> bool:
-    """Move the trials of a study to another one where other code scored them; whether they were.
+def _swap_trials(study: optuna.Study, code: str) -> bool:
+    """Move the trials of a study to another study if other code scored them, and bring back those of ``code``.
+
+    Returns:
+        Whether the trials were moved.
 
     Raises:
-        StoppedError: a worker with the other code runs one of them now.
+        StoppedError: a worker with the other code runs one of them.
     """
     import optuna
 
     before = study.user_attrs.get(_CODE)
     if before in (None, code):
         return False
-    name, kept = study.study_name, study._storage
+    name, store = study.study_name, study._storage
     for trial in _running(study.get_trials(deepcopy=False)):
         if trial.user_attrs.get("worker") and storage.is_alive(study, trial._trial_id):
             raise StoppedError(
                 f"tune: {trial.user_attrs['worker']} runs trial {trial.number} of {name} with another version of "
                 "dreamset; stop it, or wait until it is done, and run the same command again."
             )
-    names = {summary.study_name for summary in optuna.get_all_study_summaries(kept)}
+    names = {summary.study_name for summary in optuna.get_all_study_summaries(store)}
     aside, back = f"{name}-{before[:8]}", f"{name}-{code[:8]}"
     if aside in names:
-        optuna.delete_study(study_name=aside, storage=kept)
-    optuna.copy_study(from_study_name=name, from_storage=kept, to_storage=kept, to_study_name=aside)
-    optuna.delete_study(study_name=name, storage=kept)
+        optuna.delete_study(study_name=aside, storage=store)
+    optuna.copy_study(from_study_name=name, from_storage=store, to_storage=store, to_study_name=aside)
+    optuna.delete_study(study_name=name, storage=store)
     if back in names:
-        optuna.copy_study(from_study_name=back, from_storage=kept, to_storage=kept, to_study_name=name)
-        optuna.delete_study(study_name=back, storage=kept)
-    _say(
+        optuna.copy_study(from_study_name=back, from_storage=store, to_storage=store, to_study_name=name)
+        optuna.delete_study(study_name=back, storage=store)
+    _print(
         f"another version of dreamset scored the trials of {name}; they are kept as {aside}, and the study begins anew."
     )
     return True
@@ -155,21 +160,21 @@ def optimise(
 ) -> None:
     """Run trials until ``tune.trials`` of them have ended, those of other workers included.
 
-    A trial ends in ``optuna.TrialPruned``, in values, or in an ``InputError``: then it is failed, with the sentence in
-    its user attribute ``reason``, and the study goes on. ``worker``, ``started`` (epoch seconds) and ``retried_from``
-    (the number of the trial that it repeats) are set before ``objective`` is called.
+    A trial ends with values, with ``optuna.TrialPruned`` or with an ``InputError``. An error fails the trial, its
+    sentence becomes the user attribute ``reason``, and the study goes on. Before the call of ``objective`` a trial has
+    the attributes ``worker``, ``started`` (epoch seconds) and ``retried_from`` (the number of the trial it repeats).
 
     Args:
-        study: of ``open_study``; its sampler and pruner are set here.
-        objective: of one trial. It is called again with a trial that it has left half done.
+        study: of ``open_study``; this function sets its sampler and pruner.
+        objective: of one trial. It is called again with an unfinished trial.
         tune: the section of the parameters.
         seed: of the sampler.
         max_resource: images per class at the last rung.
         min_resource: images per class at the first.
-        first: values of the trials that come before what the sampler draws.
+        first: values of the trials before those that the sampler draws.
 
     Raises:
-        InputError: no trial of the study has come to a value.
+        InputError: all trials of the study failed.
         StoppedError: the store is gone.
     """
     import optuna
@@ -178,7 +183,7 @@ def optimise(
 
     study.sampler = sampling.sampler(tune.sampler, seed)
     study.pruner = sampling.pruner(tune, min_resource, max_resource)
-    with _unless_gone(tune), bar(total=tune.trials, what="tune", unit="trial") as progress:
+    with _stopping_if_gone(tune), bar(total=tune.trials, what="tune", unit="trial") as progress:
         with storage.exclusive(study):
             for values in first:
                 study.enqueue_trial(values, skip_if_exists=True)
@@ -197,27 +202,27 @@ def optimise(
                 break
             else:
                 if not waiting:
-                    _say(f"waiting for {_count(_running(trials))} that other workers run.")
+                    _print(f"waiting for {_count(_running(trials))} that other workers run.")
                 waiting = True
                 time.sleep(min(_POLL, tune.heartbeat_s))
     if all(trial.state == optuna.trial.TrialState.FAIL for trial in trials):
-        reasons = [found for trial in trials if (found := reason(trial))]
+        reasons = [why for trial in trials if (why := reason(trial))]
         raise InputError(f"{study.study_name}: all of its {_count(trials)} failed; the last: {reasons[-1]}")
 
 
 def repeated(trials: Iterable[FrozenTrial]) -> set[int]:
-    """Numbers of the failed trials that were tried again."""
+    """Return the numbers of the failed trials that were tried again."""
     return {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
 
 
 def ended(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that count: those that ended and were not tried again."""
+    """Return the trials that count: those that ended and were not tried again."""
     again = repeated(trials)
     return [trial for trial in trials if trial.state.is_finished() and trial.number not in again]
 
 
 def reason(trial: FrozenTrial) -> str | None:
-    """Why a trial failed; None of one that did not."""
+    """Return why a trial failed; None for a trial that did not fail."""
     import optuna
 
     if trial.state != optuna.trial.TrialState.FAIL:
@@ -227,16 +232,16 @@ def reason(trial: FrozenTrial) -> str | None:
 
 
 def _claim(study: optuna.Study, tune: Tune) -> _Claim | None:
-    """The trial to run next, marked as this worker's: one that was left, one that waits, or a new one."""
+    """Return the next trial, claimed by this worker: an abandoned one, a waiting one or a new one; None without any."""
     import optuna
 
     trials = study.get_trials(deepcopy=False)
     if len(ended(trials)) >= tune.trials:
         return None
-    # Before any is called stale: what was stopped, and went on with after the grace, goes on as within it.
+    # This comes before the test for stale trials, so that a stopped trial also continues after the grace.
     for trial in _running(trials):
-        if (left := _take_over(study, trial, tune)) is not None:
-            return left
+        if (claim := _take_over(study, trial, tune)) is not None:
+            return claim
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
@@ -247,43 +252,43 @@ def _claim(study: optuna.Study, tune: Tune) -> _Claim | None:
     if not waiting and len(trials) - len(repeated(trials)) >= tune.trials:
         return None
     with warnings.catch_warnings():
-        # Optuna's heartbeat beats in its own loop alone; `_beating` is this one's.
+        # Optuna warns that its heartbeat works in its own loop alone; this loop has `_heartbeat`.
         warnings.simplefilter("ignore", UserWarning)
-        asked = study.ask()
-    return _mine(study, asked, storage.hold(study, asked._trial_id))
+        new = study.ask()
+    return _mark(study, new, storage.hold(study, new._trial_id))
 
 
 def _take_over(study: optuna.Study, trial: FrozenTrial, tune: Tune) -> _Claim | None:
-    """A running trial whose worker has left it, or is known to be dead."""
+    """Claim a running trial if its worker has abandoned it or is known to be dead; None if not."""
     import optuna
 
-    whose = trial.user_attrs.get("worker")
+    previous = trial.user_attrs.get("worker")
     lock = storage.hold(study, trial._trial_id, taken_over=True)
-    # Its worker may have ended it since it was read. A worker is named before others can look: one without a name
-    # has been stopped, or died between the two.
+    # The worker may have ended the trial since it was read. A trial has the name of its worker before others can see
+    # it. Without a name the worker was stopped, or died in between.
     now = study._storage.get_trial(trial._trial_id)
-    if now.state != optuna.trial.TrialState.RUNNING or (lock is None and whose):
+    if now.state != optuna.trial.TrialState.RUNNING or (lock is None and previous):
         if lock is not None:
             lock.release()
         return None
     lock = lock or storage.hold(study, trial._trial_id)
-    killed = int(now.user_attrs.get("killed", 0)) + bool(whose)
+    killed = int(now.user_attrs.get("killed", 0)) + bool(previous)
     if killed > tune.retries:
         study._storage.set_trial_user_attr(trial._trial_id, "reason", f"its worker was killed {killed} times")
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         if lock is not None:
             lock.release()
-        _say(f"trial {trial.number} failed: its worker was killed {killed} times.")
+        _print(f"trial {trial.number} failed: its worker was killed {killed} times.")
         return None
-    if whose:
-        _say(f"trial {trial.number}: its worker {whose} is gone; going on with it.")
-    taken = optuna.Trial(study, trial._trial_id)
-    taken.set_user_attr("killed", killed)
-    return _mine(study, taken, lock)
+    if previous:
+        _print(f"trial {trial.number}: its worker {previous} is gone; going on with it.")
+    again = optuna.Trial(study, trial._trial_id)
+    again.set_user_attr("killed", killed)
+    return _mark(study, again, lock)
 
 
-def _mine(study: optuna.Study, trial: Trial, lock: locks.Lock | None) -> _Claim:
-    """Marks of the worker, set before any other can look; the name last, since it says that the rest is there."""
+def _mark(study: optuna.Study, trial: Trial, lock: locks.Lock | None) -> _Claim:
+    """Mark a trial as this worker's before any other can look; the worker's name comes last and completes the marks."""
     if (database := storage.backend(study)) is not None:
         database.record_heartbeat(trial._trial_id)
     before = study._storage.get_trial(trial._trial_id).system_attrs.get("failed_trial")
@@ -295,35 +300,35 @@ def _mine(study: optuna.Study, trial: Trial, lock: locks.Lock | None) -> _Claim:
 
 
 def _run(study: optuna.Study, objective: Objective, claim: _Claim, tune: Tune) -> None:
-    """One trial to its end.
+    """Run one trial to its end.
 
     Raises:
-        Exception: whatever ``objective`` raised that says nothing of the trial's values, which is then left to others,
-            or that nobody foresaw, which fails it; not of a trial that was given to another worker meanwhile.
+        Exception: what ``objective`` raised. An error that has nothing to do with the trial's values leaves the trial
+            to others. An unforeseen one fails it, and is not raised if another worker has the trial meanwhile.
     """
     from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
     trial = claim.trial
     unforeseen: Exception | None = None
     try:
-        with _beating(study, trial, tune):
+        with _heartbeat(study, trial, tune):
             values, state, why, unforeseen = _outcome(objective, trial)
         if why is not None:
             trial.set_user_attr("reason", why)
-            _say(f"trial {trial.number} failed: {why}")
+            _print(f"trial {trial.number} failed: {why}")
         lost = study.tell(trial, values, state, skip_if_finished=True).state != state
     except UpdateFinishedTrialError:
         lost = True
     except StorageInternalError:
-        raise  # nothing can be said in the store; the lock is left behind, for whoever finds it back
+        raise  # the store is gone; the lock's file stays, so that a later worker can take the trial over
     except BaseException:
-        with suppress(UpdateFinishedTrialError):  # it was lost, and is another's already
-            trial.set_user_attr("worker", None)  # anybody's
+        with suppress(UpdateFinishedTrialError):  # another worker has the trial already
+            trial.set_user_attr("worker", None)  # anybody may continue it
         _release(claim)
         raise
     _release(claim)
-    if lost:  # paused for longer than the grace
-        _say(f"trial {trial.number}: was silent for too long and given to another worker; going on with the next.")
+    if lost:  # this process was paused for longer than the grace
+        _print(f"trial {trial.number}: was silent for too long and given to another worker; going on with the next.")
     elif unforeseen is not None:
         raise unforeseen
 
@@ -331,13 +336,13 @@ def _run(study: optuna.Study, objective: Objective, claim: _Claim, tune: Tune) -
 def _outcome(
     objective: Objective, trial: Trial
 ) -> tuple[float | tuple[float, float] | None, TrialState, str | None, Exception | None]:
-    """Values and state of a trial, why it failed, and what it failed with where nobody foresaw that."""
+    """Return the values and the state of a trial, why it failed, and its error if that was unforeseen."""
     from optuna.exceptions import StorageInternalError, TrialPruned, UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     try:
         with warnings.catch_warnings():
-            # What a trial reports again, after it was taken over, is what it has reported.
+            # A trial that was taken over reports the same values again.
             warnings.filterwarnings("ignore", message="The (reported|constraint) value is ignored")
             values = objective(trial)
     except TrialPruned:
@@ -361,8 +366,8 @@ def _release(claim: _Claim) -> None:
 
 
 @contextmanager
-def _beating(study: optuna.Study, trial: Trial, tune: Tune) -> Iterator[None]:
-    """Inside, a thread says every ``tune.heartbeat_s`` that this worker lives."""
+def _heartbeat(study: optuna.Study, trial: Trial, tune: Tune) -> Iterator[None]:
+    """Run a thread that reports every ``tune.heartbeat_s`` that this worker is alive."""
     from optuna.exceptions import StorageInternalError
 
     database = storage.backend(study)
@@ -376,8 +381,8 @@ def _beating(study: optuna.Study, trial: Trial, tune: Tune) -> Iterator[None]:
             try:
                 database.record_heartbeat(trial._trial_id)
             except StorageInternalError as error:
-                # A server that comes back within the grace has lost nothing.
-                _say(f"no heartbeat of trial {trial.number}: {storage.cause(error)}.")
+                # If the server comes back within the grace, nothing is lost.
+                _print(f"no heartbeat of trial {trial.number}: {storage.cause(error)}.")
         database.remove_session()
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -389,23 +394,24 @@ def _beating(study: optuna.Study, trial: Trial, tune: Tune) -> Iterator[None]:
         thread.join()
 
 
-def _stale(tune: Tune, study: optuna.Study, trial: FrozenTrial) -> None:
-    """What is done with a trial that was failed because its worker fell silent."""
+def _retry_stale(tune: Tune, study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a trial again that failed because its worker fell silent, unless it was retried too often."""
     import optuna
 
-    whose = trial.user_attrs.get("worker")
-    trial.system_attrs = {key: value for key, value in trial.system_attrs.items() if key in _KEPT}
+    worker_name = trial.user_attrs.get("worker")
+    trial.system_attrs = {key: value for key, value in trial.system_attrs.items() if key in _INHERITED}
     trial.user_attrs = {}
     before = len(study.get_trials(deepcopy=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=tune.retries)(study, trial)
     again = "it is tried again" if len(study.get_trials(deepcopy=False)) > before else "it is not tried again"
-    _say(f"trial {trial.number}: its worker {whose} has been silent for over {tune.grace_s} s; {again}.")
+    _print(f"trial {trial.number}: its worker {worker_name} has been silent for over {tune.grace_s} s; {again}.")
 
 
 @contextmanager
-def _unless_gone(tune: Tune) -> Iterator[None]:
+def _stopping_if_gone(tune: Tune) -> Iterator[None]:
+    """Turn the errors of a store that is gone into a ``StoppedError``."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -413,8 +419,8 @@ def _unless_gone(tune: Tune) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         raise StoppedError(
-            f"tune.storage: {without_password(tune.storage)} does not answer any more ({storage.cause(error)}); run "
-            "the same command to go on when it does."
+            f"tune.storage: {without_password(tune.storage)} does not answer any more ({storage.cause(error)}); when "
+            "it does again, run the same command to go on."
         ) from error
 
 
@@ -428,5 +434,5 @@ def _count(trials: Sequence[FrozenTrial]) -> str:
     return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
 
 
-def _say(what: str) -> None:
-    print(f"dreamset: tune: {what}", file=sys.stderr, flush=True)
+def _print(text: str) -> None:
+    print(f"dreamset: tune: {text}", file=sys.stderr, flush=True)

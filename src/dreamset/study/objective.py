@@ -1,8 +1,8 @@
-"""What a trial scores: the accuracy on real images of a classifier trained from scratch on the trial's images alone.
+"""The score of a trial: the accuracy on real images of a classifier trained from scratch on the trial's images alone.
 
-The resource is images per class: a trial draws a few, trains and is scored, then draws more to the same ones, so that
-giving it up early saves drawing as well as training. The real images are those of ``selection``, or the shots, each
-scored by what was adapted without it. Test images are out of reach.
+The resource is images per class. At each rung a trial draws more images, trains and is scored, so that pruning it
+early saves drawing and training. The real images are those of ``selection``. Without these they are the shots, each
+scored with adapters that did not learn from it. Test images are out of reach.
 """
 
 from __future__ import annotations
@@ -41,25 +41,30 @@ if TYPE_CHECKING:
     from dreamset.params import Params
     from dreamset.params.model import ModelTune
 
-SECONDS: Final = "seconds_per_image"  # names of constraints
+SECONDS: Final = "seconds_per_image"  # name of a constraint, as is the next
 FID: Final = "fid"
 
 
 class Holdout(NamedTuple):
-    """``split`` is what adapters and images are made from, ``scored`` the real images; both with absolute paths."""
+    """A division of the labelled images, with absolute paths.
+
+    Attributes:
+        split: what adapters and images are made from.
+        scored: the real images that score.
+    """
 
     split: Split
     scored: tuple[Sample, ...]
 
 
 def holdouts(work: Work) -> list[Holdout]:
-    """The real images that score a trial, with what may be learned from beside them.
+    """Return the real images that score a trial, with the images to learn from beside them.
 
-    Where ``selection`` sets images apart these, in one holdout. Else the shots: all in one where a recipe learns
-    nothing from them, and in folds where it does.
+    If ``selection`` sets images apart, these score, in one holdout. Otherwise the shots score: all in one holdout if
+    the recipe learns nothing from them, in folds if it does.
 
     Raises:
-        InputError: the shots of some class cannot be both learned from and scored.
+        InputError: the shots of a class are too few or of too few groups for folds.
     """
     split, workspace, row = work.split, work.workspace, work.row
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
@@ -74,27 +79,27 @@ def holdouts(work: Work) -> list[Holdout]:
             f"recipes.{work.recipe}.search: with selection: {work.params.selection} a study scores folds of the shots, "
             "which cannot be made of so few images or groups; raise shots, or set selection to extra:N."
         ) from error
-    return [Holdout(folds.without(split, held, workspace), folds.absolute(held, workspace)) for held in divided]
+    return [Holdout(folds.without(split, fold, workspace), folds.absolute(fold, workspace)) for fold in divided]
 
 
 def steps_at(tune: ModelTune, rung: int) -> int:
-    """Optimizer steps of the classifier at a rung: in proportion to the images."""
+    """Return the optimizer steps of the classifier at a rung, in proportion to the images."""
     return max(1, round(tune.steps * rung / tune.per_class[-1]))
 
 
 def key_of(work: Work, ranges: space.Space) -> str:
-    """Hash of all that changes a value of the study's objective, or what the values are chosen from.
+    """Return the hash of all parameters and data that change a study's scores or its search space.
 
-    The number of trials is not in it, so that more of them go on with the same study; nor is any path, so that workers
-    on several machines share one; nor any code, since Hyperband draws a trial's bracket from the study's name
-    (``loop.open_study`` keeps the trials of other code apart).
+    Left out are the number of trials, so that more trials go on with the same study, and all paths, so that workers on
+    several machines share a study. Code is left out too, since Hyperband draws the bracket of a trial from the study's
+    name. ``loop.open_study`` keeps the trials of other code apart.
     """
     params, workspace, split, recipe = work.params, work.workspace, work.split, work.recipe
     base, tune = to_dict(params.base), params.making(recipe)["tune"]
     del tune["trials"]
     for name in ("clip", "judge", "retrieval", "licence", "train", "generator", "variant"):
         del base[name]
-    # Of sample grids, and of what a kill leaves behind.
+    # The other fields of the section are about sample grids and checkpoints.
     adapting = {"weight_decay": params.adapt.weight_decay, "max_grad_norm": params.adapt.max_grad_norm}
     del base["adapt"]["sample_every"], base["generate"]["per_class"]
     judge = hub.identity(workspace.root, params.base.judge, "judge")["sha256"] if params.tune.max_fid else None
@@ -103,8 +108,8 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "rows": [
                 told(tuned.applied(params, workspace, name).recipes[name]) for name in params.lineage(recipe)[:-1]
             ],
-            "row": told(_started(params, workspace, recipe).recipes[recipe]),
-            "space": space.told(ranges),
+            "row": told(_with_inherited(params, workspace, recipe).recipes[recipe]),
+            "space": space.as_json(ranges),
             "tune": tune,
             "base": base,
             "classifier": [to_dict(getattr(params.base.train, base["tune"]["classifier"])), params.base.train.crop],
@@ -129,26 +134,26 @@ def _facts(samples: tuple[Sample, ...]) -> list[list[Any]]:
     return [[sample.sha256, sample.label, sample.group] for sample in samples]
 
 
-def _started(params: Params, workspace: Workspace, recipe: str) -> Params:
-    """``params`` with the values that ``recipe`` starts from in its row."""
+def _with_inherited(params: Params, workspace: Workspace, recipe: str) -> Params:
+    """Return ``params`` with the inherited values of ``recipe`` in its row."""
     return params.with_values(recipe, tuned.inherited(params, workspace, recipe))
 
 
 class Objective:
-    """A function of a trial; it reports every rung, and returns what it scores at the last one.
+    """The objective of a study: a function of a trial that reports every rung and returns the last score.
 
     Args:
         work: on a recipe with a ``search``, with the shots and the images of ``selection``.
-        make_adapters: trains the recipe's adapters, with a trial's values, in the workspace of a holdout.
-        make_images: draws the recipe's images there, with the base that the function it is given reads.
-        drawn: told of a trial and of the folder of its images when those of the first rung are there.
+        make_adapters: trains the recipe's adapters with the values of a trial, in the workspace of a holdout.
+        make_images: draws the recipe's images there; its last argument returns the base.
+        on_images: called with a trial and the folder of its images when those of the first rung are complete.
 
     Attributes:
-        space: what is searched.
+        space: the searched ranges.
         key: see ``key_of``.
-        own: the recipe's own values; None where they lie outside of what is searched.
-        images: how many real images score a trial.
-        fid_images: at how many images of each side FID is measured, in the mean over the holdouts; None before it is.
+        row_values: the values of the searched knobs in the recipe's row; None where one lies outside of its range.
+        images: number of real images that score a trial.
+        fid_images: number of images on each side of the FID, as a mean over the holdouts; None before the first FID.
     """
 
     def __init__(
@@ -156,39 +161,39 @@ class Objective:
         work: Work,
         make_adapters: Callable[[Params, Workspace], None],
         make_images: Callable[[Params, Workspace, str, Callable[[], BaseModel]], object],
-        drawn: Callable[[optuna.Trial, Path], None] | None = None,
+        on_images: Callable[[optuna.Trial, Path], None] | None = None,
     ) -> None:
         self._make_adapters, self._make_images = make_adapters, make_images
-        self.recipe, self.workspace, self.drawn = work.recipe, work.workspace, drawn
+        self.recipe, self.workspace, self.on_images = work.recipe, work.workspace, on_images
         self.holdouts = holdouts(work)
         self.space = space.ranges(work.params, work.workspace, work.recipe)
         self.key = key_of(work, self.space)
-        self.params = _started(work.params, work.workspace, work.recipe)
-        self.own = space.own(self.params, work.recipe, self.space)
+        self.params = _with_inherited(work.params, work.workspace, work.recipe)
+        self.row_values = space.row_values(self.params, work.recipe, self.space)
         self.rungs = work.base.tune.per_class
-        self.images = sum(len(held.scored) for held in self.holdouts)
+        self.images = sum(len(holdout.scored) for holdout in self.holdouts)
         self.fid_images: int | None = None
-        self._real: dict[tuple[int, int], Labelled] = {}
+        self._decoded: dict[tuple[int, int], Labelled] = {}
         self._adapted: set[Path] = set()
         self._judge: Judge | None = None
         self._loaded: BaseModel | None = None
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """The name of the study."""
         return f"{self.recipe}-{self.key[:8]}"
 
     @property
     def folder(self) -> Path:
-        """Where the trials of this study, on this machine, keep what they are working on."""
+        """The folder with the unfinished work of this study's trials on this machine."""
         return self.workspace.trials / self.name
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, float]:
-        """The score, and the seconds per image where these are to be low as well.
+        """Return the score of a trial, with the seconds per image if these are the second objective.
 
         Raises:
-            InputError: these values draw no usable images, or training on them fails.
-            optuna.TrialPruned: the trial is given up, or takes too long.
+            InputError: the trial's values give no usable images, or training on them fails.
+            optuna.TrialPruned: the pruner stops the trial, or an image takes too long.
         """
         import optuna
 
@@ -200,13 +205,13 @@ class Objective:
         training, score, each = 0.0, 0.0, 0.0
         for rung in self.rungs:
             locks.boundary()
-            own = drawing(chosen, self.recipe, rung, len(self.holdouts[0].split.classes))
+            rung_params = params_at(chosen, self.recipe, rung, len(self.holdouts[0].split.classes))
             for place in places:
-                self._make_images(own, place, self.recipe, self._base)
-            if rung == self.rungs[0] and self.drawn is not None:
-                self.drawn(trial, places[0].synthetic(self.recipe))
+                self._make_images(rung_params, place, self.recipe, self._base)
+            if rung == self.rungs[0] and self.on_images is not None:
+                self.on_images(trial, places[0].synthetic(self.recipe))
             started = time.perf_counter()
-            score = self._score(own, places, rung)
+            score = self._score(rung_params, places, rung)
             training += time.perf_counter() - started
             images, seconds = self._spent(places)
             each, scores[str(rung)] = seconds / images, score
@@ -224,7 +229,7 @@ class Objective:
                 trial, SECONDS, each - tune.max_seconds_per_image
             )
             last = rung == self.rungs[-1]
-            # Never at the last rung: what is paid for is kept.
+            # The last rung is never pruned: its cost is already paid.
             if not last and (slow or (tune.prunes and trial.should_prune())):
                 raise optuna.TrialPruned
         if tune.max_fid is not None:
@@ -234,19 +239,19 @@ class Objective:
         return score if tune.objectives == "cas" else (score, each)
 
     def _base(self) -> BaseModel:
-        """The base, read and compiled once for all trials: at full size that takes longer than a first rung."""
+        """Return the base, read and compiled once for all trials: that can take longer than a first rung."""
         if self._loaded is None:
             self._loaded = load_base(self.params, self.workspace)
         return self._loaded
 
     def _over(self, trial: optuna.Trial, name: str, excess: float) -> bool:
-        """Whether a limit is exceeded, as it was when the trial first said so: a constraint is set once."""
+        """Whether a limit is exceeded. The first value that a trial sets for a constraint stays."""
         if name not in trial.constraints:
             trial.set_constraint(name, excess)
         return trial.constraints[name] > 0
 
     def _place(self, chosen: Params, index: int) -> Workspace:
-        """A holdout's own workspace with the adapters of a trial in it; trials with the same adapters share it."""
+        """Return the workspace of a holdout with a trial's adapters; trials with the same adapters share it."""
         knobs = {knob: value for knob, value in space.current(chosen, self.recipe).items() if knob in tuned.OF_ADAPTERS}
         place = Workspace(self.workspace.root, self.folder / locks.process() / digest(knobs)[:8] / f"part{index}")
         if place.cell not in self._adapted:
@@ -256,7 +261,7 @@ class Objective:
         return place
 
     def _spent(self, places: list[Workspace]) -> tuple[int, float]:
-        """Images that a trial has drawn, and the seconds that each took when it was drawn, by whichever trial."""
+        """Return the number of a trial's images and the seconds to draw them, whichever trial drew them."""
         images, seconds = 0, 0.0
         for place in places:
             for key in read_json(place.synthetic(self.recipe) / "shards.json", "dreamset tune"):
@@ -265,12 +270,12 @@ class Objective:
         return images, seconds
 
     def _score(self, params: Params, places: list[Workspace], rung: int) -> float:
-        """Accuracy over the real images of all holdouts together."""
+        """Return the accuracy over the real images of all holdouts together."""
         right = sum(self._right(params, place, index, rung) for index, place in enumerate(places))
         return right / self.images
 
     def _right(self, params: Params, place: Workspace, index: int, rung: int) -> int:
-        """How many real images of a holdout a classifier gets right that has seen the trial's images alone."""
+        """Train a classifier on a trial's images alone; return how many real images of a holdout it gets right."""
         import torch
 
         from dreamset import classifiers
@@ -281,18 +286,18 @@ class Objective:
         split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
         steps, row = steps_at(base.tune, rung), getattr(base.train, name)
         row = dataclasses.replace(row, steps=steps, warmup=round(row.warmup * steps / row.steps))
-        # Neither the trial nor the rung in the seeds: trials are compared from the same start.
+        # Neither trial nor rung is in the seeds, so that all classifiers start from the same weights.
         torch.manual_seed(seed_for("tune", self.params.seed, name, "start"))
         classifier = classifiers.build(name, base, split, place.root)
         size: int = classifier.size  # type: ignore[assignment]
-        held = self._held(index, size)
+        real = self._real(index, size)
         side = stored(size, base.resolution)
         data = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
         fit(
             classifier,
             [Source("synthetic", data, 1.0, 1.0)],
-            # Nothing of the training is chosen: the last step is scored.
-            dataclasses.replace(held, images=held.images[:0], labels=held.labels[:0], names=()),
+            # The training has no images to select a step by: the last step is scored.
+            dataclasses.replace(real, images=real.images[:0], labels=real.labels[:0], names=()),
             row,
             selections=1,
             invariances=split.invariances,
@@ -300,24 +305,26 @@ class Objective:
             seed=("tune", self.params.seed, name),
             what=f"tune {self.recipe}, {rung} per class",
         )
-        logits = classifiers.Predictor(classifier, split.classes).logits(held.images)
-        return int((logits.argmax(1) == held.labels).sum())
+        logits = classifiers.Predictor(classifier, split.classes).logits(real.images)
+        return int((logits.argmax(1) == real.labels).sum())
 
-    def _held(self, index: int, size: int) -> Labelled:
-        """The real images of a holdout for a network of ``size`` pixels, decoded once."""
+    def _real(self, index: int, size: int) -> Labelled:
+        """Return the real images of a holdout for a network of ``size`` pixels; they are decoded once."""
         from dreamset.classifiers import seen
         from dreamset.data import arrays
 
-        if (index, size) not in self._real:
+        if (index, size) not in self._decoded:
             side, scratch = seen(size, self.params.base.resolution), self.workspace.scratch
-            self._real[index, size] = arrays.real(self.holdouts[index].scored, self.workspace.cell, side, scratch)
-        return self._real[index, size]
+            self._decoded[index, size] = arrays.real(self.holdouts[index].scored, self.workspace.cell, side, scratch)
+        return self._decoded[index, size]
 
     def _fid(self, places: list[Workspace]) -> float:
-        """FID to the real images that score, in the judge's features, at equal n per class; the mean over the holdouts.
+        """Return the FID to the real images that score, as a mean over the holdouts.
+
+        It uses the judge's features, and equal numbers of real and synthetic images of each class.
 
         Raises:
-            InputError: there are too few real images for any distance.
+            InputError: fewer than two real images can be compared.
         """
         from dreamset.classifiers import seen
         from dreamset.data import arrays
@@ -328,9 +335,9 @@ class Objective:
         judge = self._judge = self._judge or Judge(hub.locate(self.workspace.root, params.base.judge, "judge"))
         side, distances, counts = seen(judge.size, params.base.resolution), [], []
         for index, place in enumerate(places):
-            split, real = self.holdouts[index].split, self._held(index, judge.size)
+            split, real = self.holdouts[index].split, self._real(index, judge.size)
             drawn = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
-            # The same real images for every trial.
+            # The seed is fixed, so that every trial is compared with the same real images.
             ours, theirs = matched(real.labels, drawn.labels, len(split.classes), seed_for("matched"))
             if len(ours) < 2:
                 raise InputError(
@@ -346,30 +353,30 @@ def _features(judge: Judge, images: Labelled, rows: NDArray[np.int64]) -> NDArra
     return judge.features(images.images[rows])
 
 
-def drawing(params: Params, recipe: str, rung: int, classes: int) -> Params:
-    """Parameters that draw a rung: so many images per class and none beyond, from noise that is the trials' own.
+def params_at(params: Params, recipe: str, rung: int, classes: int) -> Params:
+    """Return parameters that draw exactly the images of a rung, from the noise of trials.
 
-    Every trial of every study of a run starts from the same noise, which ``generate`` never uses: what is chosen is
-    not chosen for the luck of the images that are kept.
+    All trials of all studies of a run start from the same noise, which ``generate`` never uses. So no values win by
+    their luck with the noise of the final images.
     """
     row, base = params.recipes[recipe], params.base
-    # The classes of one adapter are drawn together, so many images of each at once, and of each strength of it as many;
-    # every rung is a whole number of such blocks, and so the first blocks of the next rung.
+    # A block has equally many images of each class of an adapter and of each of its scales. The depth of blocks divides
+    # every rung, so that the blocks of a rung are the first blocks of the next.
     together = (1 if row.scope == "class" else classes) * len(row.strengths)
     common = math.gcd(*base.tune.per_class) // len(row.strengths)
     room = base.generate.batch
     fitting = [depth for depth in range(1, common + 1) if common % depth == 0 and depth * together <= room]
     batch = together * max(fitting) if fitting else room
     sampler = params.sampler(recipe)
-    # Said in the row itself, which comes before what any study has chosen.
-    own = dataclasses.replace(row, sampler=SamplerOverrides(**dataclasses.asdict(sampler)), search=None)
+    # The row holds the sampler's values itself, since these take precedence over what any study has chosen.
+    fixed = dataclasses.replace(row, sampler=SamplerOverrides(**dataclasses.asdict(sampler)), search=None)
     model = dataclasses.replace(base, generate=dataclasses.replace(base.generate, batch=batch))
     return dataclasses.replace(
         params,
         seed=seed_for("tune", params.seed) % 2**31,
         generate=dataclasses.replace(params.generate, per_class=rung),
-        # CAS by scale asks for more images than a rung has.
+        # ``scales`` would ask for more images than a rung has.
         train=dataclasses.replace(params.train, scales=()),
-        recipes=params.recipes | {recipe: own},
+        recipes=params.recipes | {recipe: fixed},
         models=params.models | {params.model: model},
     )

@@ -1,4 +1,4 @@
-"""Samplers and pruners by name. A trial's draws depend on its number and on the trials before it, on nothing else."""
+"""Samplers and pruners by name. The values of a trial depend on its number and the trials before it alone."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
     from dreamset.params.sections import Tune
 
-# Trials drawn at random before a model is fitted, over all of Hyperband's brackets; as many before the median prunes.
+# Random trials before a sampler fits a model, over all brackets of Hyperband, and trials before the median prunes.
 STARTUP: Final = 5
-# Of three trials that reach a rung, one goes on. Hyperband's rungs then are those of three times the images each.
+# One of three trials that reach a rung goes on; each rung of Hyperband has three times the images of the one before.
 REDUCTION: Final = 3
 
 
 class Numbered(BaseSampler):
-    """A sampler made anew for every trial, seeded by the trial's number, and by the knob where that is drawn alone.
+    """A sampler that is made anew for every trial, seeded by the number of the trial.
 
-    One that lives as long as its process would draw other values after a restart: its state is not in the storage.
+    For a knob that is drawn by itself, the name of the knob is in the seed too. A sampler that lived as long as its
+    process would draw other values after a restart, since the storage does not hold its state.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -38,43 +39,43 @@ class Numbered(BaseSampler):
         return self._make(seed_for("sampler", self._seed, number, *knob) % 2**32)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Called as a trial begins."""
+        """Make the sampler of a trial that begins."""
         self._now = self._of(trial.number)
         self._now.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What is drawn jointly."""
+        """Return the distributions of the knobs that are drawn jointly."""
         return self._now.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Values that are drawn jointly."""
+        """Return the values of the knobs that are drawn jointly."""
         return self._now.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """One value that was not drawn jointly."""
+        """Return the value of a knob that is drawn by itself."""
         return self._of(trial.number, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Called as a trial ends."""
+        """Pass the end of a trial on to its sampler."""
         self._now.after_trial(study, trial, state, values)
 
 
 def sampler(name: str, seed: int) -> BaseSampler:
-    """``tune.sampler``: tpe, gp or random."""
+    """Return the sampler of ``tune.sampler``: tpe, gp or random."""
     make: dict[str, Callable[[int], BaseSampler]] = {
-        "tpe": lambda drawn: optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=drawn),
-        "gp": lambda drawn: optuna.samplers.GPSampler(n_startup_trials=STARTUP, seed=drawn),
-        "random": lambda drawn: optuna.samplers.RandomSampler(seed=drawn),
+        "tpe": lambda trial_seed: optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=trial_seed),
+        "gp": lambda trial_seed: optuna.samplers.GPSampler(n_startup_trials=STARTUP, seed=trial_seed),
+        "random": lambda trial_seed: optuna.samplers.RandomSampler(seed=trial_seed),
     }
     return Numbered(make[name], seed)
 
 
 def pruner(tune: Tune, min_resource: int, max_resource: int) -> optuna.pruners.BasePruner:
-    """``tune.pruner``; none where a trial's worth is known at its end alone.
+    """Return the pruner of ``tune.pruner``, or one that prunes nothing if the score of a trial needs its end.
 
     Args:
         tune: the section of the parameters.

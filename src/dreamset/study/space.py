@@ -1,4 +1,4 @@
-"""What a study searches: the ranges of a recipe's ``search`` as they stand for this run, and a trial's values."""
+"""The search space of a study: the ranges of a recipe's ``search`` in this run, and the values of a trial."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WHOLE: Final = ("steps", "epochs")
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included: those ``step`` apart, or any where that is None."""
+    """Numbers from ``low`` to ``high``, both included, ``step`` apart; all numbers if ``step`` is None."""
 
     low: float
     high: float
@@ -36,28 +36,28 @@ class Range:
         return abs(steps - round(steps)) < 1e-6
 
 
-# Of each knob its range, or what is chosen among.
+# The range of each knob, or its choices.
 Space = dict[str, Range | tuple[str, ...]]
 
 
 def ranges(params: Params, workspace: Workspace, recipe: str) -> Space:
-    """The ranges of the knobs that ``recipe`` searches.
+    """Return the ranges of the knobs that ``recipe`` searches.
 
     Args:
         params: all parameters.
-        workspace: where the study is whose best values a range refers to.
+        workspace: with the study of the parent, whose best values a range may refer to.
         recipe: a row with a ``search``.
 
     Raises:
-        InputError: a range is empty, or refers to a study that is not there.
+        InputError: a range is empty, or refers to a study that is missing.
     """
     search = params.recipes[recipe].search
     assert search is not None
-    found: Space = {}
+    space: Space = {}
     for knob in search.knobs:
         span, key = getattr(search, knob), f"recipes.{recipe}.search.{knob}"
         if isinstance(span, tuple):
-            found[knob] = span
+            space[knob] = span
             continue
         low, high = span.low, span.high
         if high is None:
@@ -71,23 +71,23 @@ def ranges(params: Params, workspace: Workspace, recipe: str) -> Space:
         step: float | None = None
         if knob == "epoch":
             kept = params.base.adapt.kept
-            # The places of a training are the same in every fold, however many steps it takes there.
+            # The choices are shares of a training, so that they are the same in every fold.
             low, high = max(1, math.ceil(low * kept - 1e-9)) / kept, math.floor(min(high, 1) * kept + 1e-9) / kept
             step = 1 / kept
         elif knob in _WHOLE:
             low, high, step = int(low), math.floor(high + 1e-9), 1
         if high < low:
             raise InputError(
-                f"{key}: nothing is left between {low:g} and what it may be at most ({high:g}); lower its low."
+                f"{key}: nothing is left between low ({low:g}) and the highest value allowed ({high:g}); lower its low."
             )
-        found[knob] = Range(low, high, step, span.log)
-    return found
+        space[knob] = Range(low, high, step, span.log)
+    return space
 
 
 def current(params: Params, recipe: str) -> dict[str, Any]:
-    """Every knob of a recipe as its row and its model have it; None where it has none."""
+    """Return the value of every knob of a recipe by its row and its model; None for a knob that it lacks."""
     row, sampler = params.recipes[recipe], params.sampler(recipe)
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "guidance": sampler.guidance,
         "steps": sampler.steps,
         "scheduler": sampler.scheduler,
@@ -98,19 +98,19 @@ def current(params: Params, recipe: str) -> dict[str, Any]:
     }
     if row.adapter != "none":
         schedule = params.schedule(recipe)
-        found |= {"epoch": row.epoch or 1.0, "lr": schedule.lr, "epochs": schedule.epochs}
-    return found
+        values |= {"epoch": row.epoch or 1.0, "lr": schedule.lr, "epochs": schedule.epochs}
+    return values
 
 
-def own(params: Params, recipe: str, space: Space) -> dict[str, Any] | None:
-    """The recipe's own values of what is searched; None where one of them lies outside."""
+def row_values(params: Params, recipe: str, space: Space) -> dict[str, Any] | None:
+    """Return the values of the searched knobs in the recipe's row; None where one lies outside of its range."""
     values = {knob: value for knob, value in current(params, recipe).items() if knob in space}
     inside = all(value is not None and value in space[knob] for knob, value in values.items())
     return {knob: values[knob] for knob in space} if inside else None
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Values of a trial, by knob."""
+    """Return the values of a trial, by knob."""
     values: dict[str, Any] = {}
     for knob, allowed in space.items():
         if isinstance(allowed, tuple):
@@ -118,7 +118,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
         elif knob not in _WHOLE:
             values[knob] = trial.suggest_float(knob, allowed.low, allowed.high, step=allowed.step, log=allowed.log)
         elif allowed.log:
-            # Optuna takes no step on a logarithmic scale.
+            # Optuna allows no step on a logarithmic scale.
             values[knob] = trial.suggest_int(knob, int(allowed.low), int(allowed.high), log=True)
         else:
             values[knob] = trial.suggest_int(knob, int(allowed.low), int(allowed.high))
@@ -126,12 +126,12 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 
 def rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with places of a training as decimals say them: Optuna adds up steps, to 0.30000000000000004."""
+    """Return the values with a rounded ``epoch``: Optuna adds up its steps, to 0.30000000000000004."""
     return {knob: round(value, 3) if knob == "epoch" else value for knob, value in values.items()}
 
 
-def told(space: Mapping[str, Range | tuple[str, ...]]) -> dict[str, Any]:
-    """A space as JSON and YAML have it."""
+def as_json(space: Mapping[str, Range | tuple[str, ...]]) -> dict[str, Any]:
+    """Return a space as plain lists and mappings, for JSON and YAML."""
     return {
         knob: list(allowed)
         if isinstance(allowed, tuple)

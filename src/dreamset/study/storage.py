@@ -1,9 +1,9 @@
-"""Where studies are kept: in a SQLite file, or in PostgreSQL for workers on several machines.
+"""The storage of studies: a SQLite file, or PostgreSQL for workers on several machines.
 
-Three things are missing from Optuna's own storage. Workers that meet an empty store all create its tables at once; two
-that ask for the last trial both get one; and a worker that dies is noticed after its grace alone. So one worker at a
-time opens a store or takes a trial (``exclusive``), and beside a SQLite file each running trial has a lock of the
-kernel's, which ends with its process (``hold``).
+Optuna's own storage lacks three things. Several workers that open an empty store all create its tables at once. Two
+workers that ask for the last trial both get one. And nobody notices a dead worker before the grace is over. So one
+worker at a time opens a store or takes a trial (``exclusive``). And beside a SQLite file each running trial has a lock
+of the kernel, which ends with its process (``hold``).
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 
     from dreamset.params.sections import Tune
 
-MEMORY: Final = "memory://"  # nothing is kept, for tests
-_PATIENCE: Final = 60  # seconds that SQLite waits for another's write
-_CONNECT: Final = 10  # seconds until a server that does not answer is given up
-_KEY: Final = int.from_bytes(hashlib.sha256(b"dreamset studies").digest()[:8], "big") >> 1  # of PostgreSQL's lock
+MEMORY: Final = "memory://"  # a store for tests that keeps nothing
+_PATIENCE: Final = 60  # seconds that SQLite waits for the write of another process
+_CONNECT: Final = 10  # seconds to wait for the answer of a server
+_KEY: Final = int.from_bytes(hashlib.sha256(b"dreamset studies").digest()[:8], "big") >> 1  # of the PostgreSQL lock
 
 
 def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.FrozenTrial], None]) -> Any:
-    """The storage of ``tune.storage``, with its tables; made where it is missing.
+    """Return the storage of ``tune.storage`` with its tables; create it if it is missing.
 
     Args:
         tune: the section of the parameters.
         root: the folder that a relative path of SQLite starts from.
-        stale: what is done with a trial whose worker has fallen silent, after it has been failed.
+        stale: called with a trial that failed because its worker fell silent.
 
     Raises:
-        InputError: no such kind of store, no server, no right to it, or one of another Optuna's.
+        InputError: the kind of store is unknown, the server does not answer or refuses, or another version of Optuna
+            made the store.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -52,7 +53,7 @@ def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.
         return optuna.storages.InMemoryStorage()
     url, options = _engine_of(tune.storage, root)
     try:
-        # Braces are fields to Optuna, which fills in the version of its schema.
+        # Optuna reads braces as fields, for the version of its schema.
         text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -66,8 +67,8 @@ def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.
                 )
     except ImportError as error:
         raise InputError(
-            f"tune.storage: {name} needs a driver that is not installed; pip install -e '.[postgresql]', and begin "
-            "it with postgresql+psycopg://."
+            f"tune.storage: {name} needs a driver that is not installed; run `pip install -e '.[postgresql]'`, and "
+            "begin the URL with postgresql+psycopg://."
         ) from error
     except RuntimeError as error:  # Optuna's word for another schema
         raise InputError(
@@ -81,35 +82,38 @@ def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.
 
 
 def cause(error: BaseException) -> str:
-    """The first line of what a database has said; a driver's own words stand behind two layers."""
+    """Return the first line of a database's message, which two layers of exceptions wrap."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = str(getattr(error, "orig", None) or error).strip()
-    return (said.splitlines() or [type(error).__name__])[0].rstrip(" .:")
+    text = str(getattr(error, "orig", None) or error).strip()
+    return (text.splitlines() or [type(error).__name__])[0].rstrip(" .:")
 
 
 def backend(study: optuna.Study) -> optuna.storages.RDBStorage | None:
-    """The database of a study; None for one in memory."""
+    """Return the database of a study; None for a study in memory."""
     import optuna
 
-    # Optuna wraps the storage that it is given, and offers no way back to it.
+    # Optuna wraps the storage and has no public way back to it.
     inner = getattr(study._storage, "_backend", None)
     return inner if isinstance(inner, optuna.storages.RDBStorage) else None
 
 
 def exclusive(study: optuna.Study) -> AbstractContextManager[None]:
-    """Inside, no other worker takes a trial from the same store; its death ends it."""
+    """Return a lock under which no other worker takes a trial from the same store; it ends with the process."""
     database = backend(study)
     return nullcontext() if database is None else _exclusive(database.engine)
 
 
 def hold(study: optuna.Study, trial_id: int, *, taken_over: bool = False) -> locks.Lock | None:
-    """The lock of a trial that this process runs; None where there are none, and while another process has it.
+    """Take the lock of a trial that this process runs.
 
     Args:
-        study: whose store the trial is in.
+        study: with the trial in its store.
         trial_id: of the trial in the store, over all studies.
-        taken_over: only where an earlier holder has left the file of its lock behind, which is what a kill does.
+        taken_over: only if an earlier process left the file of its lock behind, as a killed process does.
+
+    Returns:
+        The lock; None if another process has it, or if the store has no locks.
     """
     database = backend(study)
     if database is None or database.engine.dialect.name != "sqlite":
@@ -120,12 +124,12 @@ def hold(study: optuna.Study, trial_id: int, *, taken_over: bool = False) -> loc
     lock = locks.take(path)
     if lock is None or lock.exclusive:
         return lock
-    lock.release()  # without flock nobody can be told dead: heartbeats do that
+    lock.release()  # without flock a lock does not show whether a process is dead; heartbeats do
     return None
 
 
 def is_alive(study: optuna.Study, trial_id: int) -> bool:
-    """Whether the worker of a running trial still works on it, as far as its lock or its heartbeat can tell."""
+    """Whether the worker of a running trial is alive, by its lock or its heartbeat."""
     database = backend(study)
     if database is None:
         return False
@@ -140,13 +144,13 @@ def is_alive(study: optuna.Study, trial_id: int) -> bool:
 
 
 def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]]:
-    """The URL in full, and the options of SQLAlchemy's engine."""
+    """Return the full URL, and the options of SQLAlchemy's engine."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         url = make_url(storage)
-    except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
+    except (ArgumentError, ValueError) as error:  # ValueError: the port is no number
         raise InputError(
             f"tune.storage: {without_password(storage)} is no URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
         ) from error
@@ -156,9 +160,9 @@ def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]
             raise InputError("tune.storage: names no file; write sqlite:///FILE.")
         return url.set(database=str(root / url.database)), {"connect_args": {"timeout": _PATIENCE}}
     if kind == "postgresql":
-        # Trials are long, and a connection that has idled is often cut on the way.
+        # Trials are long, and networks often cut an idle connection.
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT}}
-        # Without a driver SQLAlchemy means psycopg 2, which is no longer developed.
+        # SQLAlchemy's default driver is psycopg 2, which is no longer developed.
         return (url.set(drivername="postgresql+psycopg") if "+" not in url.drivername else url), options
     raise InputError(
         f"tune.storage: studies are kept in sqlite or postgresql, not in {kind}; write sqlite:///FILE or "
@@ -168,7 +172,7 @@ def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]
 
 @contextmanager
 def _one_at_a_time(url: sqlalchemy.URL, options: dict[str, Any]) -> Iterator[None]:
-    """``_exclusive`` of a store that has no tables yet."""
+    """Hold ``_exclusive`` for a store that has no tables yet."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=options["connect_args"])
@@ -178,6 +182,7 @@ def _one_at_a_time(url: sqlalchemy.URL, options: dict[str, Any]) -> Iterator[Non
 
 @contextmanager
 def _exclusive(engine: sqlalchemy.Engine) -> Iterator[None]:
+    """Keep other workers from opening the store or taking a trial."""
     import sqlalchemy
 
     if engine.dialect.name == "sqlite":
@@ -187,12 +192,13 @@ def _exclusive(engine: sqlalchemy.Engine) -> Iterator[None]:
         finally:
             lock.release()
     else:
-        # Of the transaction, which ends with the connection: a killed worker leaves it to the others.
+        # The lock ends with the transaction, and this with the connection. So a killed worker does not block others.
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _KEY})
             yield
 
 
 def _locks(url: sqlalchemy.URL) -> Path:
+    """Return the folder of locks beside a SQLite file."""
     assert url.database
     return Path(f"{url.database}.locks")

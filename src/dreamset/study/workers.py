@@ -1,6 +1,6 @@
-"""Folders of workers under ``.dreamset/tune/<study>/<host>-<pid>/``: what their trials are working on.
+"""Folders of workers under ``.dreamset/tune/<study>/<host>-<pid>/``, with the unfinished work of their trials.
 
-A worker that lives holds the lock of the same name beside its folder.
+A live worker holds the lock of the same name beside its folder.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 
 
 def clear(study: Path) -> None:
-    """Remove what the trials of a study worked on, but not that of a process that lives: it may hold one still."""
-    for own in [path for path in study.glob("*") if path.is_dir()]:
-        lock = locks.take(study / f"{own.name}{locks.SUFFIX}")
+    """Remove the unfinished work of a study's trials, except that of live processes, whose trials may still run.
+
+    Args:
+        study: folder of the study.
+    """
+    for folder in [path for path in study.glob("*") if path.is_dir()]:
+        lock = locks.take(study / f"{folder.name}{locks.SUFFIX}")
         if lock is not None:
-            shutil.rmtree(own, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             lock.release()
     if study.is_dir() and not any(study.iterdir()):
         study.rmdir()
 
 
 def clear_abandoned(params: Params, workspace: Workspace) -> None:
-    """Remove what studies left behind that no row of ``recipes`` asks for any more, and that nobody works on.
+    """Remove the unfinished work of studies that no row of ``recipes`` asks for any more and that nobody runs.
 
-    A study that a row does ask for may be unfinished, and goes on with what it has.
+    A study that a row asks for may be unfinished, and goes on with its files.
     """
     searched = {name for name, row in params.recipes.items() if row.search is not None}
     for study in sorted(workspace.trials.glob("*/")):
-        # A study's name is that of its recipe and a digest; other folders are those of a moment.
+        # The name of a study is its recipe and a digest; other folders are temporary.
         if study.name.rpartition("-")[0] not in searched:
             clear(study)
