@@ -177,7 +177,10 @@ def _counted_trials(params: Params, study: optuna.Study) -> list[optuna.trial.Fr
 
 
 def _origin(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Return what a record must change with: a recipe that starts from this one depends on this record alone."""
+    """Return the part of a record that changes with its inputs.
+
+    A recipe that starts from this one depends on this record and on no other.
+    """
     return {"inherited": tuned.inherited(params, workspace, recipe), "made_of": params.making(recipe)}
 
 
