@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dreamset import classifiers
+from dreamset import params as parameters
 from dreamset.core.files import atomic_write, sha256, write_json
 from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
 from dreamset.data import tuned
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
 from dreamset.data.synthetic import SyntheticImage, write_metadata
-from dreamset.params import Params, parse
+from dreamset.params import Params
 
 CLASSES = ("bar", "plank", "spot")
 SIZE = 16
@@ -35,6 +37,16 @@ def picture(label: int, rng: np.random.Generator) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, -1)
 
 
+def parse(raw: object) -> Params:
+    """Parameters as a file with this content gives them."""
+    return parameters.parse(raw, classifiers.ROWS)
+
+
+def load(path: Path) -> Params:
+    """The parameters of a file."""
+    return parameters.load(path, classifiers.ROWS)
+
+
 def params(**changes: Any) -> Params:
     """The project's params.yaml made short; ``changes`` are dotted keys with ``__`` for the dot."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -42,7 +54,6 @@ def params(**changes: Any) -> Params:
     train["resnet20"] |= {"width": 4, "steps": 12, "batch": 16, "warmup": 2}
     train["resnet50"] |= {"steps": 2, "batch": 4, "warmup": 1}
     train["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 6, "batch": 16, "warmup": 1}
-    train["linear_probe"] |= {"steps": 6, "batch": 16, "warmup": 1}
     raw["train"] |= {"selections": 3}
     raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
     raw["active"] = ["stable_diffusion", "datadream_dset"]

@@ -48,7 +48,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """
     licences.check(params)
     started = time.time()
-    if params.recipes[recipe].adapter == "none":
+    if not params.recipes[recipe].trains:
         return _nothing(workspace, recipe)
     split = splits.read_split(workspace.splits)
     training = _trained(params, workspace, split, recipe)
@@ -75,7 +75,7 @@ def inherited_whole(params: Params, workspace: Workspace, place: Workspace, reci
 
 
 def _inherited(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
-    if params.recipes[recipe].search is not None:
+    if params.recipes[recipe].is_tuned:
         record = tuned.chosen(params, workspace, recipe)
         # The shots are fewer here, on purpose.
         write_json(place.result("tune", recipe), record | {"made_for": tuned.made_for(params, place, recipe)})
@@ -158,7 +158,7 @@ def _start(params: Params, workspace: Workspace, split: Split, recipe: str) -> P
     be there.
     """
     row = params.recipes[recipe]
-    if row.adapter != "unet" or row.prompt != "class_vector":
+    if not row.needs_vectors_of_another:
         return None
     from dreamset.generator.trained import FILES
 
@@ -171,7 +171,7 @@ def _start(params: Params, workspace: Workspace, split: Split, recipe: str) -> P
 def scopes(params: Params, split: Split, recipe: str) -> list[tuple[int, ...]]:
     """The labels that each adapter of a recipe serves."""
     labels = tuple(range(len(split.classes)))
-    return [(label,) for label in labels] if params.recipes[recipe].scope == "class" else [labels]
+    return [(label,) for label in labels] if params.recipes[recipe].has_adapter_per_class else [labels]
 
 
 def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -187,11 +187,11 @@ def _nothing(workspace: Workspace, recipe: str) -> dict[str, Any]:
 def _dropout(params: Params, recipe: str) -> float:
     """Share of images that are trained without their condition, so that guidance has something to move away from."""
     row = params.recipes[recipe]
-    if row.prompt != "class_vector":
+    if not row.asks_by_vectors:
         return params.base.adapt.caption_dropout
-    if row.adapter == "unet":
+    if row.trains_unet:
         return _dropout(params, params.after[recipe])
-    return row.class_dropout or 0.0
+    return 0.0
 
 
 def _jobs(
@@ -236,7 +236,7 @@ def _jobs(
     jobs = []
     for index, labels in enumerate(plan):
         samples = [sample for sample in split.train if sample.label in labels]
-        name = split.classes[labels[0]] if row.scope == "class" else "dataset"
+        name = split.classes[labels[0]] if row.has_adapter_per_class else "dataset"
         seed = seed_for("adapter", params.seed, name)
         prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
         shown = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:SHOWN])
@@ -259,11 +259,6 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 
 
-def _searches_epoch(params: Params, recipe: str) -> bool:
-    search = params.recipes[recipe].search
-    return search is not None and search.epoch is not None
-
-
 def _train(params: Params, workspace: Workspace, recipe: str, training: Training) -> None:
     """Train the jobs that lack a shard, some at once over one frozen base."""
     from dreamset.core.device import pick
@@ -271,7 +266,7 @@ def _train(params: Params, workspace: Workspace, recipe: str, training: Training
     from dreamset.generator.training import Together
 
     at_once, row, size = params.base.adapt.together, params.recipes[recipe], params.base.resolution
-    keeping = row.epoch is not None or _searches_epoch(params, recipe)
+    keeping = row.epoch is not None or row.searches("epoch")
     # The same groups whatever is finished: an adapter's last bits depend on its company, and so does its checkpoint.
     groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
     # The last weights are made with any others, and as a part of the claim they keep others from training meanwhile.
@@ -348,8 +343,7 @@ def _keeping(
 
 def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     """What to lower, by name, when a step does not fit."""
-    row, found = f"models.{params.model}", params.recipes[recipe]
-    schedule = {"class_encoder": "class_encoder", "unet": "whole_unet"}.get(found.adapter, found.scope)
+    row, schedule = f"models.{params.model}", params.recipes[recipe].schedule
     batch = params.schedule(recipe).batch
     return StoppedError(
         f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
@@ -366,7 +360,7 @@ def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, t
     from dreamset.generator.trained import FILES
 
     found = params.recipes[recipe]
-    weights, each = FILES[found.adapter], found.scope == "class"
+    weights, each = FILES[found.adapter], found.has_adapter_per_class
     stop = training.stop
     rows, curves, first, last, parameters, seconds = [], [], [], [], 0, 0.0
     with shards.assembling(workspace.adapter(recipe)) as folder:
@@ -385,7 +379,7 @@ def _assemble(params: Params, workspace: Workspace, split: Split, recipe: str, t
                 shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
                 parameters += sum(math.prod(shape) for shape in shapes)
         card = _card(params, workspace, split, recipe) | {"adapters": rows}
-        if _searches_epoch(params, recipe):
+        if params.recipes[recipe].searches("epoch"):
             # Wanted by the study's later trials, though nothing is assembled from them yet.
             card["kept"] = [key for keys in training.kept.values() for key in keys]
         write_json(folder / "adapters.json", card)

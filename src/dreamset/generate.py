@@ -50,7 +50,7 @@ def run(
     started = time.time()
     params = tuned.applied(params, workspace, recipe)
     split = splits.read_split(workspace.splits)
-    draws = params.recipes[recipe].origin == "generator"
+    draws = params.recipes[recipe].draws
     adapters = _adapters(params, workspace, recipe) if draws else None
     reviewed = decisions.read(workspace.review(recipe))
     blocks, needed, drawn_now = finish(params, workspace, split, recipe, adapters, reviewed, load)
@@ -167,7 +167,7 @@ def _card(
     params: Params, workspace: Workspace, split: Split, recipe: str, images: list[SyntheticImage], looked: Looked
 ) -> str:
     checked = decisions.checked(len(images), looked)
-    if params.recipes[recipe].origin == "retrieval":
+    if not params.recipes[recipe].draws:
         from dreamset.drawing import retrieve
 
         return retrieve.card(params, split, recipe, len(images), checked)

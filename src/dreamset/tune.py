@@ -22,7 +22,6 @@ from dreamset.core.files import digest, read_json, write_csv, write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, licences, tuned
 from dreamset.data.splits import read_split, write_split
-from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import workers
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
             non-commercial use and ``accept_licence`` is false.
     """
     licences.check(params)
-    if params.recipes[recipe].search is None:
+    if not params.recipes[recipe].is_tuned:
         nothing: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
         _write(params, workspace, nothing | _made_of(params, workspace, recipe))
         return {"recipe": recipe, "trials": 0}
@@ -66,7 +65,7 @@ def work(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         InputError: as ``run``.
     """
     licences.check(params)
-    if params.recipes[recipe].search is None:
+    if not params.recipes[recipe].is_tuned:
         return {"recipe": recipe, "trials": 0}
     objective, study = _studied(params, workspace, recipe)
     written = workspace.result("tune", recipe)
@@ -81,7 +80,7 @@ def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
     """Everything that comes before the images of ``recipe``: what it starts from included, each with its study."""
     for name in params.lineage(recipe):
         adapt.run(params, workspace, name)
-        if params.recipes[name].search is not None:
+        if params.recipes[name].is_tuned:
             run(params, workspace, name)
 
 
@@ -354,20 +353,8 @@ def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, r
 
 def _same_training(params: Params, one: str, other: str) -> bool:
     """Whether two rows train the same thing, but for the length and the rate of it."""
-    rows = [
-        dataclasses.replace(
-            params.recipes[name],
-            sampler=SamplerOverrides(),
-            init="noise",
-            epoch=None,
-            lr=None,
-            epochs=None,
-            adapter_scales=None,
-            search=None,
-        )
-        for name in (one, other)
-    ]
-    return rows[0] == rows[1] and (rows[0].prompt != "class_vector" or params.after.get(one) == params.after.get(other))
+    first, second = params.recipes[one].training(), params.recipes[other].training()
+    return first == second and (not first.asks_by_vectors or params.after.get(one) == params.after.get(other))
 
 
 def _wanted(params: Params, workspace: Workspace, place: Workspace, split: Split, recipe: str) -> set[str]:

@@ -72,7 +72,7 @@ def plan(
     rejected image. Where classes that share a block want unequal numbers, what one of them does not want is drawn and
     left out.
     """
-    if params.recipes[recipe].init == "image":
+    if params.recipes[recipe].starts_from_shots:
         starts.check(params, recipe)
     counts = needed or dict(enumerate(params.synthetic_per_class(split.train_per_class)))
     base, row, batch = params.base, params.recipes[recipe], params.base.generate.batch
@@ -104,7 +104,7 @@ def plan(
                 # At scale 0 it is the base, whatever the adapter, and as a recipe without one draws it.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
-                if row.init == "image":
+                if row.starts_from_shots:
                     wanted = places(chunk, indices)
                     place["starts"] = [shot.sha256 for shot in starts.choose(split, params.seed, wanted)]
                 own = adapter if scale else None
@@ -121,7 +121,7 @@ def requests(params: Params, split: Split, recipe: str, block: Block) -> list[Re
     """What a block draws, in that order."""
     row, wanted = params.recipes[recipe], places(block.labels, block.indices)
     found = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
-    if row.init == "noise":
+    if not row.starts_from_shots:
         return found
     shots = starts.choose(split, params.seed, wanted)
     return [dataclasses.replace(request, shot=shot) for request, shot in zip(found, shots, strict=True)]

@@ -182,7 +182,7 @@ def write(
     from dreamset.core.images import png
 
     files, images = [], []
-    scale = block.scale if adapter is not None and params.recipes[recipe].adapter == "lora" else None
+    scale = block.scale if adapter is not None and params.recipes[recipe].trains_lora else None
     with claim:
         tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *params.base.pretrained)
         for request, pixels, seed, redraws in zip(

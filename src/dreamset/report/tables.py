@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.metrics.verdict import TOGETHER, basis, points, scored_images
+from dreamset.params.recipe import adapter_words, scales_words
 from dreamset.report.evidence import REAL, ZERO_SHOT
 from dreamset.report.gallery import section
 from dreamset.report.markup import Html, interval, join, number, p_value, percent, point_interval, row, table, tag
@@ -307,26 +308,15 @@ def _not_helping(evidence: Evidence) -> Html:
 
 def _recipe(evidence: Evidence, name: str) -> Html:
     params = evidence.params  # with what studies chose
-    found: Recipe = params.recipes[name]
-    if found.origin == "retrieval":
+    row: Recipe = params.recipes[name]
+    if not row.draws:
         return join(f"nothing drawn: the nearest images of the base’s source; {evidence.params.per_class} per class")
     sampler = params.sampler(name)
-    how = "the generator as it is"
-    if found.adapter == "lora":
-        lora = found.lora()
-        where = " and ".join(part for part, on in (("U-Net", lora.unet), ("text encoder", lora.text_encoder)) if on)
-        many = "one adapter" if found.scope == "dataset" else "one adapter per class"
-        how = f"{many}, LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on the attention of the {where}"
-        if found.adapter_scales:
-            how += f", at {', '.join(f'{scale:g}' for scale in found.strengths)} times its strength in turn"
-    elif found.adapter == "class_encoder":
-        how = f"a class encoder of {found.context_length} vectors per class"
-    elif found.adapter == "unet":
-        how = "the whole U-Net trained"
+    how = ", ".join(part for part in (adapter_words(row), scales_words(row)) if part) or "the generator as it is"
     drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
     if name in evidence.studies and evidence.studies[name]["best"]:
         drawn += f" ({', '.join(evidence.studies[name]['searched'])} chosen by a study)"
-    return join(f"{how}; {drawn}; {evidence.params.per_class} images per class; prompt: {found.prompt}")
+    return join(f"{how}; {drawn}; {evidence.params.per_class} images per class; prompt: {row.prompt}")
 
 
 def _names(classes: Sequence[str]) -> Html:

@@ -38,7 +38,7 @@ def verdict(evidence: Evidence) -> Verdict:
     """The verdict over the seeds of the table where there is one of this setting, else of this seed."""
     params = evidence.params
     recipe, classifier = params.primary_recipe, params.primary_classifier
-    plain = next((name for name in evidence.plain if params.recipes[name].origin == "generator"), None)
+    plain = next((name for name in evidence.plain if params.recipes[name].draws), None)
     plain = plain if recipe in evidence.adapted else None
     confidence = float(evidence.evaluation["confidence"])
     basis = rule.basis(evidence.evaluation)

@@ -20,7 +20,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.splits import write_split
 from dreamset.drawing.draw import load_base
-from dreamset.params import to_dict, told
+from dreamset.params import to_dict
 from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import space
 from dreamset.weights import hub
@@ -64,7 +64,7 @@ def holdouts(params: Params, workspace: Workspace, split: Split, recipe: str) ->
     if split.selection:
         return [Holdout(shots, folds.absolute(split.selection, workspace))]
     row = params.recipes[recipe]
-    if row.adapter == "none" and row.init == "noise":
+    if not (row.trains or row.starts_from_shots):
         return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection")
@@ -99,13 +99,13 @@ def key_of(params: Params, workspace: Workspace, split: Split, recipe: str, rang
     return digest(
         {
             "rows": [
-                told(tuned.applied(params, workspace, name).recipes[name]) for name in params.lineage(recipe)[:-1]
+                tuned.applied(params, workspace, name).recipes[name].recorded() for name in params.lineage(recipe)[:-1]
             ],
-            "row": told(_started(params, workspace, recipe).recipes[recipe]),
+            "row": _started(params, workspace, recipe).recipes[recipe].recorded(),
             "space": space.told(ranges),
             "tune": tune,
             "base": base,
-            "classifier": [to_dict(getattr(params.base.train, base["tune"]["classifier"])), params.base.train.crop],
+            "classifier": [to_dict(params.base.train.rows[base["tune"]["classifier"]]), params.base.train.crop],
             "weights": hub.identity(workspace.root, *params.base.pretrained)["sha256"],
             "judge": judge,
             "adapt": adapting,
@@ -283,7 +283,7 @@ class Objective:
         from dreamset.data import arrays
 
         split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
-        steps, row = steps_at(base.tune, rung), getattr(base.train, name)
+        steps, row = steps_at(base.tune, rung), base.train.rows[name]
         row = dataclasses.replace(row, steps=steps, warmup=round(row.warmup * steps / row.steps))
         # Neither the trial nor the rung in the seeds: trials are compared from the same start.
         torch.manual_seed(seed_for("tune", self.params.seed, name, "start"))
@@ -359,7 +359,7 @@ def drawing(params: Params, recipe: str, rung: int, classes: int) -> Params:
     row, base = params.recipes[recipe], params.base
     # The classes of one adapter are drawn together, so many images of each at once, and of each strength of it as many;
     # every rung is a whole number of such blocks, and so the first blocks of the next rung.
-    together = (1 if row.scope == "class" else classes) * len(row.strengths)
+    together = (1 if row.has_adapter_per_class else classes) * len(row.strengths)
     common = math.gcd(*base.tune.per_class) // len(row.strengths)
     room = base.generate.batch
     fitting = [depth for depth in range(1, common + 1) if common % depth == 0 and depth * together <= room]

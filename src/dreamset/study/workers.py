@@ -33,7 +33,7 @@ def clear_abandoned(params: Params, workspace: Workspace) -> None:
 
     A study that a row does ask for may be unfinished, and goes on with what it has.
     """
-    searched = {name for name, row in params.recipes.items() if row.search is not None}
+    searched = {name for name, row in params.recipes.items() if row.is_tuned}
     for study in sorted(workspace.trials.glob("*/")):
         # A study's name is that of its recipe and a digest; other folders are those of a moment.
         if study.name.rpartition("-")[0] not in searched:
