@@ -360,6 +360,12 @@ def test_half_precision_trains_in_single(vectors: dict[str, Any], tmp_path: Path
     assert 0 < moved < 1e-4
 
 
+def test_a_learned_null_class_needs_dropout(vectors: dict[str, Any]) -> None:
+    vectors["recipes"][ENCODER]["unconditional"] = "learned"
+    with pytest.raises(InputError, match="class_dropout: unconditional: learned needs it above 0"):
+        toy.parse(vectors)
+
+
 @pytest.mark.parametrize("kind", [THREE, WholeUnet(None)])
 def test_memory_is_counted_of_what_is_trained(vectors: dict[str, Any], kind: Any) -> None:
     row = toy.parse(vectors).base

@@ -280,6 +280,7 @@ def test_a_dataset_s_card_says_what_of_the_shots_is_in_it() -> None:
     assert "Not anonymised" not in card("stable_diffusion_tuned")
     assert NOT_ANONYMOUS in card("datadream_dset")
     assert "Prompt of class 0" in started
+    assert "null class from 10 % of the images" in card("class_encoder", unconditional="learned", class_dropout=0.1)
     vectors = card("class_encoder", epoch=0.4)
     assert "Prompt of" not in vectors and "prompts" not in vectors
     assert "learned vector of the class" in vectors and "its weights those after 40 % of the training" in vectors

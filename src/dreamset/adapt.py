@@ -191,7 +191,7 @@ def _dropout(params: Params, recipe: str) -> float:
         return params.base.adapt.caption_dropout
     if row.trains_unet:
         return _dropout(params, params.after[recipe])
-    return 0.0
+    return row.class_dropout or 0.0
 
 
 def _jobs(

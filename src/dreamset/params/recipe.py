@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import Range, listed
-from dreamset.params.values import Count, Positive, Scheduler
+from dreamset.params.values import Count, Positive, Scheduler, Share
 
 if TYPE_CHECKING:
     from dreamset.params.model import Model
@@ -37,7 +37,7 @@ Unconditional = Literal["zero", "learned"]
 
 _OF_ADAPTER: Final = {  # knobs that an adapter needs, and that no other one has
     "lora": ("scope", "rank", "alpha", "unet", "text_encoder"),
-    "class_encoder": ("context_length", "unconditional"),
+    "class_encoder": ("context_length", "unconditional", "class_dropout"),
 }
 _CONTEXTS: Final = (
     "`contexts` in it are what the U-Net is told, rows by label and last the unconditional one ({rows} in all): a "
@@ -68,7 +68,7 @@ def adapter_words(row: Recipe) -> str:
         return f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, one per {row.scope}{_epoch_words(row)}"
     if row.trains_class_encoder:
         vectors = f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder"
-        return f"{vectors}{_epoch_words(row)}"
+        return f"{vectors}{_class_dropout_words(row)}{_epoch_words(row)}"
     return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}{_epoch_words(row)}"
 
 
@@ -85,6 +85,20 @@ def opening_words(row: Recipe, classes: int) -> str:
         )
     added = "add `unet.NAME` of the file to the parameter NAME of the base's U-Net."
     return f"Opens with `safetensors.torch.load_file`; {added}" + (f" {contexts}" if row.asks_by_vectors else "")
+
+
+# --- class_dropout: the share of images that a class encoder learns as the null class, for unconditional: learned.
+
+ClassDropout = Share
+
+
+def _check_class_dropout(row: Recipe, key: str) -> None:
+    if row.unconditional == "learned" and not row.class_dropout:
+        raise InputError(f"{key}.class_dropout: unconditional: learned needs it above 0, such as 0.1.")
+
+
+def _class_dropout_words(row: Recipe) -> str:
+    return f", with a null class from {100 * row.class_dropout:g} % of the images" if row.class_dropout else ""
 
 
 # --- adapter_scales: image k of a class is drawn with a LoRA times the (k mod n)-th of these n.
@@ -302,6 +316,7 @@ class Recipe:
     adapter_scales: AdapterScales | None = field(default=None, metadata=_LATER)
     context_length: Annotated[int, Range(low=1, high=1000)] | None = None
     unconditional: Unconditional | None = None
+    class_dropout: ClassDropout | None = None
     epoch: Epoch | None = None
     lr: Positive | None = None
     epochs: Count | None = None
@@ -446,6 +461,7 @@ def check(row: Recipe, context: Context) -> None:
     """
     key = f"recipes.{context.name}"
     _check_adapter(row, key)
+    _check_class_dropout(row, key)
     _check_training(row, key, context)
     _check_adapter_scales(row, key, context)
     _check_prompt(row, key)
