@@ -31,6 +31,34 @@ def _split(root: Path, **changes: Any) -> Split:
     return Split(**(split.__dict__ | changes))
 
 
+def test_a_linear_probe_learns_its_head_alone_and_comes_back_from_disk(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    params = toy.params(models__bundled__clip=str(folder))
+    split = _split(root)
+    probe = classifiers.build("linear_probe", params.base, split, root)
+    assert [name for name, value in probe.named_parameters() if value.requires_grad] == ["probe.weight", "probe.bias"]
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
+    assert not classifiers.Predictor(probe, split.classes).logits(pixels).any()  # it starts from nothing
+    tower = {name: value.clone() for name, value in probe.model.state_dict().items()}
+    data = arrays.Labelled(pixels, np.arange(12) % 3, tuple(map(str, range(12))))
+    row = toy.params(models__bundled__train__linear_probe__steps=30).base.train.rows["linear_probe"]
+    sources = [fit.Source("real", data, 1.0, 1.0)]
+    history = fit.fit(probe, sources, data, row, selections=1, invariances=(), crop=1.0, seed=("probe",))
+    assert history.losses[-1] < history.losses[0]
+    assert all(torch.equal(value, tower[name]) for name, value in probe.model.state_dict().items())
+    prompts = [split.prompt(label) for label in range(3)]
+    record = {"classifier": "linear_probe", "classes": split.classes, "prompts": prompts, "temperature": 2.0}
+    classifiers.save(probe, tmp_path / "saved", record)
+    loaded = classifiers.load(tmp_path / "saved")
+    logits = loaded.logits(pixels)
+    assert np.array_equal(logits, history.logits[30])
+    probabilities = loaded.probabilities(logits)
+    assert probabilities.sum(1) == pytest.approx(1)
+    assert probabilities.dtype == np.float32
+    ratio = np.log(probabilities[:, 0] / probabilities[:, 1])
+    assert ratio == pytest.approx((logits[:, 0] - logits[:, 1]) / 2, abs=1e-4)
+
+
 def test_resnet20_has_twenty_layers_and_comes_back_from_disk(tmp_path: Path) -> None:
     params = toy.params()
     network = classifiers.build("resnet20", params.base, _split(tmp_path), tmp_path)

@@ -54,6 +54,7 @@ def params(**changes: Any) -> Params:
     train["resnet20"] |= {"width": 4, "steps": 12, "batch": 16, "warmup": 2}
     train["resnet50"] |= {"steps": 2, "batch": 4, "warmup": 1}
     train["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 6, "batch": 16, "warmup": 1}
+    train["linear_probe"] |= {"steps": 6, "batch": 16, "warmup": 1}
     raw["train"] |= {"selections": 3}
     raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
     raw["active"] = ["stable_diffusion", "datadream_dset"]

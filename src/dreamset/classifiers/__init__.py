@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import clip_lora, clip_zeroshot, resnet20, resnet50
+from dreamset.classifiers import clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
@@ -41,6 +41,7 @@ _FILES: Final = {
         resnet20,
         clip_lora,
         resnet50,
+        linear_probe,
         clip_zeroshot,
     )
 }
