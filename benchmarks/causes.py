@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from benchmarks import paired
-from dreamset import adapt, generate, prepare, train
+from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
 from dreamset.command.cli import span
 from dreamset.core import audit, device
@@ -109,7 +109,8 @@ def cells(raw: dict[str, Any], options: argparse.Namespace) -> list[Cell]:
     for seed in options.seeds:
         for shots in options.shots:
             for change in options.changes:
-                params = parameters.parse(_changed(raw, change, shots, seed, options.labels), str(options.params))
+                changed = _changed(raw, change, shots, seed, options.labels)
+                params = parameters.parse(changed, classifiers.ROWS, str(options.params))
                 setting = [params.setting(params.active), shots, seed, params.selection, REJECTED.get(change)]
                 made = fingerprint(setting, root, params.base)
                 workspace = Workspace(root, options.work / made[:16])

@@ -15,7 +15,7 @@ from torchvision import transforms
 from benchmarks.setting import of_classes
 from benchmarks.timing import Ladder, Rung, clock
 from dreamset import classifiers
-from dreamset.classifiers import clip_lora, to_float
+from dreamset.classifiers import lora_attention, to_float
 from dreamset.classifiers.augment import Augment
 from dreamset.classifiers.clip import Clip, encode_captions
 from dreamset.classifiers.fit import Source, fit
@@ -251,7 +251,7 @@ def build(setting: Setting, name: str) -> nn.Module:
 def merged(setting: Setting) -> Clip:
     """A CLIP as it is evaluated: a stock open_clip model."""
     classifier = build(setting, "clip_lora")
-    clip_lora.merge(classifier.model)
+    lora_attention.merge(classifier.model)
     return classifier
 
 
@@ -265,7 +265,8 @@ def ladders(setting: Setting) -> list[Ladder]:
 
 
 def _clip(setting: Setting) -> list[Ladder]:
-    row, steps, count = setting.params.base.train.clip_lora, setting.amount.classifier_steps, len(setting.split.classes)
+    row = setting.params.base.train.rows["clip_lora"]
+    steps, count = setting.amount.classifier_steps, len(setting.split.classes)
     cuda = setting.device.type == "cuda"
 
     def plain(**levers: Any) -> float:
@@ -305,7 +306,7 @@ def _clip(setting: Setting) -> list[Ladder]:
 
 
 def _resnet20(setting: Setting) -> Ladder:
-    row, steps = setting.params.base.train.resnet20, setting.amount.classifier_steps
+    row, steps = setting.params.base.train.rows["resnet20"], setting.amount.classifier_steps
 
     def plain(**levers: Any) -> float:
         levers["half"] = setting.device.type == "cuda"

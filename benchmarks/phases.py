@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks import paired
+from dreamset import classifiers, sources
 from dreamset import params as parameters
-from dreamset import sources
 from dreamset.command.cli import span
 from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.core.workspace import Workspace
@@ -70,7 +70,7 @@ def with_phases(raw: dict[str, Any], file: str, shots: int, trials: int) -> Para
     changed["tune"] |= {"trials": trials, "pruner": "none"}
     changed["train"] |= {"classifiers": [CLASSIFIER], "baselines": [], "scales": list(SCALES)}
     changed["generate"] |= {"per_class": SCALES[-1] * shots}
-    return parameters.parse(changed, file)
+    return parameters.parse(changed, classifiers.ROWS, file)
 
 
 def records(params: Params, workspace: Workspace, shots: int, seeds: Sequence[int]) -> list[dict[str, Any]]:

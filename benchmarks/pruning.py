@@ -76,14 +76,14 @@ def cells(raw: dict[str, Any], options: argparse.Namespace, seeds: Iterable[int]
     for seed in sorted(seeds):
         for arm in ARMS:
             own = _changed(raw, arm, seed, options)
-            given = parameters.parse(own, str(options.params))
+            given = parameters.parse(own, classifiers.ROWS, str(options.params))
             made = fingerprint([given.setting((RECIPE,)), given.shots, seed], root, given.base)
             row = own["models"][own["model"]]
             for kind in ("generator", "clip", "judge"):
                 # A project of its own, so that no arm finds images that another has drawn: what they take is measured.
                 if not row[kind].startswith(("hub:", "open_clip:")):
                     row[kind] = str(root / row[kind])
-            params = parameters.parse(own, str(options.params))
+            params = parameters.parse(own, classifiers.ROWS, str(options.params))
             folder = options.work / f"{made[:12]}_{arm}_seed{seed}"
             found.append(Cell(arm, seed, params, folder, made, max(1, (os.cpu_count() or 1) // options.jobs)))
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks import pictures, published
-from dreamset import adapt, params, prepare
+from dreamset import adapt, classifiers, params, prepare
 from dreamset.core import device
 from dreamset.core.workspace import Workspace
 from dreamset.data import splits
@@ -120,7 +120,7 @@ def make(
         raw["prepare"] |= {"source": f"imagefolder:{folder / 'pictures'}"}
     raw |= {"shots": amount.shots, "active": [DATASET, CLASS]}
     raw["generate"] |= {"per_class": amount.per_class}
-    parsed = params.parse(raw, str(file))
+    parsed = params.parse(raw, classifiers.ROWS, str(file))
     workspace = Workspace.at(folder)
     prepare.run(parsed, workspace)
     split = splits.read_split(workspace.splits)

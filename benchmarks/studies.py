@@ -75,7 +75,7 @@ def plain(given: Params, workspace: Workspace, guidance: list[float], *, adapter
         data = arrays.synthetic(workspace.synthetic(DATASET), split, stored(size, base.resolution))
         held = arrays.real(split.selection, workspace.cell, seen(size, base.resolution))
         none = dataclasses.replace(held, images=held.images[:0], labels=held.labels[:0], names=())
-        row = getattr(base.train, name)
+        row = base.train.rows[name]
         steps = base.tune.steps
         fit.fit(
             classifier,

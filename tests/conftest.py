@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+import toy
 from dreamset import params as parameters
 from dreamset import prepare
 from dreamset.core import device
@@ -86,6 +87,6 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def prepared(small: dict[str, Any], workspace: Workspace) -> tuple[parameters.Params, Workspace]:
     """Small parameters, and a workspace with their splits."""
-    params = parameters.parse(small)
+    params = toy.parse(small)
     prepare.run(params, workspace)
     return params, workspace

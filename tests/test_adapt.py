@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
@@ -65,7 +65,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_killed_run_goes_on_and_ends_equal(
     longer: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch, killed_at: Any
 ) -> None:
-    params = parameters.parse(longer)
+    params = toy.parse(longer)
     unbroken, broken = Workspace.at(tmp_path / "a"), Workspace.at(tmp_path / "b")
     for workspace in (unbroken, broken):
         prepare.run(params, workspace)
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_and_ends_equal(
 def test_a_torn_checkpoint_is_never_seen(
     longer: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: Any
 ) -> None:
-    params, workspace = parameters.parse(longer), Workspace.at(tmp_path)
+    params, workspace = toy.parse(longer), Workspace.at(tmp_path)
     prepare.run(params, workspace)
     with pytest.raises(Killed):
         killed_at(4)
@@ -124,7 +124,7 @@ def test_an_adapter_does_not_depend_on_its_company(small: dict[str, Any], tmp_pa
     for together in (1, 10):
         mine = copy.deepcopy(small)
         mine["models"]["bundled"]["adapt"]["together"] = together
-        params, workspace = parameters.parse(mine), Workspace.at(tmp_path / str(together))
+        params, workspace = toy.parse(mine), Workspace.at(tmp_path / str(together))
         prepare.run(params, workspace)
         adapt.run(params, workspace, "datadream_cls")
         found.append(weights(workspace.adapter("datadream_cls")))
@@ -134,7 +134,7 @@ def test_an_adapter_does_not_depend_on_its_company(small: dict[str, Any], tmp_pa
 def test_training_learns_and_files_say_of_what(small: dict[str, Any], workspace: Workspace) -> None:
     small["models"]["bundled"]["adapt"]["dataset"] |= {"max_steps": 60, "batch": 8, "lr": 0.01}
     small["models"]["bundled"]["adapt"]["sample_every"] = 30
-    params = parameters.parse(small)
+    params = toy.parse(small)
     prepare.run(params, workspace)
     summary = adapt.run(params, workspace, "datadream_dset")
     (adapter,) = read_adapters(workspace.adapter("datadream_dset"))
@@ -153,7 +153,7 @@ def test_another_seed_draws_another_adapter(small: dict[str, Any], tmp_path: Pat
     for seed in (0, 1, 0):
         small["seed"] = seed
         workspace = Workspace.at(tmp_path / f"{len(keys)}")
-        params = parameters.parse(small)
+        params = toy.parse(small)
         prepare.run(params, workspace)
         adapt.run(params, workspace, "datadream_dset")
         keys.append(read_adapters(workspace.adapter("datadream_dset"))[0])
@@ -170,7 +170,7 @@ def test_no_prior_batches_are_full_and_cover_the_shots() -> None:
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero(small: dict[str, Any]) -> None:
-    params = parameters.parse(small)
+    params = toy.parse(small)
     schedule = params.base.adapt.dataset
     shared = dict.fromkeys(training.Settings.__dataclass_fields__)
     settings = training.Settings(**(shared | {"schedule": schedule, "steps": 100}))
@@ -201,7 +201,7 @@ def test_a_flipped_bit_stops_the_next_stage(prepared: tuple[Params, Workspace]) 
 
 def test_an_exploding_loss_is_one_sentence(small: dict[str, Any], workspace: Workspace) -> None:
     small["models"]["bundled"]["adapt"]["dataset"] |= {"lr": 1e30, "warmup": 0}
-    params = parameters.parse(small)
+    params = toy.parse(small)
     prepare.run(params, workspace)
     with pytest.raises(InputError, match="loss is not finite"):
         adapt.run(params, workspace, "datadream_dset")
@@ -213,7 +213,7 @@ def in_half_precision(raw: dict[str, Any], workspace: Workspace) -> None:
     raw["models"]["bundled"]["dtype"] = "bfloat16"
     raw["generate"]["per_class"] = 1
     raw["active"] = ["datadream_dset", "datadream_cls"]
-    params = parameters.parse(raw)
+    params = toy.parse(raw)
     prepare.run(params, workspace)
     for recipe in params.active:
         summary = adapt.run(params, workspace, recipe)

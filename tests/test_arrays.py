@@ -14,9 +14,8 @@ import torch
 
 import toy
 from dreamset import classifiers, train
-from dreamset.classifiers import fit, seen, stored
+from dreamset.classifiers import fit, resnet20, seen, stored
 from dreamset.classifiers.augment import Augment
-from dreamset.classifiers.resnet20 import ResNet20
 from dreamset.core.errors import InputError
 from dreamset.core.files import sha256
 from dreamset.core.images import png
@@ -59,7 +58,7 @@ def test_a_mapped_file_holds_what_memory_would_and_leaves_nothing(
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     side, peaks = 48, []
     samples = _samples(tmp_path, 1500, side)
-    network = ResNet20(3, 4, 16, 0.0)
+    network = resnet20.network(3, 4, 16, 0.0)
     # Two blocks at the least: one is written while the next is decoded.
     for count in (600, 1500):
         tracemalloc.start()
@@ -143,12 +142,12 @@ def test_images_too_many_for_the_device_come_a_batch_ahead_and_are_the_same(monk
         for name, n in (("real", 5), ("synthetic", 40))
     ]
     nothing = arrays.Labelled(np.zeros((0, 16, 16, 3), np.uint8), np.zeros(0, np.int64), ())
-    row = toy.params(models__bundled__train__resnet20__steps=7).base.train.resnet20
+    row = toy.params(models__bundled__train__resnet20__steps=7).base.train.rows["resnet20"]
     losses = []
     for resident in (2**30, 0):
         monkeypatch.setattr(fit, "_RESIDENT", resident)
         torch.manual_seed(0)
-        network = ResNet20(3, 4, 16, 0.0)
+        network = resnet20.network(3, 4, 16, 0.0)
         history = fit.fit(
             network, sources, nothing, row, selections=1, invariances=("colour",), crop=0.5, seed=("ahead",)
         )
@@ -175,7 +174,7 @@ def test_cuda_trains_in_bfloat16_from_pinned_batches_and_scores_in_float32(
             torch.manual_seed(0)
             network = classifiers.build(name, params.base, split, tmp_path)
             source = fit.Source("real", data, 1.0, 1.0)
-            row = getattr(params.base.train, name)
+            row = params.base.train.rows[name]
             history = fit.fit(
                 network, [source], data, row, selections=2, invariances=("colour",), crop=0.5, seed=("cuda",)
             )

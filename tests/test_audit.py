@@ -14,7 +14,6 @@ import yaml
 
 import toy
 from dreamset import adapt, deliver, evaluate, expect, generate, prepare, report, train
-from dreamset import params as parameters
 from dreamset.command import cli
 from dreamset.core import audit
 from dreamset.core.files import atomic_write
@@ -73,7 +72,7 @@ def project(small: dict[str, Any], tmp_path: Path) -> tuple[Params, Workspace]:
         atomic_write(tmp_path / f"found/{index}.png", png(toy.picture(index % len(toy.CLASSES), rng)))
     small["prepare"]["source"] = f"imagefolder:{tmp_path / 'photos'}"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(small))
-    return parameters.parse(small), Workspace.at(tmp_path)
+    return toy.parse(small), Workspace.at(tmp_path)
 
 
 def test_only_evaluate_opens_a_test_image(project: tuple[Params, Workspace]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamset.classifiers import Predictor, clip, clip_lora
+from dreamset.classifiers import Predictor, clip, lora_attention
 from dreamset.generator import base_model
 from dreamset.generator.training import Together
 from dreamset.weights import pretrained
@@ -102,10 +102,10 @@ def test_the_clip_of_random_weights_is_read_as_any(tmp_path: Path) -> None:
     found = clip.read(pretrained.find(tmp_path, "clip"), ["a photo of a cat"])
     assert found.size == published.REDUCED_RESOLUTION
     assert found.model.visual.patch_size == (16, 16)
-    assert clip_lora.adapt(found.model, 2, 2.0, 0.0) == 24 * 2 * 2 * 2 * 64
+    assert lora_attention.adapt(found.model, 2, 2.0, 0.0) == 24 * 2 * 2 * 2 * 64
     with torch.device("meta"):
         full = open_clip.CLIP(**open_clip.get_model_config(published.VIT_B_16))
-    assert clip_lora.adapt(full, 16, 32.0, 0.1) == 983_040  # DataDream's
+    assert lora_attention.adapt(full, 16, 32.0, 0.1) == 983_040  # DataDream's
 
 
 def test_operations_are_those_of_a_real_pass(here: setting.Setting) -> None:

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.command.plan import describe
 from dreamset.core.errors import InputError
 from dreamset.core.images import png
@@ -52,14 +52,14 @@ def vectors(small: dict[str, Any]) -> dict[str, Any]:
 
 
 def ready(raw: dict[str, Any], folder: Path) -> tuple[Params, Workspace]:
-    params, workspace = parameters.parse(raw), Workspace.at(folder)
+    params, workspace = toy.parse(raw), Workspace.at(folder)
     prepare.run(params, workspace)
     return params, workspace
 
 
 @pytest.fixture
 def base(vectors: dict[str, Any]) -> BaseModel:
-    row = parameters.parse(vectors).base
+    row = toy.parse(vectors).base
     return base_model.load(Path(row.generator), row, torch.device("cpu"))
 
 
@@ -364,12 +364,12 @@ def test_half_precision_trains_in_single(vectors: dict[str, Any], tmp_path: Path
 def test_a_learned_null_class_needs_dropout(vectors: dict[str, Any]) -> None:
     vectors["recipes"][ENCODER]["unconditional"] = "learned"
     with pytest.raises(InputError, match="class_dropout: unconditional: learned needs it above 0"):
-        parameters.parse(vectors)
+        toy.parse(vectors)
 
 
 @pytest.mark.parametrize("kind", [THREE, WholeUnet(None)])
 def test_memory_is_counted_of_what_is_trained(vectors: dict[str, Any], kind: Any) -> None:
-    row = parameters.parse(vectors).base
+    row = toy.parse(vectors).base
     folder = Path(row.generator)
     found = memory.of_adapting(memory.on_meta(folder, row), kind, batch=4, together=1, offload=False)
     made = trained.attach(base_model.load(folder, row, torch.device("cpu")), kind, {"one": 0})

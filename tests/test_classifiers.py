@@ -41,7 +41,7 @@ def test_a_linear_probe_learns_its_head_alone_and_comes_back_from_disk(folder: P
     assert not classifiers.Predictor(probe, split.classes).logits(pixels).any()  # it starts from nothing
     tower = {name: value.clone() for name, value in probe.model.state_dict().items()}
     data = arrays.Labelled(pixels, np.arange(12) % 3, tuple(map(str, range(12))))
-    row = toy.params(models__bundled__train__linear_probe__steps=30).base.train.linear_probe
+    row = toy.params(models__bundled__train__linear_probe__steps=30).base.train.rows["linear_probe"]
     sources = [fit.Source("real", data, 1.0, 1.0)]
     history = fit.fit(probe, sources, data, row, selections=1, invariances=(), crop=1.0, seed=("probe",))
     assert history.losses[-1] < history.losses[0]

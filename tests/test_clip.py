@@ -12,7 +12,7 @@ import torch
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import clip, clip_lora, fit
+from dreamset.classifiers import clip, fit, lora_attention
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapted(folder: Path) -> clip.Clip:
     """A CLIP whose LoRAs are far from their start."""
     classifier = _read(folder)
-    clip_lora.adapt(classifier.model, 2, 4, 0.5)
+    lora_attention.adapt(classifier.model, 2, 4, 0.5)
     generator = torch.Generator().manual_seed(1)
     for name, value in classifier.named_parameters():
         if name.endswith(".B"):
@@ -58,7 +58,7 @@ def _split(root: Path, **changes: Any) -> Split:
 def test_lora_starts_as_the_zero_shot_classifier(folder: Path, images: torch.Tensor) -> None:
     plain = _read(folder).eval()
     adapted = _read(folder).eval()
-    count = clip_lora.adapt(adapted.model, 2, 4, 0.0)
+    count = lora_attention.adapt(adapted.model, 2, 4, 0.0)
     # Two towers of two layers: A of (2 r, d) and B of (2 d, r) each.
     assert count == 4 * (4 * 16 + 32 * 2)
     for mode in (True, False):
@@ -69,7 +69,7 @@ def test_only_the_rows_of_q_and_v_change_and_only_lora_learns(folder: Path, adap
     names = {name.rsplit(".", 1)[1] for name, value in adapted.named_parameters() if value.requires_grad}
     assert names == {"A", "B"}
     before = _read(folder).model.state_dict()
-    clip_lora.merge(adapted.model)
+    lora_attention.merge(adapted.model)
     after = adapted.model.state_dict()
     assert before.keys() == after.keys()
     changed = [name for name in before if not torch.equal(before[name], after[name])]
@@ -89,7 +89,7 @@ def test_merged_and_unmerged_agree(adapted: clip.Clip, images: torch.Tensor) -> 
             module.p = 0.0
     low_rank = adapted(images)
     merged_on_the_fly = adapted.eval()(images)
-    clip_lora.merge(adapted.model)
+    lora_attention.merge(adapted.model)
     merged = adapted.train().eval()(images)
     plain = adapted.model.visual.transformer.resblocks[0].attn
     assert isinstance(plain, torch.nn.MultiheadAttention)
@@ -169,10 +169,10 @@ def test_vit_b_16_gets_the_published_number_of_parameters() -> None:
         with torch.device("meta"):
             model = open_clip.CLIP(**open_clip.get_model_config(name))
             base = sum(value.numel() for value in model.parameters())
-            assert clip_lora.adapt(model, 16, 32, 0.1) == 983_040
+            assert lora_attention.adapt(model, 16, 32, 0.1) == 983_040
         # 86,192,640 of the images, 63,428,096 of the text, and the logits' scale.
         assert base == 149_620_737
-        adapted = [module for module in model.modules() if isinstance(module, clip_lora.LoraAttention)]
+        adapted = [module for module in model.modules() if isinstance(module, lora_attention.LoraAttention)]
         assert [module.attention.embed_dim for module in adapted] == [768] * 12 + [512] * 12
 
 
@@ -185,7 +185,7 @@ def text_tower() -> Any:
     config = open_clip.get_model_config("ViT-B-16-quickgelu")
     config["vision_cfg"] |= {"layers": 1, "width": 64, "head_width": 32, "image_size": 32}
     model = open_clip.CLIP(**config)
-    clip_lora.adapt(model, 16, 32, 0.1)
+    lora_attention.adapt(model, 16, 32, 0.1)
     for name, value in model.named_parameters():
         if name.endswith(".B"):
             value.data.normal_(0, 0.02)
@@ -216,7 +216,7 @@ def test_the_levers_hold_for_the_text_tower_of_vit_b_16(text_tower: Any) -> None
         return sum(kept), {name: value.grad.clone() for name, value in names if value.grad is not None}
 
     plain = step()
-    clip_lora.checkpoint_text(text_tower)
+    lora_attention.checkpoint_text(text_tower)
     saving = step()
     text_tower.transformer.grad_checkpointing = False
     hook.remove()
@@ -244,14 +244,14 @@ def test_a_tower_that_cannot_be_adapted_is_refused() -> None:
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config("RN50"))
     with pytest.raises(InputError, match="choose a ViT"):
-        clip_lora.adapt(model, 2, 4, 0.0)
+        lora_attention.adapt(model, 2, 4, 0.0)
 
 
 def test_bfloat16_trains_and_scores_and_leaves_logits_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What CUDA does, done by the CPU's autocast."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
     data = arrays.Labelled(pixels, np.arange(12) % 3, tuple(map(str, range(12))))
-    row = toy.params(models__bundled__train__clip_lora__steps=4).base.train.clip_lora
+    row = toy.params(models__bundled__train__clip_lora__steps=4).base.train.rows["clip_lora"]
     results = []
     for enabled in (False, True):
         entered = []
@@ -264,7 +264,7 @@ def test_bfloat16_trains_and_scores_and_leaves_logits_in_float32(folder: Path, m
         monkeypatch.setattr(classifiers, "autocast", autocast)
         torch.manual_seed(0)
         classifier = _read(folder)
-        clip_lora.adapt(classifier.model, 2, 4, 0.0)
+        lora_attention.adapt(classifier.model, 2, 4, 0.0)
         history = fit.fit(
             classifier,
             [fit.Source("real", data, 1.0, 1.0)],

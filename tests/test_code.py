@@ -72,6 +72,7 @@ def test_metrics_are_in_the_key_of_a_cell_alone(copy: Path) -> None:
     [
         ("dreamset.core.errors", '"""', '"""Changed. '),
         ("dreamset.adapt", "no memory for a step of", "there is no memory for a step of"),
+        ("dreamset.params.recipe", "LoRA of rank", "A LoRA of rank"),
         ("dreamset.data.splits", '"""', '"""Changed. '),
         ("dreamset.core.images", "def ", "# A comment.\ndef "),
     ],

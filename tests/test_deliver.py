@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import delivered
 import toy
 from dreamset import classifiers, deliver
+from dreamset.classifiers import clip_lora
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_csv, write_json
 from dreamset.core.images import Decoding, decode, read_rgb, resize_crop
@@ -22,6 +23,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import cards
 from dreamset.data.splits import Sample, Split
 from dreamset.metrics import claims
+from dreamset.params.recipe import NOT_ANONYMOUS
 
 
 @pytest.mark.parametrize("outcome", ["helps", "does_not_help", "cannot_tell"])
@@ -116,7 +118,7 @@ def test_a_stock_open_clip_gets_the_same_features(tmp_path: Path) -> None:
     with torch.no_grad():
         texts = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
         head = model.logit_scale.exp() * texts
-    np.testing.assert_allclose(load_file(folder / deliver.HEAD)["weight"], head, atol=1e-4)
+    np.testing.assert_allclose(load_file(folder / clip_lora.HEAD)["weight"], head, atol=1e-4)
 
 
 def test_a_card_counts_what_is_there() -> None:
@@ -280,8 +282,9 @@ def test_a_dataset_s_card_says_what_of_the_shots_is_in_it() -> None:
     assert "- Adapter: none." in started and "the images contain parts of the shots." in started
     assert "adapters contain" not in started
     assert "Not anonymised" not in card("stable_diffusion_tuned")
-    assert cards.NOT_ANONYMOUS in card("datadream_dset")
+    assert NOT_ANONYMOUS in card("datadream_dset")
     assert "Prompt of class 0" in started
+    assert "null class from 10 % of the images" in card("class_encoder", unconditional="learned", class_dropout=0.1)
     vectors = card("class_encoder", epoch=0.4)
     assert "Prompt of" not in vectors and "prompts" not in vectors
     assert "learned vector of the class" in vectors and "its weights those after 40 % of the training" in vectors

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 import toy
 from dreamset import adapt, generate, prepare, tune
-from dreamset import params as parameters
 from dreamset.core import locks
 from dreamset.core.errors import InputError
 from dreamset.core.strict import read_yaml
@@ -49,7 +48,7 @@ def raw_epochs(small: dict[str, Any]) -> dict[str, Any]:
 
 
 def ready(raw: dict[str, Any], folder: Path) -> tuple[Params, Workspace]:
-    params, workspace = parameters.parse(raw), Workspace.at(folder)
+    params, workspace = toy.parse(raw), Workspace.at(folder)
     prepare.run(params, workspace)
     return params, workspace
 
@@ -133,7 +132,7 @@ def test_an_epoch_that_is_not_kept_is_one_sentence(
     raw_epochs["models"]["bundled"]["adapt"]["kept"] = kept
     raw_epochs["recipes"][LORA]["epoch"] = epoch
     with pytest.raises(InputError, match=said):
-        parameters.parse(raw_epochs)
+        toy.parse(raw_epochs)
 
 
 def test_places_of_few_steps_fall_together(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_what_is_searched_is_there_in_every_fold_and_on_all_shots(
     raw = read_yaml(toy.ROOT / "params.yaml")
     raw |= {"shots": shots, "model": model, "active": [ENCODER], "after": {UNET: ENCODER}}
     raw["models"][model]["judge"] = str(toy.ROOT / "models/base/judge")
-    params = parameters.parse(raw)
+    params = toy.parse(raw)
     workspace, kept = Workspace.at(tmp_path), params.base.adapt.kept
     params = params.with_values(ENCODER, {"epoch": 0.5})
     prepare.run(params, workspace)
@@ -168,7 +167,7 @@ def test_what_is_searched_is_there_in_every_fold_and_on_all_shots(
 def test_trials_take_places_and_nothing_between(raw_epochs: dict[str, Any], tmp_path: Path) -> None:
     raw_epochs["models"]["bundled"]["adapt"]["kept"] = 10
     raw_epochs["recipes"][LORA]["search"] = {"epoch": {"low": 0.12, "high": 0.79}}
-    params, workspace = parameters.parse(raw_epochs), Workspace.at(tmp_path)
+    params, workspace = toy.parse(raw_epochs), Workspace.at(tmp_path)
     ranges = space.ranges(params, workspace, LORA)
     study, taken = optuna.create_study(), set()
     for _ in range(60):

@@ -16,7 +16,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import write_csv, write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data.splits import Split, write_split
-from dreamset.params import Params, parse
+from dreamset.params import Params
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("shots", "classifier", "of", "minus", "seeds", "difference", "low", "high")
@@ -280,7 +280,7 @@ def test_digits_are_expected_to_gain_from_adapting(raw: dict[str, Any], tmp_path
     from dreamset import prepare
 
     raw["expect"] |= {"per_class": 2, "steps": 4}
-    params, workspace = parse(raw), Workspace(tmp_path, tmp_path)
+    params, workspace = toy.parse(raw), Workspace(tmp_path, tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
     prepare.run(params, workspace)
     summary = expect.run(params, workspace)

@@ -12,8 +12,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data import synthetic
@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def model(raw: dict[str, Any]) -> Model:
-    return parameters.parse(raw).base
+    return toy.parse(raw).base
 
 
 def loaded(folder: Path, model: Model) -> BaseModel:
@@ -73,7 +73,7 @@ def test_adapted_and_drawn_from_end_to_end(
 ) -> None:
     small["models"]["bundled"]["generator"] = str(folders[family])
     small["models"]["bundled"]["adapt"]["class"]["max_steps"] = 2
-    params = parameters.parse(small)
+    params = toy.parse(small)
     prepare.run(params, workspace)
     adapt.run(params, workspace, "datadream_cls")
     assert len(read_adapters(workspace.adapter("datadream_cls"))) == 10
@@ -106,7 +106,7 @@ def test_savings_of_memory_change_no_image_and_no_gradient(
 ) -> None:
     def measured(memory: list[str]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         raw["models"]["bundled"]["memory"] = memory
-        base = loaded(folders[family], parameters.parse(raw).base)
+        base = loaded(folders[family], toy.parse(raw).base)
         drawn = images(base, ["a", "b"], Sampler("ddim", 2, 2.0))
         adapters = shaken(base, Lora(2, 2.0, unet=True, text_encoder=True), ("one",))
         latents = torch.randn((2, *base.latent_shape), generator=torch.Generator().manual_seed(0))
@@ -150,7 +150,7 @@ def test_half_precision_keeps_the_overflowing_autoencoder_in_single(
     folder = shutil.copytree(folders["sdxl"], tmp_path / "xl")
     config = json.loads((folder / "vae/config.json").read_text())
     (folder / "vae/config.json").write_text(json.dumps(config | {"force_upcast": True}))
-    base = loaded(folder, parameters.parse(raw).base)
+    base = loaded(folder, toy.parse(raw).base)
     assert base.unet.dtype == torch.float16
     assert base.vae.dtype == torch.float32
 
@@ -161,10 +161,10 @@ def test_a_variant_is_loaded_and_told_apart(folders: dict[str, Path], raw: dict[
     assert "model.fp16.safetensors" in names
     assert not any(path.suffix == ".safetensors" for path in hub.files(folder, "generator"))
     raw["models"]["bundled"]["variant"] = "fp16"
-    assert loaded(folder, parameters.parse(raw).base).unet.dtype == torch.float32
+    assert loaded(folder, toy.parse(raw).base).unet.dtype == torch.float32
     raw["models"]["bundled"]["variant"] = None
     with pytest.raises(InputError, match="cannot be loaded"):
-        loaded(folder, parameters.parse(raw).base)
+        loaded(folder, toy.parse(raw).base)
 
 
 def test_flow_matching_is_refused_in_one_sentence(folders: dict[str, Path], model: Model, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_every_adapted_layer_of_the_other_families_has_a_gradient(
 
 
 def test_every_full_size_row_resolves_to_pinned_repositories(raw: dict[str, Any]) -> None:
-    for name, row in parameters.parse(raw).models.items():
+    for name, row in toy.parse(raw).models.items():
         if name == "bundled":
             continue
         for weights in (row.generator, row.clip, row.judge):

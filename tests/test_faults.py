@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import faults
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.command import cli
 from dreamset.core import locks, shards
 from dreamset.core.errors import InputError
@@ -58,7 +58,7 @@ def unbroken(tiny_generator: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     raw["shots"] = 2
     workspace = Workspace.at(tmp_path_factory.mktemp("unbroken"))
     (workspace.root / "params.yaml").write_text(yaml.safe_dump(raw))
-    params = parameters.parse(raw)
+    params = toy.parse(raw)
     prepare.run(params, workspace)
     adapt.run(params, workspace, ADAPT[1])
     adapt.run(params, workspace, GENERATE[1])
@@ -454,7 +454,7 @@ def one_cell(root: Path, cell: Path) -> None:
     draw.draw = slow
     (cell / "ready").touch()
     faults.until(lambda: all((root / name / "ready").exists() for name in "ab"))
-    generate.run(parameters.load(root / "params.yaml"), Workspace(root, cell), GENERATE[1])
+    generate.run(toy.load(root / "params.yaml"), Workspace(root, cell), GENERATE[1])
 
 
 def test_two_cells_share_the_shards_that_both_need(fresh: Workspace, unbroken: Workspace) -> None:

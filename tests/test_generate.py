@@ -15,8 +15,8 @@ import torch
 import yaml
 from PIL import Image
 
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.core import xmp
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb
@@ -62,9 +62,9 @@ def test_recipes_are_compared_on_common_noise(prepared: tuple[Params, Workspace]
 
 def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Workspace, tmp_path: Path) -> None:
     small["generate"]["per_class"] = 3
-    before = content(made(parameters.parse(small), workspace))
+    before = content(made(toy.parse(small), workspace))
     small["generate"]["per_class"] = 7
-    params = parameters.parse(small)
+    params = toy.parse(small)
     summary = generate.run(params, workspace, "stable_diffusion")
     # Blocks of two per class: 0-3 are there (3 was drawn beyond what was asked), 4-7 are new.
     assert summary["drawn_now"] == 40
@@ -81,7 +81,7 @@ def scaled(raw: dict[str, Any], workspace: Workspace, scope: str = "dset") -> li
     """A recipe whose images are drawn with the adapter of ``datadream`` at two scales in turn."""
     raw["recipes"]["weaker"] = raw["recipes"][f"datadream_{scope}"] | {"adapter_scales": [0.0, 1.0]}
     raw["active"] = ["stable_diffusion", f"datadream_{scope}", "weaker"]
-    params = parameters.parse(raw)
+    params = toy.parse(raw)
     for recipe in params.active:
         made(params, workspace, recipe)
     return read_metadata(workspace.synthetic("weaker"))
@@ -124,7 +124,7 @@ def test_what_the_base_draws_alone_is_drawn_once(small: dict[str, Any], workspac
 def test_more_images_keep_the_scales_of_the_first(small: dict[str, Any], workspace: Workspace) -> None:
     before = scaled(small, workspace)
     small["generate"]["per_class"] = 9
-    params = parameters.parse(small)
+    params = toy.parse(small)
     summary = generate.run(params, workspace, "weaker")
     assert summary["images"] == 90 and summary["drawn_now"] > 0
     after = {(row.label, row.index): row for row in read_metadata(workspace.synthetic("weaker"))}
@@ -190,13 +190,13 @@ def test_any_prompt_makes_whole_xml(prompt: str) -> None:
 
 def test_a_base_for_non_commercial_use_waits_for_its_licence(small: dict[str, Any], workspace: Workspace) -> None:
     small["models"]["bundled"]["licence"] = "sai-nc-community"
-    params = parameters.parse(small)
+    params = toy.parse(small)
     prepare.run(params, workspace)
     for stage in (adapt.run, generate.run):
         with pytest.raises(InputError, match=r"sai-nc-community allows no commercial use .* accept_licence: true"):
             stage(params, workspace, "datadream_dset")
     assert not workspace.adapter("datadream_dset").exists()
-    params = parameters.parse(small | {"accept_licence": True})
+    params = toy.parse(small | {"accept_licence": True})
     adapt.run(params, workspace, "datadream_dset")
     generate.run(params, workspace, "datadream_dset")
     for folder in (workspace.adapter("datadream_dset"), workspace.synthetic("datadream_dset")):
@@ -271,7 +271,7 @@ def test_too_many_redraws_fail(small: dict[str, Any], workspace: Workspace, monk
 
     monkeypatch.setattr(sampler, "draw", spoilt)
     with pytest.raises(InputError, match=r"3 of 40 images .*max_redrawn_share"):
-        made(parameters.parse(small), workspace)
+        made(toy.parse(small), workspace)
 
 
 def test_a_shard_survives_only_undamaged(prepared: tuple[Params, Workspace]) -> None:
@@ -295,9 +295,9 @@ def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path:
     code = """
         import dataclasses, resource
         from pathlib import Path
-        from dreamset import adapt, generate, params, prepare
+        from dreamset import adapt, classifiers, generate, params, prepare
         from dreamset.core.workspace import Workspace
-        p, w = params.load(Path("params.yaml")), Workspace.at(Path.cwd())
+        p, w = params.load(Path("params.yaml"), classifiers.ROWS), Workspace.at(Path.cwd())
         prepare.run(p, w); adapt.run(p, w, "stable_diffusion")
         for n in (2, 26):
             p = dataclasses.replace(p, generate=dataclasses.replace(p.generate, per_class=n))

@@ -35,8 +35,8 @@ from safetensors.numpy import load
 from threadpoolctl import threadpool_limits
 
 # All that is taken from the project. Everything else is read from the files that these write.
+import toy
 from dreamset import adapt, evaluate, generate, prepare, train
-from dreamset import params as parameters
 from dreamset.core.workspace import Workspace
 from dreamset.sweep import crossval
 
@@ -143,7 +143,7 @@ def _one_thread() -> Iterator[None]:
 
 def _draw(raw: Raw, place: Workspace, recipes: Iterable[str]) -> None:
     """Splits, adapters and images."""
-    params = parameters.parse(raw)
+    params = toy.parse(raw)
     prepare.run(params, place)
     for recipe in recipes:
         adapt.run(params, place, recipe)
@@ -152,7 +152,7 @@ def _draw(raw: Raw, place: Workspace, recipes: Iterable[str]) -> None:
 
 def _train(raw: Raw, place: Workspace) -> None:
     """Classifiers."""
-    params = parameters.parse(raw)
+    params = toy.parse(raw)
     for arm in train.arms(params):
         train.run(params, place, arm)
 
@@ -163,7 +163,7 @@ def plain(folder: Path) -> dict[str, str]:
     with _one_thread():
         _draw(raw | {"active": list(DRAWN), "after": AFTER}, place, (*DRAWN, *AFTER))
         _train(raw, place)
-        evaluate.run(parameters.parse(raw), place, crossval.run)
+        evaluate.run(toy.parse(raw), place, crossval.run)
     return {
         "splits": splits(place),
         "adapters": adapters(place, (*DRAWN, *AFTER)),
@@ -189,7 +189,7 @@ def scored(folder: Path) -> dict[str, str]:
     with _one_thread():
         _draw(raw, place, raw["active"])
         _train(raw, place)
-        evaluate.run(parameters.parse(raw), place, crossval.run)
+        evaluate.run(toy.parse(raw), place, crossval.run)
     return {"scored over folds": _sha256(splits(place), predictions(place), metrics(place))}
 
 

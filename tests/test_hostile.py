@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import toy
 from dreamset import params as parameters
 from dreamset import prepare, sources
 from dreamset.command.cli import main
@@ -144,7 +145,7 @@ def params(raw: dict[str, Any], source: str | Path, **changes: Any) -> parameter
     mine["prepare"]["source"] = f"imagefolder:{source}" if isinstance(source, Path) else source
     for key, value in changes.items():
         (mine["prepare"] if key in mine["prepare"] else mine)[key] = value
-    return parameters.parse(mine)
+    return toy.parse(mine)
 
 
 def folder(root: Path, classes: list[str], count: int = 8) -> Path:

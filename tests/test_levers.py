@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data.synthetic import read_metadata
@@ -25,7 +25,7 @@ KIND = Sampler("dpmsolver++", 3, 2.0)
 
 
 def loaded(folder: Path, raw: dict[str, Any], device: str = "cpu") -> base_model.BaseModel:
-    return base_model.load(folder, parameters.parse(raw).base, torch.device(device))
+    return base_model.load(folder, toy.parse(raw).base, torch.device(device))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_adapters_train_in_the_order_that_a_gpu_convolves_in(
     small: dict[str, Any], workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small["models"]["bundled"]["adapt"]["dataset"]["max_steps"] = 6
-    params, load = parameters.parse(small), base_model.load
+    params, load = toy.parse(small), base_model.load
     losses = []
     for layout in (torch.contiguous_format, torch.channels_last):
 
@@ -103,9 +103,9 @@ def test_whole_blocks_are_compiled_and_redraws_are_not(
     first = iter([torch.tensor([True] + [False] * 19)])
     monkeypatch.setattr(sampler, "degenerate", lambda drawn: next(first, torch.zeros(len(drawn), dtype=torch.bool)))
     monkeypatch.setitem(small["generate"], "max_redrawn_share", 1.0)
-    plain = parameters.parse(small)
+    plain = toy.parse(small)
     small["models"]["bundled"]["generate"]["compile"] = True
-    params = parameters.parse(small)
+    params = toy.parse(small)
     prepare.run(params, workspace)
     adapt.run(params, workspace, "stable_diffusion")
     generate.run(params, workspace, "stable_diffusion")

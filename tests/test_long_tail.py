@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import toy
-from dreamset import adapt, evaluate, generate, params, prepare, report, sources, train
+from dreamset import adapt, evaluate, generate, prepare, report, sources, train
 from dreamset.classifiers.augment import Augment
 from dreamset.core.files import atomic_write, sha256
 from dreamset.core.images import png
@@ -40,7 +40,7 @@ def tail(small: dict[str, Any], per_class: int, **generates: Any) -> Params:
     mine["shots"] = TAIL
     mine["models"]["bundled"]["generate"]["per_class"] = per_class
     mine["generate"] |= {"per_class": "balance", **generates}
-    return params.parse(mine)
+    return toy.parse(mine)
 
 
 def counts(folder: Path) -> list[int]:
@@ -135,7 +135,7 @@ def test_a_source_of_greys_says_so(raw: dict[str, Any], tmp_path: Path, colour: 
     raw["prepare"] |= {"source": f"imagefolder:{tmp_path / 'raw'}"}
     raw["shots"] = 2
     workspace = Workspace.at(tmp_path / "w")
-    prepare.run(params.parse(raw), workspace)
+    prepare.run(toy.parse(raw), workspace)
     assert splits.read_split(workspace.splits).channels == (3 if colour else 1)
 
 
@@ -170,7 +170,7 @@ def test_nothing_keeps_a_label_unless_it_is_stated(raw: dict[str, Any], tmp_path
     )
     for source in (f"imagefolder:{tmp_path / 'raw'}", f"csv:{tmp_path / 'list.csv'}", f"coop:{tmp_path}/split.json"):
         raw["prepare"]["source"] = source
-        assert sources.read(params.parse(raw).prepare).invariances == ()
+        assert sources.read(toy.parse(raw).prepare).invariances == ()
 
 
 # Thousands of classes

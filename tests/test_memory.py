@@ -9,7 +9,7 @@ from benchmarks.published import SD21_TEXT, SD21_UNET, SD21_VAE
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
-from dreamset import params as parameters
+import toy
 from dreamset.command import cli
 from dreamset.core.workspace import Workspace
 from dreamset.generator import base_model, lora, memory
@@ -22,7 +22,7 @@ SPEC = Lora(4, 4.0, unet=True, text_encoder=True)
 
 def model(raw: dict[str, Any], **changes: Any) -> Model:
     raw["models"]["bundled"] |= changes
-    return parameters.parse(raw).base
+    return toy.parse(raw).base
 
 
 @pytest.mark.parametrize("write", [write_pipeline, write_xl_pipeline])
@@ -67,7 +67,7 @@ def write_configurations(folder: Path) -> Path:
 
 
 def test_full_size_is_counted_in_seconds(raw: dict[str, Any], tmp_path: Path) -> None:
-    row = parameters.parse(raw).models["sd21_base"]
+    row = toy.parse(raw).models["sd21_base"]
     base = memory.on_meta(write_configurations(tmp_path), row)
     found = memory.of_adapting(base, Lora(16, 16.0, unet=True, text_encoder=True), 8, 1, offload=False)
     # U-Net 866 M, text encoder 340 M, autoencoder 84 M, two bytes each.
@@ -86,7 +86,7 @@ def test_full_size_is_counted_in_seconds(raw: dict[str, Any], tmp_path: Path) ->
 @pytest.mark.parametrize("saved", [(), ("gradient_checkpointing",)])
 def test_the_estimate_holds_on_a_gpu(raw: dict[str, Any], tmp_path: Path, saved: tuple[str, ...]) -> None:
     raw["models"]["sd21_base"]["memory"] = list(saved)
-    row = parameters.parse(raw).models["sd21_base"]
+    row = toy.parse(raw).models["sd21_base"]
     spec = Lora(16, 16.0, unet=True, text_encoder=True)
     meta = memory.on_meta(write_configurations(tmp_path), row)
     expected = memory.of_adapting(meta, spec, 8, 1, offload=False)

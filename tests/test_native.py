@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 import toy
-from dreamset import params as parameters
 from dreamset import prepare
 from dreamset.core.files import sha256
 from dreamset.core.images import png, read_rgb, resize_crop, to_native
@@ -82,7 +81,7 @@ def test_synthetic_images_are_read_through_the_native_resolution_and_real_ones_a
 
 def test_prepare_says_the_native_size_of_the_shots(raw: dict[str, Any], workspace: Workspace, tmp_path: Path) -> None:
     place = workspace
-    prepare.run(parameters.parse(raw), place)
+    prepare.run(toy.parse(raw), place)
     assert read_split(place.splits).native == 8
     for name, sides in (("cat", [(40, 30), (50, 36)]), ("dog", [(36, 90), (60, 70)])):
         (tmp_path / "raw" / name).mkdir(parents=True)
@@ -92,7 +91,7 @@ def test_prepare_says_the_native_size_of_the_shots(raw: dict[str, Any], workspac
             (tmp_path / "raw" / name / f"{index}.png").write_bytes(png(pixels))
     raw["prepare"]["source"] = f"imagefolder:{tmp_path / 'raw'}"
     raw["selection"] = "extra:1"
-    prepare.run(parameters.parse(raw), place)
+    prepare.run(toy.parse(raw), place)
     split = read_split(place.splits)
     drawn = sorted(min(read_rgb(place.cell / sample.path).size) for sample in split.train)
     assert split.native == drawn[len(drawn) // 2]

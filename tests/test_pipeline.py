@@ -20,8 +20,8 @@ from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import Stage
 
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.command.verbs import stage_function
 from dreamset.core.workspace import Workspace
 
@@ -294,7 +294,7 @@ def test_killed_with_its_process_group_repro_makes_only_the_rest(tmp_path: Path)
     assert len(after) == 6
     assert before.items() <= after.items()
 
-    params, unbroken = parameters.load(tmp_path / "params.yaml"), Workspace(tmp_path, tmp_path / "unbroken")
+    params, unbroken = toy.load(tmp_path / "params.yaml"), Workspace(tmp_path, tmp_path / "unbroken")
     shutil.rmtree(store)
     prepare.run(params, unbroken)
     adapt.run(params, unbroken, "stable_diffusion")

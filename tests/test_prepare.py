@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import toy
 from dreamset import params as parameters
 from dreamset import prepare
 from dreamset.core.errors import InputError
@@ -31,7 +32,7 @@ def settings(raw: dict[str, Any], **changes: Any) -> parameters.Params:
     mine = copy.deepcopy(raw)
     for key, value in changes.items():
         (mine["prepare"] if key in mine["prepare"] else mine)[key] = value
-    return parameters.parse(mine)
+    return toy.parse(mine)
 
 
 def folder(root: Path, classes: list[str], count: int = 12) -> Path:

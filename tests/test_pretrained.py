@@ -20,7 +20,6 @@ from dreamset import classifiers
 from dreamset.classifiers import clip
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file
-from dreamset.params import load
 from dreamset.weights import pretrained
 
 PROMPTS = ["a photo of a bar", "a photo of a plank", "spot"]
@@ -180,7 +179,7 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(project: 
 
 
 def test_every_row_says_what_must_be_fetched_for_its_classifiers() -> None:
-    rows = load(ROOT / "params.yaml").models
+    rows = toy.load(ROOT / "params.yaml").models
     assert pretrained.hub_name(rows["bundled"].clip) is None
     assert pretrained.hub_name(rows["sd21_base"].clip) == f"hub:{OPENAI}@{COMMIT}"
     assert pretrained.hub_name("open_clip:ViT-L-14/openai") == "hub:timm/vit_large_patch14_clip_224.openai"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.command import plan
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file
@@ -46,7 +46,7 @@ def parse(raw: dict[str, Any], **generate_row: int) -> Params:
     row = changed["models"]["bundled"]
     row["clip"] = str(ROOT / "models/base/clip")
     row["generate"] |= {"batch": 20} | generate_row
-    return parameters.parse(changed)
+    return toy.parse(changed)
 
 
 def run(params: Params, place: Workspace) -> tuple[dict[str, Any], list[SyntheticImage]]:
@@ -224,7 +224,7 @@ def test_what_is_searched_is_told_by_content(raw: dict[str, Any], tmp_path: Path
 def test_run_by_name_with_nothing_to_retrieve_from(raw: dict[str, Any], workspace: Workspace) -> None:
     raw["models"]["bundled"]["retrieval"] = None
     raw["models"]["bundled"]["clip"] = str(ROOT / "models/base/clip")
-    params = parameters.parse(raw)
+    params = toy.parse(raw)
     assert "retrieved" not in params.active
     with pytest.raises(InputError, match=r"models\.bundled\.retrieval: is null"):
         run(params, workspace)

@@ -70,7 +70,7 @@ def test_no_wrong_image_is_no_certainty_and_many_images_are_nearly_one() -> None
 
 
 def test_every_arm_tries_the_same_configurations_and_the_row_first() -> None:
-    row, probe = toy.params().base.train.resnet20, toy.params().base.train.linear_probe
+    row, probe = toy.params().base.train.rows["resnet20"], toy.params().base.train.rows["linear_probe"]
     found = selection.configurations(row, 0.8, 6, 0)
     assert found == selection.configurations(row, 0.8, 6, 0)
     assert found[:3] == selection.configurations(row, 0.8, 3, 0)
@@ -92,7 +92,7 @@ def test_every_arm_tries_the_same_configurations_and_the_row_first() -> None:
 def test_each_rule_sets_its_own_number_of_labels_apart(
     raw: dict[str, Any], tmp_path: Path, rule: str, counts: tuple[int, int]
 ) -> None:
-    params = parameters.parse(raw | {"selection": rule, "shots": 8})
+    params = toy.parse(raw | {"selection": rule, "shots": 8})
     place = Workspace.at(tmp_path)
     summary = prepare.run(params, place)
     split = read_split(place.splits)
@@ -103,8 +103,8 @@ def test_each_rule_sets_its_own_number_of_labels_apart(
 
 def test_holdout_takes_its_labels_out_of_the_shots(raw: dict[str, Any], tmp_path: Path) -> None:
     whole, part = Workspace.at(tmp_path / "whole"), Workspace.at(tmp_path / "part")
-    prepare.run(parameters.parse(raw | {"shots": 8}), whole)
-    prepare.run(parameters.parse(raw | {"shots": 8, "selection": "holdout"}), part)
+    prepare.run(toy.parse(raw | {"shots": 8}), whole)
+    prepare.run(toy.parse(raw | {"shots": 8, "selection": "holdout"}), part)
     shots, split = read_split(whole.splits).train, read_split(part.splits)
     assert {sample.sha256 for sample in (*split.train, *split.selection)} == {sample.sha256 for sample in shots}
     assert len(split.train) + len(split.selection) == 80
@@ -122,7 +122,7 @@ def test_holdout_is_a_quarter_of_each_class_and_at_least_one(tmp_path: Path, sho
 
 def test_one_shot_cannot_be_held_out(raw: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"selection: holdout cannot take .* \(class 'zero' has 1\); raise shots"):
-        prepare.run(parameters.parse(raw | {"shots": 1, "selection": "holdout"}), Workspace.at(tmp_path))
+        prepare.run(toy.parse(raw | {"shots": 1, "selection": "holdout"}), Workspace.at(tmp_path))
 
 
 def test_copies_of_a_file_are_held_out_together(tmp_path: Path) -> None:
@@ -155,12 +155,12 @@ def test_no_fold_leaves_a_class_without_images() -> None:
 def test_rules_that_make_no_sense_are_refused(raw: dict[str, Any], tmp_path: Path) -> None:
     for wrong in ("extra", "extra:0", "extra:-1", "extra:x", "best", "cv:3"):
         with pytest.raises(InputError, match="selection: expected fixed, holdout, cv, coop or extra:N"):
-            parameters.parse(raw | {"selection": wrong})
+            toy.parse(raw | {"selection": wrong})
     many = copy.deepcopy(raw)
     many["train"]["configurations"] = 3
     with pytest.raises(InputError, match=r"train.configurations: 3 cannot be chosen among with selection: fixed"):
-        parameters.parse(many)
-    parameters.parse(many | {"selection": "cv"})
+        toy.parse(many)
+    toy.parse(many | {"selection": "cv"})
     place = Workspace.at(tmp_path)
     toy.write_splits(place, selection=2)
     with pytest.raises(InputError, match=r"has some selection images, unlike selection: fixed; run `dreamset prepare"):
@@ -233,7 +233,7 @@ def folded(small: dict[str, Any], tmp_path: Path) -> tuple[parameters.Params, Wo
     small["train"] |= {"classifiers": ["resnet20"], "baselines": [], "selections": 2, "configurations": 2}
     small["models"]["bundled"]["train"]["resnet20"] |= {"width": 4, "steps": 4, "warmup": 1, "batch": 8}
     small["models"]["bundled"]["adapt"] |= {"sample_every": 1000}
-    params, place = parameters.parse(small), Workspace.at(tmp_path)
+    params, place = toy.parse(small), Workspace.at(tmp_path)
     toy.write_splits(place)
     place.test_split.unlink()
     adapt.run(params, place, RECIPE)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import toy
 from dreamset import params as parameters
 from dreamset import prepare, sources
 from dreamset.core.errors import InputError
@@ -31,7 +32,7 @@ def settings(raw: dict[str, Any], source: str, **changes: Any) -> parameters.Par
     mine["prepare"]["source"] = source
     for key, value in changes.items():
         (mine["prepare"] if key in mine["prepare"] else mine)[key] = value
-    return parameters.parse(mine)
+    return toy.parse(mine)
 
 
 def read(raw: dict[str, Any], source: str) -> sources.Source:

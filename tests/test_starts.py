@@ -16,7 +16,6 @@ from PIL import Image
 
 import toy
 from dreamset import adapt, generate, prepare
-from dreamset import params as parameters
 from dreamset.command import cli, plan
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb, resize_crop
@@ -48,7 +47,7 @@ def started(small: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def base(started: dict[str, Any]) -> BaseModel:
-    model = parameters.parse(started).base
+    model = toy.parse(started).base
     return base_model.load(Path(model.generator), model, torch.device("cpu"))
 
 
@@ -146,7 +145,7 @@ def test_an_image_depends_on_no_company(base: BaseModel, monkeypatch: pytest.Mon
 
 
 def test_shots_take_turns(started: dict[str, Any], workspace: Workspace) -> None:
-    prepare.run(parameters.parse(started), workspace)
+    prepare.run(toy.parse(started), workspace)
     split = read_split(workspace.splits)
     ten = [starts.choose(split, 0, [(label, index) for index in range(10)]) for label in range(10)]
     for label, shots in enumerate(ten):
@@ -160,7 +159,7 @@ def test_shots_take_turns(started: dict[str, Any], workspace: Workspace) -> None
 
 
 def test_a_shot_is_encoded_once_and_as_the_base_sees_it(started: dict[str, Any], workspace: Workspace) -> None:
-    params = parameters.parse(started)
+    params = toy.parse(started)
     prepare.run(params, workspace)
     shot = read_split(workspace.splits).train[0]
     base = base_model.load(Path(params.base.generator), params.base, torch.device("cpu"))
@@ -176,7 +175,7 @@ def test_a_shot_is_encoded_once_and_as_the_base_sees_it(started: dict[str, Any],
 
 
 def test_every_image_says_where_it_started(started: dict[str, Any], workspace: Workspace) -> None:
-    params = parameters.parse(started)
+    params = toy.parse(started)
     rows = made(params, workspace)
     split = read_split(workspace.splits)
     chosen = starts.choose(split, params.seed, [(row.label, row.index) for row in rows])
@@ -196,16 +195,16 @@ def test_every_image_says_where_it_started(started: dict[str, Any], workspace: W
 def test_batch_growth_and_a_lost_shard_change_no_image(started: dict[str, Any], tmp_path: Path) -> None:
     started["models"]["bundled"]["generate"] |= {"per_class": 5, "batch": 10}
     place = Workspace.at(tmp_path / "a")
-    made(parameters.parse(started), place)
+    made(toy.parse(started), place)
     whole = content(place.synthetic(RECIPE))
     lost = json.loads((place.synthetic(RECIPE) / "shards.json").read_text())[3]
     for path in (place.shards / lost).rglob("*.png"):
         path.unlink()
-    assert generate.run(parameters.parse(started), place, RECIPE)["drawn_now"] == 10
+    assert generate.run(toy.parse(started), place, RECIPE)["drawn_now"] == 10
     assert content(place.synthetic(RECIPE)) == whole
     started["models"]["bundled"]["generate"] |= {"batch": 40}
     other = Workspace.at(tmp_path / "b")
-    made(parameters.parse(started), other)
+    made(toy.parse(started), other)
     for name in whole:
         one, two = (np.asarray(Image.open(at.synthetic(RECIPE) / name), np.int16) for at in (place, other))
         assert abs(one - two).max() <= 1, name
@@ -224,13 +223,13 @@ def test_a_degenerate_image_starts_again_from_its_own_shot(
         return images
 
     monkeypatch.setattr(sampler, "draw", spoilt)
-    rows = made(parameters.parse(started), workspace)
+    rows = made(toy.parse(started), workspace)
     assert [(row.label, row.index) for row in rows if row.redraws] == [(3, 0)]
     assert torch.equal(begun[1], begun[0][3:4])
 
 
 def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any], workspace: Workspace) -> None:
-    prepare.run(parameters.parse(started), workspace)
+    prepare.run(toy.parse(started), workspace)
     split = read_split(workspace.splits)
 
     def keys(strength: float = 0.5, **change: Any) -> list[str]:
@@ -254,7 +253,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
 
 
 def test_a_fold_starts_from_its_own_shots_alone(started: dict[str, Any], workspace: Workspace) -> None:
-    params = parameters.parse(started)
+    params = toy.parse(started)
     prepare.run(params, workspace)
     split = read_split(workspace.splits)
     held = split.train[::3]  # the first of each class
@@ -270,11 +269,11 @@ def test_a_fold_starts_from_its_own_shots_alone(started: dict[str, Any], workspa
 def test_a_strength_that_draws_nothing_is_refused(started: dict[str, Any], workspace: Workspace) -> None:
     started["recipes"][RECIPE]["sampler"]["strength"] = 0.2
     with pytest.raises(InputError, match=r"recipes\.stable_diffusion\.sampler\.strength: 0\.2 of 4 steps is less"):
-        made(parameters.parse(started), workspace)
+        made(toy.parse(started), workspace)
 
 
 def test_a_dry_run_names_the_real_images(started: dict[str, Any], workspace: Workspace) -> None:
-    params = parameters.parse(started)
+    params = toy.parse(started)
     prepare.run(params, workspace)
     shutil.copyfile(toy.ROOT / "dvc.yaml", workspace.root / "dvc.yaml")
     assert "- data/real\n" in plan.describe(params, workspace, "generate", RECIPE).partition("outputs")[0]
@@ -286,7 +285,7 @@ def test_who_publishes_such_images_is_told(
     import yaml
 
     place = Workspace.at(tmp_path)
-    made(parameters.parse(started), place)
+    made(toy.parse(started), place)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(started))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(export, "_copies", lambda *_: np.zeros(40, bool))

@@ -58,7 +58,7 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(params.tune.pruner)
         assert not workspace.result("tune", recipe).exists()
         found: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
-        if params.recipes[recipe].search is not None:
+        if params.recipes[recipe].is_tuned:
             trial = {"images": 20, "seconds": 1.5}
             found |= {
                 "best": {"guidance": 3.0, "steps": 2},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+import toy
 from dreamset import adapt, evaluate, generate, prepare, train
 from dreamset import params as parameters
 from dreamset.command import cli
@@ -103,7 +104,7 @@ def params(raw: dict[str, Any]) -> Params:
     }
     raw["active"] = ["stable_diffusion", "datadream_dset"]
     raw["evaluate"]["bootstrap"] = 100
-    return parameters.parse(raw)
+    return toy.parse(raw)
 
 
 def rows(workspace: Workspace, name: str) -> list[dict[str, str]]:

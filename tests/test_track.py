@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import known_study
-from dreamset import params as parameters
+import toy
 from dreamset import track
 from dreamset.command import cli, verbs
 from dreamset.core.files import write_json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from dreamset.params import Params
 
-PARAMS = parameters.load(Path(__file__).parents[1] / "params.yaml")
+PARAMS = toy.load(Path(__file__).parents[1] / "params.yaml")
 T0 = 1_700_000_000.0
 
 

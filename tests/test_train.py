@@ -15,9 +15,8 @@ import torch
 
 import toy
 from dreamset import classifiers, train
-from dreamset.classifiers import fit, fitting
+from dreamset.classifiers import fit, fitting, resnet20
 from dreamset.classifiers.parts import Part
-from dreamset.classifiers.resnet20 import ResNet20
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.core.workspace import Workspace
@@ -45,7 +44,8 @@ def _labelled(n: int, value: int = 0) -> arrays.Labelled:
 
 
 def _schedule(**changes: Any) -> Any:
-    return toy.params(**{f"models__bundled__train__resnet20__{k}": v for k, v in changes.items()}).base.train.resnet20
+    params = toy.params(**{f"models__bundled__train__resnet20__{k}": v for k, v in changes.items()})
+    return params.base.train.rows["resnet20"]
 
 
 class Scripted(torch.nn.Module):
@@ -91,7 +91,7 @@ def test_training_that_stops_early_is_the_beginning_of_one_that_does_not() -> No
     found = []
     for stop in (None, 4):
         torch.manual_seed(0)
-        network = ResNet20(3, 4, 16, 0.0)
+        network = resnet20.network(3, 4, 16, 0.0)
         source = fit.Source("real", _labelled(5, 9), 1.0, 1.0)
         schedule = _schedule(steps=8, batch=4, warmup=2)
         history = fit.fit(
@@ -196,7 +196,7 @@ def test_scales_are_nested_and_change_no_other_run(tmp_path: Path) -> None:
     ]
     assert [run.kind.scale for run in runs.runs(params, RECIPE)] == [None] * 3 + [1, 3]
     part = Part(params, places[1], read_split(places[1].splits), RECIPE, places[1].shards)
-    small, large = (part.scaled(scale, ResNet20(3, 4, 16, 0.0)) for scale in (1, 3))
+    small, large = (part.scaled(scale, resnet20.network(3, 4, 16, 0.0)) for scale in (1, 3))
     for label in range(3):
         own = [name for name, its in zip(small.names, small.labels, strict=True) if its == label]
         assert own == [name for name, its in zip(large.names, large.labels, strict=True) if its == label][:4]
@@ -229,7 +229,7 @@ def test_without_selection_images_nothing_is_scored() -> None:
 
 
 def test_every_batch_of_both_holds_its_share_of_each() -> None:
-    network = ResNet20(3, 4, 16, 0.0)
+    network = resnet20.network(3, 4, 16, 0.0)
     sources = [
         fit.Source("real", _labelled(4, 255), 0.5, 0.8),
         fit.Source("synthetic", _labelled(90, 0), 0.5, 0.2),
@@ -243,7 +243,7 @@ def test_every_batch_of_both_holds_its_share_of_each() -> None:
 
 
 def test_the_loss_of_both_weighs_real_rows_by_lambda() -> None:
-    network = ResNet20(3, 4, 16, 0.1).eval()
+    network = resnet20.network(3, 4, 16, 0.1).eval()
     real, synthetic = _labelled(4, 255), _labelled(4, 0)
 
     def loss(*sources: fit.Source) -> float:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dreamset import classifiers
+from dreamset import params as parameters
 from dreamset.core.files import atomic_write, sha256, write_json
 from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
 from dreamset.data import tuned
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
 from dreamset.data.synthetic import SyntheticImage, write_metadata
-from dreamset.params import Params, parse
+from dreamset.params import Params
 
 CLASSES = ("bar", "plank", "spot")
 SIZE = 16
@@ -33,6 +35,16 @@ def picture(label: int, rng: np.random.Generator) -> np.ndarray:
     ][label]
     grey = np.clip(mask * rng.uniform(150, 240) + rng.normal(12, 8, (SIZE, SIZE)), 0, 255)
     return np.repeat(grey.astype(np.uint8)[..., None], 3, -1)
+
+
+def parse(raw: object) -> Params:
+    """Parameters as a file with this content gives them."""
+    return parameters.parse(raw, classifiers.ROWS)
+
+
+def load(path: Path) -> Params:
+    """The parameters of a file."""
+    return parameters.load(path, classifiers.ROWS)
 
 
 def params(**changes: Any) -> Params:

@@ -200,9 +200,9 @@ def _write_empty(workspace: Workspace, recipe: str) -> dict[str, Any]:
 def _dropout(params: Params, recipe: str) -> float:
     """Return the share of images that are trained without their condition; guidance moves away from these."""
     row = params.recipes[recipe]
-    if row.prompt != "class_vector":
+    if not row.asks_by_vectors:
         return params.base.adapt.caption_dropout
-    if row.adapter == "unet":
+    if row.trains_unet:
         return _dropout(params, params.after[recipe])
     return row.class_dropout or 0.0
 
@@ -242,7 +242,7 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
     jobs = []
     for index, labels in enumerate(plan):
         samples = [sample for sample in split.train if sample.label in labels]
-        name = split.classes[labels[0]] if row.scope == "class" else "dataset"
+        name = split.classes[labels[0]] if row.has_adapter_per_class else "dataset"
         seed = seed_for("adapter", params.seed, name)
         prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
         grid = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:_GRID_CLASSES])

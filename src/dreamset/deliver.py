@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params import Params
 
-HEAD: Final = "head.safetensors"
 _REAL: Final = "real"  # the arm without synthetic images
 # Of that arm, named beforehand and not picked on the test images: on selection images of digits strong augmentation
 # got more right than plain (docs/selection.md).
@@ -37,7 +36,7 @@ _REAL_ONLY: Final = "real_strong"
 _OUTCOMES: Final = ("helps", "does_not_help", "cannot_tell")
 _AGAIN: Final = "run `dreamset evaluate` again"
 
-# Both start alike. They are printed in the card, and a test runs them from there.
+# Around the `program` of each classifier. They are printed in the card, and a test runs them from there.
 _READ: Final = '''
 import json
 
@@ -81,54 +80,6 @@ with torch.inference_mode():
 best = int(probabilities.argmax())
 print(record["classes"][best], float(probabilities[best]))
 """
-_SNIPPETS: Final = {
-    "resnet20": _READ
-    + """
-weights = load_file("model.safetensors")
-
-
-def norm(x, name):
-    mean, variance = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
-    return F.batch_norm(x, mean, variance, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-
-def logits(images):
-    x = F.relu(norm(F.conv2d(images * 2 - 1, weights["stem.weight"], padding=1), "bn"))
-    for i in range(9):
-        block, stride = f"blocks.{i}", 2 if i in (3, 6) else 1
-        y = F.relu(norm(F.conv2d(x, weights[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn1"))
-        y = norm(F.conv2d(y, weights[f"{block}.conv2.weight"], padding=1), f"{block}.bn2")
-        x = F.max_pool2d(x, 3, stride, 1) if stride > 1 else x
-        x = F.relu(y + F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])))
-    return F.linear(x.mean((2, 3)), weights["head.weight"], weights["head.bias"])
-"""
-    + _ANSWER,
-    "resnet50": _READ
-    + """
-from torchvision.models import resnet50
-
-network = resnet50(num_classes=len(record["classes"])).eval()
-network.load_state_dict(load_file("model.safetensors"))
-
-
-def logits(images):
-    return network(images * 2 - 1)
-"""
-    + _ANSWER,
-    "clip_lora": _READ
-    + """
-import open_clip
-
-model = open_clip.create_model("local-dir:.").eval()
-head = load_file("head.safetensors")["weight"]  # unit features of the classes' captions, times the logit scale
-mean, std = (torch.tensor(record["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
-
-
-def logits(images):
-    return F.normalize(model.encode_image((images - mean) / std), dim=-1) @ head.T
-"""
-    + _ANSWER,
-}
 
 
 class Choice(NamedTuple):
@@ -160,10 +111,11 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     # The very one that the verdict compares.
     arm, kind = found["of"].split("/")[:2] if helps else (_REAL, _REAL_ONLY)
     name: str = found["classifier"]
-    if name not in _SNIPPETS:
-        raise InputError(
-            f"{path}: its verdict names {name}, which cannot be delivered; name one of {', '.join(_SNIPPETS)}."
-        )
+    rows = params.base.train.rows
+    program = rows[name].program if name in rows else None
+    if program is None:
+        others = ", ".join(params.base.train.delivered)
+        raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name one of {others}.")
     source = workspace.classifiers(arm) / f"{kind}_{name}"
     record = read_json(source / classifiers.RECORD, f"dreamset train {arm}")
     if "temperature" not in record:
@@ -191,9 +143,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         for file in sorted(source.iterdir()):
             shutil.copyfile(file, folder / file.name)
         write_json(folder / classifiers.RECORD, record)
-        if name == "clip_lora":
-            _save_head(predictor, folder)
-        atomic_write(folder / "README.md", cards.classifier(record, _SNIPPETS[name]))
+        classifiers.save_more(name, predictor.classifier, folder)
+        atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
     summary = {
         "outcome": found["outcome"],
@@ -299,11 +250,3 @@ def _accuracy(evaluation: dict[str, Any], path: Path, arm: str, kind: str, name:
         "protocol": evaluation.get("protocol", "test"),
         "images": evaluation["test_images"],
     }
-
-
-def _save_head(predictor: Predictor, folder: Path) -> None:
-    """What turns image features into logits, so that nobody needs the captions, their tokenizer or the text tower."""
-    from safetensors.torch import save
-
-    weight = predictor.classifier.head().cpu().contiguous()  # type: ignore[operator]
-    atomic_write(folder / HEAD, save({"weight": weight}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import FROM_SCRATCH, fitting, selection
+from dreamset.classifiers import fitting, selection
 from dreamset.classifiers.fitting import Fitted, Trial
 from dreamset.classifiers.parts import Part
 from dreamset.core import shards
@@ -47,7 +47,7 @@ def run(
     """
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
-    if any(run.classifier not in FROM_SCRATCH for run in runs(params, arm)):
+    if any(run.classifier not in params.base.train.from_scratch for run in runs(params, arm)):
         from dreamset.weights import pretrained
 
         # Weights that are missing are told now, and not after the hours that another classifier takes.

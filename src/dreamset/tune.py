@@ -70,7 +70,7 @@ def join(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         InputError: as ``run``.
     """
     licences.check(params)
-    if params.recipes[recipe].search is None:
+    if not params.recipes[recipe].is_tuned:
         return {"recipe": recipe, "trials": 0}
     objective, study = _finished_study(params, workspace, recipe)
     result = workspace.result("tune", recipe)
@@ -85,7 +85,7 @@ def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
     """Run the stages before the images of ``recipe``: adapt and tune it, and before it the recipes it starts from."""
     for name in params.lineage(recipe):
         adapt.run(params, workspace, name)
-        if params.recipes[name].search is not None:
+        if params.recipes[name].is_tuned:
             run(params, workspace, name)
 
 

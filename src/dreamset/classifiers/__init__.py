@@ -1,23 +1,30 @@
-"""Image classifiers: one module each, one common shape.
+"""Image classifiers: one file each, one common shape.
 
 A classifier is an ``nn.Module`` with ``size`` (pixels of the square it sees), ``label_smoothing`` and a
 ``forward`` from (n, 3, size, size) float RGB in 0..1 to (n, classes) logits; its trainable parameters are those that
-require a gradient. A module of this package offers
+require a gradient. Its file, named as it is, holds
 
-- ``build(model, split, root) -> Classifier``: ready to train, initialised from torch's global generator;
-- ``save(classifier, folder)``: its weights, so that others can read them;
-- ``load(folder, record) -> Classifier``: back from ``save``, with ``record`` the content of ``classifier.json``.
+- ``Row``: its settings in a model's row, whether it is trained from scratch, and how others use it;
+- ``build(row, model, split, root) -> nn.Module``: ready to train, initialised from torch's global generator;
+- ``save(classifier, folder)``: writes its weights, so that others can read them;
+- ``load(folder, record) -> nn.Module``: back from ``save``, with ``record`` the content of ``classifier.json``;
+- ``save_more(classifier, folder)``, where its program reads further files: writes these.
+
+Heavy libraries are imported inside these functions: ``params.yaml`` is read without torch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.classifiers import clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from types import ModuleType
 
     import numpy as np
     import torch
@@ -25,52 +32,47 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dreamset.data.splits import Split
-    from dreamset.params.model import Model
+    from dreamset.params.model import ClassifierRow, Model
 
-# Classifiers that know nothing but what they are trained on: on synthetic images alone their accuracy is CAS.
-FROM_SCRATCH: Final = ("resnet20", "resnet50")
+# Every classifier, in the order in which they stand in for one another where one is to be delivered.
+_FILES: Final = {
+    file.__name__.rpartition(".")[2]: file
+    for file in (
+        resnet20,
+        clip_lora,
+        resnet50,
+        linear_probe,
+        clip_zeroshot,
+    )
+}
+# The settings of those that are trained.
+ROWS: Final[Mapping[str, type[ClassifierRow]]] = {
+    name: file.Row for name, file in _FILES.items() if hasattr(file, "Row")
+}
 RECORD = "classifier.json"
 BATCH = 256  # images that a classifier is asked about at once
 
 
-def _module(name: str) -> Any:
-    """The module of a classifier; imported late, for open_clip alone costs seconds."""
-    # Spelled out, so that whoever reads the imports of a stage (dvc.yaml lists them) finds these.
-    if name == "resnet20":
-        from dreamset.classifiers import resnet20
-
-        return resnet20
-    if name == "resnet50":
-        from dreamset.classifiers import resnet50
-
-        return resnet50
-    if name == "clip_lora":
-        from dreamset.classifiers import clip_lora
-
-        return clip_lora
-    if name == "linear_probe":
-        from dreamset.classifiers import linear_probe
-
-        return linear_probe
-    if name == "clip_zeroshot":
-        from dreamset.classifiers import clip_zeroshot
-
-        return clip_zeroshot
-    raise InputError(
-        f"{name}: is no classifier; there are resnet20, resnet50, clip_lora, linear_probe and clip_zeroshot."
-    )
+def _file(name: str) -> ModuleType:
+    if name not in _FILES:
+        *others, last = _FILES
+        raise InputError(f"{name}: is no classifier; there are {', '.join(others)} and {last}.")
+    return _FILES[name]
 
 
 def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
     """An untrained classifier of the classes of ``split``.
 
     Args:
-        name: resnet20, resnet50, clip_lora, linear_probe or clip_zeroshot.
-        model: the row of ``models`` with its width, rank and so on.
+        name: of the classifier.
+        model: the row of ``models`` with its settings.
         split: class names, and the captions that CLIP compares an image with.
         root: what relative paths of the row start from.
+
+    Raises:
+        InputError: there is no such classifier.
     """
-    classifier: nn.Module = _module(name).build(model, split, root)
+    classifier: nn.Module = _file(name).build(model.train.rows.get(name), model, split, root)
     return classifier
 
 
@@ -81,8 +83,14 @@ def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
     ``Predictor.probabilities`` divides the logits by.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    facts: dict[str, Any] = _module(record["classifier"]).save(classifier, folder)
+    facts: dict[str, Any] = _file(record["classifier"]).save(classifier, folder)
     write_json(folder / RECORD, record | facts)
+
+
+def save_more(name: str, classifier: nn.Module, folder: Path) -> None:
+    """Write further files beside a saved classifier that its ``program`` reads."""
+    if hasattr(_file(name), "save_more"):
+        _file(name).save_more(classifier, folder)
 
 
 def classes(folder: Path) -> tuple[str, ...]:
@@ -93,7 +101,7 @@ def classes(folder: Path) -> tuple[str, ...]:
 def load(folder: Path) -> Predictor:
     """A trained classifier as it was saved."""
     record = read_json(folder / RECORD, "dreamset train")
-    classifier = _module(record["classifier"]).load(folder, record)
+    classifier = _file(record["classifier"]).load(folder, record)
     return Predictor(classifier, tuple(record["classes"]), record.get("temperature", 1.0))
 
 

@@ -1,130 +1,78 @@
-"""CLIP adapted by LoRA on the query and value projections of both towers, as DataDream's classifier is.
-
-Query and value of every self-attention get ``alpha / rank * B A`` on their weights, with dropout on the input of A;
-key, output projection, everything else and the logit scale stay frozen (loralib's MergedLinear with
-``enable_lora=[True, False, True]``; 983,040 parameters for ViT-B/16 at rank 16).
-"""
+"""CLIP adapted by LoRA on the query and value projections of both towers, as DataDream's classifier is."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from dreamset.classifiers import clip
-from dreamset.classifiers.clip import load
-from dreamset.core.errors import InputError
+from dreamset.core.strict import Range
+from dreamset.params.model import ClassifierRow
+from dreamset.params.values import Positive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.classifiers.clip import Clip
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
 
-__all__ = ["LoraAttention", "adapt", "build", "checkpoint_text", "load", "merge", "save"]
+HEAD: Final = "head.safetensors"
+# How others use it: `logits` of what `read` returns, both in the card of a delivered classifier.
+PROGRAM: Final = """
+import open_clip
+
+model = open_clip.create_model("local-dir:.").eval()
+head = load_file("head.safetensors")["weight"]  # unit features of the classes' captions, times the logit scale
+mean, std = (torch.tensor(record["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
 
 
-class LoraAttention(nn.Module):
-    """A self-attention whose query and value weights are adapted; called as the ``nn.MultiheadAttention`` it wraps.
-
-    Dropout on the input of the LoRA cannot be written as a change of weights, so training computes the low-rank
-    path apart; evaluation uses the merged weights.
-
-    Args:
-        attention: a batch-first self-attention with fused projections, width d.
-        rank: of each of the two updates.
-        alpha: the updates are scaled by ``alpha / rank``.
-        dropout: on the input of the updates, 0..1.
-    """
-
-    def __init__(self, attention: nn.MultiheadAttention, rank: int, alpha: float, dropout: float) -> None:
-        super().__init__()
-        if attention.in_proj_weight is None or not attention.batch_first:
-            raise InputError(
-                "clip_lora needs batch-first attention with one fused projection for query, key and value."
-            )
-        width = attention.embed_dim
-        self.attention = attention
-        self.scaling = alpha / rank
-        self.dropout = nn.Dropout(dropout)
-        self.A = nn.Parameter(torch.empty(2 * rank, width))  # rows of query, then of value
-        self.B = nn.Parameter(torch.zeros(2, width, rank))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-
-    def merged(self) -> Tensor:
-        """The fused projection (3 d, d) with the updates added to its query and value rows."""
-        query, value = self.scaling * self.B @ self.A.view(2, -1, self.A.shape[1])
-        return self.attention.in_proj_weight + torch.cat([query, torch.zeros_like(query), value])
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
-    ) -> tuple[Tensor, None]:
-        """Attention over ``query`` (n, length, d), which is also key and value."""
-        x, bias = query, self.attention.in_proj_bias
-        if self.training:
-            rows = x.flatten(0, 1)
-            q, k, v = F.linear(rows, self.attention.in_proj_weight, bias).chunk(3, -1)
-            low_q, low_v = F.linear(self.dropout(rows), self.A).chunk(2, -1)
-            q = torch.addmm(q, low_q, self.B[0].T, alpha=self.scaling)
-            v = torch.addmm(v, low_v, self.B[1].T, alpha=self.scaling)
-        else:
-            q, k, v = F.linear(x, self.merged(), bias).chunk(3, -1)
-        split = (*x.shape[:2], self.attention.num_heads, -1)
-        q, k, v = (part.reshape(split).transpose(1, 2) for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
-        out: Tensor = self.attention.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out, None
+def logits(images):
+    return F.normalize(model.encode_image((images - mean) / std), dim=-1) @ head.T
+"""
 
 
-def adapt(model: nn.Module, rank: int, alpha: float, dropout: float) -> int:
-    """Put a LoRA on every self-attention of both towers; the rest is frozen.
+@dataclass(frozen=True)
+class Row(ClassifierRow):
+    """``train.clip_lora`` of a model's row."""
 
-    Returns:
-        The number of trainable parameters.
-    """
-    from open_clip.transformer import ResidualAttentionBlock
+    program: ClassVar[str | None] = PROGRAM
 
-    model.requires_grad_(False)
-    blocks = [block for block in model.modules() if isinstance(block, ResidualAttentionBlock)]
-    towers = (model.visual, getattr(model, "text", getattr(model, "transformer", None)))
-    if not all(isinstance(tower, nn.Module) and set(blocks) & set(tower.modules()) for tower in towers):
-        raise InputError("this CLIP has a tower without attention that clip_lora can adapt; choose a ViT of open_clip.")
-    for block in blocks:
-        block.attn = LoraAttention(block.attn, rank, alpha, dropout)
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    rank: Annotated[int, Range(low=1, high=1024)]
+    alpha: Positive
+    dropout: Annotated[float, Range(low=0, high=0.9)]
 
 
-def checkpoint_text(model: Any) -> None:
-    """Compute the text tower's activations again in the backward pass instead of keeping them."""
-    tower = getattr(model, "text", model)
-    tower.transformer.grad_checkpointing = True
-
-
-@torch.no_grad()
-def merge(model: nn.Module) -> None:
-    """Add every LoRA to the weights it adapts, and leave a stock open_clip model."""
-    for block in list(model.modules()):
-        attention = getattr(block, "attn", None)
-        if isinstance(attention, LoraAttention):
-            attention.attention.in_proj_weight.copy_(attention.merged())
-            block.attn = attention.attention
-
-
-def build(model: Model, split: Split, root: Path) -> clip.Clip:
+def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
     """The pretrained CLIP with fresh LoRAs: it starts as the zero-shot classifier."""
-    row = model.train.clip_lora
+    from dreamset.classifiers import clip, lora_attention
+
     classifier = clip.build(root, model.clip, split)
-    adapt(classifier.model, row.rank, row.alpha, row.dropout)
+    lora_attention.adapt(classifier.model, row.rank, row.alpha, row.dropout)
     # Above some 300 classes the captions need more memory than the images.
     if "gradient_checkpointing" in model.memory:
-        checkpoint_text(classifier.model)
+        lora_attention.checkpoint_text(classifier.model)
     return classifier
 
 
-def save(classifier: clip.Clip, folder: Path) -> dict[str, Any]:
+def save(classifier: Clip, folder: Path) -> dict[str, Any]:
     """Merge the LoRAs, then save a stock open_clip folder."""
-    merge(classifier.model)
+    from dreamset.classifiers import clip, lora_attention
+
+    lora_attention.merge(classifier.model)
     return clip.save(classifier, folder)
+
+
+def load(folder: Path, record: dict[str, Any]) -> Clip:
+    """A classifier as ``save`` wrote it, LoRA merged."""
+    from dreamset.classifiers import clip
+
+    return clip.load(folder, record)
+
+
+def save_more(classifier: Clip, folder: Path) -> None:
+    """Write what turns image features into logits, so that nobody needs captions, tokenizer or text tower."""
+    from safetensors.torch import save
+
+    from dreamset.core.files import atomic_write
+
+    atomic_write(folder / HEAD, save({"weight": classifier.head().cpu().contiguous()}))

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dreamset.classifiers import clip
-from dreamset.classifiers.clip import load, save
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreamset.classifiers.clip import Clip
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
 
-__all__ = ["build", "load", "save"]
 
-
-def build(model: Model, split: Split, root: Path) -> clip.Clip:
+def build(row: None, model: Model, split: Split, root: Path) -> Clip:
     """The pretrained CLIP with the captions of ``split``."""
+    from dreamset.classifiers import clip
+
     return clip.build(root, model.clip, split)
+
+
+def save(classifier: Clip, folder: Path) -> dict[str, Any]:
+    """A stock open_clip folder."""
+    from dreamset.classifiers import clip
+
+    return clip.save(classifier, folder)
+
+
+def load(folder: Path, record: dict[str, Any]) -> Clip:
+    """A classifier as ``save`` wrote it."""
+    from dreamset.classifiers import clip
+
+    return clip.load(folder, record)

@@ -12,7 +12,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import FROM_SCRATCH, selection
+from dreamset.classifiers import selection
 from dreamset.classifiers.parts import prompts, sources
 from dreamset.core import locks, shards
 from dreamset.core.curves import thinned
@@ -188,7 +188,7 @@ class Fitted:
             [{"step": step, "accuracy": round(value, 4)} for step, value in (own.curve or own.accuracies()).items()]
             for own in scored
         ]
-        done, batch = len(history.losses), getattr(self.part.params.base.train, self.run.classifier).batch
+        done, batch = len(history.losses), self.part.params.base.train.rows[self.run.classifier].batch
         # A choice is paid for by all that was tried; where images are held out for good, what is kept is one of those.
         effort = sum(own.seconds for own in scored)
         effort += 0.0 if self.part.params.sets_apart and not self.run.kind.more else history.seconds
@@ -251,7 +251,7 @@ def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
 
 def configurations(params: Params, name: str) -> list[Configuration]:
     """What the rule chooses among for a classifier: as many for each."""
-    row = getattr(params.base.train, name)
+    row = params.base.train.rows[name]
     return selection.configurations(row, params.train.real_weight, params.train.configurations, params.seed)
 
 
@@ -265,8 +265,8 @@ def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
         "classifier": name,
         # Not the recipe, nor how many images it has beyond these.
         "train_on": str(run.kind),
-        "row": dataclasses.asdict(getattr(base.train, name)),
-        "clip": None if name in FROM_SCRATCH else part.clip,
+        "row": dataclasses.asdict(base.train.rows[name]),
+        "clip": None if base.train.rows[name].from_scratch else part.clip,
         "crop": base.train.crop,
         "seed": params.seed,
         "libraries": {library: importlib.metadata.version(library) for library in _LIBRARIES},
@@ -294,7 +294,7 @@ def _fit(
     # No recipe in the seeds: recipes are compared from the same start and in the same order of batches.
     torch.manual_seed(seed_for("train", params.seed, name, "start"))
     classifier = classifiers.build(name, params.base, split, part.workspace.root)
-    row = getattr(params.base.train, name)
+    row = params.base.train.rows[name]
     data, held = part.of(classifier)
     if kind.scale is not None:
         data = {"synthetic": part.scaled(kind.scale, classifier)}

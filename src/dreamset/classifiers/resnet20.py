@@ -6,46 +6,57 @@ real ones its accuracy is the classification accuracy score, CAS (Ravuri and Vin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from dreamset.core.strict import Range
+from dreamset.params.model import ScratchRow
+from dreamset.params.values import Count
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import nn
 
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
 
 WEIGHTS: Final = "model.safetensors"
 TRANSFORM: Final = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}  # of what it sees, beside the size
+# How others use it: `logits` of what `read` returns, both in the card of a delivered classifier.
+PROGRAM: Final = """
+weights = load_file("model.safetensors")
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the first may halve the resolution and widen."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride, self.wider = stride, outputs - inputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
-        if self.stride > 1:
-            x = F.max_pool2d(x, 3, self.stride, 1)
-        if self.wider:
-            x = F.pad(x, (0, 0, 0, 0, 0, self.wider))
-        return F.relu(out + x, inplace=True)
+def norm(x, name):
+    mean, variance = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
+    return F.batch_norm(x, mean, variance, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-class ResNet20(nn.Module):
-    """See the module.
+def logits(images):
+    x = F.relu(norm(F.conv2d(images * 2 - 1, weights["stem.weight"], padding=1), "bn"))
+    for i in range(9):
+        block, stride = f"blocks.{i}", 2 if i in (3, 6) else 1
+        y = F.relu(norm(F.conv2d(x, weights[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn1"))
+        y = norm(F.conv2d(y, weights[f"{block}.conv2.weight"], padding=1), f"{block}.bn2")
+        x = F.max_pool2d(x, 3, stride, 1) if stride > 1 else x
+        x = F.relu(y + F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])))
+    return F.linear(x.mean((2, 3)), weights["head.weight"], weights["head.bias"])
+"""
+
+
+@dataclass(frozen=True)
+class Row(ScratchRow):
+    """``train.resnet20`` of a model's row."""
+
+    program: ClassVar[str | None] = PROGRAM
+
+    size: Annotated[int, Range(low=8)]
+    width: Count
+
+
+def network(classes: int, width: int, size: int, label_smoothing: float) -> nn.Module:
+    """An initialised network.
 
     Args:
         classes: outputs.
@@ -53,41 +64,69 @@ class ResNet20(nn.Module):
         size: pixels of the square images.
         label_smoothing: of the training loss, 0..1.
     """
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
 
-    def __init__(self, classes: int, width: int, size: int, label_smoothing: float) -> None:
-        super().__init__()
-        self.size, self.width, self.label_smoothing = size, width, label_smoothing
-        self.stem = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        blocks, inputs = [], width
-        for stage in range(3):
-            for block in range(3):
-                outputs = width * 2**stage
-                blocks.append(Block(inputs, outputs, 2 if stage and not block else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(inputs, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)
+    class Block(nn.Module):
+        """Two 3x3 convolutions with a shortcut; the first may halve the resolution and widen."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
-        x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
-        x = F.relu(self.bn(self.stem(x)), inplace=True)
-        x = self.blocks(x).mean((2, 3))
-        logits: Tensor = self.head(x)
-        return logits
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.stride, self.wider = stride, outputs - inputs
+
+        def forward(self, x: Tensor) -> Tensor:
+            """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+            out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+            out = self.bn2(self.conv2(out))
+            if self.stride > 1:
+                x = F.max_pool2d(x, 3, self.stride, 1)
+            if self.wider:
+                x = F.pad(x, (0, 0, 0, 0, 0, self.wider))
+            return F.relu(out + x, inplace=True)
+
+    class ResNet20(nn.Module):
+        """The network."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.size, self.width, self.label_smoothing = size, width, label_smoothing
+            self.stem = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+            self.bn = nn.BatchNorm2d(width)
+            blocks, inputs = [], width
+            for stage in range(3):
+                for block in range(3):
+                    outputs = width * 2**stage
+                    blocks.append(Block(inputs, outputs, 2 if stage and not block else 1))
+                    inputs = outputs
+            self.blocks = nn.Sequential(*blocks)
+            self.head = nn.Linear(inputs, classes)
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            self.to(memory_format=torch.channels_last)
+
+        def forward(self, images: Tensor) -> Tensor:
+            """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
+            x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
+            x = F.relu(self.bn(self.stem(x)), inplace=True)
+            x = self.blocks(x).mean((2, 3))
+            logits: Tensor = self.head(x)
+            return logits
+
+    return ResNet20()
 
 
-def build(model: Model, split: Split, root: Path) -> ResNet20:
+def build(row: Row, model: Model, split: Split, root: Path) -> nn.Module:
     """An initialised network for the classes of ``split``."""
-    row = model.train.resnet20
-    return ResNet20(len(split.classes), row.width, row.size, row.label_smoothing)
+    return network(len(split.classes), row.width, row.size, row.label_smoothing)
 
 
-def save(classifier: ResNet20, folder: Path) -> dict[str, Any]:
+def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
     """Weights as safetensors; what ``load`` needs beside them."""
     from safetensors.torch import save_file
 
@@ -98,10 +137,10 @@ def save(classifier: ResNet20, folder: Path) -> dict[str, Any]:
     return facts | {"base": None, "base_commit": None, "base_sha256": None}
 
 
-def load(folder: Path, record: dict[str, Any]) -> ResNet20:
+def load(folder: Path, record: dict[str, Any]) -> nn.Module:
     """A network as ``save`` wrote it."""
     from safetensors.torch import load_file
 
-    classifier = ResNet20(len(record["classes"]), record["width"], record["transform"]["size"], 0.0)
+    classifier = network(len(record["classes"]), record["width"], record["transform"]["size"], 0.0)
     classifier.load_state_dict(load_file(folder / WEIGHTS))
     return classifier

@@ -6,62 +6,91 @@ what it gets right after training on synthetic images alone is the classificatio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, nn
-from torchvision.models import resnet50
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from dreamset.classifiers.resnet20 import TRANSFORM, WEIGHTS
+from dreamset.core.strict import Range
+from dreamset.params.model import ScratchRow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import nn
+
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
+# How others use it: `logits` of what `read` returns, both in the card of a delivered classifier.
+PROGRAM: Final = """
+from torchvision.models import resnet50
+
+network = resnet50(num_classes=len(record["classes"])).eval()
+network.load_state_dict(load_file("model.safetensors"))
 
 
-class ResNet50(nn.Module):
-    """See the module.
+def logits(images):
+    return network(images * 2 - 1)
+"""
+
+
+@dataclass(frozen=True)
+class Row(ScratchRow):
+    """``train.resnet50`` of a model's row."""
+
+    program: ClassVar[str | None] = PROGRAM
+
+    # Its stem reduces four times before the first block.
+    size: Annotated[int, Range(low=64)]
+
+
+def network(classes: int, size: int, label_smoothing: float) -> nn.Module:
+    """An initialised network.
 
     Args:
         classes: outputs.
         size: pixels of the square images, 64 or more.
         label_smoothing: of the training loss, 0..1.
     """
+    import torch
+    from torch import Tensor, nn
+    from torchvision.models import resnet50
 
-    def __init__(self, classes: int, size: int, label_smoothing: float) -> None:
-        super().__init__()
-        self.size, self.label_smoothing = size, label_smoothing
-        self.network = resnet50(weights=None, num_classes=classes)
-        self.to(memory_format=torch.channels_last)
+    class ResNet50(nn.Module):
+        """The network."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
-        logits: Tensor = self.network((images * 2 - 1).contiguous(memory_format=torch.channels_last))
-        return logits
+        def __init__(self) -> None:
+            super().__init__()
+            self.size, self.label_smoothing = size, label_smoothing
+            self.network = resnet50(weights=None, num_classes=classes)
+            self.to(memory_format=torch.channels_last)
+
+        def forward(self, images: Tensor) -> Tensor:
+            """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
+            logits: Tensor = self.network((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+            return logits
+
+    return ResNet50()
 
 
-def build(model: Model, split: Split, root: Path) -> ResNet50:
+def build(row: Row, model: Model, split: Split, root: Path) -> nn.Module:
     """An initialised network for the classes of ``split``."""
-    row = model.train.resnet50
-    return ResNet50(len(split.classes), row.size, row.label_smoothing)
+    return network(len(split.classes), row.size, row.label_smoothing)
 
 
-def save(classifier: ResNet50, folder: Path) -> dict[str, Any]:
+def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
     """Weights as safetensors, named as torchvision names them; what ``load`` needs beside them."""
     from safetensors.torch import save_file
 
-    weights = {name: value.cpu().contiguous() for name, value in classifier.network.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
+    state = classifier.get_submodule("network").state_dict()
+    save_file({name: value.cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
     transform = {"size": classifier.size, **TRANSFORM}
     return {"weights": WEIGHTS, "transform": transform, "base": None, "base_commit": None, "base_sha256": None}
 
 
-def load(folder: Path, record: dict[str, Any]) -> ResNet50:
+def load(folder: Path, record: dict[str, Any]) -> nn.Module:
     """A network as ``save`` wrote it."""
     from safetensors.torch import load_file
 
-    classifier = ResNet50(len(record["classes"]), record["transform"]["size"], 0.0)
-    classifier.network.load_state_dict(load_file(folder / WEIGHTS))
+    classifier = network(len(record["classes"]), record["transform"]["size"], 0.0)
+    classifier.get_submodule("network").load_state_dict(load_file(folder / WEIGHTS))
     return classifier

@@ -113,7 +113,7 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
         return _tuning(params, workspace, split, item or "")
     if stage == "train":
         return _training(params, item or "")
-    if stage == "generate" and params.recipes[item or ""].origin == "retrieval":
+    if stage == "generate" and not params.recipes[item or ""].draws:
         return {"images": sum(params.synthetic_per_class(split.train_per_class))}
     if stage == "generate":
         sampler = params.sampler(item or "")
@@ -126,10 +126,10 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
 def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
     """A recipe's adapters, and the optimizer steps of all of them together, for ``images`` of each class."""
     row = params.recipes[recipe]
-    if row.adapter == "none":
+    if not row.trains:
         return 0, 0
     schedule = params.schedule(recipe)
-    if row.scope != "class":
+    if not row.has_adapter_per_class:
         return 1, schedule.steps(sum(images))
     # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
     return len(images), len(images) * schedule.steps(max(images))
@@ -137,7 +137,7 @@ def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, 
 
 def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
     """Whether every study that the images of ``recipe`` wait for has said what it chose, for these shots and rows."""
-    studied = [name for name in params.lineage(recipe) if params.recipes[name].search is not None]
+    studied = [name for name in params.lineage(recipe) if params.recipes[name].is_tuned]
     if not all(workspace.result("tune", name).is_file() for name in studied):
         return False
     return not studied or (workspace.splits.is_file() and all(tuned.is_current(params, workspace, n) for n in studied))
@@ -228,7 +228,7 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
 
 def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split]) -> str:
     """Work of the studies of all folds, in words; empty where nothing is searched."""
-    studied = [recipe for recipe in params.active if params.recipes[recipe].search is not None]
+    studied = [recipe for recipe in params.active if params.recipes[recipe].is_tuned]
     total: Counter[str] = Counter()
     for recipe in studied:
         for split in folds:
@@ -246,7 +246,7 @@ def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
 
     seconds, rounds = 0.0, 1 + SELECTING if params.selection == "cv" else 1
     stages: dict[str, Sequence[str]] = dict.fromkeys(("adapt", "generate"), params.active)
-    stages["tune"] = [recipe for recipe in params.active if params.recipes[recipe].search is not None]
+    stages["tune"] = [recipe for recipe in params.active if params.recipes[recipe].is_tuned]
     stages["train"] = ("real", *params.active)
     for stage, items in stages.items():
         for item in items:
@@ -274,7 +274,7 @@ def _training(params: Params, arm: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for run in runs(params, arm):
         name = run.classifier
-        row = getattr(params.base.train, name)
+        row = params.base.train.rows[name]
         count = 1 if run.kind.more else params.train.configurations
         tried = selection.configurations(row, params.train.real_weight, count, params.seed)
         steps = sum(configuration.steps for configuration in tried)
@@ -309,9 +309,9 @@ def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[s
 def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> str:
     """What a stage takes on a GPU at its worst moment, counted on tensors without content."""
     row, model = params.recipes[recipe], params.base
-    if stage == "adapt" and row.adapter == "none":
+    if stage == "adapt" and not row.trains:
         return "none: nothing is trained"
-    if row.origin == "retrieval":
+    if not row.draws:
         return "that of the CLIP: nothing is drawn"
     try:
         folder = hub.locate(workspace.root, *model.pretrained)
@@ -324,7 +324,7 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     base, offload = memory.on_meta(folder, model), "offload" in model.memory
     if stage == "adapt":
         batch = params.schedule(recipe).batch
-        together = model.adapt.together if row.scope == "class" else 1
+        together = model.adapt.together if row.has_adapter_per_class else 1
         # The vectors of a class are many numbers, one class more or less is few.
         classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 1
         found = memory.of_adapting(base, trained.kind_of(row, classes), batch, together, offload=offload)

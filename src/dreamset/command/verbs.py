@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamset import classifiers
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.workspace import Workspace
 from dreamset.params import Params, load
@@ -158,7 +159,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """Write the delivered classifier as ONNX, or a dataset for publication."""
-    from dreamset.data.cards import DERIVED
+    from dreamset.params.recipe import DERIVED
     from dreamset.use.export import onnx, public
 
     if arguments.onnx:
@@ -170,7 +171,7 @@ def export(arguments: argparse.Namespace) -> None:
     params, workspace = _open(arguments)
     _check_item(params, "generate", arguments.recipe)
     done = public(params, workspace, arguments.recipe, arguments.public)
-    if params.recipes[arguments.recipe].init == "image":
+    if params.recipes[arguments.recipe].starts_from_shots:
         print(f"dreamset: {arguments.recipe}: {DERIVED}", file=sys.stderr)
     left_out = ", ".join(f"{count} {reason}" for reason, count in done["removed"].items())
     print(f"export: {done['images']} images in {arguments.public}; left out: {left_out}")
@@ -247,4 +248,4 @@ def track(arguments: argparse.Namespace) -> None:
 
 def _open(arguments: argparse.Namespace) -> tuple[Params, Workspace]:
     root = Path.cwd()
-    return load(arguments.params or root / "params.yaml"), Workspace.at(root)
+    return load(arguments.params or root / "params.yaml", classifiers.ROWS), Workspace.at(root)

@@ -23,6 +23,7 @@ from dreamset.core.errors import InputError
 T = TypeVar("T")
 
 EMPTY: Final = "may be empty"  # annotation of a mapping
+REST: Final = "every other key"  # annotation of a mapping that takes the keys of no other field, unchecked
 
 _WORDS: Final = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -89,16 +90,40 @@ def build(kind: type[T], raw: object, key: str = "") -> T:
         raise InputError(f"{key or 'the file'}: expected a mapping of keys, got {_quoted(raw)}.")
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in raw:
-        if name not in fields:
-            raise InputError(f"{_join(key, name)}: unknown key; allowed are {listed(fields)}.")
-    values = {}
+    values: dict[str, Any] = {}
+    rest = next((name for name in fields if REST in typing.get_args(hints.get(name))), None)
+    if rest is not None:
+        del fields[rest]
+        values[rest] = {name: value for name, value in raw.items() if name not in fields}
+    else:
+        refuse_others(raw, fields, key)
     for name, field in fields.items():
         if name in raw:
-            values[field.name] = _value(hints[field.name], raw[name], _join(key, name))
+            values[field.name] = _value(hints[field.name], raw[name], join(key, name))
         elif field.default is dataclasses.MISSING:
-            raise InputError(f"{_join(key, name)}: is missing; give it.")
+            raise InputError(f"{join(key, name)}: is missing; give it.")
     return kind(**values)
+
+
+def refuse_others(raw: typing.Iterable[object], allowed: typing.Collection[str], key: str) -> None:
+    """Fail on a key that is not allowed.
+
+    Raises:
+        InputError: naming it, and those that are.
+    """
+    for name in raw:
+        if name not in allowed:
+            raise InputError(f"{join(key, name)}: unknown key; allowed are {listed(allowed)}.")
+
+
+def one_of(value: str, allowed: typing.Collection[str], key: str) -> None:
+    """Fail on a value that is not among those allowed.
+
+    Raises:
+        InputError: naming the key, and what is allowed.
+    """
+    if value not in allowed:
+        raise InputError(f"{key}: expected one of {listed(allowed)}, got {_quoted(value)}.")
 
 
 def _value(hint: Any, raw: object, key: str) -> Any:
@@ -127,7 +152,7 @@ def _value(hint: Any, raw: object, key: str) -> Any:
                     f"{key}: YAML reads one of its names as {_quoted(name)} (yes, no, on, off, null and "
                     'the like are not text); write it in quotes, such as "yes".'
                 )
-        return {str(name): _value(args[1], row, _join(key, name)) for name, row in raw.items()}
+        return {str(name): _value(args[1], row, join(key, name)) for name, row in raw.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast("type[Any]", hint), raw, key)
     limits = Range()
@@ -182,7 +207,8 @@ def _scalar(kind: type, limits: Range, raw: object, key: str) -> Any:
     return raw
 
 
-def _join(key: str, name: object) -> str:
+def join(key: str, name: object) -> str:
+    """The dotted key of what stands under ``key``."""
     return f"{key}.{name}" if key else str(name)
 
 

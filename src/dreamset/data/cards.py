@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
 from dreamset.data import licences
+from dreamset.params.recipe import (
+    NOT_ANONYMOUS,
+    adapter_words,
+    drawn_words,
+    opening_words,
+    prompt_words,
+    scales_words,
+    shots_words,
+    start_words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dreamset.data.splits import Split
     from dreamset.params import Params
-    from dreamset.params.recipe import Recipe
 
 COPIES: Final = "Adapters, and images drawn with them, may reproduce the images that the adapters were trained on."
-DERIVED: Final = "Each image was drawn over a real one: pass them on only where you may pass on those."
-NOT_ANONYMOUS: Final = "Not anonymised; adapters contain the shots."
 
 
 def shown(weights: str) -> str:
@@ -82,42 +89,30 @@ def _dataset(
     yield f"# Synthetic images: {recipe}"
     yield ""
     each = told(list(Counter(labels).values()))
-    made = "by a diffusion model, none of them a photograph" if row.init == "noise" else "over real ones by a model"
     yield (
         f"{len(labels)} images of {len(split.classes)} classes ({each} per class), **all synthetic**: drawn "
-        f"{made}. Labels are the classes that were asked for; {checked}."
+        f"{drawn_words(row)}. Labels are the classes that were asked for; {checked}."
     )
     yield ""
     if removed is not None:
-        told_of = _not_anonymous(row)
-        if told_of:
-            yield f"**{told_of}**"
+        if shots_words(row):
+            yield f"**{shots_words(row)}**"
             yield ""
         lost = ", ".join(f"{number} {reason}" for reason, number in removed.items())
-        known = "real images" if row.adapter == "none" else "the images that were learned from"
+        known = "the images that were learned from" if row.trains else "real images"
         yield f"Left out for publication: {lost}. What is left may still resemble {known}."
         yield ""
     yield _base(base, params.base.licence)
-    if row.adapter == "none":
+    if not row.trains:
         yield "- Adapter: none."
     else:
-        yield (
-            f"- Adapter: {_adapter(row)}, trained on {told(split.train_per_class)} images per class of `{source}`"
-            f"{_scaled(row)}. {COPIES}"
-        )
+        learned = f"trained on {told(split.train_per_class)} images per class of `{source}`"
+        scales = f", and {scales_words(row)}" if row.adapter_scales else ""
+        yield f"- Adapter: {adapter_words(row)}, {learned}{scales}. {COPIES}"
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
-    if row.init == "image":
-        yield (
-            f"- Start: a shot of the class with noise of strength {sampler.strength:g}; which one, `metadata.jsonl` "
-            f"says. {DERIVED}"
-            if removed is None
-            else f"- Start: a real image of the class with noise of strength {sampler.strength:g}. **{DERIVED}**"
-        )
-    asked = json.dumps(split.prompt(0, row.prompt), ensure_ascii=False)
-    if row.prompt == "class_vector":
-        yield f"- Asked for by a learned vector of the class, without text: that of class 0 is called {asked}."
-    else:
-        yield f"- Prompt of class 0: {asked}."
+    if row.starts_from_shots:
+        yield f"- {start_words(sampler.strength, published=removed is not None)}"
+    yield f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}"
     columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
     if row.adapter_scales and removed is None:
         columns += "; adapter_scale, null where it is the base alone"
@@ -138,60 +133,15 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any])
         "---",
         f"# Adapters: {recipe}",
         "",
-        f"{_adapter(row)}, of a text-to-image model, trained on {len(split.train)} images of {len(split.classes)} "
+        f"{adapter_words(row)}, of a text-to-image model, trained on {len(split.train)} images of {len(split.classes)} "
         f"classes. `adapters.json` says which file serves which classes.",
         "",
         f"**{NOT_ANONYMOUS}** Pass them on only where you may pass on those images. {COPIES}",
         "",
         _base(base, params.base.licence),
-        f"- Made by dreamset {__version__}. {_opens(row, len(split.classes))}",
+        f"- Made by dreamset {__version__}. {opening_words(row, len(split.classes))}",
     ]
     return _joined(lines)
-
-
-def _not_anonymous(row: Recipe) -> str:
-    """What of the shots is in a recipe's images; empty where nothing can be."""
-    if row.init == "noise":
-        return "" if row.adapter == "none" else NOT_ANONYMOUS
-    learned = "" if row.adapter == "none" else ", and adapters contain the shots"
-    return f"Not anonymised; the images contain parts of the shots{learned}."
-
-
-def _adapter(row: Recipe) -> str:
-    """What a recipe trains, in words."""
-    # At the end of the training where nothing is said.
-    taken = "" if row.epoch in (None, 1) else f", its weights those after {100 * row.epoch:g} % of the training"
-    if row.adapter == "lora":
-        return f"LoRA of rank {row.rank}, one per {row.scope}{taken}"
-    if row.adapter == "class_encoder":
-        return f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder{taken}"
-    return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}{taken}"
-
-
-def _scaled(row: Recipe) -> str:
-    """How strongly a recipe's adapter works, where that is not as it was trained."""
-    if row.adapter_scales is None:
-        return ""
-    return f", and used at {', '.join(f'{scale:g}' for scale in row.strengths)} times its strength in turn"
-
-
-def _opens(row: Recipe, classes: int) -> str:
-    """How its files are used without dreamset."""
-    if row.adapter == "lora":
-        return "Opens with `StableDiffusionPipeline.load_lora_weights`."
-    told = (
-        f"`contexts` in it are what the U-Net is told, rows by label and last the unconditional one ({classes + 1} in "
-        "all): a stock pipeline takes `prompt_embeds=contexts[[label]], negative_prompt_embeds=contexts[[-1]]` at a "
-        "guidance above 1."
-    )
-    if row.adapter == "class_encoder":
-        return (
-            f"Opens with `safetensors.torch.load_file`; {told} Of many classes the file holds the layers instead: "
-            "contexts are `(one_hot @ hidden.weight.T + hidden.bias) @ out.weight.T`, reshaped to the U-Net's width, "
-            "and the unconditional one that of zeros, or of the last class where there is one more."
-        )
-    added = "add `unet.NAME` of the file to the parameter NAME of the base's U-Net."
-    return f"Opens with `safetensors.torch.load_file`; {added}" + (f" {told}" * (row.prompt == "class_vector"))
 
 
 def classifier(record: Mapping[str, Any], snippet: str) -> str:

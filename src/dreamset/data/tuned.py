@@ -30,7 +30,7 @@ def inherited(params: Params, workspace: Workspace, recipe: str) -> dict[str, An
     row = params.recipes[recipe]
     # What is adapted is the parent's own affair, and noise has no distance from a shot.
     unsaid = {field.name for field in dataclasses.fields(row.sampler) if getattr(row.sampler, field.name) is None}
-    unsaid -= set() if row.init == "image" else {"strength"}
+    unsaid -= set() if row.starts_from_shots else {"strength"}
     return {name: value for name, value in values(params, workspace, parent).items() if name in unsaid}
 
 
@@ -43,7 +43,7 @@ def values(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         InputError: the recipe is to be tuned, and is not as the parameters and shots now are.
     """
     found = inherited(params, workspace, recipe)
-    if params.recipes[recipe].search is None:
+    if not params.recipes[recipe].is_tuned:
         return found
     return found | (chosen(params, workspace, recipe)["best"] or {})
 
@@ -104,7 +104,7 @@ def adapters(params: Params, workspace: Workspace, recipe: str) -> Path:
     Raises:
         InputError: the recipe is to be tuned, and is not.
     """
-    if params.recipes[recipe].search is None:
+    if not params.recipes[recipe].is_tuned:
         return workspace.adapter(recipe)
     folder = workspace.tuned(recipe)
     record = read_json(folder / "adapters.json", f"dreamset tune {recipe}")

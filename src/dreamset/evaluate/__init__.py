@@ -11,7 +11,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import FROM_SCRATCH, selection
+from dreamset.classifiers import selection
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_csv, write_json
 from dreamset.core.images import png
@@ -197,7 +197,7 @@ def _run_record(
         "train_on": str(run.kind),
         "classifier": run.classifier,
         "scale": run.kind.scale,
-        "measure": _measure(run),
+        "measure": _measure(params, run),
         "accuracy": round(interval.estimate, 4),
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
@@ -227,11 +227,11 @@ def _run_record(
     return record
 
 
-def _measure(run: Run) -> str:
+def _measure(params: Params, run: Run) -> str:
     """CAS is the accuracy of a network trained from scratch on synthetic images alone; the rest have other names."""
     if run.kind.real or not run.kind.synthetic:
         return "accuracy"
-    return "CAS" if run.classifier in FROM_SCRATCH else "synthetic-only accuracy"
+    return "CAS" if run.classifier in params.base.train.from_scratch else "synthetic-only accuracy"
 
 
 def _interval(
@@ -258,7 +258,7 @@ def _differences(
     from dreamset.metrics.mcnemar import mcnemar
 
     baselines = [recipe for recipe in params.active if params.recipes[recipe].is_baseline]
-    adapted = [recipe for recipe in params.active if params.recipes[recipe].adapter != "none"]
+    adapted = [recipe for recipe in params.active if params.recipes[recipe].trains]
     over = [(recipe, base) for recipe in adapted for base in baselines]
     over += [(recipe, before) for recipe in params.active for before in params.steps_back(recipe)]
     differences = []

@@ -53,9 +53,9 @@ def kind_of(row: Recipe, classes: int, encoder: str | None = None) -> Kind:
         classes: the number of classes.
         encoder: the sha256 of the class encoder that conditions a U-Net, or None for text.
     """
-    if row.adapter == "lora":
+    if row.trains_lora:
         return row.lora()
-    if row.adapter == "unet":
+    if row.trains_unet:
         return WholeUnet(encoder)
     assert row.context_length
     assert row.unconditional

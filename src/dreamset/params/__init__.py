@@ -1,234 +1,52 @@
 """``params.yaml`` as frozen, validated types: parsed once, at the edge.
 
 Defaults stand in ``params.yaml`` alone; a field here says only which values are allowed, and ``rules`` what must hold
-between them.
+between them. ``recipe`` holds the knobs of a recipe, each with its rule and its words on the cards.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING
 
 from dreamset.core.errors import InputError
-from dreamset.core.strict import EMPTY, Range, build, read_yaml
+from dreamset.core.strict import build, read_yaml
 from dreamset.params import rules
-from dreamset.params.model import DELIVERED, AdaptSchedule, Model, Sampler
-from dreamset.params.recipe import Recipe
-from dreamset.params.sections import Adapt, Deliver, Evaluate, Expect, Generate, Prepare, Report, Track, Train, Tune
-from dreamset.params.values import Count
+from dreamset.params.tree import Params, to_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-# Of each class the same number, every image, or a number for each class by its name.
-Shots = Count | Literal["all"] | dict[str, Count]
+    from dreamset.params.model import ClassifierRow
+
+__all__ = ["Params", "load", "parse", "to_dict"]
 
 
-# What differs between the cells of a table, what changes no number of theirs, and rows that they do not use.
-_NO_SETTING: Final = (
-    "shots",
-    "seed",
-    "active",
-    "primary",
-    "accept_licence",
-    "deliver",
-    "expect",
-    "report",
-    "track",
-    "models",
-    "after",
-    "tune",
-)
-
-# Knobs that are younger than what was recorded by rows without them.
-_LATER: Final = ("adapter_scales",)
-
-# Of a study; the rest of its section says where it runs.
-_CHOOSING: Final = ("trials", "sampler", "pruner", "objectives", "max_seconds_per_image", "max_fid")
-
-
-@dataclass(frozen=True)
-class Params:
-    """The whole of ``params.yaml``."""
-
-    model: str
-    shots: Shots
-    seed: Annotated[int, Range(low=0, high=2**31 - 1)]
-    active: tuple[str, ...]
-    after: Annotated[dict[str, str], EMPTY]
-    selection: str
-    accept_licence: bool
-    primary: str
-    prepare: Prepare
-    expect: Expect
-    adapt: Adapt
-    tune: Tune
-    generate: Generate
-    train: Train
-    evaluate: Evaluate
-    deliver: Deliver
-    report: Report
-    track: Track
-    recipes: dict[str, Recipe]
-    models: dict[str, Model]
-
-    @property
-    def base(self) -> Model:
-        """The row of ``models`` that ``model`` names."""
-        return self.models[self.model]
-
-    @property
-    def per_class(self) -> int:
-        """Synthetic images per class; with ``balance``, of the class that has the most shots."""
-        given = self.generate.per_class
-        return self.base.generate.per_class if given is None or given == "balance" else given
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """Sizes of the synthetic sets that CAS is measured by, as multiples of the number of shots; rising."""
-        return (1,) if self.train.scales == "ravuri_vinyals" else self.train.scales
-
-    def synthetic_per_class(self, real: Sequence[int]) -> tuple[int, ...]:
-        """Synthetic images of each class that are made, by label: those to train on, or more where ``scales`` ask so.
-
-        Args:
-            real: shots of each class.
-        """
-        most = max(self.scales, default=0)
-        return tuple(max(own, most * shots) for own, shots in zip(self.training_per_class(real), real, strict=True))
-
-    def training_per_class(self, real: Sequence[int]) -> tuple[int, ...]:
-        """Synthetic images of each class that every arm but the scales learns from, the first ones, by label.
-
-        Args:
-            real: shots of each class. With ``balance`` shots and synthetic images together are as many in each.
-        """
-        if self.generate.per_class != "balance":
-            return (self.per_class,) * len(real)
-        return tuple(self.per_class + max(real) - count for count in real)
-
-    def shots_of(self, class_name: str) -> int | None:
-        """How many images of a class are to be learned from; None: all."""
-        if isinstance(self.shots, dict):
-            return self.shots[class_name]
-        return None if self.shots == "all" else self.shots
-
-    def selection_of(self, class_name: str) -> int:
-        """Labelled images of a class, beside the shots, that may choose a step or a configuration."""
-        rule, _, count = self.selection.partition(":")
-        shots = self.shots_of(class_name)
-        if rule == "coop":
-            return 4 if shots is None else min(shots, 4)
-        return int(count or 0)
-
-    @property
-    def primary_recipe(self) -> str:
-        """The active recipe that the verdict is about."""
-        adapted = [name for name in self.active if self.recipes[name].adapter != "none"]
-        return next(name for name in (self.primary, *adapted, *self.active) if name in self.active)
-
-    @property
-    def primary_classifier(self) -> str:
-        """The trained classifier that the verdict is about."""
-        wanted = (self.base.train.deliver, *DELIVERED)
-        return next(name for name in wanted if name in self.train.classifiers)
-
-    @property
-    def sets_apart(self) -> bool:
-        """Whether ``prepare`` sets selection images apart; ``fixed`` has none, and ``cv`` makes folds in ``train``."""
-        return self.selection not in ("fixed", "cv")
-
-    def setting(self, recipes: Iterable[str]) -> dict[str, Any]:
-        """What runs of several seeds and numbers of shots must have in common to stand in one table."""
-        setting = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
-        base = to_dict(self.base)
-        del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
-        return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
-
-    def lineage(self, recipe: str) -> tuple[str, ...]:
-        """The recipes that ``recipe`` starts from, the first one first, and itself."""
-        parent = self.after.get(recipe)
-        return (recipe,) if parent is None else (*self.lineage(parent), recipe)
-
-    def steps_back(self, recipe: str) -> tuple[str, ...]:
-        """The active recipes that ``recipe`` is one step beyond: its own row before its study,
-        or with its adapter at full strength, and what it starts from.
-
-        What the step is worth is the difference from them.
-        """
-        row, parent = self.recipes[recipe], self.after.get(recipe)
-        plainer = [dataclasses.replace(row, search=None), dataclasses.replace(row, adapter_scales=None)]
-        before = [
-            name
-            for plain in plainer
-            for name in self.active
-            if self.recipes[name] == plain != row and self.after.get(name) == parent
-        ]
-        return (*before, *([] if parent is None else [parent]))
-
-    def making(self, recipe: str) -> dict[str, Any]:
-        """What the images of ``recipe`` depend on: its row, those it starts from, and how studies choose for them."""
-        rows = [self.recipes[name] for name in self.lineage(recipe)]
-        studied = any(row.search is not None for row in rows)
-        return {
-            "rows": [told(row) for row in rows],
-            "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
-        }
-
-    def sampler(self, recipe: str) -> Sampler:
-        """The model's sampler with the overrides of ``recipe``."""
-        mine, base = self.recipes[recipe].sampler, self.base.generate
-        return Sampler(
-            mine.scheduler or base.scheduler,
-            mine.steps or base.steps,
-            base.guidance if mine.guidance is None else mine.guidance,
-            mine.strength,
-        )
-
-    def schedule(self, recipe: str) -> AdaptSchedule:
-        """The schedule of the model's row for what ``recipe`` trains, with the recipe's own lr and epochs."""
-        row, rows = self.recipes[recipe], self.base.adapt
-        by_adapter = {"class_encoder": rows.class_encoder, "unet": rows.whole_unet}
-        schedule = by_adapter.get(row.adapter, rows.dataset if row.scope == "dataset" else rows.class_)
-        return dataclasses.replace(schedule, lr=row.lr or schedule.lr, epochs=row.epochs or schedule.epochs)
-
-    def with_values(self, recipe: str, values: Mapping[str, Any]) -> Params:
-        """The same with ``values`` for knobs of a recipe: those of its sampler, ``epoch``, ``lr`` or ``epochs``."""
-        row = self.recipes[recipe]
-        sampler = {name: value for name, value in values.items() if hasattr(row.sampler, name)}
-        others = {name: value for name, value in values.items() if name not in sampler}
-        changed = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, **sampler), **others)
-        return dataclasses.replace(self, recipes=self.recipes | {recipe: changed})
-
-
-def load(path: Path) -> Params:
+def load(path: Path, classifiers: Mapping[str, type[ClassifierRow]]) -> Params:
     """Read and check a parameter file.
+
+    Args:
+        path: the file.
+        classifiers: the type of each classifier's row, which its own file holds: ``classifiers.ROWS``.
 
     Raises:
         InputError: one sentence naming the key and what is allowed.
     """
-    return parse(read_yaml(path), str(path))
+    return parse(read_yaml(path), classifiers, str(path))
 
 
-def parse(raw: object, file: str = "params.yaml") -> Params:
+def parse(raw: object, classifiers: Mapping[str, type[ClassifierRow]], file: str = "params.yaml") -> Params:
     """Check a mapping as ``yaml.safe_load`` gives it; see ``load``."""
     try:
         params = build(Params, raw)
+        models = {
+            name: dataclasses.replace(model, train=model.train.checked(classifiers, f"models.{name}.train"))
+            for name, model in params.models.items()
+        }
         # One list from here on: what starts from another's result is a recipe like the others.
-        params = dataclasses.replace(params, active=(*params.active, *params.after))
+        params = dataclasses.replace(params, models=models, active=(*params.active, *params.after))
         rules.check(params)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     return params
-
-
-def told(row: Recipe) -> dict[str, Any]:
-    """A recipe's row as it is hashed: without a knob that it does not give and that older records know nothing of."""
-    return {knob: value for knob, value in to_dict(row).items() if value is not None or knob not in _LATER}
-
-
-def to_dict(value: Any) -> Any:
-    """Dataclasses as plain mappings, for printing, hashing and tracking."""
-    return dataclasses.asdict(value)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from dreamset.core.strict import Range
+from dreamset.core.errors import InputError
+from dreamset.core.strict import REST, Range, build, join, one_of, refuse_others
 from dreamset.params.values import Count, Natural, Positive, Saving, Scheduler, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dreamset.params.values import Part
-
-
-# Classifiers that can be taken away, in the order in which they stand in for one another.
-DELIVERED: Final = ("resnet20", "clip_lora", "resnet50")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ class ModelAdapt:
     class_: AdaptSchedule
     class_encoder: AdaptSchedule
     whole_unet: AdaptSchedule
+
+    def schedule(self, key: str) -> AdaptSchedule:
+        """The schedule under a key of the row: ``dataset``, ``class``, ``class_encoder`` or ``whole_unet``."""
+        return {
+            "dataset": self.dataset,
+            "class": self.class_,
+            "class_encoder": self.class_encoder,
+            "whole_unet": self.whole_unet,
+        }[key]
 
     def place(self, share: float) -> int:
         """The nearest of the ``kept`` even places of a training, from 1, to a share of it."""
@@ -84,14 +93,25 @@ class Sampler:
 class ModelTune:
     """``tune`` of a model's row: the classifier of the score, and the rungs that Hyperband prunes at."""
 
-    classifier: Literal["resnet20", "resnet50"]
+    classifier: str
     steps: Count
     per_class: tuple[Count, ...]
 
 
 @dataclass(frozen=True)
-class ModelClassifier:
-    """What the row of every classifier says of its training."""
+class ClassifierRow:
+    """Settings that every trained classifier has in its row.
+
+    A classifier's file extends this by its own settings, and says of the classifier itself:
+
+    Attributes:
+        from_scratch: whether it knows nothing but the images that it is trained on.
+        program: Python that defines ``logits(images)`` from its saved files without dreamset; None: it cannot be
+            delivered.
+    """
+
+    from_scratch: ClassVar[bool] = False
+    program: ClassVar[str | None] = None
 
     lr: Positive
     weight_decay: Share
@@ -101,53 +121,51 @@ class ModelClassifier:
 
 
 @dataclass(frozen=True)
-class ModelResNet(ModelClassifier):
-    """What those of networks that are trained from scratch say."""
+class ScratchRow(ClassifierRow):
+    """Settings that every network has that is trained from scratch."""
+
+    from_scratch: ClassVar[bool] = True
 
     label_smoothing: Share
     schedule: Literal["cosine", "plateau"]
 
 
 @dataclass(frozen=True)
-class ResNet20(ModelResNet):
-    """``train.resnet20`` of a model's row."""
-
-    size: Annotated[int, Range(low=8)]
-    width: Count
-
-
-@dataclass(frozen=True)
-class ResNet50(ModelResNet):
-    """``train.resnet50`` of a model's row."""
-
-    # Its stem reduces four times before the first block.
-    size: Annotated[int, Range(low=64)]
-
-
-@dataclass(frozen=True)
-class ClipLora(ModelClassifier):
-    """``train.clip_lora`` of a model's row."""
-
-    rank: Annotated[int, Range(low=1, high=1024)]
-    alpha: Positive
-    dropout: Annotated[float, Range(low=0, high=0.9)]
-
-
-@dataclass(frozen=True)
-class LinearProbe(ModelClassifier):
-    """``train.linear_probe`` of a model's row."""
-
-
-@dataclass(frozen=True)
 class ModelTrain:
-    """``train`` of a model's row."""
+    """``train`` of a model's row; each key of ``rows`` is a key of ``train`` itself."""
 
-    deliver: Literal["resnet20", "clip_lora", "resnet50"]
+    deliver: str
     crop: Annotated[float, Range(above=0, high=1)]
-    resnet20: ResNet20
-    resnet50: ResNet50
-    clip_lora: ClipLora
-    linear_probe: LinearProbe
+    rows: Annotated[dict[str, ClassifierRow], REST]
+
+    def checked(self, classifiers: Mapping[str, type[ClassifierRow]], key: str) -> ModelTrain:
+        """The same with ``rows`` checked, which parsing alone leaves as they are.
+
+        Args:
+            classifiers: the type of each classifier's row.
+            key: where this stands in the file, dotted.
+
+        Raises:
+            InputError: one sentence naming the key and what is allowed.
+        """
+        refuse_others(self.rows, ["deliver", "crop", *classifiers], key)
+        for name in classifiers:
+            if name not in self.rows:
+                raise InputError(f"{join(key, name)}: is missing; give it.")
+        rows = {name: build(kind, self.rows[name], join(key, name)) for name, kind in classifiers.items()}
+        train = dataclasses.replace(self, rows=rows)
+        one_of(self.deliver, train.delivered, join(key, "deliver"))
+        return train
+
+    @property
+    def delivered(self) -> tuple[str, ...]:
+        """The classifiers that can be delivered, in the order in which they stand in for one another."""
+        return tuple(name for name, row in self.rows.items() if row.program is not None)
+
+    @property
+    def from_scratch(self) -> tuple[str, ...]:
+        """The classifiers that know nothing but the images that they are trained on."""
+        return tuple(name for name, row in self.rows.items() if row.from_scratch)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,212 @@
-"""A row of ``recipes`` in ``params.yaml``."""
+"""A row of ``recipes`` in ``params.yaml``.
+
+Each knob has one part of this file: the values that it may have, its rule where values alone do not say it, and its
+words on the cards. ``Recipe`` puts the knobs together, and names what the rest of the program asks of them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from dreamset.core.strict import Range
+from dreamset.core.errors import InputError
+from dreamset.core.strict import Range, listed
 from dreamset.params.values import Count, Positive, Scheduler, Share
+
+if TYPE_CHECKING:
+    from dreamset.params.model import Model
+
+# --- origin: whether images are drawn, or taken from what the base was trained on.
+
+Origin = Literal["generator", "retrieval"]
+
+
+def _check_origin(row: Recipe, key: str) -> None:
+    if not row.draws and (row.trains or row.sampler != SamplerOverrides()):
+        raise InputError(f"{key}: origin: retrieval draws nothing; set adapter to none and sampler to {{}}.")
+    if not row.draws and row.search is not None:
+        raise InputError(f"{key}.search: origin: retrieval draws nothing that could be tuned; remove it.")
+
+
+# --- adapter: the weights that change, with the knobs of each.
+
+Adapter = Literal["none", "lora", "class_encoder", "unet"]
+Scope = Literal["dataset", "class"]
+Unconditional = Literal["zero", "learned"]
+
+_OF_ADAPTER: Final = {  # knobs that an adapter needs, and that no other one has
+    "lora": ("scope", "rank", "alpha", "unet", "text_encoder"),
+    "class_encoder": ("context_length", "unconditional", "class_dropout"),
+}
+_CONTEXTS: Final = (
+    "`contexts` in it are what the U-Net is told, rows by label and last the unconditional one ({rows} in all): a "
+    "stock pipeline takes `prompt_embeds=contexts[[label]], negative_prompt_embeds=contexts[[-1]]` at a guidance "
+    "above 1."
+)
+
+
+def _check_adapter(row: Recipe, key: str) -> None:
+    for adapter, knobs in _OF_ADAPTER.items():
+        for knob in knobs:
+            given = getattr(row, knob) is not None
+            if given and row.adapter != adapter:
+                raise InputError(f"{key}.{knob}: belongs only to adapter: {adapter}; remove it.")
+            if not given and row.adapter == adapter:
+                raise InputError(f"{key}.{knob}: is missing; adapter: {adapter} needs it.")
+    if row.trains_lora and not (row.unet or row.text_encoder):
+        raise InputError(f"{key}: adapts nothing; set unet or text_encoder to true.")
+
+
+def adapter_words(row: Recipe) -> str:
+    """What a recipe trains, and when its weights are taken; empty where it trains nothing."""
+    if not row.trains:
+        return ""
+    if row.trains_lora:
+        parts = [part for part, on in (("U-Net", row.unet), ("text encoder", row.text_encoder)) if on]
+        where = f"on the attention of the {' and '.join(parts)}"
+        return f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, one per {row.scope}{_epoch_words(row)}"
+    if row.trains_class_encoder:
+        vectors = f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder"
+        return f"{vectors}{_class_dropout_words(row)}{_epoch_words(row)}"
+    return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}{_epoch_words(row)}"
+
+
+def opening_words(row: Recipe, classes: int) -> str:
+    """How the files of an adapter are used without dreamset."""
+    if row.trains_lora:
+        return "Opens with `StableDiffusionPipeline.load_lora_weights`."
+    contexts = _CONTEXTS.format(rows=classes + 1)
+    if row.trains_class_encoder:
+        return (
+            f"Opens with `safetensors.torch.load_file`; {contexts} Of many classes the file holds the layers instead: "
+            "contexts are `(one_hot @ hidden.weight.T + hidden.bias) @ out.weight.T`, reshaped to the U-Net's width, "
+            "and the unconditional one that of zeros, or of the last class where there is one more."
+        )
+    added = "add `unet.NAME` of the file to the parameter NAME of the base's U-Net."
+    return f"Opens with `safetensors.torch.load_file`; {added}" + (f" {contexts}" if row.asks_by_vectors else "")
+
+
+# --- class_dropout: the share of images that a class encoder learns as the null class, for unconditional: learned.
+
+ClassDropout = Share
+
+
+def _check_class_dropout(row: Recipe, key: str) -> None:
+    if row.unconditional == "learned" and not row.class_dropout:
+        raise InputError(f"{key}.class_dropout: unconditional: learned needs it above 0, such as 0.1.")
+
+
+def _class_dropout_words(row: Recipe) -> str:
+    return f", with a null class from {100 * row.class_dropout:g} % of the images" if row.class_dropout else ""
+
+
+# --- adapter_scales: image k of a class is drawn with a LoRA times the (k mod n)-th of these n.
+
+AdapterScales = tuple[Annotated[float, Range(low=0, high=2)], ...]
+
+
+def _check_adapter_scales(row: Recipe, key: str, context: Context) -> None:
+    if row.adapter_scales is None:
+        return
+    if not row.trains_lora:
+        raise InputError(f"{key}.adapter_scales: only adapter: lora has a strength; remove it.")
+    if not any(row.adapter_scales):
+        raise InputError(f"{key}.adapter_scales: name at least one above 0, or set adapter to none.")
+    # Each strength has its turn in a data set, and in what a study looks at of it.
+    count, rungs = len(row.adapter_scales), context.model.tune.per_class
+    if context.active and context.per_class < count:
+        raise InputError(f"{key}.adapter_scales: {count} scales need as many images; raise generate.per_class.")
+    if row.is_tuned and any(rung % count for rung in rungs):
+        raise InputError(
+            f"{key}.adapter_scales: a study draws {listed(rungs)} images per class, and {count} scales do not divide "
+            f"these; set models.{context.model_name}.tune.per_class to multiples of {count}."
+        )
+
+
+def scales_words(row: Recipe) -> str:
+    """How strongly a recipe's adapter works; empty where that is as it was trained."""
+    scales = ", ".join(f"{scale:g}" for scale in row.adapter_scales or ())
+    return f"used at {scales} times its strength in turn" if scales else ""
+
+
+# --- epoch, lr, epochs: the share of the training after which weights are taken, and what replaces the schedule's.
+
+Epoch = Annotated[float, Range(above=0, high=1)]
+
+
+def _check_training(row: Recipe, key: str, context: Context) -> None:
+    for knob in ("epoch", "lr", "epochs"):
+        if getattr(row, knob) is not None and not row.trains:
+            raise InputError(f"{key}.{knob}: there is nothing that adapter: none trains; remove it.")
+    kept = context.model.adapt.kept
+    if row.epoch is not None and abs(row.epoch * kept - round(row.epoch * kept)) > 1e-6:
+        raise InputError(
+            f"{key}.epoch: no weights are kept after {row.epoch:g} of the training; give a multiple of "
+            f"{1 / kept:g}, or change models.{context.model_name}.adapt.kept ({kept})."
+        )
+
+
+def _epoch_words(row: Recipe) -> str:
+    # At the end of the training where nothing is said.
+    return "" if row.epoch in (None, 1) else f", its weights those after {100 * row.epoch:g} % of the training"
+
+
+# --- prompt: what conditions the U-Net; with retrieval, what images are searched by.
+
+Prompt = Literal["template", "label", "class_vector"]
+
+
+def _check_prompt(row: Recipe, key: str) -> None:
+    if row.asks_by_vectors and not (row.trains_class_encoder or row.trains_unet):
+        raise InputError(f"{key}.prompt: class_vector needs adapter: class_encoder, or unet after such a recipe.")
+    if row.trains_class_encoder and not row.asks_by_vectors:
+        raise InputError(f"{key}.prompt: must be class_vector with adapter: class_encoder.")
+
+
+def prompt_words(row: Recipe, prompt: str) -> str:
+    """What the images of a class were asked for by; ``prompt`` is that of class 0, quoted."""
+    if row.asks_by_vectors:
+        return f"Asked for by a learned vector of the class, without text: that of class 0 is called {prompt}."
+    return f"Prompt of class 0: {prompt}."
+
+
+# --- init: whether an image starts from noise or from a shot.
+
+Init = Literal["noise", "image"]
+
+DERIVED: Final = "Each image was drawn over a real one: pass them on only where you may pass on those."
+NOT_ANONYMOUS: Final = "Not anonymised; adapters contain the shots."
+
+
+def _check_init(row: Recipe, key: str) -> None:
+    if row.starts_from_shots != (row.sampler.strength is not None):
+        raise InputError(f"{key}.sampler.strength: belongs to init: image, which needs it.")
+
+
+def drawn_words(row: Recipe) -> str:
+    """How the images were drawn."""
+    return "over real ones by a model" if row.starts_from_shots else "by a diffusion model, none of them a photograph"
+
+
+def start_words(strength: float | None, *, published: bool) -> str:
+    """What an image started from, of a recipe that starts from shots; ``strength`` as a study may have chosen it."""
+    if published:
+        return f"Start: a real image of the class with noise of strength {strength:g}. **{DERIVED}**"
+    return (
+        f"Start: a shot of the class with noise of strength {strength:g}; which one, `metadata.jsonl` says. {DERIVED}"
+    )
+
+
+def shots_words(row: Recipe) -> str:
+    """What of the shots is in a recipe's images; empty where nothing can be."""
+    if not row.starts_from_shots:
+        return NOT_ANONYMOUS if row.trains else ""
+    learned = ", and adapters contain the shots" if row.trains else ""
+    return f"Not anonymised; the images contain parts of the shots{learned}."
+
+
+# --- sampler: what a recipe changes of its model's.
 
 
 @dataclass(frozen=True)
@@ -18,6 +217,12 @@ class SamplerOverrides:
     steps: Annotated[int, Range(low=1, high=1000)] | None = None
     guidance: Annotated[float, Range(low=0, high=50)] | None = None
     strength: Annotated[float, Range(above=0, high=1)] | None = None
+
+
+# --- search: what a study chooses.
+
+_WHOLE: Final = ("steps", "epochs")
+_HIGHEST: Final = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1}
 
 
 @dataclass(frozen=True)
@@ -45,37 +250,116 @@ class Search:
     @property
     def knobs(self) -> tuple[str, ...]:
         """The names of what is searched."""
-        return tuple(field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None)
+        return tuple(knob.name for knob in dataclasses.fields(self) if getattr(self, knob.name) is not None)
+
+
+def _check_search(row: Recipe, key: str, context: Context) -> None:
+    search = row.search
+    if search is None:
+        return
+    if not search.knobs:
+        raise InputError(f"{key}.search: names no knob; remove it, or search guidance, steps, ...")
+    for knob in search.knobs:
+        if knob in ("epoch", "lr", "epochs") and not row.trains:
+            raise InputError(f"{key}.search.{knob}: there is nothing that adapter: none trains; remove it.")
+        if knob == "strength" and not row.starts_from_shots:
+            raise InputError(f"{key}.search.strength: needs init: image.")
+        if knob == "scheduler":
+            if len(set(search.scheduler or ())) < 2:
+                raise InputError(f"{key}.search.scheduler: name at least two, and each once.")
+            continue
+        _check_span(getattr(search, knob), knob, f"{key}.search.{knob}", context)
+
+
+def _check_span(span: Span, knob: str, key: str, context: Context) -> None:
+    if (span.high is None) == (span.high_times_best is None):
+        raise InputError(f"{key}: give either high or high_times_best.")
+    if span.high_times_best is not None and context.active and not context.after:
+        raise InputError(
+            f"{key}.high_times_best: {context.name} starts from no other recipe's study; give high, or after."
+        )
+    if span.high is not None and span.low >= span.high:
+        raise InputError(f"{key}: low must be below high, got {span.low:g} and {span.high:g}.")
+    if span.log and span.low <= 0:
+        raise InputError(f"{key}.low: must be above 0 for log: true.")
+    if knob in _WHOLE and (span.low != int(span.low) or span.low < 1 or (span.high or 1) != int(span.high or 1)):
+        raise InputError(f"{key}: expected whole numbers of at least 1.")
+    if knob == "epoch" and span.log:
+        raise InputError(f"{key}.log: weights are kept at even distances; remove it.")
+    if (span.high or 0) > _HIGHEST.get(knob, float("inf")):
+        raise InputError(f"{key}.high: expected a number of at most {_HIGHEST[knob]}, got {span.high:g}.")
+
+
+# --- All knobs together.
+
+# Of a knob that is younger than records of rows without it: a row that does not give it is recorded without it.
+_LATER: Final = {"later": True}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A row of ``recipes``. The knobs of an adapter are given where it is that adapter, and only there.
 
-    With ``origin: retrieval`` nothing is adapted and nothing drawn; ``prompt`` is what images are searched by.
-    ``epoch`` is the share of the training after which the weights are taken, and None its end; ``lr`` and ``epochs``
-    stand in for the schedule's. Image k of a class is drawn with a LoRA times the (k mod n)-th of the n
-    ``adapter_scales``; None: as it was trained.
+    A knob that is None is as the model's row or the training has it.
     """
 
-    adapter: Literal["none", "lora", "class_encoder", "unet"]
-    prompt: Literal["template", "label", "class_vector"]
+    adapter: Adapter
+    prompt: Prompt
     sampler: SamplerOverrides
-    origin: Literal["generator", "retrieval"] = "generator"
-    init: Literal["noise", "image"] = "noise"
-    scope: Literal["dataset", "class"] | None = None
+    origin: Origin = "generator"
+    init: Init = "noise"
+    scope: Scope | None = None
     rank: Annotated[int, Range(low=1, high=1024)] | None = None
     alpha: Positive | None = None
     unet: bool | None = None
     text_encoder: bool | None = None
-    adapter_scales: tuple[Annotated[float, Range(low=0, high=2)], ...] | None = None
+    adapter_scales: AdapterScales | None = field(default=None, metadata=_LATER)
     context_length: Annotated[int, Range(low=1, high=1000)] | None = None
-    unconditional: Literal["zero", "learned"] | None = None
-    class_dropout: Share | None = None
-    epoch: Annotated[float, Range(above=0, high=1)] | None = None
+    unconditional: Unconditional | None = None
+    class_dropout: ClassDropout | None = None
+    epoch: Epoch | None = None
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether a generator draws the images; else they are retrieved."""
+        return self.origin == "generator"
+
+    @property
+    def trains(self) -> bool:
+        """Whether weights change."""
+        return self.adapter != "none"
+
+    @property
+    def trains_lora(self) -> bool:
+        """Whether they are LoRAs on attention layers."""
+        return self.adapter == "lora"
+
+    @property
+    def trains_class_encoder(self) -> bool:
+        """Whether they are vectors of the classes, in the place of text."""
+        return self.adapter == "class_encoder"
+
+    @property
+    def trains_unet(self) -> bool:
+        """Whether they are all of the U-Net's."""
+        return self.adapter == "unet"
+
+    @property
+    def has_adapter_per_class(self) -> bool:
+        """Whether each class has an adapter of its own."""
+        return self.scope == "class"
+
+    @property
+    def schedule(self) -> str:
+        """The key of the model's row under ``adapt`` that says how long the training is."""
+        if self.trains_class_encoder:
+            return "class_encoder"
+        if self.trains_unet:
+            return "whole_unet"
+        return "dataset" if self.scope == "dataset" else "class"
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -83,14 +367,59 @@ class Recipe:
         return self.adapter_scales or (1.0,)
 
     @property
+    def asks_by_vectors(self) -> bool:
+        """Whether learned vectors of the classes condition the U-Net; else text does."""
+        return self.prompt == "class_vector"
+
+    @property
+    def needs_vectors_of_another(self) -> bool:
+        """Whether these vectors are those of the recipe that it starts from."""
+        return self.trains_unet and self.asks_by_vectors
+
+    @property
+    def starts_from_shots(self) -> bool:
+        """Whether an image is drawn over a shot; else it starts from noise."""
+        return self.init == "image"
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether a study chooses some of its values."""
+        return self.search is not None
+
+    @property
     def is_baseline(self) -> bool:
         """Whether adaptation is measured against it: nothing adapted, nothing tuned, no image starts from a shot."""
-        return self.adapter == "none" and self.search is None and self.init == "noise"
+        return not (self.trains or self.is_tuned or self.starts_from_shots)
+
+    @property
+    def plainer(self) -> tuple[Recipe, ...]:
+        """The same row without its study, and with its adapter at full strength."""
+        return dataclasses.replace(self, search=None), dataclasses.replace(self, adapter_scales=None)
+
+    def searches(self, knob: str) -> bool:
+        """Whether its study chooses a knob."""
+        return self.search is not None and knob in self.search.knobs
+
+    def training(self) -> Recipe:
+        """The row with what its training depends on, but for the length and the rate of it."""
+        return Recipe(
+            **{name: value for name, value in vars(self).items() if name not in _NO_TRAINING},
+            sampler=SamplerOverrides(),
+        )
+
+    def recorded(self) -> dict[str, Any]:
+        """The row as records hold it."""
+        later = {knob.name for knob in dataclasses.fields(self) if knob.metadata.get("later")}
+        row = dataclasses.asdict(self)
+        return {knob: value for knob, value in row.items() if value is not None or knob not in later}
 
     def lora(self) -> Lora:
         """The LoRA knobs, of a recipe that has them."""
         assert self.rank and self.alpha and self.unet is not None and self.text_encoder is not None
         return Lora(self.rank, self.alpha, self.unet, self.text_encoder)
+
+
+_NO_TRAINING: Final = ("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search")
 
 
 @dataclass(frozen=True)
@@ -101,3 +430,41 @@ class Lora:
     alpha: float
     unet: bool
     text_encoder: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the rules of a row ask of the rest of ``params.yaml``.
+
+    Attributes:
+        name: of the recipe.
+        active: whether it is run.
+        after: whether it starts from another recipe's result.
+        per_class: synthetic images per class.
+        model_name: the row of ``models`` that is used.
+        model: that row.
+    """
+
+    name: str
+    active: bool
+    after: bool
+    per_class: int
+    model_name: str
+    model: Model
+
+
+def check(row: Recipe, context: Context) -> None:
+    """The rules of all knobs of a row.
+
+    Raises:
+        InputError: one sentence naming the key and the mend.
+    """
+    key = f"recipes.{context.name}"
+    _check_adapter(row, key)
+    _check_class_dropout(row, key)
+    _check_training(row, key, context)
+    _check_adapter_scales(row, key, context)
+    _check_prompt(row, key)
+    _check_init(row, key)
+    _check_origin(row, key)
+    _check_search(row, key, context)

@@ -1,4 +1,4 @@
-"""What must hold between the keys of ``params.yaml``; what each of them may be by itself stands in ``params``."""
+"""Rules that tie the keys of ``params.yaml`` to one another; those within a recipe stand in ``recipe``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.core.strict import listed
-from dreamset.params.model import DELIVERED
-from dreamset.params.recipe import SamplerOverrides
+from dreamset.core.strict import listed, one_of
+from dreamset.params import recipe as knobs
 
 if TYPE_CHECKING:
-    from dreamset.params import Params
-    from dreamset.params.recipe import Recipe, Span
+    from dreamset.params.tree import Params
 
 # Names of what is no recipe, beside the recipes' own.
 _TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
-_KNOBS: Final = {  # of each adapter, all needed
-    "lora": ("scope", "rank", "alpha", "unet", "text_encoder"),
-    "class_encoder": ("context_length", "unconditional", "class_dropout"),
-}
 _SELECTION: Final = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
 
 
@@ -29,7 +23,7 @@ def check_retrieval(params: Params, recipe: str) -> None:
     Raises:
         InputError: naming the key of the row.
     """
-    if params.recipes[recipe].origin == "retrieval" and params.base.retrieval is None:
+    if not params.recipes[recipe].draws and params.base.retrieval is None:
         raise InputError(
             f"models.{params.model}.retrieval: is null, so recipe {recipe} has nothing to retrieve from; give "
             "imagefolder:PATH, or take it out of active."
@@ -42,11 +36,10 @@ def check_start(params: Params, recipe: str) -> None:
     Raises:
         InputError: naming the row, and what to say in ``after``.
     """
-    row = params.recipes[recipe]
-    if row.adapter != "unet" or row.prompt != "class_vector":
+    if not params.recipes[recipe].needs_vectors_of_another:
         return
     parent = params.recipes.get(params.after.get(recipe, ""))
-    if parent is None or parent.adapter != "class_encoder":
+    if parent is None or not parent.trains_class_encoder:
         raise InputError(
             f"recipes.{recipe}: has no class encoder to start from; take it out of active, and say after: {{{recipe}: "
             "class_encoder}."
@@ -78,30 +71,18 @@ def check(params: Params) -> None:
             raise InputError(
                 f"recipes.{name}: is not a name; use ASCII letters, digits and _, and none of {listed(_TAKEN)}."
             )
-        for adapter, knobs in _KNOBS.items():
-            for knob in knobs:
-                given = getattr(recipe, knob) is not None
-                if given != (recipe.adapter == adapter):
-                    verb = (
-                        f"belongs only to adapter: {adapter}; remove it"
-                        if given
-                        else f"is missing; adapter: {adapter} needs it"
-                    )
-                    raise InputError(f"recipes.{name}.{knob}: {verb}.")
-        _check_recipe(params, name, recipe)
-        if recipe.origin == "retrieval" and (recipe.adapter != "none" or recipe.sampler != SamplerOverrides()):
-            raise InputError(
-                f"recipes.{name}: origin: retrieval draws nothing; set adapter to none and sampler to {{}}."
-            )
-        if name in params.active:
+        active = name in params.active
+        context = knobs.Context(name, active, name in params.after, params.per_class, params.model, params.base)
+        knobs.check(recipe, context)
+        if active:
             check_retrieval(params, name)
             check_start(params, name)
-        if recipe.adapter == "lora" and not (recipe.unet or recipe.text_encoder):
-            raise InputError(f"recipes.{name}: adapts nothing; set unet or text_encoder to true.")
+    _check_classifiers(params)
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
         raise InputError("train.classifiers: name at least one classifier, and each once.")
-    if not set(DELIVERED) & set(params.train.classifiers):
-        raise InputError(f"train.classifiers: name one of {listed(DELIVERED)}, which are what can be delivered.")
+    delivered = params.base.train.delivered
+    if not set(delivered) & set(params.train.classifiers):
+        raise InputError(f"train.classifiers: name one of {listed(delivered)}, which are what can be delivered.")
     if len(set(params.train.baselines)) < len(params.train.baselines):
         raise InputError("train.baselines: names a classifier twice; name each once.")
     if not _SELECTION.fullmatch(params.selection):
@@ -143,6 +124,15 @@ def check(params: Params) -> None:
         raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
 
 
+def _check_classifiers(params: Params) -> None:
+    """Names of classifiers are of those that there are, and where CAS is measured, of those trained from scratch."""
+    for key in ("classifiers", "baselines"):
+        for index, name in enumerate(getattr(params.train, key)):
+            one_of(name, params.base.train.rows, f"train.{key}[{index}]")
+    for name, model in params.models.items():
+        one_of(model.tune.classifier, model.train.from_scratch, f"models.{name}.tune.classifier")
+
+
 def _check_scratch(params: Params) -> None:
     """What holds for classifiers that are trained from scratch, and for the sizes of the sets that they learn from."""
     if list(params.scales) != sorted(set(params.scales)):
@@ -150,89 +140,9 @@ def _check_scratch(params: Params) -> None:
     trained = {*params.train.classifiers, *params.train.baselines}
     trained |= {params.base.tune.classifier} if params.scales else set()
     for name in sorted(trained):
-        plateau = getattr(getattr(params.base.train, name), "schedule", None) == "plateau"
+        plateau = getattr(params.base.train.rows[name], "schedule", None) == "plateau"
         if plateau and not params.sets_apart:
             raise InputError(
                 f"models.{params.model}.train.{name}.schedule: plateau goes by images that are set apart, and "
                 f"selection: {params.selection} sets none; set it to cosine, or selection to holdout, coop or extra:N."
             )
-
-
-def _check_recipe(params: Params, name: str, recipe: Recipe) -> None:
-    """What holds within a row, between its adapter, its start and its search."""
-    key = f"recipes.{name}"
-    trained = recipe.adapter != "none"
-    for knob in ("epoch", "lr", "epochs"):
-        if getattr(recipe, knob) is not None and not trained:
-            raise InputError(f"{key}.{knob}: there is nothing that adapter: none trains; remove it.")
-    kept = params.base.adapt.kept
-    if recipe.epoch is not None and abs(recipe.epoch * kept - round(recipe.epoch * kept)) > 1e-6:
-        raise InputError(
-            f"{key}.epoch: no weights are kept after {recipe.epoch:g} of the training; give a multiple of "
-            f"{1 / kept:g}, or change models.{params.model}.adapt.kept ({kept})."
-        )
-    if recipe.adapter_scales is not None:
-        if recipe.adapter != "lora":
-            raise InputError(f"{key}.adapter_scales: only adapter: lora has a strength; remove it.")
-        if not any(recipe.adapter_scales):
-            raise InputError(f"{key}.adapter_scales: name at least one above 0, or set adapter to none.")
-        _check_turns(params, name, len(recipe.adapter_scales))
-    if recipe.prompt == "class_vector" and recipe.adapter not in ("class_encoder", "unet"):
-        raise InputError(f"{key}.prompt: class_vector needs adapter: class_encoder, or unet after such a recipe.")
-    if recipe.adapter == "class_encoder" and recipe.prompt != "class_vector":
-        raise InputError(f"{key}.prompt: must be class_vector with adapter: class_encoder.")
-    if recipe.unconditional == "learned" and not recipe.class_dropout:
-        raise InputError(f"{key}.class_dropout: unconditional: learned needs it above 0, such as 0.1.")
-    if (recipe.init == "image") != (recipe.sampler.strength is not None):
-        raise InputError(f"{key}.sampler.strength: belongs to init: image, which needs it.")
-    search = recipe.search
-    if search is None:
-        return
-    if not search.knobs:
-        raise InputError(f"{key}.search: names no knob; remove it, or search guidance, steps, ...")
-    if recipe.origin == "retrieval":
-        raise InputError(f"{key}.search: origin: retrieval draws nothing that could be tuned; remove it.")
-    for knob in search.knobs:
-        if knob in ("epoch", "lr", "epochs") and not trained:
-            raise InputError(f"{key}.search.{knob}: there is nothing that adapter: none trains; remove it.")
-        if knob == "strength" and recipe.init != "image":
-            raise InputError(f"{key}.search.strength: needs init: image.")
-        if knob == "scheduler":
-            if len(set(search.scheduler or ())) < 2:
-                raise InputError(f"{key}.search.scheduler: name at least two, and each once.")
-            continue
-        _check_span(params, name, knob, getattr(search, knob))
-
-
-def _check_turns(params: Params, name: str, count: int) -> None:
-    """Each strength of an adapter has its turn in a data set, and in what a study looks at of it."""
-    if name in params.active and params.per_class < count:
-        raise InputError(
-            f"recipes.{name}.adapter_scales: {count} scales need as many images; raise generate.per_class."
-        )
-    rungs = params.base.tune.per_class
-    if params.recipes[name].search is not None and any(rung % count for rung in rungs):
-        raise InputError(
-            f"recipes.{name}.adapter_scales: a study draws {listed(rungs)} images per class, and {count} "
-            f"scales do not divide these; set models.{params.model}.tune.per_class to multiples of {count}."
-        )
-
-
-def _check_span(params: Params, name: str, knob: str, span: Span) -> None:
-    key = f"recipes.{name}.search.{knob}"
-    if (span.high is None) == (span.high_times_best is None):
-        raise InputError(f"{key}: give either high or high_times_best.")
-    if span.high_times_best is not None and name in params.active and name not in params.after:
-        raise InputError(f"{key}.high_times_best: {name} starts from no other recipe's study; give high, or after.")
-    if span.high is not None and span.low >= span.high:
-        raise InputError(f"{key}: low must be below high, got {span.low:g} and {span.high:g}.")
-    if span.log and span.low <= 0:
-        raise InputError(f"{key}.low: must be above 0 for log: true.")
-    whole = knob in ("steps", "epochs")
-    if whole and (span.low != int(span.low) or span.low < 1 or (span.high or 1) != int(span.high or 1)):
-        raise InputError(f"{key}: expected whole numbers of at least 1.")
-    if knob == "epoch" and span.log:
-        raise InputError(f"{key}.log: weights are kept at even distances; remove it.")
-    limits = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1}
-    if (span.high or 0) > limits.get(knob, float("inf")):
-        raise InputError(f"{key}.high: expected a number of at most {limits[knob]}, got {span.high:g}.")

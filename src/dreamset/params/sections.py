@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from dreamset.core.strict import Range
-from dreamset.params.values import ClassifierName, Count, Invariance, Natural, Positive, Share
+from dreamset.params.values import Count, Invariance, Natural, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Generate:
 class Train:
     """Section ``train``."""
 
-    classifiers: tuple[ClassifierName, ...]
-    baselines: tuple[ClassifierName, ...]
+    classifiers: tuple[str, ...]
+    baselines: tuple[str, ...]
     real_weight: Share
     selections: Count
     configurations: Count

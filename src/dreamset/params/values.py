@@ -12,5 +12,4 @@ Positive = Annotated[float, Range(above=0)]
 Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
-ClassifierName = Literal["resnet20", "resnet50", "clip_lora", "linear_probe"]
 Part = Literal["generator", "clip", "judge"]  # of a model's row: which pretrained weights

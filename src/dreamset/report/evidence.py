@@ -71,7 +71,7 @@ class Evidence:
     @property
     def adapted(self) -> list[str]:
         """Active recipes that adapt the generator."""
-        return [name for name in self.params.active if self.params.recipes[name].adapter != "none"]
+        return [name for name in self.params.active if self.params.recipes[name].trains]
 
     @property
     def classifiers(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def verdict(evidence: Evidence) -> Verdict:
     """Return the verdict that counts, in words: over the seeds of the table, or of this seed."""
     params = evidence.params
     recipe, classifier = params.primary_recipe, params.primary_classifier
-    plain = next((name for name in evidence.plain if params.recipes[name].origin == "generator"), None)
+    plain = next((name for name in evidence.plain if params.recipes[name].draws), None)
     plain = plain if recipe in evidence.adapted else None
     here = rule.of_evaluation(params, evidence.evaluation)
     settled = claims.settle(params, evidence.table, evidence.split, evidence.evaluation, here)

@@ -20,7 +20,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.splits import write_split
 from dreamset.drawing.draw import load_base
-from dreamset.params import to_dict, told
+from dreamset.params import to_dict
 from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import space
 from dreamset.weights import hub
@@ -106,13 +106,13 @@ def key_of(work: Work, ranges: space.Space) -> str:
     return digest(
         {
             "rows": [
-                told(tuned.applied(params, workspace, name).recipes[name]) for name in params.lineage(recipe)[:-1]
+                tuned.applied(params, workspace, name).recipes[name].recorded() for name in params.lineage(recipe)[:-1]
             ],
             "row": told(_with_inherited(params, workspace, recipe).recipes[recipe]),
             "space": space.as_json(ranges),
             "tune": tune,
             "base": base,
-            "classifier": [to_dict(getattr(params.base.train, base["tune"]["classifier"])), params.base.train.crop],
+            "classifier": [to_dict(params.base.train.rows[base["tune"]["classifier"]]), params.base.train.crop],
             "weights": hub.identity(workspace.root, *params.base.pretrained)["sha256"],
             "judge": judge,
             "adapt": adapting,
@@ -284,7 +284,7 @@ class Objective:
         from dreamset.data import arrays
 
         split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
-        steps, row = steps_at(base.tune, rung), getattr(base.train, name)
+        steps, row = steps_at(base.tune, rung), base.train.rows[name]
         row = dataclasses.replace(row, steps=steps, warmup=round(row.warmup * steps / row.steps))
         # Neither trial nor rung is in the seeds, so that all classifiers start from the same weights.
         torch.manual_seed(seed_for("tune", self.params.seed, name, "start"))

@@ -96,7 +96,7 @@ def current(params: Params, recipe: str) -> dict[str, Any]:
         "lr": None,
         "epochs": None,
     }
-    if row.adapter != "none":
+    if row.trains:
         schedule = params.schedule(recipe)
         values |= {"epoch": row.epoch or 1.0, "lr": schedule.lr, "epochs": schedule.epochs}
     return values

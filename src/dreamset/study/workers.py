@@ -37,7 +37,7 @@ def clear_abandoned(params: Params, workspace: Workspace) -> None:
 
     A study that a row asks for may be unfinished, and goes on with its files.
     """
-    searched = {name for name, row in params.recipes.items() if row.search is not None}
+    searched = {name for name, row in params.recipes.items() if row.is_tuned}
     for study in sorted(workspace.trials.glob("*/")):
         # The name of a study is its recipe and a digest; other folders are temporary.
         if study.name.rpartition("-")[0] not in searched:

@@ -303,7 +303,7 @@ def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[st
         name: digest(
             [
                 params.making(name),
-                pools.searched(params, workspace) if params.recipes[name].origin == "retrieval" else None,
+                pools.searched(params, workspace) if not params.recipes[name].draws else None,
             ]
         )
         for name in names

@@ -115,7 +115,7 @@ def _made_with(params: Params, fold: Fold, arm: str) -> str:
     settings |= {"base": to_dict(params.base), "arm": arm, "split": dataclasses.asdict(fold.split)}
     settings |= {"recipe": None if arm == REAL else params.making(arm)}
     settings |= {"held": [sample.sha256 for sample in fold.held_out]}
-    if arm != REAL and params.recipes[arm].origin == "retrieval":
+    if arm != REAL and not params.recipes[arm].draws:
         settings |= {"searched": pools.searched(params, fold.workspace)}
     return fingerprint(settings, fold.workspace.root, params.base, __name__)
 

@@ -239,7 +239,7 @@ def _primary(params: Params, recipe: str, shots: int, made: Iterable[dict[str, A
     if shots not in PRIMARY_SHOTS:
         return set()
     classifier = params.primary_classifier
-    plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.origin == "generator"), None)
+    plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.draws), None)
     gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in made]
     best = over_real(gains, recipe, classifier)
     kinds = ("synthetic", *((best.of.split("/")[1],) if best else ()))

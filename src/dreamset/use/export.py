@@ -140,7 +140,7 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a new folder, or empty it.")
-    if params.recipes[recipe].origin == "retrieval":
+    if not params.recipes[recipe].draws:
         raise InputError(
             f"{recipe}: its images are retrieved and not generated; publish the collection that they come from."
         )
