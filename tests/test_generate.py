@@ -313,13 +313,13 @@ def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path:
 
 
 def test_shards_are_keyed_by_what_changes_their_bytes(small: dict[str, Any], workspace: Workspace) -> None:
-    prepare.run(parameters.parse(small), workspace)
+    prepare.run(toy.parse(small), workspace)
 
     def keys(change: dict[str, Any] | None = None, **row: Any) -> list[str]:
         mine = copy.deepcopy(small)
         mine |= change or {}
         mine["models"]["bundled"]["generate"] |= row
-        return [b.key for b in plan(Work.read(parameters.parse(mine), workspace, "stable_diffusion"), [])]
+        return [b.key for b in plan(Work.read(toy.parse(mine), workspace, "stable_diffusion"), [])]
 
     base = keys()
     assert keys({"seed": 1}) != base

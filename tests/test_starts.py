@@ -235,7 +235,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
     def keys(strength: float = 0.5, **change: Any) -> list[str]:
         started["recipes"][RECIPE]["sampler"] = {"strength": strength}
         own = dataclasses.replace(split, **change)
-        return [block.key for block in plan_of(Work(parameters.parse(started), workspace, own, RECIPE), [])]
+        return [block.key for block in plan_of(Work(toy.parse(started), workspace, own, RECIPE), [])]
 
     first = keys()
     assert keys() == first
@@ -247,7 +247,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
     jobs = []
     for strength in (0.5, 0.75):
         started["recipes"]["datadream_dset"]["sampler"]["strength"] = strength
-        work = Work(parameters.parse(started), workspace, split, "datadream_dset")
+        work = Work(toy.parse(started), workspace, split, "datadream_dset")
         jobs.append([job.key for job in adapt._jobs(work, adapt.scopes(work), None)[0]])
     assert jobs[0] == jobs[1]
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
-    from dreamset.params.recipe import Recipe
 
 _POINTS: Final = 50  # means in a loss curve; up to twice as many if the steps are no multiple
 _GRID_CLASSES: Final = 10  # classes on a sample grid
@@ -55,7 +54,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """
     licences.check(params)
     started = time.time()
-    if params.recipes[recipe].adapter == "none":
+    if not params.recipes[recipe].trains:
         return _write_empty(workspace, recipe)
     work = Work.read(params, workspace, recipe)
     summary = _assemble(work, _trained(work))
@@ -85,7 +84,7 @@ def run_lineage(params: Params, workspace: Workspace, place: Workspace, recipe: 
 
 
 def _run_as_chosen(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
-    if params.recipes[recipe].search is not None:
+    if params.recipes[recipe].is_tuned:
         record = tuned.chosen(params, workspace, recipe)
         # The record of all shots holds for the fewer shots of this place, on purpose.
         write_json(place.result("tune", recipe), record | {"made_for": tuned.made_for(params, place, recipe)})
@@ -170,7 +169,7 @@ def _start(work: Work) -> Path | None:
     The file is that of the shard and not of the adapter's folder. So a fold uses an encoder that never saw the
     held-out images, and no folder has to be there.
     """
-    if work.row.adapter != "unet" or work.row.prompt != "class_vector":
+    if not work.row.needs_vectors_of_another:
         return None
     from dreamset.generator.trained import FILES
 
@@ -183,7 +182,7 @@ def _start(work: Work) -> Path | None:
 def scopes(work: Work) -> list[tuple[int, ...]]:
     """Return the labels that each adapter of a recipe serves."""
     labels = tuple(range(len(work.split.classes)))
-    return [(label,) for label in labels] if work.row.scope == "class" else [labels]
+    return [(label,) for label in labels] if work.row.has_adapter_per_class else [labels]
 
 
 def _write_empty(workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -272,10 +271,6 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 
 
-def _searches_epoch(row: Recipe) -> bool:
-    return row.search is not None and row.search.epoch is not None
-
-
 def _train(work: Work, training: Training) -> None:
     """Train the jobs that lack a shard, several at once over one frozen base."""
     from dreamset.core.device import pick
@@ -283,7 +278,7 @@ def _train(work: Work, training: Training) -> None:
     from dreamset.generator.training import Together
 
     workspace, at_once = work.workspace, work.base.adapt.together
-    keeping = work.row.epoch is not None or _searches_epoch(work.row)
+    keeping = work.row.epoch is not None or work.row.searches("epoch")
     # The groups do not depend on what is finished: the last bits of an adapter depend on the others of its group.
     groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
     # A training for early weights makes the last weights too. Claiming both keeps other processes out meanwhile.
@@ -361,8 +356,7 @@ def _keeping(
 
 def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     """Return the error for a step that does not fit into memory; it names what to lower."""
-    model, row = f"models.{params.model}", params.recipes[recipe]
-    schedule = {"class_encoder": "class_encoder", "unet": "whole_unet"}.get(row.adapter, row.scope)
+    model, schedule = f"models.{params.model}", params.recipes[recipe].schedule
     batch = params.schedule(recipe).batch
     return StoppedError(
         f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
@@ -379,7 +373,7 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
     from dreamset.generator.trained import FILES
 
     workspace, split, recipe = work.workspace, work.split, work.recipe
-    weights, each = FILES[work.row.adapter], work.row.scope == "class"
+    weights, each = FILES[work.row.adapter], work.row.has_adapter_per_class
     stop = training.stop
     rows, curves, first, last, parameters, seconds = [], [], [], [], 0, 0.0
     with shards.assembling(workspace.adapter(recipe)) as folder:
@@ -399,7 +393,7 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
                 shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
                 parameters += sum(math.prod(shape) for shape in shapes)
         card = _card(work) | {"adapters": rows}
-        if _searches_epoch(work.row):
+        if work.row.searches("epoch"):
             # Later trials of the study want these shards, though no adapter is assembled from them yet.
             card["kept"] = [key for keys in training.kept.values() for key in keys]
         write_json(folder / "adapters.json", card)

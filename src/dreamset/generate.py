@@ -53,7 +53,7 @@ def run(
     started = time.time()
     params = tuned.applied(params, workspace, recipe)
     work = Work.read(params, workspace, recipe)
-    draws = work.row.origin == "generator"
+    draws = work.row.draws
     adapters = _adapters(params, workspace, recipe) if draws else None
     reviewed = decisions.read(workspace.review(recipe))
     blocks, needed, drawn_now = finish(work, adapters, reviewed, load)
@@ -169,7 +169,7 @@ def _assemble(
 
 def _card(work: Work, images: list[SyntheticImage], looked: Looked) -> str:
     checked = decisions.checked(len(images), looked)
-    if work.row.origin == "retrieval":
+    if not work.row.draws:
         from dreamset.drawing import retrieve
 
         return retrieve.card(work, len(images), checked)

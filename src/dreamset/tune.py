@@ -48,7 +48,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
             for non-commercial use and ``accept_licence`` is false.
     """
     licences.check(params)
-    if params.recipes[recipe].search is None:
+    if not params.recipes[recipe].is_tuned:
         empty: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
         _write(params, workspace, empty | _origin(params, workspace, recipe))
         return {"recipe": recipe, "trials": 0}
@@ -377,7 +377,7 @@ def _same_training(params: Params, one: str, other: str) -> bool:
         )
         for name in (one, other)
     ]
-    return rows[0] == rows[1] and (rows[0].prompt != "class_vector" or params.after.get(one) == params.after.get(other))
+    return rows[0] == rows[1] and (not rows[0].asks_by_vectors or params.after.get(one) == params.after.get(other))
 
 
 def _wanted(work: Work, workspace: Workspace) -> set[str]:

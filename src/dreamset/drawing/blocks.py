@@ -80,7 +80,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
         InputError: images start from shots, and ``strength`` leaves no step.
     """
     params, split, base, row = work.params, work.split, work.base, work.row
-    if row.init == "image":
+    if row.starts_from_shots:
         starts.check(params, work.recipe)
     counts = needed or dict(enumerate(params.synthetic_per_class(split.train_per_class)))
     batch = base.generate.batch
@@ -112,7 +112,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
-                if row.init == "image":
+                if row.starts_from_shots:
                     shots = starts.choose(split, params.seed, places(chunk, indices))
                     place["starts"] = [shot.sha256 for shot in shots]
                 key = shards.key_of(shared | place, _MAKER)
@@ -129,7 +129,7 @@ def requests(work: Work, block: Block) -> list[Request]:
     """Return the images of a block, in the order of drawing."""
     row, split, wanted = work.row, work.split, places(block.labels, block.indices)
     plain = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
-    if row.init == "noise":
+    if not row.starts_from_shots:
         return plain
     shots = starts.choose(split, work.params.seed, wanted)
     return [dataclasses.replace(request, shot=shot) for request, shot in zip(plain, shots, strict=True)]

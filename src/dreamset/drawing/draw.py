@@ -185,7 +185,7 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
 
     workspace, split = work.workspace, work.split
     files, images = [], []
-    scale = block.scale if adapter is not None and work.row.adapter == "lora" else None
+    scale = block.scale if adapter is not None and work.row.trains_lora else None
     with claim:
         tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *work.base.pretrained)
         for request, pixels, seed, redraws in zip(

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from dreamset.core.sums import total
 from dreamset.data.runs import REAL, ZERO_SHOT
 from dreamset.metrics.verdict import TOGETHER, basis, points, scored_images
+from dreamset.params.recipe import adapter_words, scales_words
 from dreamset.report.figures import MINUS, interval, number, p_value, percent, point_interval
 from dreamset.report.markup import Table, aside, counted, fill, joined, name
 
@@ -263,21 +264,10 @@ def differences(evidence: Evidence) -> Table:
 def _recipe(evidence: Evidence, name: str) -> str:
     params = evidence.params  # with what studies chose
     row = params.recipes[name]
-    if row.origin == "retrieval":
+    if not row.draws:
         return f"nothing drawn: the nearest images of the base’s source; {params.per_class} per class"
     sampler = params.sampler(name)
-    how = "the generator as it is"
-    if row.adapter == "lora":
-        lora = row.lora()
-        where = " and ".join(part for part, on in (("U-Net", lora.unet), ("text encoder", lora.text_encoder)) if on)
-        many = "one adapter" if row.scope == "dataset" else "one adapter per class"
-        how = f"{many}, LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on the attention of the {where}"
-        if row.adapter_scales:
-            how += f", at {', '.join(f'{scale:g}' for scale in row.strengths)} times its strength in turn"
-    elif row.adapter == "class_encoder":
-        how = f"a class encoder of {row.context_length} vectors per class"
-    elif row.adapter == "unet":
-        how = "the whole U-Net trained"
+    how = ", ".join(part for part in (adapter_words(row), scales_words(row)) if part) or "the generator as it is"
     drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
     if name in evidence.studies and evidence.studies[name]["best"]:
         drawn += f" ({', '.join(evidence.studies[name]['searched'])} chosen by a study)"

@@ -70,7 +70,7 @@ def holdouts(work: Work) -> list[Holdout]:
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
         return [Holdout(shots, folds.absolute(split.selection, workspace))]
-    if row.adapter == "none" and row.init == "noise":
+    if not (row.trains or row.starts_from_shots):
         return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection")
@@ -108,7 +108,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "rows": [
                 tuned.applied(params, workspace, name).recipes[name].recorded() for name in params.lineage(recipe)[:-1]
             ],
-            "row": told(_with_inherited(params, workspace, recipe).recipes[recipe]),
+            "row": _with_inherited(params, workspace, recipe).recipes[recipe].recorded(),
             "space": space.as_json(ranges),
             "tune": tune,
             "base": base,
@@ -362,7 +362,7 @@ def params_at(params: Params, recipe: str, rung: int, classes: int) -> Params:
     row, base = params.recipes[recipe], params.base
     # A block has equally many images of each class of an adapter and of each of its scales. The depth of blocks divides
     # every rung, so that the blocks of a rung are the first blocks of the next.
-    together = (1 if row.scope == "class" else classes) * len(row.strengths)
+    together = (1 if row.has_adapter_per_class else classes) * len(row.strengths)
     common = math.gcd(*base.tune.per_class) // len(row.strengths)
     room = base.generate.batch
     fitting = [depth for depth in range(1, common + 1) if common % depth == 0 and depth * together <= room]
