@@ -135,7 +135,7 @@ def test_clips_own_vocabulary_spells_no_common_word(monkeypatch: pytest.MonkeyPa
         ({}, "adapt", "Its pictures do not quite have the look of the shots (KID 0.13, -0.11 where"),
         ({"look": found()["look"] | {"near": 0.1}}, "adapt", "Its pictures are far from the look of the shots"),
         ({"look": found()["look"] | {"p": 0.4}}, "base", "Its pictures do not measurably differ from the shots"),
-        ({}, "adapt", "no table over seeds is at hand"),
+        ({}, "adapt", "there is no table over seeds"),
     ],
 )
 def test_the_sentences_follow_from_the_numbers(changes: dict[str, Any], word: str, sentence: str) -> None:
@@ -163,11 +163,11 @@ def test_what_was_measured_stands_with_where(workspace: Workspace) -> None:
     assert many and (many["shots"], many["lift"], many["gains"]) == (16, [0.24, 0.24], [])
 
     text = " ".join(expect.judgement(found(table=few))[1])
-    assert "is likely to lift what synthetic images alone teach: by +17 to +21 points" in text
+    assert "is likely to raise the accuracy on synthetic images alone: by +17 to +21 points" in text
     assert "(digits, base bundled, 4 per class, 5 seeds)" in text
     assert "expect some gain on top of the real ones: there 1 of 2 additions" in text
     text = " ".join(expect.judgement(found(table=many, shots=[12, 16], source="imagefolder:x"))[1])
-    assert "may lift" in text and "which are other images or another base than yours" in text
+    assert "may raise" in text and "which are other images or another base than yours" in text
     assert "With 12 to 16 labelled images per class expect little on top of the real ones: there 0 of 1" in text
     # Where nothing has to be adapted, nothing is said about adapting.
     text = " ".join(expect.judgement(found(table=few, look=found()["look"] | {"p": 0.9}))[1])

@@ -74,7 +74,7 @@ def test_shots_of_every_form_are_nested(raw: dict[str, Any], tmp_path: Path) -> 
         assert few == many[: len(few)]
         assert many == every[:16]
     assert made["few"].shots == TAIL
-    assert [made[name].shots_told for name in made] == ["1 to 16", "16", "all"]
+    assert [made[name].shots_in_words for name in made] == ["1 to 16", "16", "all"]
     # No class takes more labels to choose with than to learn from.
     per_class = [sum(s.label == label for s in made["few"].selection) for label in range(10)]
     assert per_class == [min(count, 4) for count in TAIL.values()]
@@ -97,7 +97,7 @@ def test_a_small_class_is_used_whole_with_a_warning(raw: dict[str, Any], tmp_pat
     summary = prepare.run(settings(raw, source=source, shots=5, selection="fixed"), workspace)
     assert summary["train_per_class"] == {"cat": 5, "dog": 2, "eel": 5}
     assert summary["warnings"] == [
-        "1 of 3 classes have fewer images than shots asks for and are used whole (most is lacking in 'dog': 2 of 5)"
+        "1 of 3 classes have fewer images than shots asks for, and all of theirs are used ('dog' lacks most: 2 of 5)"
     ]
     enough = prepare.run(settings(raw, source=source, shots=2, selection="fixed"), workspace)
     assert enough["warnings"] == []

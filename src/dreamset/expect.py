@@ -1,8 +1,8 @@
-"""``dreamset expect``: what synthetic images are likely to do here, said before the costly part begins.
+"""``dreamset expect``: say how much synthetic images are likely to help, before the costly part begins.
 
-It rests on three things that cost seconds: whether the base and its CLIP know the classes, whether the base's
-pictures look like the shots, and what the table over seeds (``dreamset table``) measured at the nearest number of
-shots. No test image is opened.
+Three cheap measurements decide: whether the base and its CLIP know the classes, whether the base's pictures look
+like the shots, and what the table over seeds (``dreamset table``) measured at the nearest number of shots. No test
+image is opened.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ if TYPE_CHECKING:
 
 _PERMUTATIONS: Final = 500
 _LEVEL: Final = 0.05  # of the permutation test
-_MOST_SHOTS: Final = 32  # of each class that pictures are compared with, so that the kernel's matrix stays small
+_MOST_SHOTS: Final = 32  # of a class that pictures are compared with; more would make the kernel's matrix large
 _SPELLED: Final = 2.0  # letters per token; CLIP's own vocabulary takes 3 or more of an English word at once
 _WORD: Final = re.compile(r"[^\W\d_]{3,}")  # shorter ones, and numbers, are spelled in every vocabulary
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
-    """Draw a few un-adapted pictures, compare them with the shots, and write ``results/expect.json``.
+    """Draw a few pictures without adapters, compare them with the shots, and write ``results/expect.json``.
+
+    Returns:
+        The content of that file.
 
     Raises:
         InputError: the splits or the pretrained weights are missing, or their licence has not been accepted.
@@ -64,7 +67,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     side = seen(judge.size, params.base.resolution)
     few = [s for label in labels for s in [s for s in shots if s.label == label][:_MOST_SHOTS]]
     real, drawn = arrays.real(few, workspace.cell, side, workspace.scratch), pictures.read(side)
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "model": params.model,
         "source": split.source,
         "shots": [min(counts.values()), max(counts.values())],
@@ -76,13 +79,13 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "look": look(judge.features(real.images), real.labels, judge.features(drawn.images), drawn.labels),
         "table": measured(workspace, max(counts.values())),
     }
-    found["expectation"], found["sentences"] = judgement(found)
-    write_json(workspace.result("expect"), found)
-    return found
+    record["expectation"], record["sentences"] = judgement(record)
+    write_json(workspace.result("expect"), record)
+    return record
 
 
 def _chosen(classes: int, params: Params) -> list[int]:
-    """Labels of the classes that pictures are drawn of: all, or a draw where there are many."""
+    """Return the labels of the classes that pictures are drawn of: all, or a random draw where there are many."""
     import numpy as np
 
     most = params.expect.classes
@@ -93,12 +96,12 @@ def _chosen(classes: int, params: Params) -> list[int]:
 
 
 class _Pictures:
-    """A few pictures of each of ``labels`` by the base as it is, drawn with the noise of a dataset's first ones."""
+    """A few pictures of each of ``labels`` by the base as it is, from the noise of a dataset's first images."""
 
     def __init__(self, params: Params, workspace: Workspace, split: Split, labels: Sequence[int]) -> None:
         wanted, base = params.expect, params.base
         steps = min(wanted.steps, base.generate.steps)  # a base distilled to one step draws with one
-        # Blocks of just what is wanted, and nothing compiled for so little.
+        # Blocks are no larger than needed, and so few pictures do not pay for compiling.
         batch = min(base.generate.batch, wanted.per_class * len(labels))
         row = dataclasses.replace(base.generate, batch=batch, compile=False)
         short = dataclasses.replace(
@@ -124,7 +127,7 @@ class _Pictures:
         ]
 
     def read(self, side: int) -> Labelled:
-        """The pictures, ``side`` pixels square, read as those of a synthetic dataset are."""
+        """Return the pictures, ``side`` pixels square, read like those of a synthetic dataset."""
         from dreamset.data import arrays
 
         return arrays.drawn(self.rows, self.store, self.split, side, "dreamset expect")
@@ -133,7 +136,7 @@ class _Pictures:
 def _recognised(
     params: Params, workspace: Workspace, split: Split, shots: Sequence[splits.Sample], pictures: _Pictures
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How many shots, and how many of the base's pictures, the CLIP reads as their class without any training."""
+    """Return how many shots, and how many of the base's pictures, CLIP recognises without any training."""
     from dreamset import classifiers
     from dreamset.classifiers import seen
     from dreamset.data import arrays
@@ -149,7 +152,7 @@ def _recognised(
 
 
 def share(right: int, of: int, confidence: float) -> dict[str, Any]:
-    """``right`` of ``of`` with Wilson's interval."""
+    """Return the share of ``right`` in ``of`` with Wilson's interval, rounded to 4 digits."""
     from dreamset.metrics.accuracy import wilson
 
     low, high = wilson(right, of, confidence)
@@ -164,10 +167,10 @@ def share(right: int, of: int, confidence: float) -> dict[str, Any]:
 
 
 def spelled(split: Split, workspace: Workspace, params: Params) -> list[str]:
-    """The classes whose names hold a word that the base has never been taught as a word.
+    """Return the classes whose names hold a word that is missing in the base's vocabulary.
 
-    A tokenizer's vocabulary is made of the captions' words; what is missing there is put together of single letters
-    and bits. A name without a word of three letters or more cannot be judged so, and is not listed.
+    A tokenizer's vocabulary holds the words of the captions it was made from. It composes other words of single
+    letters and short pieces. A name without a word of three letters or more cannot be judged so, and is not listed.
     """
     from transformers import CLIPTokenizer
 
@@ -183,10 +186,11 @@ def spelled(split: Split, workspace: Workspace, params: Params) -> list[str]:
 def look(
     shots: NDArray[np.float32], shot_labels: NDArray[np.int64], drawn: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Whether drawn pictures look like the shots, in the judge's features.
+    """Compare drawn pictures with the shots, in the judge's features.
 
-    KID of balanced sets is below zero where nothing differs, the more so the fewer images a class has; so it stands
-    beside its mean over shots and pictures exchanged within their classes, which is also the permutation test.
+    KID of balanced sets is below zero where nothing differs, the more so the fewer images a class has. So its mean
+    over random exchanges of shots and pictures within their classes stands beside it. The same exchanges give the
+    permutation test.
 
     Args:
         shots: (n, d) features.
@@ -195,7 +199,7 @@ def look(
         labels: (m,).
 
     Returns:
-        ``kid``, ``kid_exchanged`` and ``p``; ``near``: the share of pictures that are no farther from a shot than 95 %
+        ``kid``, ``kid_exchanged`` and ``p``; ``near``, the share of pictures that are no farther from a shot than 95 %
         of the shots are from another shot.
     """
     import numpy as np
@@ -226,21 +230,25 @@ def look(
 
 
 def _kid(kernel: NDArray[np.float64], side: NDArray[np.bool_]) -> float:
-    """KID of the two sides of a kernel's matrix, unbiased for independent draws."""
-    one, other = side.astype(float), (~side).astype(float)
-    n, m, own = one.sum(), other.sum(), kernel.diagonal()
-    within = (one @ kernel @ one - own @ one) / (n * (n - 1)) + (other @ kernel @ other - own @ other) / (m * (m - 1))
-    return float(within - 2 * (one @ kernel @ other) / (n * m))
+    """Return the KID of the two sides of a kernel's matrix, unbiased for independent draws."""
+    one, two = side.astype(float), (~side).astype(float)
+    n, m, diagonal = one.sum(), two.sum(), kernel.diagonal()
+    within = (one @ kernel @ one - diagonal @ one) / (n * (n - 1)) + (two @ kernel @ two - diagonal @ two) / (
+        m * (m - 1)
+    )
+    return float(within - 2 * (one @ kernel @ two) / (n * m))
 
 
 def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
-    """What ``results/table`` holds at the number of shots nearest to ``shots``, by ratio; None without a table.
+    """Return what ``results/table`` measured at the number of shots nearest to ``shots``, by ratio.
+
+    Retrieved images, which no generator drew, are left out.
 
     Returns:
-        ``source`` and ``model`` of the table, ``shots``, ``seeds``; ``lift``: smallest and largest gain of adaptation
-        on synthetic images alone; ``added``: how many additions of synthetic images to real ones there are, each
-        compared with the best of its classifier's runs on real images alone, and ``gains``: those whose interval lies
-        above zero. Retrieved images, which no generator drew, are left out.
+        None without a table, else ``source`` and ``model`` of the table, ``shots`` and ``seeds``; ``lift``, the
+        smallest and largest gain of adaptation on synthetic images alone; ``added``, the number of comparisons of
+        synthetic images added to real ones with the best run of the same classifier on real images alone; ``gains``,
+        those of them whose interval lies above zero.
     """
     path, setting = workspace.results / "table/claims.csv", workspace.results / "table/setting.json"
     if not path.is_file() or not setting.is_file():
@@ -249,9 +257,9 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
 
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    made = read_json(setting, "dreamset table")
-    found = {name for name, row in made.get("recipes", {}).items() if row.get("origin") == "retrieval"}
-    rows = [row for row in rows if not found & {row[run].split("/")[0] for run in ("of", "minus")}]
+    settings = read_json(setting, "dreamset table")
+    retrieved = {name for name, row in settings.get("recipes", {}).items() if row.get("origin") == "retrieval"}
+    rows = [row for row in rows if not retrieved & {row[run].split("/")[0] for run in ("of", "minus")}]
     if not rows:
         return None
     nearest = min({int(row["shots"]) for row in rows}, key=lambda k: (abs(math.log(k / shots)), k))
@@ -264,8 +272,8 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
     asked = dict.fromkeys((recipe, classifier) for recipe, _, classifier in runs)
     added = [gain for run in asked if (gain := over_real(gains, *run))]
     return {
-        "source": made["prepare"]["source"],
-        "model": made["model"],
+        "source": settings["prepare"]["source"],
+        "model": settings["model"],
         "shots": nearest,
         "seeds": int(rows[0]["seeds"]),
         "lift": [min(lift), max(lift)] if lift else None,
@@ -276,17 +284,20 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
     }
 
 
-def judgement(found: dict[str, Any]) -> tuple[str, list[str]]:
-    """What is likely, in a word and in plain sentences with the numbers that they rest on.
+def judgement(record: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the expectation in a word, and in sentences with the numbers that it rests on.
 
-    The word is ``no help`` where the base cannot know the classes, ``unlikely`` where nothing shows that it does, else
-    ``adapt`` where its pictures differ from the shots, and ``base`` where no difference shows.
+    The word is ``no help`` where the base cannot know the classes, and ``unlikely`` where nothing shows that it knows
+    them. Else it is ``adapt`` where its pictures differ from the shots, and ``base`` where no difference shows.
+
+    Args:
+        record: the measurements that ``run`` writes.
     """
-    zero_shot, read, seen, words = (found[key] for key in ("zero_shot", "read_as_prompted", "look", "spelled"))
-    if len(words) > found["classes"] / 2:
+    zero_shot, read, seen, words = (record[key] for key in ("zero_shot", "read_as_prompted", "look", "spelled"))
+    if len(words) > record["classes"] / 2:
         return "no help", [
-            f"This base cannot know these classes: {len(words)} of {found['classes']} names, such as {words[0]!r}, are "
-            "words that it was never taught and puts together letter by letter. Expect no help from its images.",
+            f"This base cannot know these classes: {len(words)} of {record['classes']} names, such as {words[0]!r}, "
+            "are no words of its vocabulary, so that it spells them letter by letter. Expect no help from its images.",
             f"{_look(seen)} Choose a base that has seen such pictures (docs/gpu.md).",
         ]
     ends = f"{100 * zero_shot['low']:.0f} to {100 * zero_shot['high']:.0f}"
@@ -300,7 +311,7 @@ def judgement(found: dict[str, Any]) -> tuple[str, list[str]]:
             "what an image of each class looks like has to be learned from the shots alone.",
             _look(seen),
         ]
-    drawing = f"{_percent(read['share'])} of the base's own pictures are read as the class that was asked for"
+    drawing = f"{_percent(read['share'])} of its pictures are read as the class that was asked for"
     if read["low"] <= read["chance"]:
         return "unlikely", [
             f"CLIP knows these classes ({known}), but this base does not draw them: only {drawing}. Expect little.",
@@ -308,7 +319,7 @@ def judgement(found: dict[str, Any]) -> tuple[str, list[str]]:
         ]
     differs = seen["p"] < _LEVEL
     sentences = [f"The base knows these classes ({known}; {drawing}).", _look(seen)]
-    return "adapt" if differs else "base", [*sentences, *_precedent(found, differs)]
+    return "adapt" if differs else "base", [*sentences, *_precedent(record, differs)]
 
 
 def _look(seen: dict[str, Any]) -> str:
@@ -322,25 +333,25 @@ def _look(seen: dict[str, Any]) -> str:
     return f"Its pictures {how} the look of the shots ({numbers})."
 
 
-def _precedent(found: dict[str, Any], differs: bool) -> list[str]:
-    """What was measured before, at the number of shots that is nearest to this one."""
-    table, shots = found["table"], found["shots"]
+def _precedent(record: dict[str, Any], differs: bool) -> list[str]:
+    """Return sentences on what the table over seeds measured at the nearest number of shots."""
+    table, shots = record["table"], record["shots"]
     labelled = f"{shots[0]}" if shots[0] == shots[1] else f"{shots[0]} to {shots[1]}"
     if table is None:
         return [
-            f"What that does with {labelled} labelled images per class is not known beforehand: no table over seeds is "
-            "at hand (`dreamset table` makes one)."
+            f"How much its images help with {labelled} labelled images per class is not known beforehand: there is no "
+            "table over seeds (`dreamset table` makes one)."
         ]
     where = (
         f"the table over seeds ({table['source']}, base {table['model']}, {table['shots']} per class, "
         f"{table['seeds']} seeds)"
     )
-    same = (table["source"], table["model"]) == (found["source"], found["model"])
+    same = (table["source"], table["model"]) == (record["source"], record["model"])
     sentences = []
     if differs and table["lift"]:
         low, high = (f"{100 * value:+.0f}" for value in table["lift"])
         sentences.append(
-            f"Adaptation {'is likely to' if same else 'may'} lift what synthetic images alone teach: by {low} to "
+            f"Adaptation {'is likely to' if same else 'may'} raise the accuracy on synthetic images alone: by {low} to "
             f"{high} points in {where}{'' if same else ', which are other images or another base than yours'}."
         )
     if table["added"]:

@@ -1,8 +1,8 @@
-"""``dreamset prepare``: a source of real images becomes few-shot split manifests.
+"""``dreamset prepare``: draw few-shot split manifests from a source of real images.
 
-Shots are nested: one seeded permutation per (class, seed), K shots are its first K. The test images do not depend
-on the seed, and their manifest is a file of its own that only ``dreamset evaluate`` opens. Where the source has no
-test part, nothing is held out: ``evaluate`` cross-validates over the shots.
+Shots are nested: there is one seeded permutation per (class, seed), and K shots are its first K. The test images do
+not depend on the seed, and only ``dreamset evaluate`` opens the file of their manifest. Where the source has no test
+part, nothing is held out: ``evaluate`` cross-validates over the shots.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ if TYPE_CHECKING:
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
 
-_NAMED: Final = 10  # classes that a sentence lists
+_NAMED: Final = 10  # classes that an error message lists
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Write the split manifests, and image files where the source has none.
 
+    Returns:
+        The content of ``results/prepare.json``.
+
     Raises:
-        InputError: too few images or groups in a class, too many rejected files, or one picture in two splits.
+        InputError: a class has too few images or groups, too many files are rejected, or a picture is in two splits.
     """
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
@@ -55,7 +58,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         )
     protocol = params.evaluate.protocol or ("cv" if source.test is None else "test")
     if protocol == "cv":
-        # A test part that is there stays unused: the shots are scored, each by what has not seen it.
+        # A test part of the source stays unused: classifiers trained on other shots score each shot.
         source = replace(source, test=[])
     train, selection, test = draw(source, params, [image for image, _ in copies])
     parts = {"train": train, "selection": selection, "test": test}
@@ -63,7 +66,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     pairs = overlap.near_pairs(parts, hub.locate(workspace.root, params.base.judge, "judge"))
     write_json(workspace.near_duplicates, pairs)
     touched = len({(pair["part"], pair["image"]) for pair in pairs})
-    # A published split cannot be mended, and results on a part of it compare with none.
+    # A published split cannot be mended, and results on a part of it compare with no others.
     if touched > params.prepare.max_near_duplicates and not source.published:
         raise InputError(
             f"{touched} test or selection images of {params.prepare.source} are near-duplicates of images in an "
@@ -106,7 +109,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "source": params.prepare.source,
         "protocol": protocol,
         "classes": len(source.classes),
-        "shots": split.shots if isinstance(split.shots, int) else split.shots_told,
+        "shots": split.shots if isinstance(split.shots, int) else split.shots_in_words,
         "train": len(split.train),
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(split.selection),
@@ -121,27 +124,27 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
 
 
 def try_folds(split: Split, params: Params, workspace: Workspace) -> None:
-    """Draw every fold that ``train`` and ``evaluate`` will, so that what cannot be divided is told now and not then.
+    """Draw every fold that ``train`` and ``evaluate`` will draw, so that impossible divisions fail now and not then.
 
     Args:
-        split: before ``selection: holdout`` has taken its part.
+        split: the split before ``selection: holdout`` takes its part.
         params: all parameters.
-        workspace: what the paths of ``split`` are relative to.
+        workspace: the paths of ``split`` are relative to its cell.
 
     Raises:
-        InputError: groups or numbers of images that leave some fold a class with nothing to learn from or to hold out.
+        InputError: the groups or numbers of images leave a class of some fold nothing to learn from or to hold out.
     """
     if params.selection == "cv":
         folds.held_out(split, folds.SELECTING, "selection")
     if split.protocol != "cv":
         return
-    for held in folds.held_out(split, params.evaluate.folds, "test"):
-        own = folds.without(split, held, workspace)
+    for left_out in folds.held_out(split, params.evaluate.folds, "test"):
+        inner = folds.without(split, left_out, workspace)
         try:
             if params.selection == "holdout":
-                folds.holdout(own)
+                folds.holdout(inner)
             elif params.selection == "cv":
-                folds.held_out(own, folds.SELECTING, "selection")
+                folds.held_out(inner, folds.SELECTING, "selection")
         except InputError as error:
             raise InputError(
                 f"in a fold of evaluate.protocol: cv, which learns from the other folds, {error}"
@@ -149,12 +152,12 @@ def try_folds(split: Split, params: Params, workspace: Workspace) -> None:
 
 
 def _every(source: sources.Source) -> Iterator[sources.Image]:
-    """All usable images of a source, whatever is drawn of them."""
+    """Return all usable images of a source, drawn or not."""
     return itertools.chain(source.train, source.selection or [], source.test or [])
 
 
 def _short(split: Split) -> Iterator[str]:
-    """What is said of classes that have fewer images than were asked for."""
+    """Yield a warning where classes have fewer images than ``shots`` asks for."""
     asked = split.shots
     if isinstance(asked, str):
         return
@@ -167,21 +170,22 @@ def _short(split: Split) -> Iterator[str]:
     if lack:
         _, name, have, want = min(lack)
         yield (
-            f"{len(lack)} of {len(split.classes)} classes have fewer images than shots asks for and are used whole "
-            f"(most is lacking in {name!r}: {have} of {want})"
+            f"{len(lack)} of {len(split.classes)} classes have fewer images than shots asks for, and all of theirs are "
+            f"used ({name!r} lacks most: {have} of {want})"
         )
 
 
 def _beyond(split: Split, unused: int) -> Iterator[str]:
-    """What is said of images that nothing learns from and nothing scores, as nothing does without a test part."""
+    """Yield a warning where images are neither learned from nor scored; this happens without test images alone."""
     if split.protocol == "cv" and unused:
         yield (
-            f"{unused} labelled images are more than shots ({split.shots_told}) asks for and are not used at all; "
+            f"{unused} labelled images are more than shots ({split.shots_in_words}) asks for and are not used at all; "
             "shots: all uses every one"
         )
 
 
 def _alike(touched: int, workspace: Workspace) -> Iterator[str]:
+    """Yield a warning where test or selection images are near-duplicates of images in an earlier part."""
     if touched:
         yield (
             f"{touched} test or selection images are near-duplicates of images in an earlier part; "
@@ -192,12 +196,20 @@ def _alike(touched: int, workspace: Workspace) -> Iterator[str]:
 def draw(
     source: sources.Source, params: Params, copies: Sequence[sources.Image] = ()
 ) -> tuple[list[sources.Image], list[sources.Image], list[sources.Image]]:
-    """Shots, selection and test images, by class; ``copies`` are the images that were passed over.
+    """Return the shots, the selection images and the test images, each in the order of the classes.
 
-    The shots of K are the first K of one permutation per (class, seed), whatever else is drawn, or those of
-    ``prepare.few_shot``; a class that has fewer is used whole. Selection images come from the source's own
-    selection part, else from groups of their own, else, where every image is a group, from the end of that same
-    permutation.
+    The K shots are the first K of one permutation per (class, seed), whatever else is drawn, or those of
+    ``prepare.few_shot``. Of a class that has fewer, all images are shots. Selection images come from the source's
+    selection part. Where it has none, they come from groups set apart; where every image is a group, they come from
+    the end of the same permutation.
+
+    Args:
+        source: the images.
+        params: all parameters.
+        copies: the images that were passed over as copies of others.
+
+    Raises:
+        InputError: a class has too few images, or ``shots`` and the classes do not match.
     """
     seed = params.seed
     _check_shots(params, source)
@@ -208,7 +220,7 @@ def draw(
     wants = any(params.selection_of(name) for name in source.classes)
     grouped = part is None and wants and params.prepare.few_shot is None
     if grouped and len({image.group for image in pool}) < len(pool):
-        # Shots come from all groups that they can: were none set apart, few or none would be left to select on.
+        # Selection gets groups of its own first: shots drawn from all groups would leave few or none of them.
         pool, part = _hold_out(source.classes, pool, share, "selection", seed)
     given: tuple[few_shot.ByLabel, few_shot.ByLabel] = ({}, {})
     if params.prepare.few_shot is not None:
@@ -223,21 +235,21 @@ def draw(
     for label, order in orders.items():
         wanted = params.shots_of(source.classes[label])
         if wanted is None:
-            # What selects comes out of the same images and has to be left.
+            # Selection images come out of the same images, so some must be left.
             wanted = len(order) - (params.selection_of(source.classes[label]) if part is None else 0)
         shots[label] = max(0, min(wanted, len(order)))
     train = [image for label in sorted(orders) for image in orders[label][: shots[label]]]
     groups = {image.group for image in train} | {image.pixels_sha256 for image in train}
-    own = _by_class(part or [], len(source.classes))
+    selecting = _by_class(part or [], len(source.classes))
     selection: list[sources.Image] = []
     for label, order in sorted(orders.items()):
         name = source.classes[label]
         if part is None:
-            # What belongs to the shots cannot judge what was learned from them.
+            # Images of the shots' groups cannot judge what was learned from the shots.
             rest = reversed(order[shots[label] :])
             reserve = [i for i in rest if i.group not in groups and i.pixels_sha256 not in groups]
         else:
-            reserve = permuted(own[label], "selection", seed, name)
+            reserve = permuted(selecting[label], "selection", seed, name)
         wanted = params.selection_of(name)
         chosen = _first(given[1].get(label, []), reserve)[:wanted]
         if not shots[label] or len(chosen) < wanted:
@@ -251,7 +263,11 @@ def draw(
 
 
 def _check_shots(params: Params, source: sources.Source) -> None:
-    """Shots by class name every class, and no other."""
+    """Refuse ``shots`` by class that do not name every class, or that name another.
+
+    Raises:
+        InputError: a class is missing or unknown.
+    """
     if not isinstance(params.shots, dict):
         return
     odd = [name for name in params.shots if name not in source.classes]
@@ -266,13 +282,13 @@ def _check_shots(params: Params, source: sources.Source) -> None:
 
 
 def _first(chosen: list[sources.Image], others: list[sources.Image]) -> list[sources.Image]:
-    """``chosen``, then the others in their order."""
+    """Return ``chosen``, then the others in their order."""
     names = {image.name for image in chosen}
     return chosen + [image for image in others if image.name not in names]
 
 
 def permuted(images: Sequence[sources.Image], purpose: str, seed: int, class_name: str) -> list[sources.Image]:
-    """A permutation that depends on the purpose, the seed, the class and the images' names alone."""
+    """Return the images in an order that depends on the purpose, the seed, the class and their number alone."""
     import numpy as np
 
     order = np.random.default_rng(seed_for(purpose, seed, class_name)).permutation(len(images))
@@ -282,24 +298,27 @@ def permuted(images: Sequence[sources.Image], purpose: str, seed: int, class_nam
 def _hold_out(
     classes: Sequence[str], images: Sequence[sources.Image], share: float, purpose: str, seed: int
 ) -> tuple[list[sources.Image], list[sources.Image]]:
-    """The rest, and a share of each class; groups, copies and near-duplicates of one picture stay together."""
-    together = overlap.clusters(images)
-    held: dict[str, bool] = {}
-    for label, own in sorted(_by_class(images, len(classes)).items()):
-        clusters: dict[str, int] = defaultdict(int)
-        for image in permuted(own, purpose, seed, classes[label]):
-            clusters[together[image.name]] += 1
-        wanted = max(1, round(share * len(own))) - sum(n for name, n in clusters.items() if held.get(name))
-        for name, count in clusters.items():
-            if name not in held:
-                held[name] = wanted > 0
-                wanted -= count if held[name] else 0
-    rest = [image for image in images if not held[together[image.name]]]
-    return rest, [image for image in images if held[together[image.name]]]
+    """Return the rest, and a share of each class; groups, copies and near-duplicates of a picture stay together."""
+    cluster_of = overlap.clusters(images)
+    held_out: dict[str, bool] = {}
+    for label, members in sorted(_by_class(images, len(classes)).items()):
+        sizes: dict[str, int] = defaultdict(int)
+        for image in permuted(members, purpose, seed, classes[label]):
+            sizes[cluster_of[image.name]] += 1
+        wanted = max(1, round(share * len(members))) - sum(n for name, n in sizes.items() if held_out.get(name))
+        for name, count in sizes.items():
+            if name not in held_out:
+                held_out[name] = wanted > 0
+                wanted -= count if held_out[name] else 0
+    rest = [image for image in images if not held_out[cluster_of[image.name]]]
+    return rest, [image for image in images if held_out[cluster_of[image.name]]]
 
 
 def _together(images: list[sources.Image]) -> list[sources.Image]:
-    """The images, copies of one picture in one group, so that no fold holds out what another copy of teaches."""
+    """Return the images with all copies of a picture in one group.
+
+    Else a fold could hold out a picture of which it learns from another copy.
+    """
     groups = {image.name: image.group for image in images}
     return [
         replace(image, group=groups[first])
@@ -308,14 +327,14 @@ def _together(images: list[sources.Image]) -> list[sources.Image]:
 
 
 def _by_class(images: Sequence[sources.Image], classes: int = 0) -> dict[int, list[sources.Image]]:
-    found: dict[int, list[sources.Image]] = {label: [] for label in range(classes)}
+    by_class: dict[int, list[sources.Image]] = {label: [] for label in range(classes)}
     for image in images:
-        found.setdefault(image.label, []).append(image)
-    return found
+        by_class.setdefault(image.label, []).append(image)
+    return by_class
 
 
 def _native(images: list[sources.Image]) -> int:
-    """Median shortest side, pixels, of the images as the source has them, before anything is resized."""
+    """Return the median shortest side of the images, pixels, as the source has them before anything is resized."""
     sides: list[int] = []
     for image in images:
         if image.path is None:
@@ -327,7 +346,7 @@ def _native(images: list[sources.Image]) -> int:
 
 
 def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sample, ...]:
-    """Manifest rows; pictures without a file are written into ``folder``."""
+    """Return the manifest's rows; pictures without a file are written into ``folder``."""
     samples = []
     here = cell.resolve()
     for image in images:
@@ -335,16 +354,16 @@ def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sam
         if path is None or hashed is None or image.decoding:
             path, data = _written(image, folder)
             hashed = sha256(data)
-            # Not flushed one by one: the manifest comes after them all, and holds their digests.
+            # These need no flush each: the manifest is written after them all, and holds their digests.
             path.write_bytes(data)
         path = path.resolve()
-        shown = path.relative_to(here) if path.is_relative_to(here) else path
-        samples.append(Sample(shown.as_posix(), image.label, image.group, hashed, image.note))
+        named = path.relative_to(here) if path.is_relative_to(here) else path
+        samples.append(Sample(named.as_posix(), image.label, image.group, hashed, image.note))
     return tuple(samples)
 
 
 def _written(image: sources.Image, folder: Path) -> tuple[Path, bytes]:
-    """Where to write a picture that later stages could not read from the source as it is meant, and its PNG file."""
+    """Return the path and the PNG bytes of a picture that later stages cannot read correctly from the source."""
     if image.path is None:
         assert image.pixels is not None
         return folder / f"{image.name}.png", png(image.pixels)
@@ -352,5 +371,5 @@ def _written(image: sources.Image, folder: Path) -> tuple[Path, bytes]:
 
     assert image.decoding is not None and image.sha256 is not None
     decoded = decode(image.path.read_bytes(), image.decoding).image
-    # By content and name: names of several folders could meet in one file, and so could copies in two classes.
+    # Named by content and name: equal names in two folders, or copies in two classes, would share one file.
     return folder / f"{digest([image.sha256, image.name])[:32]}.png", png(np.asarray(decoded.convert("L")))

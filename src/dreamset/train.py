@@ -1,7 +1,7 @@
-"""``dreamset train``: classifiers on real images, synthetic ones, or both, in equal optimizer steps and equal effort.
+"""``dreamset train``: train classifiers on real images, synthetic ones, or both, with equal steps and equal effort.
 
-What ``selection`` says chooses the step and, among ``train.configurations``, the configuration of each; nothing else
-does. With ``cv`` the whole of the method is repeated in each fold: what is held out there is adapted to by nobody.
+``selection`` alone chooses the step of each classifier and, among ``train.configurations``, its configuration. With
+``cv`` each fold repeats the whole method, so that no adapter learns from the images held out there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dreamset.data.runs import Kind, Run
     from dreamset.params import Params
 
-SHARDS: Final = "shards.json"  # beside the classifiers of an arm: the shards that they were assembled from
+SHARDS: Final = "shards.json"  # beside the classifiers of an arm; lists the shards that they come from
 
 
 def run(
@@ -39,18 +39,21 @@ def run(
         params: all parameters.
         workspace: where the splits and synthetic images are, and the classifiers go.
         arm: ``real`` or an active recipe.
-        kinds: of the runs of ``KINDS``, which are trained; an experiment may want few.
+        kinds: the kinds of ``KINDS`` that are trained; an experiment may want few.
         store: where finished classifiers are kept; None: with all other shards.
 
+    Returns:
+        The content of ``results/train/<arm>.json``.
+
     Raises:
-        InputError: an unknown arm, images that are missing or changed, or a split that was drawn for another selection.
+        InputError: the arm is unknown, images are missing or changed, or the split was drawn for another selection.
     """
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
     if any(run.classifier not in params.base.train.from_scratch for run in runs(params, arm)):
         from dreamset.weights import pretrained
 
-        # Weights that are missing are told now, and not after the hours that another classifier takes.
+        # Missing weights are an error now, and not after the hours that another classifier takes.
         pretrained.identity(workspace.root, params.base.clip)
     split = read_split(workspace.splits)
     if params.sets_apart != bool(split.selection):
@@ -65,9 +68,9 @@ def run(
     fitting.finish(part.store, fitted)
     final = workspace.classifiers(arm)
     with shards.assembling(final) as folder:
-        records = [own.assemble(folder / own.run.folder) for own in fitted]
-        used = [trial.key for own in fitted for tried in own.trials for trial in tried]
-        write_json(folder / SHARDS, [*(own.key for own in fitted), *used])
+        records = [unit.assemble(folder / unit.run.folder) for unit in fitted]
+        used = [trial.key for unit in fitted for tried in unit.trials for trial in tried]
+        write_json(folder / SHARDS, [*(unit.key for unit in fitted), *used])
     sync_folder(final.parent)
     result = {
         "arm": arm,
@@ -76,7 +79,7 @@ def run(
         "selection": params.selection,
         "labels_train_per_class": len(split.train) / len(split.classes),
         "labels_selection_per_class": selection.labels_per_class(params.selection, split),
-        # What the folds of selection: cv adapted and drew, once for all runs; what they trained is in each run's.
+        # Adapting and drawing in the folds of selection: cv, once for all runs. Each run's seconds hold its training.
         "seconds_folds": round(seconds, 2),
         "runs": records,
     }
@@ -86,38 +89,39 @@ def run(
 
 
 def _over_folds(whole: Part) -> tuple[dict[Run, tuple[tuple[Trial, ...], ...]], float]:
-    """For every run of an arm its trials by configuration, over the folds: each scored on shots it was made without.
+    """Return the trials of every run of an arm by configuration and fold, and the seconds of adapting and drawing.
 
-    With them goes how many seconds it took to adapt and draw in the folds.
+    Each trial scores shots that neither its images nor its classifier were made from.
     """
     from dreamset import adapt, generate
 
     params, workspace, split, arm = whole.params, whole.workspace, whole.split, whole.arm
-    found: dict[Run, list[list[Trial]]] = {}
+    by_run: dict[Run, list[list[Trial]]] = {}
     seconds = 0.0
-    for index, held in enumerate(folds.held_out(split, folds.SELECTING, "selection")):
+    for index, left_out in enumerate(folds.held_out(split, folds.SELECTING, "selection")):
         place = folds.at(workspace, "selection", index)
-        own = dataclasses.replace(folds.without(split, held, workspace), selection=folds.absolute(held, workspace))
-        write_split(place.splits, own)
+        selecting = folds.absolute(left_out, workspace)
+        inner = dataclasses.replace(folds.without(split, left_out, workspace), selection=selecting)
+        write_split(place.splits, inner)
         if arm != REAL:
-            # With what the workspace's study chose: it has seen the shots that are held out here, and a study in each
-            # of these folds would choose by a few images. What evaluate scores is held out of the study, too.
+            # The fold takes the values of the workspace's study, although that has seen the shots held out here: a
+            # study in each fold would choose by a few images. The images that evaluate scores are in no study.
             seconds += adapt.run_lineage(params, workspace, place, arm)
             seconds += generate.run(params, place, arm)["seconds"]
-        part = Part(params, place, own, arm, whole.store)
+        part = Part(params, place, inner, arm, whole.store)
         tried = {
-            run: [Trial(part, run, one, index) for one in fitting.configurations(params, run.classifier)]
+            run: [Trial(part, run, choice, index) for choice in fitting.configurations(params, run.classifier)]
             for run in runs(params, arm)
         }
         fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])
         part.forget()
         for run, trials in tried.items():
-            found.setdefault(run, []).append(trials)
-    return {run: tuple(zip(*trials, strict=True)) for run, trials in found.items()}, seconds
+            by_run.setdefault(run, []).append(trials)
+    return {run: tuple(zip(*trials, strict=True)) for run, trials in by_run.items()}, seconds
 
 
 def _write_plots(folder: Path, records: list[dict[str, Any]]) -> None:
-    """``loss.csv`` and ``selection.csv`` for DVC's linear plots, all runs of an arm in each."""
+    """Write ``loss.csv`` and ``selection.csv`` for DVC's linear plots, each with all runs of an arm."""
     for file, curve, value in (("loss.csv", "loss", "loss"), ("selection.csv", "selection_curve", "accuracy")):
         rows = [{"run": f"{run['train_on']}_{run['classifier']}", **point} for run in records for point in run[curve]]
         write_csv(folder / file, rows, ("run", "step", value))

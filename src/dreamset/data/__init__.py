@@ -1,1 +1,1 @@
-"""What stages hand each other: splits, folds, synthetic images, adapters, tuned values, cards."""
+"""The data that stages hand each other: splits, folds, synthetic images, adapters, tuned values, cards."""

@@ -1,4 +1,4 @@
-"""``adapters.json``: which adapters a recipe has, and which labels each of them serves."""
+"""The record ``adapters.json``: which adapters a recipe has, and which labels each of them serves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter: the labels it serves, its file in the recipe's folder, and the shard it came from."""
+    """An adapter: the labels it serves, its file in the recipe's folder, and the shard it comes from."""
 
     labels: tuple[int, ...]
     file: str
@@ -24,14 +24,14 @@ class Adapter:
 
 
 def read_adapters(folder: Path, stage: str = "adapt") -> list[Adapter]:
-    """The adapters of a recipe; none for a recipe that adapts nothing.
+    """Return the adapters of a recipe; none for a recipe that adapts nothing.
 
     Args:
-        folder: of the recipe.
-        stage: what makes the folder, for the error.
+        folder: the recipe's folder.
+        stage: the stage that writes the folder; the error message names it.
 
     Raises:
-        InputError: a file is missing, is not the one that was trained, or is of a kind that could run code.
+        InputError: a file is missing, differs from the one that was trained, or is of a kind that could run code.
     """
     again = f"dreamset {stage} {folder.name}"
     record = folder / "adapters.json"
@@ -45,8 +45,10 @@ def read_adapters(folder: Path, stage: str = "adapt") -> list[Adapter]:
         if name.is_absolute() or ".." in name.parts:
             raise InputError(f"{record}: {adapter.file} lies outside {folder}; run `{again}` again.")
         if name.suffix != ".safetensors":
-            # A pickle runs whatever its author put in, and a hash beside it says nothing of who wrote it.
-            raise InputError(f"{path}: is no .safetensors file; pickled adapters are not opened. Convert it, or adapt.")
+            # A pickle runs whatever code its author put in, and a hash beside it does not tell who wrote it.
+            raise InputError(
+                f"{path}: is no .safetensors file, and pickled adapters are not opened; convert it, or run `{again}`."
+            )
         if not path.is_file() or sha256_file(path) != adapter.sha256:
             raise InputError(f"{path}: is not the adapter that was trained (missing or changed); run `{again}` again.")
     return adapters

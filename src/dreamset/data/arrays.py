@@ -1,4 +1,4 @@
-"""Labelled images as one array of squares, decoded once; labels come from the manifests."""
+"""Labelled images as one array of squares, decoded once. The labels come from the manifests."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 
     from dreamset.data.splits import Sample, Split
 
-_BLOCK: Final = 256  # images that are decoded between two writes, and so in memory at once
+_BLOCK: Final = 256  # images that are decoded between two writes, and so are in memory at once
 _THREADS: Final = min(16, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """``images`` (n, size, size, 3) uint8 RGB, ``labels`` (n,) int64, ``names`` of the files as a manifest has them."""
+    """Images with their labels.
+
+    Attributes:
+        images: (n, size, size, 3) uint8, RGB.
+        labels: (n,) int64.
+        names: the files, as a manifest names them.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -40,17 +46,17 @@ class Labelled:
 
 
 def real(samples: Iterable[Sample], cell: Path, size: int, scratch: Path | None = None) -> Labelled:
-    """Real images of a split, ``size`` pixels square.
+    """Return real images of a split, ``size`` pixels square.
 
     Args:
         samples: rows of a manifest.
-        cell: what their paths are relative to.
+        cell: the folder that their paths are relative to.
         size: pixels; the shortest side is resized to it and the centre is kept.
-        scratch: folder for a nameless file that holds the pixels while they are in use, so that memory does not grow
-            with their number; None: in memory.
+        scratch: folder for a nameless file that holds the pixels while they are in use. Memory then does not grow
+            with their number. None: the pixels are in memory.
 
     Raises:
-        InputError: a file is gone or is not the one that was split, or ``scratch`` has no room.
+        InputError: a file is missing or differs from the one in the split, or ``scratch`` has no room.
     """
     rows = [(sample.path, sample.label, sample.sha256) for sample in samples]
     return _read(rows, cell, size, "dreamset prepare", scratch)
@@ -59,9 +65,9 @@ def real(samples: Iterable[Sample], cell: Path, size: int, scratch: Path | None 
 def synthetic(
     folder: Path, split: Split, size: int, scratch: Path | None = None, most: Sequence[int] | None = None
 ) -> Labelled:
-    """A synthetic dataset, ``size`` pixels square, checked against its metadata.
+    """Return the images of a synthetic dataset, ``size`` pixels square, after checking them against its metadata.
 
-    Images are read as ``drawn`` reads them.
+    ``drawn`` reads the images.
 
     Args:
         folder: the dataset.
@@ -71,21 +77,22 @@ def synthetic(
         most: as for ``listed``.
 
     Raises:
-        InputError: a file is gone or changed, the classes are not those of ``split``, or ``scratch`` has no room.
+        InputError: a file is missing or changed, the classes differ from those of ``split``, or ``scratch`` has no
+            room.
     """
     return drawn(listed(folder, split, most), folder, split, size, f"dreamset generate {folder.name}", scratch)
 
 
 def listed(folder: Path, split: Split, most: Sequence[int] | None = None) -> list[tuple[str, int, str]]:
-    """(path, label, sha256) of every image of a synthetic dataset, as ``drawn`` takes them.
+    """Return (path, label, sha256) of every image of a synthetic dataset, as ``drawn`` takes them.
 
     Args:
         folder: the dataset.
-        split: its classes.
-        most: of each label no more than so many images, the first ones; None: all.
+        split: holds the classes of the dataset.
+        most: the largest number of images of each label, by label; the first ones are taken. None: all images.
 
     Raises:
-        InputError: it holds no images, or its classes are not those of ``split``.
+        InputError: the dataset holds no images, or its classes differ from those of ``split``.
     """
     rows = read_metadata(folder)
     command = f"dreamset generate {folder.name}"
@@ -106,21 +113,21 @@ def listed(folder: Path, split: Split, most: Sequence[int] | None = None) -> lis
 def drawn(
     files: list[tuple[str, int, str]], folder: Path, split: Split, size: int, command: str, scratch: Path | None = None
 ) -> Labelled:
-    """Images that a base has drawn, or that were retrieved, ``size`` pixels square, as the real ones of ``split`` look.
+    """Return images that a base drew or that were retrieved, ``size`` pixels square, made to look like the real ones.
 
-    Where ``split.native`` is below their resolution, images pass through it, and are then raised as real ones are.
-    Where the real images are of one channel, all that counts of the drawn ones is their luminance.
+    Where ``split.native`` is below their resolution, the images are reduced to it and then enlarged as real ones are.
+    Where the real images have one channel, only the luminance of the drawn ones is kept.
 
     Args:
-        files: (path, label, sha256) of each, paths relative to ``folder``.
-        folder: what the paths are relative to.
+        files: (path, label, sha256) of each image, paths relative to ``folder``.
+        folder: the folder that the paths are relative to.
         split: the real images beside them.
         size: pixels; the shortest side is resized to it and the centre is kept.
-        command: what makes the files again, for the error.
+        command: the command that makes the files again; the error message names it.
         scratch: as for ``real``.
 
     Raises:
-        InputError: a file is gone or changed, or ``scratch`` has no room.
+        InputError: a file is missing or changed, or ``scratch`` has no room.
     """
     return _read(files, folder, size, command, scratch, split.native, grey=split.channels == 1)
 
@@ -153,7 +160,7 @@ def _read(
 def _decoded(
     rows: Sequence[tuple[str, int, str]], decode: Callable[[tuple[str, int, str]], NDArray[np.uint8]]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Blocks of images in order; Pillow and hashlib leave the interpreter's lock, so threads are enough."""
+    """Yield blocks of images in order; threads are enough, as Pillow and hashlib release the interpreter's lock."""
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(rows), _BLOCK):
             yield np.stack(list(pool.map(decode, rows[start : start + _BLOCK])))
@@ -168,15 +175,17 @@ def _in_memory(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> N
 
 
 def _in_file(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
-    """A mapped file without a name: its room is free again when the array goes, or when the process is killed."""
+    """Return an array over a mapped file without a name; its room is free again when the array or the process ends."""
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=scratch) as file:
-            # Written and not stored through the mapping: a full disk is an error here, and a fatal signal there.
+            # A full disk is an error when the file is written; through the mapping it would be a fatal signal.
             for block in blocks:
                 file.write(block.data)
             file.flush()
             return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
     except OSError as error:
         need = np.prod(shape, dtype=float) / 1e9
-        raise InputError(f"{scratch}: has no room for {need:.1f} GB of decoded images ({error}); make some.") from error
+        raise InputError(
+            f"{scratch}: has no room for {need:.1f} GB of decoded images ({error}); free some space."
+        ) from error

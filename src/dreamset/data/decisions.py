@@ -1,7 +1,7 @@
-"""What a person has decided about synthetic pictures: ``data/review/<recipe>.json``, committed by its user.
+"""A person's decisions about synthetic pictures: ``data/review/<recipe>.json``, which the user commits.
 
-A decision belongs to a class name, an index and the sha256 of the image file, so it never hits another picture that
-is drawn in the same place. Decisions about pictures that are gone are kept: the same parameters bring them back.
+A decision belongs to a class name, an index and the sha256 of the image file. So it never applies to another picture
+that is drawn in the same place. Decisions about pictures that are gone are kept: the same parameters bring them back.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _SHA256: Final = 64  # hex digits
 
 @dataclass(frozen=True)
 class Looked:
-    """Counts over drawn images: those that a person has looked at, and of these those rejected."""
+    """Counts over drawn images: how many a person has looked at, and how many of these are rejected."""
 
     looked_at: int
     rejected: int
 
 
 def picture(image: SyntheticImage) -> Picture:
-    """What a decision about an image is filed under."""
+    """Return the key that a decision about an image is filed under."""
     return image.class_name, image.index, image.sha256
 
 
 def read(path: Path) -> dict[Picture, Decision]:
-    """The decisions of a file; none where there is no file.
+    """Return the decisions of a file; none where there is no file.
 
     Raises:
-        InputError: it is not what ``write`` writes.
+        InputError: the file is not one that ``write`` writes.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["decisions"]
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[Picture, Decision]:
 
 
 def write(path: Path, recipe: str, decisions: Mapping[Picture, Decision]) -> None:
-    """Write the decisions, sorted and one to a line, so that a commit shows what changed."""
+    """Write the decisions, sorted and one a line, so that a commit shows what changed."""
     rows = [
         json.dumps(
             {"class_name": name, "index": index, "sha256": sha256, "decision": decisions[name, index, sha256]},
@@ -70,13 +70,13 @@ def write(path: Path, recipe: str, decisions: Mapping[Picture, Decision]) -> Non
 
 
 def count(decisions: Mapping[Picture, Decision], images: Iterable[SyntheticImage]) -> Looked:
-    """How many of ``images`` were looked at, and how many of them rejected."""
-    found = [decisions[picture(image)] for image in images if picture(image) in decisions]
-    return Looked(len(found), found.count("rejected"))
+    """Return how many of ``images`` a person has looked at, and how many of these are rejected."""
+    decided = [decisions[picture(image)] for image in images if picture(image) in decisions]
+    return Looked(len(decided), decided.count("rejected"))
 
 
 def checked(images: int, looked: Looked) -> str:
-    """Who has checked the labels of a dataset of ``images``, in words."""
+    """Say how many of a dataset's ``images`` a person has looked at and rejected."""
     if not looked.looked_at:
         return "nobody has checked them"
     unseen = images - (looked.looked_at - looked.rejected)
@@ -85,11 +85,11 @@ def checked(images: int, looked: Looked) -> str:
 
 
 def reach(rejected: Iterable[int], wanted: int) -> int:
-    """How many images of a class, from index 0, hold ``wanted`` that are not rejected.
+    """Return how many images of a class, from index 0 on, hold ``wanted`` that are not rejected.
 
     Args:
         rejected: indices of the rejected images of the class.
-        wanted: images.
+        wanted: number of images.
     """
     for index in sorted(rejected):
         if index >= wanted:
@@ -99,11 +99,11 @@ def reach(rejected: Iterable[int], wanted: int) -> int:
 
 
 def stale(decisions: Iterable[Picture], images: Iterable[SyntheticImage], classes: Iterable[str]) -> int:
-    """How many decisions are about a picture in whose place, or class, there is another one now.
+    """Return how many decisions are about a picture that another one has replaced, or whose class is gone.
 
     Args:
-        decisions: pictures that were decided about.
-        images: what is drawn now.
+        decisions: the pictures that were decided about.
+        images: the images that are drawn now.
         classes: names of the classes that there are now.
     """
     now = {(image.class_name, image.index): image.sha256 for image in images}

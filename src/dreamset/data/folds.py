@@ -1,7 +1,7 @@
-"""Labelled images that are held out: a part of the shots for good, or each fold of them in turn.
+"""Labelled images that are held out: a part of the shots for good, or each fold of the shots in turn.
 
-A fold is a whole small experiment, in a workspace of its own under ``.dreamset/folds``. It holds the same manifests as
-any other workspace, so every stage runs in it unchanged: what is held out is neither adapted to nor trained on there.
+A fold is a whole small experiment, in its own workspace under ``.dreamset/folds``. It holds the same manifests as any
+other workspace, so every stage runs in it unchanged. There nothing adapts to or trains on the images held out.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 Purpose = Literal["test", "selection"]
 
-SELECTING: Final = 4  # folds of `selection: cv`, and one in so many images is held out by `selection: holdout`
+SELECTING: Final = 4  # folds of `selection: cv`; `selection: holdout` holds out one in so many images
 _TRIES: Final = 200  # draws of whole groups until every class has images on both sides
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold of cross-validation: what may be learned from in it, and what it scores, both with absolute paths."""
+    """A fold of cross-validation: the images it may learn from, and those it scores, both with absolute paths."""
 
     index: int
     workspace: Workspace
@@ -43,31 +43,31 @@ class Fold:
 
 
 class Scored(NamedTuple):
-    """What the classifiers of a fold predict: logits (images, classes) by run, and each classifier's temperature."""
+    """Predictions of classifiers: logits (images, classes) float32 by run, and each classifier's temperature."""
 
     logits: dict[Run, NDArray[np.float32]]
     temperatures: dict[Run, float]
 
 
 Scorer = Callable[[Fold, str], Scored]  # from a fold and an arm
-# Does in every fold all that learns, and scores it there; ``dreamset.sweep.crossval.run`` is the one there is.
+# Repeats all learning in every fold and scores it there. ``dreamset.sweep.crossval.run`` is the only such function.
 CrossValidate = Callable[["Params", list[Fold], Scorer], list[Scored]]
 
 
 def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, ...]]:
-    """What each fold holds out: every shot once, classes in equal shares, groups never divided.
+    """Return the samples that each fold holds out: every shot once, classes in equal shares, groups undivided.
 
     Args:
-        split: whose ``train`` is divided.
-        folds: how many; fewer where a class has fewer groups.
-        purpose: folds that select are drawn apart from those that test.
+        split: its ``train`` is divided.
+        folds: number of folds; there are fewer where a class has fewer groups.
+        purpose: folds for selection are drawn apart from folds for testing.
 
     Returns:
         A tuple of samples per fold, in the order of ``split.train``.
 
     Raises:
-        InputError: a class whose images are all of one group cannot be both learned and held out, or groups lie so
-            that some fold would leave a class none.
+        InputError: all images of a class are of one group, so that they cannot be both learned from and held out; or
+            every division leaves some fold without images of a class to learn from.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -78,9 +78,9 @@ def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, .
         parts = (split.seed, attempt) if attempt else (split.seed,)
         state = seed_for("folds", purpose, *parts) % 2**32
         divided = StratifiedGroupKFold(count, shuffle=True, random_state=state).split(labels, labels, groups)
-        folds_of = [(rest, held) for rest, held in divided]
-        if all({labels[i] for i in rest} == set(labels) for rest, _ in folds_of):
-            return [tuple(split.train[i] for i in held) for _, held in folds_of]
+        sides = [(rest, left_out) for rest, left_out in divided]
+        if all({labels[i] for i in rest} == set(labels) for rest, _ in sides):
+            return [tuple(split.train[i] for i in left_out) for _, left_out in sides]
     raise InputError(
         f"the groups of the shots cannot be divided into {count} folds that leave images of every class to learn from; "
         "add images of other groups, or choose selection: fixed and evaluate.protocol: test."
@@ -88,9 +88,9 @@ def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, .
 
 
 def scored_on(params: Params, split: Split) -> Split:
-    """``split`` with every image that is scored as a shot: ``selection: holdout`` took its images from the shots.
+    """Return ``split`` with every image that is scored among its shots: ``selection: holdout`` took some of them away.
 
-    Images that only select (``extra:N``) are no shots: every fold keeps them for selecting.
+    Images that only select (``extra:N``) are no shots: every fold keeps them for selection.
     """
     if params.selection != "holdout":
         return split
@@ -98,66 +98,68 @@ def scored_on(params: Params, split: Split) -> Split:
 
 
 def outer(params: Params, workspace: Workspace, split: Split) -> list[Fold]:
-    """The folds of cross-validation: each shot is held out of exactly one, and each fold selects for itself.
+    """Return the folds of cross-validation: each shot is held out of exactly one, and each fold selects by itself.
 
     Raises:
-        InputError: a class whose shots are all of one group, or too few to select with inside a fold.
+        InputError: all shots of a class are of one group, or too few are left inside a fold for selection.
     """
     whole = scored_on(params, split)
     selection = absolute(whole.selection, workspace)
     folds = []
-    for index, held in enumerate(held_out(whole, params.evaluate.folds, "test")):
-        learned = dataclasses.replace(without(whole, held, workspace), selection=selection)
+    for index, left_out in enumerate(held_out(whole, params.evaluate.folds, "test")):
+        learned = dataclasses.replace(without(whole, left_out, workspace), selection=selection)
         if params.selection == "holdout":
             learned = holdout(learned)
-        folds.append(Fold(index, at(workspace, "test", index), learned, absolute(held, workspace)))
+        folds.append(Fold(index, at(workspace, "test", index), learned, absolute(left_out, workspace)))
     return folds
 
 
 def holdout(split: Split) -> Split:
-    """``split`` with one in ``SELECTING`` of each class's shots, at least one, moved to selection.
+    """Return ``split`` with one in ``SELECTING`` of each class's shots, at least one, moved to ``selection``.
 
-    Groups stay whole, so that where they are large the shares are as near as a few hundred draws come.
+    Groups stay whole. Where they are large, the shares are the nearest that some hundred draws give.
 
     Raises:
-        InputError: a class that would have no image left on one side.
+        InputError: a class would have no image left on one side.
     """
     import numpy as np
 
     labels, groups = np.array([sample.label for sample in split.train]), np.array(_together(split.train))
     names, owner = np.unique(groups, return_inverse=True)
     classes = len(split.classes)
-    # (groups, classes) counts.
+    # Counts of images, (groups, classes).
     table = np.bincount(owner * classes + labels, minlength=len(names) * classes).reshape(-1, classes)
     total = table.sum(0)
     wanted = np.maximum(1, np.round(total / SELECTING)).astype(int)
     best: tuple[int, set[str]] | None = None
     for attempt in range(_TRIES):
         rng = np.random.default_rng(seed_for("holdout", split.seed, attempt))
-        held: NDArray[np.int64] = np.zeros(classes, np.int64)
+        counts: NDArray[np.int64] = np.zeros(classes, np.int64)
         chosen: set[str] = set()
         for index in rng.permutation(len(names)):
-            more = held + table[index]
-            if abs(more - wanted).sum() < abs(held - wanted).sum() and (more < total)[total > 0].all():
-                held, chosen = more, chosen | {str(names[index])}
-        off = int(abs(held - wanted).sum())
-        if (held > 0)[total > 0].all() and (best is None or off < best[0]):
+            more = counts + table[index]
+            if abs(more - wanted).sum() < abs(counts - wanted).sum() and (more < total)[total > 0].all():
+                counts, chosen = more, chosen | {str(names[index])}
+        off = int(abs(counts - wanted).sum())
+        if (counts > 0)[total > 0].all() and (best is None or off < best[0]):
             best = off, chosen
         if best and not best[0]:
             break
     if best is None:
-        found = Counter(sample.label for sample in split.train)
-        least = min(found, key=lambda label: len({g for g, own in zip(groups, labels, strict=True) if own == label}))
+        shots = Counter(sample.label for sample in split.train)
+        least = min(
+            shots, key=lambda label: len({g for g, other in zip(groups, labels, strict=True) if other == label})
+        )
         raise InputError(
             f"selection: holdout cannot take an image of every class from its shots and leave one to learn from (class "
-            f"{split.classes[least]!r} has {found[least]}); raise shots, add images of other groups, or choose another "
+            f"{split.classes[least]!r} has {shots[least]}); raise shots, add images of other groups, or choose another "
             "selection."
         )
-    held_out = {sample.path for sample, group in zip(split.train, groups, strict=True) if group in best[1]}
+    taken = {sample.path for sample, group in zip(split.train, groups, strict=True) if group in best[1]}
     return dataclasses.replace(
         split,
-        train=tuple(sample for sample in split.train if sample.path not in held_out),
-        selection=tuple(sample for sample in split.train if sample.path in held_out),
+        train=tuple(sample for sample in split.train if sample.path not in taken),
+        selection=tuple(sample for sample in split.train if sample.path in taken),
     )
 
 
@@ -168,10 +170,10 @@ def _together(samples: tuple[Sample, ...]) -> list[str]:
 
 
 def possible(split: Split, folds: int) -> int:
-    """How many of ``folds`` the shots allow: at most as many as any class has groups.
+    """Return how many of ``folds`` the shots allow: at most as many as the class with the fewest groups has.
 
     Raises:
-        InputError: a class whose images are all of one group cannot be both learned and held out.
+        InputError: all images of a class are of one group, so that they cannot be both learned from and held out.
     """
     by_class: dict[int, set[str]] = {}
     for sample, group in zip(split.train, _together(split.train), strict=True):
@@ -185,21 +187,21 @@ def possible(split: Split, folds: int) -> int:
     return min(folds, len(by_class[fewest]))
 
 
-def without(split: Split, held: tuple[Sample, ...], workspace: Workspace) -> Split:
-    """``split`` for a fold: the shots without ``held``, no selection images, paths that hold from any folder."""
-    names = {sample.path for sample in held}
+def without(split: Split, left_out: tuple[Sample, ...], workspace: Workspace) -> Split:
+    """Return ``split`` for a fold: the shots without ``left_out``, no selection images, absolute paths."""
+    names = {sample.path for sample in left_out}
     rest = tuple(sample for sample in split.train if sample.path not in names)
     return dataclasses.replace(split, train=absolute(rest, workspace), selection=())
 
 
 def absolute(samples: tuple[Sample, ...], workspace: Workspace) -> tuple[Sample, ...]:
-    """Samples whose paths do not depend on the workspace that they are read in."""
+    """Return the samples with absolute paths, which any workspace can read."""
     return tuple(
         dataclasses.replace(sample, path=(workspace.cell / sample.path).resolve().as_posix()) for sample in samples
     )
 
 
 def at(workspace: Workspace, purpose: Purpose, index: int) -> Workspace:
-    """The workspace of a fold: shards and pretrained weights are shared with ``workspace``."""
-    own = digest([workspace.cell.resolve().as_posix()])[:12]
-    return Workspace(workspace.root, workspace.root / ".dreamset/folds" / own / f"{purpose}{index}")
+    """Return the workspace of a fold, which shares shards and pretrained weights with ``workspace``."""
+    cell = digest([workspace.cell.resolve().as_posix()])[:12]
+    return Workspace(workspace.root, workspace.root / ".dreamset/folds" / cell / f"{purpose}{index}")

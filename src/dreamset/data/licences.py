@@ -1,4 +1,4 @@
-"""Licences of pretrained weights: what may not be done with them, and whether that has been accepted."""
+"""Licences of pretrained weights: what they forbid, and whether the user has accepted that."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Licence:
-    """What a card says of a licence.
+    """The facts on a licence that a card states.
 
-    ``limits`` is one sentence; ``listed`` is whether the Hugging Face hub has the name in its list of licences.
+    Attributes:
+        url: where it can be read.
+        limits: its limits in one sentence.
+        commercial: whether it allows commercial use.
+        listed: whether the Hugging Face hub has its name in the list of licences.
     """
 
     url: str
@@ -46,7 +50,7 @@ def check(params: Params) -> None:
     """Refuse a base for non-commercial use until ``accept_licence`` says that its terms are accepted.
 
     Raises:
-        InputError: naming the row, the licence, where it stands and the key.
+        InputError: the terms are not accepted; the message names the row, the licence, its address and the key.
     """
     name = params.base.licence
     licence = KNOWN.get(name)
@@ -58,7 +62,7 @@ def check(params: Params) -> None:
 
 
 def sentence(name: str) -> str:
-    """The limits of a licence in a sentence or two, with the place where it can be read."""
+    """Return the limits of a licence in a sentence or two, with its address."""
     licence = KNOWN.get(name)
     if licence is None:
         return f"Licence {name}: read its limits before you use or pass on what is here."
@@ -66,7 +70,7 @@ def sentence(name: str) -> str:
 
 
 def front_matter(name: str) -> list[str]:
-    """The lines of a card's header that tell the Hugging Face hub the licence."""
+    """Return the lines of a card's header that tell the Hugging Face hub the licence."""
     licence = KNOWN.get(name)
     if licence is None or licence.listed:
         return [f"license: {name}"]

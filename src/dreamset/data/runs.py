@@ -17,12 +17,12 @@ class Kind:
     """The images that a classifier learns from, and how.
 
     Attributes:
-        real: the shots.
-        synthetic: the images of a recipe.
-        strong: strong augmentation of all of them.
-        more: the images that ``selection`` sets apart too. These are trained on to the last step, for that is what
-            else their labels are good for.
-        scale: only so many times as many synthetic images as there are shots, the first ones; None: all.
+        real: whether it learns from the shots.
+        synthetic: whether it learns from the images of a recipe.
+        strong: whether all of them are strongly augmented.
+        more: whether it also learns from the images that ``selection`` sets apart. Nothing is left to select with, so
+            training goes to the last step.
+        scale: how many times as many synthetic images as shots are used, the first ones; None: all.
     """
 
     real: bool = False
@@ -38,10 +38,10 @@ class Kind:
 
     @classmethod
     def parse(cls, text: str) -> Kind:
-        """The kind that ``str`` wrote.
+        """Return the kind that ``str`` wrote.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text names no kind.
         """
         images, _, how = text.partition("_")
         scale = int(how[1:]) if how.startswith("x") else None
@@ -63,7 +63,7 @@ KINDS: Final = (REAL_ONLY, REAL_STRONG, REAL_MORE, SYNTHETIC, BOTH, BOTH_STRONG)
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier that was trained, or measured as it is: its arm, the images it learned from, and its name."""
+    """A classifier that is trained, or measured as it is: its arm, the images it learns from, and its name."""
 
     arm: str
     kind: Kind
@@ -74,10 +74,10 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> Run:
-        """The run that ``str`` wrote into a record.
+        """Return the run that ``str`` wrote into a record.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text names no run.
         """
         arm, kind, classifier = text.split("/")
         return cls(arm, Kind.parse(kind), classifier)
@@ -89,21 +89,21 @@ class Run:
 
 
 def arms(params: Params) -> tuple[str, ...]:
-    """What ``train`` can train: the real images alone, and each active recipe."""
+    """Return the arms that ``train`` knows: the real images alone, and each active recipe."""
     return (REAL, *params.active)
 
 
 def kinds(params: Params, arm: str, classifier: str) -> tuple[Kind, ...]:
-    """The images that a classifier of ``train.classifiers`` learns from in an arm."""
+    """Return the kinds of images that a classifier of ``train.classifiers`` learns from in an arm."""
     if arm != REAL:
-        # Strong augmentation is for the verdict alone, which compares with strongly augmented real images.
+        # Only the verdict needs strong augmentation: it compares with strongly augmented real images.
         strong = (BOTH_STRONG,) if classifier == params.primary_classifier else ()
         return (SYNTHETIC, BOTH, *strong)
     return (REAL_ONLY, REAL_STRONG, REAL_MORE) if params.sets_apart else (REAL_ONLY, REAL_STRONG)
 
 
 def runs(params: Params, arm: str) -> tuple[Run, ...]:
-    """Every run of an arm, ``train.baselines`` on the shots alone among them.
+    """Return every run of an arm, ``train.baselines`` on the shots alone included.
 
     The runs of ``train.scales`` take as many optimizer steps as any other, however large their sets are.
     """
@@ -111,7 +111,7 @@ def runs(params: Params, arm: str) -> tuple[Run, ...]:
     if arm == REAL:
         every += [(REAL_ONLY, name) for name in params.train.baselines]
     if params.scales:
-        # The curve, or what it is compared with: the same classifier on the real images alone.
+        # The curve over scales, or its comparison: the same classifier on the real images alone.
         sized = [REAL_ONLY, REAL_STRONG] if arm == REAL else [Kind(synthetic=True, scale=s) for s in params.scales]
         every += [(kind, params.base.tune.classifier) for kind in sized]
     return tuple(Run(arm, kind, name) for kind, name in dict.fromkeys(every))

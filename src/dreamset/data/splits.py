@@ -1,4 +1,4 @@
-"""The split manifests: what stages know of labels comes from here and never from walking folders."""
+"""The split manifests. Stages take labels from here, and never from walking folders."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 class Sample:
     """One real image.
 
-    ``path`` is relative to the workspace's cell, or absolute; ``label`` indexes ``classes``; ``group`` names what
-    must not be split (a writer, a patient, a burst); ``sha256`` is of the file; ``note`` says what is out of the
-    ordinary in it and was put right on reading, such as a rotation in its EXIF data.
+    Attributes:
+        path: relative to the workspace's cell, or absolute.
+        label: an index into ``classes``.
+        group: images of one group stay together in every split (a writer, a patient, a burst).
+        sha256: the digest of the file.
+        note: a peculiarity of the file that reading it corrects, such as a rotation in its EXIF data.
     """
 
     path: str
@@ -31,18 +34,24 @@ class Sample:
 
 @dataclass(frozen=True)
 class Split:
-    """What may be learned from: ``data/splits/train.json``.
+    """The images that may be learned from: ``data/splits/train.json``.
 
-    ``classes`` are the names in label order, as the source gives them. ``template`` is the caption, holding
-    ``{class}``. ``invariances`` are the changes that keep a label. ``shots`` is what was asked for, of each class:
-    a number, ``all``, or a number by class; ``train`` holds as many of them as there are, by class and in the order
-    of their permutation; ``selection`` the images that may choose a step or a configuration.
-    ``names`` are the classes as captions say them, where ``spoken`` does not make them of ``classes``.
-    ``native`` is the median of the shots' shortest sides as their files have them, pixels; None: not known.
-    ``channels`` is 1 where every image of the source is grey, else 3. ``protocol`` is ``test`` where test images are
-    held out of it all, and ``cv`` where every shot is scored in turn by classifiers of the others. ``unseen`` are the
-    sha256 of the files of every labelled image that was drawn, test images among them, as the source has them: what is
-    found elsewhere must be none of these. Folds keep it, for what they hold out stands in no part of their manifests.
+    Attributes:
+        source: the name of the source.
+        classes: names in label order, as the source gives them.
+        template: the caption, which holds ``{class}``.
+        invariances: the changes that keep a label.
+        shots: what the parameters ask for, of each class: a number, ``all``, or a number by class.
+        seed: the seed of the draw.
+        train: the shots, as many of those asked for as there are, by class and in the order of their permutation.
+        selection: the images that may choose a step or a configuration.
+        names: the classes as captions say them, where they differ from what ``spoken`` makes of ``classes``.
+        native: median of the shortest sides of the shots' files, pixels; None: unknown.
+        channels: 1 where every image of the source is grey, else 3.
+        protocol: ``test`` where test images are held out of everything; ``cv`` where classifiers trained on other
+            shots score each shot in turn.
+        unseen: sha256 of the files of all labelled images that were drawn, test images included, as the source has
+            them. Retrieval must return none of these. Folds keep it, since their manifests lack what they hold out.
     """
 
     source: str
@@ -61,49 +70,57 @@ class Split:
 
     @property
     def train_per_class(self) -> tuple[int, ...]:
-        """How many images of each class may be learned from, by label."""
+        """Return the number of shots of each class, by label."""
         counts = [0] * len(self.classes)
         for sample in self.train:
             counts[sample.label] += 1
         return tuple(counts)
 
     @property
-    def shots_told(self) -> str:
-        """``shots`` in a few words: "4", "all", or "1 to 16"."""
+    def shots_in_words(self) -> str:
+        """Return ``shots`` in a few words: "4", "all", or "1 to 16"."""
         if not isinstance(self.shots, dict):
             return str(self.shots)
         low, high = min(self.shots.values()), max(self.shots.values())
         return str(low) if low == high else f"{low} to {high}"
 
     def prompt(self, label: int, kind: str = "template") -> str:
-        """What a class is drawn from: the template filled, the bare label, or the name of its class vector."""
+        """Return what a class is drawn from: the caption, the bare class name, or the name of its class vector.
+
+        Args:
+            label: the class.
+            kind: ``template`` for the caption, ``class_vector`` for the class vector, any other for the bare name.
+        """
         if kind == "class_vector":
             return class_vector(label, len(self.classes))
         name = self.names[label] if self.names else spoken(self.classes[label])
         return self.template.replace("{class}", name) if kind == "template" else name
 
     def folder(self, label: int) -> str:
-        """Name of the class's folder in a synthetic dataset."""
+        """Return the name of the class's folder in a synthetic dataset."""
         return class_folder(label, self.classes[label], len(self.classes))
 
 
 @dataclass(frozen=True)
 class TestSplit:
-    """``data/splits/test.json``: the same for every seed and number of shots; without images under cross-validation."""
+    """The test images: ``data/splits/test.json``.
 
-    __test__ = False  # pytest would collect it for its name
+    They are the same for every seed and number of shots. Under cross-validation there are none.
+    """
+
+    __test__ = False  # pytest would collect the class because of its name
 
     classes: tuple[str, ...]
     test: tuple[Sample, ...]
 
 
 def spoken(name: str) -> str:
-    """A class name as a prompt says it: underscores and line breaks are spaces."""
+    """Return a class name as a prompt says it: underscores and line breaks become spaces."""
     return " ".join(name.replace("_", " ").split()) or name
 
 
 def class_vector(label: int, classes: int) -> str:
-    """The one-hot vector of a class in words, which stand for it where other classes have a prompt."""
+    """Return words for the one-hot vector of a class; they stand where other bases have a prompt."""
     return f"class vector {label + 1} of {classes}"
 
 
@@ -118,7 +135,11 @@ def write_test(path: Path, split: TestSplit) -> None:
 
 
 def read_split(path: Path) -> Split:
-    """Read the training manifest."""
+    """Return the training manifest.
+
+    Raises:
+        InputError: the file is missing or is no training manifest.
+    """
     raw = read_json(path, "dreamset prepare")
     try:
         fields = dict(raw, train=_samples(raw["train"]), selection=_samples(raw["selection"]))
@@ -131,7 +152,11 @@ def read_split(path: Path) -> Split:
 
 
 def read_test(path: Path) -> TestSplit:
-    """Read the test manifest. Only ``evaluate`` calls this; a test holds it to that."""
+    """Return the test manifest. Only ``evaluate`` calls this, and a test checks that.
+
+    Raises:
+        InputError: the file is missing or is no test manifest.
+    """
     raw = read_json(path, "dreamset prepare")
     try:
         return TestSplit(tuple(raw["classes"]), _samples(raw["test"]))
@@ -140,7 +165,7 @@ def read_test(path: Path) -> TestSplit:
 
 
 def _plain(split: Split | TestSplit) -> dict[str, Any]:
-    """A manifest as JSON holds it: what is None is left out."""
+    """Return a manifest as JSON holds it, without the fields that are None."""
 
     def present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
         return {key: value for key, value in fields if value is not None}

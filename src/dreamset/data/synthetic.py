@@ -18,12 +18,24 @@ if TYPE_CHECKING:
 class SyntheticImage:
     """One row of ``metadata.jsonl``.
 
-    ``file_name`` is relative to the dataset's folder; ``label`` indexes the split's classes, whose name is
-    ``class_name``; ``seed`` drew the starting noise, after ``redraws`` degenerate tries; ``adapter`` is the
-    sha256 of the adapter's file, or None, and ``adapter_scale`` what a LoRA was multiplied by; ``sha256`` is of the
-    image file. Where ``origin`` is ``retrieval``, nothing was drawn: ``source`` names the image that was found,
-    ``nearness`` says how near it is, ``prompt`` is the caption that it was searched by, and ``seed`` the run's.
-    ``shot`` is the sha256 of the real image that drawing started from.
+    Where ``origin`` is ``retrieval``, the image was retrieved and not drawn.
+
+    Attributes:
+        file_name: relative to the dataset's folder.
+        label: an index into the split's classes.
+        class_name: the name of that class.
+        index: the number of the image in its class.
+        prompt: the caption that the image was drawn from, or searched by.
+        seed: the seed of the starting noise; of a retrieved image, that of the run.
+        redraws: how many degenerate tries came before it.
+        sampler: the sampler's settings.
+        adapter: sha256 of the adapter's file; None: no adapter.
+        sha256: the digest of the image file.
+        origin: ``generator`` or ``retrieval``.
+        source: the image that was retrieved.
+        nearness: how near a retrieved image is.
+        shot: sha256 of the real image that drawing started from.
+        adapter_scale: the factor of a LoRA.
     """
 
     file_name: str
@@ -50,14 +62,14 @@ def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:
 
 
 def read_metadata(folder: Path) -> list[SyntheticImage]:
-    """Every image of a synthetic dataset, in the order of the file: by label, then by index.
+    """Return every image of a synthetic dataset, in the order of the file: by label, then by index.
 
     Raises:
-        InputError: the file is missing, or a line of it is not whole, the last one included.
+        InputError: the file is missing, or one of its lines is incomplete, be it the last.
     """
     path = folder / "metadata.jsonl"
     try:
-        # In bytes: a line may be torn inside a character, and str has more line breaks than JSON lines do.
+        # Split as bytes: a line may end inside a character, and str knows more line breaks than JSON lines have.
         *lines, rest = path.read_bytes().split(b"\n")
     except FileNotFoundError as error:
         raise InputError(f"{path}: is missing; run `dreamset generate {folder.name}` first.") from error

@@ -1,4 +1,4 @@
-"""What a study has chosen for a recipe, as every later stage uses it: ``results/tune/<recipe>.json``."""
+"""The values that a study chose for a recipe, as every later stage uses them: ``results/tune/<recipe>.json``."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ OF_ADAPTERS: Final = ("epoch", "lr", "epochs")  # knobs that choose weights, and
 
 
 def inherited(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Values that ``recipe`` takes over from the one it starts from: of its sampler, what its row does not say itself.
+    """Return the sampler's values that ``recipe`` takes over from the recipe it starts from, as its row lacks them.
 
     Raises:
-        InputError: a recipe that it starts from is to be tuned, and is not as the parameters and shots now are.
+        InputError: a recipe that it starts from has a search, and no study of the present parameters and shots.
     """
     parent = params.after.get(recipe)
     if parent is None:
         return {}
     row = params.recipes[recipe]
-    # What is adapted is the parent's own affair, and noise has no distance from a shot.
+    # The adapters are the parent's. A recipe that starts from noise has no distance from a shot, hence no strength.
     unsaid = {field.name for field in dataclasses.fields(row.sampler) if getattr(row.sampler, field.name) is None}
     unsaid -= set() if row.starts_from_shots else {"strength"}
     return {name: value for name, value in values(params, workspace, parent).items() if name in unsaid}
 
 
 def values(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Values of the knobs of ``recipe`` that a study chose: the parent's for its sampler, and its own.
+    """Return the values of the knobs of ``recipe`` that studies chose: the parent's for the sampler, and its own.
 
-    Empty where there was no study, and where none of its trials was feasible.
+    They are empty where there was no study, and where none of its trials was feasible.
 
     Raises:
-        InputError: the recipe is to be tuned, and is not as the parameters and shots now are.
+        InputError: the recipe has a search, and no study of the present parameters and shots.
     """
-    found = inherited(params, workspace, recipe)
+    taken_over = inherited(params, workspace, recipe)
     if not params.recipes[recipe].is_tuned:
-        return found
-    return found | (chosen(params, workspace, recipe)["best"] or {})
+        return taken_over
+    return taken_over | (chosen(params, workspace, recipe)["best"] or {})
 
 
 def chosen(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """The record of a recipe's study, of these parameters and shots.
+    """Return the record of a recipe's study of these parameters and shots.
 
     Args:
-        params: with the rows of ``recipe`` and of what it starts from as the file has them, nothing applied.
-        workspace: where the shots are, and the record.
+        params: the rows of ``recipe`` and of the recipe it starts from are as in the file, with nothing applied.
+        workspace: holds the shots and the record.
         recipe: a row with a ``search``.
 
     Raises:
-        InputError: there is none, or it is of others.
+        InputError: there is no record, or it is of other parameters or shots.
     """
     record = _record(workspace, recipe)
     if not is_current(params, workspace, recipe):
@@ -69,7 +69,7 @@ def chosen(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
 
 
 def is_current(params: Params, workspace: Workspace, recipe: str) -> bool:
-    """Whether the record of a recipe's study, which is there, is of these parameters and shots; see ``chosen``."""
+    """Return whether the record of a recipe's study, which must exist, is of these parameters and shots."""
     return bool(_record(workspace, recipe).get("made_for") == made_for(params, workspace, recipe))
 
 
@@ -79,30 +79,30 @@ def _record(workspace: Workspace, recipe: str) -> dict[str, Any]:
 
 
 def made_for(params: Params, workspace: Workspace, recipe: str) -> str:
-    """Digest of what the record of a study answers for: the rows of the recipe's lineage, the model and the shots."""
+    """Return a digest of what a study depends on: the rows of the recipe's lineage, the model and the shots."""
     split = read_split(workspace.splits)
     shots = [[[sample.sha256, sample.label] for sample in samples] for samples in (split.train, split.selection)]
     return digest([params.making(recipe), params.model, split.seed, split.classes, shots])
 
 
 def applied(params: Params, workspace: Workspace, recipe: str) -> Params:
-    """``params`` with what was chosen for ``recipe`` in its row, and in that of the recipe that it starts from.
+    """Return ``params`` with the chosen values in the row of ``recipe`` and in that of the recipe it starts from.
 
-    The latter's search is gone from its row: in another workspace, such as a fold, its adapter is made as was chosen.
+    The latter's row loses its search: another workspace, such as a fold, makes its adapter with the chosen values.
     """
-    found, parent = values(params, workspace, recipe), params.after.get(recipe)
+    best, parent = values(params, workspace, recipe), params.after.get(recipe)
     if parent is not None:
         params = applied(params, workspace, parent)
         row = dataclasses.replace(params.recipes[parent], search=None)
         params = dataclasses.replace(params, recipes=params.recipes | {parent: row})
-    return params.with_values(recipe, found)
+    return params.with_values(recipe, best)
 
 
 def adapters(params: Params, workspace: Workspace, recipe: str) -> Path:
-    """Folder of the adapters that images of ``recipe`` are drawn with: those of its study, where it searched them.
+    """Return the folder of the adapters that ``recipe`` draws with: those of its study, where it searched adapters.
 
     Raises:
-        InputError: the recipe is to be tuned, and is not.
+        InputError: the recipe has a search, and no study yet.
     """
     if not params.recipes[recipe].is_tuned:
         return workspace.adapter(recipe)

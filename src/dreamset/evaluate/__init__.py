@@ -121,7 +121,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     evaluation: dict[str, Any] = {
         "model": params.model,
         # A number wherever each class was asked for the same, for that is what runs are grouped by.
-        "shots": split.shots if isinstance(split.shots, int) else split.shots_told,
+        "shots": split.shots if isinstance(split.shots, int) else split.shots_in_words,
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "seed": split.seed,
         "classes": split.classes,

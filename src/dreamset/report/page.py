@@ -53,7 +53,7 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
     return fill(
         "page.page",
         source=tables.short_source(evidence),
-        shots=evidence.split.shots_told,
+        shots=evidence.split.shots_in_words,
         seed=evidence.params.seed,
         verdict=verdict,
         cards=_cards(evidence, verdict, colours),

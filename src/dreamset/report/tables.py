@@ -70,7 +70,7 @@ def facts(evidence: Evidence) -> Markup:
     pairs: list[tuple[str, object]] = [
         ("Source", short_source(evidence)),
         ("Classes", joined("", [f"{len(split.classes)}: ", classes, more])),
-        ("Real shots", f"{split.shots_told} per class, {len(split.train)} in all"),
+        ("Real shots", f"{split.shots_in_words} per class, {len(split.train)} in all"),
         ("Selection", _selection(evidence)),
         ("Test", _protocol(evidence)),
         ("Seed", params.seed),
