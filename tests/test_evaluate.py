@@ -23,6 +23,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data.runs import Kind, Run, arms
 from dreamset.data.splits import Sample, Split, TestSplit, read_split, read_test, write_split, write_test
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
+from dreamset.evaluate import output, records
 from dreamset.metrics import verdict
 from dreamset.sweep import crossval
 from dreamset.use import predict
@@ -195,7 +196,7 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
     assert read_json(place.result("evaluate"), "") == {**evaluation, "classes": list(toy.CLASSES)}
     with (place.results / "evaluate.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == evaluate.ROW_COLUMNS
+    assert tuple(rows[0]) == output.ROW_COLUMNS
     assert len(rows) == len(evaluation["runs"])
     by_key = {(row["recipe"], row["train_on"], row["classifier"]): row for row in rows}
     adapted = by_key["datadream_dset", "both", "resnet20"]
@@ -245,7 +246,7 @@ def test_cas_by_scale_stands_beside_the_real_arms_and_in_no_difference(tmp_path:
             ("real_strong", ("real", "real_strong")),
         )
     )
-    sized = [row for row in evaluate.rows(evaluation) if row["scale"] is not None]
+    sized = [row for row in output.rows(evaluation) if row["scale"] is not None]
     assert [(row["train_on"], row["scale"], row["classifier"]) for row in sized] == [
         ("synthetic_x1", 1, "resnet20"),
         ("synthetic_x2", 2, "resnet20"),
@@ -404,7 +405,7 @@ def test_a_step_is_measured_against_where_it_starts() -> None:
     right = {Run(arm[0], Kind.parse(arm[1]), "resnet20"): np.zeros(6) for arm in arms}
     found = [
         (row["of"].split("/")[0], row["minus"].split("/")[0])
-        for row in evaluate._differences(params, right, None)
+        for row in records.differences(params, right, None)
         if row["of"].split("/")[1] == "synthetic"
     ]
     encoders = [name for name in params.active if name.startswith("class")]
@@ -427,10 +428,10 @@ def test_costs_hold_those_of_what_a_recipe_starts_from(tmp_path: Path) -> None:
         study = {"searched": ["guidance"], "trials": [{}] * 8, "seconds": 2 * seconds}
         write_json(place.result("tune", recipe), study | {"selection": {"labels_per_class": labels}})
         write_json(place.result("generate", recipe), {"seconds": 3.0, "images": 9})
-    own, after = (evaluate._costs(params, place, recipe, {"runs": []}) for recipe in params.active)
+    own, after = (records.costs(params, place, recipe, {"runs": []}) for recipe in params.active)
     assert (own["seconds_adapt"], own["seconds_tune"], own["tune_trials"]) == (10.0, 20.0, 8)
     assert (after["seconds_adapt"], after["seconds_tune"], after["tune_trials"]) == (11.0, 22.0, 16)
     assert after["labels_tune_per_class"] == 6.0
     assert (after["seconds_generate"], after["images"]) == (3.0, 9)
     write_json(place.result("tune", "class_encoder_ft"), {"searched": [], "best": None})
-    assert evaluate._costs(params, place, "class_encoder_ft", {"runs": []})["tune_trials"] == 8
+    assert records.costs(params, place, "class_encoder_ft", {"runs": []})["tune_trials"] == 8

@@ -26,6 +26,7 @@ from dreamset.data.splits import Split
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.data.work import Work
 from dreamset.drawing.blocks import plan
+from dreamset.evaluate import output
 from dreamset.params import Params
 from dreamset.report import gallery, pictures
 from dreamset.report.page import _shots
@@ -103,7 +104,7 @@ def test_classifiers_learn_from_unequal_classes(workspace: Workspace) -> None:
     train.run(settings, workspace, REAL)
     evaluation = evaluate.run(settings, workspace, crossval.run)
     assert evaluation["train_per_class"] == {"bar": 6, "plank": 3, "spot": 1}
-    assert {row["shots"] for row in evaluate.rows(evaluation)} == {"1 to 6"}
+    assert {row["shots"] for row in output.rows(evaluation)} == {"1 to 6"}
     report.run(settings, workspace)
     document = (workspace.results / "report.html").read_text()
     assert "1 to 6 shots per class" in document
@@ -230,7 +231,7 @@ def test_confusion_of_many_classes_is_the_most_confused_pairs() -> None:
     guess = np.where(rng.random(20_000) < 0.5, labels, rng.integers(0, 2000, 20_000))
     # One class is taken for another, again and again.
     labels[:300], guess[:300] = 7, 1234
-    pairs = list(evaluate._pairs(labels, guess, 2000))
+    pairs = list(output.confused(labels, guess, 2000))
     assert len(set(pairs)) == 50
     assert pairs.count((7, 1234)) == 300
 

@@ -1,7 +1,7 @@
-"""What classifiers say of images that nothing has learned from, and how near synthetic images come to them.
+"""Logits of classifiers on images that nothing has learned from, and distances of synthetic images to them.
 
-``evaluate`` counts it. Under ``protocol: test`` it is said of the test images, by what the other stages made; under
-``cv`` of the shots, each by what a fold of ``dreamset.sweep.crossval`` made without it.
+Under ``protocol: test`` the classifiers and datasets of the workspace are scored on the test images. Under ``cv`` those
+of each fold of ``dreamset.sweep.crossval`` are scored on the shots that the fold holds out.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured on which images: logits (n, classes) by run, and the synthetic sets beside them.
+    """Logits on the images that are scored, and measures of the synthetic sets.
 
-    ``scaled`` are the logits over the temperature of the classifier that said them.
-    ``touched`` are, by recipe, the rows of the images that synthetic ones are near-duplicates of, and ``near`` the
-    nearest such pairs as ``compare.Compared`` has them; ``copies`` says which of the images are near-duplicates of
-    shots, None where they are the shots.
+    Attributes:
+        samples: the n images.
+        labels: (n,).
+        logits: (n, classes) by run.
+        scaled: the logits over the classifier's temperature, by run.
+        sets: measures of the synthetic images, by recipe.
+        touched: by recipe, the rows of the images that synthetic ones are near-duplicates of.
+        near: by recipe, the nearest such pairs, as in ``compare.Compared``.
+        copies: the images that are near-duplicates of shots; None where the images are the shots.
+        folds: the number of folds; None under ``protocol: test``.
     """
 
     samples: tuple[Sample, ...]
@@ -50,23 +56,31 @@ class Scores:
 
 
 def on_test_images(params: Params, workspace: Workspace, split: Split, test: TestSplit) -> Scores:
-    """Protocol ``test``: what the other stages made, on the test images."""
+    """Return the scores under protocol ``test``: of the workspace's classifiers and datasets, on the test images.
+
+    Raises:
+        InputError: a classifier or a dataset is missing or has other classes.
+    """
     import numpy as np
 
     images = Images(params, workspace, split, test)
     zero_shot = _zero_shot(params, workspace, split, images)
-    found = _all_logits(params, workspace, split, images, arms(params))
-    scaled = {key: logits / np.float32(found.temperatures[key]) for key, logits in found.logits.items()}
+    scored = _all_logits(params, workspace, split, images, arms(params))
+    scaled = {run: logits / np.float32(scored.temperatures[run]) for run, logits in scored.logits.items()}
     compared, copies = _sets(params, workspace, images)
-    sets = {recipe: found.record for recipe, found in compared.items()}
-    touched = {recipe: found.touched for recipe, found in compared.items()}
-    near = {recipe: found.near for recipe, found in compared.items()}
-    logits = zero_shot | found.logits
+    sets = {recipe: measured.record for recipe, measured in compared.items()}
+    touched = {recipe: measured.touched for recipe, measured in compared.items()}
+    near = {recipe: measured.near for recipe, measured in compared.items()}
+    logits = zero_shot | scored.logits
     return Scores(test.test, images.labels, logits, zero_shot | scaled, sets, touched, near, copies, None)
 
 
 def over_folds(params: Params, workspace: Workspace, split: Split, cross_validate: CrossValidate) -> Scores:
-    """Protocol ``cv``: the predictions of each fold on what it holds out, put together in the order of the shots."""
+    """Return the scores under protocol ``cv``: of each fold on the shots it holds out, in the order of the shots.
+
+    Raises:
+        InputError: all shots of a class are of one group, or too few are left inside a fold for selection.
+    """
     import numpy as np
 
     folds = dividing.outer(params, workspace, split)
@@ -77,22 +91,24 @@ def over_folds(params: Params, workspace: Workspace, split: Split, cross_validat
     def score(fold: Fold, arm: str) -> Scored:
         return _all_logits(params, fold.workspace, fold.split, images_of(fold), (arm,))
 
-    found = cross_validate(params, folds, score)
+    by_fold = cross_validate(params, folds, score)
     samples = dividing.scored_on(params, split).train
     place = {sample.path: index for index, sample in enumerate(absolute(samples, workspace))}
     rows = [np.array([place[sample.path] for sample in fold.held_out]) for fold in folds]
     order = np.argsort(np.concatenate(rows))
     every = Images(params, workspace, split, TestSplit(split.classes, samples))
-    # Nothing in it was learned from the shots, so that one look at them is enough.
+    # CLIP as it is has learned nothing from the shots, so that it can score them all at once.
     zero_shot = _zero_shot(params, workspace, split, every)
-    logits = zero_shot | {key: np.concatenate([own.logits[key] for own in found])[order] for key in found[0].logits}
+    logits = zero_shot | {
+        run: np.concatenate([fold.logits[run] for fold in by_fold])[order] for run in by_fold[0].logits
+    }
     scaled = zero_shot | {
-        key: np.concatenate([own.logits[key] / np.float32(own.temperatures[key]) for own in found])[order]
-        for key in found[0].logits
+        run: np.concatenate([fold.logits[run] / np.float32(fold.temperatures[run]) for fold in by_fold])[order]
+        for run in by_fold[0].logits
     }
     sets, compared = _fold_sets(params, workspace, every, [images_of(fold) for fold in folds])
     touched = {
-        recipe: np.sort(np.concatenate([own[of.touched] for own, of in zip(rows, each, strict=True)]))
+        recipe: np.sort(np.concatenate([row[measured.touched] for row, measured in zip(rows, each, strict=True)]))
         for recipe, each in compared.items()
     }
     near = {recipe: _nearest(each, params.evaluate.worst_pairs) for recipe, each in compared.items()}
@@ -100,17 +116,17 @@ def over_folds(params: Params, workspace: Workspace, split: Split, cross_validat
 
 
 def _nearest(each: list[Compared], most: int) -> list[NDArray[np.uint8]]:
-    """Of the pairs that the folds' datasets make with what they hold out, the nearest ones, in order."""
+    """Return the ``most`` nearest pairs of the folds' synthetic images and the shots held out there, nearest first."""
     pairs = [
         (float(pair["distance"]), pixels)
-        for own in each
-        for pair, pixels in zip(own.record["near_duplicates_test"]["pairs"], own.near, strict=False)
+        for measured in each
+        for pair, pixels in zip(measured.record["near_duplicates_test"]["pairs"], measured.near, strict=False)
     ]
     return [pixels for _, pixels in sorted(pairs, key=lambda pair: pair[0])[:most]]
 
 
 class Images:
-    """The images that are scored, decoded at the sides that networks see."""
+    """The images that are scored, the shots and the synthetic images, decoded at the sizes that networks see."""
 
     def __init__(self, params: Params, workspace: Workspace, split: Split, test: TestSplit) -> None:
         import numpy as np
@@ -122,21 +138,21 @@ class Images:
         self.decoded: dict[int, Labelled] = {}
 
     def test(self, size: int) -> Labelled:
-        """Test images for a network of ``size`` pixels; those of the last two sides are kept."""
+        """Return the test images for a network of ``size`` pixels; those of the last two sizes are kept."""
         side = self._side(size)
         if side not in self.decoded:
-            # One side for each classifier and one for the judge are common; more would only take room.
+            # Two sizes are common, one for classifiers and one for the judge; more would only take memory.
             while len(self.decoded) > 1:
                 del self.decoded[next(iter(self.decoded))]
             self.decoded[side] = self._real(self.samples, side)
         return self.decoded[side]
 
     def shots(self, size: int) -> Labelled:
-        """What the generators learned from."""
+        """Return the shots for a network of ``size`` pixels."""
         return self._real(self.split.train, self._side(size))
 
     def synthetic(self, recipe: str, size: int) -> Labelled:
-        """The synthetic dataset of a recipe, without what was made for ``train.scales`` alone."""
+        """Return the synthetic dataset of a recipe, without the images made for ``train.scales`` alone."""
         from dreamset.data import arrays
 
         folder = self.workspace.synthetic(recipe)
@@ -154,7 +170,7 @@ class Images:
 
 
 def _zero_shot(params: Params, workspace: Workspace, split: Split, images: Images) -> dict[Run, NDArray[np.float32]]:
-    """Logits of CLIP as it is."""
+    """Return the logits of CLIP as it is, by its run."""
     from dreamset import classifiers
 
     zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
@@ -163,24 +179,28 @@ def _zero_shot(params: Params, workspace: Workspace, split: Split, images: Image
 
 
 def _all_logits(params: Params, workspace: Workspace, split: Split, images: Images, wanted: tuple[str, ...]) -> Scored:
-    """Logits and temperatures of the classifiers of some arms, by their run; one classifier in memory at a time."""
+    """Return logits and temperatures of the classifiers of the ``wanted`` arms; one is in memory at a time.
+
+    Raises:
+        InputError: a classifier is missing or was trained on other classes.
+    """
     from dreamset import classifiers
 
     folders = {run: workspace.classifiers(arm) / run.folder for arm in wanted for run in runs(params, arm)}
-    # Before any work: all are there, and of these classes.
+    # Checked before any work: all classifiers exist and have these classes.
     for run, folder in folders.items():
         if classifiers.classes(folder) != split.classes:
             raise InputError(f"{folder}: was trained on other classes; run `dreamset train {run.arm}` again.")
-    found = Scored({}, {})
+    scored = Scored({}, {})
     for run, folder in folders.items():
         predictor = classifiers.load(folder)
-        found.logits[run] = predictor.logits(images.test(predictor.size).images)
-        found.temperatures[run] = predictor.temperature
-    return found
+        scored.logits[run] = predictor.logits(images.test(predictor.size).images)
+        scored.temperatures[run] = predictor.temperature
+    return scored
 
 
 def _sets(params: Params, workspace: Workspace, images: Images) -> tuple[dict[str, Compared], dict[str, Any]]:
-    """What is said of each recipe's images; and test images that copy shots."""
+    """Return the measures of each recipe's images, and a record of the test images that copy shots."""
     from dreamset.metrics.compare import Reference
     from dreamset.metrics.features import Judge
 
@@ -194,11 +214,12 @@ def _sets(params: Params, workspace: Workspace, images: Images) -> tuple[dict[st
 def _fold_sets(
     params: Params, workspace: Workspace, every: Images, folds: list[Images]
 ) -> tuple[dict[str, Any], dict[str, list[Compared]]]:
-    """The same under cross-validation: each distance is of a fold's own dataset to what the fold holds out.
+    """Return the measures of each recipe's images under cross-validation, joined over the folds and for each fold.
 
-    Distances are means over the folds: put together, the datasets would be compared with images that most of them
-    were made from. ``n`` is then the images of one fold, which makes FID's bias large; KID has none. Near-duplicates
-    are those of the datasets that are delivered, beside all shots, with a threshold from what all folds held out.
+    Each distance is between a fold's dataset and the shots that the fold holds out, and the mean over the folds is
+    reported. The folds' datasets are not pooled, for most of them were made from the shots that a fold holds out.
+    ``n`` is then the number of images of one fold, which makes FID's bias large; KID has no bias. Near-duplicates are
+    counted between the delivered dataset and all shots, with a threshold from the images that all folds hold out.
     """
     import numpy as np
 
@@ -216,16 +237,18 @@ def _fold_sets(
         for recipe in params.active:
             compared[recipe].append(reference.compare(fold.synthetic(recipe, judge.size)))
     fresh, shots = np.concatenate(held_out), every.shots(judge.size)
-    # Folds name images from the root of the machine, which is nobody's business.
-    shown = {far.path: near.path for far, near in zip(absolute(every.samples, workspace), every.samples, strict=True)}
+    # Folds name images by absolute paths, which would tell readers about this machine.
+    relative = {
+        full.path: sample.path for full, sample in zip(absolute(every.samples, workspace), every.samples, strict=True)
+    }
     shot_features = judge.features(shots.images)
     sets = {}
     for recipe, each in compared.items():
-        records = [own.record for own in each]
+        records = [measured.record for measured in each]
         delivered = every.synthetic(recipe, judge.size)
         near = near_duplicates(judge.features(delivered.images), shot_features, fresh, most)
         pairs = [
-            pair | {"test": shown[pair["test"]]}
+            pair | {"test": relative[pair["test"]]}
             for record in records
             for pair in record["near_duplicates_test"]["pairs"]
         ]
@@ -236,14 +259,17 @@ def _fold_sets(
             "near_duplicates": mean["near_duplicates"] | listed(near, delivered.names, shots.names),
             "near_duplicates_test": mean["near_duplicates_test"]
             | {"count": sum(record["near_duplicates_test"]["count"] for record in records)}
-            | {"touched": sum(len(own.touched) for own in each)}
+            | {"touched": sum(len(measured.touched) for measured in each)}
             | {"pairs": sorted(pairs, key=lambda pair: float(pair["distance"]))[:most]},
         }
     return sets, compared
 
 
 def _mean(values: list[Any]) -> Any:
-    """Means of the numbers of equal records, counts to the nearest; None where one is missing, texts of the first."""
+    """Return the mean of records of equal structure: numbers are means, counts rounded, texts those of the first.
+
+    A value is None where it is None in one of the records.
+    """
     first = values[0]
     if isinstance(first, dict):
         shared = [key for key in first if all(key in value for value in values)]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import evaluate
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, digest, write_csv, write_json
+from dreamset.evaluate import output
 from dreamset.metrics.machines import differing
 from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
 from dreamset.metrics.verdict import Gain, over_real
@@ -71,7 +71,7 @@ def record(evaluation: dict[str, Any], guesses: dict[str, Any]) -> dict[str, Any
         "right": {key: np.packbits(labels == made).tobytes().hex() for key, made in guesses["predicted"].items()},
         "differences": [[row["of"], row["minus"]] for row in evaluation["differences"]],
         "quality": {recipe: _quality(found) for recipe, found in evaluation["sets"].items()},
-        "rows": evaluate.rows(evaluation),
+        "rows": output.rows(evaluation),
     }
 
 
@@ -105,7 +105,7 @@ def write(
     rows = [row for own in ordered for row in own["rows"]]
     recipes = [name for name in params.recipes if any(name in own["quality"] for own in ordered)]
     means, found = summarised(rows), claims(params, ordered)
-    write_csv(folder / "cells.csv", rows, evaluate.ROW_COLUMNS)
+    write_csv(folder / "cells.csv", rows, output.ROW_COLUMNS)
     write_csv(folder / "summary.csv", means, SUMMARY)
     write_csv(folder / "claims.csv", found, CLAIMS)
     write_csv(folder / "correlations.csv", correlations(params, ordered), CORRELATIONS)

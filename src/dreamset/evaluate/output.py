@@ -1,0 +1,181 @@
+"""The files that ``dreamset evaluate`` writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.core.files import atomic_write, write_csv, write_json
+from dreamset.core.images import png
+from dreamset.data.runs import REAL, ZERO_SHOT
+from dreamset.evaluate.records import SCALE_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.runs import Run
+
+_MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
+_TOP_PAIRS: Final = 50  # of a larger one
+
+# Measures of a synthetic dataset as a whole, in the judge's features.
+SET_MEASURES: Final = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
+ROW_COLUMNS: Final = (
+    "recipe",
+    "train_on",
+    "classifier",
+    "scale",
+    "shots",
+    "seed",
+    "accuracy",
+    "low",
+    "high",
+    "top5",
+    *SET_MEASURES,
+    "balanced_accuracy",
+    "macro_f1",
+    "auroc",
+    "majority",
+    "near_duplicates",
+    "near_duplicates_test",
+    "touched",
+    "accuracy_untouched",
+    "labels_train_per_class",
+    "labels_selection_per_class",
+    "selection",
+    "nll",
+    "ece",
+    "temperature",
+    "nll_scaled",
+    "ece_scaled",
+    "steps",
+    "labels_tune_per_class",
+    "tune_trials",
+    "seconds_adapt",
+    "seconds_tune",
+    "seconds_generate",
+    "seconds_train",
+    "images",
+)
+_COSTS: Final = (
+    *("labels_tune_per_class", "tune_trials"),
+    *("seconds_adapt", "seconds_tune", "seconds_generate", "images"),
+)
+
+
+def write(
+    workspace: Workspace,
+    evaluation: dict[str, Any],
+    predicted: dict[Run, NDArray[np.int64]],
+    labels: NDArray[np.int64],
+    touched: dict[str, list[int]],
+) -> None:
+    """Write the stage's results and plots.
+
+    Args:
+        workspace: where they go.
+        evaluation: what ``evaluate.run`` returns.
+        predicted: labels (images,) by run.
+        labels: the true ones, (images,).
+        touched: by recipe the rows of the images that synthetic ones are near-duplicates of.
+    """
+    write_json(workspace.result("evaluate"), evaluation)
+    write_json(workspace.result("metrics"), summary(evaluation))
+    write_csv(workspace.results / "evaluate.csv", rows(evaluation), ROW_COLUMNS)
+    plots, classes = workspace.plots("evaluate"), evaluation["classes"]
+    guesses = {
+        "classes": classes,
+        "labels": labels.tolist(),
+        "predicted": {str(run): guess.tolist() for run, guess in predicted.items()},
+        "touched": touched,
+    }
+    atomic_write(plots / "predictions.json", json.dumps(guesses, ensure_ascii=False, separators=(",", ":")) + "\n")
+    bars = [{"run": f"{r['arm']}/{r['train_on']}/{r['classifier']}", **r} for r in evaluation["runs"]]
+    columns = ("run", "arm", "train_on", "classifier", "accuracy", "low", "high")
+    write_csv(plots / "accuracy.csv", ({name: row[name] for name in columns} for row in bars), columns)
+    write_csv(plots / "scales.csv", evaluation["scales"], SCALE_COLUMNS)
+    for run, guess in predicted.items():
+        pairs = [{"actual": classes[a], "predicted": classes[p]} for a, p in confused(labels, guess, len(classes))]
+        write_csv(plots / "confusion" / f"{run.arm}_{run.folder}.csv", pairs, ("actual", "predicted"))
+
+
+def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per (recipe, train_on, classifier, shots, seed), with ``ROW_COLUMNS``.
+
+    Args:
+        evaluation: what ``evaluate.run`` returned.
+    """
+    table = []
+    for record in evaluation["runs"]:
+        sets = evaluation["sets"].get(record["arm"], {})
+        costs = evaluation["costs"].get(record["arm"], {})
+        row = {
+            "recipe": record["arm"],
+            "shots": evaluation["shots"],
+            "seed": evaluation["seed"],
+            "near_duplicates": sets.get("near_duplicates", {}).get("count"),
+            "near_duplicates_test": sets.get("near_duplicates_test", {}).get("count"),
+            "touched": record.get("touched"),
+            "accuracy_untouched": record.get("accuracy_untouched"),
+            "seconds_train": record["seconds"],
+        }
+        row |= {name: record[name] for name in ROW_COLUMNS if name in record}
+        row |= {name: sets.get(name) for name in SET_MEASURES}
+        row |= {name: costs.get(name) for name in _COSTS}
+        table.append({name: row.get(name) for name in ROW_COLUMNS})
+    return table
+
+
+def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return the few numbers that ``dvc metrics show`` prints, by recipe."""
+    compact: dict[str, Any] = {}
+    for record in evaluation["runs"]:
+        if record["arm"] in (REAL, ZERO_SHOT):
+            name = record["train_on"] if record["arm"] == REAL else ZERO_SHOT
+            compact.setdefault(name, {})[record["classifier"]] = record["accuracy"]
+        else:
+            arm = compact.setdefault(record["arm"], {})
+            arm.setdefault(record["classifier"], {})[record["train_on"]] = record["accuracy"]
+    for recipe, sets in evaluation["sets"].items():
+        compact[recipe] |= {name: sets[name] for name in SET_MEASURES}
+        compact[recipe]["near_duplicates"] = sets["near_duplicates"]["count"]
+    return compact
+
+
+def confused(labels: NDArray[np.int64], guess: NDArray[np.int64], classes: int) -> Iterable[tuple[int, int]]:
+    """Return class and prediction of the images for DVC's confusion plot, which has a cell for each pair of classes.
+
+    With more than ``_MOST_CLASSES`` classes only the images of the ``_TOP_PAIRS`` most confused pairs are returned,
+    for nobody can read more.
+
+    Args:
+        labels: the true classes, (images,).
+        guess: the predicted ones, (images,).
+        classes: how many there are.
+    """
+    from dreamset.metrics import accuracy
+
+    every = zip(labels.tolist(), guess.tolist(), strict=True)
+    if classes <= _MOST_CLASSES:
+        return every
+    top = {(a, p) for a, p, _ in accuracy.most_confused(accuracy.confusion(guess, labels, classes), _TOP_PAIRS)}
+    return (pair for pair in every if pair in top)
+
+
+def write_nearest(workspace: Workspace, near: dict[str, list[NDArray[np.uint8]]]) -> None:
+    """Write each recipe's nearest pairs of synthetic and test image as one PNG; no later stage opens test images."""
+    import numpy as np
+
+    shutil.rmtree(workspace.near_test, ignore_errors=True)
+    # DVC warns of an empty folder at every stage.
+    atomic_write(workspace.near_test / "README", "Synthetic images, each above the test image that it is near to.\n")
+    for recipe, pairs in near.items():
+        if pairs:
+            # Each column is a pair, with the synthetic image above.
+            sheet = np.concatenate([np.concatenate(list(pair)) for pair in pairs], axis=1)
+            atomic_write(workspace.near_test / f"{recipe}.png", png(sheet))

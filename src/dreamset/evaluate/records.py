@@ -1,0 +1,229 @@
+"""Records of a classifier's predictions, of the differences between classifiers, and of costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from dreamset.core.files import read_json
+from dreamset.core.seeds import seed_for
+from dreamset.core.sums import total
+from dreamset.data.runs import REAL, Run, kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
+    from dreamset.metrics.accuracy import Interval
+    from dreamset.params import Params
+
+SCALE_COLUMNS: Final = ("run", "classifier", "scale", "accuracy", "low", "high")  # of what `scales` returns
+
+
+def of_run(
+    params: Params,
+    run: Run,
+    logits: NDArray[np.float32],
+    scaled: NDArray[np.float32],
+    right: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64] | None,
+    split: Split,
+    trained: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the measures of one classifier's predictions, and how it was trained.
+
+    Args:
+        params: all parameters.
+        run: the classifier.
+        logits: (images, classes).
+        scaled: the logits over the classifier's temperature.
+        right: (images,), 1 where the prediction is right, else 0.
+        labels: (images,).
+        groups: (images,), numbers of the images' groups; None where each image is a group.
+        split: the classes and the shots.
+        trained: the record of ``dreamset train`` by arm.
+    """
+    import numpy as np
+
+    from dreamset.classifiers import calibration
+    from dreamset.metrics import accuracy
+
+    interval = _interval(params, right, groups)
+    matrix = accuracy.confusion(logits.argmax(1), labels, len(split.classes))
+    by_class = accuracy.per_class(matrix)
+    area = accuracy.auroc(logits, labels)
+    learned = np.array([sample.label for sample in split.train], np.int64)
+    record = {
+        "arm": run.arm,
+        "train_on": str(run.kind),
+        "classifier": run.classifier,
+        "scale": run.kind.scale,
+        "measure": _measure(params, run),
+        "accuracy": round(interval.estimate, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+        # With five classes or fewer it is always 1.
+        "top5": round(accuracy.top_k(logits, labels, 5), 4) if len(split.classes) > 5 else None,
+        "balanced_accuracy": round(accuracy.balanced_accuracy(matrix), 4),
+        "macro_f1": round(accuracy.macro_f1(matrix), 4),
+        "auroc": None if area is None else round(area, 4),
+        "majority": round(accuracy.majority(learned, labels), 4),
+        "per_class": {
+            c: None if value is None else round(value, 4) for c, value in zip(split.classes, by_class, strict=True)
+        },
+        "most_confused": [
+            {"actual": split.classes[a], "predicted": split.classes[p], "count": n}
+            for a, p, n in accuracy.most_confused(matrix, 3)
+        ],
+    }
+    untrained: dict[str, Any] = {"selection": "fixed", "temperature": 1.0, "steps": 0, "chosen_step": 0, "seconds": 0}
+    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
+    known = trained[run.arm]["runs"] if run.arm in trained else []
+    wanted = (str(run.kind), run.classifier)
+    history = next((entry for entry in known if (entry["train_on"], entry["classifier"]) == wanted), untrained)
+    record |= {fact: history[fact] for fact in untrained}
+    for suffix, scores in (("", logits), ("_scaled", scaled)):
+        record[f"nll{suffix}"] = round(calibration.nll(scores, labels), 4)
+        record[f"ece{suffix}"] = round(calibration.ece(scores, labels), 4)
+    return record
+
+
+def untouched(right: NDArray[np.float64], touched: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Return the accuracy without the test images that the recipe's images are near-duplicates of.
+
+    It is None where no test image is left.
+
+    Args:
+        right: (images,), 1 where the prediction is right, else 0.
+        touched: rows of those test images; None: the run uses no recipe's images.
+    """
+    import numpy as np
+
+    rest = right if touched is None else np.delete(right, touched)
+    accuracy = round(float(rest.mean()), 4) if len(rest) else None
+    return {"touched": len(right) - len(rest), "accuracy_untouched": accuracy}
+
+
+def _measure(params: Params, run: Run) -> str:
+    """Return the name of a run's accuracy: "CAS" of a network trained from scratch on synthetic images alone."""
+    if run.kind.real or not run.kind.synthetic:
+        return "accuracy"
+    return "CAS" if run.classifier in params.base.train.from_scratch else "synthetic-only accuracy"
+
+
+def _interval(
+    params: Params, values: NDArray[np.float64], groups: NDArray[np.int64] | None, *, paired: bool = False
+) -> Interval:
+    from dreamset.metrics.accuracy import interval
+
+    section, seed = params.evaluate, seed_for("bootstrap")
+    # There is one seed, so that the same images are resampled for every run and every difference.
+    return interval(values, section.bootstrap, section.confidence, seed, groups, paired=paired)
+
+
+def differences(
+    params: Params, right: dict[Run, NDArray[np.float64]], groups: NDArray[np.int64] | None
+) -> list[dict[str, Any]]:
+    """Return paired differences of accuracy over the same images, with intervals and McNemar's exact test.
+
+    The gain of adapting and tuning is kept apart from the gain of having synthetic images:
+
+    - Adapting and tuning, on synthetic images alone and with the real ones: every adapted recipe is compared with every
+      baseline, every tuned one with its row before the study, every one of several strengths with its row at full
+      strength, and every one with the recipe it starts from.
+    - Synthetic images: every recipe with the real images is compared with the real images alone, both as they are and
+      strongly augmented.
+
+    The test takes images as independent. The interval is over groups where there are any.
+    """
+    from dreamset.metrics.mcnemar import mcnemar
+
+    baselines = [recipe for recipe in params.active if params.recipes[recipe].is_baseline]
+    adapted = [recipe for recipe in params.active if params.recipes[recipe].trains]
+    over = [(recipe, base) for recipe in adapted for base in baselines]
+    over += [(recipe, before) for recipe in params.active for before in params.steps_back(recipe)]
+    differences = []
+    for classifier in params.train.classifiers:
+        trained_on = kinds(params, params.active[0], classifier)
+        # The recipe that one starts from may be a baseline, so that a pair occurs twice.
+        pairs = [((recipe, kind), (other, kind)) for recipe, other in dict.fromkeys(over) for kind in trained_on]
+        pairs += [
+            ((recipe, kind), (REAL, alone))
+            for kind in trained_on
+            if kind.real
+            for alone in kinds(params, REAL, classifier)
+            for recipe in params.active
+        ]
+        for first, second in pairs:
+            of, minus = Run(*first, classifier), Run(*second, classifier)
+            difference = right[of] - right[minus]
+            interval, paired = _interval(params, difference, groups, paired=True), mcnemar(difference)
+            differences.append(
+                {
+                    "classifier": classifier,
+                    "of": str(of),
+                    "minus": str(minus),
+                    "difference": round(interval.estimate, 4),
+                    "low": round(interval.low, 4),
+                    "high": round(interval.high, 4),
+                    "gained": paired.gained,
+                    "lost": paired.lost,
+                    "mcnemar_p": float(f"{paired.p:.4g}"),
+                }
+            )
+    return differences
+
+
+def scales(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return CAS by the size of the synthetic set, and beside it the accuracy of the same classifier on real images.
+
+    There is one row per run and scale, with ``SCALE_COLUMNS``. The real runs, which have no scale, stand at each scale.
+
+    Args:
+        runs: what ``of_run`` returned.
+    """
+    sized = [run for run in runs if run["scale"] is not None]
+    rows = [{**run, "run": run["arm"]} for run in sized]
+    for scale, classifier in dict.fromkeys((run["scale"], run["classifier"]) for run in sized):
+        rows += [
+            {**run, "run": run["train_on"], "scale": scale}
+            for run in runs
+            if (run["arm"], run["classifier"]) == (REAL, classifier) and run["train_on"] in ("real", "real_strong")
+        ]
+    return [{name: row[name] for name in SCALE_COLUMNS} for row in rows]
+
+
+def costs(params: Params, workspace: Workspace, recipe: str, trained: dict[str, Any]) -> dict[str, Any]:
+    """Return the effort of a recipe as its stages recorded it, with adapting and tuning the recipe it starts from.
+
+    A value is None where a stage left no record, or where no study chose anything.
+    """
+    lineage = params.lineage(recipe)
+    # Labels used for selection, and configurations that were tried, are effort as well.
+    studies = [record for record in _records(workspace, "tune", lineage) if record.get("searched")]
+    (drawn,) = _records(workspace, "generate", (recipe,))
+    return {
+        "seconds_adapt": _seconds(record.get("seconds") for record in _records(workspace, "adapt", lineage)),
+        "seconds_tune": _seconds(study["seconds"] for study in studies),
+        "tune_trials": total(len(study["trials"]) for study in studies),
+        "labels_tune_per_class": max((study["selection"]["labels_per_class"] for study in studies), default=None),
+        "seconds_generate": drawn.get("seconds"),
+        "images": drawn.get("images"),
+        "seconds_train": round(sum(run["seconds"] for run in trained["runs"]), 2),
+    }
+
+
+def _records(workspace: Workspace, stage: str, recipes: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the record of a stage for each recipe; an empty one where there is none."""
+    paths = [(recipe, workspace.result(stage, recipe)) for recipe in recipes]
+    return [read_json(path, f"dreamset {stage} {recipe}") if path.is_file() else {} for recipe, path in paths]
+
+
+def _seconds(parts: Iterable[float | None]) -> float | None:
+    """Return the sum, rounded to 0.01 s; None of nothing, and where a part is not known."""
+    seconds = total(parts)
+    return None if seconds is None else round(seconds, 2)
