@@ -1,14 +1,13 @@
 """Augmentation of whole batches, every image with its own random numbers; MixUp and CutMix of a batch with itself.
 
 The list is DataDream's: RandAugment (2 operations, magnitude 9 of 30), random resized crop, horizontal flip, colour
-jitter, greyscale, blur, solarize. All that moves pixels becomes one affine map and one resampling; all that
-scales brightness, contrast or saturation becomes one factor each. Two of RandAugment's operations are identities
-here: posterize, which at this magnitude moves a value by less than 1/128, and equalize.
+jitter, greyscale, blur, solarize. All operations that move pixels become one affine map and one resampling. Those that
+scale brightness, contrast or saturation become one factor each. Two of RandAugment's operations are identities here:
+posterize, which at this magnitude moves a value by less than 1/128, and equalize.
 
-What a label does not survive is left out: flips and free rotation unless the source declares them, and without
-``colour`` everything that changes values except sharpness and blur. Tilts of 9 degrees, or 18 where both operations
-tilt one way, shears and shifts of RandAugment's size are taken to keep every label, as a hand that holds the camera
-makes them.
+Changes that may not keep a label are left out: flips and free rotation unless the source declares them, and without
+``colour`` all changes of values except sharpness and blur. Tilts of 9 degrees, or 18 where both operations tilt one
+way, and shears and shifts of RandAugment's size are taken to keep every label: a hand-held camera makes them, too.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _MAGNITUDE = 9 / 30  # RandAugment's default, as a share of each operation's range
 _GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 _PHOTOMETRIC = ("brightness", "contrast", "saturation", "autocontrast", "solarize")
-_STILL = ("identity", "identity", "identity", "sharpness")  # the first, equalize and posterize
+_STILL = ("identity", "identity", "identity", "sharpness")  # identity itself, equalize and posterize; sharpness
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -35,10 +34,10 @@ class Augment:
     """Random label-preserving changes of a batch.
 
     Args:
-        invariances: changes that the source declares label-preserving: of hflip, vflip, rotation, colour.
+        invariances: changes that the source declares label-preserving: some of hflip, vflip, rotation, colour.
         crop: smallest share of an image's area that a random crop keeps, 0..1.
-        seed: of the generator; equal seeds give equal sequences of batches.
-        operations: how many RandAugment draws for each image.
+        seed: seed of the generator; equal seeds give equal sequences of batches.
+        operations: how many operations RandAugment draws for each image.
     """
 
     def __init__(self, invariances: Collection[str], crop: float, seed: int, operations: int = 2) -> None:
@@ -49,15 +48,22 @@ class Augment:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, images: Tensor, size: int | None = None) -> Tensor:
-        """A changed copy of (n, 3, h, h) float images in 0..1, on their device: (n, 3, size, size); None: h as well.
+        """Return a changed copy of images, on their device.
 
         Crop and change of size are one bilinear resampling without antialiasing, so h should not be far above size.
+
+        Args:
+            images: (n, 3, h, h) float in 0..1.
+            size: pixels of the result; None: h.
+
+        Returns:
+            (n, 3, size, size) float in 0..1.
         """
         n = len(images)
         size = size or images.shape[-1]
         chosen = torch.randint(len(self.operations), (n, self.draws), generator=self.generator)
         signs = torch.randint(2, (n, self.draws), generator=self.generator) * 2.0 - 1.0
-        # How often, and with which signs, an image drew each operation.
+        # By operation (n, draws): the sign of each draw of it, 0 where another one was drawn.
         drawn = {
             name: torch.where(chosen == index, signs, 0.0)
             for index, name in enumerate(self.operations)
@@ -77,8 +83,8 @@ class Augment:
         return torch.rand(n, generator=self.generator) < p
 
     def _matrices(self, n: int, drawn: dict[str, Tensor]) -> Tensor:
-        """Output to input coordinates, both in -1..1: (n, 3, 3)."""
-        # However often it was drawn: a label does not survive every angle.
+        """Return the maps from output to input coordinates, both in -1..1: (n, 3, 3)."""
+        # The angle is bounded however often it is drawn, for not every angle keeps a label.
         angle = drawn["rotate"].sum(1).clamp(-2, 2) * math.radians(30 * _MAGNITUDE)
         if "rotation" in self.allowed:
             angle = angle + self._uniform(n, -math.pi, math.pi)
@@ -94,7 +100,7 @@ class Augment:
         return warp @ shear @ self._crops(n)
 
     def _crops(self, n: int) -> Tensor:
-        """Random resized crops of ratio 3/4 to 4/3, with the flips that are allowed."""
+        """Return random resized crops of ratio 3/4 to 4/3, with the flips that are allowed, as maps (n, 3, 3)."""
         area = self._uniform(n, self.crop, 1.0)
         ratio = self._uniform(n, math.log(3 / 4), math.log(4 / 3)).exp()
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
@@ -107,13 +113,13 @@ class Augment:
         return crop
 
     def _colours(self, images: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        """RandAugment's colour operations and colour jitter (0.4, 0.4, 0.2, 0.1) with probability 0.8."""
+        """Apply RandAugment's colour operations, and colour jitter (0.4, 0.4, 0.2, 0.1) with probability 0.8."""
         n, where = len(images), images.device
         jittered = self._chance(n, 0.8)
         factors = {}
         for name, strength in (("brightness", 0.4), ("contrast", 0.4), ("saturation", 0.2)):
             jitter = torch.where(jittered, self._uniform(n, 1 - strength, 1 + strength), 1.0)
-            # The factor 1 +- 0.9 * magnitude of each time that RandAugment drew it.
+            # Each time that RandAugment drew it, the factor is 1 +- 0.9 * magnitude.
             factors[name] = (jitter * (1 + 0.9 * _MAGNITUDE * drawn[name]).prod(1)).to(where)[:, None, None, None]
         factors["saturation"] *= (~self._chance(n, 0.2)).to(where)[:, None, None, None]
         images = (images * factors["brightness"]).clamp(0, 1)
@@ -122,16 +128,16 @@ class Augment:
         turn = torch.where(jittered, self._uniform(n, -0.1, 0.1), 0.0).to(where)
         images = _saturate_and_turn(images, factors["saturation"], turn)
         images = torch.where(_any(drawn["autocontrast"]).to(where), _stretch(images), images)
-        # Solarize inverts what is brighter than a threshold; above 1 nothing is.
+        # Solarize inverts values above a threshold; a threshold above 1 inverts none.
         threshold = torch.where(_any(drawn["solarize"])[:, 0, 0, 0], 1 - _MAGNITUDE, 2.0)
         threshold = torch.where(self._chance(n, 0.2), 0.5, threshold).to(where)[:, None, None, None]
         return torch.where(images >= threshold, 1 - images, images)
 
     def _focus(self, images: Tensor, sharpness: Tensor) -> Tensor:
-        """RandAugment's sharpness, and Gaussian blur with probability 0.2."""
+        """Apply RandAugment's sharpness, and Gaussian blur with probability 0.2."""
         n, size = len(images), images.shape[-1]
-        # DataDream blurs with a deviation of up to 2 pixels at 224: the same share of the image here, half a
-        # pixel at least.
+        # DataDream blurs with a deviation of up to 2 pixels at 224; here it is the same share of the image, and half
+        # a pixel at least.
         widest = max(2 * size / 224, 0.5)
         sigma = torch.where(self._chance(n, 0.2), self._uniform(n, 0.1 * widest, widest), 0.0)
         amount = sharpness.sum(1) * 0.9 * _MAGNITUDE
@@ -150,12 +156,12 @@ class Augment:
 
 
 class Mix:
-    """Each image of a batch blended with another one: MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
+    """A blend of each image of a batch with another one: MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
 
     Args:
         mixup: alpha of the Beta distribution that MixUp's share is drawn from; 0: no MixUp.
-        cutmix: alpha of that of CutMix; 0: no CutMix. With both, each batch draws one of them.
-        seed: of the generator.
+        cutmix: alpha of the Beta distribution of CutMix's share; 0: no CutMix. With both, each batch draws one of them.
+        seed: seed of the generator.
     """
 
     def __init__(self, mixup: float, cutmix: float, seed: int) -> None:
@@ -163,10 +169,10 @@ class Mix:
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Mixed (n, 3, h, w) images, the row (n,) int64 that each was mixed with, and its own share of it, 0..1."""
-        own = torch.arange(len(images), device=images.device)
+        """Return mixed images (n, 3, h, w), the row (n,) int64 mixed into each, and the share of the first, 0..1."""
+        unmixed = torch.arange(len(images), device=images.device)
         if not self.kinds:
-            return images, own, 1.0
+            return images, unmixed, 1.0
         kind, alpha = self.kinds[self.rng.integers(len(self.kinds))]
         share = float(self.rng.beta(alpha, alpha))
         other = torch.from_numpy(self.rng.permutation(len(images))).to(images.device)
@@ -179,7 +185,7 @@ class Mix:
         columns = slice(max(0, round(left - half * width)), min(width, round(left + half * width)))
         mixed = images.clone()
         mixed[:, :, rows, columns] = images[other][:, :, rows, columns]
-        # The box may reach over the border, and is of whole pixels.
+        # The share is recomputed, for the box may reach over the border and consists of whole pixels.
         cut = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
         return mixed, other, 1 - cut
 
@@ -198,13 +204,13 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _stretch(images: Tensor) -> Tensor:
-    """Each channel to the whole of 0..1; a constant one stays."""
+    """Return the images with each channel stretched to 0..1; a constant channel stays."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, (images - low) / (high - low).clamp(min=1e-6), images)
 
 
 def _saturate_and_turn(images: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:
-    """Chroma scaled, and turned by a share of the colour circle, about the axis of greys."""
+    """Return the images with chroma scaled, and turned about the axis of greys by a share of the colour circle."""
     grey = _grey(images)
     chroma = images - grey
     angle = (2 * math.pi * turn)[:, None, None, None]
@@ -216,7 +222,7 @@ def _saturate_and_turn(images: Tensor, saturation: Tensor, turn: Tensor) -> Tens
 
 
 def _convolve(images: Tensor, kernels: Tensor) -> Tensor:
-    """Each (3, h, w) image with its own separable kernel (n, k), edges repeated."""
+    """Return each (3, h, w) image convolved with its separable kernel, a row of (n, k); edges are repeated."""
     n, channels, height, width = images.shape
     kernels = kernels.to(images).repeat_interleave(channels, 0)
     reach = kernels.shape[1] // 2

@@ -1,4 +1,4 @@
-"""Training any classifier: a fixed number of steps, real and synthetic rows in fixed shares of every batch."""
+"""Training of any classifier: a fixed number of steps, with fixed shares of real and synthetic rows in every batch."""
 
 from __future__ import annotations
 
@@ -32,23 +32,22 @@ if TYPE_CHECKING:
     from dreamset.data.arrays import Labelled
 
 
-STRONG: Final = 3  # operations of strong augmentation, which mixes images as well
-CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix; that of its MixUp is a configuration's, or else
-MIXUP: Final = 0.2
-# Of the plateau schedule, as in arXiv 2405.02698: after so many scorings without a better one the learning rate falls
-# by the factor, not below the floor, and training ends. Scorings are a hundredth of the steps apart, whatever is
-# trained on: an epoch of few shots is over before anything was learned in it.
+STRONG: Final = 3  # operations of strong augmentation, which also mixes images
+CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix
+MIXUP: Final = 0.2  # alpha of strong augmentation's MixUp, where the configuration has none
+# The plateau schedule, as in arXiv 2405.02698. Scorings are a hundredth of the steps apart, whatever is trained on: an
+# epoch of few shots is too short to learn anything.
 SCORINGS: Final = 100
-PATIENCE: Final = 10
-FACTOR: Final = 0.1
-FLOOR: Final = 1e-5
-STOP: Final = 25
-_RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more are drawn from the host, a batch ahead
+PATIENCE: Final = 10  # scorings without a better score, after which the learning rate falls
+FACTOR: Final = 0.1  # by which it falls
+FLOOR: Final = 1e-5  # below which it does not fall
+STOP: Final = 25  # scorings without a better score, after which training ends
+_RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more come from the host, a batch ahead
 
 
 @dataclass(frozen=True)
 class Source:
-    """One kind of training images: ``share`` of every batch, ``weight`` of the loss."""
+    """One kind of training images, with its share of every batch and its weight in the loss."""
 
     name: str
     data: Labelled
@@ -58,11 +57,16 @@ class Source:
 
 @dataclass(frozen=True)
 class History:
-    """What happened.
+    """The course of a training.
 
-    ``logits`` are those of the selection images by step, (n, classes) float32, and ``states`` the weights of the same
-    steps: of the best alone with the plateau schedule. ``curve`` is the accuracy on these images whenever they were
-    scored. All are empty where there are no selection images. ``losses`` are of every step.
+    Without selection images ``logits``, ``states`` and ``curve`` are empty.
+
+    Attributes:
+        logits: (n, classes) float32 of the selection images by step; with the plateau schedule, of the best step alone.
+        states: the classifier's weights at the same steps.
+        curve: the accuracy on the selection images by step, at every scoring.
+        losses: the loss of every step.
+        seconds: the time it took.
     """
 
     logits: dict[int, NDArray[np.float32]]
@@ -73,14 +77,14 @@ class History:
 
 
 class Stream:
-    """Endless indices of n images: every one once, in a new order, before any comes again."""
+    """An endless stream of indices of n images: each comes once, in a new order, before any comes again."""
 
     def __init__(self, n: int, generator: torch.Generator) -> None:
         self.n, self.generator = n, generator
         self.queue = torch.empty(0, dtype=torch.int64)
 
     def take(self, count: int) -> Tensor:
-        """The next ``count`` indices."""
+        """Return the next ``count`` indices, int64."""
         while len(self.queue) < count:
             self.queue = torch.cat([self.queue, torch.randperm(self.n, generator=self.generator)])
         taken, self.queue = self.queue[:count], self.queue[count:]
@@ -88,28 +92,28 @@ class Stream:
 
 
 def shares(batch: int, sources: Sequence[Source]) -> list[int]:
-    """How many rows of a batch each source has; the same in every batch."""
+    """Return the number of rows of each source in a batch, which is the same in every batch."""
     counts = [max(1, round(batch * source.share)) for source in sources[1:]]
     return [batch - sum(counts), *counts]
 
 
 def learning_rate(step: int, schedule: Row) -> float:
-    """Linear warm-up, then cosine to zero; ``step`` counts from 0."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to zero."""
     return warm_up_cosine(step, schedule.steps, schedule.warmup, schedule.lr, lead=1)
 
 
 class Plateau:
-    """A learning rate that falls, and a training that ends, where the score gains no more; see the constants."""
+    """The plateau schedule: the learning rate falls and training ends when the score rises no more."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        # torch lowers the rate when more scorings than its patience were no better.
+        # torch lowers the rate when more scorings than its patience are no better, hence one less.
         self.rates = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, "max", FACTOR, PATIENCE - 1, threshold=0.0, min_lr=FLOOR
         )
         self.best, self.since = -math.inf, 0
 
     def over(self, score: float) -> bool:
-        """Take the next score; whether training ends with it."""
+        """Take the next score, and return whether training ends with it."""
         self.rates.step(score)
         self.since = 0 if score > self.best else self.since + 1
         self.best = max(self.best, score)
@@ -117,7 +121,7 @@ class Plateau:
 
 
 def mixing(mixup: float, *, strong: bool) -> tuple[float, float]:
-    """The alphas of MixUp and of CutMix that ``fit`` uses, 0: none."""
+    """Return the alphas of MixUp and of CutMix that ``fit`` uses; 0: none."""
     return mixup or (MIXUP if strong else 0.0), CUTMIX if strong else 0.0
 
 
@@ -142,18 +146,21 @@ def fit(
     Args:
         classifier: see ``dreamset.classifiers``.
         sources: real images, synthetic ones, or both.
-        selection: the images that a choice among ``selections`` evenly spaced steps rests on; may be none.
+        selection: the images that choose among ``selections`` evenly spaced steps; may be none.
         schedule: AdamW's learning rate, weight decay, warm-up, steps and batch.
         selections: how often the selection images are scored, the last step included.
         invariances: changes that keep a label.
         crop: smallest share of the area that a random crop keeps.
         seed: parts of the seed of batches, augmentation and dropout.
-        stop: the step after which training ends, with the schedule as it is; None: the schedule's last.
+        stop: the step after which training ends, with the schedule unchanged; None: the schedule's last step.
         mixup: alpha of MixUp, 0: none. Images are mixed within their source.
-        plateau: whether the learning rate goes by the score on ``selection``, which then has images, instead of the
-            cosine; training may end early, and the best step is kept in place of ``selections``.
+        plateau: whether the learning rate follows the score on ``selection``, which then must have images, instead of
+            the cosine. Training may end early, and the best step is kept in place of ``selections``.
         strong: whether augmentation is strong: more operations, and MixUp or CutMix of every batch.
         what: title of the progress bar.
+
+    Returns:
+        The losses, and the logits and weights at the steps that can be chosen.
 
     Raises:
         InputError: the loss is no longer finite.
@@ -164,7 +171,7 @@ def fit(
     mix = Mix(*mixing(mixup, strong=strong), seed_for(*seed, "mix"))
     end = schedule.steps if stop is None else stop
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
-    # Fused: of small layers the CPU does an update in less time than one call for each of its operations takes.
+    # Fused, because the layers are small: unfused, calling each operation costs the CPU more than the update itself.
     optimizer = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     torch.manual_seed(seed_for(*seed, "dropout"))
     parts = SCORINGS if plateau else selections
@@ -190,14 +197,14 @@ def fit(
             losses.append(loss.detach())
             progress.update()
             if step in stops and len(selection):
-                said = Predictor(classifier, ()).logits(selection.images)
-                score = float((said.argmax(1) == selection.labels).mean())
+                scores = Predictor(classifier, ()).logits(selection.images)
+                score = float((scores.argmax(1) == selection.labels).mean())
                 if watch is None:
-                    logits[step], states[step] = said, _state(classifier)
+                    logits[step], states[step] = scores, _state(classifier)
                 elif score > max(curve.values(), default=-1.0):
-                    logits, states = {step: said}, {step: _state(classifier)}
+                    logits, states = {step: scores}, {step: _state(classifier)}
                 curve[step] = score
-                # While it warms up, no score says anything of the rate.
+                # During the warm-up a score does not depend on the peak rate alone, so it does not count.
                 if watch is not None and step > schedule.warmup and watch.over(score):
                     break
     history = torch.stack(losses).tolist()
@@ -233,15 +240,15 @@ class _Loader:
         else:
             self.images = [images.to(self.where) for images in self.images]
         generators = [torch.Generator().manual_seed(seed_for(*seed, "order", source.name)) for source in sources]
-        self.streams = [Stream(len(source.data), own) for source, own in zip(sources, generators, strict=True)]
+        self.streams = [Stream(len(source.data), random) for source, random in zip(sources, generators, strict=True)]
 
     def close(self) -> None:
-        """Give up the batch that was drawn ahead."""
+        """Drop the batch that was drawn ahead."""
         if self.ahead is not None:
             self.ahead.shutdown(cancel_futures=True)
 
     def batch(self) -> tuple[Tensor, list[Tensor]]:
-        """Augmented (n, 3, size, size) images in 0..1, the rows of each source together, and its labels."""
+        """Return (n, 3, size, size) augmented images in 0..1, the rows of each source together, and their labels."""
         if self.ahead is None:
             drawn, labels = self._draw()
         else:
@@ -252,7 +259,7 @@ class _Loader:
         return self.augment(torch.cat(pixels), self.size), [part.to(self.where) for part in labels]
 
     def _draw(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Stored images and labels of the next rows of each source, where they are kept."""
+        """Return the stored images and the labels of the next rows of each source, on the device that keeps them."""
         rows = [stream.take(count) for stream, count in zip(self.streams, self.counts, strict=True)]
         images = [part[row.to(part.device)] for part, row in zip(self.images, rows, strict=True)]
         if self.ahead is not None and self.where.type == "cuda":
@@ -260,10 +267,10 @@ class _Loader:
         return images, [labels[row] for labels, row in zip(self.labels, rows, strict=True)]
 
     def loss(self) -> Tensor:
-        """The weighted sum of the sources' cross-entropies over one batch."""
+        """Return the weighted sum of the sources' cross-entropies over one batch."""
         images, labels = self.batch()
         smoothing: float = self.classifier.label_smoothing  # type: ignore[assignment]
-        # Within its source: what is mixed has one weight.
+        # Images are mixed within their source, so that both have the same weight in the loss.
         mixed = [self.mix(part) for part in images.split(self.counts)]
         with autocast(self.where):
             logits = self.classifier(torch.cat([part for part, _, _ in mixed])).float()
@@ -278,12 +285,12 @@ class _Loader:
 
 
 def restore(classifier: nn.Module, state: dict[str, Tensor]) -> None:
-    """Give a classifier the weights of a step of its training."""
+    """Give a classifier the weights that it had at a step of its training."""
     classifier.load_state_dict(state, strict=False)
     classifier.eval()
 
 
 def _state(classifier: nn.Module) -> dict[str, Tensor]:
-    """Copies of what training changes: trainable parameters and saved buffers."""
+    """Return copies of what training changes: trainable parameters and saved buffers."""
     frozen = {name for name, parameter in classifier.named_parameters() if not parameter.requires_grad}
     return {name: value.clone() for name, value in classifier.state_dict().items() if name not in frozen}

@@ -1,7 +1,7 @@
-"""Fitting classifiers: what ``train`` does for each of an arm, and with ``selection: cv`` in each fold.
+"""Fitting of the classifiers of an arm and, with ``selection: cv``, of their trials in each fold.
 
-Both are finished as shards, so that a run that was killed goes on with the next classifier, and what two recipes would
-learn from the same images is learned once. A key holds the images' hashes and everything that is done with them.
+Both are finished as shards. So a run that was killed goes on with the next classifier, and a classifier that two
+recipes would learn from the same images is learned once. A key covers the images' hashes and all that is done to them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dreamset.data.runs import Kind, Run
     from dreamset.params import Params
 
-RECORD: Final = "fitted.json"  # of a shard: what `results/train` says of it
+RECORD: Final = "fitted.json"  # in a shard: its facts for `results/train`
 _LIBRARIES: Final = ("numpy", "open_clip_torch", "pillow", "torchvision")  # beside those of every shard
 _LOGITS: Final = "logits.safetensors"
 _POINTS: Final = 50  # of a loss curve, at most
@@ -40,10 +40,14 @@ _POINTS: Final = 50  # of a loss curve, at most
 
 @dataclass(frozen=True)
 class Scored:
-    """The selection images' logits (n, classes) of a configuration by step, their labels (n,), and the time it took.
+    """The scores of a configuration on the selection images.
 
-    ``curve`` is their accuracy by step, of more steps than can be chosen where the learning rate goes by it; empty
-    where it is that of the logits.
+    Attributes:
+        logits: (n, classes) float32 by step.
+        labels: (n,).
+        seconds: the time it took.
+        curve: the accuracy by step. Where the learning rate follows it, it has more steps than can be chosen; it is
+            empty where it equals the accuracy of the logits.
     """
 
     logits: dict[int, NDArray[np.float32]]
@@ -52,13 +56,13 @@ class Scored:
     curve: dict[int, float] = dataclasses.field(default_factory=dict)
 
     def accuracies(self) -> dict[int, float]:
-        """By step."""
+        """Return the accuracy by step."""
         return {step: float((logits.argmax(1) == self.labels).mean()) for step, logits in self.logits.items()}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration tried in a fold of ``selection: cv``: its shard holds the logits of what the fold holds out."""
+    """A configuration tried in a fold of ``selection: cv``; its shard holds the logits of the shots held out there."""
 
     part: Part
     run: Run
@@ -67,12 +71,12 @@ class Trial:
 
     @functools.cached_property
     def key(self) -> str:
-        """Of the shard."""
+        """Return the key of the shard."""
         tried = {"configuration": dataclasses.asdict(self.configuration), "selections": _selections(self.part)}
         return _key(self.part, self.run, tried)
 
     def make(self, folder: Path) -> None:
-        """Train and score it."""
+        """Train and score the configuration, and write its logits into ``folder``."""
         from safetensors.numpy import save
 
         _, history, _ = _fit(self.part, self.run, self.configuration, what=f"fold {self.fold + 1}")
@@ -80,17 +84,18 @@ class Trial:
         write_json(folder / RECORD, {"seconds": history.seconds})
 
     def read(self) -> Scored:
-        """What it scored, once it is finished."""
+        """Return the scores of the finished trial."""
         from safetensors.numpy import load
 
         shard = self.part.store / self.key
-        found = load((shard / _LOGITS).read_bytes())
+        logits = load((shard / _LOGITS).read_bytes())
         seconds = read_json(shard / RECORD, f"dreamset train {self.part.arm}")["seconds"]
-        return Scored({int(step): found[step] for step in sorted(found, key=int)}, self.part.held, seconds)
+        by_step = {int(step): logits[step] for step in sorted(logits, key=int)}
+        return Scored(by_step, self.part.selection_labels, seconds)
 
 
 def pooled(trials: Sequence[Trial]) -> Scored:
-    """One configuration over all folds."""
+    """Return the scores of one configuration over all folds together."""
     import numpy as np
 
     parts = [trial.read() for trial in trials]
@@ -100,12 +105,12 @@ def pooled(trials: Sequence[Trial]) -> Scored:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A classifier that was chosen by the rule and trained: its shard holds it as ``classifiers.save`` writes it.
+    """A classifier that the rule chose and that was trained; its shard holds it as ``classifiers.save`` writes it.
 
     Attributes:
         part: all images.
         run: which of them it learns from, and its name.
-        trials: with ``cv``, those of each configuration over the folds.
+        trials: with ``cv``, the trials of each configuration over the folds.
     """
 
     part: Part
@@ -114,28 +119,28 @@ class Fitted:
 
     @property
     def rule(self) -> str:
-        """Who chooses: nobody, where all labels are learned from."""
+        """Return the rule of selection; it is ``fixed`` where the classifier learns from all labels."""
         return "fixed" if self.run.kind.more else self.part.params.selection
 
     @property
     def tried(self) -> list[Configuration]:
-        """What is chosen among."""
-        found = configurations(self.part.params, self.run.classifier)
-        return found if self.rule != "fixed" else found[:1]
+        """Return the configurations that the rule chooses among."""
+        candidates = configurations(self.part.params, self.run.classifier)
+        return candidates if self.rule != "fixed" else candidates[:1]
 
     @functools.cached_property
     def key(self) -> str:
-        """Of the shard."""
+        """Return the key of the shard."""
         chosen_by = {
             "rule": self.rule,
-            "configurations": [dataclasses.asdict(own) for own in self.tried],
-            "trials": [[trial.key for trial in own] for own in self.trials],
+            "configurations": [dataclasses.asdict(configuration) for configuration in self.tried],
+            "trials": [[trial.key for trial in trials] for trials in self.trials],
             "selections": None if self.rule == "fixed" else _selections(self.part),
         }
         return _key(self.part, self.run, chosen_by)
 
     def make(self, folder: Path) -> None:
-        """Choose, train and save it, with the record of how it went."""
+        """Choose and train the classifier, and save it with its record in ``folder``."""
         from dreamset import classifiers
         from dreamset.classifiers.calibration import fit_temperature
         from dreamset.classifiers.fit import restore
@@ -148,16 +153,16 @@ class Fitted:
         elif self.rule == "cv":
             scored = [pooled(trials) for trials in self.trials]
             chosen = _choose(scored)
-            # On all the shots, and so with nothing held out, as the folds' classifiers were trained on theirs.
+            # It learns from all the shots, and nothing is held out. The folds' classifiers did the same with theirs.
             classifier, history, used = _fit(part, run, tried[chosen.configuration], stop=chosen.step)
         else:
             kept: dict[int, tuple[nn.Module, History, list[Source]]] = {}
             for index, configuration in enumerate(tried):
                 kept[index] = _fit(part, run, configuration)
                 history = kept[index][1]
-                scored.append(Scored(history.logits, part.held, history.seconds, history.curve))
+                scored.append(Scored(history.logits, part.selection_labels, history.seconds, history.curve))
                 chosen = _choose(scored)
-                # The rule can come back to the first or to the best so far alone.
+                # Later the rule can come back only to the first or to the best so far; the others need no memory.
                 kept = {i: fitted for i, fitted in kept.items() if i in (0, chosen.configuration)}
             assert chosen is not None
             classifier, history, used = kept[chosen.configuration]
@@ -172,7 +177,7 @@ class Fitted:
             "chosen_step": chosen.step if chosen else configuration.steps,
             "configuration": _used(configuration, run.kind),
             "selection": self.rule,
-            # Of no selection images there is none to fit; the logits are taken as they are.
+            # Without selection images no temperature can be fitted, and the logits are used as they are.
             "temperature": round(temperature, 4),
             "temperature_images": images,
         }
@@ -182,15 +187,19 @@ class Fitted:
     def _record(
         self, used: Iterable[Source], history: History, scored: Sequence[Scored], chosen: Choice | None
     ) -> dict[str, Any]:
-        """What ``results/train`` says of a run: how it went, what was tried and why this was kept."""
+        """Return the run's entry of ``results/train``: its course, what was tried and why this was chosen."""
         counts = {source.name: len(source.data) for source in used}
         curves = [
-            [{"step": step, "accuracy": round(value, 4)} for step, value in (own.curve or own.accuracies()).items()]
-            for own in scored
+            [
+                {"step": step, "accuracy": round(value, 4)}
+                for step, value in (scores.curve or scores.accuracies()).items()
+            ]
+            for scores in scored
         ]
         done, batch = len(history.losses), self.part.params.base.train.rows[self.run.classifier].batch
-        # A choice is paid for by all that was tried; where images are held out for good, what is kept is one of those.
-        effort = sum(own.seconds for own in scored)
+        # The effort of a choice is that of all that was tried. Where images are held out for good, the classifier
+        # itself is among these.
+        effort = sum(scores.seconds for scores in scored)
         effort += 0.0 if self.part.params.sets_apart and not self.run.kind.more else history.seconds
         return {
             "train_on": str(self.run.kind),
@@ -209,7 +218,7 @@ class Fitted:
         }
 
     def assemble(self, folder: Path) -> dict[str, Any]:
-        """The classifier's files in ``folder``, with what it was made of; its record. It is finished."""
+        """Link the finished classifier's files into ``folder``, write what it was made of, and return its record."""
         from dreamset import classifiers
 
         split, arm = self.part.split, self.part.arm
@@ -229,7 +238,7 @@ class Fitted:
             "seed": split.seed,
         }
         write_json(folder / classifiers.RECORD, about | read_json(shard / classifiers.RECORD, command))
-        # Of the splits and not of the shard: whoever learns from synthetic images alone has shots beside them, too.
+        # Counted in the splits and not in the shard: one that learns from synthetic images alone has shots, too.
         more, classes = self.run.kind.more, len(split.classes)
         rule = self.part.params.selection
         labels = {
@@ -241,7 +250,7 @@ class Fitted:
 
 
 def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
-    """Make the shards that are not made yet, in order; those that another process is making are waited for at last."""
+    """Make the missing shards in order; at last wait for those that another process is making."""
     for unit, claim in shards.claimed(store, units, lambda unit: [unit.key]):
         with claim:
             locks.boundary()
@@ -250,7 +259,7 @@ def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
 
 
 def configurations(params: Params, name: str) -> list[Configuration]:
-    """What the rule chooses among for a classifier: as many for each."""
+    """Return the configurations of a classifier that the rule chooses among; each classifier has as many."""
     row = params.base.train.rows[name]
     return selection.configurations(row, params.train.real_weight, params.train.configurations, params.seed)
 
@@ -263,7 +272,7 @@ def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
     params, base, name = part.params, part.params.base, run.classifier
     inputs = {
         "classifier": name,
-        # Not the recipe, nor how many images it has beyond these.
+        # Neither the recipe nor the number of its further images is part of the key.
         "train_on": str(run.kind),
         "row": dataclasses.asdict(base.train.rows[name]),
         "clip": None if base.train.rows[name].from_scratch else part.clip,
@@ -283,7 +292,11 @@ def _fit(
     scored: bool = True,
     what: str = "train",
 ) -> tuple[nn.Module, History, list[Source]]:
-    """A classifier trained in one configuration to the step ``stop``; what happened, and the images it learned from."""
+    """Train a classifier in one configuration to the step ``stop``.
+
+    Returns:
+        The classifier, the course of its training, and the images it learned from.
+    """
     import torch
 
     from dreamset import classifiers
@@ -291,20 +304,20 @@ def _fit(
     from dreamset.core.seeds import seed_for
 
     params, split, kind, name = part.params, part.split, run.kind, run.classifier
-    # No recipe in the seeds: recipes are compared from the same start and in the same order of batches.
+    # The seeds do not hold the recipe, so that recipes start from the same weights and have the same order of batches.
     torch.manual_seed(seed_for("train", params.seed, name, "start"))
     classifier = classifiers.build(name, params.base, split, part.workspace.root)
     row = params.base.train.rows[name]
-    data, held = part.of(classifier)
+    data, selecting = part.of(classifier)
     if kind.scale is not None:
         data = {"synthetic": part.scaled(kind.scale, classifier)}
     if not scored:
-        held = dataclasses.replace(held, images=held.images[:0], labels=held.labels[:0], names=())
+        selecting = dataclasses.replace(selecting, images=selecting.images[:0], labels=selecting.labels[:0], names=())
     used = sources(kind, data, configuration.real_weight)
     history = fit(
         classifier,
         used,
-        held,
+        selecting,
         configuration.of(row),
         selections=params.train.selections,
         invariances=split.invariances,
@@ -312,7 +325,7 @@ def _fit(
         seed=("train", params.seed, str(kind), name),
         stop=stop,
         mixup=configuration.mixup,
-        # Without images to go by, as for `real_more`, it is the cosine.
+        # Without selection images, as for `real_more`, the schedule is the cosine.
         plateau=scored and getattr(row, "schedule", "cosine") == "plateau",
         strong=kind.strong,
         what=f"{what} {run.arm} {kind} {name}",
@@ -321,7 +334,7 @@ def _fit(
 
 
 def _used(configuration: Configuration, kind: Kind) -> dict[str, Any]:
-    """A configuration as it was trained with: strong augmentation mixes where the configuration itself does not."""
+    """Return a configuration as training used it: strong augmentation mixes where the configuration does not."""
     from dreamset.classifiers.fit import mixing
 
     mixup, cutmix = mixing(configuration.mixup, strong=kind.strong)
@@ -329,4 +342,4 @@ def _used(configuration: Configuration, kind: Kind) -> dict[str, Any]:
 
 
 def _choose(scored: Sequence[Scored]) -> Choice:
-    return selection.choose([own.accuracies() for own in scored], len(scored[0].labels))
+    return selection.choose([scores.accuracies() for scores in scored], len(scored[0].labels))

@@ -1,4 +1,4 @@
-"""What the classifiers of an arm learn from and are chosen by: the images of the workspace, or of one fold of it."""
+"""The images that the classifiers of an arm learn from and are chosen by: of the workspace, or of one of its folds."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class Part:
-    """Where an arm's classifiers learn and are scored: the workspace, or one fold of it; images decoded once.
+    """The images of an arm in a workspace or in one of its folds, decoded once.
 
     Args:
         params: all parameters.
         workspace: where the images are.
-        split: of which.
-        arm: ``real``, or the recipe whose images are learned from beside those.
-        store: folder of what is finished, by key.
+        split: the shots and the selection images.
+        arm: ``real``, or the recipe whose images are learned from as well.
+        store: folder of finished shards, by key.
     """
 
     def __init__(self, params: Params, workspace: Workspace, split: Split, arm: str, store: Path) -> None:
@@ -43,10 +43,12 @@ class Part:
         self._lists: dict[tuple[int, ...], list[tuple[str, int, str]]] = {}
 
     def of(self, classifier: nn.Module) -> tuple[dict[str, Labelled], Labelled]:
-        """Training images by source, and selection images; the last side is kept, for classifiers in a row share it.
+        """Return the training images by source, and the selection images, at the size that a classifier needs.
+
+        The images of the last size are kept, for successive classifiers often share it.
 
         Raises:
-            InputError: images that are missing or changed.
+            InputError: images are missing or changed.
         """
         from dreamset.classifiers import seen, stored
         from dreamset.data import arrays
@@ -65,13 +67,13 @@ class Part:
         return self._decoded
 
     def forget(self) -> None:
-        """Let go of what was decoded."""
+        """Release the decoded images."""
         if self._size is not None:
             del self._decoded
             self._size = None
 
     def scaled(self, scale: int, classifier: nn.Module) -> Labelled:
-        """The first images of each class, ``scale`` times as many as its shots, for a classifier.
+        """Return the first synthetic images of each class, ``scale`` times as many as its shots, for a classifier.
 
         Raises:
             InputError: there are fewer.
@@ -80,23 +82,23 @@ class Part:
 
         wanted = tuple(scale * shots for shots in self.split.train_per_class)
         size: int = classifier.size  # type: ignore[assignment]
-        found = self._drawn(stored(size, self.params.base.resolution), wanted)
-        if len(found) < sum(wanted):
+        images = self._drawn(stored(size, self.params.base.resolution), wanted)
+        if len(images) < sum(wanted):
             raise InputError(
                 f"{self.workspace.synthetic(self.arm)}: holds too few images for train.scales: {scale}; run `dreamset "
                 f"generate {self.arm}` again."
             )
-        return found
+        return images
 
     @property
-    def held(self) -> NDArray[np.int64]:
-        """Labels (n,) of the selection images."""
+    def selection_labels(self) -> NDArray[np.int64]:
+        """Return the labels (n,) of the selection images."""
         import numpy as np
 
         return np.array([sample.label for sample in self.split.selection], np.int64)
 
     def identity(self, kind: Kind) -> dict[str, Any]:
-        """Hashes of the images that a run learns from and is chosen by, and how they are read."""
+        """Return hashes of the images that a run learns from and is chosen by, and how they are read."""
         split, scale = self.split, kind.scale
         images: dict[str, Any] = {"selection": [(sample.sha256, sample.label) for sample in split.selection]}
         if kind.real:
@@ -114,13 +116,13 @@ class Part:
 
     @functools.cached_property
     def clip(self) -> dict[str, Any]:
-        """What a classifier that stands on the pretrained CLIP depends on beyond its row."""
+        """Return what a classifier on the pretrained CLIP depends on beyond its row."""
         from dreamset.weights import pretrained
 
         base = self.params.base
-        # Savings of memory are part of how it is built.
-        known = {"memory": base.memory, "prompts": prompts(self.split)}
-        return pretrained.identity(self.workspace.root, base.clip) | known
+        # Savings of memory change how it is built.
+        settings = {"memory": base.memory, "prompts": prompts(self.split)}
+        return pretrained.identity(self.workspace.root, base.clip) | settings
 
     @property
     def _usual(self) -> tuple[int, ...]:
@@ -141,12 +143,16 @@ class Part:
 
 
 def prompts(split: Split) -> list[str]:
-    """The captions that CLIP compares an image with, by label."""
+    """Return the captions that CLIP compares an image with, by label."""
     return [split.prompt(label) for label in range(len(split.classes))]
 
 
 def sources(kind: Kind, data: dict[str, Labelled], real_weight: float) -> list[Source]:
-    """The images of a run; of both, half of every batch each, with the real rows' loss weighted by lambda."""
+    """Return the training images of a run.
+
+    Of real and synthetic images each is half of every batch; their losses have the weights ``real_weight`` (lambda) and
+    1 - ``real_weight``.
+    """
     from dreamset.classifiers.fit import Source
 
     if kind.real and kind.synthetic:

@@ -1,10 +1,10 @@
-"""What is chosen with the selection images: among random configurations, and among the steps of each.
+"""Selection with the selection images: among random configurations, and among the steps of each.
 
 Every classifier of every arm tries the same configurations, so that no arm is tuned harder than another. Few images
 choose badly: the best of many candidates is then the luckiest one. The one-standard-error rule (Breiman et al. 1984)
-says so much and no more: what is not worse than the best by more than the error of its score is as good, and of what
-is as good the row's own configuration and the last step are kept. With 40 selection images the best of five steps was
-often one in the middle of the schedule, which no larger sample bears out.
+guards against that. A candidate counts as good as the best if its score is lower by at most one standard error. Among
+those, the rule keeps the configuration of the row and the last step. Without it, with 40 selection images, the best of
+five steps was often one in the middle of the schedule, which no larger sample confirms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dreamset.data.splits import Split
 
-# What random configurations are drawn from; the first three are factors on the row's own value, log-uniform.
+# Random configurations are drawn from these; the first three are factors on the row's value, log-uniform.
 LR: Final = (1 / 4, 4.0)
 WEIGHT_DECAY: Final = (1 / 10, 10.0)
 STEPS: Final = (1 / 2, 2.0)
@@ -30,12 +30,12 @@ REAL_WEIGHT: Final = (0.5, 0.95)  # uniform
 
 
 def labels_per_class(rule: str, split: Split) -> float:
-    """How many labels of a class choose: those set apart; of ``cv`` all shots, each held out of one fold."""
+    """Return how many labels of a class are used to choose: those set apart, or with ``cv`` those of all shots."""
     return len(split.train if rule == "cv" else split.selection) / len(split.classes)
 
 
 class Row(Protocol):
-    """What every classifier's row of ``params.yaml`` says of its training; a configuration changes the most of it."""
+    """The settings of training that every classifier's row of ``params.yaml`` has; a configuration changes most."""
 
     @property
     def lr(self) -> float: ...  # noqa: D102
@@ -54,7 +54,10 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 @dataclass(frozen=True)
 class Configuration:
-    """How a classifier is trained: ``mixup`` is the alpha of MixUp, ``real_weight`` is lambda where both are seen."""
+    """Settings of training.
+
+    ``mixup`` is the alpha of MixUp. ``real_weight`` is lambda, where real and synthetic images are learned from.
+    """
 
     lr: float
     weight_decay: float
@@ -64,7 +67,7 @@ class Configuration:
     real_weight: float
 
     def of(self, row: AnyRow) -> AnyRow:
-        """The row with what this changes of it."""
+        """Return the row with the values of this configuration."""
         changed: dict[str, Any] = {name: getattr(self, name) for name in ("lr", "weight_decay", "warmup", "steps")}
         replaced: AnyRow = dataclasses.replace(row, **changed)  # type: ignore[type-var]
         return replaced
@@ -72,7 +75,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration and a step of it, with its accuracy on the selection images, the best one and what was enough."""
+    """A configuration and one of its steps; its accuracy on the selection images, the best one and the threshold."""
 
     configuration: int
     step: int
@@ -82,16 +85,16 @@ class Choice:
 
 
 def configurations(row: Row, real_weight: float, count: int, seed: int) -> list[Configuration]:
-    """The row as it stands, then ``count - 1`` random ones: the same draws whatever the classifier and the arm."""
+    """Return the row's configuration, then ``count - 1`` random ones, drawn alike for all classifiers and arms."""
     import numpy as np
 
-    found = [Configuration(row.lr, row.weight_decay, row.warmup, row.steps, 0.0, real_weight)]
+    drawn = [Configuration(row.lr, row.weight_decay, row.warmup, row.steps, 0.0, real_weight)]
     for index in range(1, count):
         rng = np.random.default_rng(seed_for("configuration", seed, index))
         lr, decay, steps = (
             math.exp(rng.uniform(math.log(low), math.log(high))) for low, high in (LR, WEIGHT_DECAY, STEPS)
         )
-        found.append(
+        drawn.append(
             Configuration(
                 lr=row.lr * lr,
                 weight_decay=min(1.0, row.weight_decay * decay),
@@ -101,20 +104,23 @@ def configurations(row: Row, real_weight: float, count: int, seed: int) -> list[
                 real_weight=round(float(rng.uniform(*REAL_WEIGHT)), 3),
             )
         )
-    return found
+    return drawn
 
 
 def standard_error(accuracy: float, images: int) -> float:
-    """Of an accuracy on so many images, with one more right and one more wrong: none wrong is no certainty."""
+    """Return the standard error of an accuracy on so many images.
+
+    It counts one more image as right and one more as wrong, so that it is above zero where none is wrong.
+    """
     share = (accuracy * images + 1) / (images + 2)
     return math.sqrt(share * (1 - share) / (images + 2))
 
 
 def choose(scores: Sequence[Mapping[int, float]], images: int) -> Choice:
-    """The configuration and step that the one-standard-error rule keeps.
+    """Return the configuration and step that the one-standard-error rule keeps.
 
-    The first configuration where one of its steps is within one standard error of the best candidate, else that of
-    the best candidate; of it the last such step.
+    It is the first configuration if one of its steps is within one standard error of the best candidate, else that of
+    the best candidate. The step is the last one of it within one standard error.
 
     Args:
         scores: for each configuration, accuracy on the selection images by step.
@@ -123,7 +129,7 @@ def choose(scores: Sequence[Mapping[int, float]], images: int) -> Choice:
     tops = [max(steps.values()) for steps in scores]
     best = max(tops)
     threshold = best - standard_error(best, images)
-    # Counts of the same images: rounding must not divide what is equal.
+    # Equal counts of images must compare as equal, whatever rounding does.
     configuration = 0 if tops[0] >= threshold - 1e-9 else tops.index(best)
     step = max(step for step, accuracy in scores[configuration].items() if accuracy >= threshold - 1e-9)
     return Choice(configuration, step, scores[configuration][step], best, threshold)
