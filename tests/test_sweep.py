@@ -217,7 +217,7 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     monkeypatch.setattr(cells, "code_digest", lambda *_: "refactored")
     told = cells.run(params, workspace, [4, 8], [0, 1, 2], 1, recheck=True)
     assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 4/0", "evaluate 8/0"]
-    assert told.startswith("4 cells of other code taken over, for 2 came out the same")
+    assert told.startswith("4 cells of other code taken over, for 2 gave the same results")
     assert recorded(workspace) == [(shots, seed) for shots in (4, 8) for seed in (0, 1, 2)]
     record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
     assert (record["code"], record["rechecked"]["by"]) == ("refactored", "shots008_seed0")
@@ -239,10 +239,10 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     del stages[:]
     cells.run(fewer, workspace, [8], [1], 1)
     assert [ran for ran in stages if ran.startswith("train")] == ["train datadream_cls 8/1"]
-    # What comes out otherwise is told, and nothing is taken over.
+    # Other results are reported, and nothing is taken over.
     monkeypatch.setattr(cells, "code_digest", lambda *_: "again")
     monkeypatch.setitem(RATES, "stable_diffusion", 0.3)
-    with pytest.raises(StoppedError, match="comes out otherwise with this code: shots008_seed0"):
+    with pytest.raises(StoppedError, match="this code gives other results for shots008_seed0"):
         cells.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)
     record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
     assert record["code"] == "refactored once more"

@@ -1,1 +1,1 @@
-"""The stages in other workspaces: cross-validation, cells of a table, the table over seeds."""
+"""The stages run in other workspaces: cross-validation, and the cells of the table over seeds."""

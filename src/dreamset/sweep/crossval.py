@@ -1,8 +1,7 @@
-"""Outer cross-validation: every labelled image is scored by classifiers that nothing of it has reached.
+"""Outer cross-validation: every labelled image is scored by classifiers that learned without it.
 
-In each fold's workspace all that learns is done again without the images that the fold holds out: adapting, tuning,
-drawing, selecting and training. What is scored there is an estimate for the delivered classifiers, which learn from
-all images.
+The workspace of each fold repeats all learning without the images that the fold holds out: adapting, tuning, drawing,
+selecting and training. The scores there are an estimate for the delivered classifiers, which learn from all images.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from dreamset.data.folds import Fold, Scorer
     from dreamset.params import Params
 
-# Sections that change no fold: what is drawn into it stands in its manifest, and its logits are the same however they
-# are counted.
+# Sections of params.yaml that change no fold: its manifest holds the images drawn for it, and its logits do not depend
+# on how they are evaluated.
 _NOT_THE_FOLDS: Final = (
     *("accept_licence", "active", "after", "deliver", "evaluate", "expect", "prepare", "primary", "recipes", "report"),
     *("shots", "track", "tune"),
@@ -37,21 +36,22 @@ _CLASSIFIERS: Final = "fitted"  # folder of a fold's finished classifiers until 
 
 
 def run(params: Params, plan: list[Fold], score: Scorer) -> list[Scored]:
-    """Do everything that learns in every fold, and score it on what the fold holds out.
+    """Repeat all learning in every fold, and score the classifiers on the images that the fold holds out.
 
-    What is finished is not done again while its parameters, its images and the code are the same; of what is not,
-    adapters go on from their last checkpoint, images and classifiers after the last that is finished.
+    Finished work is not repeated while its parameters, its images and the code are the same. Unfinished adapters go on
+    from their last checkpoint, images and classifiers after the last finished one.
 
     Args:
         params: all parameters.
         plan: the folds.
-        score: from a fold and an arm to the logits (held images, classes) of the arm's classifiers, by name.
+        score: from a fold and an arm to the logits (images held out, classes) and temperatures of the arm's
+            classifiers.
 
     Returns:
         For each fold the logits of all arms, and the temperatures of the classifiers.
     """
     every = arms(params)
-    found = [Scored({}, {}) for _ in plan]
+    by_fold = [Scored({}, {}) for _ in plan]
     with bar(total=len(plan) * len(every), what="cross-validation", unit="arm") as progress:
         for index, fold in enumerate(plan):
             _write_manifests(fold)
@@ -59,35 +59,35 @@ def run(params: Params, plan: list[Fold], score: Scorer) -> list[Scored]:
                 progress.set_description(f"fold {fold.index + 1} of {len(plan)}, {arm}")
                 locks.boundary()
                 logits, temperatures = _scored(params, fold, arm, score)
-                found[index].logits.update(logits)
-                found[index].temperatures.update(temperatures)
+                by_fold[index].logits.update(logits)
+                by_fold[index].temperatures.update(temperatures)
                 progress.update()
             shutil.rmtree(fold.workspace.cell / _CLASSIFIERS, ignore_errors=True)
-    return found
+    return by_fold
 
 
 def _write_manifests(fold: Fold) -> None:
-    """The fold's own manifests; those of another fold that stood here go, with all that was made of them."""
+    """Write the fold's manifests; if its folder holds another fold's, that fold's work is removed first."""
     place = fold.workspace
-    own = digest([dataclasses.asdict(fold.split), [dataclasses.asdict(sample) for sample in fold.held_out]])
+    images = digest([dataclasses.asdict(fold.split), [dataclasses.asdict(sample) for sample in fold.held_out]])
     path = place.cell / "fold.json"
-    if not path.is_file() or read_json(path, "dreamset evaluate") != {"images": own}:
+    if not path.is_file() or read_json(path, "dreamset evaluate") != {"images": images}:
         shutil.rmtree(place.cell, ignore_errors=True)
         write_split(place.splits, fold.split)
         write_test(place.test_split, TestSplit(fold.split.classes, fold.held_out))
-        write_json(path, {"images": own})
+        write_json(path, {"images": images})
 
 
 def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
-    """The logits and temperatures of an arm, read where they are finished."""
+    """Return the logits and temperatures of an arm; finished ones are read and not computed again."""
     from safetensors.numpy import load, save
 
     place = fold.workspace
     record, file = place.cell / f"scored/{arm}.json", place.cell / f"scored/{arm}.safetensors"
-    # Before the work: what changes while it goes on is not what it was made with.
+    # Hashed before the work, which does not depend on later changes.
     made_with = _made_with(params, fold, arm)
     if not _finished(record, file, made_with):
-        # Else a kill between the two files of this run would leave new logits beside the record of others.
+        # A kill between the two writes below must not leave new logits beside an old record.
         record.unlink(missing_ok=True)
         with audit.closed(place, also=[Path(sample.path) for sample in fold.held_out]):
             if arm != REAL:
@@ -99,10 +99,10 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
         temperatures = {str(run): temperature for run, temperature in scored.temperatures.items()}
         facts = {"made_with": made_with, "sha256": sha256_file(file), "temperatures": temperatures}
         write_json(record, facts)
-        # Only their logits are wanted, and classifiers of the size of CLIP fill a disk.
+        # Only the logits are needed, and classifiers of CLIP's size would fill the disk.
         shutil.rmtree(place.classifiers(arm))
     logits = load(file.read_bytes())
-    # The file keeps no order of its own.
+    # The file of logits keeps no order, so that of the record is used.
     recorded = read_json(record, "dreamset evaluate")["temperatures"]
     by_run = {Run.parse(key): temperature for key, temperature in recorded.items()}
     return Scored({run: logits[str(run)] for run in by_run}, by_run)
@@ -123,5 +123,5 @@ def _made_with(params: Params, fold: Fold, arm: str) -> str:
 def _finished(record: Path, file: Path, made_with: str) -> bool:
     if not (record.is_file() and file.is_file()):
         return False
-    found = read_json(record, "dreamset evaluate")
-    return bool(found["made_with"] == made_with and found["sha256"] == sha256_file(file))
+    facts = read_json(record, "dreamset evaluate")
+    return bool(facts["made_with"] == made_with and facts["sha256"] == sha256_file(file))

@@ -1,7 +1,7 @@
-"""What finished cells say together: ``results/table/``, written from a small record of every cell.
+"""The table over all finished cells: ``results/table/``, written from a small record of every cell.
 
-A record holds all that a table needs, down to which test image each classifier got right, so that parts that were
-run at different times or on different machines make one table when their records lie in one folder.
+A record holds all that a table needs, down to which test images each classifier got right. So cells that ran at
+different times or on different machines make one table when their records are in one folder.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ PRIMARY_SHOTS: Final = (4, 16)
 PRIMARY_TESTS: Final = 3 * len(PRIMARY_SHOTS)
 _QUALITY: Final = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
 _SHARES: Final = ("near_duplicates", "near_duplicates_test")
-_CAS: Final = "resnet20"  # trained from scratch, so that what it knows is in the images
+_CAS: Final = "resnet20"  # trained from scratch, so that it learns everything from the images
 
 
 def record(evaluation: dict[str, Any], guesses: dict[str, Any]) -> dict[str, Any]:
-    """What a table needs of one cell.
+    """Return all that a table needs of one cell.
 
     Args:
-        evaluation: what ``evaluate`` returned.
+        evaluation: what ``evaluate.run`` returned.
         guesses: its ``predictions.json``: labels and, by run, predictions of the test images.
     """
     import numpy as np
@@ -65,65 +65,72 @@ def record(evaluation: dict[str, Any], guesses: dict[str, Any]) -> dict[str, Any
         "shots": evaluation["shots"],
         "seed": evaluation["seed"],
         "images": len(labels),
-        # Under cross-validation the images are the seed's own shots.
+        # Under cross-validation the images are the shots of the seed.
         "labels": digest([guesses["labels"], evaluation["seed"] if evaluation.get("protocol") == "cv" else None]),
         # A bit for each test image, in hexadecimal.
-        "right": {key: np.packbits(labels == made).tobytes().hex() for key, made in guesses["predicted"].items()},
+        "right": {run: np.packbits(labels == guess).tobytes().hex() for run, guess in guesses["predicted"].items()},
         "differences": [[row["of"], row["minus"]] for row in evaluation["differences"]],
-        "quality": {recipe: _quality(found) for recipe, found in evaluation["sets"].items()},
+        "quality": {recipe: _quality(measures) for recipe, measures in evaluation["sets"].items()},
         "rows": output.rows(evaluation),
     }
 
 
-def only(found: dict[str, Any], recipes: Iterable[str]) -> dict[str, Any]:
-    """A record without the recipes that are not named."""
-    gone = found["recipes"].keys() - set(recipes)
+def only(record: dict[str, Any], recipes: Iterable[str]) -> dict[str, Any]:
+    """Return a cell's record with no recipes but ``recipes``."""
+    gone = record["recipes"].keys() - set(recipes)
 
     def kept(key: str) -> bool:
         return key.split("/", maxsplit=1)[0] not in gone
 
-    return found | {
-        "recipes": {name: row for name, row in found["recipes"].items() if kept(name)},
-        "right": {key: bits for key, bits in found["right"].items() if kept(key)},
-        "differences": [pair for pair in found["differences"] if all(map(kept, pair))],
-        "quality": {name: values for name, values in found["quality"].items() if kept(name)},
-        "rows": [row for row in found["rows"] if kept(row["recipe"])],
+    return record | {
+        "recipes": {name: row for name, row in record["recipes"].items() if kept(name)},
+        "right": {key: bits for key, bits in record["right"].items() if kept(key)},
+        "differences": [pair for pair in record["differences"] if all(map(kept, pair))],
+        "quality": {name: values for name, values in record["quality"].items() if kept(name)},
+        "rows": [row for row in record["rows"] if kept(row["recipe"])],
     }
 
 
 def write(
     params: Params, folder: Path, records: Sequence[dict[str, Any]], made_with: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The table's files from the records of cells of one setting; returns the rows of ``claims.csv``.
+    """Write the table's files, and return the rows of ``claims.csv``.
 
-    ``made_with`` stands in ``setting.json`` beside the parameters: hashes of all else that the cells have in common.
+    Args:
+        params: all parameters.
+        folder: where the files go.
+        records: of the cells of one setting.
+        made_with: hashes of all else that the cells have in common; they stand beside the parameters in
+            ``setting.json``.
 
     Raises:
-        InputError: cells of one number of shots that were scored on different images.
+        InputError: cells with the same number of shots were scored on different images.
     """
-    ordered = sorted(records, key=lambda own: (own["shots"], own["seed"]))
-    rows = [row for own in ordered for row in own["rows"]]
-    recipes = [name for name in params.recipes if any(name in own["quality"] for own in ordered)]
-    means, found = summarised(rows), claims(params, ordered)
+    ordered = sorted(records, key=lambda cell: (cell["shots"], cell["seed"]))
+    rows = [row for cell in ordered for row in cell["rows"]]
+    recipes = [name for name in params.recipes if any(name in cell["quality"] for cell in ordered)]
+    means, compared = summarised(rows), claims(params, ordered)
     write_csv(folder / "cells.csv", rows, output.ROW_COLUMNS)
     write_csv(folder / "summary.csv", means, SUMMARY)
-    write_csv(folder / "claims.csv", found, CLAIMS)
+    write_csv(folder / "claims.csv", compared, CLAIMS)
     write_csv(folder / "correlations.csv", correlations(params, ordered), CORRELATIONS)
-    atomic_write(folder / "README.md", markdown.over_seeds(params, means, found))
+    atomic_write(folder / "README.md", markdown.over_seeds(params, means, compared))
     write_json(folder / "setting.json", params.setting(recipes) | made_with)
-    cost = {"cells": len(ordered), "seconds": round(sum(own["seconds"] for own in ordered), 1)}
-    cost |= {"threads": sorted({own["threads"] for own in ordered}), "machines": machines(ordered)}
+    cost = {"cells": len(ordered), "seconds": round(sum(cell["seconds"] for cell in ordered), 1)}
+    cost |= {"threads": sorted({cell["threads"] for cell in ordered}), "machines": machines(ordered)}
     write_json(folder / "cost.json", cost)
-    return found
+    return compared
 
 
 def machines(records: Iterable[dict[str, Any]]) -> str | None:
     """Return a sentence on the processors that the cells ran on; None where all ran on the same."""
-    return differing((f"{own['shots']} shots, seed {own['seed']}", own["device"], own["threads"]) for own in records)
+    return differing(
+        (f"{cell['shots']} shots, seed {cell['seed']}", cell["device"], cell["threads"]) for cell in records
+    )
 
 
 def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of every run at every number of shots."""
+    """Return mean and standard deviation over seeds of every run at every number of shots."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         key = tuple(row[name] for name in ("shots", "recipe", "train_on", "classifier"))
@@ -148,28 +155,31 @@ def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every difference that ``evaluate`` reports, paired by seed and by test image, over all seeds that have it.
+    """Return every difference that ``evaluate`` reports, paired by seed and test image, over all seeds that have it.
 
-    ``low`` and ``high`` are the ends of the BCa interval over seeds and test images, ``p`` is of the sign-flip test
-    over seeds, ``p_holm`` the same adjusted within its family. There are two families: the primary claims, which were
-    fixed before they were measured, and all the others, which are exploratory.
+    ``low`` and ``high`` are the ends of the BCa interval over seeds and test images. ``p`` is that of the sign-flip
+    test over seeds, and ``p_holm`` is ``p`` adjusted within its family. There are two families: the primary claims,
+    which were fixed before they were measured, and all others, which are exploratory.
+
+    Raises:
+        InputError: cells with the same number of shots were scored on different images.
     """
-    # A part of the table that leaves the primary recipe out does not make another one's claims primary.
-    measured = any(params.primary in own["quality"] for own in records)
+    # Where a part of the table leaves the primary recipe out, no other recipe's claims become primary.
+    measured = any(params.primary in cell["quality"] for cell in records)
     recipe = params.primary if measured else params.primary_recipe
     table = []
-    for shots in sorted({own["shots"] for own in records}):
-        cells = [own for own in records if own["shots"] == shots]
-        # All of them: seeds of which only some share their images would be means and claims over different ones.
-        if len({own["labels"] for own in cells}) > 1:
+    for shots in sorted({cell["shots"] for cell in records}):
+        cells = [cell for cell in records if cell["shots"] == shots]
+        # All seeds must share their images, else means and claims would be over different ones.
+        if len({cell["labels"] for cell in cells}) > 1:
             raise InputError(
                 f"table: the seeds at {shots} shots were scored on different images, which cannot be paired; "
-                "use a source with test images of its own, or evaluate.protocol: test."
+                "use a source with test images, or evaluate.protocol: test."
             )
-        pairs = dict.fromkeys((of, minus) for own in cells for of, minus in own["differences"])
-        made = [_claim(params, shots, of, minus, cells) for of, minus in pairs]
-        primary = _primary(params, recipe, shots, made)
-        table += [row | {"primary": (row["of"], row["minus"]) in primary} for row in made]
+        pairs = dict.fromkeys((of, minus) for cell in cells for of, minus in cell["differences"])
+        rows = [_claim(params, shots, of, minus, cells) for of, minus in pairs]
+        primary = _primary(params, recipe, shots, rows)
+        table += [row | {"primary": (row["of"], row["minus"]) in primary} for row in rows]
     for is_primary in (True, False):
         family = [row for row in table if row["primary"] == is_primary]
         adjusted = holm([row["p"] for row in family], PRIMARY_TESTS if is_primary else None)
@@ -181,19 +191,19 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
 
 
 def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Spearman's rho of each quality of a synthetic dataset with its CAS, over cells and recipes.
+    """Return Spearman's rho of each quality of a synthetic dataset with its CAS, over cells and recipes.
 
-    A point is a recipe in a cell; over all numbers of shots (``all``), and within each.
+    A point is a recipe in a cell. There is a rho over all numbers of shots (``all``), and one within each.
     """
     points = [
-        (own["shots"], own["seed"], own["quality"][row["recipe"]], row["accuracy"])
-        for own in records
-        for row in own["rows"]
-        if row["train_on"] == "synthetic" and row["classifier"] == _CAS and row["recipe"] in own["quality"]
+        (cell["shots"], cell["seed"], cell["quality"][row["recipe"]], row["accuracy"])
+        for cell in records
+        for row in cell["rows"]
+        if row["train_on"] == "synthetic" and row["classifier"] == _CAS and row["recipe"] in cell["quality"]
     ]
     table = []
     for metric in (*_QUALITY, *_SHARES):
-        known = [(shots, seed, found[metric], cas) for shots, seed, found, cas in points if metric in found]
+        known = [(shots, seed, quality[metric], cas) for shots, seed, quality, cas in points if metric in quality]
         for shots in ("all", *sorted({point[0] for point in known})):
             chosen = [point for point in known if shots in ("all", point[0])]
             _, seeds, x, y = zip(*chosen, strict=True) if chosen else ((), (), (), ())
@@ -211,8 +221,8 @@ def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict
 def _claim(params: Params, shots: int, of: str, minus: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     import numpy as np
 
-    own = [cell for cell in cells if of in cell["right"] and minus in cell["right"]]
-    differences = np.stack([_right(cell, of) - _right(cell, minus) for cell in own])
+    both = [cell for cell in cells if of in cell["right"] and minus in cell["right"]]
+    differences = np.stack([_right(cell, of) - _right(cell, minus) for cell in both])
     interval = crossed_bca(differences, params.evaluate.bootstrap, params.evaluate.confidence)
     by_seed = differences.mean(axis=1)
     return {
@@ -220,27 +230,27 @@ def _claim(params: Params, shots: int, of: str, minus: str, cells: Sequence[dict
         "classifier": of.split("/")[2],
         "of": of,
         "minus": minus,
-        "seeds": len(own),
+        "seeds": len(both),
         "difference": round(interval.estimate, 4),
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
         "p": sign_flip(by_seed.tolist()),
-        "indicative": indicative(len(own)),
+        "indicative": indicative(len(both)),
         "by_seed": " ".join(f"{value:+.4f}" for value in by_seed),
     }
 
 
-def _primary(params: Params, recipe: str, shots: int, made: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
-    """The claims that were fixed beforehand, of the primary recipe and classifier.
+def _primary(params: Params, recipe: str, shots: int, rows: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Return the claims of the primary recipe and classifier that were fixed beforehand.
 
-    (a) synthetic images alone over the un-adapted generator's, (b) real + synthetic over the best of the real-only
-    runs, (c) real + synthetic over real + the un-adapted generator's, in the augmentation of (b).
+    They are: (a) its synthetic images alone over those of the un-adapted generator; (b) real + synthetic over the best
+    of the real-only runs; (c) real + synthetic over real + the un-adapted generator's, with the augmentation of (b).
     """
     if shots not in PRIMARY_SHOTS:
         return set()
     classifier = params.primary_classifier
     plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.draws), None)
-    gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in made]
+    gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in rows]
     best = over_real(gains, recipe, classifier)
     kinds = ("synthetic", *((best.of.split("/")[1],) if best else ()))
     wanted = {(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in kinds}
@@ -248,17 +258,17 @@ def _primary(params: Params, recipe: str, shots: int, made: Iterable[dict[str, A
 
 
 def _right(cell: dict[str, Any], key: str) -> NDArray[np.float64]:
-    """(images,): 1 where the run was right, else 0."""
+    """Return (images,) float64: 1 where the run was right, else 0."""
     import numpy as np
 
     packed = np.frombuffer(bytes.fromhex(cell["right"][key]), np.uint8)
     return np.unpackbits(packed, count=cell["images"]).astype(np.float64)
 
 
-def _quality(found: dict[str, Any]) -> dict[str, float]:
-    """Of what ``evaluate`` says of a synthetic dataset, the figures of its quality."""
-    values = {name: found.get(name) for name in _QUALITY}
-    values |= {name: (found.get(name) or {}).get("share") for name in _SHARES}
+def _quality(measures: dict[str, Any]) -> dict[str, float]:
+    """Return the measures of quality among those that ``evaluate`` has of a synthetic dataset."""
+    values = {name: measures.get(name) for name in _QUALITY}
+    values |= {name: (measures.get(name) or {}).get("share") for name in _SHARES}
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
