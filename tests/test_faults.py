@@ -478,7 +478,7 @@ def test_gc_leaves_the_work_of_a_run_alone(fresh: Workspace, capsys: pytest.Capt
     with locks.turn(fresh.locks, "generate_stable_diffusion"), pytest.raises(SystemExit) as stopped:
         cli.main(["gc"])
     assert stopped.value.code == 1
-    assert "generate_stable_diffusion is going on" in capsys.readouterr().err
+    assert "generate_stable_diffusion is running" in capsys.readouterr().err
     assert shards.find(fresh.shards, "k")
     cli.main(["gc"])
     assert not shards.find(fresh.shards, "k")

@@ -78,7 +78,7 @@ def test_gc_waits_for_workers(
     cli.main(["tune", PLAIN, "--worker"])
     refused = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dreamset: gc:")]
     assert len(refused) == len(RUNGS)
-    assert f"gc: study {PLAIN}-" in refused[0] and f"({locks.process()}) is going on" in refused[0]
+    assert f"gc: study {PLAIN}-" in refused[0] and f"({locks.process()}) is running" in refused[0]
     cli.main(["gc"])
 
 

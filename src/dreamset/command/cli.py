@@ -1,4 +1,4 @@
-"""The command line: one verb per stage, and a few beside the pipeline."""
+"""The command line: one verb per stage, and a few verbs beside the pipeline."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _FORMAT = argparse.RawDescriptionHelpFormatter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point.
+    """Run the command line.
 
-    Exit status: 0 done; 2 bad input; 1 the machine could not go on (disk, memory, a newer run); 130 and 143
-    interrupted and terminated; 141 nobody reads on, as of `| head`. All but 0 and 141 with one sentence on stderr.
+    Exit status: 0 done; 1 the machine could not go on (disk, memory, a newer run); 2 bad input; 130 interrupted;
+    141 the reader of the output has gone, as with `| head`; 143 terminated. All but 0 and 141 come with one sentence on
+    stderr.
     """
     arguments = _parser().parse_args(argv)
     device.keep_memory()
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 class _Terminated(KeyboardInterrupt):
-    """A SIGTERM, which leaves by the same way as Ctrl-C: what is in hand is put away."""
+    """A SIGTERM, which ends the program like Ctrl-C does, so that work in progress is saved."""
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -62,10 +63,10 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _unread() -> bool:
-    """Whether standard output is a pipe that nobody reads any more; what is still to be written then goes nowhere."""
+    """Return whether standard output is a pipe that nobody reads any more; if so, discard what is still to come."""
     output = sys.stdout.fileno()
     pipe = select.poll()
-    pipe.register(output, 0)  # an error is told whatever is asked for
+    pipe.register(output, 0)  # errors are always reported
     unread = any(event & select.POLLERR for _, event in pipe.poll(0))
     if unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), output)
@@ -117,7 +118,7 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
     ),
     "expect": (
         None,
-        "say what synthetic images are likely to do here, before any are made",
+        "say how much synthetic images are likely to help, before any are made",
         "  dreamset expect\n  dreamset expect --dry-run",
     ),
     "adapt": (
@@ -127,9 +128,9 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
     ),
     "tune": (
         "recipe",
-        "choose values of a recipe by a study, where its row has a search",
+        "choose the values of a recipe by a study, where its row has a search",
         "  dreamset tune stable_diffusion_tuned\n"
-        "  dreamset tune stable_diffusion_tuned --worker  beside it, in as many processes as wanted\n"
+        "  dreamset tune stable_diffusion_tuned --worker   beside it, in as many processes as you like\n"
         "  dreamset tune stable_diffusion_tuned --dry-run",
     ),
     "generate": (
@@ -139,25 +140,25 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
     ),
     "train": (
         "arm",
-        "train classifiers on real, synthetic, or both",
+        "train classifiers on real images, synthetic ones, or both",
         "  dreamset train real\n  dreamset train datadream_dset",
     ),
     "evaluate": (None, "measure everything on the test images", "  dreamset evaluate"),
-    "deliver": (None, "write the classifier to take away, which the verdict chooses", "  dreamset deliver"),
+    "deliver": (None, "write the classifier that the verdict chooses, ready for use", "  dreamset deliver"),
     "report": (None, "write the contact sheet and the HTML page", "  dreamset report"),
 }
 
 
 def _beside(commands: Any) -> None:
-    """Verbs that are no stages."""
+    """Add the verbs that are no stages."""
     table = _verb(
         commands,
         "table",
         help="run every stage over shots and seeds, and write one table",
         description="Run the stages for every (shots, seed) under .dreamset/table, and write results/table/ from all\n"
-        "finished cells of these settings: cells.csv, summary.csv, claims.csv, correlations.csv. Stopped at any\n"
-        "moment, the same command goes on. Parts may be run apart, and on other machines: results/table/cells\n"
-        "holds a small record of each cell.",
+        "finished cells of these settings: cells.csv, summary.csv, claims.csv, correlations.csv. If it is\n"
+        "stopped, the same command goes on. Parts may run at other times and on other machines:\n"
+        "results/table/cells holds a small record of each cell.",
         examples="  dreamset table --shots 4 16 --seeds 0-4 --jobs 2\n"
         "  dreamset table --shots 1 --seeds 5-9 --recipes stable_diffusion datadream_dset",
     )
@@ -170,8 +171,8 @@ def _beside(commands: Any) -> None:
     table.add_argument(
         "--recheck",
         action="store_true",
-        help="where the code alone has changed since: run one cell of each number of shots again, and take over the "
-        "others when it comes out the same",
+        help="where only the code has changed: run one cell of each number of shots again, and take over the others "
+        "if its results are the same",
     )
     _common(table)
     table.set_defaults(run=verbs.table)
@@ -181,15 +182,16 @@ def _beside(commands: Any) -> None:
     review = _verb(
         commands,
         "review",
-        help="look at a synthetic dataset in the browser and tick off wrong pictures",
-        description="Open a page, on this machine alone, with the pictures of a recipe class by class. Decisions are\n"
-        "saved at once in data/review/RECIPE.json; the next `dreamset generate RECIPE` replaces what was rejected.",
+        help="look at a synthetic dataset in the browser and reject wrong pictures",
+        description="Open a page with the pictures of a recipe class by class; only this machine can reach it.\n"
+        "Decisions are saved at once in data/review/RECIPE.json; the next `dreamset generate RECIPE`\n"
+        "replaces the rejected pictures.",
         examples="  dreamset review datadream_dset\n"
         "  dreamset review datadream_dset --no-browser --port 8000  behind `ssh -L 8000:localhost:8000`",
     )
     review.add_argument("item", metavar="RECIPE", help=_ITEM_HELP["recipe"])
     review.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1 (default: a free one)")
-    review.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    review.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
     _common(review)
     review.set_defaults(run=verbs.review)
 
@@ -197,11 +199,11 @@ def _beside(commands: Any) -> None:
         commands,
         "fetch",
         help="download the pretrained weights that a model's row names",
-        description="Download the pinned revisions into the cache of the Hugging Face hub, or what is missing of\n"
-        "them, and record commit and sha256 in models/fetched.json. No other verb fetches weights.",
+        description="Download the missing files of the pinned revisions into the cache of the Hugging Face hub, and\n"
+        "record commit and sha256 in models/fetched.json. No other verb downloads weights.",
         examples="  dreamset fetch sd21_base\n  HF_HOME=/data/hub dreamset fetch sd21_base sdxl_turbo",
     )
-    fetch.add_argument("models", nargs="*", metavar="MODEL", help="rows of models (default: the one that model names)")
+    fetch.add_argument("models", nargs="*", metavar="MODEL", help="rows of models (default: the row that model names)")
     _common(fetch)
     fetch.set_defaults(run=verbs.fetch)
 
@@ -219,7 +221,8 @@ def _beside(commands: Any) -> None:
         commands,
         "track",
         help="send waiting records to the MLflow server",
-        description="Send what no tracking server has taken yet. Stages do it by themselves; this is for afterwards.",
+        description="Send the records that no tracking server has received yet. Stages send theirs by themselves;\n"
+        "this verb is for records that could not be sent.",
         examples="  dreamset track",
     )
     _common(track)
@@ -227,13 +230,14 @@ def _beside(commands: Any) -> None:
 
 
 def _classifier(commands: Any) -> None:
-    """Verbs that use what was delivered."""
+    """Add the verbs that use the delivered classifier."""
     predict = _verb(
         commands,
         "predict",
         help="label new image files with the delivered classifier",
-        description="Label image files, folders of them, or patterns, as CSV: label, probability, whether the\n"
-        "classifier abstains, and its five best classes. Files that cannot be used get a row with the reason.",
+        description="Label image files, folders of them, or patterns. The result is a CSV: label, probability,\n"
+        "whether the classifier abstains, and its five best classes. Files that cannot be used get a row\n"
+        "with the reason.",
         examples="  dreamset predict photos --out predictions.csv\n"
         "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8",
     )
@@ -252,10 +256,10 @@ def _classifier(commands: Any) -> None:
         examples="  dreamset export --onnx classifier.onnx\n"
         "  dreamset export --public published --recipe datadream_dset",
     )
-    what = export.add_mutually_exclusive_group(required=True)
-    what.add_argument("--onnx", type=Path, metavar="FILE", help="the classifier goes here")
-    what.add_argument("--public", type=Path, metavar="FOLDER", help="the dataset goes here")
-    export.add_argument("--recipe", metavar="RECIPE", help="whose dataset is published")
+    target = export.add_mutually_exclusive_group(required=True)
+    target.add_argument("--onnx", type=Path, metavar="FILE", help="write the classifier to this file")
+    target.add_argument("--public", type=Path, metavar="FOLDER", help="write the dataset to this folder")
+    export.add_argument("--recipe", metavar="RECIPE", help="the recipe whose dataset is published")
     _which(export)
     _common(export)
     export.set_defaults(run=verbs.export)
@@ -264,12 +268,12 @@ def _classifier(commands: Any) -> None:
 def _which(verb: argparse.ArgumentParser) -> None:
     folder = Path("models/classifier")
     verb.add_argument(
-        "--classifier", type=Path, default=folder, metavar="FOLDER", help=f"as delivered (default: {folder})"
+        "--classifier", type=Path, default=folder, metavar="FOLDER", help=f"the classifier (default: {folder})"
     )
 
 
 def _verb(commands: Any, name: str, *, help: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """A verb with its help, laid out as it is written."""
+    """Add a verb, and return its parser; the help keeps the line breaks of the text."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help, description=description, epilog=f"examples:\n{examples}", formatter_class=_FORMAT
     )
@@ -281,7 +285,7 @@ def _common(verb: argparse.ArgumentParser) -> None:
 
 
 def span(text: str) -> range:
-    """Numbers from A to B, both included, of ``A-B`` or ``A`` on a command line."""
+    """Return the numbers from A to B, both included, that ``A-B`` or ``A`` on a command line means."""
     first, _, last = text.partition("-")
     try:
         return range(int(first), int(last or first) + 1)

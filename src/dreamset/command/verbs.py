@@ -1,4 +1,4 @@
-"""What the verbs of the command line do, each with the arguments that ``cli`` has parsed."""
+"""The verbs of the command line, one function each; it takes the arguments that ``cli`` has parsed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def stage(arguments: argparse.Namespace) -> None:
-    """Run one stage, tell what came out, and track it; or print what it would do."""
+    """Run one stage, print its results, and track them; or print what it would do."""
     params, workspace = _open(arguments)
     name, item = arguments.stage, arguments.item
     _check_item(params, name, item)
@@ -66,7 +66,7 @@ def stage(arguments: argparse.Namespace) -> None:
 
 
 def _work(params: Params, workspace: Workspace, recipe: str) -> None:
-    """Trials of a study, in turn with nobody: what others run is told by the study's storage."""
+    """Run trials of a study without a lock, for the study's storage knows which trials other processes run."""
     from dreamset import tune
     from dreamset.core import audit
 
@@ -75,7 +75,7 @@ def _work(params: Params, workspace: Workspace, recipe: str) -> None:
 
 
 def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
-    """``run`` of a stage's module; importing it loads what that stage needs and no more."""
+    """Return ``run`` of a stage's module; importing it loads only what that stage needs."""
     import importlib
 
     function: Callable[..., dict[str, Any]] = importlib.import_module(f"dreamset.{stage}").run
@@ -87,30 +87,35 @@ def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
 
 
 def _check_item(params: Params, stage: str, item: str | None) -> None:
+    """Refuse a recipe or an arm that a stage cannot run on.
+
+    Raises:
+        InputError: it is no row of ``recipes``, or its row contradicts other parameters.
+    """
     if stage in ("adapt", "tune", "generate", "review") and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
     if stage == "train" and item != "real" and item not in params.recipes:
         raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
-    # A row that is not active may be named here, too.
+    # A row that is not active may be named, too, and loading params.yaml checks active rows alone.
     if stage in ("adapt", "tune", "generate", "train") and item in params.recipes:
         check_retrieval(params, item)
         check_start(params, item)
 
 
 def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
-    """One line of what a stage has done."""
-    shown = [
+    """Print one line on what a stage has done, and its warnings."""
+    facts = [
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in summary.items()
         if isinstance(value, int | float | str) and key not in ("recipe", "arm")
     ]
-    print(f"{stage}{f' {item}' if item else ''}: {', '.join(shown)}", flush=True)
+    print(f"{stage}{f' {item}' if item else ''}: {', '.join(facts)}", flush=True)
     for warning in summary.get("warnings", ()):
         print(f"{stage}: warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Loss curves of a stage, one per adapter or run."""
+    """Return the loss curves of a stage, one per adapter or run, as (step, loss)."""
     if not path.is_file():
         return {}
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -122,8 +127,8 @@ def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _artifacts(workspace: Workspace, stage: str, item: str | None, private: bool) -> list[Path]:
-    """Files of a stage that a person looks at; none that shows or names a shot where the shots are ``private``."""
-    # The evaluation names the files of shots that synthetic images resemble.
+    """Return the files of a stage that people look at; none shows or names a shot if the shots are ``private``."""
+    # The evaluation's record names the files of shots that synthetic images resemble.
     files = [] if private and stage == "evaluate" else [workspace.result(stage, item)]
     plots = workspace.plots(stage, item)
     files += sorted(plots.glob("*")) if plots.is_dir() else []
@@ -152,9 +157,9 @@ def predict(arguments: argparse.Namespace) -> None:
     from dreamset.use.predict import run
 
     counts = run(arguments.paths, arguments.classifier, arguments.out, arguments.threshold)
-    told = f"{counts.labelled} labelled, {counts.abstained} abstained, {counts.unusable} unusable"
-    # Standard output may be the CSV.
-    print(f"predict: {counts.files} files: {told}", file=sys.stderr)
+    results = f"{counts.labelled} labelled, {counts.abstained} abstained, {counts.unusable} unusable"
+    # Printed on stderr, for standard output may be the CSV.
+    print(f"predict: {counts.files} files: {results}", file=sys.stderr)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -184,7 +189,7 @@ def review(arguments: argparse.Namespace) -> None:
     params, workspace = _open(arguments)
     _check_item(params, "review", arguments.item)
     if not 0 <= arguments.port < 2**16:
-        raise InputError(f"--port {arguments.port}: is no port; name one of 1024 to 65535, or none.")
+        raise InputError(f"--port {arguments.port}: is no port; give one of 1024 to 65535, or leave it out.")
     print(server.serve(workspace, arguments.item, arguments.port, browser=not arguments.no_browser))
 
 
@@ -221,11 +226,11 @@ def gc(arguments: argparse.Namespace) -> None:
     running = locks.busy(workspace.locks) + locks.busy(workspace.shards)
     running += [f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.busy(study)]
     if running:
-        raise StoppedError(f"gc: {running[0]} is going on, and its work is in no list yet; run gc when it is done.")
+        raise StoppedError(f"gc: {running[0]} is running, and no list names its work yet; run gc when it is done.")
     beside = workspace.root / ".dreamset"
     cells = [workspace.cell, *sorted(beside.glob("table/*/")), *sorted(beside.glob("folds/*/*/"))]
     workers.clear_abandoned(params, workspace)
-    # Of a study that is finished nothing is left there: its values are known, and its images wanted no more.
+    # The folders of finished studies are gone: their values are known, and their images are needed no more.
     cells += sorted(workspace.trials.glob("*/*/*/*/"))
     used: set[str] = set()
     for cell in cells:
@@ -239,7 +244,7 @@ def gc(arguments: argparse.Namespace) -> None:
 
 
 def track(arguments: argparse.Namespace) -> None:
-    """Send what no tracking server has taken yet."""
+    """Send the records that no tracking server has received yet."""
     from dreamset.track import flush
 
     params, workspace = _open(arguments)
