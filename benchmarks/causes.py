@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 ROOT = Path(__file__).parents[1]
+# The stages that a cell runs.
+MAKERS = ("dreamset.prepare", "dreamset.adapt", "dreamset.generate", "dreamset.train")
 QUARTER = ".dreamset/quarter"  # a base that has learned less; docs/statistics.md says how to make it
 RECIPE, PLAIN = "datadream_dset", "stable_diffusion"
 SCALES = f"recipes.{RECIPE}.adapter_scales"
@@ -112,7 +114,7 @@ def cells(raw: dict[str, Any], options: argparse.Namespace) -> list[Cell]:
                 changed = _changed(raw, change, shots, seed, options.labels)
                 params = parameters.parse(changed, classifiers.ROWS, str(options.params))
                 setting = [params.setting(params.active), shots, seed, params.selection, REJECTED.get(change)]
-                made = fingerprint(setting, root, params.base)
+                made = fingerprint(setting, root, params.base, *MAKERS)
                 workspace = Workspace(root, options.work / made[:16])
                 threads = max(1, (os.cpu_count() or 1) // options.jobs)
                 found.append(Cell(change, shots, seed, params, workspace, made, threads))

@@ -47,6 +47,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "stable_diffusion_tuned"
+# The stages that a cell runs, and the module that scores its classifier.
+MAKERS = (
+    "dreamset.prepare",
+    "dreamset.adapt",
+    "dreamset.tune",
+    "dreamset.generate",
+    "dreamset.train",
+    "dreamset.evaluate.scoring",
+)
 RUN = Run(RECIPE, SYNTHETIC, "resnet20")
 PLAIN = "none"  # what the other arms are compared with
 ARMS: dict[str, dict[str, str] | None] = {
@@ -77,7 +86,7 @@ def cells(raw: dict[str, Any], options: argparse.Namespace, seeds: Iterable[int]
         for arm in ARMS:
             own = _changed(raw, arm, seed, options)
             given = parameters.parse(own, classifiers.ROWS, str(options.params))
-            made = fingerprint([given.setting((RECIPE,)), given.shots, seed], root, given.base)
+            made = fingerprint([given.setting((RECIPE,)), given.shots, seed], root, given.base, *MAKERS)
             row = own["models"][own["model"]]
             for kind in ("generator", "clip", "judge"):
                 # A project of its own, so that no arm finds images that another has drawn: what they take is measured.

@@ -126,8 +126,8 @@ def test_a_cell_is_scored_once_by_the_ordinary_stages(file: Path, tmp_path: Path
         60,
         4.5,
     )
-    assert found["images"] == 640 and len(found["right"][pruning.RUN]) == 160
-    assert 0 < paired.accuracy([found], pruning.RUN)["cas"] < 0.6
+    assert found["images"] == 640 and len(found["right"][str(pruning.RUN)]) == 160
+    assert 0 < paired.accuracy([found], str(pruning.RUN))["cas"] < 0.6
     assert not cell.folder.exists()
 
 
@@ -136,7 +136,7 @@ def made(cell: pruning.Cell) -> dict[str, Any]:
     right = {"none": (1, 1, 1, 1), "untuned": (0, 0, 0, 1)}.get(cell.arm, (1, 1, 1, cell.seed % 2))
     facts = {"arm": cell.arm, "made": cell.made, "trials": 3, "counts": {"pruned": 2}, "best": {}, "seconds_all": 1.0}
     drawn = {"hyperband": 50, "successive_halving": 35}.get(cell.arm, 100)
-    return record(cell.seed, {pruning.RUN: bits(*right)}, images_drawn=drawn, seconds=drawn / 2, **facts)
+    return record(cell.seed, {str(pruning.RUN): bits(*right)}, images_drawn=drawn, seconds=drawn / 2, **facts)
 
 
 def test_what_was_killed_goes_on_where_it_was(
@@ -206,7 +206,7 @@ def test_only_cells_with_every_phase_are_read(
     for seed, own in ((0, right), (1, partial), (2, right), (7, right)):
         write_json(cells / f"shots016_seed{seed}.json", record(seed, own, shots=16, recipes={}, device="a CPU"))
     write_json(cells / "shots004_seed0.json", record(0, right, shots=4, recipes={}))
-    monkeypatch.setattr(phases.sweep, "_usable", lambda _p, _w, path, _d: json.loads(path.read_text()))
+    monkeypatch.setattr(phases.cells, "_usable", lambda _p, _w, path, _d: json.loads(path.read_text()))
     found = phases.records(params, place, 16, range(5))
     assert [own["seed"] for own in found] == [0, 2]
     file = tmp_path / "params.yaml"
@@ -214,7 +214,7 @@ def test_only_cells_with_every_phase_are_read(
     with pytest.raises(SystemExit, match="2"):
         phases.main(["--params", str(file), "--read", "--shots", "8"])
     assert "no finished cell has all four phases" in capsys.readouterr().err
-    study = Workspace(place.root, phases.sweep.folder_of(place, 16, 2)).result("tune", "class_encoder")
+    study = Workspace(place.root, phases.cells.folder_of(place, 16, 2)).result("tune", "class_encoder")
     write_json(study, {"importance": {"main": {"guidance": 0.7}, "pairs": []}, "best": {"guidance": 2.5}})
     report = phases.main(["--params", str(file), "--read", "--output", str(tmp_path / "out")])
     assert [row["seeds"] for row in report["phases"]] == [2] * 4

@@ -153,12 +153,12 @@ def test_what_breaks_after_the_trials_loses_none(
     monkeypatch.setattr(adapt, "run", lambda *_: {"seconds": 0.0})
     monkeypatch.setattr(tune, "_forget_epochs", lambda *_: None)
     with monkeypatch.context() as broken:
-        broken.setattr(tune, "_chosen_adapters", lambda *_: 1 / 0)
+        broken.setattr(tune, "_write_chosen_adapters", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             tune.run(params, place, THIRD)
     assert not place.result("tune", THIRD).exists() and not place.tuned(THIRD).exists()
     assert f"are kept; when the error below is fixed, run `dreamset tune {THIRD}` again" in capsys.readouterr().err
     monkeypatch.setattr(Objective, "__call__", lambda *_: pytest.fail("a trial again"))
-    monkeypatch.setattr(tune, "_chosen_adapters", lambda *_: None)
+    monkeypatch.setattr(tune, "_write_chosen_adapters", lambda *_: None)
     tune.run(params, place, THIRD)
     assert len(record(place, THIRD)["trials"]) == 2
