@@ -40,6 +40,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the measures of the source tree where its tests ran; workers' own output is lost."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    if any(str(getattr(report, "nodeid", "")).startswith("tests/test_floors.py") for report in reports):
+        from test_floors import summary
+
+        terminalreporter.write_line(summary())
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Threads that a test has asked for are not those of the tests after it, which would get in each other's way."""

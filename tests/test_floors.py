@@ -83,13 +83,18 @@ def test_a_module_imports_its_own_folder_and_lower_floors(name: str) -> None:
     assert not above, f"{name} ({here}, floor {FLOOR_OF[here]}) imports {sorted(above)}"
 
 
-def test_the_house_in_three_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    root = sorted(path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__"))
-    with capsys.disabled():
-        print(f"\n{len(FLOORS)} floors, {len(circles())} circles of imports, {len(root)} modules in the root")
+ROOT = sorted(path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__"))
+
+
+def summary() -> str:
+    """The three measures of the house; ``conftest`` prints them at the end of a run."""
+    return f"{len(FLOORS)} floors, {len(circles())} circles of imports, {len(ROOT)} modules in the root of the package"
+
+
+def test_the_house_in_three_numbers() -> None:
     assert len(FLOORS) <= 9
     assert circles() == []
-    assert root == ["adapt.py", "deliver.py", "expect.py", "generate.py", "prepare.py", "train.py", "tune.py"]
+    assert ROOT == ["adapt.py", "deliver.py", "expect.py", "generate.py", "prepare.py", "train.py", "tune.py"]
 
 
 def test_every_folder_stands_on_a_floor() -> None:
