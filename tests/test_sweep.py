@@ -15,7 +15,6 @@ import yaml
 
 import toy
 from dreamset import adapt, evaluate, generate, prepare, train
-from dreamset import params as parameters
 from dreamset.command import cli
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import write_json
@@ -24,6 +23,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.drawing import pools
 from dreamset.metrics.verdict import Gain
 from dreamset.params import Params
+from dreamset.params.sections import Report
 from dreamset.sweep import cells, table
 from toy import ROOT
 
@@ -127,7 +127,7 @@ def test_a_table_goes_on_where_it_stopped(params: Params, workspace: Workspace, 
     assert recorded(workspace) == [(4, 0), (4, 1), (8, 0)]
     # What changes no number of a cell runs nothing.
     for same in (
-        dataclasses.replace(params, report=parameters.Report(3, False)),
+        dataclasses.replace(params, report=Report(3, False)),
         dataclasses.replace(params, primary="datadream_cls"),
         dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, smallest_gain=0.02)),
         dataclasses.replace(params, models={"bundled": params.base}),
