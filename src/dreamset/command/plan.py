@@ -105,7 +105,7 @@ def _entry(params: Params, path: Path, stage: str, item: str | None) -> dict[str
 
 
 def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
-    """Work that a stage does, as far as the manifests that are there tell."""
+    """Return the counts of a stage's work, as far as the present manifests tell."""
     if stage not in ("adapt", "tune", "generate", "train") or not workspace.splits.is_file():
         return {}
     split = splits.read_split(workspace.splits)
@@ -124,7 +124,7 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
 
 
 def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
-    """A recipe's adapters, and the optimizer steps of all of them together, for ``images`` of each class."""
+    """Return the number of a recipe's adapters, and of all their optimizer steps, for ``images`` of each class."""
     row = params.recipes[recipe]
     if not row.trains:
         return 0, 0
@@ -136,7 +136,7 @@ def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, 
 
 
 def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
-    """Whether every study that the images of ``recipe`` wait for has said what it chose, for these shots and rows."""
+    """Return whether every study before the images of ``recipe`` has chosen, for these shots and rows."""
     studied = [name for name in params.lineage(recipe) if params.recipes[name].is_tuned]
     if not all(workspace.result("tune", name).is_file() for name in studied):
         return False
@@ -144,25 +144,25 @@ def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
 
 
 def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:
-    """What a study does at most: when nothing is pruned, and no two trials share their adapters."""
+    """Return the most that a study can do: nothing is pruned, and no two trials share their adapters."""
     from dreamset.study import objective
 
     search, tune = params.recipes[recipe].search, params.base.tune
     if search is None:
         return {"trials": 0}
-    found, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
+    holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
     steps = sum(objective.steps_at(tune, rung) for rung in tune.per_class)
     counts = {
         "trials": trials,
         "rungs": len(tune.per_class),
-        "images at most": trials * len(found) * len(split.classes) * tune.per_class[-1],
-        "classifier steps at most": trials * len(found) * steps,
+        "images at most": trials * len(holdouts) * len(split.classes) * tune.per_class[-1],
+        "classifier steps at most": trials * len(holdouts) * steps,
     }
-    # Of what it starts from each part has its own adapters as well, but the same in all trials.
+    # The recipes that it starts from have adapters in each holdout too, but the same ones in all trials.
     adapting = sum(
         _adapting(params, name, part.split.train_per_class)[1]
         * (trials if name == recipe and (search.lr or search.epochs) else 1)
-        for part in found
+        for part in holdouts
         for name in params.lineage(recipe)
     )
     if adapting:
@@ -171,7 +171,7 @@ def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: s
 
 
 def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
-    """The knobs of a study with their ranges, as far as they are known before."""
+    """Return the knobs of a study with their ranges, as far as they are known beforehand."""
     search = params.recipes[recipe].search
     if search is None:
         return "nothing: the recipe has no search"
@@ -185,9 +185,9 @@ def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
 
 
 def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
-    """What the protocol costs beyond scoring, and the smallest gain that so many images can show.
+    """Return what the protocol costs beyond scoring, and the smallest gain that so many images can show.
 
-    The number of test images is what ``prepare`` recorded: their manifest is not opened for it.
+    ``prepare`` recorded the number of test images, so this opens no manifest of them.
     """
     path = workspace.result("prepare")
     if not (workspace.splits.is_file() and path.is_file()):
@@ -210,7 +210,7 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
 
 
 def _refitting(params: Params, folds: list[splits.Split]) -> str:
-    """Work of all folds together, those in which each of them selects included, in words."""
+    """Return the work of all folds together in words, the folds inside them that select included."""
     from dreamset.data import folds as dividing
 
     learned = [split.train_per_class for split in folds]
@@ -227,7 +227,7 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
 
 
 def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split]) -> str:
-    """Work of the studies of all folds, in words; empty where nothing is searched."""
+    """Return the work of the studies of all folds in words; empty where nothing is searched."""
     studied = [recipe for recipe in params.active if params.recipes[recipe].is_tuned]
     total: Counter[str] = Counter()
     for recipe in studied:
@@ -241,7 +241,7 @@ def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split
 
 
 def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
-    """How long that takes, where all stages have told how long they took."""
+    """Return in words how long that takes; empty where a stage has not recorded its time."""
     from dreamset.data.folds import SELECTING
 
     seconds, rounds = 0.0, 1 + SELECTING if params.selection == "cv" else 1
@@ -261,12 +261,12 @@ def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
 
 
 def _trained(record: dict[str, Any]) -> float:
-    """Seconds of all classifiers of an arm."""
+    """Return the seconds of all classifiers of an arm."""
     return float(sum(run["seconds"] for run in record["runs"]))
 
 
 def _training(params: Params, arm: str) -> dict[str, int]:
-    """Optimizer steps by classifier, all that is tried included; what the folds adapt and draw comes on top."""
+    """Return the optimizer steps by classifier, all that is tried included, without what the folds adapt and draw."""
     from dreamset.classifiers import selection
     from dreamset.data import folds
     from dreamset.data.runs import REAL, runs
@@ -288,7 +288,7 @@ def _training(params: Params, arm: str) -> dict[str, int]:
 
 
 def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:
-    """Seconds, from the last run's own measurement scaled by the counts; records do not say of which model."""
+    """Return the seconds, scaled from the last run's; records do not say which model that had."""
     path = workspace.result(stage, item)
     if not path.is_file():
         return "no earlier run to estimate from"
@@ -307,7 +307,7 @@ def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[s
 
 
 def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> str:
-    """What a stage takes on a GPU at its worst moment, counted on tensors without content."""
+    """Return the memory that a stage needs on a GPU at its peak, counted on tensors without content."""
     row, model = params.recipes[recipe], params.base
     if stage == "adapt" and not row.trains:
         return "none: nothing is trained"
@@ -327,19 +327,19 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
         together = model.adapt.together if row.has_adapter_per_class else 1
         # The vectors of a class are many numbers, one class more or less is few.
         classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 1
-        found = memory.of_adapting(base, trained.kind_of(row, classes), batch, together, offload=offload)
+        gigabytes = memory.of_adapting(base, trained.kind_of(row, classes), batch, together, offload=offload)
         what = f"{together} adapters at once, {batch} images each" if together > 1 else f"{batch} images a step"
     else:
         batch, guided = model.generate.batch, params.sampler(recipe).guidance != 1
-        found = memory.of_drawing(base, batch, guided=guided, offload=offload)
+        gigabytes = memory.of_drawing(base, batch, guided=guided, offload=offload)
         what = f"{batch} images at once"
-    total = found.pop("total")
-    parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in found.items())
+    total = gigabytes.pop("total")
+    parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in gigabytes.items())
     return f"{total / 1e9:.3g} GB with {what} ({parts}), and about 1 GB for CUDA itself"
 
 
 def _input(name: str, workspace: Workspace) -> str:
-    """Return an input as it is shown: the name of weights on a hub, or a path and whether something is there."""
+    """Return an input as text: the name of weights on a hub, or a path and whether it is missing."""
     # Weights and the table of seeds are the project's, and a cell has the rest.
     there = ":" in name or (workspace.cell / name).exists() or (workspace.root / name).exists()
     return name if there else f"{name}  (missing)"

@@ -1,1 +1,1 @@
-"""What every other folder builds on: errors, files, images, seeds, locks, shards, devices."""
+"""The ground floor, on which every folder builds: errors, files, images, seeds, locks, shards, devices."""

@@ -59,7 +59,7 @@ def name(device: torch.device | None = None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What decides the last bits of a result beside its code: the processor's name, and its number of threads."""
+    """Return the processor's name and the number of threads; beside the code, they decide the last bits of a result."""
     import torch
 
     return {"device": _model(pick()), "threads": torch.get_num_threads()}

@@ -1,4 +1,4 @@
-"""What a source of real images offers: its images, its classes, and the parts that images may go to."""
+"""A source of real images: its images, its classes, and the parts that images may go to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows beside the trials: explanations, and sample sheets in ``.dreamset/artifacts``."""
+"""Explanations and sample sheets that optuna-dashboard shows beside the trials, in ``.dreamset/artifacts``."""
 
 from __future__ import annotations
 
