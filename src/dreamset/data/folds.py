@@ -164,7 +164,7 @@ def holdout(split: Split) -> Split:
 
 
 def _together(samples: tuple[Sample, ...]) -> list[str]:
-    """For each sample a name of what must not be divided: its group, and that of any copy of the same file."""
+    """Return for each sample the name of what must stay whole: its group, joined with those of copies of its file."""
     joined = representatives((f"file {sample.sha256}", f"group {sample.group}") for sample in samples)
     return [joined[f"group {sample.group}"] for sample in samples]
 
