@@ -15,6 +15,7 @@ from dreamset.core import locks, shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.data import cards
+from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
 
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params import Params
 
-_REAL: Final = "real"  # the arm without synthetic images
-# Of that arm, named beforehand and not picked on the test images: on selection images of digits strong augmentation
-# got more right than plain (docs/selection.md).
-_REAL_ONLY: Final = "real_strong"
+# Trained on the real images alone. It was named beforehand, and not picked on the test images: on selection images of
+# digits strong augmentation got more right than plain (docs/selection.md).
+_ALONE: Final = REAL_STRONG
 _OUTCOMES: Final = ("helps", "does_not_help", "cannot_tell")
 _AGAIN: Final = "run `dreamset evaluate` again"
 
@@ -103,35 +103,36 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     path = workspace.result("evaluate")
     evaluation = read_json(path, "dreamset evaluate")
     split = read_split(workspace.splits)
-    table = claims.read(params, workspace, {_REAL, *params.active})
+    table = claims.read(params, workspace, {REAL, *params.active})
     settled = claims.settle(params, table, split, evaluation, verdict(evaluation, path))
     assert settled.verdict is not None
-    found = settled.verdict | {"seeds": settled.seeds, "basis": settled.basis}
-    helps = found["outcome"] == "helps"
-    # The very one that the verdict compares.
-    arm, kind = found["of"].split("/")[:2] if helps else (_REAL, _REAL_ONLY)
-    name: str = found["classifier"]
+    outcome = settled.verdict | {"seeds": settled.seeds, "basis": settled.basis}
+    helps = outcome["outcome"] == "helps"
+    # Where they help, the very run that the verdict compares.
+    run = Run.parse(outcome["of"]) if helps else Run(REAL, _ALONE, outcome["classifier"])
     rows = params.base.train.rows
-    program = rows[name].program if name in rows else None
+    program = rows[run.classifier].program if run.classifier in rows else None
     if program is None:
         others = ", ".join(params.base.train.delivered)
-        raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name one of {others}.")
-    source = workspace.classifiers(arm) / f"{kind}_{name}"
-    record = read_json(source / classifiers.RECORD, f"dreamset train {arm}")
+        raise InputError(
+            f"{path}: its verdict names {run.classifier}, which cannot be delivered; name one of {others}."
+        )
+    source, command = workspace.classifiers(run.arm) / run.folder, f"dreamset train {run.arm}"
+    record = read_json(source / classifiers.RECORD, command)
     if "temperature" not in record:
-        raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `dreamset train {arm}` again.")
+        raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `{command}` again.")
     locks.boundary()
     predictor = classifiers.load(source)
     side = classifiers.seen(predictor.size, params.base.resolution)
-    chosen = _threshold(params, workspace, split, predictor, side)
+    choice = _threshold(params, workspace, split, predictor, side)
     record |= {
         "base": record["base"] and cards.shown(record["base"]),
         "preprocessing": _preprocessing(params, record["transform"], side),
-        "threshold": chosen.threshold,
-        "threshold_reason": chosen.reason,
-        "verdict": found,
-        "origin": params.recipes[arm].origin if helps else None,
-        "accuracy": _accuracy(evaluation, path, arm, kind, name) | {"learned": len(split.train), "chosen": helps},
+        "threshold": choice.threshold,
+        "threshold_reason": choice.reason,
+        "verdict": outcome,
+        "origin": params.recipes[run.arm].origin if helps else None,
+        "accuracy": _accuracy(evaluation, path, run) | {"learned": len(split.train), "chosen": helps},
         "labels_per_class": {
             "train": evaluation["labels_train_per_class"],
             "selection": evaluation["labels_selection_per_class"],
@@ -143,44 +144,49 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         for file in sorted(source.iterdir()):
             shutil.copyfile(file, folder / file.name)
         write_json(folder / classifiers.RECORD, record)
-        classifiers.save_more(name, predictor.classifier, folder)
+        classifiers.save_more(run.classifier, predictor.classifier, folder)
         atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
     summary = {
-        "outcome": found["outcome"],
-        "seeds": found["seeds"],
-        "arm": arm,
-        "train_on": kind,
-        "classifier": name,
+        "outcome": outcome["outcome"],
+        "seeds": outcome["seeds"],
+        "arm": run.arm,
+        "train_on": str(run.kind),
+        "classifier": run.classifier,
         "accuracy": accuracy["estimate"],
         "low": accuracy["low"],
         "high": accuracy["high"],
         "protocol": accuracy["protocol"],
         "temperature": record["temperature"],
-        "threshold": chosen.threshold,
-        "threshold_reason": chosen.reason,
+        "threshold": choice.threshold,
+        "threshold_reason": choice.reason,
     }
     write_json(workspace.result("deliver"), summary)
     return summary | {"warnings": [table.warning] if table.warning else []}
 
 
 def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The verdict of an evaluation.
+    """Return the verdict of an evaluation.
 
     Args:
-        evaluation: what ``path`` holds.
-        path: named where there is none.
+        evaluation: the content of ``path``.
+        path: the file that errors name.
 
     Raises:
-        InputError: there is none, or it is not one of the three.
+        InputError: there is no verdict, its outcome is not one of the three, or it is not about a run.
     """
-    found = evaluation.get("verdict")
-    wanted = ("outcome", "recipe", "classifier", "of", "sentence")
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in wanted):
+    verdict = evaluation.get("verdict")
+    fields = ("outcome", "recipe", "classifier", "of", "sentence")
+    if not isinstance(verdict, dict) or not all(isinstance(verdict.get(key), str) for key in fields):
         raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
-    if found["outcome"] not in _OUTCOMES:
-        raise InputError(f"{path}: has the verdict {found['outcome']!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
-    return found
+    outcome = verdict["outcome"]
+    if outcome not in _OUTCOMES:
+        raise InputError(f"{path}: has the verdict {outcome!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
+    try:
+        Run.parse(verdict["of"])
+    except ValueError as error:
+        raise InputError(f"{path}: has a verdict on no run ({error}); {_AGAIN}.") from error
+    return verdict
 
 
 def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float) -> Choice:
@@ -236,12 +242,16 @@ def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict
     }
 
 
-def _accuracy(evaluation: dict[str, Any], path: Path, arm: str, kind: str, name: str) -> dict[str, Any]:
-    """What the evaluation says of the delivered classifier."""
-    key = (arm, kind, name)
+def _accuracy(evaluation: dict[str, Any], path: Path, run: Run) -> dict[str, Any]:
+    """Return the measured accuracy of the delivered classifier.
+
+    Raises:
+        InputError: the evaluation did not measure it.
+    """
+    key = (run.arm, str(run.kind), run.classifier)
     row = next((r for r in evaluation["runs"] if (r["arm"], r["train_on"], r["classifier"]) == key), None)
     if row is None:
-        raise InputError(f"{path}: says nothing of {'/'.join(key)}, which its verdict chooses; {_AGAIN}.")
+        raise InputError(f"{path}: says nothing of {run}, which its verdict chooses; {_AGAIN}.")
     return {
         "estimate": row["accuracy"],
         "low": row["low"],

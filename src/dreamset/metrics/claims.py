@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
+from dreamset.data.runs import Kind, Run
 from dreamset.metrics import verdict
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import Gain
 from dreamset.weights.fingerprint import CELL, inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.splits import Split
     from dreamset.params import Params
+
+_Row = TypeVar("_Row")
 
 _SIGN_FLIP: Final = "the sign-flip test over seeds"
 
@@ -42,11 +45,21 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """The mean accuracy of a run over seeds, at one number of shots, and its standard deviation where there is one."""
+
+    shots: int
+    run: Run
+    accuracy: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """What ``dreamset table`` wrote: the claims, and mean accuracies and correlations as rows of text."""
+    """The tables of ``dreamset table``; the correlations are rows of text."""
 
     claims: list[Claim]
-    summary: list[dict[str, str]]
+    means: list[Mean]
     correlations: list[dict[str, str]]
     cost: dict[str, Any]
 
@@ -55,17 +68,13 @@ class Sweep:
         """The fewest seeds that a claim rests on."""
         return min((claim.seeds for claim in self.claims), default=0)
 
-    def at(self, shots: object) -> dict[tuple[str, str], Claim]:
-        """The claims at this number of shots, by what is compared."""
+    def at(self, shots: object) -> dict[tuple[Run, Run], Claim]:
+        """Return the claims at this number of shots, by the two runs compared."""
         return {(claim.gain.of, claim.gain.minus): claim for claim in self.claims if claim.shots == shots}
 
-    def means(self, shots: object, classifier: str) -> dict[tuple[str, str], tuple[float, float | None]]:
-        """Mean accuracy over the seeds and its standard deviation, by (arm, train_on)."""
-        return {
-            (row["recipe"], row["train_on"]): (float(row["accuracy"]), float(row["sd"]) if row.get("sd") else None)
-            for row in self.summary
-            if (row["shots"], row["classifier"]) == (str(shots), classifier)
-        }
+    def means_at(self, shots: object) -> dict[Run, Mean]:
+        """Return the means at this number of shots, by run."""
+        return {mean.run: mean for mean in self.means if mean.shots == shots}
 
 
 Other = Literal["settings", "code", "weights"]
@@ -114,7 +123,7 @@ class Settled:
 
     verdict: dict[str, Any] | None
     seeds: int
-    gains: dict[tuple[str, str], Gain]
+    gains: dict[tuple[Run, Run], Gain]
     basis: str
 
 
@@ -144,7 +153,7 @@ def settle(
         pooled = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=_SIGN_FLIP)
         if pooled is not None:
             basis = f"It rests on {seeds} seeds, of which this classifier is of seed {split.seed}."
-            return Settled(asdict(pooled) | {"sentence": pooled.sentence}, seeds, gains, basis)
+            return Settled(pooled.record, seeds, gains, basis)
     basis = f"It rests on one seed, {split.seed}."
     return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis)
 
@@ -183,25 +192,52 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     # Last, for it reads all of the weights.
     if hashes["weights"] != inputs(None, workspace.root, params.base):
         return Table(other="weights", command=command)
-    try:
-        claims = [
-            Claim(
-                shots=int(row["shots"]),
-                seeds=int(row["seeds"]),
-                gain=Gain(row["of"], row["minus"], *_ends(row)),
-                p=float(row["p"]) if row.get("p") else None,
-                p_holm=float(row["p_holm"]) if row.get("p_holm") else None,
-                primary=row.get("primary") == "true",
-            )
-            for row in read_csv(path)
-            if {row["of"].split("/")[0], row["minus"].split("/")[0]} <= set(arms)
-        ]
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: is not a table of claims ({error}); run `dreamset table` again.") from error
-    summary = [row for row in read_csv(folder / "summary.csv") if row.get("recipe") in arms]
+    claims = [claim for claim in read_claims(path) if {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)]
+    means = [mean for mean in _rows(folder / "summary.csv", _mean) if mean.run.arm in arms]
     if not claims:
         return Table()
-    return Table(Sweep(claims, summary, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json")))
+    return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json")))
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Return the claims of a ``claims.csv``.
+
+    Raises:
+        InputError: the file is not whole, or is of something else.
+    """
+    return _rows(path, _claim)
+
+
+def _rows(path: Path, parse: Callable[[dict[str, str]], _Row]) -> list[_Row]:
+    """Return the parsed rows of a file of the table.
+
+    Raises:
+        InputError: the file is not whole, or is of something else.
+    """
+    try:
+        return [parse(row) for row in read_csv(path)]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: is not a table over seeds ({error}); run `dreamset table` again.") from error
+
+
+def _claim(row: dict[str, str]) -> Claim:
+    return Claim(
+        shots=int(row["shots"]),
+        seeds=int(row["seeds"]),
+        gain=Gain.read(row),
+        p=_number(row, "p"),
+        p_holm=_number(row, "p_holm"),
+        primary=row.get("primary") == "true",
+    )
+
+
+def _mean(row: dict[str, str]) -> Mean:
+    run = Run(row["recipe"], Kind.parse(row["train_on"]), row["classifier"])
+    return Mean(int(row["shots"]), run, float(row["accuracy"]), _number(row, "sd"))
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    return float(row[name]) if row.get(name) else None
 
 
 def _command(folder: Path) -> str:
@@ -232,5 +268,3 @@ def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path, "dreamset table")) if path.is_file() else {}
 
 
-def _ends(row: dict[str, str]) -> tuple[float, float, float]:
-    return float(row["difference"]), float(row["low"]), float(row["high"])
