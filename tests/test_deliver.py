@@ -168,6 +168,7 @@ def test_it_never_abstains_where_no_threshold_would_do() -> None:
     [
         ({"verdict": None}, "holds no verdict; run `dreamset evaluate` again"),
         ({"verdict": {"outcome": "maybe"}}, "holds no verdict"),
+        ({"verdict": delivered.evaluation()["verdict"] | {"of": "both"}}, "has a verdict on no run .'both' is no run"),
         ({"runs": []}, "says nothing of real/real_strong/resnet20"),
     ],
 )

@@ -258,9 +258,7 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
 
     settings = read_json(setting, "dreamset table")
     retrieved = {name for name, row in settings.get("recipes", {}).items() if row.get("origin") == "retrieval"}
-    every = [
-        claim for claim in claims.read_claims(path) if not retrieved & {claim.gain.of.arm, claim.gain.minus.arm}
-    ]
+    every = [claim for claim in claims.read_claims(path) if not retrieved & {claim.gain.of.arm, claim.gain.minus.arm}]
     if not every:
         return None
     nearest = min({claim.shots for claim in every}, key=lambda k: (abs(math.log(k / shots)), k))

@@ -266,5 +266,3 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path, "dreamset table")) if path.is_file() else {}
-
-

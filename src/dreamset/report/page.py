@@ -144,9 +144,7 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Markup:
     panels = []
     for classifier in evidence.classifiers:
         runs = [(tables.ZERO_SHOT_RUN, "zero-shot CLIP", "zero")]
-        runs += [
-            (Run(REAL, kind, classifier), tables.trained_on(REAL, kind), "real") for kind in evidence.real_kinds
-        ]
+        runs += [(Run(REAL, kind, classifier), tables.trained_on(REAL, kind), "real") for kind in evidence.real_kinds]
         runs += [
             (
                 Run(recipe, kind, classifier),

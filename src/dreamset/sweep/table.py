@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, digest, write_csv, write_json
-from dreamset.evaluate import output
 from dreamset.data.runs import SYNTHETIC, Run
+from dreamset.evaluate import output
 from dreamset.metrics.machines import differing
 from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
 from dreamset.metrics.verdict import Gain, over_real
