@@ -573,7 +573,7 @@ def test_what_is_missing_is_left_out_or_named(params: Params, workspace: Workspa
     with pytest.raises(InputError, match=r"says nothing of datadream_cls.*dreamset evaluate"):
         report.run(replace(params, active=(*RECIPES, "datadream_cls")), workspace)
     change(workspace, lambda record: record["differences"][0].update(of="datadream_dset/all/resnet20"))
-    with pytest.raises(InputError, match="is not an evaluation .'all' is no kind of images"):
+    with pytest.raises(InputError, match=r"is not an evaluation .'all' is no kind of images"):
         report.run(params, workspace)
     change(workspace, lambda record: record.pop("runs"))
     with pytest.raises(InputError, match="is not an evaluation"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup
 
-from dreamset.core.sums import total
+from dreamset.core.arithmetic import total
 from dreamset.data.runs import (
     BOTH,
     BOTH_STRONG,
