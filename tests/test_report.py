@@ -393,7 +393,7 @@ def write_table(params: Params, workspace: Workspace, rows: list[dict[str, Any]]
     if not (workspace.root / "models/base").is_symlink():
         (workspace.root / "models").mkdir(exist_ok=True)
         (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
-    made = {"data": None} | claims.made(params, workspace.root)
+    made = {"data": None} | claims.hashes(params, workspace.root)
     write_json(folder / "setting.json", params.setting([*RECIPES, "datadream_cls"]) | made | setting)
 
 

@@ -1,6 +1,6 @@
-"""The claims of ``dreamset table`` over several seeds, and the verdict that counts: over these seeds, or of one.
+"""The claims of ``dreamset table`` over several seeds, and the verdict that counts: over these seeds, or over one.
 
-A table counts only where it was made as this run was: with the same settings, code and pretrained weights.
+A table counts only if this run and the table have the same settings, code and pretrained weights.
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ Other = Literal["settings", "code", "weights"]
 
 @dataclass(frozen=True)
 class Table:
-    """The table over seeds in ``results/table``: its ``sweep`` where it counts, and else why it does not.
+    """The table over seeds in ``results/table``: its ``sweep`` if it counts, else the reason why it does not.
 
     Without a table both ``sweep`` and ``other`` are None.
 
-    Args:
-        sweep: what the table says, of the arms that were asked for.
-        other: the first thing that it was made with otherwise than this run.
-        names: the sections of the parameters that differ, where these are the settings.
-        command: makes the table current.
+    Attributes:
+        sweep: the numbers of the arms that were asked for.
+        other: the first thing in which table and run differ.
+        names: the sections of the parameters that differ, where ``other`` is ``settings``.
+        command: the command that makes the table current.
     """
 
     sweep: Sweep | None = None
@@ -100,7 +100,7 @@ class Table:
 
     @property
     def warning(self) -> str | None:
-        """A sentence on a table that does not count; None of a current one and of none."""
+        """A sentence on a table that does not count; None without a table, or where it counts."""
         if self.other is None:
             return None
         which = f" ({', '.join(self.names)})" if self.names else ""
@@ -114,11 +114,12 @@ class Table:
 class Settled:
     """The verdict that counts.
 
-    Args:
-        verdict: as ``evaluate`` records one; None where nothing was trained on real and synthetic images together.
-        seeds: those that it rests on: 1, or six and more of the table.
-        gains: the differences over these seeds, by what is compared; empty where it rests on one seed.
-        basis: on what it rests, in a sentence.
+    Attributes:
+        verdict: its record, as ``evaluate`` writes one; None where nothing was trained on real and synthetic images
+            together.
+        seeds: the number of seeds that it rests on: 1, or six and more of the table.
+        gains: the differences over these seeds, by the two runs compared; empty where it rests on one seed.
+        basis: a sentence on the seeds that it rests on.
     """
 
     verdict: dict[str, Any] | None
@@ -130,22 +131,22 @@ class Settled:
 def settle(
     params: Params, table: Table, split: Split, evaluation: dict[str, Any], here: dict[str, Any] | None
 ) -> Settled:
-    """Return the verdict over the seeds of the table; ``here`` where it has fewer than six, which decide nothing.
+    """Return the verdict over the seeds of the table, or ``here`` where the table has fewer than six.
 
-    So few do not show how much seeds differ: intervals over two or three can be far too narrow.
+    Fewer do not show how much seeds differ: intervals over two or three can be far too narrow.
 
     Args:
-        params: for the primary recipe and classifier, and the smallest gain of interest.
-        table: as ``read`` gives it.
+        params: gives the primary recipe and classifier, and the smallest gain of interest.
+        table: as ``read`` returns it.
         split: of the run that the verdict is for.
-        evaluation: of that run, for its confidence and what it was scored on.
-        here: the verdict of that evaluation.
+        evaluation: of that run; gives the confidence and the images.
+        here: the record of that evaluation's verdict.
     """
     claims = table.sweep.at(split.shots) if table.sweep else {}
     best = verdict.over_real(
         (claim.gain for claim in claims.values()), params.primary_recipe, params.primary_classifier
     )
-    # Of the claim that is used: a recipe that was added later may have fewer.
+    # A recipe that was added later may have fewer seeds than the table.
     seeds = claims[best.of, best.minus].seeds if best else 0
     if not indicative(seeds):
         over = f"{verdict.basis(evaluation).rstrip(',')}, in the mean of {seeds} seeds,"
@@ -158,13 +159,13 @@ def settle(
     return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis)
 
 
-def made(params: Params, root: Path) -> dict[str, str]:
-    """Hashes of the code and of the pretrained weights that the cells of a table are made with."""
+def hashes(params: Params, root: Path) -> dict[str, str]:
+    """Return the hashes of the code and of the pretrained weights that decide the cells of a table."""
     return {"code": code_digest(*CELL), "weights": inputs(None, root, params.base)}
 
 
 def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
-    """Return the table over seeds, of these arms.
+    """Return the table over seeds, with the claims and means of ``arms`` alone.
 
     Raises:
         InputError: a file of the table is not whole.
@@ -175,22 +176,22 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
         return Table()
     command = _command(folder)
     setting = _optional(folder / "setting.json")
-    hashes = {name: setting.pop(name, None) for name in ("code", "weights")}
-    setting.pop("made", None)  # of older tables: one hash of both
-    # Of the images of the source, which nobody but prepare and evaluate may read.
+    code, weights = setting.pop("code", None), setting.pop("weights", None)
+    setting.pop("made", None)  # one hash of both, in older tables
+    # The hash of the source's images, which only prepare and evaluate may read.
     setting.pop("data", None)
     recipes = {name: row for name, row in setting.get("recipes", {}).items() if name in arms}
     setting["recipes"] = recipes
-    # As JSON has it, where tuples are lists.
-    wanted = json.loads(json.dumps(params.setting(recipes.keys() & params.recipes.keys())))
-    if setting != wanted:
-        # Without a record of them nobody knows which differ.
-        differ = [name for name in wanted if setting.get(name) != wanted[name]] if "model" in setting else []
+    # Through JSON, which turns tuples into lists.
+    current = json.loads(json.dumps(params.setting(recipes.keys() & params.recipes.keys())))
+    if setting != current:
+        # An empty record does not tell which of them differ.
+        differ = [name for name in current if setting.get(name) != current[name]] if "model" in setting else []
         return Table(other="settings", names=tuple(differ), command=command)
-    if hashes["code"] != code_digest(*CELL):
+    if code != code_digest(*CELL):
         return Table(other="code", command=f"{command} --recheck")
-    # Last, for it reads all of the weights.
-    if hashes["weights"] != inputs(None, workspace.root, params.base):
+    # The weights come last, because their hash reads all of them.
+    if weights != inputs(None, workspace.root, params.base):
         return Table(other="weights", command=command)
     claims = [claim for claim in read_claims(path) if {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)]
     means = [mean for mean in _rows(folder / "summary.csv", _mean) if mean.run.arm in arms]
@@ -241,7 +242,7 @@ def _number(row: dict[str, str], name: str) -> float | None:
 
 
 def _command(folder: Path) -> str:
-    """What makes the table in ``folder`` again."""
+    """Return the command that makes the table in ``folder`` again."""
     cells = read_csv(folder / "cells.csv")
     if not cells:
         return "dreamset table --shots K --seeds A-B"
@@ -250,10 +251,10 @@ def _command(folder: Path) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV; none where the file is missing.
+    """Return the rows of a CSV; an empty list where the file is missing.
 
     Raises:
-        InputError: it is not whole.
+        InputError: the file is not whole.
     """
     if not path.is_file():
         return []

@@ -1,9 +1,9 @@
-"""The verdict: do the primary recipe's images help the primary classifier? By a rule that no result can move.
+"""The verdict: do the primary recipe's images help the primary classifier?
 
-Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen. Real and synthetic images together
-are strongly augmented, as the strongest of the ways of training on the real images alone is. Which of these is the best
-on the test images is what has to be beaten: choosing that one there favours the real images, so that the verdict errs
-on their side.
+Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen, so no result can move them. Real and
+synthetic images together are strongly augmented, as the real ones alone are in the strongest of their runs. The
+synthetic images have to beat the run on real images alone that is best on the test images. Choosing it there favours
+the real images, so the verdict errs on their side.
 """
 
 from __future__ import annotations
@@ -92,16 +92,16 @@ class Verdict:
 
 
 def decide(low: float, high: float, smallest_gain: float, *, significant: bool = True, enough: bool = True) -> Outcome:
-    """The rule, from the ends of the interval of real + synthetic minus real only.
+    """Return the outcome that the rule gives for an interval of real + synthetic minus real only.
 
     Args:
-        low: lower end, as a share of the test images.
-        high: upper end.
-        smallest_gain: below this a gain is as good as none; 0 or more.
-        significant: whether the test beside the interval rejects equality; True where none is made.
+        low: the lower end, as a share of the test images.
+        high: the upper end, likewise.
+        smallest_gain: a gain below this is as good as none; 0 or more.
+        significant: whether the test beside the interval rejects equality; True without a test.
         enough: whether so many images can show any difference at all.
     """
-    # An interval without width says how little was seen, not how sure the gain is.
+    # An interval without width tells that little was seen, not that the gain is sure.
     if low == high or not enough:
         return "cannot_tell"
     if low > 0:
@@ -136,21 +136,21 @@ def judge(
     enough: bool = True,
     test: str = "McNemar\N{RIGHT SINGLE QUOTATION MARK}s exact test",
 ) -> Verdict | None:
-    """The verdict on paired differences; None where nothing was trained on real and synthetic images together.
+    """Return the verdict on paired differences; None where nothing was trained on real and synthetic images together.
 
     Args:
-        params: for the primary recipe and classifier, and the smallest gain of interest.
-        gains: any differences, those over real arms among them.
+        params: gives the primary recipe and classifier, and the smallest gain of interest.
+        gains: differences of any runs, those over the real arm among them.
         confidence: of their intervals, 0..1.
-        basis: what they were measured on, such as "640 test images".
+        basis: the images that they were measured on, such as "640 test images".
         enough: whether so many images can show any difference at all; see ``can_show``.
-        test: what the gains' ``p`` is of.
+        test: the test that gave the gains' ``p``.
     """
     recipe, classifier, smallest = params.primary_recipe, params.primary_classifier, params.evaluate.smallest_gain
     gain = over_real(gains, recipe, classifier)
     if gain is None:
         return None
-    # As `mcnemar.fewest_discordant` counts: at the level itself the test rejects.
+    # At the level itself the test rejects, as `mcnemar.fewest_discordant` counts.
     significant = gain.p is None or gain.p <= 1 - confidence
     outcome = decide(gain.low, gain.high, smallest, significant=significant, enough=enough)
     alone = _ALONE.get(gain.minus.kind, f"the real ones alone ({gain.minus.kind})")
@@ -175,14 +175,14 @@ def judge(
 
 
 def of_evaluation(params: Params, evaluation: dict[str, Any]) -> dict[str, Any] | None:
-    """What ``evaluate`` stores: the fields of ``Verdict`` and its ``sentence``."""
+    """Return the record of an evaluation's verdict, as ``evaluate`` stores it; None where there is none."""
     gains = [Gain.read(row, row.get("mcnemar_p")) for row in evaluation["differences"]]
     verdict = judge(params, gains, evaluation["confidence"], basis(evaluation), enough=can_show(evaluation))
     return None if verdict is None else verdict.record
 
 
 def basis(evaluation: dict[str, Any]) -> str:
-    """The images that an evaluation's accuracies are shares of."""
+    """Return a phrase for the images that an evaluation's accuracies are shares of."""
     count = f"{evaluation['test_images']:,}".replace(",", "\u202f")
     if evaluation.get("protocol") == "cv":
         return f"{count} labelled images, each held out once,"
@@ -190,23 +190,23 @@ def basis(evaluation: dict[str, Any]) -> str:
 
 
 def scored_images(evaluation: dict[str, Any]) -> str:
-    """What an evaluation's images are called: under cross-validation there are no test images."""
+    """Return the name of an evaluation's images: under cross-validation there are no test images."""
     return "images held out" if evaluation.get("protocol") == "cv" else "test images"
 
 
 def can_show(evaluation: dict[str, Any]) -> bool:
-    """Whether so many images can show any difference; an evaluation that says nothing of its reach is taken for one."""
+    """Whether an evaluation's images can show any difference; True where it does not record its reach."""
     return evaluation.get("reach", {}).get("smallest_gain", 0.0) is not None
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    shown = f"{100 * value:+.1f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "\N{MINUS SIGN}")
+    """Return a difference of shares in percentage points, with its sign."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _compared(difference: float, basis: str) -> str:
-    shown = f"{abs(100 * difference):.1f}"
-    if shown == "0.0":
+    number = f"{abs(100 * difference):.1f}"
+    if number == "0.0":
         return f"as many of {basis} right as"
-    return f"{shown} percentage points {'more' if difference > 0 else 'fewer'} of {basis} right than"
+    return f"{number} percentage points {'more' if difference > 0 else 'fewer'} of {basis} right than"
