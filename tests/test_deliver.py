@@ -122,14 +122,14 @@ def test_a_stock_open_clip_gets_the_same_features(tmp_path: Path) -> None:
 
 
 def test_a_card_counts_what_is_there() -> None:
-    assert cards.told([2, 2]) == 2
-    assert cards.told([1, 3]) == "1 to 3"
+    assert cards.span([2, 2]) == 2
+    assert cards.span([1, 3]) == "1 to 3"
 
 
 def test_a_card_tells_no_folder_of_the_machine() -> None:
-    assert cards.shown("/home/anna/models/sd") == "sd"
-    assert cards.shown("models/base/sd") == "models/base/sd"
-    assert cards.shown("hub:owner/name@abc") == "hub:owner/name@abc"
+    assert cards.public_name("/home/anna/models/sd") == "sd"
+    assert cards.public_name("models/base/sd") == "models/base/sd"
+    assert cards.public_name("hub:owner/name@abc") == "hub:owner/name@abc"
 
 
 def made_up(confidences: list[float], right: list[bool]) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +168,7 @@ def test_it_never_abstains_where_no_threshold_would_do() -> None:
     [
         ({"verdict": None}, "holds no verdict; run `dreamset evaluate` again"),
         ({"verdict": {"outcome": "maybe"}}, "holds no verdict"),
+        ({"verdict": delivered.evaluation()["verdict"] | {"of": "both"}}, "has a verdict on no run .'both' is no run"),
         ({"runs": []}, "says nothing of real/real_strong/resnet20"),
     ],
 )
@@ -218,7 +219,7 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     write_csv(workspace.results / "table/claims.csv", [row], row)
     (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
     params = toy.params()
-    made = {"data": None} | claims.made(params, workspace.root)
+    made = {"data": None} | claims.hashes(params, workspace.root)
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made)
     summary = deliver.run(params, workspace)
     assert summary["arm"] == arm

@@ -4,10 +4,8 @@ import math
 
 import pytest
 
-from dreamset.core.curves import thinned
-from dreamset.core.joined import representatives
-from dreamset.core.rates import warm_up_cosine
-from dreamset.core.sums import total
+from dreamset.core.arithmetic import thinned, total, warm_up_cosine
+from dreamset.core.groups import representatives
 from dreamset.metrics.accuracy import wilson
 
 

@@ -393,7 +393,7 @@ def write_table(params: Params, workspace: Workspace, rows: list[dict[str, Any]]
     if not (workspace.root / "models/base").is_symlink():
         (workspace.root / "models").mkdir(exist_ok=True)
         (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
-    made = {"data": None} | claims.made(params, workspace.root)
+    made = {"data": None} | claims.hashes(params, workspace.root)
     write_json(folder / "setting.json", params.setting([*RECIPES, "datadream_cls"]) | made | setting)
 
 
@@ -572,6 +572,9 @@ def test_what_is_missing_is_left_out_or_named(params: Params, workspace: Workspa
 
     with pytest.raises(InputError, match=r"says nothing of datadream_cls.*dreamset evaluate"):
         report.run(replace(params, active=(*RECIPES, "datadream_cls")), workspace)
+    change(workspace, lambda record: record["differences"][0].update(of="datadream_dset/all/resnet20"))
+    with pytest.raises(InputError, match=r"is not an evaluation .'all' is no kind of images"):
+        report.run(params, workspace)
     change(workspace, lambda record: record.pop("runs"))
     with pytest.raises(InputError, match="is not an evaluation"):
         report.run(params, workspace)

@@ -20,6 +20,7 @@ from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import write_json
 from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
+from dreamset.data.runs import Kind, Run
 from dreamset.drawing import pools
 from dreamset.metrics.verdict import Gain
 from dreamset.params import Params
@@ -323,18 +324,18 @@ def test_seeds_that_were_scored_on_different_images_are_refused(params: Params) 
 def test_the_primary_claims_are_over_the_generator_and_not_over_found_images(params: Params) -> None:
     recipes = {"retrieved": params.recipes["retrieved"], **params.recipes}
     found = table._primary(dataclasses.replace(params, recipes=recipes), "datadream_dset", 4, [])
-    assert {minus.split("/")[0] for _, minus in found} == {"stable_diffusion"}
+    assert {minus.arm for _, minus in found} == {"stable_diffusion"}
 
 
 def test_a_record_holds_what_was_right(params: Params) -> None:
     evaluation, guesses = made_up(params, images=61)
     record = json.loads(json.dumps(table.record(evaluation, guesses)))
     for key, predicted in guesses["predicted"].items():
-        assert (table._right(record, key) == np.equal(predicted, guesses["labels"])).all()
+        assert (table._right(record, Run.parse(key)) == np.equal(predicted, guesses["labels"])).all()
     (claim, *_) = table.claims(params, [record])
     gain = Gain(**{name: claim[name] for name in ("of", "minus", "difference", "low", "high")})
     accuracies = {
-        "/".join((run["arm"], run["train_on"], run["classifier"])): run["accuracy"] for run in evaluation["runs"]
+        Run(run["arm"], Kind.parse(run["train_on"]), run["classifier"]): run["accuracy"] for run in evaluation["runs"]
     }
     assert gain.difference == pytest.approx(accuracies[gain.of] - accuracies[gain.minus], abs=1e-4)
 

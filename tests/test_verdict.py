@@ -1,16 +1,22 @@
 """The verdict is one of three, by a rule and a choice that stand before the results."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import toy
 from dreamset.core.errors import InputError
+from dreamset.data.runs import BOTH, BOTH_STRONG, REAL_ONLY, REAL_STRONG, Run
 from dreamset.metrics import verdict
 from dreamset.metrics.accuracy import interval
 from dreamset.metrics.mcnemar import mcnemar, reach
 from dreamset.metrics.verdict import Gain
 
-OF = "datadream_dset/both/resnet20"
+OF = Run("datadream_dset", BOTH, "resnet20")
+STRONG = replace(OF, kind=BOTH_STRONG)
+ALONE = Run("real", REAL_ONLY, "resnet20")
+ALONE_STRONG = replace(ALONE, kind=REAL_STRONG)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,7 @@ def test_an_interval_is_not_enough() -> None:
 def test_few_images_decide_nothing(gained: int, lost: int, images: int, outcome: str, words: str) -> None:
     values = np.array([1.0] * gained + [-1.0] * lost + [0.0] * (images - gained - lost))
     found = interval(values, 2000, 0.95, 0, paired=True)
-    row = {"of": OF, "minus": "real/real/resnet20", "difference": found.estimate, "low": found.low, "high": found.high}
+    row = {"of": str(OF), "minus": str(ALONE), "difference": found.estimate, "low": found.low, "high": found.high}
     record = {"differences": [row | {"mcnemar_p": mcnemar(values).p}], "confidence": 0.95, "test_images": images}
     said = verdict.of_evaluation(toy.params(), record | {"reach": reach(images, 0.95)})
     assert said is not None
@@ -69,15 +75,15 @@ def test_without_a_gain_of_interest_only_harm_is_no_help() -> None:
 def test_the_best_real_arm_has_to_be_beaten() -> None:
     params = toy.params()
     gains = [
-        Gain(OF, "real/real/resnet20", 0.05, 0.03, 0.07),
-        Gain(OF, "real/real_strong/resnet20", 0.01, -0.01, 0.03),
-        Gain(OF, "real/real/clip_lora", -0.5, -0.6, -0.4),
-        Gain(OF, "stable_diffusion/both/resnet20", -0.5, -0.6, -0.4),
-        Gain("datadream_dset/both/clip_lora", "real/real/clip_lora", -0.5, -0.6, -0.4),
+        Gain(OF, ALONE, 0.05, 0.03, 0.07),
+        Gain(OF, ALONE_STRONG, 0.01, -0.01, 0.03),
+        Gain(OF, replace(ALONE, classifier="clip_lora"), -0.5, -0.6, -0.4),
+        Gain(OF, replace(OF, arm="stable_diffusion"), -0.5, -0.6, -0.4),
+        Gain(replace(OF, classifier="clip_lora"), replace(ALONE, classifier="clip_lora"), -0.5, -0.6, -0.4),
     ]
     found = verdict.judge(params, gains, 0.95, "640 test images")
     assert found is not None
-    assert (found.outcome, found.minus, found.difference) == ("cannot_tell", "real/real_strong/resnet20", 0.01)
+    assert (found.outcome, found.minus, found.difference) == ("cannot_tell", ALONE_STRONG, 0.01)
     assert found.sentence == (
         "These images cannot tell: trained on the real images and those of datadream_dset, resnet20 gets 1.0 "
         "percentage points more of 640 test images right than on the real ones alone with strong augmentation, and "
@@ -88,21 +94,20 @@ def test_the_best_real_arm_has_to_be_beaten() -> None:
 
 def test_strong_augmentation_of_both_stands_against_the_best_real_arm_where_it_was_measured() -> None:
     params = toy.params()
-    strong = OF.replace("both", "both_strong")
     gains = [
-        Gain(OF, "real/real_strong/resnet20", 0.09, 0.07, 0.11),
-        Gain(strong, "real/real/resnet20", 0.06, 0.04, 0.08),
-        Gain(strong, "real/real_strong/resnet20", 0.03, 0.01, 0.05),
+        Gain(OF, ALONE_STRONG, 0.09, 0.07, 0.11),
+        Gain(STRONG, ALONE, 0.06, 0.04, 0.08),
+        Gain(STRONG, ALONE_STRONG, 0.03, 0.01, 0.05),
     ]
     found = verdict.judge(params, gains, 0.95, "640 test images")
     assert found is not None
-    assert (found.of, found.minus, found.difference) == (strong, "real/real_strong/resnet20", 0.03)
+    assert (found.of, found.minus, found.difference) == (STRONG, ALONE_STRONG, 0.03)
     assert found.sentence.startswith(
         "It helps: trained on the real images and those of datadream_dset with strong augmentation, resnet20 gets 3.0 "
         "percentage points more of 640 test images right than on the real ones alone with strong augmentation, and"
     )
     # A higher accuracy in the other augmentation counts for nothing, and the other classifiers have but that.
-    assert verdict.over_real(gains, "datadream_dset", "resnet20", ("both",)) == gains[0]
+    assert verdict.over_real(gains, "datadream_dset", "resnet20", (BOTH,)) == gains[0]
     assert verdict.over_real(gains[:1], "datadream_dset", "resnet20") == gains[0]
     assert verdict.over_real(gains, "datadream_dset", "clip_lora") is None
 
@@ -116,7 +121,7 @@ def test_strong_augmentation_of_both_stands_against_the_best_real_arm_where_it_w
     ],
 )
 def test_each_sentence_gives_its_numbers(difference: float, low: float, high: float, words: str) -> None:
-    row = {"of": OF, "minus": "real/real/resnet20", "difference": difference, "low": low, "high": high}
+    row = {"of": str(OF), "minus": str(ALONE), "difference": difference, "low": low, "high": high}
     record = {"differences": [row], "confidence": 0.9, "test_images": 60, "protocol": "cv"}
     found = verdict.of_evaluation(toy.params(), record)
     assert found is not None

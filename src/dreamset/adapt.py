@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
 from dreamset.core import shards
-from dreamset.core.curves import thinned
+from dreamset.core.arithmetic import thinned
 from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json

@@ -1,8 +1,8 @@
 """``dreamset deliver``: the classifier to take away, in ``models/classifier/``.
 
-It is the one that was trained with synthetic images where the verdict says that they help, and otherwise the one
-that was trained on the real images alone. Beside its weights stand ``classifier.json`` (classes, preprocessing,
-temperature, threshold) and a card.
+If the verdict says that the synthetic images help, this is the classifier trained with them. Otherwise it is the one
+trained on the real images alone. Beside its weights stand ``classifier.json`` (classes, preprocessing, temperature,
+threshold) and a card.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dreamset.core import locks, shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.data import cards
+from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
 
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params import Params
 
-_REAL: Final = "real"  # the arm without synthetic images
-# Of that arm, named beforehand and not picked on the test images: on selection images of digits strong augmentation
-# got more right than plain (docs/selection.md).
-_REAL_ONLY: Final = "real_strong"
+# The kind that is delivered where synthetic images do not help. It was fixed beforehand and not picked on the test
+# images: on selection images of digits, strong augmentation got more right than plain (docs/selection.md).
+_ALONE: Final = REAL_STRONG
 _OUTCOMES: Final = ("helps", "does_not_help", "cannot_tell")
 _AGAIN: Final = "run `dreamset evaluate` again"
 
-# Around the `program` of each classifier. They are printed in the card, and a test runs them from there.
+# Code around the `program` of each classifier. The card prints it, and a test runs it from there.
 _READ: Final = '''
 import json
 
@@ -83,7 +83,7 @@ print(record["classes"][best], float(probabilities[best]))
 
 
 class Choice(NamedTuple):
-    """A threshold of the top probability, 0..1, and why it is that: a sentence."""
+    """A threshold of the top probability, 0..1, and a sentence with its reason."""
 
     threshold: float
     reason: str
@@ -92,107 +92,113 @@ class Choice(NamedTuple):
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Write ``models/classifier/`` and ``results/deliver.json``, as the verdict decides.
 
-    That is the verdict of the report: over the seeds of ``results/table`` where it holds six or more of this setting,
-    else of ``results/evaluate.json``.
+    This is the verdict of the report. It rests on the seeds of ``results/table`` if the table holds six or more of this
+    setting, else on ``results/evaluate.json``.
 
     Raises:
-        InputError: the evaluation holds no verdict, or its classifier is not there or has no temperature.
+        InputError: the evaluation holds no verdict; or the classifier is missing or has no temperature.
     """
     from dreamset import classifiers
 
     path = workspace.result("evaluate")
     evaluation = read_json(path, "dreamset evaluate")
     split = read_split(workspace.splits)
-    table = claims.read(params, workspace, {_REAL, *params.active})
+    table = claims.read(params, workspace, {REAL, *params.active})
     settled = claims.settle(params, table, split, evaluation, verdict(evaluation, path))
     assert settled.verdict is not None
-    found = settled.verdict | {"seeds": settled.seeds, "basis": settled.basis}
-    helps = found["outcome"] == "helps"
-    # The very one that the verdict compares.
-    arm, kind = found["of"].split("/")[:2] if helps else (_REAL, _REAL_ONLY)
-    name: str = found["classifier"]
+    decision = settled.verdict | {"seeds": settled.seeds, "basis": settled.basis}
+    helps = decision["outcome"] == "helps"
+    # Where they help, the very run that the verdict compares.
+    run = Run.parse(decision["of"]) if helps else Run(REAL, _ALONE, decision["classifier"])
     rows = params.base.train.rows
-    program = rows[name].program if name in rows else None
+    program = rows[run.classifier].program if run.classifier in rows else None
     if program is None:
         others = ", ".join(params.base.train.delivered)
-        raise InputError(f"{path}: its verdict names {name}, which cannot be delivered; name one of {others}.")
-    source = workspace.classifiers(arm) / f"{kind}_{name}"
-    record = read_json(source / classifiers.RECORD, f"dreamset train {arm}")
+        raise InputError(
+            f"{path}: its verdict names {run.classifier}, which cannot be delivered; name one of {others}."
+        )
+    source, command = workspace.classifiers(run.arm) / run.folder, f"dreamset train {run.arm}"
+    record = read_json(source / classifiers.RECORD, command)
     if "temperature" not in record:
-        raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `dreamset train {arm}` again.")
+        raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `{command}` again.")
     locks.boundary()
     predictor = classifiers.load(source)
     side = classifiers.seen(predictor.size, params.base.resolution)
-    chosen = _threshold(params, workspace, split, predictor, side)
+    choice = _threshold(params, workspace, split, predictor, side)
     record |= {
-        "base": record["base"] and cards.shown(record["base"]),
+        "base": record["base"] and cards.public_name(record["base"]),
         "preprocessing": _preprocessing(params, record["transform"], side),
-        "threshold": chosen.threshold,
-        "threshold_reason": chosen.reason,
-        "verdict": found,
-        "origin": params.recipes[arm].origin if helps else None,
-        "accuracy": _accuracy(evaluation, path, arm, kind, name) | {"learned": len(split.train), "chosen": helps},
+        "threshold": choice.threshold,
+        "threshold_reason": choice.reason,
+        "verdict": decision,
+        "origin": params.recipes[run.arm].origin if helps else None,
+        "accuracy": _accuracy(evaluation, path, run) | {"learned": len(split.train), "chosen": helps},
         "labels_per_class": {
             "train": evaluation["labels_train_per_class"],
             "selection": evaluation["labels_selection_per_class"],
         },
-        "generator": cards.shown(params.base.generator),
+        "generator": cards.public_name(params.base.generator),
         "licence": params.base.licence,
     }
     with shards.assembling(workspace.classifier) as folder:
         for file in sorted(source.iterdir()):
             shutil.copyfile(file, folder / file.name)
         write_json(folder / classifiers.RECORD, record)
-        classifiers.save_more(name, predictor.classifier, folder)
+        classifiers.save_more(run.classifier, predictor.classifier, folder)
         atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
     summary = {
-        "outcome": found["outcome"],
-        "seeds": found["seeds"],
-        "arm": arm,
-        "train_on": kind,
-        "classifier": name,
+        "outcome": decision["outcome"],
+        "seeds": decision["seeds"],
+        "arm": run.arm,
+        "train_on": str(run.kind),
+        "classifier": run.classifier,
         "accuracy": accuracy["estimate"],
         "low": accuracy["low"],
         "high": accuracy["high"],
         "protocol": accuracy["protocol"],
         "temperature": record["temperature"],
-        "threshold": chosen.threshold,
-        "threshold_reason": chosen.reason,
+        "threshold": choice.threshold,
+        "threshold_reason": choice.reason,
     }
     write_json(workspace.result("deliver"), summary)
     return summary | {"warnings": [table.warning] if table.warning else []}
 
 
 def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The verdict of an evaluation.
+    """Return the verdict of an evaluation.
 
     Args:
-        evaluation: what ``path`` holds.
-        path: named where there is none.
+        evaluation: the content of ``path``.
+        path: the file that errors name.
 
     Raises:
-        InputError: there is none, or it is not one of the three.
+        InputError: there is no verdict, its outcome is not one of the three, or it is not about a run.
     """
-    found = evaluation.get("verdict")
-    wanted = ("outcome", "recipe", "classifier", "of", "sentence")
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in wanted):
+    verdict = evaluation.get("verdict")
+    fields = ("outcome", "recipe", "classifier", "of", "sentence")
+    if not isinstance(verdict, dict) or not all(isinstance(verdict.get(key), str) for key in fields):
         raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
-    if found["outcome"] not in _OUTCOMES:
-        raise InputError(f"{path}: has the verdict {found['outcome']!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
-    return found
+    outcome = verdict["outcome"]
+    if outcome not in _OUTCOMES:
+        raise InputError(f"{path}: has the verdict {outcome!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
+    try:
+        Run.parse(verdict["of"])
+    except ValueError as error:
+        raise InputError(f"{path}: has a verdict on no run ({error}); {_AGAIN}.") from error
+    return verdict
 
 
 def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float) -> Choice:
-    """The lowest threshold, in steps of 0.01, whose kept images are right often enough; 0 where none can be told.
+    """Return the lowest threshold, in steps of 0.01, above which predictions are right often enough; 0 if none is.
 
-    At least 1 / (1 - precision) images must be kept: of fewer, a single error already misses the precision, so that
+    At least 1 / (1 - precision) images must be kept. Of fewer, a single error already misses the precision, so that
     reaching it would say little.
 
     Args:
         probabilities: (n, classes), of images that the classifier was not trained on.
         labels: (n,) of these images.
-        precision: wanted of what is kept, above 0 and below 1.
+        precision: the share of the kept images that must be right, above 0 and below 1.
     """
     fewest, images = math.ceil(round(1 / (1 - precision), 6)), len(labels)
     never = "Threshold 0: it never abstains, for"
@@ -206,14 +212,16 @@ def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[n
         if kept.sum() < fewest:
             break
         if right[kept].mean() >= precision:
-            said = f"{int(right[kept].sum())} of the {int(kept.sum())} kept of {images} selection images were right"
+            share = f"{int(right[kept].sum())} of the {int(kept.sum())} kept of {images} selection images were right"
             start = f"Threshold {threshold:g}: below it, it abstains;" if threshold else never
-            return Choice(threshold, f"{start} {said} ({precision:.0%} wanted). They chose the epoch too: expect less.")
+            return Choice(
+                threshold, f"{start} {share} ({precision:.0%} wanted). They chose the epoch too: expect less."
+            )
     return Choice(0.0, f"{never} on {images} selection images no threshold kept {fewest} with {precision:.0%} right.")
 
 
 def _threshold(params: Params, workspace: Workspace, split: Split, predictor: Predictor, side: int) -> Choice:
-    """By the selection images, which the classifier was not trained on."""
+    """Return the threshold by the selection images, which the classifier was not trained on."""
     from dreamset.data import arrays
 
     images = arrays.real(split.selection, workspace.cell, side, workspace.scratch)
@@ -222,7 +230,7 @@ def _threshold(params: Params, workspace: Workspace, split: Split, predictor: Pr
 
 
 def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict[str, Any]:
-    """From an image file to what the network takes, as every stage does it."""
+    """Return the steps from an image file to the network's input, as every stage does them."""
     return {
         "channels": "RGB",
         "side": side,
@@ -236,12 +244,16 @@ def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict
     }
 
 
-def _accuracy(evaluation: dict[str, Any], path: Path, arm: str, kind: str, name: str) -> dict[str, Any]:
-    """What the evaluation says of the delivered classifier."""
-    key = (arm, kind, name)
+def _accuracy(evaluation: dict[str, Any], path: Path, run: Run) -> dict[str, Any]:
+    """Return the measured accuracy of the delivered classifier.
+
+    Raises:
+        InputError: the evaluation did not measure it.
+    """
+    key = (run.arm, str(run.kind), run.classifier)
     row = next((r for r in evaluation["runs"] if (r["arm"], r["train_on"], r["classifier"]) == key), None)
     if row is None:
-        raise InputError(f"{path}: says nothing of {'/'.join(key)}, which its verdict chooses; {_AGAIN}.")
+        raise InputError(f"{path}: says nothing of {run}, which its verdict chooses; {_AGAIN}.")
     return {
         "estimate": row["accuracy"],
         "low": row["low"],

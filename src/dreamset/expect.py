@@ -7,7 +7,6 @@ image is opened.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import re
@@ -18,9 +17,11 @@ from dreamset import generate
 from dreamset.core.files import write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import licences, splits
+from dreamset.data.runs import REAL, SYNTHETIC
 from dreamset.data.work import Work
 from dreamset.drawing.blocks import read_blocks
-from dreamset.metrics.verdict import Gain, over_real
+from dreamset.metrics import claims
+from dreamset.metrics.verdict import over_real
 from dreamset.params.recipe import Recipe, SamplerOverrides
 from dreamset.weights import hub
 
@@ -255,31 +256,28 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
         return None
     from dreamset.core.files import read_json
 
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     settings = read_json(setting, "dreamset table")
     retrieved = {name for name, row in settings.get("recipes", {}).items() if row.get("origin") == "retrieval"}
-    rows = [row for row in rows if not retrieved & {row[run].split("/")[0] for run in ("of", "minus")}]
-    if not rows:
+    every = [claim for claim in claims.read_claims(path) if not retrieved & {claim.gain.of.arm, claim.gain.minus.arm}]
+    if not every:
         return None
-    nearest = min({int(row["shots"]) for row in rows}, key=lambda k: (abs(math.log(k / shots)), k))
-    rows = [row for row in rows if int(row["shots"]) == nearest]
-    lift = [float(row["difference"]) for row in rows if "/synthetic/" in row["of"] and "/synthetic/" in row["minus"]]
-    gains = [
-        Gain(row["of"], row["minus"], *(float(row[name]) for name in ("difference", "low", "high"))) for row in rows
-    ]
-    runs = [gain.of.split("/") for gain in gains if gain.minus.startswith("real/")]
-    asked = dict.fromkeys((recipe, classifier) for recipe, _, classifier in runs)
-    added = [gain for run in asked if (gain := over_real(gains, *run))]
+    nearest = min({claim.shots for claim in every}, key=lambda k: (abs(math.log(k / shots)), k))
+    here = [claim for claim in every if claim.shots == nearest]
+    gains = [claim.gain for claim in here]
+    lift = [gain.difference for gain in gains if gain.of.kind == gain.minus.kind == SYNTHETIC]
+    choices = dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains if gain.minus.arm == REAL)
+    added = [gain for recipe, classifier in choices if (gain := over_real(gains, recipe, classifier))]
     return {
         "source": settings["prepare"]["source"],
         "model": settings["model"],
         "shots": nearest,
-        "seeds": int(rows[0]["seeds"]),
+        "seeds": here[0].seeds,
         "lift": [min(lift), max(lift)] if lift else None,
         "added": len(added),
         "gains": [
-            {"of": gain.of, "difference": gain.difference, "low": gain.low} for gain in added if gain.outcome == "helps"
+            {"of": str(gain.of), "difference": gain.difference, "low": gain.low}
+            for gain in added
+            if gain.outcome == "helps"
         ],
     }
 

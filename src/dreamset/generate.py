@@ -70,7 +70,7 @@ def run(
     summary = {
         "recipe": recipe,
         "images": len(images),
-        "per_class": cards.told(params.synthetic_per_class(work.split.train_per_class)),
+        "per_class": cards.span(params.synthetic_per_class(work.split.train_per_class)),
         "drawn": drawn,
         "redrawn": redrawn,
         "looked_at": looked.looked_at,

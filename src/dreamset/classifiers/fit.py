@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from dreamset.classifiers import Predictor, autocast, stored, to_float
 from dreamset.classifiers.augment import Augment, Mix
 from dreamset.core import device as devices
+from dreamset.core.arithmetic import warm_up_cosine
 from dreamset.core.errors import InputError
 from dreamset.core.progress import bar
-from dreamset.core.rates import warm_up_cosine
 from dreamset.core.seeds import seed_for
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.classifiers import selection
 from dreamset.classifiers.parts import prompts, sources
 from dreamset.core import locks, shards
-from dreamset.core.curves import thinned
+from dreamset.core.arithmetic import thinned
 from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:

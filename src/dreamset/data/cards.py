@@ -1,4 +1,4 @@
-"""Cards: what somebody who gets a dataset, adapters or a classifier has to know of it, in Markdown.
+"""Cards in Markdown: they tell whoever receives a dataset, adapters or a classifier what to know of it.
 
 Their headers are the Hugging Face hub's.
 """
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 COPIES: Final = "Adapters, and images drawn with them, may reproduce the images that the adapters were trained on."
 
 
-def shown(weights: str) -> str:
-    """The name of pretrained weights without what a path tells of the machine that it is on."""
+def public_name(weights: str) -> str:
+    """Return the name of pretrained weights, of an absolute path the last part: the rest describes a machine."""
     path = PurePath(weights)
     return path.name if path.is_absolute() else weights
 
 
-def told(counts: Sequence[int]) -> int | str:
-    """Images per class: one number where all are equal, else the span."""
+def span(counts: Sequence[int]) -> int | str:
+    """Return the images per class: one number where all classes have as many, else the least and the most."""
     low, high = min(counts), max(counts)
     return low if low == high else f"{low} to {high}"
 
@@ -54,16 +54,16 @@ def dataset(
     *,
     checked: str,
 ) -> str:
-    """The card of a synthetic dataset.
+    """Return the card of a synthetic dataset.
 
     Args:
-        params: for the recipe, the sampler and the licence.
-        split: the classes, and what the adapters learned from.
-        recipe: the row of ``recipes`` that drew it.
-        labels: of its images.
-        base: the generator, as ``hub.identity`` tells it.
-        removed: of a dataset for publication, how many images were left out for which reason; None: not for that.
-        checked: who has checked the labels, in words.
+        params: gives the recipe, the sampler and the licence.
+        split: the classes, and the images that the adapters learned from.
+        recipe: the row of ``recipes`` that drew the images.
+        labels: the label of each image.
+        base: the generator, as ``hub.identity`` describes it.
+        removed: the number of images left out, by reason, of a dataset for publication; None of any other dataset.
+        checked: a phrase on who has checked the labels.
     """
     return _joined(_dataset(params, split, recipe, labels, base, removed, checked))
 
@@ -78,7 +78,7 @@ def _dataset(
     checked: str,
 ) -> Iterator[str]:
     sampler, row = params.sampler(recipe), params.recipes[recipe]
-    # Where the real images lie is nobody's business but their owner's.
+    # A published card does not say where the real images lie.
     source = split.source if removed is None else split.source.partition(":")[0]
     yield "---"
     yield from licences.front_matter(params.base.licence)
@@ -88,7 +88,7 @@ def _dataset(
     yield "---"
     yield f"# Synthetic images: {recipe}"
     yield ""
-    each = told(list(Counter(labels).values()))
+    each = span(list(Counter(labels).values()))
     yield (
         f"{len(labels)} images of {len(split.classes)} classes ({each} per class), **all synthetic**: drawn "
         f"{drawn_words(row)}. Labels are the classes that were asked for; {checked}."
@@ -106,7 +106,7 @@ def _dataset(
     if not row.trains:
         yield "- Adapter: none."
     else:
-        learned = f"trained on {told(split.train_per_class)} images per class of `{source}`"
+        learned = f"trained on {span(split.train_per_class)} images per class of `{source}`"
         scales = f", and {scales_words(row)}" if row.adapter_scales else ""
         yield f"- Adapter: {adapter_words(row)}, {learned}{scales}. {COPIES}"
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
@@ -117,13 +117,13 @@ def _dataset(
     if row.adapter_scales and removed is None:
         columns += "; adapter_scale, null where it is the base alone"
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({columns})."
-    yield "- Each file says in its metadata (IPTC, as XMP) that it is synthetic, by which model and with which seed."
+    yield "- The metadata of each file (IPTC, as XMP) say that it is synthetic, and give the model and the seed."
     yield ""
     yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'
 
 
 def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any]) -> str:
-    """The card of a recipe's adapters; ``base`` is the generator, as ``hub.identity`` tells it."""
+    """Return the card of a recipe's adapters; ``base`` is the generator, as ``hub.identity`` describes it."""
     row = params.recipes[recipe]
     lines = [
         "---",
@@ -145,11 +145,11 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any])
 
 
 def classifier(record: Mapping[str, Any], snippet: str) -> str:
-    """The model card of a delivered classifier.
+    """Return the model card of a delivered classifier.
 
     Args:
         record: its ``classifier.json``, as ``dreamset.deliver`` writes it.
-        snippet: Python that uses it without dreamset.
+        snippet: Python code that uses the classifier without dreamset.
     """
     return _joined(_classifier(record, snippet))
 
@@ -185,7 +185,7 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield ""
     if record["base"]:
         yield (
-            f"- Weights: trained from `{shown(record['base'])}`, whose own licence holds too; sha256 "
+            f"- Weights: trained from `{public_name(record['base'])}`, whose own licence holds too; sha256 "
             f"{record['base_sha256']}."
         )
     else:
@@ -199,7 +199,7 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     )
     yield (
         "- A classifier answers with one of its classes whatever the picture shows. Its accuracy holds for pictures "
-        "taken as those were that it was measured on."
+        "like those that it was measured on."
     )
     yield f"- {COPIES} A classifier can give away who or what was among its training images."
     yield ""
@@ -212,32 +212,30 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield "```"
 
 
-def _accuracy(found: Mapping[str, Any]) -> str:
-    """Where the figure comes from decides what it means."""
-    interval = f"{found['confidence']:.0%} interval {found['low']:.1%} to {found['high']:.1%}"
-    if found["protocol"] == "cv":
+def _accuracy(row: Mapping[str, Any]) -> str:
+    """Return a sentence on the accuracy and on its protocol, which decides what the figure means."""
+    interval = f"{row['confidence']:.0%} interval {row['low']:.1%} to {row['high']:.1%}"
+    if row["protocol"] == "cv":
         return (
-            f"Accuracy {found['estimate']:.1%} ({interval}): the folds' estimate on {found['images']} labelled images, "
+            f"Accuracy {row['estimate']:.1%} ({interval}): the folds' estimate on {row['images']} labelled images, "
             "each predicted by a classifier that had not seen it. This one was trained afterwards, on "
-            f"{_learned(found)}."
+            f"{_learned(row)}."
         )
-    chosen = "; the verdict chose it on the same images, so expect a little less" if found.get("chosen") else ""
-    return (
-        f"Accuracy {found['estimate']:.1%} ({interval}) on {found['images']} test images that nothing had seen{chosen}."
-    )
+    chosen = "; the verdict chose it on the same images, so expect a little less" if row.get("chosen") else ""
+    return f"Accuracy {row['estimate']:.1%} ({interval}) on {row['images']} test images that nothing had seen{chosen}."
 
 
-def _learned(found: Mapping[str, Any]) -> str:
-    """What of the labelled images that were scored the delivered classifier is trained on."""
-    learned = found.get("learned")
+def _learned(row: Mapping[str, Any]) -> str:
+    """Return a phrase for the labelled images, among those scored, that the delivered classifier is trained on."""
+    learned = row.get("learned")
     if learned is None:
         return "the shots but for those that selection takes"
-    return "all of them" if learned == found["images"] else f"{learned} of them"
+    return "all of them" if learned == row["images"] else f"{learned} of them"
 
 
 def _base(base: Mapping[str, Any], licence: str) -> str:
     commit = f", commit {base['commit']}" if base["commit"] else ""
-    return f"- Base: `{shown(base['name'])}`{commit}, sha256 {base['sha256']}. {licences.sentence(licence)}"
+    return f"- Base: `{public_name(base['name'])}`{commit}, sha256 {base['sha256']}. {licences.sentence(licence)}"
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
-from dreamset.core.joined import representatives
+from dreamset.core.groups import representatives
 from dreamset.core.seeds import seed_for
 from dreamset.core.workspace import Workspace
 

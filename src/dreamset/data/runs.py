@@ -79,7 +79,10 @@ class Run:
         Raises:
             ValueError: the text names no run.
         """
-        arm, kind, classifier = text.split("/")
+        parts = text.split("/")
+        if len(parts) != 3:
+            raise ValueError(f"{text!r} is no run")
+        arm, kind, classifier = parts
         return cls(arm, Kind.parse(kind), classifier)
 
     @property

@@ -87,7 +87,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     weights = hub.identity(work.workspace.root, *base.pretrained)
     shared = {
         # The name counts too: the metadata of every picture names the model that drew it.
-        "base": [cards.shown(weights["name"]), weights["sha256"]],
+        "base": [cards.public_name(weights["name"]), weights["sha256"]],
         "dtype": base.dtype,
         "resolution": base.resolution,
         "memory": base.memory,

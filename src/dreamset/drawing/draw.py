@@ -198,7 +198,9 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                 "DigitalSourceType": source,
                 "Seed": str(seed),
                 "Prompt": request.prompt,
-                xmp.CHUNK: xmp.packet(cards.shown(base["name"]), base["sha256"], request.prompt, seed, tool, source),
+                xmp.CHUNK: xmp.packet(
+                    cards.public_name(base["name"]), base["sha256"], request.prompt, seed, tool, source
+                ),
             }
             files.append((name, png(pixels, text)))
             images.append(

@@ -21,7 +21,7 @@ from dreamset.core import locks, shards
 from dreamset.core.files import sha256, write_json
 from dreamset.core.images import png
 from dreamset.core.progress import bar
-from dreamset.data.cards import told
+from dreamset.data.cards import span
 from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.drawing import pools
 from dreamset.drawing.blocks import Block
@@ -155,7 +155,7 @@ def card(work: Work, count: int, checked: str) -> str:
 
 def _card(work: Work, count: int, checked: str) -> Iterator[str]:
     params, split, recipe = work.params, work.split, work.recipe
-    glyphs, each = pools.endless(params), told(params.synthetic_per_class(split.train_per_class))
+    glyphs, each = pools.endless(params), span(params.synthetic_per_class(split.train_per_class))
     yield "---"
     yield f"license: {params.base.licence if glyphs else 'other'}"
     yield "task_categories: [image-classification]"
@@ -174,7 +174,7 @@ def _card(work: Work, count: int, checked: str) -> Iterator[str]:
     else:
         yield "- Source: a folder of images; the licences of these images hold for this dataset too."
     yield (
-        f"- Nearness: cosines to the mean of {told(split.train_per_class)} shots per class of `{split.source}` and to "
+        f"- Nearness: cosines to the mean of {span(split.train_per_class)} shots per class of `{split.source}` and to "
         f"the caption, in the features of `{params.base.clip}`; seed {params.seed}."
     )
     yield f"- Caption of class 0: {json.dumps(_caption(work, 0), ensure_ascii=False)}."

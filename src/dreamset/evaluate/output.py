@@ -95,7 +95,7 @@ def write(
         "touched": touched,
     }
     atomic_write(plots / "predictions.json", json.dumps(guesses, ensure_ascii=False, separators=(",", ":")) + "\n")
-    bars = [{"run": f"{r['arm']}/{r['train_on']}/{r['classifier']}", **r} for r in evaluation["runs"]]
+    bars = [{"run": str(run), **record} for run, record in zip(predicted, evaluation["runs"], strict=True)]
     columns = ("run", "arm", "train_on", "classifier", "accuracy", "low", "high")
     write_csv(plots / "accuracy.csv", ({name: row[name] for name in columns} for row in bars), columns)
     write_csv(plots / "scales.csv", evaluation["scales"], SCALE_COLUMNS)

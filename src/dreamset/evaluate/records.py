@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.core.arithmetic import total
 from dreamset.core.files import read_json
 from dreamset.core.seeds import seed_for
-from dreamset.core.sums import total
 from dreamset.data.runs import REAL, Run, kinds
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from dreamset.core import locks
+from dreamset.core.arithmetic import warm_up_cosine
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
 from dreamset.core.images import png
 from dreamset.core.progress import bar
-from dreamset.core.rates import warm_up_cosine
 from dreamset.core.seeds import generator, image_seed
 from dreamset.generator import trained
 from dreamset.generator.lora import swapped

@@ -1,30 +1,33 @@
-"""The claims of ``dreamset table`` over several seeds, and the verdict that counts: over these seeds, or of one.
+"""The claims of ``dreamset table`` over several seeds, and the verdict that counts: over these seeds, or over one.
 
-A table counts only where it was made as this run was: with the same settings, code and pretrained weights.
+A table counts only if this run and the table have the same settings, code and pretrained weights.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
+from dreamset.data.runs import Kind, Run
 from dreamset.metrics import verdict
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import Gain
 from dreamset.weights.fingerprint import CELL, inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.splits import Split
     from dreamset.params import Params
+
+_Row = TypeVar("_Row")
 
 _SIGN_FLIP: Final = "the sign-flip test over seeds"
 
@@ -42,11 +45,21 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """The mean accuracy of a run over seeds, at one number of shots, and its standard deviation where there is one."""
+
+    shots: int
+    run: Run
+    accuracy: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """What ``dreamset table`` wrote: the claims, and mean accuracies and correlations as rows of text."""
+    """The tables of ``dreamset table``; the correlations are rows of text."""
 
     claims: list[Claim]
-    summary: list[dict[str, str]]
+    means: list[Mean]
     correlations: list[dict[str, str]]
     cost: dict[str, Any]
 
@@ -55,17 +68,13 @@ class Sweep:
         """The fewest seeds that a claim rests on."""
         return min((claim.seeds for claim in self.claims), default=0)
 
-    def at(self, shots: object) -> dict[tuple[str, str], Claim]:
-        """The claims at this number of shots, by what is compared."""
+    def at(self, shots: object) -> dict[tuple[Run, Run], Claim]:
+        """Return the claims at this number of shots, by the two runs compared."""
         return {(claim.gain.of, claim.gain.minus): claim for claim in self.claims if claim.shots == shots}
 
-    def means(self, shots: object, classifier: str) -> dict[tuple[str, str], tuple[float, float | None]]:
-        """Mean accuracy over the seeds and its standard deviation, by (arm, train_on)."""
-        return {
-            (row["recipe"], row["train_on"]): (float(row["accuracy"]), float(row["sd"]) if row.get("sd") else None)
-            for row in self.summary
-            if (row["shots"], row["classifier"]) == (str(shots), classifier)
-        }
+    def means_at(self, shots: object) -> dict[Run, Mean]:
+        """Return the means at this number of shots, by run."""
+        return {mean.run: mean for mean in self.means if mean.shots == shots}
 
 
 Other = Literal["settings", "code", "weights"]
@@ -73,15 +82,15 @@ Other = Literal["settings", "code", "weights"]
 
 @dataclass(frozen=True)
 class Table:
-    """The table over seeds in ``results/table``: its ``sweep`` where it counts, and else why it does not.
+    """The table over seeds in ``results/table``: its ``sweep`` if it counts, else the reason why it does not.
 
     Without a table both ``sweep`` and ``other`` are None.
 
-    Args:
-        sweep: what the table says, of the arms that were asked for.
-        other: the first thing that it was made with otherwise than this run.
-        names: the sections of the parameters that differ, where these are the settings.
-        command: makes the table current.
+    Attributes:
+        sweep: the numbers of the arms that were asked for.
+        other: the first thing in which table and run differ.
+        names: the sections of the parameters that differ, where ``other`` is ``settings``.
+        command: the command that makes the table current.
     """
 
     sweep: Sweep | None = None
@@ -91,7 +100,7 @@ class Table:
 
     @property
     def warning(self) -> str | None:
-        """A sentence on a table that does not count; None of a current one and of none."""
+        """A sentence on a table that does not count; None without a table, or where it counts."""
         if self.other is None:
             return None
         which = f" ({', '.join(self.names)})" if self.names else ""
@@ -105,38 +114,39 @@ class Table:
 class Settled:
     """The verdict that counts.
 
-    Args:
-        verdict: as ``evaluate`` records one; None where nothing was trained on real and synthetic images together.
-        seeds: those that it rests on: 1, or six and more of the table.
-        gains: the differences over these seeds, by what is compared; empty where it rests on one seed.
-        basis: on what it rests, in a sentence.
+    Attributes:
+        verdict: its record, as ``evaluate`` writes one; None where nothing was trained on real and synthetic images
+            together.
+        seeds: the number of seeds that it rests on: 1, or six and more of the table.
+        gains: the differences over these seeds, by the two runs compared; empty where it rests on one seed.
+        basis: a sentence on the seeds that it rests on.
     """
 
     verdict: dict[str, Any] | None
     seeds: int
-    gains: dict[tuple[str, str], Gain]
+    gains: dict[tuple[Run, Run], Gain]
     basis: str
 
 
 def settle(
     params: Params, table: Table, split: Split, evaluation: dict[str, Any], here: dict[str, Any] | None
 ) -> Settled:
-    """Return the verdict over the seeds of the table; ``here`` where it has fewer than six, which decide nothing.
+    """Return the verdict over the seeds of the table, or ``here`` where the table has fewer than six.
 
-    So few do not show how much seeds differ: intervals over two or three can be far too narrow.
+    Fewer do not show how much seeds differ: intervals over two or three can be far too narrow.
 
     Args:
-        params: for the primary recipe and classifier, and the smallest gain of interest.
-        table: as ``read`` gives it.
+        params: gives the primary recipe and classifier, and the smallest gain of interest.
+        table: as ``read`` returns it.
         split: of the run that the verdict is for.
-        evaluation: of that run, for its confidence and what it was scored on.
-        here: the verdict of that evaluation.
+        evaluation: of that run; gives the confidence and the images.
+        here: the record of that evaluation's verdict.
     """
     claims = table.sweep.at(split.shots) if table.sweep else {}
     best = verdict.over_real(
         (claim.gain for claim in claims.values()), params.primary_recipe, params.primary_classifier
     )
-    # Of the claim that is used: a recipe that was added later may have fewer.
+    # A recipe that was added later may have fewer seeds than the table.
     seeds = claims[best.of, best.minus].seeds if best else 0
     if not indicative(seeds):
         over = f"{verdict.basis(evaluation).rstrip(',')}, in the mean of {seeds} seeds,"
@@ -144,18 +154,18 @@ def settle(
         pooled = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=_SIGN_FLIP)
         if pooled is not None:
             basis = f"It rests on {seeds} seeds, of which this classifier is of seed {split.seed}."
-            return Settled(asdict(pooled) | {"sentence": pooled.sentence}, seeds, gains, basis)
+            return Settled(pooled.record, seeds, gains, basis)
     basis = f"It rests on one seed, {split.seed}."
     return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis)
 
 
-def made(params: Params, root: Path) -> dict[str, str]:
-    """Hashes of the code and of the pretrained weights that the cells of a table are made with."""
+def hashes(params: Params, root: Path) -> dict[str, str]:
+    """Return the hashes of the code and of the pretrained weights that decide the cells of a table."""
     return {"code": code_digest(*CELL), "weights": inputs(None, root, params.base)}
 
 
 def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
-    """Return the table over seeds, of these arms.
+    """Return the table over seeds, with the claims and means of ``arms`` alone.
 
     Raises:
         InputError: a file of the table is not whole.
@@ -166,46 +176,73 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
         return Table()
     command = _command(folder)
     setting = _optional(folder / "setting.json")
-    hashes = {name: setting.pop(name, None) for name in ("code", "weights")}
-    setting.pop("made", None)  # of older tables: one hash of both
-    # Of the images of the source, which nobody but prepare and evaluate may read.
+    code, weights = setting.pop("code", None), setting.pop("weights", None)
+    setting.pop("made", None)  # one hash of both, in older tables
+    # The hash of the source's images, which only prepare and evaluate may read.
     setting.pop("data", None)
     recipes = {name: row for name, row in setting.get("recipes", {}).items() if name in arms}
     setting["recipes"] = recipes
-    # As JSON has it, where tuples are lists.
-    wanted = json.loads(json.dumps(params.setting(recipes.keys() & params.recipes.keys())))
-    if setting != wanted:
-        # Without a record of them nobody knows which differ.
-        differ = [name for name in wanted if setting.get(name) != wanted[name]] if "model" in setting else []
+    # Through JSON, which turns tuples into lists.
+    current = json.loads(json.dumps(params.setting(recipes.keys() & params.recipes.keys())))
+    if setting != current:
+        # An empty record does not tell which of them differ.
+        differ = [name for name in current if setting.get(name) != current[name]] if "model" in setting else []
         return Table(other="settings", names=tuple(differ), command=command)
-    if hashes["code"] != code_digest(*CELL):
+    if code != code_digest(*CELL):
         return Table(other="code", command=f"{command} --recheck")
-    # Last, for it reads all of the weights.
-    if hashes["weights"] != inputs(None, workspace.root, params.base):
+    # The weights come last, because their hash reads all of them.
+    if weights != inputs(None, workspace.root, params.base):
         return Table(other="weights", command=command)
-    try:
-        claims = [
-            Claim(
-                shots=int(row["shots"]),
-                seeds=int(row["seeds"]),
-                gain=Gain(row["of"], row["minus"], *_ends(row)),
-                p=float(row["p"]) if row.get("p") else None,
-                p_holm=float(row["p_holm"]) if row.get("p_holm") else None,
-                primary=row.get("primary") == "true",
-            )
-            for row in read_csv(path)
-            if {row["of"].split("/")[0], row["minus"].split("/")[0]} <= set(arms)
-        ]
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: is not a table of claims ({error}); run `dreamset table` again.") from error
-    summary = [row for row in read_csv(folder / "summary.csv") if row.get("recipe") in arms]
+    claims = [claim for claim in read_claims(path) if {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)]
+    means = [mean for mean in _rows(folder / "summary.csv", _mean) if mean.run.arm in arms]
     if not claims:
         return Table()
-    return Table(Sweep(claims, summary, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json")))
+    return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json")))
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Return the claims of a ``claims.csv``.
+
+    Raises:
+        InputError: the file is not whole, or is of something else.
+    """
+    return _rows(path, _claim)
+
+
+def _rows(path: Path, parse: Callable[[dict[str, str]], _Row]) -> list[_Row]:
+    """Return the parsed rows of a file of the table.
+
+    Raises:
+        InputError: the file is not whole, or is of something else.
+    """
+    try:
+        return [parse(row) for row in read_csv(path)]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: is not a table over seeds ({error}); run `dreamset table` again.") from error
+
+
+def _claim(row: dict[str, str]) -> Claim:
+    return Claim(
+        shots=int(row["shots"]),
+        seeds=int(row["seeds"]),
+        gain=Gain.read(row),
+        p=_number(row, "p"),
+        p_holm=_number(row, "p_holm"),
+        primary=row.get("primary") == "true",
+    )
+
+
+def _mean(row: dict[str, str]) -> Mean:
+    run = Run(row["recipe"], Kind.parse(row["train_on"]), row["classifier"])
+    return Mean(int(row["shots"]), run, float(row["accuracy"]), _number(row, "sd"))
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    return float(row[name]) if row.get(name) else None
 
 
 def _command(folder: Path) -> str:
-    """What makes the table in ``folder`` again."""
+    """Return the command that makes the table in ``folder`` again."""
     cells = read_csv(folder / "cells.csv")
     if not cells:
         return "dreamset table --shots K --seeds A-B"
@@ -214,10 +251,10 @@ def _command(folder: Path) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV; none where the file is missing.
+    """Return the rows of a CSV; an empty list where the file is missing.
 
     Raises:
-        InputError: it is not whole.
+        InputError: the file is not whole.
     """
     if not path.is_file():
         return []
@@ -230,7 +267,3 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path, "dreamset table")) if path.is_file() else {}
-
-
-def _ends(row: dict[str, str]) -> tuple[float, float, float]:
-    return float(row["difference"]), float(row["low"]), float(row["high"])

@@ -25,8 +25,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
+from dreamset.core.groups import representatives
 from dreamset.core.images import decode, read_rgb, resize_crop, thumbnail
-from dreamset.core.joined import representatives
 from dreamset.core.progress import bar
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""The verdict: do the primary recipe's images help the primary classifier? By a rule that no result can move.
+"""The verdict: do the primary recipe's images help the primary classifier?
 
-Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen. Real and synthetic images together
-are strongly augmented, as the strongest of the ways of training on the real images alone is. Which of these is the best
-on the test images is what has to be beaten: choosing that one there favours the real images, so that the verdict errs
-on their side.
+Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen, so no result can move them. Real and
+synthetic images together are strongly augmented, as the real ones alone are in the strongest of their runs. The
+synthetic images have to beat the run on real images alone that is best on the test images. Choosing it there favours
+the real images, so the verdict errs on their side.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_MORE, REAL_ONLY, REAL_STRONG, Kind, Run
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dreamset.params import Params
 
@@ -23,44 +25,56 @@ TITLES: Final[dict[Outcome, str]] = {
     "does_not_help": "It does not help",
     "cannot_tell": "These images cannot tell",
 }
-# Trained on real and synthetic images together: what the verdict is about first, and what stands in for it.
-TOGETHER: Final = ("both_strong", "both")
+# Real and synthetic images together: the kind that the verdict is about, and the one that stands in for it.
+TOGETHER: Final = (BOTH_STRONG, BOTH)
 _ALONE: Final = {
-    "real": "the real ones alone",
-    "real_strong": "the real ones alone with strong augmentation",
-    "real_more": "the real ones alone, those for selection among them",
+    REAL_ONLY: "the real ones alone",
+    REAL_STRONG: "the real ones alone with strong augmentation",
+    REAL_MORE: "the real ones alone, those for selection among them",
 }
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A paired difference of two accuracies on the same test images, with its interval; runs are named by their key.
+    """The paired difference between the accuracies of two runs on the same images, with its interval.
 
-    ``p`` is that of McNemar's exact test, or over several seeds that of the sign-flip test; None where none was made.
+    ``difference``, ``low`` and ``high`` are shares of the images. ``p`` is of McNemar's exact test, or over several
+    seeds of the sign-flip test; it is None where no test was made.
     """
 
-    of: str
-    minus: str
+    of: Run
+    minus: Run
     difference: float
     low: float
     high: float
     p: float | None = None
 
+    @classmethod
+    def read(cls, row: Mapping[str, Any], p: float | None = None) -> Gain:
+        """Return the difference that a row of a JSON record or of a CSV holds.
+
+        Raises:
+            KeyError: the row lacks a field.
+            ValueError: a field is not a run, or not a number.
+        """
+        difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+        return cls(Run.parse(row["of"]), Run.parse(row["minus"]), difference, low, high, p)
+
     @property
     def outcome(self) -> Literal["helps", "hurts", "unclear"]:
-        """Which side of zero the interval lies on, if it lies on one."""
+        """The side of zero that the interval lies on; ``unclear`` where it holds zero."""
         return "helps" if self.low > 0 else "hurts" if self.high < 0 else "unclear"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said, and the numbers that it is said from: ``of`` a run, over the best one on real images alone."""
+    """The verdict with its numbers: the gain of the run ``of`` over ``minus``, the best run on real images alone."""
 
     outcome: Outcome
     recipe: str
     classifier: str
-    of: str
-    minus: str
+    of: Run
+    minus: Run
     difference: float
     low: float
     high: float
@@ -68,21 +82,26 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The whole of it."""
+        """The outcome and its reason."""
         return f"{TITLES[self.outcome]}: {self.reason}"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields and the sentence as JSON holds them, runs as text."""
+        return asdict(self) | {"of": str(self.of), "minus": str(self.minus), "sentence": self.sentence}
 
 
 def decide(low: float, high: float, smallest_gain: float, *, significant: bool = True, enough: bool = True) -> Outcome:
-    """The rule, from the ends of the interval of real + synthetic minus real only.
+    """Return the outcome that the rule gives for an interval of real + synthetic minus real only.
 
     Args:
-        low: lower end, as a share of the test images.
-        high: upper end.
-        smallest_gain: below this a gain is as good as none; 0 or more.
-        significant: whether the test beside the interval rejects equality; True where none is made.
+        low: the lower end, as a share of the test images.
+        high: the upper end, likewise.
+        smallest_gain: a gain below this is as good as none; 0 or more.
+        significant: whether the test beside the interval rejects equality; True without a test.
         enough: whether so many images can show any difference at all.
     """
-    # An interval without width says how little was seen, not how sure the gain is.
+    # An interval without width tells that little was seen, not that the gain is sure.
     if low == high or not enough:
         return "cannot_tell"
     if low > 0:
@@ -90,21 +109,21 @@ def decide(low: float, high: float, smallest_gain: float, *, significant: bool =
     return "does_not_help" if high < smallest_gain else "cannot_tell"
 
 
-def over_real(gains: Iterable[Gain], recipe: str, classifier: str, kinds: Sequence[str] = TOGETHER) -> Gain | None:
-    """The gain of ``recipe``'s images beside the real ones over the best way of training on these alone.
+def over_real(gains: Iterable[Gain], recipe: str, classifier: str, kinds: Sequence[Kind] = TOGETHER) -> Gain | None:
+    """Return the gain of ``recipe``'s images beside the real ones over the best run on the real ones alone.
 
     Args:
-        gains: any differences.
-        recipe: whose images.
-        classifier: that was trained on both.
-        kinds: how; the first of them that was measured counts.
+        gains: differences of any runs.
+        recipe: the arm of the synthetic images.
+        classifier: the classifier of both runs.
+        kinds: the first of these that was measured counts.
     """
-    over = [gain for gain in gains if gain.minus.startswith("real/") and gain.minus.endswith(f"/{classifier}")]
+    over = [gain for gain in gains if (gain.minus.arm, gain.minus.classifier) == (REAL, classifier)]
     for kind in kinds:
-        found = [gain for gain in over if gain.of == f"{recipe}/{kind}/{classifier}"]
-        if found:
+        same = [gain for gain in over if gain.of == Run(recipe, kind, classifier)]
+        if same:
             # All are of the same accuracy, so the least gain is over the highest one.
-            return min(found, key=lambda gain: gain.difference)
+            return min(same, key=lambda gain: gain.difference)
     return None
 
 
@@ -117,25 +136,24 @@ def judge(
     enough: bool = True,
     test: str = "McNemar\N{RIGHT SINGLE QUOTATION MARK}s exact test",
 ) -> Verdict | None:
-    """The verdict on paired differences; None where nothing was trained on real and synthetic images together.
+    """Return the verdict on paired differences; None where nothing was trained on real and synthetic images together.
 
     Args:
-        params: for the primary recipe and classifier, and the smallest gain of interest.
-        gains: any differences, those over real arms among them.
+        params: gives the primary recipe and classifier, and the smallest gain of interest.
+        gains: differences of any runs, those over the real arm among them.
         confidence: of their intervals, 0..1.
-        basis: what they were measured on, such as "640 test images".
+        basis: the images that they were measured on, such as "640 test images".
         enough: whether so many images can show any difference at all; see ``can_show``.
-        test: what the gains' ``p`` is of.
+        test: the test that gave the gains' ``p``.
     """
     recipe, classifier, smallest = params.primary_recipe, params.primary_classifier, params.evaluate.smallest_gain
     gain = over_real(gains, recipe, classifier)
     if gain is None:
         return None
-    # As `mcnemar.fewest_discordant` counts: at the level itself the test rejects.
+    # At the level itself the test rejects, as `mcnemar.fewest_discordant` counts.
     significant = gain.p is None or gain.p <= 1 - confidence
     outcome = decide(gain.low, gain.high, smallest, significant=significant, enough=enough)
-    kind = gain.minus.split("/")[1]
-    alone = _ALONE.get(kind, f"the real ones alone ({kind})")
+    alone = _ALONE.get(gain.minus.kind, f"the real ones alone ({gain.minus.kind})")
     compared = f"{_compared(gain.difference, basis)} on {alone}"
     interval = f"{100 * confidence:g}% interval"
     ends = f"({points(gain.low)} to {points(gain.high)})"
@@ -150,22 +168,21 @@ def judge(
         because = "that on every image and seed alike, so that nothing says how far it holds"
     elif outcome == "cannot_tell" and gain.low > 0:
         because = f"{test} does not tell it from chance (p = {gain.p:.2g})"
-    strongly = " with strong augmentation" if "/both_strong/" in gain.of else ""
+    strongly = " with strong augmentation" if gain.of.kind == BOTH_STRONG else ""
     trained = f"trained on the real images and those of {recipe}{strongly}"
     reason = f"{trained}, {classifier} gets {compared}, and {because}."
     return Verdict(outcome, recipe, classifier, gain.of, gain.minus, gain.difference, gain.low, gain.high, reason)
 
 
 def of_evaluation(params: Params, evaluation: dict[str, Any]) -> dict[str, Any] | None:
-    """What ``evaluate`` stores: the fields of ``Verdict`` and its ``sentence``."""
-    names = ("of", "minus", "difference", "low", "high")
-    gains = [Gain(**{name: row[name] for name in names}, p=row.get("mcnemar_p")) for row in evaluation["differences"]]
-    found = judge(params, gains, evaluation["confidence"], basis(evaluation), enough=can_show(evaluation))
-    return None if found is None else asdict(found) | {"sentence": found.sentence}
+    """Return the record of an evaluation's verdict, as ``evaluate`` stores it; None where there is none."""
+    gains = [Gain.read(row, row.get("mcnemar_p")) for row in evaluation["differences"]]
+    verdict = judge(params, gains, evaluation["confidence"], basis(evaluation), enough=can_show(evaluation))
+    return None if verdict is None else verdict.record
 
 
 def basis(evaluation: dict[str, Any]) -> str:
-    """The images that an evaluation's accuracies are shares of."""
+    """Return a phrase for the images that an evaluation's accuracies are shares of."""
     count = f"{evaluation['test_images']:,}".replace(",", "\u202f")
     if evaluation.get("protocol") == "cv":
         return f"{count} labelled images, each held out once,"
@@ -173,23 +190,23 @@ def basis(evaluation: dict[str, Any]) -> str:
 
 
 def scored_images(evaluation: dict[str, Any]) -> str:
-    """What an evaluation's images are called: under cross-validation there are no test images."""
+    """Return the name of an evaluation's images: under cross-validation there are no test images."""
     return "images held out" if evaluation.get("protocol") == "cv" else "test images"
 
 
 def can_show(evaluation: dict[str, Any]) -> bool:
-    """Whether so many images can show any difference; an evaluation that says nothing of its reach is taken for one."""
+    """Whether an evaluation's images can show any difference; True where it does not record its reach."""
     return evaluation.get("reach", {}).get("smallest_gain", 0.0) is not None
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    shown = f"{100 * value:+.1f}"
-    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "\N{MINUS SIGN}")
+    """Return a difference of shares in percentage points, with its sign."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _compared(difference: float, basis: str) -> str:
-    shown = f"{abs(100 * difference):.1f}"
-    if shown == "0.0":
+    number = f"{abs(100 * difference):.1f}"
+    if number == "0.0":
         return f"as many of {basis} right as"
-    return f"{shown} percentage points {'more' if difference > 0 else 'fewer'} of {basis} right than"
+    return f"{number} percentage points {'more' if difference > 0 else 'fewer'} of {basis} right than"

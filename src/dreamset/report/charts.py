@@ -48,9 +48,8 @@ class Bar:
 def gain_bar(gain: Gain, label: str, style: str) -> Bar:
     """Return the row of a difference, in percentage points."""
     low, middle, high = (100 * value for value in (gain.low, gain.difference, gain.high))
-    _, _, classifier = gain.of.split("/")
     value, ends = points(gain.difference), point_interval(gain)
-    return Bar(label, low, middle, high, value, f"{style} {gain.outcome}", classifier, ends)
+    return Bar(label, low, middle, high, value, f"{style} {gain.outcome}", gain.of.classifier, ends)
 
 
 def intervals(

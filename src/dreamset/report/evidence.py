@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.data import tuned
-from dreamset.data.runs import REAL, ZERO_SHOT
+from dreamset.data.runs import REAL, ZERO_SHOT, Kind, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
 from dreamset.metrics.machines import differing
@@ -31,32 +31,25 @@ _OF_A_STUDY: Final = (
 
 @dataclass(frozen=True)
 class Score:
-    """One classifier on the images that it is scored on: the accuracy, its interval, and the record it is from."""
+    """The accuracy of a run on the images that score it, with its interval and its whole record."""
 
-    arm: str
-    train_on: str
-    classifier: str
+    run: Run
     accuracy: float
     low: float
     high: float
     record: dict[str, Any]
 
-    @property
-    def key(self) -> str:
-        """``arm/train_on/classifier``."""
-        return f"{self.arm}/{self.train_on}/{self.classifier}"
-
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the stages measured, of the recipes that are active; ``params`` with what studies chose in their rows."""
+    """The results of the stages for the active recipes; the rows of ``params`` hold the values that studies chose."""
 
     params: Params
     workspace: Workspace
     split: Split
     evaluation: dict[str, Any]
-    scores: dict[str, Score]
-    gains: dict[tuple[str, str], Gain]
+    scores: dict[Run, Score]
+    gains: dict[tuple[Run, Run], Gain]
     records: dict[tuple[str, str], dict[str, Any]]
     guesses: dict[str, Any]
     expected: dict[str, Any]
@@ -80,36 +73,28 @@ class Evidence:
         return first, *(name for name in self.params.train.classifiers if name != first)
 
     @property
-    def real_kinds(self) -> list[str]:
-        """The ways of training on the real images alone that were measured with all classifiers."""
-        return list(dict.fromkeys(s.train_on for s in self.scores.values() if s.arm == REAL))
+    def real_kinds(self) -> list[Kind]:
+        """The ways of training on the real images alone that were measured."""
+        return list(dict.fromkeys(run.kind for run in self.scores if run.arm == REAL))
 
     @property
     def confidence(self) -> str:
-        """Of every interval, as text."""
+        """The confidence of every interval, as text."""
         return f"{100 * float(self.evaluation['confidence']):g}%"
 
-    def score(self, arm: str, train_on: str, classifier: str) -> Score | None:
-        """One accuracy, where it was measured."""
-        return self.scores.get(f"{arm}/{train_on}/{classifier}")
-
-    def gain(self, of: tuple[str, str], minus: tuple[str, str], classifier: str) -> Gain | None:
-        """The difference between two (arm, train_on), where it was measured."""
-        return self.gains.get((f"{of[0]}/{of[1]}/{classifier}", f"{minus[0]}/{minus[1]}/{classifier}"))
-
     def others(self, recipe: str) -> list[str]:
-        """The recipes that ``recipe`` was compared with: baselines, its row before a study, and what it starts from."""
-        pairs = [(gain.of.split("/")[0], gain.minus.split("/")[0]) for gain in self.gains.values()]
+        """The recipes that ``recipe`` was compared with: baselines, its row before a study, and where it starts."""
+        pairs = [(of.arm, minus.arm) for of, minus in self.gains]
         return list(dict.fromkeys(minus for of, minus in pairs if of == recipe and minus != REAL))
 
-    def over_real(self, recipe: str, classifier: str, kind: str) -> Gain | None:
-        """What a recipe's images add to the real ones in ``both`` or ``both_strong``, over the best run on these."""
+    def over_real(self, recipe: str, classifier: str, kind: Kind) -> Gain | None:
+        """The gain of a recipe's images beside the real ones over the best run on the real ones alone."""
         return over_real(self.gains.values(), recipe, classifier, (kind,))
 
-    def together(self, classifier: str) -> list[str]:
+    def together(self, classifier: str) -> list[Kind]:
         """The ways of training a classifier on real and synthetic images that were measured, the verdict's first."""
-        known = {score.train_on for score in self.scores.values() if score.classifier == classifier}
-        return [kind for kind in TOGETHER if kind in known]
+        measured = {run.kind for run in self.scores if run.classifier == classifier}
+        return [kind for kind in TOGETHER if kind in measured]
 
     @property
     def machines(self) -> str | None:
@@ -137,16 +122,13 @@ def load(params: Params, workspace: Workspace) -> Evidence:
     evaluation = read_json(path, "dreamset evaluate")
     try:
         scores = [_score(record) for record in evaluation["runs"]]
-        gains = [
-            Gain(row["of"], row["minus"], row["difference"], row["low"], row["high"], row.get("mcnemar_p"))
-            for row in evaluation["differences"]
-        ]
-        known = {score.arm for score in scores}
+        gains = [Gain.read(row, row.get("mcnemar_p")) for row in evaluation["differences"]]
         for key in ("confidence", "test_images", "bootstrap", "sets", "costs"):
             evaluation[key]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: is not an evaluation ({error}); run `dreamset evaluate` again.") from error
-    missing = [name for name in params.active if name not in known]
+    measured = {score.run.arm for score in scores}
+    missing = [name for name in params.active if name not in measured]
     if missing:
         raise InputError(f"{path}: says nothing of {', '.join(missing)}; run `dreamset evaluate` again.")
     arms = {REAL, ZERO_SHOT, *params.active}
@@ -157,10 +139,8 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         workspace=workspace,
         split=read_split(workspace.splits),
         evaluation=evaluation,
-        scores={score.key: score for score in scores if score.arm in arms},
-        gains={
-            (gain.of, gain.minus): gain for gain in gains if {gain.of.split("/")[0], gain.minus.split("/")[0]} <= arms
-        },
+        scores={score.run: score for score in scores if score.run.arm in arms},
+        gains={(gain.of, gain.minus): gain for gain in gains if {gain.of.arm, gain.minus.arm} <= arms},
         records={
             (stage, item): read_json(workspace.result(stage, item), f"dreamset {stage} {item}")
             for stage in ("adapt", "generate", "train")
@@ -175,8 +155,8 @@ def load(params: Params, workspace: Workspace) -> Evidence:
 
 
 def _score(record: dict[str, Any]) -> Score:
-    names = ("arm", "train_on", "classifier", "accuracy", "low", "high")
-    return Score(**{name: record[name] for name in names}, record=record)
+    run = Run(record["arm"], Kind.parse(record["train_on"]), record["classifier"])
+    return Score(run, record["accuracy"], record["low"], record["high"], record)
 
 
 def _study(workspace: Workspace, recipe: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from dreamset.metrics.verdict import points
 
 if TYPE_CHECKING:
+    from dreamset.data.runs import Run
     from dreamset.metrics.verdict import Gain
 
 MINUS: Final = "\N{MINUS SIGN}"
@@ -32,6 +33,11 @@ def p_value(value: float | None) -> str:
 def interval(low: float, high: float) -> str:
     """The ends of an interval of shares."""
     return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def spaced(run: Run) -> str:
+    """Return the name of a run, as the page's tables write it."""
+    return f"{run.arm} · {run.kind} · {run.classifier}"
 
 
 def point_interval(gain: Gain) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind
 from dreamset.metrics.verdict import TOGETHER, points
 
 if TYPE_CHECKING:
@@ -15,23 +16,24 @@ _NONE: Final = "\N{EN DASH}"
 
 
 def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]) -> str:
-    """Mean accuracies and FID, and the differences of the verdict's classifier, by number of shots.
+    """Return mean accuracies and FID, and the differences of the verdict's classifier, by number of shots.
 
     Args:
-        params: for the order of recipes and classifiers, and whose differences are wanted.
+        params: gives the order of recipes and classifiers, and the verdict's classifier.
         summary: rows of ``summary.csv``.
-        claims: rows of ``claims.csv``.
+        claims: rows of ``claims.csv``, whose ``of`` and ``minus`` are runs.
     """
     if not summary:
         return "# Over several seeds\n\nNo cell is finished.\n"
     seeds = sorted({row["seeds"] for row in summary})
-    told = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    number = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     name = params.primary_classifier
-    together = next((kind for kind in TOGETHER if any(f"/{kind}/{name}" in row["of"] for row in claims)), "both")
-    augmented = "; real images are strongly augmented, alone or not" if together == "both_strong" else ""
+    measured = {(row["of"].kind, row["of"].classifier) for row in claims}
+    together = next((kind for kind in TOGETHER if (kind, name) in measured), BOTH)
+    augmented = "; real images are strongly augmented, alone or not" if together == BOTH_STRONG else ""
     parts = [
         "# Over several seeds",
-        f"Written by `dreamset table`: {told}; the other files of this folder have every number.",
+        f"Written by `dreamset table`: {number}; the other files of this folder have every number.",
         "## Accuracy",
         "Per cent, means over seeds. Under a recipe's name: classifiers of its images alone; with `real +`, strongly "
         "augmented where that was trained, and else plainly.",
@@ -49,14 +51,14 @@ def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequen
 
 def _means(params: Params, summary: Sequence[dict[str, Any]]) -> str:
     recipes = _recipes(params, summary)
-    wanted: list[tuple[str, tuple[str, ...]]] = [("real", ("real",)), ("real", ("real_strong",))]
-    wanted += [(recipe, kinds) for kinds in (("synthetic",), TOGETHER) for recipe in recipes]
+    columns: list[tuple[str, tuple[Kind, ...]]] = [(REAL, (REAL_ONLY,)), (REAL, (REAL_STRONG,))]
+    columns += [(recipe, kinds) for kinds in ((SYNTHETIC,), TOGETHER) for recipe in recipes]
     lines = []
     for shots in _shots(summary):
         for name in params.train.classifiers:
-            own = [row for row in summary if (row["shots"], row["classifier"]) == (shots, name)]
-            found = {(row["recipe"], row["train_on"]): f"{100 * row['accuracy']:.1f}" for row in own}
-            cells = [next((found[arm, kind] for kind in kinds if (arm, kind) in found), _NONE) for arm, kinds in wanted]
+            rows = [row for row in summary if (row["shots"], row["classifier"]) == (shots, name)]
+            means = {(row["recipe"], Kind.parse(row["train_on"])): f"{100 * row['accuracy']:.1f}" for row in rows}
+            cells = [next((means[arm, k] for k in kinds if (arm, k) in means), _NONE) for arm, kinds in columns]
             lines.append([str(shots), name, *cells])
     head = [
         "shots",
@@ -71,37 +73,37 @@ def _means(params: Params, summary: Sequence[dict[str, Any]]) -> str:
 
 def _fid(params: Params, summary: Sequence[dict[str, Any]]) -> str:
     recipes = _recipes(params, summary)
-    found = {(row["shots"], row["recipe"]): row["fid"] for row in summary if row["fid"] is not None}
+    means = {(row["shots"], row["recipe"]): row["fid"] for row in summary if row["fid"] is not None}
     lines = [
-        [str(shots), *(f"{found[shots, name]:.1f}" if (shots, name) in found else _NONE for name in recipes)]
+        [str(shots), *(f"{means[shots, name]:.1f}" if (shots, name) in means else _NONE for name in recipes)]
         for shots in _shots(summary)
     ]
     return _table(["shots", *recipes], lines)
 
 
-def _differences(classifier: str, together: str, claims: Sequence[dict[str, Any]]) -> str:
-    """A row per comparison, a column per number of shots."""
-    # Augmented as it is what they are compared with.
-    alone = {"both": "real", "both_strong": "real_strong"}[together]
+def _differences(classifier: str, together: Kind, claims: Sequence[dict[str, Any]]) -> str:
+    """Return a row per comparison, with a column per number of shots."""
+    # Real images alone, augmented as both together are.
+    alone = {BOTH: REAL_ONLY, BOTH_STRONG: REAL_STRONG}[together]
     rows: dict[str, dict[int, str]] = {}
-    for kind in ("synthetic", together):
+    for kind in (SYNTHETIC, together):
         for row in claims:
-            (recipe, own, name), (other, theirs, _) = row["of"].split("/"), row["minus"].split("/")
-            if (own, name) != (kind, classifier) or theirs not in (kind, alone):
+            of, minus = row["of"], row["minus"]
+            if (of.kind, of.classifier) != (kind, classifier) or minus.kind not in (kind, alone):
                 continue
-            plus = "" if kind == "synthetic" else "real + "
-            told = f"{plus}{recipe}, over {'real' if other == 'real' else plus + other}"
-            shown = f"{points(row['difference'])} ({points(row['low'])} to {points(row['high'])})"
+            plus = "" if kind == SYNTHETIC else "real + "
+            comparison = f"{plus}{of.arm}, over {REAL if minus.arm == REAL else plus + minus.arm}"
+            cell = f"{points(row['difference'])} ({points(row['low'])} to {points(row['high'])})"
             clear = row["low"] > 0 or row["high"] < 0
-            rows.setdefault(told, {})[row["shots"]] = f"**{shown}**" if clear else shown
+            rows.setdefault(comparison, {})[row["shots"]] = f"**{cell}**" if clear else cell
     shots = _shots(claims)
-    lines = [[told, *(own.get(count, _NONE) for count in shots)] for told, own in rows.items()]
+    lines = [[comparison, *(cells.get(count, _NONE) for count in shots)] for comparison, cells in rows.items()]
     return _table(["", *(f"{count} shot{'' if count == 1 else 's'}" for count in shots)], lines)
 
 
 def _recipes(params: Params, summary: Sequence[dict[str, Any]]) -> list[str]:
-    there = {row["recipe"] for row in summary}
-    return [name for name in params.recipes if name in there]
+    arms = {row["recipe"] for row in summary}
+    return [name for name in params.recipes if name in arms]
 
 
 def _shots(rows: Sequence[dict[str, Any]]) -> list[int]:

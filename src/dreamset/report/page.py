@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from dreamset import __version__
-from dreamset.data.runs import REAL, ZERO_SHOT
+from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind, Run
 from dreamset.metrics.verdict import TOGETHER, scored_images
 from dreamset.report import charts, gallery, quality, tables
 from dreamset.report.charts import Bar
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from dreamset.core.sheet import Block
     from dreamset.metrics.verdict import Gain
-    from dreamset.report.evidence import Evidence, Score
+    from dreamset.report.evidence import Evidence
 
 _COLOURS: Final = 6
-_LEVELS: Final = {"real": "real", "real_strong": "zero"}
-_ADDED: Final = {"both_strong": "added to the real shots, all strongly augmented", "both": "added to the real shots"}
+_LEVELS: Final = {str(REAL_ONLY): "real", str(REAL_STRONG): "zero"}  # a style by the run's name in `scales`
+_ADDED: Final = {BOTH_STRONG: "added to the real shots, all strongly augmented", BOTH: "added to the real shots"}
 _MOST_HEAT: Final = 30  # classes of a confusion matrix that a page can hold
 
 
@@ -81,19 +81,20 @@ def _cards(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> lis
             for recipe in (verdict.plain, verdict.recipe)
             if recipe
         ),
-        *((name, "synthetic", f"{name} alone", colours[name]) for name in (verdict.plain, verdict.recipe) if name),
+        *((name, SYNTHETIC, f"{name} alone", colours[name]) for name in (verdict.plain, verdict.recipe) if name),
     ]
     sweep = evidence.table.sweep
-    means = sweep.means(evidence.split.shots, verdict.classifier) if sweep and verdict.seeds else {}
+    means = sweep.means_at(evidence.split.shots) if sweep else {}
     cards = []
     for arm, kind, words, colour in runs:
-        score = evidence.score(arm, kind, verdict.classifier)
+        run = Run(arm, kind, verdict.classifier)
+        score, mean = evidence.scores.get(run), means.get(run)
         if score is None:
             continue
         accuracy, spread = percent(score.accuracy), interval(score.low, score.high)
         if verdict.seeds:
-            mean, deviation = means.get((score.arm, kind), (None, None))
-            accuracy, spread = percent(mean), "" if deviation is None else f"± {100 * deviation:.1f} over the seeds"
+            accuracy = percent(mean.accuracy if mean else None)
+            spread = f"± {100 * mean.sd:.1f} over the seeds" if mean and mean.sd is not None else ""
         cards.append((colour + tables.STYLES.get(kind, ""), words, accuracy, spread))
     return cards
 
@@ -102,24 +103,22 @@ def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Mar
     """Each recipe and classifier: over the best run on real shots alone, and over the recipes it is compared with."""
     groups = []
     for recipe in evidence.params.active:
-        gains: list[tuple[Gain | None, str]] = []
+        gains: list[tuple[Gain, str]] = []
         for classifier in evidence.classifiers:
             for kind in evidence.together(classifier):
                 over = evidence.over_real(recipe, classifier, kind)
-                alone = tables.trained_on(REAL, over.minus.split("/")[1] if over else "")
-                gains.append((over, f"{_ADDED[kind]}, over {alone}"))
+                if over:
+                    gains.append((over, f"{_ADDED[kind]}, over {tables.trained_on(REAL, over.minus.kind)}"))
         for other in evidence.others(recipe):
             for kind, question in (
                 *((kind, f"{added}, over {other}") for kind, added in _ADDED.items()),
-                ("synthetic", f"alone, over {other} alone"),
+                (SYNTHETIC, f"alone, over {other} alone"),
             ):
-                gains += [
-                    (evidence.gain((recipe, kind), (other, kind), name), question) for name in evidence.classifiers
-                ]
+                pairs = [(Run(recipe, kind, name), Run(other, kind, name)) for name in evidence.classifiers]
+                gains += [(evidence.gains[pair], question) for pair in pairs if pair in evidence.gains]
         bars = [
-            charts.gain_bar(gain, question, colours[recipe] + tables.STYLES.get(gain.of.split("/")[1], ""))
+            charts.gain_bar(gain, question, colours[recipe] + tables.STYLES.get(gain.of.kind, ""))
             for gain, question in gains
-            if gain
         ]
         if bars:
             groups.append((recipe, bars))
@@ -144,29 +143,24 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Markup:
     """One panel per classifier, all runs on one axis; the real shots' accuracy as a line."""
     panels = []
     for classifier in evidence.classifiers:
-        rows: list[tuple[Score | None, str, str]] = [
-            (evidence.score(ZERO_SHOT, "none", "clip_zeroshot"), "zero-shot CLIP", "zero"),
-        ]
-        rows += [
-            (evidence.score(REAL, kind, classifier), tables.trained_on(REAL, kind), "real")
-            for kind in evidence.real_kinds
-        ]
-        rows += [
+        runs = [(tables.ZERO_SHOT_RUN, "zero-shot CLIP", "zero")]
+        runs += [(Run(REAL, kind, classifier), tables.trained_on(REAL, kind), "real") for kind in evidence.real_kinds]
+        runs += [
             (
-                evidence.score(recipe, kind, classifier),
+                Run(recipe, kind, classifier),
                 tables.trained_on(recipe, kind) if kind in TOGETHER else recipe,
                 colours[recipe] + tables.STYLES.get(kind, ""),
             )
             for recipe in evidence.params.active
-            for kind in ("synthetic", *reversed(evidence.together(classifier)))
+            for kind in (SYNTHETIC, *reversed(evidence.together(classifier)))
         ]
+        rows = [(evidence.scores[run], words, style) for run, words, style in runs if run in evidence.scores]
         bars = [
             Bar(words, 100 * score.low, 100 * score.accuracy, 100 * score.high, percent(score.accuracy), style)
             for score, words, style in rows
-            if score
         ]
         if bars:
-            real = [score.accuracy for score, _, style in rows if score and style == "real"]
+            real = [score.accuracy for score, _, style in rows if style == "real"]
             marks = {"level": 100 * max(real)} if real else {}
             panels.append((classifier, charts.intervals(bars, "%", marks, f"Accuracy of {classifier}")))
     return fill(
@@ -187,7 +181,7 @@ def _scales(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         values = {scale: 100 * row["accuracy"] for scale, row in sizes.items()}
         ends = {scale: (100 * row["low"], 100 * row["high"]) for scale, row in sizes.items()}
         lines.append(charts.Line(styles[run], values, ends))
-    key = [(styles[run], tables.trained_on(REAL, run) if run in _LEVELS else run) for run in runs]
+    key = [(styles[run], tables.trained_on(REAL, Kind.parse(run)) if run in _LEVELS else run) for run in runs]
     return fill(
         "page.scales",
         classifier=rows[0]["classifier"],
@@ -202,13 +196,16 @@ def _confusion(evidence: Evidence, verdict: Verdict) -> Markup | None:
     if not guesses or len(classes) > _MOST_HEAT:
         return None
     together = evidence.together(verdict.classifier)
-    alone = "real_strong" if "both_strong" in together else "real"
-    runs = ((REAL, alone), *((verdict.recipe, kind) for kind in (*together[:1], "synthetic")))
-    predicted = [(arm, kind, guesses["predicted"].get(f"{arm}/{kind}/{verdict.classifier}")) for arm, kind in runs]
+    alone = REAL_STRONG if BOTH_STRONG in together else REAL_ONLY
+    runs = [
+        Run(arm, kind, verdict.classifier)
+        for arm, kind in ((REAL, alone), *((verdict.recipe, kind) for kind in (*together[:1], SYNTHETIC)))
+    ]
+    predicted = guesses["predicted"]
     maps = [
-        charts.confusion(guesses["labels"], labels, classes, tables.trained_on(arm, kind))
-        for arm, kind, labels in predicted
-        if labels is not None
+        charts.confusion(guesses["labels"], predicted[str(run)], classes, tables.trained_on(run.arm, run.kind))
+        for run in runs
+        if str(run) in predicted
     ]
     scored = scored_images(evidence.evaluation).capitalize()
     return fill("page.confusion", scored=scored, classifier=verdict.classifier, maps=maps) if maps else None

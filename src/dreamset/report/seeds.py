@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
 
-from dreamset.data.runs import REAL
+from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, SYNTHETIC, Run
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import TOGETHER, over_real, points
 from dreamset.report import charts
-from dreamset.report.figures import number, p_value, percent, point_interval
+from dreamset.report.figures import number, p_value, percent, point_interval, spaced
 from dreamset.report.markup import Table, aside, fill
 from dreamset.report.tables import STYLES, trained_on
 
@@ -62,22 +62,22 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
 
 def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tuple[Markup, list[tuple[str, Markup]]]:
     """A legend, and a chart of mean accuracies by number of shots for each classifier; none of one number alone."""
-    shots = sorted({int(line["shots"]) for line in sweep.summary})
-    if len(shots) < 2:
+    means = {shots: sweep.means_at(shots) for shots in sorted({mean.shots for mean in sweep.means})}
+    if len(means) < 2:
         return Markup(), []
-    real = [(REAL, kind, "real" if kind == "real" else "zero") for kind in evidence.real_kinds]
+    real = [(REAL, kind, "real" if kind == REAL_ONLY else "zero") for kind in evidence.real_kinds]
     kinds = real + [
         (arm, kind, colours[arm] + STYLES.get(kind, ""))
         for arm in evidence.params.active
-        for kind in ("synthetic", "both", "both_strong")
+        for kind in (SYNTHETIC, BOTH, BOTH_STRONG)
     ]
     panels = []
     for classifier in evidence.classifiers:
-        means = {k: sweep.means(k, classifier) for k in shots}
         lines = []
         for arm, kind, style in kinds:
-            known = {k: 100 * row[arm, kind][0] for k, row in means.items() if (arm, kind) in row}
-            lines += [charts.Line(style, known)] if known else []
+            run = Run(arm, kind, classifier)
+            values = {shots: 100 * at[run].accuracy for shots, at in means.items() if run in at}
+            lines += [charts.Line(style, values)] if values else []
         if lines:
             title = f"Accuracy of {classifier} by number of shots"
             panels.append((classifier, charts.steps(lines, "%", "shots per class", "accuracy", title)))
@@ -89,8 +89,8 @@ def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tupl
 def _primary(evidence: Evidence, sweep: Sweep) -> list[Claim]:
     """The claims that were fixed beforehand, where they are of the page's choice: the table may be of another one."""
     params = evidence.params
-    run = params.primary_recipe, params.primary_classifier
-    return [c for c in sweep.claims if c.primary and (c.gain.of.split("/")[0], c.gain.of.split("/")[2]) == run]
+    choice = params.primary_recipe, params.primary_classifier
+    return [c for c in sweep.claims if c.primary and (c.gain.of.arm, c.gain.of.classifier) == choice]
 
 
 def _claims(claims: list[Claim]) -> Table:
@@ -98,7 +98,7 @@ def _claims(claims: list[Claim]) -> Table:
     rows = []
     for claim in claims:
         gain = claim.gain
-        words = Markup("{} <em>{}</em>").format(compared(gain), gain.of.split("/")[2])
+        words = Markup("{} <em>{}</em>").format(_compared(gain), gain.of.classifier)
         row = [words, claim.shots, points(gain.difference), point_interval(gain)]
         rows.append([*row, p_value(claim.p), p_value(claim.p_holm), gain.outcome])
     return Table(_HEAD, rows, columns={"outcome": "text"})
@@ -108,37 +108,34 @@ def _additions(sweep: Sweep) -> Iterable[tuple[str, Gain]]:
     """What images beside the real ones add over the seeds, against the best run on the real ones alone."""
     for shots in sorted({claim.shots for claim in sweep.claims}):
         gains = [claim.gain for claim in sweep.claims if claim.shots == shots]
-        wanted = dict.fromkeys((gain.of.split("/")[0], gain.of.split("/")[2]) for gain in gains)
-        for recipe, classifier in wanted:
+        for recipe, classifier in dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains):
             gain = over_real(gains, recipe, classifier)
             if gain:
-                yield f"{shots} shots, {compared(gain)}, {classifier}", gain
+                yield f"{shots} shots, {_compared(gain)}, {classifier}", gain
 
 
-def compared(gain: Gain) -> str:
-    """A difference between two runs in words, without the classifier."""
-    (arm, kind, _), (other, theirs, _) = gain.of.split("/"), gain.minus.split("/")
-    return f"{trained_on(arm, kind)}, over {trained_on(other, theirs)}"
+def _compared(gain: Gain) -> str:
+    """Return the two runs of a difference in words, without the classifier."""
+    of, minus = gain.of, gain.minus
+    return f"{trained_on(of.arm, of.kind)}, over {trained_on(minus.arm, minus.kind)}"
 
 
 def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
     """Synthetic images alone first, then what adaptation adds, then the gain over the real shots."""
     gain = claim.gain
-    return gain.of.split("/")[1] in TOGETHER, gain.minus.startswith(f"{REAL}/"), recipes.index(gain.of.split("/")[0])
+    return gain.of.kind in TOGETHER, gain.minus.arm == REAL, recipes.index(gain.of.arm)
 
 
 def _bar(gain: Gain, colours: dict[str, str]) -> charts.Bar:
-    arm, kind, _ = gain.of.split("/")
-    return charts.gain_bar(gain, compared(gain), f"{colours[arm]}{STYLES.get(kind, '')}")
+    return charts.gain_bar(gain, _compared(gain), f"{colours[gain.of.arm]}{STYLES.get(gain.of.kind, '')}")
 
 
 def _means(sweep: Sweep) -> Table:
-    """Mean and standard deviation over seeds: a row per run, a column per number of shots."""
-    cells: dict[tuple[str, str, str], dict[str, str]] = {}
-    for line in sweep.summary:
-        spread = f"± {100 * float(line['sd']):.1f}" if line.get("sd") else ""
-        key = (line["recipe"], line["train_on"], line["classifier"])
-        cells.setdefault(key, {})[line["shots"]] = aside(percent(float(line["accuracy"])), spread)
-    shots = sorted({line["shots"] for line in sweep.summary}, key=int)
-    rows = [[" · ".join(key), *(row.get(count, "–") for count in shots)] for key, row in cells.items()]
+    """Return means and standard deviations over seeds: a row per run, a column per number of shots."""
+    cells: dict[Run, dict[int, str]] = {}
+    for mean in sweep.means:
+        spread = "" if mean.sd is None else f"± {100 * mean.sd:.1f}"
+        cells.setdefault(mean.run, {})[mean.shots] = aside(percent(mean.accuracy), spread)
+    shots = sorted({mean.shots for mean in sweep.means})
+    rows = [[spaced(run), *(row.get(count, "–") for count in shots)] for run, row in cells.items()]
     return Table(["Run", *(f"{count} shots" for count in shots)], rows)

@@ -6,11 +6,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup
 
-from dreamset.core.sums import total
-from dreamset.data.runs import REAL, ZERO_SHOT
+from dreamset.core.arithmetic import total
+from dreamset.data.runs import (
+    BOTH,
+    BOTH_STRONG,
+    REAL,
+    REAL_MORE,
+    REAL_ONLY,
+    REAL_STRONG,
+    SYNTHETIC,
+    UNTRAINED,
+    ZERO_SHOT,
+    Kind,
+    Run,
+)
 from dreamset.metrics.verdict import TOGETHER, basis, points, scored_images
 from dreamset.params.recipe import adapter_words, scales_words
-from dreamset.report.figures import MINUS, interval, number, p_value, percent, point_interval
+from dreamset.report.figures import MINUS, interval, number, p_value, percent, point_interval, spaced
 from dreamset.report.markup import Table, aside, counted, fill, joined, name
 
 if TYPE_CHECKING:
@@ -19,15 +31,15 @@ if TYPE_CHECKING:
 
 _MARKS: Final = {"helps": "▲", "hurts": "▼", "unclear": "≈"}
 _KINDS: Final = {
-    "synthetic": "synthetic only",
-    "both": "real + synthetic",
-    "both_strong": "real + synthetic, strongly augmented",
+    SYNTHETIC: "synthetic only",
+    BOTH: "real + synthetic",
+    BOTH_STRONG: "real + synthetic, strongly augmented",
 }
-STYLES: Final = {"synthetic": " hollow", "both_strong": " strong"}  # of a run's marks in a chart
+STYLES: Final = {SYNTHETIC: " hollow", BOTH_STRONG: " strong"}  # classes of a run's marks in a chart
 _REAL_KINDS: Final = {
-    "real": "real shots alone",
-    "real_strong": "real shots alone, strongly augmented",
-    "real_more": "real shots and selection images alone",
+    REAL_ONLY: "real shots alone",
+    REAL_STRONG: "real shots alone, strongly augmented",
+    REAL_MORE: "real shots and selection images alone",
 }
 _RULES: Final = {
     "fixed": "none: the settings as they stand, and the last step",
@@ -49,17 +61,16 @@ _MEASURES: Final = {
     "ece_scaled": ("ECE, scaled", False),
     "temperature": ("temperature", False),
 }
-_ZERO_SHOT_CLASSIFIER: Final = "clip_zeroshot"
+ZERO_SHOT_RUN: Final = Run(ZERO_SHOT, UNTRAINED, "clip_zeroshot")
 
 
-def trained_on(arm: str, kind: str) -> str:
-    """What a run learned from, in words."""
+def trained_on(arm: str, kind: Kind) -> str:
+    """Return the training images of a run, in words."""
     if arm == REAL:
         return _REAL_KINDS.get(kind, f"real shots alone ({kind})")
-    scale = kind.partition("_x")[2]
-    if scale:
-        return f"{arm} alone, {scale} × the shots"
-    return {"both": f"real + {arm}", "both_strong": f"real + {arm}, strongly augmented"}.get(kind, f"{arm} alone")
+    if kind.scale is not None:
+        return f"{arm} alone, {kind.scale} × the shots"
+    return {BOTH: f"real + {arm}", BOTH_STRONG: f"real + {arm}, strongly augmented"}.get(kind, f"{arm} alone")
 
 
 def facts(evidence: Evidence) -> Markup:
@@ -116,22 +127,26 @@ def accuracies(evidence: Evidence) -> Markup:
     common = next((score.record.get("majority") for score in evidence.scores.values()), None)
     # A baseline of no classifier of the table's: one cell over all of their columns.
     wide = [("nothing: the commonest class always", percent(common))] if common is not None else []
-    zero = evidence.score(ZERO_SHOT, "none", _ZERO_SHOT_CLASSIFIER)
+    zero = evidence.scores.get(ZERO_SHOT_RUN)
     wide += [("nothing: zero-shot CLIP", _accuracy(zero))] if zero else []
     wide += [
-        (f"{trained_on(REAL, score.train_on)}: {score.classifier}", _accuracy(score))
-        for score in evidence.scores.values()
-        if score.arm == REAL and score.classifier not in classifiers
+        (f"{trained_on(REAL, run.kind)}: {run.classifier}", _accuracy(score))
+        for run, score in evidence.scores.items()
+        if run.arm == REAL and run.classifier not in classifiers
     ]
+    measured = {(run.arm, run.kind) for run in evidence.scores if run.classifier in classifiers}
     real = [
-        (trained_on(REAL, kind), [_cell(evidence, REAL, kind, classifier) for classifier in classifiers])
+        (trained_on(REAL, kind), [_cell(evidence, Run(REAL, kind, name)) for name in classifiers])
         for kind in evidence.real_kinds
-        if any(evidence.score(REAL, kind, classifier) for classifier in classifiers)
+        if (REAL, kind) in measured
     ]
     recipes = []
     for recipe in evidence.params.active:
-        kinds = [kind for kind in _KINDS if any(evidence.score(recipe, kind, name) for name in classifiers)]
-        rows = [(_KINDS[kind], [_cell(evidence, recipe, kind, name) for name in classifiers]) for kind in kinds]
+        rows = [
+            (words, [_cell(evidence, Run(recipe, kind, name)) for name in classifiers])
+            for kind, words in _KINDS.items()
+            if (recipe, kind) in measured
+        ]
         recipes.append((recipe, rows, _distances(sets.get(recipe, {}))))
     return fill(
         "tables.accuracies",
@@ -146,12 +161,12 @@ def accuracies(evidence: Evidence) -> Markup:
     )
 
 
-def _cell(evidence: Evidence, arm: str, kind: str, classifier: str) -> tuple[str, str, str]:
-    """An accuracy, its mark and its outcome against the best run on real images alone."""
-    score = evidence.score(arm, kind, classifier)
+def _cell(evidence: Evidence, run: Run) -> tuple[str, str, str]:
+    """Return an accuracy, its mark, and its outcome against the best run on the real images alone."""
+    score = evidence.scores.get(run)
     if score is None:
         return "–", "", ""
-    gain = evidence.over_real(arm, classifier, kind) if kind in TOGETHER else None
+    gain = evidence.over_real(run.arm, run.classifier, run.kind) if run.kind in TOGETHER else None
     return (_accuracy(score), _MARKS[gain.outcome], gain.outcome) if gain else (_accuracy(score), "", "")
 
 
@@ -181,7 +196,7 @@ def _distances_of(evidence: Evidence) -> str:
         words += f", KID in subsets of {one['kid_subset']}" if one.get("kid_subset") else ""
         small = any(measured.get("warning") for measured in sets)
         sentences.append(f"{words}{'; FID is biased upwards at such n' if small else ''}.")
-    known = dict.fromkeys(f"a {s.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
+    known = dict.fromkeys(f"a {s.run.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
     if known:
         sentences.append(f"{' or '.join(known).capitalize()} trained on synthetic images alone is CAS.")
     return " ".join(sentences)
@@ -192,9 +207,9 @@ def _not_helping(evidence: Evidence) -> list[tuple[str, Gain]]:
     lines = []
     weak = [gain for gain in evidence.gains.values() if gain.outcome != "helps"]
     for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
-        (arm, kind, classifier), (other, theirs, _) = gain.of.split("/"), gain.minus.split("/")
-        against = trained_on(REAL, theirs) if other == REAL else f"{other}’s images in their place"
-        lines.append((f"{classifier}, {trained_on(arm, kind)} over {against}", gain))
+        of, minus = gain.of, gain.minus
+        against = trained_on(REAL, minus.kind) if minus.arm == REAL else f"{minus.arm}’s images in their place"
+        lines.append((f"{of.classifier}, {trained_on(of.arm, of.kind)} over {against}", gain))
     return lines
 
 
@@ -238,7 +253,7 @@ def details(evidence: Evidence) -> Table:
             Markup("{} → {} ×{}").format(name(pair["actual"]), name(pair["predicted"]), pair["count"])
             for pair in record.get("most_confused", ())
         ]
-        row = [score.key.replace("/", " · "), percent(score.accuracy), interval(score.low, score.high)]
+        row = [spaced(score.run), percent(score.accuracy), interval(score.low, score.high)]
         row += [percent(record.get(key)) if share else number(record.get(key), 3) for key, (_, share) in given.items()]
         row += [number(record.get("steps")), number(record.get("chosen_step")), number(record.get("seconds"), 1)]
         rows.append([*row, joined(", ", confused)])
@@ -247,16 +262,15 @@ def details(evidence: Evidence) -> Table:
 
 def differences(evidence: Evidence) -> Table:
     """Every paired difference; McNemar's exact test beside the interval, where it was made."""
-    lines = [line for line in evidence.evaluation["differences"] if (line["of"], line["minus"]) in evidence.gains]
-    tested = any(line.get("mcnemar_p") is not None for line in lines)
+    records = {(record["of"], record["minus"]): record for record in evidence.evaluation["differences"]}
+    tested = any(gain.p is not None for gain in evidence.gains.values())
     head = ["Run", "over", "points", "interval", *(["only first right", "only second right", "McNemar p"] * tested)]
     rows = []
-    for line in lines:
-        gain = evidence.gains[line["of"], line["minus"]]
-        row = [gain.of.replace("/", " · "), gain.minus.replace("/", " · ")]
-        row += [points(gain.difference), point_interval(gain)]
+    for gain in evidence.gains.values():
+        row = [spaced(gain.of), spaced(gain.minus), points(gain.difference), point_interval(gain)]
         if tested:
-            row += [number(line.get("gained")), number(line.get("lost")), p_value(gain.p)]
+            record = records[str(gain.of), str(gain.minus)]
+            row += [number(record.get("gained")), number(record.get("lost")), p_value(gain.p)]
         rows.append(row)
     return Table(head, rows, columns={"over": "text"})
 

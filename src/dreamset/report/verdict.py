@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.metrics import claims
 from dreamset.metrics import verdict as rule
 from dreamset.metrics.statistics import indicative
@@ -73,11 +74,13 @@ def seeds(evidence: Evidence) -> str:
     return f"This page is one seed and indicative; the table over {sweep.seeds} seeds below carries the claims."
 
 
-def _adaptation(gains: dict[tuple[str, str], Gain], recipe: str, plain: str | None, classifier: str) -> list[str]:
-    """What adapting the generator does, apart from what having synthetic images does."""
+def _adaptation(gains: dict[tuple[Run, Run], Gain], recipe: str, plain: str | None, classifier: str) -> list[str]:
+    """Return a sentence on the gain of adapting the generator over synthetic images of the plain one, or none."""
+    if plain is None:
+        return []
     parts = []
-    for kinds, where in ((rule.TOGETHER, "beside the real images"), (("synthetic",), "on synthetic images alone")):
-        pairs = [(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in kinds]
+    for kinds, where in ((rule.TOGETHER, "beside the real images"), ((SYNTHETIC,), "on synthetic images alone")):
+        pairs = [(Run(recipe, kind, classifier), Run(plain, kind, classifier)) for kind in kinds]
         gain = next((gains[pair] for pair in pairs if pair in gains), None)
         if gain:
             parts.append(f"{points(gain.difference)} points {where} ({point_interval(gain)})")
@@ -85,8 +88,8 @@ def _adaptation(gains: dict[tuple[str, str], Gain], recipe: str, plain: str | No
 
 
 def _alone(evidence: Evidence, recipe: str, plain: str | None, classifier: str) -> str:
-    score = evidence.score(recipe, "synthetic", classifier)
-    other = evidence.score(plain, "synthetic", classifier) if plain else None
+    score = evidence.scores.get(Run(recipe, SYNTHETIC, classifier))
+    other = evidence.scores.get(Run(plain, SYNTHETIC, classifier)) if plain else None
     if score is None:
         return ""
     against = f", against {percent(other.accuracy)} with {plain}" if other else ""

@@ -131,7 +131,7 @@ def run(
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
     records = [record for path in paths if (record := _usable(params, workspace, path, data))]
-    written = table.write(params, folder, records, {"data": data} | claims.made(params, workspace.root))
+    written = table.write(params, folder, records, {"data": data} | claims.hashes(params, workspace.root))
     lines = [
         f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: {row['difference']:+.4f} "
         f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, Holm {row['p_holm']:.3g}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, digest, write_csv, write_json
+from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.evaluate import output
 from dreamset.metrics.machines import differing
 from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
@@ -78,23 +79,20 @@ def record(evaluation: dict[str, Any], guesses: dict[str, Any]) -> dict[str, Any
 def only(record: dict[str, Any], recipes: Iterable[str]) -> dict[str, Any]:
     """Return a cell's record with no recipes but ``recipes``."""
     gone = record["recipes"].keys() - set(recipes)
-
-    def kept(key: str) -> bool:
-        return key.split("/", maxsplit=1)[0] not in gone
-
+    runs = {run: bits for run, bits in record["right"].items() if Run.parse(run).arm not in gone}
     return record | {
-        "recipes": {name: row for name, row in record["recipes"].items() if kept(name)},
-        "right": {key: bits for key, bits in record["right"].items() if kept(key)},
-        "differences": [pair for pair in record["differences"] if all(map(kept, pair))],
-        "quality": {name: values for name, values in record["quality"].items() if kept(name)},
-        "rows": [row for row in record["rows"] if kept(row["recipe"])],
+        "recipes": {name: row for name, row in record["recipes"].items() if name not in gone},
+        "right": runs,
+        "differences": [pair for pair in record["differences"] if runs.keys() >= set(pair)],
+        "quality": {name: values for name, values in record["quality"].items() if name not in gone},
+        "rows": [row for row in record["rows"] if row["recipe"] not in gone],
     }
 
 
 def write(
     params: Params, folder: Path, records: Sequence[dict[str, Any]], made_with: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Write the table's files, and return the rows of ``claims.csv``.
+    """Write the table's files, and return the rows of ``claims.csv``, whose ``of`` and ``minus`` are runs.
 
     Args:
         params: all parameters.
@@ -177,7 +175,7 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
                 "use a source with test images, or evaluate.protocol: test."
             )
         pairs = dict.fromkeys((of, minus) for cell in cells for of, minus in cell["differences"])
-        rows = [_claim(params, shots, of, minus, cells) for of, minus in pairs]
+        rows = [_claim(params, shots, Run.parse(of), Run.parse(minus), cells) for of, minus in pairs]
         primary = _primary(params, recipe, shots, rows)
         table += [row | {"primary": (row["of"], row["minus"]) in primary} for row in rows]
     for is_primary in (True, False):
@@ -218,16 +216,16 @@ def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict
     return table
 
 
-def _claim(params: Params, shots: int, of: str, minus: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _claim(params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     import numpy as np
 
-    both = [cell for cell in cells if of in cell["right"] and minus in cell["right"]]
+    both = [cell for cell in cells if {str(of), str(minus)} <= cell["right"].keys()]
     differences = np.stack([_right(cell, of) - _right(cell, minus) for cell in both])
     interval = crossed_bca(differences, params.evaluate.bootstrap, params.evaluate.confidence)
     by_seed = differences.mean(axis=1)
     return {
         "shots": shots,
-        "classifier": of.split("/")[2],
+        "classifier": of.classifier,
         "of": of,
         "minus": minus,
         "seeds": len(both),
@@ -240,7 +238,7 @@ def _claim(params: Params, shots: int, of: str, minus: str, cells: Sequence[dict
     }
 
 
-def _primary(params: Params, recipe: str, shots: int, rows: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+def _primary(params: Params, recipe: str, shots: int, rows: Iterable[dict[str, Any]]) -> set[tuple[Run, Run]]:
     """Return the claims of the primary recipe and classifier that were fixed beforehand.
 
     They are: (a) its synthetic images alone over those of the un-adapted generator; (b) real + synthetic over the best
@@ -252,16 +250,18 @@ def _primary(params: Params, recipe: str, shots: int, rows: Iterable[dict[str, A
     plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.draws), None)
     gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in rows]
     best = over_real(gains, recipe, classifier)
-    kinds = ("synthetic", *((best.of.split("/")[1],) if best else ()))
-    wanted = {(f"{recipe}/{kind}/{classifier}", f"{plain}/{kind}/{classifier}") for kind in kinds}
-    return wanted | ({(best.of, best.minus)} if best else set())
+    pairs = {(best.of, best.minus)} if best else set()
+    if plain is not None:
+        kinds = (SYNTHETIC, best.of.kind) if best else (SYNTHETIC,)
+        pairs |= {(Run(recipe, kind, classifier), Run(plain, kind, classifier)) for kind in kinds}
+    return pairs
 
 
-def _right(cell: dict[str, Any], key: str) -> NDArray[np.float64]:
+def _right(cell: dict[str, Any], run: Run) -> NDArray[np.float64]:
     """Return (images,) float64: 1 where the run was right, else 0."""
     import numpy as np
 
-    packed = np.frombuffer(bytes.fromhex(cell["right"][key]), np.uint8)
+    packed = np.frombuffer(bytes.fromhex(cell["right"][str(run)]), np.uint8)
     return np.unpackbits(packed, count=cell["images"]).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What belongs together, from pairs that do."""
+"""Groups of names, from pairs of names that belong together."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def representatives(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return for each name one that stands for all that pairs join with it, directly or through others.
+    """Return for each name the representative of its group; pairs join names directly or through others.
 
-    Where a pair joins two groups, the one that stands for the second name's group stands for both from then on.
+    Where a pair joins two groups, the representative of the second name's group becomes that of both.
     """
     parent: dict[str, str] = {}
 
