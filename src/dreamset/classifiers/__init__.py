@@ -1,14 +1,14 @@
-"""Image classifiers: one file each, one common shape.
+"""Image classifiers: one file each, with the same functions.
 
-A classifier is an ``nn.Module`` with ``size`` (pixels of the square it sees), ``label_smoothing`` and a
-``forward`` from (n, 3, size, size) float RGB in 0..1 to (n, classes) logits; its trainable parameters are those that
-require a gradient. Its file, named as it is, holds
+A classifier is an ``nn.Module`` with ``size`` (pixels of the square it sees), ``label_smoothing`` and a ``forward``
+from (n, 3, size, size) float RGB in 0..1 to (n, classes) logits. Its trainable parameters are those that require a
+gradient. The file has the name of the classifier and holds
 
-- ``Row``: its settings in a model's row, whether it is trained from scratch, and how others use it;
-- ``build(row, model, split, root) -> nn.Module``: ready to train, initialised from torch's global generator;
+- ``Row``: the settings in a model's row, whether it is trained from scratch, and the program with which others use it;
+- ``build(row, model, split, root) -> nn.Module``: returns it ready to train, initialised from torch's global generator;
 - ``save(classifier, folder)``: writes its weights, so that others can read them;
-- ``load(folder, record) -> nn.Module``: back from ``save``, with ``record`` the content of ``classifier.json``;
-- ``save_more(classifier, folder)``, where its program reads further files: writes these.
+- ``load(folder, record) -> nn.Module``: reads what ``save`` wrote; ``record`` is the content of ``classifier.json``;
+- ``save_more(classifier, folder)``, if its program reads further files: writes these.
 
 Heavy libraries are imported inside these functions: ``params.yaml`` is read without torch.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params.model import ClassifierRow, Model
 
-# Every classifier, in the order in which they stand in for one another where one is to be delivered.
+# Every classifier. If the one to deliver was not trained, the first of the others that was takes its place.
 _FILES: Final = {
     file.__name__.rpartition(".")[2]: file
     for file in (
@@ -45,12 +45,12 @@ _FILES: Final = {
         clip_zeroshot,
     )
 }
-# The settings of those that are trained.
+# The types of the rows of those that are trained.
 ROWS: Final[Mapping[str, type[ClassifierRow]]] = {
     name: file.Row for name, file in _FILES.items() if hasattr(file, "Row")
 }
 RECORD = "classifier.json"
-BATCH = 256  # images that a classifier is asked about at once
+BATCH = 256  # images that a classifier predicts at once
 
 
 def _file(name: str) -> ModuleType:
@@ -61,13 +61,13 @@ def _file(name: str) -> ModuleType:
 
 
 def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
-    """An untrained classifier of the classes of ``split``.
+    """Return an untrained classifier of the classes of ``split``.
 
     Args:
         name: of the classifier.
         model: the row of ``models`` with its settings.
-        split: class names, and the captions that CLIP compares an image with.
-        root: what relative paths of the row start from.
+        split: gives the class names, and the captions that CLIP compares an image with.
+        root: the folder that relative paths of the row start from.
 
     Raises:
         InputError: there is no such classifier.
@@ -79,8 +79,8 @@ def build(name: str, model: Model, split: Split, root: Path) -> nn.Module:
 def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
     """Write weights and ``classifier.json``; ``record`` holds at least ``classifier``.
 
-    ``load`` wants ``classes`` in it, and CLIP's ``prompts``. ``temperature``, where it is there, is what
-    ``Predictor.probabilities`` divides the logits by.
+    ``load`` needs its ``classes`` and, for CLIP, its ``prompts``. ``Predictor.probabilities`` divides the logits by
+    ``temperature``, or by 1 where it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = _file(record["classifier"]).save(classifier, folder)
@@ -88,25 +88,25 @@ def save(classifier: nn.Module, folder: Path, record: dict[str, Any]) -> None:
 
 
 def save_more(name: str, classifier: nn.Module, folder: Path) -> None:
-    """Write further files beside a saved classifier that its ``program`` reads."""
+    """Write the further files that the ``program`` of a saved classifier reads."""
     if hasattr(_file(name), "save_more"):
         _file(name).save_more(classifier, folder)
 
 
 def classes(folder: Path) -> tuple[str, ...]:
-    """The classes of a saved classifier, in the order of its logits."""
+    """Return the classes of a saved classifier, in the order of its logits."""
     return tuple(read_json(folder / RECORD, "dreamset train")["classes"])
 
 
 def load(folder: Path) -> Predictor:
-    """A trained classifier as it was saved."""
+    """Return a predictor with a saved classifier."""
     record = read_json(folder / RECORD, "dreamset train")
     classifier = _file(record["classifier"]).load(folder, record)
     return Predictor(classifier, tuple(record["classes"]), record.get("temperature", 1.0))
 
 
 class Predictor:
-    """A classifier in evaluation mode, from uint8 images to logits, and from logits to probabilities."""
+    """A classifier in evaluation mode: uint8 images to logits, and logits to probabilities."""
 
     def __init__(self, classifier: nn.Module, classes: tuple[str, ...], temperature: float = 1.0) -> None:
         from dreamset.core import device
@@ -117,7 +117,7 @@ class Predictor:
         self.size: int = classifier.size  # type: ignore[assignment]
 
     def logits(self, images: NDArray[np.uint8], batch: int = BATCH) -> NDArray[np.float32]:
-        """Float32 logits (n, classes) of RGB images (n, h, w, 3), resized to what the classifier sees."""
+        """Return float32 logits (n, classes) of RGB images (n, h, w, 3), resized to the classifier's input."""
         import numpy as np
         import torch
 
@@ -130,7 +130,7 @@ class Predictor:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Float32 probabilities (n, classes) of logits of the same shape, at the classifier's temperature."""
+        """Return float32 probabilities (n, classes) of logits of the same shape, at the classifier's temperature."""
         import numpy as np
 
         from dreamset.classifiers.calibration import log_softmax
@@ -139,36 +139,35 @@ class Predictor:
 
 
 def autocast(where: torch.device) -> torch.autocast:
-    """bfloat16 arithmetic on CUDA, float32 elsewhere: on CPUs bfloat16 is often the slower one."""
+    """Return a context of bfloat16 arithmetic on CUDA, and of float32 elsewhere: bfloat16 is often slower on CPUs."""
     import torch
 
     return torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda")
 
 
 def stored(size: int, resolution: int) -> int:
-    """Side, pixels, of the squares that a classifier is trained on.
+    """Return the side, in pixels, of the squares that a classifier is trained on.
 
-    A random crop is taken from a copy that is an eighth larger than what the classifier sees: 256 pixels for a CLIP
-    of 224, as evaluation does. A crop of a quarter of the area is then enlarged by 7/4, where one from an original
-    of 512 pixels would be reduced by 7/8: such crops are softer here. Nothing is stored beyond the model's own
-    resolution.
+    Random crops come from a copy that is an eighth larger than the classifier's input: 256 pixels for a CLIP of 224.
+    A crop of a quarter of the area is then enlarged by 7/4. From an original of 512 pixels it would be reduced by 7/8,
+    so such crops are softer here. The side is never larger than the model's resolution.
 
     Args:
-        size: what the classifier sees, pixels.
-        resolution: of the model's images, pixels.
+        size: side of the classifier's input, pixels.
+        resolution: side of the model's images, pixels.
     """
     return min(resolution, round(size * 8 / 7))
 
 
 def seen(size: int, resolution: int) -> int:
-    """Side, pixels, of the squares that a classifier is scored on: exactly what it sees, or the model's resolution."""
+    """Return the side, in pixels, of the squares that a classifier is scored on: its input, or a smaller resolution."""
     return min(resolution, size)
 
 
 def to_float(images: Tensor, classifier: nn.Module, largest: int | None = None) -> Tensor:
-    """(n, h, h, 3) uint8 to float (n, 3, size, size) in 0..1, antialiased where it must shrink or grow.
+    """Return (n, h, h, 3) uint8 as float (n, 3, size, size) in 0..1, resized with antialiasing where sizes differ.
 
-    With ``largest`` the result is between what the classifier sees and that many pixels: nothing in between is resized.
+    With ``largest``, sides between the classifier's input and ``largest`` pixels stay as they are.
     """
     import torch.nn.functional as F
 

@@ -1,6 +1,6 @@
 """CLIP as a classifier: an image goes to the class whose caption is nearest (Radford et al. 2021).
 
-Logits are the scaled cosines of the image's feature and of the captions' features. The towers are open_clip's.
+Logits are the scaled cosines between the image's feature and the captions' features. The towers are open_clip's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Clip(nn.Module):
     Args:
         model: an open_clip model.
         tokens: (classes, context) int64, the tokenized captions in label order.
-        base: the pretrained weights that it is, or was trained from.
+        base: the pretrained weights, as they are or as the start of training.
     """
 
     label_smoothing = 0.0
@@ -51,12 +51,12 @@ class Clip(nn.Module):
         self._class_features: Tensor | None = None
 
     def train(self, mode: bool = True) -> Clip:
-        """As ``nn.Module.train``; forgets the captions' features, which training changes."""
+        """Set the mode like ``nn.Module.train``, and forget the captions' features, which training changes."""
         self._class_features = None
         return super().train(mode)
 
     def class_features(self) -> Tensor:
-        """Unit features (classes, d) of the captions; kept between calls in evaluation mode."""
+        """Return unit features (classes, d) of the captions; evaluation mode keeps them between calls."""
         if self.training:
             return encode_captions(self.model, self.tokens)
         if self._class_features is None:
@@ -65,12 +65,12 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def head(self) -> Tensor:
-        """(classes, d) float32: logits are unit image features times its transpose."""
+        """Return a float32 matrix (classes, d); logits are unit image features times its transpose."""
         weight: Tensor = (self.model.logit_scale.exp() * self.class_features()).float()
         return weight
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
+        """Return logits (n, classes) of (n, 3, size, size) images in 0..1."""
         features = F.normalize(self.model.encode_image((images - self.shift) / self.scale).float(), dim=-1)
         texts = self.class_features()
         # At a scale of 100, bfloat16 would round a logit by up to a quarter.
@@ -80,10 +80,10 @@ class Clip(nn.Module):
 
 
 def encode_captions(model: Any, tokens: Tensor) -> Tensor:
-    """Unit text features (n, d), computed up to the last end-of-text only where that changes nothing.
+    """Return unit text features (n, d), computed only up to the last end-of-text where that changes nothing.
 
-    In a causal tower that is read at the end-of-text, no later token has any influence, so a caption of ten tokens
-    need not cost its context of 77.
+    A causal tower that is read at the end-of-text ignores all later tokens. So a caption of ten tokens need not cost
+    its context of 77.
     """
     tower = getattr(model, "text", model)
     ends = _ends(tower, tokens)
@@ -101,7 +101,7 @@ def encode_captions(model: Any, tokens: Tensor) -> Tensor:
 
 
 def _ends(tower: Any, tokens: Tensor) -> Tensor | None:
-    """Where each caption is read, (n,) int64; None for a tower that may look beyond it."""
+    """Return the position that each caption is read at, (n,) int64; None for a tower that may look beyond it."""
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     causal = getattr(tower, "attn_mask", None) is not None
     plain = not getattr(tower, "use_pad_mask", False) and getattr(tower, "cls_emb", None) is None
@@ -116,24 +116,24 @@ def _ends(tower: Any, tokens: Tensor) -> Tensor | None:
 
 
 def read(base: Pretrained, prompts: Sequence[str]) -> Clip:
-    """A pretrained CLIP with the captions of the classes."""
+    """Return a pretrained CLIP with the captions of the classes."""
     return Clip(base.create(), base.tokenizer()(list(prompts)), base)
 
 
 def build(root: Path, name: str, split: Split) -> Clip:
-    """The CLIP that a model's row calls ``name``, with the captions of ``split``."""
+    """Return the CLIP ``name``, as a model's row gives it, with the captions of ``split``."""
     return read(pretrained.find(root, name), [split.prompt(label) for label in range(len(split.classes))])
 
 
 def save(classifier: Clip, folder: Path) -> dict[str, Any]:
-    """An open_clip folder that a stock open_clip reads with ``local-dir:``."""
+    """Write a folder that a stock open_clip reads with ``local-dir:``, and return the facts that ``load`` needs."""
     from safetensors.torch import save_file
 
     base = classifier.base
     for file in base.folder.iterdir() if base.folder else ():
         if file.suffix in {".json", ".txt"} and file.name != "classifier.json":
             shutil.copyfile(file, folder / file.name)
-    # A file of weights comes without a configuration, and a repository's may not say all that is known of it.
+    # A file of weights has no configuration, and that of a repository may be incomplete.
     if base.folder is None or read_json(folder / CONFIG, "dreamset fetch") != base.config:
         write_json(folder / CONFIG, base.config)
     weights = {name: value.cpu().contiguous() for name, value in classifier.model.state_dict().items()}
@@ -148,6 +148,6 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
-    """A classifier as ``save`` wrote it, LoRA merged."""
+    """Return the classifier that ``save`` wrote, with its LoRAs merged."""
     base = pretrained.in_folder(folder, record["base"], record.get("base_commit"), record["base_sha256"])
     return read(base, record["prompts"])

@@ -1,4 +1,4 @@
-"""CLIP adapted by LoRA on the query and value projections of both towers, as DataDream's classifier is."""
+"""CLIP adapted by LoRA on the query and value projections of both towers, like DataDream's classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dreamset.params.model import Model
 
 HEAD: Final = "head.safetensors"
-# How others use it: `logits` of what `read` returns, both in the card of a delivered classifier.
+# How others use it: `logits` takes the result of `read`. The card of a delivered classifier prints both.
 PROGRAM: Final = """
 import open_clip
 
@@ -43,19 +43,19 @@ class Row(ClassifierRow):
 
 
 def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
-    """The pretrained CLIP with fresh LoRAs: it starts as the zero-shot classifier."""
+    """Return the pretrained CLIP with fresh LoRAs; it starts as the zero-shot classifier."""
     from dreamset.classifiers import clip, lora_attention
 
     classifier = clip.build(root, model.clip, split)
     lora_attention.adapt(classifier.model, row.rank, row.alpha, row.dropout)
-    # Above some 300 classes the captions need more memory than the images.
+    # With more than some 300 classes the captions need more memory than the images.
     if "gradient_checkpointing" in model.memory:
         lora_attention.checkpoint_text(classifier.model)
     return classifier
 
 
 def save(classifier: Clip, folder: Path) -> dict[str, Any]:
-    """Merge the LoRAs, then save a stock open_clip folder."""
+    """Merge the LoRAs, write a stock open_clip folder, and return the facts that ``load`` needs."""
     from dreamset.classifiers import clip, lora_attention
 
     lora_attention.merge(classifier.model)
@@ -63,14 +63,14 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
-    """A classifier as ``save`` wrote it, LoRA merged."""
+    """Return the classifier that ``save`` wrote, with its LoRAs merged."""
     from dreamset.classifiers import clip
 
     return clip.load(folder, record)
 
 
 def save_more(classifier: Clip, folder: Path) -> None:
-    """Write what turns image features into logits, so that nobody needs captions, tokenizer or text tower."""
+    """Write the matrix from image features to logits, so that users need no captions, tokenizer or text tower."""
     from safetensors.torch import save
 
     from dreamset.core.files import atomic_write

@@ -1,4 +1,4 @@
-"""CLIP without any training: the baseline that costs no label."""
+"""CLIP without any training: the baseline that needs no labels."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def build(row: None, model: Model, split: Split, root: Path) -> Clip:
-    """The pretrained CLIP with the captions of ``split``."""
+    """Return the pretrained CLIP with the captions of ``split``."""
     from dreamset.classifiers import clip
 
     return clip.build(root, model.clip, split)
 
 
 def save(classifier: Clip, folder: Path) -> dict[str, Any]:
-    """A stock open_clip folder."""
+    """Write a stock open_clip folder, and return the facts that ``load`` needs."""
     from dreamset.classifiers import clip
 
     return clip.save(classifier, folder)
 
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
-    """A classifier as ``save`` wrote it."""
+    """Return the classifier that ``save`` wrote."""
     from dreamset.classifiers import clip
 
     return clip.load(folder, record)

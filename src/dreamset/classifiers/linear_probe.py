@@ -1,6 +1,6 @@
 """A linear probe: logistic regression on the unit features of CLIP's frozen image tower (Radford et al. 2021).
 
-It knows nothing of captions: weights start from zero. Trained as the other classifiers are, on augmented images.
+It uses no captions: its weights start from zero. Like the other classifiers, it is trained on augmented images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Row(ClassifierRow):
 
 
 def network(base: Pretrained, prompts: Sequence[str]) -> Clip:
-    """A pretrained CLIP with a head that knows nothing."""
+    """Return a pretrained CLIP with a linear head of zeros."""
     import torch
     import torch.nn.functional as F
     from torch import Tensor, nn
@@ -39,7 +39,7 @@ def network(base: Pretrained, prompts: Sequence[str]) -> Clip:
         """CLIP's frozen image tower with a linear layer on its unit features, scaled as CLIP scales its cosines."""
 
         def __init__(self) -> None:
-            # The captions are of use for their number alone.
+            # Only the number of captions matters.
             super().__init__(base.create(), base.tokenizer()(list(prompts)), base)
             with torch.inference_mode():
                 width = encode_captions(self.model, self.tokens[:1]).shape[1]
@@ -48,7 +48,7 @@ def network(base: Pretrained, prompts: Sequence[str]) -> Clip:
             nn.init.zeros_(self.probe.bias)
 
         def forward(self, images: Tensor) -> Tensor:
-            """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
+            """Return logits (n, classes) of (n, 3, size, size) images in 0..1."""
             with torch.no_grad():
                 features = F.normalize(self.model.encode_image((images - self.shift) / self.scale).float(), dim=-1)
                 features = self.model.logit_scale.exp() * features
@@ -60,7 +60,7 @@ def network(base: Pretrained, prompts: Sequence[str]) -> Clip:
 
 
 def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
-    """The CLIP that a model's row names, with a head that knows nothing."""
+    """Return the CLIP that a model's row names, with a linear head of zeros."""
     from dreamset.weights import pretrained
 
     prompts = [split.prompt(label) for label in range(len(split.classes))]
@@ -68,7 +68,7 @@ def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
 
 
 def save(classifier: Clip, folder: Path) -> dict[str, Any]:
-    """The CLIP as a stock open_clip folder; beside it the head's ``weight`` (classes, d) and ``bias`` (classes,)."""
+    """Write the CLIP as a stock open_clip folder and the head's ``weight`` (classes, d) and ``bias`` (classes,)."""
     from safetensors.torch import save_file
 
     from dreamset.classifiers import clip
@@ -80,7 +80,7 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
-    """A classifier as ``save`` wrote it."""
+    """Return the classifier that ``save`` wrote."""
     from safetensors.torch import load_file
 
     from dreamset.weights import pretrained

@@ -1,7 +1,7 @@
 """ResNet-20 for small images, trained from scratch (He et al. 2016, section 4.2, CIFAR-10).
 
-Three stages of three basic blocks; shortcuts carry no parameters. Trained on synthetic images alone and tested on
-real ones its accuracy is the classification accuracy score, CAS (Ravuri and Vinyals 2019).
+It has three stages of three basic blocks; shortcuts have no parameters. Trained on synthetic images alone and tested
+on real ones, its accuracy is the classification accuracy score, CAS (Ravuri and Vinyals 2019).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dreamset.params.model import Model
 
 WEIGHTS: Final = "model.safetensors"
-TRANSFORM: Final = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}  # of what it sees, beside the size
-# How others use it: `logits` of what `read` returns, both in the card of a delivered classifier.
+TRANSFORM: Final = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}  # beside the size of its input
+# How others use it: `logits` takes the result of `read`. The card of a delivered classifier prints both.
 PROGRAM: Final = """
 weights = load_file("model.safetensors")
 
@@ -56,7 +56,7 @@ class Row(ScratchRow):
 
 
 def network(classes: int, width: int, size: int, label_smoothing: float) -> nn.Module:
-    """An initialised network.
+    """Return an initialised network.
 
     Args:
         classes: outputs.
@@ -80,7 +80,7 @@ def network(classes: int, width: int, size: int, label_smoothing: float) -> nn.M
             self.stride, self.wider = stride, outputs - inputs
 
         def forward(self, x: Tensor) -> Tensor:
-            """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+            """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
             out = F.relu(self.bn1(self.conv1(x)), inplace=True)
             out = self.bn2(self.conv2(out))
             if self.stride > 1:
@@ -111,7 +111,7 @@ def network(classes: int, width: int, size: int, label_smoothing: float) -> nn.M
             self.to(memory_format=torch.channels_last)
 
         def forward(self, images: Tensor) -> Tensor:
-            """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
+            """Return logits (n, classes) of (n, 3, size, size) images in 0..1."""
             x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
             x = F.relu(self.bn(self.stem(x)), inplace=True)
             x = self.blocks(x).mean((2, 3))
@@ -122,12 +122,12 @@ def network(classes: int, width: int, size: int, label_smoothing: float) -> nn.M
 
 
 def build(row: Row, model: Model, split: Split, root: Path) -> nn.Module:
-    """An initialised network for the classes of ``split``."""
+    """Return an initialised network for the classes of ``split``."""
     return network(len(split.classes), row.width, row.size, row.label_smoothing)
 
 
 def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
-    """Weights as safetensors; what ``load`` needs beside them."""
+    """Write the weights as safetensors, and return the facts that ``load`` needs beside them."""
     from safetensors.torch import save_file
 
     weights = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}
@@ -138,7 +138,7 @@ def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, record: dict[str, Any]) -> nn.Module:
-    """A network as ``save`` wrote it."""
+    """Return the network that ``save`` wrote."""
     from safetensors.torch import load_file
 
     classifier = network(len(record["classes"]), record["width"], record["transform"]["size"], 0.0)

@@ -1,7 +1,7 @@
 """ResNet-50 for larger images, torchvision's, trained from scratch (He et al. 2016).
 
-Its stem leaves a quarter of each side to the first block, which takes images of 64 pixels or more. As with ResNet-20,
-what it gets right after training on synthetic images alone is the classification accuracy score, CAS.
+Its stem reduces each side to a quarter before the first block, so images need 64 pixels or more. As with ResNet-20, its
+accuracy after training on synthetic images alone is the classification accuracy score, CAS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
-# How others use it: `logits` of what `read` returns, both in the card of a delivered classifier.
+# How others use it: `logits` takes the result of `read`. The card of a delivered classifier prints both.
 PROGRAM: Final = """
 from torchvision.models import resnet50
 
@@ -39,12 +39,12 @@ class Row(ScratchRow):
 
     program: ClassVar[str | None] = PROGRAM
 
-    # Its stem reduces four times before the first block.
+    # The stem reduces each side to a quarter before the first block.
     size: Annotated[int, Range(low=64)]
 
 
 def network(classes: int, size: int, label_smoothing: float) -> nn.Module:
-    """An initialised network.
+    """Return an initialised network.
 
     Args:
         classes: outputs.
@@ -65,7 +65,7 @@ def network(classes: int, size: int, label_smoothing: float) -> nn.Module:
             self.to(memory_format=torch.channels_last)
 
         def forward(self, images: Tensor) -> Tensor:
-            """Logits (n, classes) of (n, 3, size, size) images in 0..1."""
+            """Return logits (n, classes) of (n, 3, size, size) images in 0..1."""
             logits: Tensor = self.network((images * 2 - 1).contiguous(memory_format=torch.channels_last))
             return logits
 
@@ -73,12 +73,12 @@ def network(classes: int, size: int, label_smoothing: float) -> nn.Module:
 
 
 def build(row: Row, model: Model, split: Split, root: Path) -> nn.Module:
-    """An initialised network for the classes of ``split``."""
+    """Return an initialised network for the classes of ``split``."""
     return network(len(split.classes), row.size, row.label_smoothing)
 
 
 def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
-    """Weights as safetensors, named as torchvision names them; what ``load`` needs beside them."""
+    """Write the weights as safetensors under torchvision's names, and return the facts that ``load`` needs."""
     from safetensors.torch import save_file
 
     state = classifier.get_submodule("network").state_dict()
@@ -88,7 +88,7 @@ def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, record: dict[str, Any]) -> nn.Module:
-    """A network as ``save`` wrote it."""
+    """Return the network that ``save`` wrote."""
     from safetensors.torch import load_file
 
     classifier = network(len(record["classes"]), record["transform"]["size"], 0.0)

@@ -1,7 +1,7 @@
-"""``params.yaml`` as frozen, validated types: parsed once, at the edge.
+"""``params.yaml`` as frozen, validated types; the program parses it once.
 
-Defaults stand in ``params.yaml`` alone; a field here says only which values are allowed, and ``rules`` what must hold
-between them. ``recipe`` holds the knobs of a recipe, each with its rule and its words on the cards.
+Defaults stand in ``params.yaml`` alone. The fields here give the allowed values, and ``rules`` ties values to one
+another. ``recipe`` holds the knobs of a recipe, each with its rule and its words on the cards.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Params", "load", "parse", "to_dict"]
 
 
 def load(path: Path, classifiers: Mapping[str, type[ClassifierRow]]) -> Params:
-    """Read and check a parameter file.
+    """Return the checked parameters of a file.
 
     Args:
         path: the file.
-        classifiers: the type of each classifier's row, which its own file holds: ``classifiers.ROWS``.
+        classifiers: the type of each classifier's row: ``classifiers.ROWS``.
 
     Raises:
         InputError: one sentence naming the key and what is allowed.
@@ -37,14 +37,14 @@ def load(path: Path, classifiers: Mapping[str, type[ClassifierRow]]) -> Params:
 
 
 def parse(raw: object, classifiers: Mapping[str, type[ClassifierRow]], file: str = "params.yaml") -> Params:
-    """Check a mapping as ``yaml.safe_load`` gives it; see ``load``."""
+    """Return the checked parameters of a mapping from ``yaml.safe_load``; see ``load``."""
     try:
         params = build(Params, raw)
         models = {
             name: dataclasses.replace(model, train=model.train.checked(classifiers, f"models.{name}.train"))
             for name, model in params.models.items()
         }
-        # One list from here on: what starts from another's result is a recipe like the others.
+        # From here on there is one list: a recipe that starts from another one is a recipe like any other.
         params = dataclasses.replace(params, models=models, active=(*params.active, *params.after))
         rules.check(params)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""A row of ``models`` in ``params.yaml``: everything that depends on the size of the base."""
+"""A row of ``models`` in ``params.yaml``: all settings that depend on the size of the base."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdaptSchedule:
-    """Length of the training of one adapter; ``weight_decay`` and ``max_grad_norm`` where ``adapt``'s are not meant."""
+    """The schedule of the training of an adapter; None of ``weight_decay`` or ``max_grad_norm`` means ``adapt``'s."""
 
     lr: Positive
     warmup: Natural
@@ -30,7 +30,7 @@ class AdaptSchedule:
     max_grad_norm: Positive | None = None
 
     def steps(self, images: int) -> int:
-        """Optimizer steps for ``images`` shots."""
+        """Return the number of optimizer steps for ``images`` shots."""
         return min(self.epochs * math.ceil(images / self.batch), self.max_steps)
 
 
@@ -49,7 +49,7 @@ class ModelAdapt:
     whole_unet: AdaptSchedule
 
     def schedule(self, key: str) -> AdaptSchedule:
-        """The schedule under a key of the row: ``dataset``, ``class``, ``class_encoder`` or ``whole_unet``."""
+        """Return the schedule of a key of the row: ``dataset``, ``class``, ``class_encoder`` or ``whole_unet``."""
         return {
             "dataset": self.dataset,
             "class": self.class_,
@@ -58,7 +58,7 @@ class ModelAdapt:
         }[key]
 
     def place(self, share: float) -> int:
-        """The nearest of the ``kept`` even places of a training, from 1, to a share of it."""
+        """Return the index, from 1, of the place nearest to a share of the training, among ``kept`` even ones."""
         return max(1, round(share * self.kept))
 
 
@@ -76,7 +76,7 @@ class ModelGenerate:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How images are drawn: a model's defaults with a recipe's overrides."""
+    """The settings of drawing: a model's defaults with a recipe's overrides."""
 
     scheduler: Scheduler
     steps: int
@@ -85,13 +85,13 @@ class Sampler:
 
     @property
     def last_steps(self) -> int:
-        """How many of the steps draw an image that starts from a real one: the share ``strength``, rounded down."""
+        """The number of steps for an image that starts from a real one: the share ``strength``, rounded down."""
         return self.steps if self.strength is None else int(self.steps * self.strength)
 
 
 @dataclass(frozen=True)
 class ModelTune:
-    """``tune`` of a model's row: the classifier of the score, and the rungs that Hyperband prunes at."""
+    """``tune`` of a model's row: the classifier that scores trials, and the rungs at which Hyperband prunes."""
 
     classifier: str
     steps: Count
@@ -100,14 +100,14 @@ class ModelTune:
 
 @dataclass(frozen=True)
 class ClassifierRow:
-    """Settings that every trained classifier has in its row.
+    """The settings that every trained classifier has in its row.
 
-    A classifier's file extends this by its own settings, and says of the classifier itself:
+    A classifier's file extends this class by further settings, and sets two facts about the classifier.
 
     Attributes:
-        from_scratch: whether it knows nothing but the images that it is trained on.
-        program: Python that defines ``logits(images)`` from its saved files without dreamset; None: it cannot be
-            delivered.
+        from_scratch: whether it learns from its training images alone, without pretrained weights.
+        program: Python code that defines ``logits(images)`` from the saved files without dreamset; None if the
+            classifier cannot be delivered.
     """
 
     from_scratch: ClassVar[bool] = False
@@ -122,7 +122,7 @@ class ClassifierRow:
 
 @dataclass(frozen=True)
 class ScratchRow(ClassifierRow):
-    """Settings that every network has that is trained from scratch."""
+    """The settings of every network that is trained from scratch."""
 
     from_scratch: ClassVar[bool] = True
 
@@ -139,11 +139,11 @@ class ModelTrain:
     rows: Annotated[dict[str, ClassifierRow], REST]
 
     def checked(self, classifiers: Mapping[str, type[ClassifierRow]], key: str) -> ModelTrain:
-        """The same with ``rows`` checked, which parsing alone leaves as they are.
+        """Return a copy whose ``rows`` are checked; parsing alone leaves them as they are.
 
         Args:
             classifiers: the type of each classifier's row.
-            key: where this stands in the file, dotted.
+            key: the dotted key of this section in the file.
 
         Raises:
             InputError: one sentence naming the key and what is allowed.
@@ -159,18 +159,18 @@ class ModelTrain:
 
     @property
     def delivered(self) -> tuple[str, ...]:
-        """The classifiers that can be delivered, in the order in which they stand in for one another."""
+        """The classifiers that can be delivered; the first that is trained replaces one that is not."""
         return tuple(name for name, row in self.rows.items() if row.program is not None)
 
     @property
     def from_scratch(self) -> tuple[str, ...]:
-        """The classifiers that know nothing but the images that they are trained on."""
+        """The classifiers that start without pretrained weights."""
         return tuple(name for name, row in self.rows.items() if row.from_scratch)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A row of ``models``. ``generator``, ``clip`` and ``judge`` are names as ``dreamset.weights.hub`` locates them."""
+    """A row of ``models``; ``generator``, ``clip`` and ``judge`` are names that ``dreamset.weights.hub`` locates."""
 
     generator: str
     variant: str | None
@@ -188,5 +188,5 @@ class Model:
 
     @property
     def pretrained(self) -> tuple[str, Part, str | None]:
-        """The generator, as ``hub.locate`` and ``hub.identity`` take it."""
+        """The generator, as arguments of ``hub.locate`` and ``hub.identity``."""
         return self.generator, "generator", self.variant

@@ -1,7 +1,7 @@
 """A row of ``recipes`` in ``params.yaml``.
 
-Each knob has one part of this file: the values that it may have, its rule where values alone do not say it, and its
-words on the cards. ``Recipe`` puts the knobs together, and names what the rest of the program asks of them.
+Each knob has one part of this file: its allowed values, a rule if these do not suffice, and its words on the cards.
+``Recipe`` puts the knobs together. Its properties answer the questions of the rest of the program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dreamset.params.values import Count, Positive, Scheduler, Share
 if TYPE_CHECKING:
     from dreamset.params.model import Model
 
-# --- origin: whether images are drawn, or taken from what the base was trained on.
+# --- origin: whether images are drawn, or taken from the training images of the base.
 
 Origin = Literal["generator", "retrieval"]
 
@@ -29,13 +29,13 @@ def _check_origin(row: Recipe, key: str) -> None:
         raise InputError(f"{key}.search: origin: retrieval draws nothing that could be tuned; remove it.")
 
 
-# --- adapter: the weights that change, with the knobs of each.
+# --- adapter: the weights that are trained, with the knobs of each.
 
 Adapter = Literal["none", "lora", "class_encoder", "unet"]
 Scope = Literal["dataset", "class"]
 Unconditional = Literal["zero", "learned"]
 
-_OF_ADAPTER: Final = {  # knobs that an adapter needs, and that no other one has
+_OF_ADAPTER: Final = {  # knobs that an adapter needs, and that only it has
     "lora": ("scope", "rank", "alpha", "unet", "text_encoder"),
     "class_encoder": ("context_length", "unconditional", "class_dropout"),
 }
@@ -59,7 +59,7 @@ def _check_adapter(row: Recipe, key: str) -> None:
 
 
 def adapter_words(row: Recipe) -> str:
-    """What a recipe trains, and when its weights are taken; empty where it trains nothing."""
+    """Return a phrase on the adapter of a recipe and on when its weights are taken; empty where it has none."""
     if not row.trains:
         return ""
     if row.trains_lora:
@@ -73,7 +73,7 @@ def adapter_words(row: Recipe) -> str:
 
 
 def opening_words(row: Recipe, classes: int) -> str:
-    """How the files of an adapter are used without dreamset."""
+    """Return sentences on how to use the files of an adapter without dreamset."""
     if row.trains_lora:
         return "Opens with `StableDiffusionPipeline.load_lora_weights`."
     contexts = _CONTEXTS.format(rows=classes + 1)
@@ -87,7 +87,7 @@ def opening_words(row: Recipe, classes: int) -> str:
     return f"Opens with `safetensors.torch.load_file`; {added}" + (f" {contexts}" if row.asks_by_vectors else "")
 
 
-# --- class_dropout: the share of images that a class encoder learns as the null class, for unconditional: learned.
+# --- class_dropout: the share of images that teach a class encoder its null class, for unconditional: learned.
 
 ClassDropout = Share
 
@@ -101,7 +101,7 @@ def _class_dropout_words(row: Recipe) -> str:
     return f", with a null class from {100 * row.class_dropout:g} % of the images" if row.class_dropout else ""
 
 
-# --- adapter_scales: image k of a class is drawn with a LoRA times the (k mod n)-th of these n.
+# --- adapter_scales: n factors; image k of a class is drawn with the LoRA times the (k mod n)-th of them.
 
 AdapterScales = tuple[Annotated[float, Range(low=0, high=2)], ...]
 
@@ -113,7 +113,7 @@ def _check_adapter_scales(row: Recipe, key: str, context: Context) -> None:
         raise InputError(f"{key}.adapter_scales: only adapter: lora has a strength; remove it.")
     if not any(row.adapter_scales):
         raise InputError(f"{key}.adapter_scales: name at least one above 0, or set adapter to none.")
-    # Each strength has its turn in a data set, and in what a study looks at of it.
+    # Every dataset, and every rung of a study, must use each strength.
     count, rungs = len(row.adapter_scales), context.model.tune.per_class
     if context.active and context.per_class < count:
         raise InputError(f"{key}.adapter_scales: {count} scales need as many images; raise generate.per_class.")
@@ -125,12 +125,12 @@ def _check_adapter_scales(row: Recipe, key: str, context: Context) -> None:
 
 
 def scales_words(row: Recipe) -> str:
-    """How strongly a recipe's adapter works; empty where that is as it was trained."""
+    """Return a phrase on the strengths of a recipe's adapter; empty where it is always as trained."""
     scales = ", ".join(f"{scale:g}" for scale in row.adapter_scales or ())
     return f"used at {scales} times its strength in turn" if scales else ""
 
 
-# --- epoch, lr, epochs: the share of the training after which weights are taken, and what replaces the schedule's.
+# --- epoch, lr, epochs: the share of the training after which weights are taken, and changes to the schedule.
 
 Epoch = Annotated[float, Range(above=0, high=1)]
 
@@ -148,11 +148,11 @@ def _check_training(row: Recipe, key: str, context: Context) -> None:
 
 
 def _epoch_words(row: Recipe) -> str:
-    # At the end of the training where nothing is said.
+    # None means the end of the training.
     return "" if row.epoch in (None, 1) else f", its weights those after {100 * row.epoch:g} % of the training"
 
 
-# --- prompt: what conditions the U-Net; with retrieval, what images are searched by.
+# --- prompt: the condition of the U-Net; with retrieval, the query for images.
 
 Prompt = Literal["template", "label", "class_vector"]
 
@@ -165,7 +165,7 @@ def _check_prompt(row: Recipe, key: str) -> None:
 
 
 def prompt_words(row: Recipe, prompt: str) -> str:
-    """What the images of a class were asked for by; ``prompt`` is that of class 0, quoted."""
+    """Return a sentence on how the images of a class were asked for; ``prompt`` is that of class 0, quoted."""
     if row.asks_by_vectors:
         return f"Asked for by a learned vector of the class, without text: that of class 0 is called {prompt}."
     return f"Prompt of class 0: {prompt}."
@@ -185,12 +185,12 @@ def _check_init(row: Recipe, key: str) -> None:
 
 
 def drawn_words(row: Recipe) -> str:
-    """How the images were drawn."""
+    """Return a phrase on how the images were drawn."""
     return "over real ones by a model" if row.starts_from_shots else "by a diffusion model, none of them a photograph"
 
 
 def start_words(strength: float | None, *, published: bool) -> str:
-    """What an image started from, of a recipe that starts from shots; ``strength`` as a study may have chosen it."""
+    """Return sentences on the start of an image that starts from a shot; a study may have chosen ``strength``."""
     if published:
         return f"Start: a real image of the class with noise of strength {strength:g}. **{DERIVED}**"
     return (
@@ -199,19 +199,19 @@ def start_words(strength: float | None, *, published: bool) -> str:
 
 
 def shots_words(row: Recipe) -> str:
-    """What of the shots is in a recipe's images; empty where nothing can be."""
+    """Return a warning of the parts of shots in a recipe's images; empty where there can be none."""
     if not row.starts_from_shots:
         return NOT_ANONYMOUS if row.trains else ""
     learned = ", and adapters contain the shots" if row.trains else ""
     return f"Not anonymised; the images contain parts of the shots{learned}."
 
 
-# --- sampler: what a recipe changes of its model's.
+# --- sampler: the changes of a recipe to its model's sampler.
 
 
 @dataclass(frozen=True)
 class SamplerOverrides:
-    """What a recipe changes of its model's sampler."""
+    """The changes of a recipe to its model's sampler; None leaves a setting as it is."""
 
     scheduler: Scheduler | None = None
     steps: Annotated[int, Range(low=1, high=1000)] | None = None
@@ -219,7 +219,7 @@ class SamplerOverrides:
     strength: Annotated[float, Range(above=0, high=1)] | None = None
 
 
-# --- search: what a study chooses.
+# --- search: the knobs that a study chooses.
 
 _WHOLE: Final = ("steps", "epochs")
 _HIGHEST: Final = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1}
@@ -227,7 +227,7 @@ _HIGHEST: Final = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1}
 
 @dataclass(frozen=True)
 class Span:
-    """What a study searches of a number: from ``low`` to ``high``, or to so many times the best of another's study."""
+    """The range that a study searches: from ``low`` to ``high``, or to a multiple of another study's best value."""
 
     low: Annotated[float, Range(low=0)]
     high: Positive | None = None
@@ -237,7 +237,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Search:
-    """What a recipe's study searches; every name is a knob of the recipe or of its sampler."""
+    """The knobs that a recipe's study searches; each is a knob of the recipe or of its sampler."""
 
     guidance: Span | None = None
     steps: Span | None = None
@@ -249,7 +249,7 @@ class Search:
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The names of what is searched."""
+        """The names of the knobs that are searched."""
         return tuple(knob.name for knob in dataclasses.fields(self) if getattr(self, knob.name) is not None)
 
 
@@ -292,15 +292,15 @@ def _check_span(span: Span, knob: str, key: str, context: Context) -> None:
 
 # --- All knobs together.
 
-# Of a knob that is younger than records of rows without it: a row that does not give it is recorded without it.
+# A knob that is newer than existing records: a row that does not set it is recorded without it.
 _LATER: Final = {"later": True}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of ``recipes``. The knobs of an adapter are given where it is that adapter, and only there.
+    """A row of ``recipes``; it gives the knobs of its adapter, and of no other one.
 
-    A knob that is None is as the model's row or the training has it.
+    Where a knob is None, the value of the model's row or of the training holds.
     """
 
     adapter: Adapter
@@ -324,37 +324,37 @@ class Recipe:
 
     @property
     def draws(self) -> bool:
-        """Whether a generator draws the images; else they are retrieved."""
+        """Whether a generator draws the images; otherwise they are retrieved."""
         return self.origin == "generator"
 
     @property
     def trains(self) -> bool:
-        """Whether weights change."""
+        """Whether weights are trained."""
         return self.adapter != "none"
 
     @property
     def trains_lora(self) -> bool:
-        """Whether they are LoRAs on attention layers."""
+        """Whether the trained weights are LoRAs on attention layers."""
         return self.adapter == "lora"
 
     @property
     def trains_class_encoder(self) -> bool:
-        """Whether they are vectors of the classes, in the place of text."""
+        """Whether the trained weights are vectors of the classes, in place of text."""
         return self.adapter == "class_encoder"
 
     @property
     def trains_unet(self) -> bool:
-        """Whether they are all of the U-Net's."""
+        """Whether the trained weights are those of the whole U-Net."""
         return self.adapter == "unet"
 
     @property
     def has_adapter_per_class(self) -> bool:
-        """Whether each class has an adapter of its own."""
+        """Whether each class has its separate adapter."""
         return self.scope == "class"
 
     @property
     def schedule(self) -> str:
-        """The key of the model's row under ``adapt`` that says how long the training is."""
+        """The key under ``adapt`` of the model's row with the schedule of the training."""
         if self.trains_class_encoder:
             return "class_encoder"
         if self.trains_unet:
@@ -363,22 +363,22 @@ class Recipe:
 
     @property
     def strengths(self) -> tuple[float, ...]:
-        """What the adapter is multiplied by, image by image of a class in turn."""
+        """The factors of the adapter, which the images of a class take in turn."""
         return self.adapter_scales or (1.0,)
 
     @property
     def asks_by_vectors(self) -> bool:
-        """Whether learned vectors of the classes condition the U-Net; else text does."""
+        """Whether learned vectors of the classes condition the U-Net; otherwise text does."""
         return self.prompt == "class_vector"
 
     @property
     def needs_vectors_of_another(self) -> bool:
-        """Whether these vectors are those of the recipe that it starts from."""
+        """Whether it takes these vectors from the recipe that it starts from."""
         return self.trains_unet and self.asks_by_vectors
 
     @property
     def starts_from_shots(self) -> bool:
-        """Whether an image is drawn over a shot; else it starts from noise."""
+        """Whether an image is drawn over a shot; otherwise it starts from noise."""
         return self.init == "image"
 
     @property
@@ -388,7 +388,7 @@ class Recipe:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether adaptation is measured against it: nothing adapted, nothing tuned, no image starts from a shot."""
+        """Whether adaptation is measured against it: nothing is adapted or tuned, and no image starts from a shot."""
         return not (self.trains or self.is_tuned or self.starts_from_shots)
 
     @property
@@ -397,24 +397,24 @@ class Recipe:
         return dataclasses.replace(self, search=None), dataclasses.replace(self, adapter_scales=None)
 
     def searches(self, knob: str) -> bool:
-        """Whether its study chooses a knob."""
+        """Return whether its study chooses a knob."""
         return self.search is not None and knob in self.search.knobs
 
     def training(self) -> Recipe:
-        """The row with what its training depends on, but for the length and the rate of it."""
+        """Return the row with only the knobs that its training depends on, without its length and rate."""
         return Recipe(
             **{name: value for name, value in vars(self).items() if name not in _NO_TRAINING},
             sampler=SamplerOverrides(),
         )
 
     def recorded(self) -> dict[str, Any]:
-        """The row as records hold it."""
+        """Return the row as records hold it."""
         later = {knob.name for knob in dataclasses.fields(self) if knob.metadata.get("later")}
         row = dataclasses.asdict(self)
         return {knob: value for knob, value in row.items() if value is not None or knob not in later}
 
     def lora(self) -> Lora:
-        """The LoRA knobs, of a recipe that has them."""
+        """Return the LoRA knobs of a recipe that trains one."""
         assert self.rank and self.alpha and self.unet is not None and self.text_encoder is not None
         return Lora(self.rank, self.alpha, self.unet, self.text_encoder)
 
@@ -424,7 +424,7 @@ _NO_TRAINING: Final = ("sampler", "init", "epoch", "lr", "epochs", "adapter_scal
 
 @dataclass(frozen=True)
 class Lora:
-    """Which attention layers get a LoRA of which rank."""
+    """The rank and alpha of a LoRA, and the parts whose attention layers get it."""
 
     rank: int
     alpha: float
@@ -434,7 +434,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Context:
-    """What the rules of a row ask of the rest of ``params.yaml``.
+    """The facts of the rest of ``params.yaml`` that the rules of a row need.
 
     Attributes:
         name: of the recipe.
@@ -454,7 +454,7 @@ class Context:
 
 
 def check(row: Recipe, context: Context) -> None:
-    """The rules of all knobs of a row.
+    """Check the rules of all knobs of a row.
 
     Raises:
         InputError: one sentence naming the key and the mend.

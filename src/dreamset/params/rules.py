@@ -1,4 +1,4 @@
-"""Rules that tie the keys of ``params.yaml`` to one another; those within a recipe stand in ``recipe``."""
+"""Rules that tie keys of ``params.yaml`` to one another; the rules within a recipe stand in ``recipe``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dreamset.params import recipe as knobs
 if TYPE_CHECKING:
     from dreamset.params.tree import Params
 
-# Names of what is no recipe, beside the recipes' own.
+# Names that the results use for something else than a recipe.
 _TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
 _SELECTION: Final = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
 
 
 def check_retrieval(params: Params, recipe: str) -> None:
-    """Fail on a recipe that finds its images where the model's row says of no place to look.
+    """Fail if a recipe retrieves its images and the model's row has no source to retrieve from.
 
     Raises:
-        InputError: naming the key of the row.
+        InputError: one sentence naming the key of the row.
     """
     if not params.recipes[recipe].draws and params.base.retrieval is None:
         raise InputError(
@@ -31,10 +31,10 @@ def check_retrieval(params: Params, recipe: str) -> None:
 
 
 def check_start(params: Params, recipe: str) -> None:
-    """Fail on a U-Net that is to be conditioned by class vectors where no recipe before it trains any.
+    """Fail if a recipe conditions its U-Net by class vectors and starts from no recipe that trains them.
 
     Raises:
-        InputError: naming the row, and what to say in ``after``.
+        InputError: one sentence naming the row and the mend.
     """
     if not params.recipes[recipe].needs_vectors_of_another:
         return
@@ -47,7 +47,7 @@ def check_start(params: Params, recipe: str) -> None:
 
 
 def check(params: Params) -> None:
-    """Rules that tie keys to one another.
+    """Check every rule that ties keys to one another.
 
     Raises:
         InputError: one sentence naming the key and the mend.
@@ -96,7 +96,7 @@ def check(params: Params) -> None:
         )
     _check_scratch(params)
     if "://" not in params.tune.storage:
-        # What stands there may be half an address, with a password.
+        # The message does not repeat the value: it may be part of an address, with a password.
         raise InputError("tune.storage: expected a URL such as sqlite:///studies.db.")
     if params.tune.grace_s <= params.tune.heartbeat_s:
         raise InputError("tune.grace_s: must be above tune.heartbeat_s, or workers that live are taken for dead.")
@@ -104,7 +104,7 @@ def check(params: Params) -> None:
         rungs = model.tune.per_class
         if not rungs or list(rungs) != sorted(set(rungs)):
             raise InputError(f"models.{name}.tune.per_class: expected rising numbers, got {list(rungs)}.")
-        # So that every place is a share that a decimal number can say.
+        # Then a decimal number can name the share of every place.
         if 1000 % model.adapt.kept:
             raise InputError(f"models.{name}.adapt.kept: must divide 1000, such as 10 or 50, got {model.adapt.kept}.")
         if model.resolution % 8:
@@ -125,7 +125,7 @@ def check(params: Params) -> None:
 
 
 def _check_classifiers(params: Params) -> None:
-    """Names of classifiers are of those that there are, and where CAS is measured, of those trained from scratch."""
+    """Check that named classifiers exist, and that those that measure CAS are trained from scratch."""
     for key in ("classifiers", "baselines"):
         for index, name in enumerate(getattr(params.train, key)):
             one_of(name, params.base.train.rows, f"train.{key}[{index}]")
@@ -134,7 +134,7 @@ def _check_classifiers(params: Params) -> None:
 
 
 def _check_scratch(params: Params) -> None:
-    """What holds for classifiers that are trained from scratch, and for the sizes of the sets that they learn from."""
+    """Check the rules of classifiers that are trained from scratch, and of the sizes of their training sets."""
     if list(params.scales) != sorted(set(params.scales)):
         raise InputError(f"train.scales: expected rising numbers, got {list(params.scales)}.")
     trained = {*params.train.classifiers, *params.train.baselines}

@@ -1,4 +1,4 @@
-"""The sections of ``params.yaml``, one for each stage that has parameters of its own, and ``track``."""
+"""The sections of ``params.yaml``: one for each stage that has parameters, and ``track``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Prepare:
     template: str | None
     invariances: tuple[Invariance, ...] | None
     test_share: Annotated[float, Range(low=0.05, high=0.9)]
-    # Pillow refuses larger images whatever is asked of it.
+    # Pillow always refuses larger images.
     max_pixels: Annotated[int, Range(low=1, high=178_956_970)]
     max_rejected: Natural
     max_near_duplicates: Natural
@@ -62,7 +62,7 @@ class Tune:
 
     @property
     def prunes(self) -> bool:
-        """Whether trials may be stopped early: not for a second objective or a limit known at the end alone."""
+        """Whether trials may be stopped early: not with a second objective, nor a limit that only the end shows."""
         return self.pruner != "none" and self.objectives == "cas" and self.max_fid is None
 
 
@@ -84,7 +84,7 @@ class Train:
     real_weight: Share
     selections: Count
     configurations: Count
-    # Ravuri and Vinyals (2019) define CAS by a synthetic set that is as large as the real one.
+    # Ravuri and Vinyals (2019) define CAS with a synthetic set as large as the real one.
     scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
 
 

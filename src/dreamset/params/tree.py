@@ -1,4 +1,4 @@
-"""The whole of ``params.yaml``: its sections, and what follows from several of them."""
+"""The whole of ``params.yaml``: its sections, and values that follow from several of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dreamset.params.values import Count
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-# Of each class the same number, every image, or a number for each class by its name.
+# The same number for each class, all images, or a number for each class by name.
 Shots = Count | Literal["all"] | dict[str, Count]
 
 
-# What differs between the cells of a table, what changes no number of theirs, and rows that they do not use.
+# Keys that differ between the cells of a table, keys that change no number of theirs, and rows that they do not use.
 _NO_SETTING: Final = (
     "shots",
     "seed",
@@ -35,7 +35,7 @@ _NO_SETTING: Final = (
     "tune",
 )
 
-# Of a study; the rest of its section says where it runs.
+# Keys of ``tune`` that decide what a study chooses; the others say where it runs.
 _CHOOSING: Final = ("trials", "sampler", "pruner", "objectives", "max_seconds_per_image", "max_fid")
 
 
@@ -77,36 +77,38 @@ class Params:
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Sizes of the synthetic sets that CAS is measured by, as multiples of the number of shots; rising."""
+        """The sizes of the synthetic sets that measure CAS, as rising multiples of the number of shots."""
         return (1,) if self.train.scales == "ravuri_vinyals" else self.train.scales
 
     def synthetic_per_class(self, real: Sequence[int]) -> tuple[int, ...]:
-        """Synthetic images of each class that are made, by label: those to train on, or more where ``scales`` ask so.
+        """Return the number of synthetic images to make, by label: those to train on, or more if ``scales`` need more.
 
         Args:
-            real: shots of each class.
+            real: the number of shots, by label.
         """
         most = max(self.scales, default=0)
-        return tuple(max(own, most * shots) for own, shots in zip(self.training_per_class(real), real, strict=True))
+        return tuple(max(count, most * shots) for count, shots in zip(self.training_per_class(real), real, strict=True))
 
     def training_per_class(self, real: Sequence[int]) -> tuple[int, ...]:
-        """Synthetic images of each class that every arm but the scales learns from, the first ones, by label.
+        """Return the number of synthetic images, by label, that every run without a scale learns from: the first ones.
+
+        With ``balance`` every class has as many shots and synthetic images together.
 
         Args:
-            real: shots of each class. With ``balance`` shots and synthetic images together are as many in each.
+            real: the number of shots, by label.
         """
         if self.generate.per_class != "balance":
             return (self.per_class,) * len(real)
         return tuple(self.per_class + max(real) - count for count in real)
 
     def shots_of(self, class_name: str) -> int | None:
-        """How many images of a class are to be learned from; None: all."""
+        """Return the number of shots of a class; None means all images."""
         if isinstance(self.shots, dict):
             return self.shots[class_name]
         return None if self.shots == "all" else self.shots
 
     def selection_of(self, class_name: str) -> int:
-        """Labelled images of a class, beside the shots, that may choose a step or a configuration."""
+        """Return the number of labelled images of a class, beside the shots, that choose steps and configurations."""
         rule, _, count = self.selection.partition(":")
         shots = self.shots_of(class_name)
         if rule == "coop":
@@ -127,26 +129,25 @@ class Params:
 
     @property
     def sets_apart(self) -> bool:
-        """Whether ``prepare`` sets selection images apart; ``fixed`` has none, and ``cv`` makes folds in ``train``."""
+        """Whether ``prepare`` sets selection images apart: ``fixed`` has none, and ``cv`` makes folds in ``train``."""
         return self.selection not in ("fixed", "cv")
 
     def setting(self, recipes: Iterable[str]) -> dict[str, Any]:
-        """What runs of several seeds and numbers of shots must have in common to stand in one table."""
+        """Return the settings that runs of several seeds and numbers of shots must share to stand in one table."""
         setting: dict[str, Any] = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
         base = to_dict(self.base)
         del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
 
     def lineage(self, recipe: str) -> tuple[str, ...]:
-        """The recipes that ``recipe`` starts from, the first one first, and itself."""
+        """Return the recipes that ``recipe`` starts from, the first one first, and ``recipe`` itself."""
         parent = self.after.get(recipe)
         return (recipe,) if parent is None else (*self.lineage(parent), recipe)
 
     def steps_back(self, recipe: str) -> tuple[str, ...]:
-        """The active recipes that ``recipe`` is one step beyond: its own row before its study,
-        or with its adapter at full strength, and what it starts from.
+        """Return the active recipes that are one step behind ``recipe``; the difference measures the step.
 
-        What the step is worth is the difference from them.
+        They are its row without its study, its row with the adapter at full strength, and the recipe it starts from.
         """
         row, parent = self.recipes[recipe], self.after.get(recipe)
         before = [
@@ -158,7 +159,7 @@ class Params:
         return (*before, *([] if parent is None else [parent]))
 
     def making(self, recipe: str) -> dict[str, Any]:
-        """What the images of ``recipe`` depend on: its row, those it starts from, and how studies choose for them."""
+        """Return all that the images of ``recipe`` depend on: its row, those it starts from, and settings of studies."""
         rows = [self.recipes[name] for name in self.lineage(recipe)]
         studied = any(row.is_tuned for row in rows)
         return {
@@ -167,23 +168,23 @@ class Params:
         }
 
     def sampler(self, recipe: str) -> Sampler:
-        """The model's sampler with the overrides of ``recipe``."""
-        mine, base = self.recipes[recipe].sampler, self.base.generate
+        """Return the model's sampler with the overrides of ``recipe``."""
+        overrides, base = self.recipes[recipe].sampler, self.base.generate
         return Sampler(
-            mine.scheduler or base.scheduler,
-            mine.steps or base.steps,
-            base.guidance if mine.guidance is None else mine.guidance,
-            mine.strength,
+            overrides.scheduler or base.scheduler,
+            overrides.steps or base.steps,
+            base.guidance if overrides.guidance is None else overrides.guidance,
+            overrides.strength,
         )
 
     def schedule(self, recipe: str) -> AdaptSchedule:
-        """The schedule of the model's row for what ``recipe`` trains, with the recipe's own lr and epochs."""
+        """Return the model's schedule for the adapter of ``recipe``, with the recipe's lr and epochs if it has any."""
         row = self.recipes[recipe]
         schedule = self.base.adapt.schedule(row.schedule)
         return dataclasses.replace(schedule, lr=row.lr or schedule.lr, epochs=row.epochs or schedule.epochs)
 
     def with_values(self, recipe: str, values: Mapping[str, Any]) -> Params:
-        """The same with ``values`` for knobs of a recipe: those of its sampler, ``epoch``, ``lr`` or ``epochs``."""
+        """Return a copy with ``values`` for knobs of a recipe: of its sampler, or ``epoch``, ``lr`` and ``epochs``."""
         row = self.recipes[recipe]
         sampler = {name: value for name, value in values.items() if hasattr(row.sampler, name)}
         others = {name: value for name, value in values.items() if name not in sampler}
@@ -192,12 +193,12 @@ class Params:
 
 
 def to_dict(value: Any) -> Any:
-    """Dataclasses as plain mappings, keyed as in ``params.yaml``, for printing, hashing and tracking."""
+    """Return dataclasses as plain mappings with the keys of ``params.yaml``, for printing, hashing and tracking."""
     return dataclasses.asdict(value, dict_factory=_mapping)
 
 
 def _mapping(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of a dataclass; those of ``ModelTrain.rows`` beside the others, where the file has them."""
+    """Return the fields of a dataclass, with the rows of ``ModelTrain.rows`` beside the others, as in the file."""
     fields = dict(items)
     rows: dict[str, Any] = fields.pop("rows", {})
     return fields | rows

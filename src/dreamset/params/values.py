@@ -1,4 +1,4 @@
-"""Kinds of values that several parts of ``params.yaml`` have."""
+"""Types of values that several parts of ``params.yaml`` share."""
 
 from typing import Annotated, Literal
 

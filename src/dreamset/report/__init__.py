@@ -1,8 +1,7 @@
-"""``dreamset report``: ``results/contact_sheet.png`` and the page ``results/report.html``, out of the other results.
+"""``dreamset report``: the page ``results/report.html`` and the contact sheet ``results/contact_sheet.png``.
 
-Beyond the first ``MOST_CLASSES`` classes, further contact sheets stand in ``results/pages/``.
-
-It reads what the stages measured, the shots and the synthetic images; the test manifest stays closed.
+With more than ``MOST_CLASSES`` classes, further contact sheets stand in ``results/pages/``. The stage reads the results
+of the other stages, the shots and the synthetic images, and never the test manifest.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     sources = sources_of(evidence)
     first = blocks(evidence, sources)
     outcome = verdict(evidence)
-    # UTF-8 cannot hold the names of damaged files.
+    # UTF-8 cannot encode the names of damaged files.
     document = page(evidence, outcome, first).encode("utf-8", "replace")
     names = [spoken(name) for name in evidence.split.classes]
     _write_sheet(workspace.results / "contact_sheet.png", first, names)
     shutil.rmtree(workspace.results / PAGES, ignore_errors=True)
-    # A sheet at a time, so that thousands of classes take no more memory than the first ones.
+    # One sheet at a time, so that thousands of classes need no more memory than the first ones.
     for start, name in further(len(names)):
         _write_sheet(workspace.results / name, blocks(evidence, sources, start), names[start:])
     atomic_write(workspace.results / "report.html", document)

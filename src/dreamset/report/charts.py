@@ -1,4 +1,4 @@
-"""Charts that need neither scripts nor fonts: intervals as positioned boxes, curves as SVG, matrices as tables."""
+"""Charts without scripts or fonts: intervals as positioned boxes, curves as SVG, matrices as tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dreamset.metrics.verdict import Gain
 
-# How the kinds of a run's training images are marked, in every chart.
+# The mark of each kind of training images, in every chart.
 KINDS: Final = (
     ("hollow", "synthetic images alone"),
     ("full", "with the real shots"),
@@ -30,9 +30,9 @@ _DASHES: Final = 5  # patterns in style.css
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of an interval chart: an estimate with its ends, in the chart's unit.
+    """A row of an interval chart: an estimate with the ends of its interval, in the chart's unit.
 
-    ``aside`` stands behind the label, and ``ends`` behind the value.
+    ``aside`` follows the label, and ``ends`` follows the value.
     """
 
     label: str
@@ -55,9 +55,9 @@ def gain_bar(gain: Gain, label: str, style: str) -> Bar:
 def intervals(
     bars: Sequence[Bar], unit: str, marks: Mapping[str, float], title: str, span: tuple[float, float] | None = None
 ) -> Markup:
-    """One line per bar over a common axis, with vertical lines at ``marks`` (style class: position).
+    """Return a line per bar over a common axis, with vertical lines at ``marks`` (style class: position).
 
-    ``span`` makes several charts share an axis; by default it holds the bars.
+    Charts with the same ``span`` share an axis; by default the span holds the bars.
     """
     lowest, highest = span or (min(bar.low for bar in bars), max(bar.high for bar in bars))
     ticks = round_ticks(min(lowest, *marks.values(), lowest), max(highest, *marks.values(), highest))
@@ -71,7 +71,7 @@ def intervals(
 
 
 def curves(lines: Iterable[Sequence[tuple[float, float]]], x_name: str, y_name: str, title: str, style: str) -> Markup:
-    """Curves over a common zero-based axis; points that are not finite are left out."""
+    """Return curves over a common axis from zero, without the points that are not finite."""
     finite = [[(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for points in lines]
     finite = [points for points in finite if points]
     if not finite:
@@ -87,7 +87,7 @@ def curves(lines: Iterable[Sequence[tuple[float, float]]], x_name: str, y_name: 
 
 @dataclass(frozen=True)
 class Line:
-    """A series of a step chart: a value by x in the chart's unit, with the ends of its interval where known."""
+    """A series of a step chart: values by x in the chart's unit, and the ends of their intervals where known."""
 
     style: str
     values: Mapping[int, float]
@@ -95,9 +95,9 @@ class Line:
 
 
 def steps(lines: Sequence[Line], unit: str, x_name: str, y_name: str, title: str) -> Markup:
-    """A line per series over whole numbers, evenly spaced, with dots at its values.
+    """Return a line per series over evenly spaced whole numbers, with dots at its values.
 
-    Series with intervals stand side by side, each with its own dashes, so that equal ones do not hide each other.
+    Series with intervals stand side by side with different dashes, so that equal ones do not hide each other.
     """
     places = sorted({x for series in lines for x in series.values})
     values = [value for series in lines for value in series.values.values()]
@@ -117,7 +117,7 @@ def steps(lines: Sequence[Line], unit: str, x_name: str, y_name: str, title: str
 
 
 def confusion(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str], caption: str) -> Markup:
-    """A heat map of counts: rows are the true classes, columns the predictions in the same order."""
+    """Return a heat map of counts: rows are the true classes, columns the predictions in the same order."""
     counts = [[0] * len(classes) for _ in classes]
     for actual, guess in zip(labels, predicted, strict=True):
         counts[actual][guess] += 1
@@ -130,5 +130,5 @@ def confusion(labels: Sequence[int], predicted: Sequence[int], classes: Sequence
 
 
 def legend(items: Iterable[tuple[str, str]]) -> Markup:
-    """Names with their colours."""
+    """Return names with their colours."""
     return fill("charts.legend", items=items)

@@ -1,4 +1,4 @@
-"""Everything that the report says, read from the results of the other stages; never from the test manifest."""
+"""The numbers of the report, read from the results of the other stages and never from the test manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dreamset.metrics.claims import Table
     from dreamset.params import Params
 
-_OF_A_STUDY: Final = (
+_STUDY_FIELDS: Final = (
     *("best", "best_trial", "space", "resource", "sampler", "pruner", "classifier", "steps", "trials"),
     *("seconds", "importance", "front", "sentences"),
 )
@@ -58,12 +58,12 @@ class Evidence:
 
     @property
     def plain(self) -> list[str]:
-        """Active recipes that adaptation is measured against."""
+        """The active recipes that adaptation is measured against."""
         return [name for name in self.params.active if self.params.recipes[name].is_baseline]
 
     @property
     def adapted(self) -> list[str]:
-        """Active recipes that adapt the generator."""
+        """The active recipes that adapt the generator."""
         return [name for name in self.params.active if self.params.recipes[name].trains]
 
     @property
@@ -83,22 +83,22 @@ class Evidence:
         return f"{100 * float(self.evaluation['confidence']):g}%"
 
     def others(self, recipe: str) -> list[str]:
-        """The recipes that ``recipe`` was compared with: baselines, its row before a study, and where it starts."""
+        """Return the recipes that ``recipe`` was compared with: baselines, its row before a study, and its start."""
         pairs = [(of.arm, minus.arm) for of, minus in self.gains]
         return list(dict.fromkeys(minus for of, minus in pairs if of == recipe and minus != REAL))
 
     def over_real(self, recipe: str, classifier: str, kind: Kind) -> Gain | None:
-        """The gain of a recipe's images beside the real ones over the best run on the real ones alone."""
+        """Return the gain of a recipe's images beside the real ones over the best run on the real ones alone."""
         return over_real(self.gains.values(), recipe, classifier, (kind,))
 
     def together(self, classifier: str) -> list[Kind]:
-        """The ways of training a classifier on real and synthetic images that were measured, the verdict's first."""
+        """Return the measured kinds of a classifier's runs on real and synthetic images, the verdict's first."""
         measured = {run.kind for run in self.scores if run.classifier == classifier}
         return [kind for kind in TOGETHER if kind in measured]
 
     @property
     def machines(self) -> str | None:
-        """A sentence on the processors of the stages' work, where these differ."""
+        """A sentence on the processors that the stages ran on; None where all are alike."""
         parts = [
             (f"{stage} {item}", machine["device"], int(machine["threads"]))
             for (stage, item), record in self.records.items()
@@ -108,12 +108,12 @@ class Evidence:
         return differing(parts)
 
     def record(self, stage: str, item: str) -> dict[str, Any]:
-        """The JSON that a stage left for an item; empty where there is none."""
+        """Return the record that a stage left for an item; an empty one where there is none."""
         return self.records.get((stage, item), {})
 
 
 def load(params: Params, workspace: Workspace) -> Evidence:
-    """Read the results.
+    """Return the results of all stages.
 
     Raises:
         InputError: the evaluation is missing, is not whole, or is of other recipes.
@@ -160,12 +160,12 @@ def _score(record: dict[str, Any]) -> Score:
 
 
 def _study(workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """The record of a recipe's study; empty where nothing was searched."""
+    """Return the record of a recipe's study; an empty one where nothing was searched."""
     path = workspace.result("tune", recipe)
     record = _optional(path, f"dreamset tune {recipe}")
     if not record.get("searched"):
         return {}
-    missing = [name for name in _OF_A_STUDY if name not in record]
+    missing = [name for name in _STUDY_FIELDS if name not in record]
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)}; run `dreamset tune {recipe}` again.")
     return record

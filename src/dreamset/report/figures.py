@@ -1,4 +1,4 @@
-"""How the page writes numbers."""
+"""Numbers, intervals and names of runs as text of the page."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ MINUS: Final = "\N{MINUS SIGN}"
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage."""
+    """Return a share as a percentage; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}%"
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """A number with thin spaces between thousands; a dash for None."""
+    """Return a number with thin spaces between thousands; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS)
 
 
 def p_value(value: float | None) -> str:
-    """A p-value to two digits that count."""
+    """Return a p-value with two significant digits; a dash for None."""
     if value is None:
         return "–"
     return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def interval(low: float, high: float) -> str:
-    """The ends of an interval of shares."""
+    """Return the ends of an interval of shares, in per cent."""
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
@@ -41,5 +41,5 @@ def spaced(run: Run) -> str:
 
 
 def point_interval(gain: Gain) -> str:
-    """The ends of the interval of a difference."""
+    """Return the ends of the interval of a difference, in percentage points."""
     return f"{points(gain.low)} to {points(gain.high)}"

@@ -1,4 +1,4 @@
-"""Sections of the page that are looked at: pictures by class, grids while adapting, copies of the shots."""
+"""Sections of the page that are pictures: images by class, grids while adapting, copies of the shots."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 _ACROSS: Final = 4  # pictures beside each other in a strip
 _MOMENTS: Final = 4
-_OPEN: Final = 12  # classes in sight
-_SHOWN_PX: Final = 40  # of one small picture on the page
+_OPEN: Final = 12  # classes that are not folded away
+_PICTURE_PX: Final = 40  # width of one small picture on the page
 _GRID_PX: Final = 96
 
 
 def by_class(evidence: Evidence, blocks: list[Block]) -> Markup:
-    """Shots and synthetic images of every class, side by side."""
+    """Return shots and synthetic images of every class, side by side."""
     classes, params = evidence.split.classes, evidence.params
     names = [name_of(block.name) for block in blocks]
     rows = [
@@ -55,12 +55,12 @@ def by_class(evidence: Evidence, blocks: list[Block]) -> Markup:
 
 
 def name_of(source: str) -> str:
-    """A source as a reader says it."""
+    """Return the name of a source, for readers."""
     return "real shots" if source == "real" else source
 
 
 def adaptation(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
-    """Loss curves, and what the generator draws from the same noise while it learns."""
+    """Return loss curves, and pictures drawn from the same noise while the generator learns."""
     recipes = []
     for recipe in evidence.adapted:
         folder = evidence.workspace.plots("adapt", recipe)
@@ -74,7 +74,7 @@ def adaptation(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
 
 
 def _learned(record: dict[str, Any], curves: int) -> str:
-    """How long a recipe's adapters learned, and what came of the loss."""
+    """Return a phrase on how long a recipe's adapters learned, and on their loss."""
     if not record.get("adapters"):
         return ""
     count, steps = int(record["adapters"]), int(record.get("steps", 0))
@@ -86,7 +86,7 @@ def _learned(record: dict[str, Any], curves: int) -> str:
 
 
 def duplicates(evidence: Evidence) -> Markup | None:
-    """The nearest pairs of synthetic image and shot: where a generator copies, it shows here."""
+    """Return the nearest pairs of synthetic image and shot, which show where a generator copies."""
     sets = evidence.evaluation["sets"]
     recipes = []
     for recipe in evidence.params.active:
@@ -107,7 +107,7 @@ def duplicates(evidence: Evidence) -> Markup | None:
 
 
 def sheet(path: Path, across: int, alt: str) -> Markup:
-    """Pictures that another stage has put side by side, ``across`` of them in a row.
+    """Return pictures that another stage has put side by side, ``across`` of them in a row.
 
     Raises:
         InputError: the file is not whole.
@@ -120,7 +120,7 @@ def sheet(path: Path, across: int, alt: str) -> Markup:
     if not small:
         size = (across * _GRID_PX, across * _GRID_PX * pictures.height // pictures.width)
         pictures = pictures.resize(size, Image.Resampling.LANCZOS)
-    return embedded(pictures, small, alt, across * _SHOWN_PX)
+    return embedded(pictures, small, alt, across * _PICTURE_PX)
 
 
 def _strip(block: Block, label: int, name: str) -> Markup:
@@ -129,7 +129,7 @@ def _strip(block: Block, label: int, name: str) -> Markup:
     if image is None:
         return Markup('<span class="none">none</span>')
     alt = f"{name}, {name_of(block.name)}: {len(pictures)} pictures"
-    return embedded(image, pictures[0].width <= SMALL, alt, min(_ACROSS, len(pictures)) * _SHOWN_PX)
+    return embedded(image, pictures[0].width <= SMALL, alt, min(_ACROSS, len(pictures)) * _PICTURE_PX)
 
 
 def _losses(path: Path) -> list[list[tuple[float, float]]]:
@@ -143,7 +143,7 @@ def _losses(path: Path) -> list[list[tuple[float, float]]]:
 
 
 def _grids(evidence: Evidence, folder: Path, recipe: str) -> list[tuple[Markup, str]]:
-    """Sample grids before, while and after adapting, and when; a few of them where there are many."""
+    """Return a few sample grids from before, during and after adapting, each with its moment."""
     paths = sorted(folder.glob("samples_*.png"))
     if len(paths) > _MOMENTS:
         paths = [paths[round(i * (len(paths) - 1) / (_MOMENTS - 1))] for i in range(_MOMENTS)]
@@ -159,13 +159,13 @@ def _grids(evidence: Evidence, folder: Path, recipe: str) -> list[tuple[Markup, 
         if size > SMALL:
             grid = grid.resize((across * _GRID_PX, down * _GRID_PX), Image.Resampling.LANCZOS)
         when = "before" if step == 0 else f"after {number(step)} steps"
-        width = across * min(_SHOWN_PX * 3 // 4, _GRID_PX)
+        width = across * min(_PICTURE_PX * 3 // 4, _GRID_PX)
         figures.append((embedded(grid, size <= SMALL, f"{recipe}, {when}", width), when))
     return figures
 
 
 def _pair(evidence: Evidence, recipe: str, pair: dict[str, Any], threshold: float) -> tuple[Markup, str, bool]:
-    """A synthetic image beside its shot, their distance, and whether that is a near-duplicate's."""
+    """Return a synthetic image beside its shot, their distance, and whether it makes them near-duplicates."""
     workspace = evidence.workspace
     images = [picture(evidence, workspace.synthetic(recipe) / pair["image"], f"dreamset generate {recipe}")]
     if evidence.params.report.show_real:
@@ -174,7 +174,7 @@ def _pair(evidence: Evidence, recipe: str, pair: dict[str, Any], threshold: floa
     name = spoken(evidence.split.classes[shot.label]) if shot else ""
     beside = strip(images, 2)
     assert beside is not None
-    what = "synthetic image and shot" if len(images) > 1 else "synthetic image near a shot"
-    image = embedded(beside, images[0].width <= SMALL, f"{what} of {name}", len(images) * 48)
+    subject = "synthetic image and shot" if len(images) > 1 else "synthetic image near a shot"
+    image = embedded(beside, images[0].width <= SMALL, f"{subject} of {name}", len(images) * 48)
     distance = f"{pair['distance']:.2f}" if math.isfinite(pair["distance"]) else "–"
     return image, distance, pair["distance"] < threshold

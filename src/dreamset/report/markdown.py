@@ -1,4 +1,4 @@
-"""The table over seeds in Markdown, for whoever reads the folder, and to be quoted in a README."""
+"""The table over seeds in Markdown, for readers of its folder and for a README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's markup: templates that escape whatever is not markup, and numbers and pictures as they stand there."""
+"""The page's markup: templates that escape all plain text, and the small elements between them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Table:
     """Rows of cells under a head; the first cell of a row is its heading.
 
-    Columns hold numbers, but for those that ``columns`` gives another class of the style sheet. ``chosen`` is the
-    index of the row that stands out.
+    Columns hold numbers, unless ``columns`` gives them another class of the style sheet. ``chosen`` is the index of
+    the highlighted row.
     """
 
     head: Sequence[str]
@@ -59,23 +59,23 @@ def _templates() -> Environment:
 
 
 def code(sentence: str) -> Markup:
-    """Return text with its `code` in backquotes as elements."""
+    """Return text whose `code` in backquotes has become elements."""
     parts = enumerate(sentence.split("`"))
     return joined("", [Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in parts])
 
 
 def aside(value: str, less: str) -> Markup:
-    """Return a value with something smaller behind it."""
+    """Return a value, followed by ``less`` in small print."""
     return Markup("{} <small>{}</small>").format(value, less) if less else Markup.escape(value)
 
 
 def name(value: str) -> Markup:
-    """Return a class's or a file's name, whose direction of writing stays its own."""
+    """Return the name of a class or a file, isolated so that its direction of writing stays within it."""
     return Markup("<bdi>{}</bdi>").format(value)
 
 
 def joined(separator: str, parts: Iterable[str]) -> Markup:
-    """Return parts, escaped where they are no markup, with text between them."""
+    """Return the parts with a separator between them; plain text is escaped."""
     return Markup.escape(separator).join(parts)
 
 
@@ -95,5 +95,5 @@ def picture(image: Image.Image, small: bool, alt: str, width: int) -> Markup:
 
 
 def counted(near: Mapping[str, float]) -> str:
-    """A number of near-duplicates with its share; a dash where they were not counted."""
+    """Return the number of near-duplicates with its share; a dash where they were not counted."""
     return aside(number(near["count"]), percent(near.get("share"))) if "count" in near else "–"

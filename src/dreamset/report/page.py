@@ -1,4 +1,4 @@
-"""The HTML page: one file that needs no network, no script and no font."""
+"""The HTML page: one file without network, scripts or fonts."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _COLOURS: Final = 6
 _LEVELS: Final = {str(REAL_ONLY): "real", str(REAL_STRONG): "zero"}  # a style by the run's name in `scales`
 _ADDED: Final = {BOTH_STRONG: "added to the real shots, all strongly augmented", BOTH: "added to the real shots"}
-_MOST_HEAT: Final = 30  # classes of a confusion matrix that a page can hold
+_MOST_HEAT: Final = 30  # classes of a confusion matrix on the page, at most
 
 
 def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
-    """The whole document."""
+    """Return the whole document."""
     colours = {name: f"c{index % _COLOURS}" for index, name in enumerate(evidence.params.active)}
     sections = [
         _expected(evidence),
@@ -63,15 +63,15 @@ def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
 
 
 def _expected(evidence: Evidence) -> Markup | None:
-    """What was said before anything was drawn."""
+    """Return the section on what ``expect`` said before anything was drawn; None without a record of it."""
     sentences = evidence.expected.get("sentences")
     return fill("page.expected", sentences=sentences) if sentences else None
 
 
 def _cards(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> list[tuple[str, str, str, str]]:
-    """The headline's numbers: how accurate each kind of training images makes the declared classifier.
+    """Return the headline's numbers: the accuracy of the primary classifier by kind of training images.
 
-    Each is a style, what was trained on, the accuracy, and its interval or its standard deviation over the seeds.
+    Each is a style, the training images, the accuracy, and its interval or its standard deviation over the seeds.
     """
     runs = [
         *((REAL, kind, tables.trained_on(REAL, kind), "real") for kind in evidence.real_kinds),
@@ -100,7 +100,7 @@ def _cards(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> lis
 
 
 def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Markup | None:
-    """Each recipe and classifier: over the best run on real shots alone, and over the recipes it is compared with."""
+    """Return a chart per recipe of its gains over the best run on real shots alone, and over other recipes."""
     groups = []
     for recipe in evidence.params.active:
         gains: list[tuple[Gain, str]] = []
@@ -140,7 +140,7 @@ def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Mar
 
 
 def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Markup:
-    """One panel per classifier, all runs on one axis; the real shots' accuracy as a line."""
+    """Return a chart per classifier of all its runs; a line marks the best accuracy of the real shots alone."""
     panels = []
     for classifier in evidence.classifiers:
         runs = [(tables.ZERO_SHOT_RUN, "zero-shot CLIP", "zero")]
@@ -169,7 +169,7 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Markup:
 
 
 def _scales(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
-    """CAS by the size of the synthetic set, with the real shots' accuracy as level lines."""
+    """Return a chart of CAS by the size of the synthetic set; the accuracies of the real shots are level lines."""
     rows = [row for row in evidence.evaluation.get("scales", ()) if row["run"] in (*colours, *_LEVELS)]
     if not rows:
         return None
@@ -192,6 +192,7 @@ def _scales(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
 
 
 def _confusion(evidence: Evidence, verdict: Verdict) -> Markup | None:
+    """Return confusion matrices of the primary classifier; None where there are too many classes."""
     guesses, classes = evidence.guesses, evidence.split.classes
     if not guesses or len(classes) > _MOST_HEAT:
         return None
@@ -212,6 +213,7 @@ def _confusion(evidence: Evidence, verdict: Verdict) -> Markup | None:
 
 
 def _again(evidence: Evidence) -> Markup:
+    """Return the section with the commands that repeat the run, and with every number."""
     params = evidence.params
     settings = f"-S model={params.model} -S {_shots(params.shots)} -S seed={params.seed}"
     return fill(
@@ -223,10 +225,10 @@ def _again(evidence: Evidence) -> Markup:
 
 
 def _shots(shots: int | str | dict[str, int]) -> str:
-    """``shots`` as an argument of the shell that sets it."""
+    """Return the shell argument that sets ``shots``."""
     if not isinstance(shots, dict):
         return f"shots={shots}"
-    # The grammar of -S has no quotes for keys: other names can be given in params.yaml alone.
+    # The grammar of -S has no quotes for keys, so only params.yaml can give other names.
     if not all(re.fullmatch(r"[A-Za-z0-9_ -]+", name) for name in shots):
         return "shots={as in params.yaml}"
     return f"'shots={{{','.join(f'{name}:{count}' for name, count in shots.items())}}}'"

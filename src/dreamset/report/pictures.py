@@ -1,4 +1,4 @@
-"""Real shots beside each recipe's images, by class: as one PNG, and as strips for the page."""
+"""Pictures of real shots and of each recipe's images by class, for the contact sheets and for the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dreamset.report.evidence import Evidence
 
-SMALL: Final = 48  # px: up to here a picture is magnified by whole factors, beyond it is shrunk
+SMALL: Final = 48  # px: the page magnifies pictures up to this side by whole factors, and shrinks larger ones
 MOST_CLASSES: Final = 60  # on one sheet, and on the page
 PAGES: Final = "pages"
 _THUMBNAIL: Final = 96
@@ -27,7 +27,7 @@ _THUMBNAIL: Final = 96
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a source on the page: the first of every class, by label, and the command that makes them."""
+    """A source of pictures: its first files of every class, by label, and the command that makes them."""
 
     name: str
     folder: Path
@@ -36,7 +36,7 @@ class Source:
 
 
 def sources_of(evidence: Evidence) -> list[Source]:
-    """Return the shots, where they may be seen, then each active recipe."""
+    """Return the shots, unless ``report.show_real`` is off, then each active recipe."""
     count, classes = evidence.params.report.images_per_class, len(evidence.split.classes)
     shots: list[list[str]] = [[] for _ in range(classes)]
     for shot in evidence.split.train:
@@ -55,13 +55,13 @@ def sources_of(evidence: Evidence) -> list[Source]:
 
 
 def blocks(evidence: Evidence, sources: Sequence[Source], first: int = 0) -> list[Block]:
-    """Pictures of ``MOST_CLASSES`` classes from ``first`` on, as squares at the model's resolution or as thumbnails."""
+    """Return pictures of ``MOST_CLASSES`` classes from label ``first`` on: squares or, of large ones, thumbnails."""
     return [
         Block(
             source.name,
             [
-                [picture(evidence, source.folder / file, source.made_by) for file in own]
-                for own in source.by_label[first : first + MOST_CLASSES]
+                [picture(evidence, source.folder / file, source.made_by) for file in files]
+                for files in source.by_label[first : first + MOST_CLASSES]
             ],
         )
         for source in sources
@@ -69,13 +69,13 @@ def blocks(evidence: Evidence, sources: Sequence[Source], first: int = 0) -> lis
 
 
 def further(classes: int) -> list[tuple[int, str]]:
-    """Contact sheets beside the first one: the label that each begins with, and its path in the results."""
+    """Return the first label and the path in the results of every contact sheet but the first."""
     starts = range(MOST_CLASSES, classes, MOST_CLASSES)
     return [(start, f"{PAGES}/contact_sheet_{number}.png") for number, start in enumerate(starts, 2)]
 
 
 def picture(evidence: Evidence, path: Path, made_by: str) -> Image.Image:
-    """A file as the square that the models see, shrunk where that is larger than a thumbnail."""
+    """Return a file as the square that the models see, as a thumbnail where that is smaller."""
     size = evidence.params.base.resolution
     try:
         image = Image.fromarray(resize_crop(read_rgb(path), size))
@@ -86,14 +86,14 @@ def picture(evidence: Evidence, path: Path, made_by: str) -> Image.Image:
 
 
 def strip(pictures: Sequence[Image.Image], columns: int) -> Image.Image | None:
-    """Pictures in rows of ``columns`` on a transparent ground, at their own size."""
+    """Return pictures in rows of ``columns`` on a transparent ground, unscaled; None of no pictures."""
     if not pictures:
         return None
     size = pictures[0].width
     step = size + max(1, size // 16)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    made = Image.new("RGBA", (columns * step - step + size, rows * step - step + size), (0, 0, 0, 0))
-    for index, image in enumerate(pictures):
-        made.paste(image, (index % columns * step, index // columns * step))
-    return made
+    image = Image.new("RGBA", (columns * step - step + size, rows * step - step + size), (0, 0, 0, 0))
+    for index, tile in enumerate(pictures):
+        image.paste(tile, (index % columns * step, index // columns * step))
+    return image

@@ -1,4 +1,4 @@
-"""A plane with two numeric axes, as SVG: points, lines and cells at places in the unit of the data."""
+"""Charts over two numeric axes, as SVG: points, lines and boxes at places in the unit of the data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WIDE: Final = _WIDTH - _LEFT - _RIGHT  # between the ends of the x axis
 
 @dataclass(frozen=True)
 class Axis:
-    """A name, the ends in the data's unit, and the ticks (position, label); on a ``log`` axis all are above 0."""
+    """An axis: its name, its ends and its ticks (position, label), in the data's unit; above 0 where ``log``."""
 
     name: str
     low: float
@@ -36,21 +36,21 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """A value's place, 0 at the low end and 1 at the high one."""
+        """Return the place of a value: 0 at the low end, 1 at the high one."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
 
 def rounded(name: str, values: Iterable[float], unit: str = "") -> Axis:
-    """An axis between round numbers that holds the values."""
+    """Return an axis between round numbers that holds the values."""
     known = list(values)
     ticks = round_ticks(min(known), max(known))
     return Axis(name, ticks[0], ticks[-1], tuple((tick, plain(tick, unit)) for tick in ticks))
 
 
 def ranged(name: str, low: float, high: float, log: bool) -> Axis:
-    """An axis from ``low`` to ``high`` exactly, with the round numbers between; ``log`` where it is searched so."""
+    """Return an axis from ``low`` to ``high`` exactly, with ticks at the round numbers between."""
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         candidates = [factor * 10.0**power for power in decades for factor in (1, 2, 5)]
@@ -61,12 +61,12 @@ def ranged(name: str, low: float, high: float, log: bool) -> Axis:
 
 
 def placed(name: str, labels: Sequence[object]) -> Axis:
-    """An axis of labels, evenly spaced: the first is at 0."""
+    """Return an axis of evenly spaced labels; the first is at 0, the next at 1."""
     return Axis(name, -0.5, len(labels) - 0.5, tuple((i, str(label)) for i, label in enumerate(labels)))
 
 
 def whole(name: str, numbers: Sequence[int]) -> Axis:
-    """An axis of whole numbers with room at its ends, few of which are written."""
+    """Return an axis of whole numbers with room at its ends, and ticks at a few of them."""
     low, high = min(numbers), max(numbers)
     sizes = (size * 10**power for power in range(10) for size in (1, 2, 5))
     step = next(size for size in sizes if high - low <= _TICKS * size)
@@ -83,32 +83,32 @@ class Plane:
     tall: int = _HEIGHT
 
     def spot(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point of the data is drawn."""
+        """Return the place of a point of the data in the drawing."""
         tall = self.tall - _TOP - _BOTTOM
         return round(_LEFT + WIDE * self.x.at(x), 1), round(_TOP + tall * (1 - self.y.at(y)), 1)
 
     def dot(self, x: float, y: float, title: str = "", style: str = "", radius: float = 3.5) -> Markup:
-        """A point; ``title`` is read by pointing at it."""
+        """Return a point; ``title`` appears on pointing at it."""
         return Markup('<circle cx="{}" cy="{}" r="{}" class="{}">{}</circle>').format(
             *self.spot(x, y), radius, style, _title(title)
         )
 
     def cross(self, x: float, y: float, title: str, style: str) -> Markup:
-        """Two short strokes: what came to nothing."""
+        """Return a cross, the mark of a failed trial."""
         across, down = self.spot(x, y)
         return Markup('<path d="M{0},{1}l6,6M{0},{2}l6,-6" class="{3}">{4}</path>').format(
             across - 3, down - 3, down + 3, style, _title(title)
         )
 
     def line(self, points: Iterable[tuple[float, float]], style: str = "") -> Markup:
-        """A line through points."""
+        """Return a line through points."""
         spots = " ".join(f"{x},{y}" for x, y in (self.spot(*point) for point in points))
         return Markup('<polyline points="{}" class="{}"></polyline>').format(spots, style)
 
     def box(
         self, x: tuple[float, float], y: tuple[float, float], style: str, title: str = "", full: float = 1.0
     ) -> Markup:
-        """A rectangle between two values of each axis; ``full`` is the strength of its colour, 0..1."""
+        """Return a rectangle between two values of each axis; ``full`` is the strength of its colour, 0..1."""
         left, top = self.spot(x[0], y[1])
         right, bottom = self.spot(x[1], y[0])
         return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}" style="--v:{:.2f}">{}</rect>').format(
@@ -116,7 +116,7 @@ class Plane:
         )
 
     def drawn(self, title: str, style: str, *marks: Markup) -> Markup:
-        """The chart: grid and names, and the marks over them."""
+        """Return the chart: the grid, the names, and the marks over them."""
         ends = {"left": _LEFT, "right": _WIDTH - _RIGHT, "bottom": self.tall - _BOTTOM, "width": _WIDTH}
         return fill("charts.plane", plane=self, title=title, style=style, marks=marks, **ends)
 
@@ -126,7 +126,7 @@ def _title(words: str) -> Markup:
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """Round numbers, three to seven of them, the first and the last at or beyond the ends."""
+    """Return three to seven round numbers, the first and the last at or beyond the ends."""
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     size = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= 5)
@@ -137,5 +137,5 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def plain(value: float, unit: str = "") -> str:
-    """A tick's number."""
+    """Return the text of a tick."""
     return f"{value:g}".replace("-", MINUS) + unit if abs(value) > 1e-9 else f"0{unit}"

@@ -1,4 +1,4 @@
-"""Sections of the page on the synthetic images as a set: how good they are, and whether such figures tell anything."""
+"""Sections of the page on the quality of synthetic datasets, and on how it relates to CAS."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _COPIES: Final = ("near_duplicates", "near_duplicates_test")
 
 
 def qualities(evidence: Evidence) -> Markup | None:
-    """A row per recipe; None where there is no more than the big table shows, FID and KID."""
+    """Return a table with a row per recipe; None where there is no more than FID and KID, which the big table has."""
     sets = {recipe: evidence.evaluation["sets"].get(recipe, {}) for recipe in evidence.params.active}
     given = [name for name in _MEASURES if any(measured.get(name) is not None for measured in sets.values())]
     copies = [name for name in _COPIES if any(measured.get(name) for measured in sets.values())]
     if not set(given) - {"fid", "kid"}:
         return None
-    # The arrow stays with its name where a heading is wrapped.
+    # A wrapped heading keeps the arrow with its name.
     head = ["Recipe", *("\N{NO-BREAK SPACE}".join((_MEASURES[name][0], _MEASURES[name][2])) for name in given)]
     head += [_copies_of(evidence)[name] for name in copies]
     rows = []
@@ -58,13 +58,13 @@ def qualities(evidence: Evidence) -> Markup | None:
         scored=scored,
         leaks=_test_copies(evidence, sets),
         near=f"{number(near['count'])} of the {scored} ({percent(near['share'])})" if near.get("count") else "",
-        # Its names are the shots', which `report.show_real` may keep off the page.
+        # The pair names shots, which `report.show_real` may keep off the page.
         nearest=near["pairs"][0] if near.get("count") and evidence.params.report.show_real else None,
     )
 
 
 def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> list[tuple[str, Markup | None, list[Any]]]:
-    """Near-duplicates of test images: the recipe, its picture as `evaluate` has put them side by side, and the pairs.
+    """Return near-duplicates of test images: the recipe, the picture that `evaluate` made of them, and the pairs.
 
     The page opens no test image. Under cross-validation these are shots, which `report.show_real` may keep off it.
     """
@@ -84,7 +84,7 @@ def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> list[tu
 
 
 def correlations(evidence: Evidence) -> Markup | None:
-    """Spearman's rho of each figure with CAS, over the cells of the table; None without a table."""
+    """Return Spearman's rho of each figure with CAS, over the cells of the table; None without a table."""
     lines = evidence.table.sweep.correlations if evidence.table.sweep else []
     if not lines:
         return None
@@ -100,9 +100,9 @@ def correlations(evidence: Evidence) -> Markup | None:
 
 
 def _copies_of(evidence: Evidence) -> dict[str, str]:
-    """What is counted, in words."""
+    """Return the headings of the counts of near-duplicates."""
     real = ("shots", scored_images(evidence.evaluation))
-    return {name: f"near-duplicates of {what}" for name, what in zip(_COPIES, real, strict=True)}
+    return {name: f"near-duplicates of {images}" for name, images in zip(_COPIES, real, strict=True)}
 
 
 def _rho(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Section of the page on what several seeds say together, out of ``dreamset table``."""
+"""The section of the page on several seeds, from ``dreamset table``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEAD: Final = ("Difference", "shots", "points", "interval", "p", "Holm p", "out
 
 
 def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
-    """Differences with intervals over seeds and test images, and the mean accuracies, by number of shots."""
+    """Return differences with intervals over seeds and test images, and mean accuracies, by number of shots."""
     sweep = evidence.table.sweep
     if sweep is None:
         return None
@@ -36,7 +36,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         bars = [_bar(claim.gain, colours) for claim in ordered if claim.shots == shots]
         title = f"{shots} shot{'' if shots == 1 else 's'} per class"
         chart = charts.intervals(bars, "", {"zero": 0.0}, f"Gains at {shots} shots", (min(ends), max(ends)))
-        # Those of the page's own number of shots are in sight.
+        # The page opens those of its own number of shots.
         charted.append((title, shots == evidence.split.shots, chart))
     legend, panels = _by_shots(evidence, sweep, colours)
     others = sorted((claim for claim in sweep.claims if not claim.primary), key=lambda claim: claim.shots)
@@ -61,7 +61,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
 
 
 def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tuple[Markup, list[tuple[str, Markup]]]:
-    """A legend, and a chart of mean accuracies by number of shots for each classifier; none of one number alone."""
+    """Return a legend, and a chart per classifier of mean accuracies by number of shots, if there are two numbers."""
     means = {shots: sweep.means_at(shots) for shots in sorted({mean.shots for mean in sweep.means})}
     if len(means) < 2:
         return Markup(), []
@@ -87,14 +87,14 @@ def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tupl
 
 
 def _primary(evidence: Evidence, sweep: Sweep) -> list[Claim]:
-    """The claims that were fixed beforehand, where they are of the page's choice: the table may be of another one."""
+    """Return the claims fixed beforehand on the page's recipe and classifier; the table may have chosen others."""
     params = evidence.params
     choice = params.primary_recipe, params.primary_classifier
     return [c for c in sweep.claims if c.primary and (c.gain.of.arm, c.gain.of.classifier) == choice]
 
 
 def _claims(claims: list[Claim]) -> Table:
-    """Claims with their tests."""
+    """Return a table of claims with their tests."""
     rows = []
     for claim in claims:
         gain = claim.gain
@@ -105,7 +105,7 @@ def _claims(claims: list[Claim]) -> Table:
 
 
 def _additions(sweep: Sweep) -> Iterable[tuple[str, Gain]]:
-    """What images beside the real ones add over the seeds, against the best run on the real ones alone."""
+    """Yield the gains of images beside the real ones over the best run on the real ones alone, in words."""
     for shots in sorted({claim.shots for claim in sweep.claims}):
         gains = [claim.gain for claim in sweep.claims if claim.shots == shots]
         for recipe, classifier in dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains):
@@ -121,7 +121,7 @@ def _compared(gain: Gain) -> str:
 
 
 def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
-    """Synthetic images alone first, then what adaptation adds, then the gain over the real shots."""
+    """Return a sort key: synthetic images alone first, then gains of adaptation, then gains over the real shots."""
     gain = claim.gain
     return gain.of.kind in TOGETHER, gain.minus.arm == REAL, recipes.index(gain.of.arm)
 

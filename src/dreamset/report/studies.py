@@ -1,4 +1,4 @@
-"""Section of the page on the studies: what each tried, what it chose, what pruning spared, which knobs matter."""
+"""The section of the page on studies: trials, choice, pruning, and which knobs matter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _UNITS: Final = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
 def studies(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
-    """A part for every active recipe that a study tuned; None without one."""
+    """Return a part for every active recipe that a study tuned; None without one."""
     parts = [_study(recipe, record, colours[recipe]) for recipe, record in evidence.studies.items()]
     return fill("studies.studies", parts=parts) if parts else None
 
@@ -62,7 +62,7 @@ def _study(recipe: str, record: dict[str, Any], colour: str) -> dict[str, Any]:
 
 
 def _cost(record: dict[str, Any]) -> str:
-    """What the study took, and with what."""
+    """Return a sentence on the cost of a study and on its settings."""
     trials = record["trials"]
     seconds = sum(trial["seconds"] or 0 for trial in trials)
     images = sum(trial["images"] or 0 for trial in trials)
@@ -81,21 +81,21 @@ def _unit(seconds: float) -> tuple[float, str]:
 
 
 def _kind(record: dict[str, Any], trial: dict[str, Any]) -> str:
-    """How a trial is drawn."""
+    """Return the style of a trial's mark."""
     if trial["number"] == record["best_trial"]:
         return "complete best"
     return {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial["state"]]
 
 
 def _line(trial: dict[str, Any]) -> str:
-    """A trial in a line, for whoever points at it."""
+    """Return a line of text on a trial, which appears on pointing at it."""
     cas = analysis.score(trial)
     scored = "" if cas is None else f", CAS {percent(cas)} at {analysis.reached(trial)} images per class"
     return f"trial {trial['number']}, {_STATES[trial['state']]}{scored}: {analysis.values_text(trial['params'])}"
 
 
 def _points(plane: Plane, record: dict[str, Any], at: Iterable[tuple[dict[str, Any], float, float]]) -> Markup:
-    """Trials at their places, the chosen one over the others."""
+    """Return marks of trials at their places, the chosen one over the others."""
     ordered = sorted(at, key=lambda item: item[0]["number"] == record["best_trial"])
     return Markup().join(
         plane.dot(x, y, _line(trial), _kind(record, trial), 5 if trial["number"] == record["best_trial"] else 3.2)
@@ -104,7 +104,7 @@ def _points(plane: Plane, record: dict[str, Any], at: Iterable[tuple[dict[str, A
 
 
 def _history(record: dict[str, Any]) -> Markup | None:
-    """CAS of every trial in order, the best finished one so far, and the recipe's own values as a line."""
+    """Return CAS by trial, with the best so far as stairs and the recipe's own values as a level line."""
     rows = analysis.history(record)
     by_number = {trial["number"]: trial for trial in record["trials"]}
     scored = [
@@ -128,7 +128,7 @@ def _history(record: dict[str, Any]) -> Markup | None:
 
 
 def _rungs(record: dict[str, Any]) -> Markup | None:
-    """A line per trial over its rungs: where those that were stopped left the others."""
+    """Return CAS by images per class, a line per trial; it shows where pruned trials left the others."""
     resource = record["resource"]
     trials = [trial for trial in record["trials"] if trial["rungs"]]
     if not trials or len(resource) < 2:
@@ -153,7 +153,7 @@ def _contour_title(record: dict[str, Any]) -> str:
 
 
 def _contour(record: dict[str, Any]) -> Markup | None:
-    """The trials over two knobs, on a smooth surface of CAS."""
+    """Return the trials over two knobs, on a smooth surface of CAS."""
     names = analysis.axes(record)
     by_number = {trial["number"]: trial for trial in record["trials"]}
     rows = analysis.contour_rows(record)
@@ -180,7 +180,7 @@ def _contour(record: dict[str, Any]) -> Markup | None:
 
 
 def _cell(span: dict[str, Any], centre: float) -> tuple[float, float]:
-    """The ends of a cell of the surface's grid, from its centre."""
+    """Return the ends of a cell of the surface's grid, from its centre."""
     half = 0.5 / analysis.GRID
     if span["log"]:
         factor = (span["high"] / span["low"]) ** half
@@ -190,7 +190,7 @@ def _cell(span: dict[str, Any], centre: float) -> tuple[float, float]:
 
 
 def _importance(record: dict[str, Any]) -> Markup | None:
-    """Shares of the variance as bars: each knob, then the pairs beyond it."""
+    """Return shares of the variance as bars: first of each knob, then of pairs."""
     rows = analysis.importance_rows(record)
     if not rows:
         return None
@@ -200,7 +200,7 @@ def _importance(record: dict[str, Any]) -> Markup | None:
 
 
 def _front(record: dict[str, Any]) -> Markup | None:
-    """Finished trials by seconds per image and CAS; a line along those that none beats in both."""
+    """Return finished trials by seconds per image and CAS, with a line along the front, which none beats in both."""
     rows = analysis.front_rows(record)
     if not rows:
         return None
@@ -217,12 +217,12 @@ def _front(record: dict[str, Any]) -> Markup | None:
 
 
 def _stairs(spots: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A line that holds each height until the next spot."""
+    """Return the corners of a line that keeps each height until the next spot."""
     return [corner for a, b in zip(spots, [*spots[1:], *spots[-1:]], strict=True) for corner in (a, (b[0], a[1]))]
 
 
 def _timeline(record: dict[str, Any]) -> Markup | None:
-    """A row per worker, a box per trial."""
+    """Return when each trial ran: a row per worker, a box per trial."""
     rows = analysis.timeline(record)
     if not rows:
         return None
@@ -250,7 +250,7 @@ def _timeline(record: dict[str, Any]) -> Markup | None:
 
 
 def _table(record: dict[str, Any]) -> Table:
-    """Every trial with its values and how it ended."""
+    """Return a table of the trials with their values and how they ended."""
     trials, knobs = sorted(record["trials"], key=lambda trial: trial["number"]), record["searched"]
     limited = any(trial["fid"] is not None for trial in trials)
     head = ["Trial", *knobs, "images per class", "CAS", "s", "ms per image", *(["FID"] * limited), "ended"]
@@ -278,7 +278,7 @@ def _value(value: Any) -> str:
 
 
 def _ended(record: dict[str, Any], trial: dict[str, Any]) -> str:
-    """How a trial ended, and what sets it apart."""
+    """Return a phrase on how a trial ended, and on what distinguishes it."""
     parts = [_STATES[trial["state"]]]
     if trial["number"] == record["best_trial"]:
         parts = ["chosen"]

@@ -1,4 +1,4 @@
-"""Sections of the page that are read: what was run, the accuracies, the costs, the table over seeds."""
+"""Sections of the page that are tables: the settings, the accuracies, the costs, every run and difference."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _RULES: Final = {
     "extra": "labels beyond the shots",
     "coop": "labels beyond the shots, as many but at most 4 per class",
 }
-# Of a run's record: each is a column of the table of details where a run has it, and a share or not.
+# Fields of a run's record, with their column in the table of details and whether they are shares.
 _MEASURES: Final = {
     "top5": ("top 5", True),
     "balanced_accuracy": ("balanced", True),
@@ -74,7 +74,7 @@ def trained_on(arm: str, kind: Kind) -> str:
 
 
 def facts(evidence: Evidence) -> Markup:
-    """What was run, as a list of terms."""
+    """Return the settings of the run, as a list of terms."""
     params, split, base = evidence.params, evidence.split, evidence.params.base
     classes = joined(", ", [Markup('<bdi class="clip" title="{0}">{0}</bdi>').format(c) for c in split.classes[:20]])
     more = f" and {len(split.classes) - 20} more" if len(split.classes) > 20 else ""
@@ -94,7 +94,7 @@ def facts(evidence: Evidence) -> Markup:
 
 
 def _selection(evidence: Evidence) -> str:
-    """What chooses, and how many labels that takes."""
+    """Return a phrase on what chooses step and configuration, and on the labels that this takes."""
     split, rule = evidence.split, evidence.evaluation.get("selection")
     labels = len(split.selection) / len(split.classes)
     if rule is None:
@@ -106,7 +106,7 @@ def _selection(evidence: Evidence) -> str:
 
 
 def _protocol(evidence: Evidence) -> str:
-    """Which images everything was scored on."""
+    """Return a phrase on the images that scored all runs."""
     count, evaluation = number(evidence.evaluation["test_images"]), evidence.evaluation
     groups = f", of {number(evaluation['groups'])} groups" if evaluation.get("groups") else ""
     learned = "all of them"
@@ -122,10 +122,10 @@ def _protocol(evidence: Evidence) -> str:
 
 
 def accuracies(evidence: Evidence) -> Markup:
-    """Recipes and what was trained on, by classifier; baselines first; marks where synthetic images help or not."""
+    """Return the table of accuracies: a row per kind of training images, baselines first, a column per classifier."""
     classifiers, sets = evidence.classifiers, evidence.evaluation["sets"]
     common = next((score.record.get("majority") for score in evidence.scores.values()), None)
-    # A baseline of no classifier of the table's: one cell over all of their columns.
+    # Baselines of other classifiers take one cell over all columns.
     wide = [("nothing: the commonest class always", percent(common))] if common is not None else []
     zero = evidence.scores.get(ZERO_SHOT_RUN)
     wide += [("nothing: zero-shot CLIP", _accuracy(zero))] if zero else []
@@ -175,6 +175,7 @@ def _accuracy(score: Score) -> str:
 
 
 def _distances(measured: dict[str, Any]) -> list[str]:
+    """Return FID, KID and near-duplicates of a synthetic dataset, as cells."""
     kid = measured.get("kid")
     spread = f"± {measured['kid_sd']:.4f}" if measured.get("kid_sd") else ""
     return [
@@ -185,7 +186,7 @@ def _distances(measured: dict[str, Any]) -> list[str]:
 
 
 def _distances_of(evidence: Evidence) -> str:
-    """How FID and KID are measured, and what is called CAS."""
+    """Return sentences on how FID and KID are measured, and on which accuracies are CAS."""
     sets = evidence.evaluation["sets"].values()
     one: dict[str, Any] = next(iter(sets), {})
     sentences = []
@@ -203,7 +204,7 @@ def _distances_of(evidence: Evidence) -> str:
 
 
 def _not_helping(evidence: Evidence) -> list[tuple[str, Gain]]:
-    """Every comparison whose interval does not lie above zero, in words."""
+    """Return every comparison whose interval does not lie above zero, in words."""
     lines = []
     weak = [gain for gain in evidence.gains.values() if gain.outcome != "helps"]
     for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
@@ -214,7 +215,7 @@ def _not_helping(evidence: Evidence) -> list[tuple[str, Gain]]:
 
 
 def costs(evidence: Evidence) -> Markup:
-    """Seconds and images of every recipe and stage, adapting and tuning of what it starts from included."""
+    """Return seconds and images by recipe and stage; they include adapting and tuning the recipes it starts from."""
     rows: dict[str, dict[str, str]] = {}
     for arm in (REAL, *evidence.params.active):
         lineage, drawn = evidence.params.lineage(arm), evidence.record("generate", arm)
@@ -242,7 +243,7 @@ def costs(evidence: Evidence) -> Markup:
 
 
 def details(evidence: Evidence) -> Table:
-    """Every run with what the big tables leave out."""
+    """Return every run with the numbers that the big tables leave out."""
     records = [score.record for score in evidence.scores.values()]
     given = {key: column for key, column in _MEASURES.items() if any(record.get(key) is not None for record in records)}
     head = ["Run", "accuracy", "interval", *(title for title, _ in given.values()), "steps", "kept step", "s"]
@@ -261,7 +262,7 @@ def details(evidence: Evidence) -> Table:
 
 
 def differences(evidence: Evidence) -> Table:
-    """Every paired difference; McNemar's exact test beside the interval, where it was made."""
+    """Return every paired difference, with McNemar's exact test where there is one."""
     records = {(record["of"], record["minus"]): record for record in evidence.evaluation["differences"]}
     tested = any(gain.p is not None for gain in evidence.gains.values())
     head = ["Run", "over", "points", "interval", *(["only first right", "only second right", "McNemar p"] * tested)]
@@ -276,7 +277,8 @@ def differences(evidence: Evidence) -> Table:
 
 
 def _recipe(evidence: Evidence, name: str) -> str:
-    params = evidence.params  # with what studies chose
+    """Return a phrase on how a recipe makes its images."""
+    params = evidence.params
     row = params.recipes[name]
     if not row.draws:
         return f"nothing drawn: the nearest images of the base’s source; {params.per_class} per class"
@@ -289,6 +291,6 @@ def _recipe(evidence: Evidence, name: str) -> str:
 
 
 def short_source(evidence: Evidence) -> str:
-    """The source without the folders above it, which say more of a machine than of the data."""
+    """Return the source without the folders above it, which describe a machine and not the data."""
     kind, colon, path = evidence.split.source.partition(":")
     return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2]}"

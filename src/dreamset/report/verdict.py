@@ -1,4 +1,4 @@
-"""The verdict in words, with which the page opens."""
+"""The verdict in words, which opens the page."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The declared choice, and the words on it. ``also`` are further sentences, the weightier first.
+    """The primary recipe and classifier, and the words on them; ``also`` holds further sentences, weightier first.
 
-    ``seeds`` are those of the table that it rests on; 0 where it rests on this seed alone.
+    ``seeds`` is the number of the table's seeds that the verdict rests on; 0 where it rests on this seed alone.
     """
 
     recipe: str
@@ -65,7 +65,7 @@ def verdict(evidence: Evidence) -> Verdict:
 
 
 def seeds(evidence: Evidence) -> str:
-    """How far one seed carries, in a sentence."""
+    """Return a sentence on how far the results of one seed hold."""
     sweep = evidence.table.sweep
     if sweep is None or sweep.seeds < 2:
         return "Indicative, one seed: other shots, noise and initial weights would give other numbers."
@@ -88,6 +88,7 @@ def _adaptation(gains: dict[tuple[Run, Run], Gain], recipe: str, plain: str | No
 
 
 def _alone(evidence: Evidence, recipe: str, plain: str | None, classifier: str) -> str:
+    """Return a sentence on the accuracy from synthetic images alone, or an empty one."""
     score = evidence.scores.get(Run(recipe, SYNTHETIC, classifier))
     other = evidence.scores.get(Run(plain, SYNTHETIC, classifier)) if plain else None
     if score is None:
@@ -97,7 +98,7 @@ def _alone(evidence: Evidence, recipe: str, plain: str | None, classifier: str) 
 
 
 def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
-    """How far it carries, and by which rule; all of it fixed before a test image was seen."""
+    """Return sentences on how far the verdict holds and on its rule, which was fixed before any test image was seen."""
     params = evidence.params
     interval = f"{100 * float(evidence.evaluation['confidence']):g}% interval"
     sentences = []
