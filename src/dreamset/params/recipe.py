@@ -40,9 +40,8 @@ _OF_ADAPTER: Final = {  # knobs that an adapter needs, and that only it has
     "class_encoder": ("context_length", "unconditional", "class_dropout"),
 }
 _CONTEXTS: Final = (
-    "`contexts` in it are what the U-Net is told, rows by label and last the unconditional one ({rows} in all): a "
-    "stock pipeline takes `prompt_embeds=contexts[[label]], negative_prompt_embeds=contexts[[-1]]` at a guidance "
-    "above 1."
+    "`contexts` in it condition the U-Net: rows by label, and last the unconditional one ({rows} in all). A stock "
+    "pipeline takes `prompt_embeds=contexts[[label]], negative_prompt_embeds=contexts[[-1]]` at a guidance above 1."
 )
 
 

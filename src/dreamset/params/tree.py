@@ -159,7 +159,7 @@ class Params:
         return (*before, *([] if parent is None else [parent]))
 
     def making(self, recipe: str) -> dict[str, Any]:
-        """Return all that the images of ``recipe`` depend on: its row, those it starts from, and settings of studies."""
+        """Return all that the images of ``recipe`` depend on: its row, those it starts from, and studies."""
         rows = [self.recipes[name] for name in self.lineage(recipe)]
         studied = any(row.is_tuned for row in rows)
         return {
