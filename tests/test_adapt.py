@@ -1,7 +1,9 @@
 """Adapters: resumable to the bit, independent of what they are trained with, and really trained."""
 
 import copy
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from dreamset import adapt, generate, prepare
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
-from dreamset.data.adapters import read_adapters
+from dreamset.data.adapters import Adapter, read_adapters
+from dreamset.data.work import Work
+from dreamset.drawing import retrieve
+from dreamset.drawing.blocks import plan
 from dreamset.generator import training
 from dreamset.generator.lora import WEIGHTS
 from dreamset.params import Params
+from dreamset.params.recipe import Recipe
 
 
 class Killed(Exception):
@@ -230,3 +236,54 @@ def test_half_precision_freezes_only_what_is_frozen(small: dict[str, Any], works
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_half_precision_on_a_gpu(small: dict[str, Any], workspace: Workspace) -> None:
     in_half_precision(small, workspace)
+
+
+# For each knob a row, and a change of it; a knob that is new has to be tried here.
+KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
+    "adapter": (
+        "datadream_dset",
+        {"adapter": "none"} | dict.fromkeys(("scope", "rank", "alpha", "unet", "text_encoder")),
+    ),
+    "prompt": ("datadream_dset", {"prompt": "label"}),
+    "sampler": ("datadream_dset", {"sampler": {"guidance": 3.5}}),
+    "origin": ("stable_diffusion", {"origin": "retrieval"}),
+    "init": ("datadream_dset", {"init": "image", "sampler": {"strength": 0.5}}),
+    "scope": ("datadream_dset", {"scope": "class"}),
+    "rank": ("datadream_dset", {"rank": 2}),
+    "alpha": ("datadream_dset", {"alpha": 2}),
+    "unet": ("datadream_dset", {"unet": False}),
+    "text_encoder": ("datadream_dset", {"text_encoder": False}),
+    "adapter_scales": ("datadream_dset", {"adapter_scales": [0.5]}),
+    "context_length": ("class_encoder_untuned", {"context_length": 5}),
+    "unconditional": ("class_encoder_untuned", {"unconditional": "learned", "class_dropout": 0.1}),
+    "class_dropout": ("class_encoder_untuned", {"class_dropout": 0.1}),
+    "epoch": ("datadream_dset", {"epoch": 0.5}),
+    "lr": ("datadream_dset", {"lr": 0.5}),
+    "epochs": ("datadream_dset", {"epochs": 1}),
+}
+
+
+def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
+    prepared: tuple[Params, Workspace], small: dict[str, Any]
+) -> None:
+    # A search chooses among values of the others; the study's own key holds it.
+    assert KNOBS.keys() == {knob.name for knob in dataclasses.fields(Recipe)} - {"search"}
+    _, workspace = prepared
+    (workspace.root / "models/base").mkdir(parents=True)
+    shutil.copyfile(toy.ROOT / "models/base/params.yaml", workspace.root / "models/base/params.yaml")
+
+    def keys(name: str, change: dict[str, Any]) -> list[str]:
+        raw = copy.deepcopy(small)
+        row = raw["recipes"][name] | change
+        raw["recipes"][name] = {key: value for key, value in row.items() if value is not None}
+        raw["models"]["bundled"]["adapt"]["kept"] = 2
+        raw["models"]["bundled"]["clip"] = str(toy.ROOT / "models/base/clip")
+        work = Work.read(toy.parse(raw), workspace, name)
+        if not work.row.draws:
+            return [block.key for block in retrieve.plan(work, 2)]
+        # The same weights for any adapter, so that a block is told apart by its own inputs alone.
+        scopes = adapt.scopes(work) if work.row.trains else []
+        blocks = plan(work, [Adapter(labels, "weights", "0" * 64, "shard") for labels in scopes])
+        return [*(adapt.used_shards(work) if work.row.trains else ()), *(block.key for block in blocks)]
+
+    assert [knob for knob, (name, change) in KNOBS.items() if keys(name, change) == keys(name, {})] == []

@@ -23,7 +23,6 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, licences, tuned
 from dreamset.data.splits import read_split, write_split
 from dreamset.data.work import Work
-from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import workers
 
 if TYPE_CHECKING:
@@ -364,19 +363,7 @@ def _forget_epochs(params: Params, workspace: Workspace, objective: Objective, r
 
 def _same_training(params: Params, one: str, other: str) -> bool:
     """Whether two rows have the same training, apart from its length and learning rate."""
-    rows = [
-        dataclasses.replace(
-            params.recipes[name],
-            sampler=SamplerOverrides(),
-            init="noise",
-            epoch=None,
-            lr=None,
-            epochs=None,
-            adapter_scales=None,
-            search=None,
-        )
-        for name in (one, other)
-    ]
+    rows = [params.recipes[name].training() for name in (one, other)]
     return rows[0] == rows[1] and (not rows[0].asks_by_vectors or params.after.get(one) == params.after.get(other))
 
 

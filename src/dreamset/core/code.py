@@ -1,7 +1,7 @@
 """The code that a piece of work depends on, computed from imports.
 
 Whoever keys finished work by what made it (shards, studies, folds, cells of a table) asks here, and names the module
-that does the work. Nothing else in the project lists modules.
+that does the work. ``ASIDE`` is the only list of modules in the project.
 """
 
 from __future__ import annotations

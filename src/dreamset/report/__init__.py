@@ -14,9 +14,9 @@ from dreamset.core.files import atomic_write
 from dreamset.core.sheet import contact_sheet
 from dreamset.data.splits import spoken
 from dreamset.report import evidence as results
+from dreamset.report.headline import headline
 from dreamset.report.page import page
 from dreamset.report.pictures import PAGES, blocks, further, sources_of
-from dreamset.report.verdict import verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     evidence = results.load(params, workspace)
     sources = sources_of(evidence)
     first = blocks(evidence, sources)
-    outcome = verdict(evidence)
+    outcome = headline(evidence)
     # UTF-8 cannot encode the names of damaged files.
     document = page(evidence, outcome, first).encode("utf-8", "replace")
     names = [spoken(name) for name in evidence.split.classes]

@@ -11,10 +11,10 @@ from dreamset.metrics.verdict import TOGETHER, scored_images
 from dreamset.report import charts, gallery, quality, tables
 from dreamset.report.charts import Bar
 from dreamset.report.figures import interval, percent
+from dreamset.report.headline import Headline, seeds
 from dreamset.report.markup import fill
 from dreamset.report.seeds import over_seeds
 from dreamset.report.studies import studies
-from dreamset.report.verdict import Verdict, seeds
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -29,7 +29,7 @@ _ADDED: Final = {BOTH_STRONG: "added to the real shots, all strongly augmented",
 _MOST_HEAT: Final = 30  # classes of a confusion matrix on the page, at most
 
 
-def page(evidence: Evidence, verdict: Verdict, blocks: list[Block]) -> str:
+def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
     """Return the whole document."""
     colours = {name: f"c{index % _COLOURS}" for index, name in enumerate(evidence.params.active)}
     sections = [
@@ -68,7 +68,7 @@ def _expected(evidence: Evidence) -> Markup | None:
     return fill("page.expected", sentences=sentences) if sentences else None
 
 
-def _cards(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> list[tuple[str, str, str, str]]:
+def _cards(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> list[tuple[str, str, str, str]]:
     """Return the headline's numbers: the accuracy of the primary classifier by kind of training images.
 
     Each is a style, the training images, the accuracy, and its interval or its standard deviation over the seeds.
@@ -99,7 +99,7 @@ def _cards(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> lis
     return cards
 
 
-def _gains(evidence: Evidence, verdict: Verdict, colours: dict[str, str]) -> Markup | None:
+def _gains(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> Markup | None:
     """Return a chart per recipe of its gains over the best run on real shots alone, and over other recipes."""
     groups = []
     for recipe in evidence.params.active:
@@ -191,7 +191,7 @@ def _scales(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     )
 
 
-def _confusion(evidence: Evidence, verdict: Verdict) -> Markup | None:
+def _confusion(evidence: Evidence, verdict: Headline) -> Markup | None:
     """Return confusion matrices of the primary classifier; None where there are too many classes."""
     guesses, classes = evidence.guesses, evidence.split.classes
     if not guesses or len(classes) > _MOST_HEAT:

@@ -1,4 +1,4 @@
-"""The verdict in words, which opens the page."""
+"""The headline of the page: the verdict in words, as ``metrics.verdict`` decides it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     """The primary recipe and classifier, and the words on them; ``also`` holds further sentences, weightier first.
 
     ``seeds`` is the number of the table's seeds that the verdict rests on; 0 where it rests on this seed alone.
@@ -35,7 +35,7 @@ class Verdict:
     caveat: list[str]
 
 
-def verdict(evidence: Evidence) -> Verdict:
+def headline(evidence: Evidence) -> Headline:
     """Return the verdict that counts, in words: over the seeds of the table, or of this seed."""
     params = evidence.params
     recipe, classifier = params.primary_recipe, params.primary_classifier
@@ -51,7 +51,7 @@ def verdict(evidence: Evidence) -> Verdict:
         also.append(f"Seed {params.seed}, which the rest of this page is about: {here['reason']}")
     alone = _alone(evidence, recipe, plain, classifier)
     pooled = settled.seeds if settled.gains else 0
-    return Verdict(
+    return Headline(
         recipe=recipe,
         plain=plain,
         classifier=classifier,
