@@ -75,6 +75,7 @@ def test_metrics_are_in_the_key_of_a_cell_alone(copy: Path) -> None:
         ("dreamset.params.recipe", "LoRA of rank", "A LoRA of rank"),
         ("dreamset.data.splits", '"""', '"""Changed. '),
         ("dreamset.core.images", "def ", "# A comment.\ndef "),
+        ("dreamset.core.images", ") -> bytes:", ") -> object:"),
     ],
 )
 def test_words_change_no_key(copy: Path, module: str, before: str, after: str) -> None:

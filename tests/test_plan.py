@@ -140,14 +140,25 @@ def test_the_weights_are_those_of_the_model_s_row(tmp_path: Path) -> None:
     assert "photos  (missing)" in files_of(params, place, "prepare")[0]
 
 
-@pytest.mark.parametrize(("text", "why"), [(None, "cannot be read"), ("stages: {other: {}}", "has no stage adapt")])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "cannot be read"),
+        ("stages: {other: {}}", "has no stage adapt"),
+        ("[]", "has no stage adapt"),
+        ("# empty", "has no stage adapt"),
+        ("stages: {adapt: {deps: [1], outs: []}}", "lists something that is no path"),
+    ],
+)
 def test_without_the_graph_a_sentence_says_so(tmp_path: Path, text: str | None, why: str) -> None:
     place = workspace_of(tmp_path, "fixed")
     if text:
         (tmp_path / "dvc.yaml").write_text(text)
     described = yaml.safe_load(describe(small(), place, "adapt", "datadream_cls"))
     assert why in described["inputs and outputs"]
-    assert described["inputs and outputs"].endswith("run this in the project's folder.")
+    assert described["inputs and outputs"].endswith(
+        ("run this in the project's folder.", "`git checkout dvc.yaml` has it.")
+    )
     assert described["counts"]["steps"] == 16
 
 

@@ -247,6 +247,21 @@ def test_a_full_disk_is_told_and_the_decision_stays_open(server: Server, monkeyp
     assert ask(server, "decide", {"changes": [[0, "kept"]]})[0] == 200
 
 
+def test_a_decision_that_cannot_be_saved_is_one_sentence(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decisions, "write", refused)
+        status, said = ask(server, "decide", {"changes": [[0, "kept"]]})[:2]
+    assert status == 500
+    assert b"cannot be written (Permission denied); mend that, and decide again." in said
+    assert "Traceback" not in capfd.readouterr().err
+    assert ask(server, "decide", {"changes": [[0, "kept"]]})[0] == 200
+
+
 def test_a_taken_port_is_one_sentence(server: Server) -> None:
     with pytest.raises(InputError, match=rf"--port {server.port}: cannot be used"):
         Server(server.review, server.port)

@@ -247,3 +247,8 @@ def test_a_shard_names_the_processor_and_the_threads_that_made_it(tmp_path: Path
     machines = shards.machines(tmp_path, ["one", "two", "another"])
     assert [machine["threads"] for machine in machines] == [1, 2]
     assert len({machine["device"] for machine in machines}) == 1
+    marker = tmp_path / "one" / shards.MARKER
+    older = json.loads(marker.read_text())
+    del older["machine"]
+    marker.write_text(json.dumps(older))
+    assert shards.machines(tmp_path, ["one"]) == []

@@ -345,7 +345,7 @@ def test_without_flock_no_worker_is_taken_for_dead(tmp_path: Path, monkeypatch: 
     assert storage.hold(study, 1, taken_over=True) is not None
 
 
-def test_trials_of_other_code_are_kept_apart_and_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_of_other_code_are_kept_apart_and_come_back(tmp_path: Path) -> None:
     tune = toy_study.tune(storage="sqlite:///studies.db")
 
     def opened(code: str) -> optuna.Study:
@@ -354,24 +354,30 @@ def test_trials_of_other_code_are_kept_apart_and_come_back(tmp_path: Path, capsy
     study = opened("a" * 64)
     study.enqueue_trial({"x": 1.0})
     assert len(opened("a" * 64).trials) == 1
-    # The name stays, for Hyperband draws brackets from it.
-    other = opened("b" * 64)
-    assert (other.study_name, other.trials) == ("toy", [])
-    assert (
-        "another version of dreamset scored the trials of toy; they are kept as toy-aaaaaaaa" in capsys.readouterr().err
-    )
+    assert opened("b" * 64).trials == []
     assert [trial.system_attrs["fixed_params"] for trial in opened("a" * 64).trials] == [{"x": 1.0}]
-    assert {found.study_name for found in optuna.get_all_study_summaries(study._storage)} == {"toy", "toy-bbbbbbbb"}
+    assert {found.study_name for found in optuna.get_all_study_summaries(study._storage)} == {
+        "toy.aaaaaaaa",
+        "toy.bbbbbbbb",
+    }
 
 
-def test_a_study_that_other_code_works_on_is_left_alone(tmp_path: Path) -> None:
-    tune = toy_study.tune(storage="sqlite:///studies.db")
-    study = loop.open_study(tune, "toy", ["maximize"], tmp_path, "a" * 64)
-    trial = study.ask()
-    trial.set_user_attr("worker", "here:1")
-    lock = storage.hold(study, trial._trial_id)
-    assert lock is not None
-    with pytest.raises(StoppedError, match="here:1 runs trial 0 of toy with another version of dreamset; stop it"):
-        loop.open_study(tune, "toy", ["maximize"], tmp_path, "b" * 64)
-    lock.release()
-    assert loop.open_study(tune, "toy", ["maximize"], tmp_path, "b" * 64).trials == []
+def test_brackets_are_the_same_whatever_code_scores_a_trial(tmp_path: Path) -> None:
+    tune, brackets = toy_study.tune(storage="sqlite:///studies.db"), []
+    for code in ("a" * 64, "b" * 64):
+        study = loop.open_study(tune, "toy", ["maximize"], tmp_path, code)
+        pruner = sampling.pruner(tune, 9, 81, study.user_attrs["name"])
+        study.pruner = pruner
+        assert isinstance(pruner, sampling.NamedHyperband)
+        pruner._try_initialization(study)
+        trials = [optuna.trial.create_trial(value=0.0) for _ in range(30)]
+        for number, trial in enumerate(trials):
+            trial.number = number
+        brackets.append([pruner._get_bracket_id(study, trial) for trial in trials])
+    assert brackets[0] == brackets[1]
+    assert len(set(brackets[0])) == 3
+    # Those of Optuna itself for a study of the plain name.
+    plain = optuna.pruners.HyperbandPruner(9, 81, sampling.REDUCTION)
+    bare = optuna.create_study(study_name="toy", pruner=plain)
+    plain._try_initialization(bare)
+    assert [plain._get_bracket_id(bare, trial) for trial in trials] == brackets[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 RECORD: Final = "fitted.json"  # in a shard: its facts for `results/train`
-_LIBRARIES: Final = ("numpy", "open_clip_torch", "pillow", "torchvision")  # beside those of every shard
 _LOGITS: Final = "logits.safetensors"
 _POINTS: Final = 50  # of a loss curve, at most
 
@@ -278,7 +276,6 @@ def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
         "clip": None if base.train.rows[name].from_scratch else part.clip,
         "crop": base.train.crop,
         "seed": params.seed,
-        "libraries": {library: importlib.metadata.version(library) for library in _LIBRARIES},
     }
     return shards.key_of(inputs | part.identity(run.kind) | chosen_by, __name__)
 

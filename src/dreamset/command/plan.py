@@ -97,10 +97,14 @@ def _entry(params: Params, path: Path, stage: str, item: str | None) -> dict[str
         InputError: the file cannot be read, or does not have the stage.
     """
     name = "train_real" if item == "real" else f"{stage}_after" if item in params.after else stage
-    stages: dict[str, dict[str, Any]] = read_yaml(path).get("stages", {})
-    if name not in stages:
-        raise InputError(f"{path}: has no stage {name}; run this in the project's folder.")
-    entry: dict[str, Any] = stages[name].get("do", stages[name])
+    try:
+        stages = read_yaml(path)["stages"]
+        entry: dict[str, Any] = stages[name].get("do", stages[name])
+        listed = [next(iter(path)) if isinstance(path, dict) else path for path in (*entry["deps"], *entry["outs"])]
+    except (AttributeError, KeyError, StopIteration, TypeError) as error:
+        raise InputError(f"{path}: has no stage {name} with deps and outs; `git checkout dvc.yaml` has it.") from error
+    if not all(isinstance(path, str) for path in listed):
+        raise InputError(f"{path}: stage {name} lists something that is no path; `git checkout dvc.yaml` has it.")
     return entry
 
 

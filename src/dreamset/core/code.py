@@ -39,7 +39,22 @@ ASIDE: Final = frozenset(
     }
 )
 
-_LIBRARIES: Final = ("torch", "diffusers", "transformers", "peft")
+# The distributions whose arithmetic decides numbers, by the name that is imported.
+_LIBRARIES: Final = {
+    "diffusers": "diffusers",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "open_clip": "open_clip_torch",
+    "optuna": "optuna",
+    "peft": "peft",
+    "PIL": "pillow",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "torchmetrics": "torchmetrics",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+}
 _SOURCE: Final = Path(__file__).parents[2]  # the folder that holds the package
 
 
@@ -57,8 +72,10 @@ def code_digest(*makers: str, source: Path = _SOURCE) -> str:
     Raises:
         ModuleNotFoundError: there is no such module.
     """
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return digest([{name: _read(path)[1] for name, path in modules(*makers, source=source).items()}, versions])
+    paths = modules(*makers, source=source)
+    imported = frozenset[str]().union(*(imports(path) for path in paths.values()))
+    versions = {name: importlib.metadata.version(_LIBRARIES[name]) for name in imported & _LIBRARIES.keys()}
+    return digest([{name: _read(path)[1] for name, path in paths.items()}, versions])
 
 
 def modules(*makers: str, source: Path = _SOURCE) -> dict[str, Path]:
@@ -113,14 +130,27 @@ def _read(path: Path) -> tuple[frozenset[str], str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     dotted = frozenset(".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2))
-    return dotted, hashlib.sha256(ast.dump(_Silent().visit(tree)).encode()).hexdigest()
+    return dotted, hashlib.sha256(_text(_Silent().visit(tree)).encode()).hexdigest()
+
+
+def _text(node: object) -> str:
+    """A syntax tree as text, without empty fields: each version of Python has other ones, and keys outlive it."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({','.join(f'{name}={_text(value)}' for name, value in fields)})"
+    return f"[{','.join(map(_text, node))}]" if isinstance(node, list) else repr(node)
 
 
 class _Silent(ast.NodeTransformer):
-    """Drops docstrings, what errors and ``print`` are called with, and functions whose result is words."""
+    """Drops docstrings, types of arguments, texts of errors and of ``print``, and functions that return words."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
+        node.returns = None
         return None if node.name.endswith("_words") else self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):

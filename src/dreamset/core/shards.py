@@ -53,8 +53,9 @@ def find(store: Path, key: str) -> Path | None:
 
 def machines(store: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
     """The processors and numbers of threads that finished shards were made with, each once, as ``device.machine``."""
-    made = [json.loads((store / key / MARKER).read_text(encoding="utf-8"))["machine"] for key in keys]
-    return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(machine.items())) for machine in made)]
+    markers = [json.loads((store / key / MARKER).read_text(encoding="utf-8")) for key in keys]
+    machines = [marker["machine"] for marker in markers if "machine" in marker]  # an older marker names none
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(sorted(machine.items())) for machine in machines)]
 
 
 def claimed(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,8 +170,7 @@ def reader(params: Params, workspace: Workspace, folder: Path) -> Callable[[int]
 
 def _weights(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Return what the features of a pool depend on beside its images."""
-    versions = {name: importlib.metadata.version(name) for name in ("matplotlib", "open_clip_torch")}
-    return {"clip": pretrained.identity(workspace.root, params.base.clip)["sha256"], "versions": versions}
+    return {"clip": pretrained.identity(workspace.root, params.base.clip)["sha256"]}
 
 
 def _glyphs(work: Work, start: int, depth: int) -> Pool:
@@ -224,7 +222,11 @@ def _folder(work: Work, wanted: int) -> Pool:
         if digest not in seen:
             seen.add(digest)
             files.append((name, digest))
-    key = shards.key_of({"files": files, "resolution": params.base.resolution} | _weights(params, workspace), __name__)
+    key = shards.key_of(
+        {"files": files, "resolution": params.base.resolution, "max_pixels": params.prepare.max_pixels}
+        | _weights(params, workspace),
+        __name__,
+    )
 
     def usable() -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for name, _ in files:

@@ -17,7 +17,7 @@ from dreamset.data.runs import Kind, Run
 from dreamset.metrics import verdict
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import Gain
-from dreamset.weights.fingerprint import CELL, inputs
+from dreamset.weights.fingerprint import TABLE, inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -161,7 +161,7 @@ def settle(
 
 def hashes(params: Params, root: Path) -> dict[str, str]:
     """Return the hashes of the code and of the pretrained weights that decide the cells of a table."""
-    return {"code": code_digest(*CELL), "weights": inputs(None, root, params.base)}
+    return {"code": code_digest(*TABLE), "weights": inputs(None, root, params.base)}
 
 
 def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
@@ -188,7 +188,7 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
         # An empty record does not tell which of them differ.
         differ = [name for name in current if setting.get(name) != current[name]] if "model" in setting else []
         return Table(other="settings", names=tuple(differ), command=command)
-    if code != code_digest(*CELL):
+    if code != code_digest(*TABLE):
         return Table(other="code", command=f"{command} --recheck")
     # The weights come last, because their hash reads all of them.
     if weights != inputs(None, workspace.root, params.base):

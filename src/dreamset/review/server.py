@@ -195,7 +195,10 @@ class Server(uvicorn.Server):
         ]
         app = Starlette(
             routes=[Mount(f"/{self.token}", routes=routes)],
-            exception_handlers={DiskFullError: lambda _, error: PlainTextResponse(str(error), 507)},
+            exception_handlers={
+                DiskFullError: lambda _, error: PlainTextResponse(str(error), 507),
+                OSError: lambda _, error: PlainTextResponse(_unwritable(review, error), 500),
+            },
             max_body_size=_MAX_BODY,
         )
 
@@ -252,6 +255,12 @@ def _answers(review: Review) -> dict[str, Callable[[], Response]]:
 
 def _png(read: Callable[[int], bytes], number: int) -> Response:
     return Response(read(number), media_type="image/png")
+
+
+def _unwritable(review: Review, error: Exception) -> str:
+    """The sentence for a decision that cannot be saved."""
+    reason = getattr(error, "strerror", None) or error
+    return f"{review.file}: cannot be written ({reason}); mend that, and decide again."
 
 
 def serve(workspace: Workspace, recipe: str, port: int = 0, *, browser: bool = True) -> str:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Objective = Callable[[Trial], float | tuple[float, float]]
 
 _POLL: Final = 5.0  # seconds between two looks at the trials of other workers
-_CODE: Final = "code"  # user attribute of a study: hash of the code that scored its trials
+_NAME: Final = "name"  # user attribute of a study: its name without the hash of the code
 # System attributes that pass to the new number of a trial that is tried again. The others are notes of pruners and
 # constraints, which a new trial must not begin with.
 _INHERITED: Final = ("failed_trial", "retry_history", "fixed_params")
@@ -75,78 +75,37 @@ def open_study(
 ) -> optuna.Study:
     """Return the study of that name in ``tune.storage``; one of the workers creates it if it is missing.
 
-    Trials that other code scored do not mix with new ones. They move to a study whose name ends in that code's hash,
-    and come back when that code runs again.
+    Trials that other code scored do not mix with new ones: in the store the name of a study ends in a hash of the code.
+    Nothing that is seeded depends on that ending.
 
     Args:
         tune: the section of the parameters.
         name: of the study; Hyperband's brackets depend on it.
         directions: of each objective.
         root: the folder that a relative path of SQLite starts from; None: the current folder.
-        code: hash of the code that scores a trial.
+        code: hash of the code that scores a trial; empty: the name stands alone.
 
     Raises:
         InputError: the store cannot be used, or has a study of that name with other directions.
-        StoppedError: the store is gone, or a worker with other code runs a trial of the study.
+        StoppedError: the store is gone.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     store = storage.connect(tune, root or Path.cwd(), partial(_retry_stale, tune))
 
-    def create_or_load() -> optuna.Study:
-        return optuna.create_study(storage=store, study_name=name, directions=list(directions), load_if_exists=True)
-
+    stored = f"{name}.{code[:8]}" if code else name
     with _stopping_if_gone(tune):
-        study = create_or_load()
-        with storage.exclusive(study):
-            if _swap_trials(study, code):
-                study = create_or_load()
-            study.set_user_attr(_CODE, code)
+        study = optuna.create_study(storage=store, study_name=stored, directions=list(directions), load_if_exists=True)
+        study.set_user_attr(_NAME, name)
         existing = [direction.name.lower() for direction in study.directions]
     if existing != list(directions):
         raise InputError(
-            f"tune.storage: study {name} in {without_password(tune.storage)} exists with other objectives "
+            f"tune.storage: study {stored} in {without_password(tune.storage)} exists with other objectives "
             f"({' and '.join(existing)}, not {' and '.join(directions)}); remove it with `optuna delete-study`, or "
             "name another store."
         )
     return study
-
-
-def _swap_trials(study: optuna.Study, code: str) -> bool:
-    """Move the trials of a study to another study if other code scored them, and bring back those of ``code``.
-
-    Returns:
-        Whether the trials were moved.
-
-    Raises:
-        StoppedError: a worker with the other code runs one of them.
-    """
-    import optuna
-
-    before = study.user_attrs.get(_CODE)
-    if before in (None, code):
-        return False
-    name, store = study.study_name, study._storage
-    for trial in _running(study.get_trials(deepcopy=False)):
-        if trial.user_attrs.get("worker") and storage.is_alive(study, trial._trial_id):
-            raise StoppedError(
-                f"tune: {trial.user_attrs['worker']} runs trial {trial.number} of {name} with another version of "
-                "dreamset; stop it, or wait until it is done, and run the same command again."
-            )
-    names = {summary.study_name for summary in optuna.get_all_study_summaries(store)}
-    aside, back = f"{name}-{before[:8]}", f"{name}-{code[:8]}"
-    if aside in names:
-        optuna.delete_study(study_name=aside, storage=store)
-    optuna.copy_study(from_study_name=name, from_storage=store, to_storage=store, to_study_name=aside)
-    optuna.delete_study(study_name=name, storage=store)
-    if back in names:
-        optuna.copy_study(from_study_name=back, from_storage=store, to_storage=store, to_study_name=name)
-        optuna.delete_study(study_name=back, storage=store)
-    _print(
-        f"another version of dreamset scored the trials of {name}; they are kept as {aside}, and the study begins anew."
-    )
-    return True
 
 
 def optimise(
@@ -182,7 +141,7 @@ def optimise(
     from dreamset.study import sampling
 
     study.sampler = sampling.sampler(tune.sampler, seed)
-    study.pruner = sampling.pruner(tune, min_resource, max_resource)
+    study.pruner = sampling.pruner(tune, min_resource, max_resource, study.user_attrs[_NAME])
     with _stopping_if_gone(tune), bar(total=tune.trials, what="tune", unit="trial") as progress:
         with storage.exclusive(study):
             for values in first:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -74,18 +75,31 @@ def sampler(name: str, seed: int) -> BaseSampler:
     return Numbered(make[name], seed)
 
 
-def pruner(tune: Tune, min_resource: int, max_resource: int) -> optuna.pruners.BasePruner:
+class NamedHyperband(optuna.pruners.HyperbandPruner):
+    """Hyperband whose brackets are drawn from a name of its own: that of a study in the store holds a hash of code."""
+
+    def __init__(self, min_resource: int, max_resource: int, name: str) -> None:
+        super().__init__(min_resource, max_resource, REDUCTION)
+        self._name = name
+
+    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
+        # Optuna hashes the study's name and the trial's number, and asks nothing else of the study.
+        return int(super()._get_bracket_id(cast("Study", SimpleNamespace(study_name=self._name)), trial))
+
+
+def pruner(tune: Tune, min_resource: int, max_resource: int, name: str) -> optuna.pruners.BasePruner:
     """Return the pruner of ``tune.pruner``, or one that prunes nothing if the score of a trial needs its end.
 
     Args:
         tune: the section of the parameters.
         min_resource: images per class at the first rung.
         max_resource: images per class at the last.
+        name: the name that Hyperband draws brackets from.
     """
     if not tune.prunes:
         return optuna.pruners.NopPruner()
     make: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-        "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource, max_resource, REDUCTION),
+        "hyperband": lambda: NamedHyperband(min_resource, max_resource, name),
         "successive_halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource, REDUCTION),
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
     }

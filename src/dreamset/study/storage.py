@@ -128,21 +128,6 @@ def hold(study: optuna.Study, trial_id: int, *, taken_over: bool = False) -> loc
     return None
 
 
-def is_alive(study: optuna.Study, trial_id: int) -> bool:
-    """Whether the worker of a running trial is alive, by its lock or its heartbeat."""
-    database = backend(study)
-    if database is None:
-        return False
-    if database.engine.dialect.name == "sqlite":
-        lock = locks.take(_locks(database.engine.url) / f"trial_{trial_id}{locks.SUFFIX}")
-        if lock is None:
-            return True
-        lock.release()
-        if lock.exclusive:
-            return False
-    return trial_id not in database._get_stale_trial_ids(study._study_id)
-
-
 def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]]:
     """Return the full URL, and the options of SQLAlchemy's engine."""
     from sqlalchemy.engine import make_url

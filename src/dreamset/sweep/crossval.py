@@ -116,7 +116,7 @@ def _made_with(params: Params, fold: Fold, arm: str) -> str:
     settings |= {"recipe": None if arm == REAL else params.making(arm)}
     settings |= {"held": [sample.sha256 for sample in fold.held_out]}
     if arm != REAL and not params.recipes[arm].draws:
-        settings |= {"searched": pools.searched(params, fold.workspace)}
+        settings |= {"searched": pools.searched(params, fold.workspace), "max_pixels": params.prepare.max_pixels}
     return fingerprint(settings, fold.workspace.root, params.base, __name__)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The modules that compute the numbers of a table's cell; a fold's adapting, drawing and training are in the last.
 CELL: Final = ("dreamset.prepare", "dreamset.evaluate", "dreamset.sweep.crossval")
+# And the module that computes the table's claims from the cells.
+TABLE: Final = (*CELL, "dreamset.sweep.table")
 
 _LOOK: Final = "models/base/params.yaml"  # how the bundled base's glyphs vary
 
