@@ -255,7 +255,7 @@ def test_a_decision_that_cannot_be_saved_is_one_sentence(
 
     with monkeypatch.context() as patched:
         patched.setattr(decisions, "write", refused)
-        status, said = ask(server, "decide", {"changes": [[0, "kept"]]})[:2]
+        status, _, said = ask(server, "decide", {"changes": [[0, "kept"]]})
     assert status == 500
     assert b"cannot be written (Permission denied); mend that, and decide again." in said
     assert "Traceback" not in capfd.readouterr().err
