@@ -25,6 +25,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import licences
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
+from dreamset.drawing import blocks
 from dreamset.drawing.blocks import plan
 from dreamset.generator import sampler
 from dreamset.params import Params
@@ -312,7 +313,9 @@ def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path:
     assert after < 1.05 * before
 
 
-def test_shards_are_keyed_by_what_changes_their_bytes(small: dict[str, Any], workspace: Workspace) -> None:
+def test_shards_are_keyed_by_what_changes_their_bytes(
+    small: dict[str, Any], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare.run(toy.parse(small), workspace)
 
     def keys(change: dict[str, Any] | None = None, **row: Any) -> list[str]:
@@ -326,3 +329,6 @@ def test_shards_are_keyed_by_what_changes_their_bytes(small: dict[str, Any], wor
     assert keys(guidance=3.0) != base
     assert keys(per_class=2) == base[:1]
     assert keys({"shots": 3}) == base  # an un-adapted recipe shares its images between numbers of shots
+    # It is written into every picture.
+    monkeypatch.setattr(blocks, "__version__", "9.9.9")
+    assert not {*keys()} & {*base}

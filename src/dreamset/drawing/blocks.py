@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset import __version__
 from dreamset.core import shards
 from dreamset.data import cards
 from dreamset.data.synthetic import SyntheticImage, read_metadata
@@ -86,6 +87,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     batch = base.generate.batch
     weights = hub.identity(work.workspace.root, *base.pretrained)
     shared = {
+        # Every picture names the program that drew it.
+        "tool": f"dreamset {__version__}",
         # The name counts too: the metadata of every picture names the model that drew it.
         "base": [cards.public_name(weights["name"]), weights["sha256"]],
         "dtype": base.dtype,

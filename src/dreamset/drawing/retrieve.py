@@ -61,6 +61,7 @@ def plan(work: Work, wanted: int) -> list[Block]:
     labels = tuple(range(len(split.classes)))
     depth = max(1, work.base.generate.batch // len(labels))
     shared = {
+        "tool": f"dreamset {__version__}",
         "shots": [[sample.sha256, sample.label] for sample in split.train],
         "captions": [[split.classes[label], _caption(work, label)] for label in labels],
         "resolution": work.base.resolution,
