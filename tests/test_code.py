@@ -39,8 +39,6 @@ def changed(copy: Path, module: str, before: str, after: str) -> set[str]:
     assert before in text
     digests = {name: code.code_digest(*makers, source=SOURCE) for name, makers in MAKERS.items()}
     path.write_text(text.replace(before, after, 1))
-    code._read.cache_clear()
-    code.code_digest.cache_clear()
     return {name for name, makers in MAKERS.items() if code.code_digest(*makers, source=copy) != digests[name]}
 
 

@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "src/dreamset"
 STAGES = "the stages"  # the files in the root of the package, and the two folders that are stages
 # The only place that orders the folders, lowest first. Folders of one floor do not import each other.
@@ -70,17 +68,15 @@ def circles() -> list[set[str]]:
     return [set(group) for group in groups if group]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_its_own_folder_and_lower_floors(name: str) -> None:
-    here = folder(name)
-    if here is None:
-        return
-    above = {
-        other
-        for other in IMPORTS[name]
+def test_a_module_imports_its_own_folder_and_lower_floors() -> None:
+    above = [
+        f"{name} ({here}, floor {FLOOR_OF[here]}) imports {other}"
+        for name in MODULES
+        if (here := folder(name)) is not None
+        for other in sorted(IMPORTS[name])
         if (there := folder(other)) is not None and there != here and FLOOR_OF[there] >= FLOOR_OF[here]
-    }
-    assert not above, f"{name} ({here}, floor {FLOOR_OF[here]}) imports {sorted(above)}"
+    ]
+    assert above == []
 
 
 ROOT = sorted(path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__"))

@@ -119,10 +119,15 @@ def imports(path: Path) -> frozenset[str]:
     return _read(path)[0]
 
 
-@functools.cache
 def _read(path: Path) -> tuple[frozenset[str], str]:
-    """The imports of a file, and the hash of its code without its words; parsed once."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """The imports of a file, and the hash of its code without its words."""
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _parsed(text: str) -> tuple[frozenset[str], str]:
+    """The same of the text of a file, which is parsed once wherever it stands."""
+    tree = ast.parse(text)
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
