@@ -29,6 +29,11 @@ ROOT = Path(__file__).parents[1]
 device.keep_memory()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: many tests wait for a process, a lock or a heartbeat."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no worker is left alone with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("dvc") is None)
