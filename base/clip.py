@@ -14,7 +14,8 @@ from torch import nn
 
 from base.captions import caption, mention, names, prompt
 from base.tokenizer import CONTEXT, make_tokenizer
-from base.training import begin, fit, replacing
+from base.training import begin, fit
+from dreamset.core.shards import assembling
 from dreamset.glyphs.fonts import CHARACTERS
 from dreamset.glyphs.look import Params, Training
 from dreamset.glyphs.render import ATTRIBUTES, SIZE, Batch, Glyphs, group_of, groups, split_pairs
@@ -150,7 +151,7 @@ def save(network: nn.Module, tokenizer: CLIPTokenizer, config: dict[str, Any], f
     from safetensors.torch import save_file
 
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    with replacing(folder) as fresh:
+    with assembling(folder) as fresh:
         weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
         save_file(weights, fresh / "open_clip_model.safetensors")
         text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2)

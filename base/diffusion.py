@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from base import clip
 from base.captions import caption, mention
 from base.tokenizer import make_tokenizer
-from base.training import Average, begin, fit, replacing
+from base.training import Average, begin, fit
+from dreamset.core.shards import assembling
 from dreamset.glyphs.fonts import CHARACTERS
 from dreamset.glyphs.look import Params
 from dreamset.glyphs.render import ATTRIBUTES, SIZE, Batch, Glyphs, split_pairs
@@ -134,7 +135,7 @@ def train_vae(params: Params, folder: Path) -> None:
         images = source.batch(plan.steps * plan.batch, _GLYPHS_FOR_SCALE).images
         latents = torch.cat([vae.encode(part.to(where)).latent_dist.mean for part in torch.split(images, 256)])
     vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
-    with replacing(folder) as fresh:
+    with assembling(folder) as fresh:
         vae.cpu().save_pretrained(fresh)
 
 
@@ -194,5 +195,5 @@ def train_unet(params: Params, clip_folder: Path, vae_folder: Path, folder: Path
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    with replacing(folder) as fresh:
+    with assembling(folder) as fresh:
         pipeline.save_pretrained(fresh)

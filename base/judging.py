@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from base.training import begin, fit, replacing
+from base.training import begin, fit
+from dreamset.core.shards import assembling
 from dreamset.glyphs.look import Params
 from dreamset.glyphs.render import Glyphs, groups, split_pairs
 from dreamset.metrics.judge import Judge, save_judge
@@ -26,5 +27,5 @@ def train(params: Params, folder: Path) -> None:
         return F.cross_entropy(judge.logits(batch.images.to(where)), labels, label_smoothing=0.02)
 
     fit("judge", judge, plan, loss_of)
-    with replacing(folder) as fresh:
+    with assembling(folder) as fresh:
         save_judge(judge.eval(), fresh)

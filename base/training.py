@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -146,17 +143,3 @@ class Average:
     def apply(self) -> None:
         """Put the averaged weights into the network."""
         self._network.load_state_dict(self._weights)
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``folder``; it replaces ``folder`` once everything in it is written."""
-    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -88,7 +88,7 @@ def test_what_is_put_aside_is_reached_by_some_work() -> None:
 def test_the_modules_of_a_cell_are_those_that_compute_its_numbers() -> None:
     # A cell calls the stages; what it imports beside them keeps records and says what came out.
     stages = {"dreamset.prepare", "dreamset.generate", "dreamset.train", "dreamset.tune", "dreamset.evaluate"}
-    assert stages <= set(code.imports(SOURCE / "dreamset/sweep/cells.py"))
+    assert stages <= code.imports(SOURCE / "dreamset/sweep/cells.py")
     assert stages <= set(code.modules(*fingerprint.CELL))
 
 

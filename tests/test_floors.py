@@ -1,7 +1,8 @@
 """The house: a folder is a floor that imports its own folder and lower floors; no imports run in a circle."""
 
-import ast
 from pathlib import Path
+
+from dreamset.core import code
 
 PACKAGE = Path(__file__).parents[1] / "src/dreamset"
 STAGES = "the stages"  # the files in the root of the package, and the two folders that are stages
@@ -28,19 +29,7 @@ def module(path: Path) -> str:
 MODULES = {module(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported(path: Path) -> set[str]:
-    """The modules that a file names in its imports, inside functions and for type checkers too."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if name in MODULES else node.module for name in whole}
-    return names & MODULES.keys() - {module(path)}
-
-
-IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+IMPORTS = {name: (code.imports(path) & MODULES.keys()) - {name} for name, path in MODULES.items()}
 
 
 def folder(name: str) -> str | None:

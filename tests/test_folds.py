@@ -193,7 +193,7 @@ def test_folds_that_cannot_select_are_refused_before_any_work(
 def test_every_shot_is_predicted_once_and_unseen(world: tuple[Workspace, Params, dict[str, Any]]) -> None:
     place, params, _ = world
     split = read_split(place.splits)
-    plan = folds.outer(params, place, split)
+    plan = folds.test_folds(params, place, split)
     assert len(plan) == FOLDS
     everything = {sample.sha256 for sample in split.train}
     assert Counter(s.path for fold in plan for s in fold.held_out) == Counter(
@@ -298,7 +298,7 @@ def test_the_pooled_logits_are_those_of_each_fold(world: tuple[Workspace, Params
     """A fold's classifier, trained again by hand on its manifest, says the same of what was held out."""
     place, params, _ = world
     split = read_split(place.splits)
-    fold = folds.outer(params, place, split)[1]
+    fold = folds.test_folds(params, place, split)[1]
     train.run(params, fold.workspace, REAL)
     predictor = classifiers.load(fold.workspace.classifiers(REAL) / "real_resnet20")
     images = arrays.real(fold.held_out, fold.workspace.cell, predictor.size).images
@@ -314,7 +314,7 @@ def test_nothing_that_learns_in_a_fold_opens_what_is_held_out(
     place, params, _ = world
     split = read_split(place.splits)
     # In a place of its own, so that no shard and no logit is there yet.
-    plan = moved(folds.outer(params, place, split)[:1], tmp_path, tmp_path)
+    plan = moved(folds.test_folds(params, place, split)[:1], tmp_path, tmp_path)
     (tmp_path / "models").symlink_to(place.root / "models")
     seen: list[tuple[folds.Fold, list[str]]] = []
 
@@ -378,7 +378,7 @@ def test_an_image_that_is_changed_makes_its_folds_again(
 ) -> None:
     place, params, _ = world
     split = read_split(place.splits)
-    plan = moved(folds.outer(params, place, split), place.root, tmp_path)
+    plan = moved(folds.test_folds(params, place, split), place.root, tmp_path)
     first = plan[0]
     crossval._write_manifests(first)
     atomic_write(first.workspace.cell / "scored/real.json", "{}")
@@ -395,7 +395,7 @@ def test_a_retrieved_fold_is_made_again_when_what_is_searched_changes(
     place, _, _ = world
     pool = photographs(tmp_path / "pool")
     params = small(place, tiny_generator, active=["retrieved"], models__bundled__retrieval=f"imagefolder:{pool}")
-    fold = folds.outer(params, place, read_split(place.splits))[0]
+    fold = folds.test_folds(params, place, read_split(place.splits))[0]
     before = {arm: crossval._made_with(params, fold, arm) for arm in arms(params)}
     (pool / "bar/0.png").unlink()
     after = {arm: crossval._made_with(params, fold, arm) for arm in arms(params)}
@@ -407,7 +407,7 @@ def test_logits_that_are_made_again_never_stand_beside_an_older_record(
     world: tuple[Workspace, Params, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, params, _ = world
-    own = folds.outer(params, place, read_split(place.splits))[0]
+    own = folds.test_folds(params, place, read_split(place.splits))[0]
     fold = dataclasses.replace(own, workspace=Workspace(place.root, tmp_path / "fold"))
     crossval._write_manifests(fold)
     record = fold.workspace.cell / "scored/real.json"

@@ -1,6 +1,5 @@
 """The stage graph: what it declares is what the code does, and `dvc repro` runs what a change touches."""
 
-import ast
 import copy
 import functools
 import json
@@ -23,6 +22,7 @@ from dvc.stage import Stage
 import toy
 from dreamset import adapt, generate, prepare
 from dreamset.command.verbs import stage_function
+from dreamset.core import code
 from dreamset.core.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -51,40 +51,9 @@ def graph() -> dict[str, Any]:
     return loaded | {"stages": {name: stage.get("do", stage) for name, stage in loaded["stages"].items()}}
 
 
-def module_file(name: str) -> Path | None:
-    path = ROOT / "src" / Path(*name.split("."))
-    if (path / "__init__.py").is_file():
-        return path / "__init__.py"
-    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
-
-
-def imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports when it runs, inside functions too."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    # A package's own file runs before any module in it.
-    names |= {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
-    return {name for name in names if name.startswith("dreamset")}
-
-
 def closure(module: str) -> set[str]:
-    """Every source file that importing a module can run."""
-    files: set[Path] = set()
-    names = [module]
-    while names:
-        path = module_file(names.pop())
-        if path and path not in files:
-            files.add(path)
-            names += imported(path)
-    return {path.relative_to(ROOT).as_posix() for path in files}
+    """Every source file that a module depends on."""
+    return {path.relative_to(ROOT).as_posix() for path in code.closure(module).values()}
 
 
 def folder(file: str) -> str:
@@ -210,7 +179,7 @@ def test_names_are_the_same_everywhere() -> None:
     for stage, module in STAGES.items():
         assert graph()["stages"][stage]["cmd"].startswith(f"dreamset {module}")
         assert module in raw
-        assert module_file(f"dreamset.{module}")
+        assert code.module_file(f"dreamset.{module}")
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not there")

@@ -201,7 +201,7 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
 
     split = splits.read_split(workspace.splits)
     if split.protocol == "cv":
-        folds = dividing.outer(params, workspace, split)
+        folds = dividing.test_folds(params, workspace, split)
         images = len(dividing.scored_on(params, split).train)
         cost = f"cv, {len(folds)} folds, in each of which all that learns is done again: "
         divided = [fold.split for fold in folds]
@@ -220,13 +220,13 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
     learned = [split.train_per_class for split in folds]
     if params.selection == "cv":
         for split in folds:
-            for held in dividing.held_out(split, dividing.SELECTING, "selection"):
-                gone = Counter(sample.label for sample in held)
-                learned.append(tuple(count - gone[label] for label, count in enumerate(split.train_per_class)))
-    adapting = sum(_adapting(params, recipe, own)[1] for recipe in params.active for own in learned)
-    images = len(params.active) * sum(sum(params.synthetic_per_class(own)) for own in learned)
+            for left_out in dividing.held_out(split, dividing.SELECTING, "selection"):
+                fewer = Counter(sample.label for sample in left_out)
+                learned.append(tuple(count - fewer[label] for label, count in enumerate(split.train_per_class)))
+    adapting = sum(_adapting(params, recipe, shots)[1] for recipe in params.active for shots in learned)
+    images = len(params.active) * sum(sum(params.synthetic_per_class(shots)) for shots in learned)
     counts = [_training(params, arm) for arm in ("real", *params.active)]
-    fitting = sum(count for own in counts for what, count in own.items() if what.startswith("steps"))
+    fitting = sum(count for work in counts for what, count in work.items() if what.startswith("steps"))
     return f"{adapting} adapter steps, {images} images and {len(folds) * fitting} classifier steps"
 
 

@@ -73,9 +73,9 @@ def code_digest(*makers: str, source: Path = _SOURCE) -> str:
         ModuleNotFoundError: there is no such module.
     """
     paths = modules(*makers, source=source)
-    imported = frozenset[str]().union(*(imports(path) for path in paths.values()))
-    versions = {name: importlib.metadata.version(_LIBRARIES[name]) for name in imported & _LIBRARIES.keys()}
-    return digest([{name: _read(path)[1] for name, path in paths.items()}, versions])
+    roots = {name.partition(".")[0] for path in paths.values() for name in imports(path, source)}
+    versions = {name: importlib.metadata.version(_LIBRARIES[name]) for name in roots & _LIBRARIES.keys()}
+    return digest([{name: _meaning(path) for name, path in paths.items()}, versions])
 
 
 def modules(*makers: str, source: Path = _SOURCE) -> dict[str, Path]:
@@ -99,7 +99,10 @@ def closure(*names: str, source: Path = _SOURCE) -> dict[str, Path]:
         path = module_file(name, source)
         if path is not None and name not in reached:
             reached[name] = path
-            waiting += (other for other in imports(path) if other.partition(".")[0] == package)
+            for other in imports(path, source):
+                if other.partition(".")[0] == package:
+                    # The file of each package above a module runs before it.
+                    waiting += (other.rsplit(".", above)[0] for above in range(other.count(".") + 1))
     return dict(sorted(reached.items()))
 
 
@@ -111,31 +114,33 @@ def module_file(name: str, source: Path = _SOURCE) -> Path | None:
     return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
 
 
-def imports(path: Path) -> frozenset[str]:
-    """Dotted names that a file imports, and that of each package above them, whose own file runs first.
+def imports(path: Path, source: Path = _SOURCE) -> frozenset[str]:
+    """The dotted names of the modules that a file imports; ``from a import b`` imports a.b where that is a module."""
+    return frozenset(
+        f"{name}.{part}" if part and module_file(f"{name}.{part}", source) else name for name, part in _parsed(path)[0]
+    )
 
-    ``from a import b`` gives a and a.b, since only the file system tells whether b is a module.
-    """
-    return _read(path)[0]
+
+def _meaning(path: Path) -> str:
+    """Hash of the code of a file without its words."""
+    return _parsed(path)[1]
 
 
-def _read(path: Path) -> tuple[frozenset[str], str]:
-    """The imports of a file, and the hash of its code without its words."""
-    return _parsed(path.read_text(encoding="utf-8"))
+def _parsed(path: Path) -> tuple[frozenset[tuple[str, str]], str]:
+    return _parsed_text(path.read_text(encoding="utf-8"))
 
 
 @functools.cache
-def _parsed(text: str) -> tuple[frozenset[str], str]:
-    """The same of the text of a file, which is parsed once wherever it stands."""
+def _parsed_text(text: str) -> tuple[frozenset[tuple[str, str]], str]:
+    """The imports of a source text as pairs (module, name in it or ""), and the hash of its code without its words."""
     tree = ast.parse(text)
-    names: set[str] = set()
+    names: set[tuple[str, str]] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            names |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    dotted = frozenset(".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2))
-    return dotted, hashlib.sha256(_text(_Silent().visit(tree)).encode()).hexdigest()
+            names |= {(node.module, alias.name) for alias in node.names}
+    return frozenset(names), hashlib.sha256(_text(_Silent().visit(tree)).encode()).hexdigest()
 
 
 def _text(node: object) -> str:

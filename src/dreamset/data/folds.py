@@ -97,7 +97,7 @@ def scored_on(params: Params, split: Split) -> Split:
     return dataclasses.replace(split, train=split.train + split.selection, selection=())
 
 
-def outer(params: Params, workspace: Workspace, split: Split) -> list[Fold]:
+def test_folds(params: Params, workspace: Workspace, split: Split) -> list[Fold]:
     """Return the folds of cross-validation: each shot is held out of exactly one, and each fold selects by itself.
 
     Raises:

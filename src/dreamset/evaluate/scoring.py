@@ -83,7 +83,7 @@ def over_folds(params: Params, workspace: Workspace, split: Split, cross_validat
     """
     import numpy as np
 
-    folds = dividing.outer(params, workspace, split)
+    folds = dividing.test_folds(params, workspace, split)
 
     def images_of(fold: Fold) -> Images:
         return Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held_out))

@@ -338,13 +338,14 @@ class Objective:
             split, real = self.holdouts[index].split, self._real(index, judge.size)
             drawn = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
             # The seed is fixed, so that every trial is compared with the same real images.
-            ours, theirs = matched(real.labels, drawn.labels, len(split.classes), seed_for("matched"))
-            if len(ours) < 2:
+            real_rows, drawn_rows = matched(real.labels, drawn.labels, len(split.classes), seed_for("matched"))
+            if len(real_rows) < 2:
                 raise InputError(
-                    f"tune.max_fid: {len(ours)} real images are too few for a distance; raise shots, or set it to null."
+                    f"tune.max_fid: {len(real_rows)} real images are too few for a distance; raise shots, or set it "
+                    "to null."
                 )
-            distances.append(fid(_features(judge, real, ours), _features(judge, drawn, theirs)))
-            counts.append(len(ours))
+            distances.append(fid(_features(judge, real, real_rows), _features(judge, drawn, drawn_rows)))
+            counts.append(len(real_rows))
         self.fid_images = round(sum(counts) / len(counts))
         return sum(distances) / len(distances)
 
