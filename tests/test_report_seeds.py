@@ -1,0 +1,212 @@
+"""The page beside a table over seeds: its figures where they count, and a sentence where they do not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import reported
+import toy
+from dreamset import report
+from dreamset.core.errors import InputError
+from dreamset.core.files import write_csv, write_json
+from dreamset.core.workspace import Workspace
+from dreamset.metrics import claims
+from dreamset.metrics.machines import differing
+from reported import RECIPES, read
+
+if TYPE_CHECKING:
+    from dreamset.params import Params
+
+
+@pytest.fixture
+def params() -> Params:
+    return reported.parameters()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, params: Params) -> Workspace:
+    return reported.write(tmp_path, params)
+
+
+SUMMARY = {"shots": 16, "recipe": "real", "train_on": "real", "classifier": "resnet20", "seeds": 6}
+SUMMARY |= {"accuracy": 0.9713, "sd": 0.0042}
+
+
+def claim(shots: int, kind: str, minus: str, **changes: Any) -> dict[str, Any]:
+    """A row of ``claims.csv``."""
+    row = {"shots": shots, "classifier": "resnet20", "of": f"datadream_dset/{kind}/resnet20", "minus": minus}
+    low, high = 0.0123 * shots - 0.06, 0.0123 * shots + 0.01
+    return row | {"seeds": 6, "difference": 0.0123 * shots, "low": low, "high": high} | changes
+
+
+def write_table(params: Params, workspace: Workspace, rows: list[dict[str, Any]], **setting: Any) -> None:
+    """A table over seeds of these claims, by this code; ``setting`` is what of its setting is otherwise."""
+    folder = workspace.results / "table"
+    write_csv(folder / "claims.csv", rows, rows[0])
+    here = SUMMARY | {"shots": 4, "recipe": "datadream_dset", "train_on": "both", "accuracy": 0.8181}
+    write_csv(folder / "summary.csv", [SUMMARY, here], SUMMARY)
+    write_csv(folder / "cells.csv", [{"shots": k, "seed": s} for k in (4, 16) for s in range(6)], ("shots", "seed"))
+    if not (workspace.root / "models/base").is_symlink():
+        (workspace.root / "models").mkdir(exist_ok=True)
+        (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
+    made = {"data": None} | claims.hashes(params, workspace.root)
+    write_json(folder / "setting.json", params.setting([*RECIPES, "datadream_cls"]) | made | setting)
+
+
+OVER_SEEDS = [
+    claim(4, "both", "real/real/resnet20"),
+    claim(4, "synthetic", "stable_diffusion/synthetic/resnet20"),
+    claim(16, "both", "real/real/resnet20"),
+]
+
+
+def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, workspace: Workspace) -> None:
+    write_table(params, workspace, [*OVER_SEEDS, claim(4, "both", "real/real/resnet20", of="taken_out/both/resnet20")])
+    report.run(params, workspace)
+    source, page = read(workspace)
+    assert "taken_out" not in source
+    section = page.sections["seeds"]
+    charts = dict(zip(section.texts("summary"), section.all("details"), strict=True))
+    ends = {title: chart.texts("span", "value")[:-1] for title, chart in charts.items() if "per class" in title}
+    assert ends == {
+        "4 shots per class": ["+4.9 −1.1 to +5.9"] * 2,
+        "16 shots per class": ["+19.7 +13.7 to +20.7"],
+    }
+    means = charts["Mean accuracies over the seeds"]
+    assert means.rows[0] == ["Run", "4 shots", "16 shots"]
+    assert means.row("real · real · resnet20") == ["–", "97.1% ± 0.4"]
+    assert "over 6 seeds" in section.one("p").text
+    assert "Holm" not in section.text  # of a table without tests
+    # This seed alone would say that they helped.
+    assert page.hero.one("h1").text == "These images cannot tell."
+    assert "4.9 percentage points more of 877 test images, in the mean of 6 seeds, right" in page.lede
+    assert "the 95% interval (−1.1 to +5.9) holds both no gain and one of +1.0 or more" in page.lede
+    assert [told for told in page.hero.texts("p") if told.startswith("Seed 0, which the rest of this page is about: ")]
+    assert page.cards["real + datadream_dset"] == ("81.8%", "± 0.4 over the seeds")
+    assert page.sections["gains"].one("h2").text == "Did it help? Seed 0 alone"
+
+    # Five seeds are shown, and decide nothing.
+    write_table(params, workspace, [row | {"seeds": 5} for row in OVER_SEEDS])
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert "in the mean of" not in page.lede
+    assert "4 shots per class" in page.sections["seeds"].texts("summary")
+
+
+def test_the_tests_over_seeds_are_those_of_the_pages_choice(params: Params, workspace: Workspace) -> None:
+    tests = {"p": 0.0312, "p_holm": 0.1875, "primary": "true", "indicative": "false"}
+    others = {"p": 0.0004, "p_holm": 0.5, "primary": "false", "indicative": "false"}
+    rows = [row | (tests if row["shots"] == 4 else others) for row in OVER_SEEDS]
+    write_table(params, workspace, rows)
+    folder = workspace.results / "table"
+    rho = {"metric": "fid", "shots": "all", "points": 60, "seeds": 6, "rho": -0.512, "low": -0.9, "high": 0.1}
+    write_csv(folder / "correlations.csv", [rho, rho | {"shots": 4, "rho": 0.25}], rho)
+    write_json(folder / "cost.json", {"cells": 12, "seconds": 9000.0, "threads": [1], "machines": "On two machines."})
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert not [told for told in page.caveat if "Indicative" in told]
+    section = page.sections["seeds"]
+    assert section.texts("p")[0].endswith("12 cells took 2.5 hours, one after another.")
+    assert section.texts("p")[1] == "On two machines."
+    primary, *_, other = section.all("table")
+    assert primary.one("caption").text.startswith("Fixed before they were measured")
+    ends = ["+4.9", "−1.1 to +5.9"]
+    assert [row[1:] for row in primary.rows[1:]] == [["4", *ends, "0.031", "0.19", "unclear"]] * 2
+    assert [row[-3:] for row in other.rows[1:]] == [["<0.001", "0.50", "helps"]]
+    assert "Where it does not help over the real images: 1 of 2 cells" in section.texts("summary")
+    assert "Accuracy of resnet20 by number of shots" in section.texts("title")
+    correlations = page.sections["correlations"]
+    assert correlations.rows == [["Figure", "all", "4 shots"], ["FID", "−0.51 −0.90 to +0.10", "+0.25 −0.90 to +0.10"]]
+    assert "60 over 6 seeds" in correlations.one("p").text
+
+    def captions(choice: Params) -> list[str]:
+        report.run(choice, workspace)
+        return read(workspace)[1].sections["seeds"].texts("caption")
+
+    # A claim that rests on fewer seeds is not the verdict's, and another recipe's claims are not this page's.
+    lone = claim(4, "both", "real/real/resnet20", of="stable_diffusion/both/resnet20", seeds=1)
+    write_table(params, workspace, [*rows, lone | tests])
+    report.run(params, workspace)
+    assert "in the mean of 6 seeds" in read(workspace)[1].lede
+    another = replace(params, primary="stable_diffusion")
+    assert [told for told in captions(another) if told.startswith("Fixed before they were measured")]
+    write_table(params, workspace, rows)
+    assert not [told for told in captions(another) if told.startswith("Fixed before they were measured")]
+
+    (folder / "claims.csv").write_text("shots,of\n4,x\n")
+    with pytest.raises(InputError, match="dreamset table"):
+        report.run(params, workspace)
+
+
+AGAIN = "dreamset table --shots 4 16 --seeds 0-5"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "command"),
+    [
+        ({"code": "0" * 64}, "with other code, so", f"{AGAIN} --recheck"),
+        ({"weights": "0" * 64}, "with other weights, so", AGAIN),
+        ({"selection": "holdout"}, "with other settings (selection), so", AGAIN),
+        ({"code": None, "made": "0" * 64}, "with other code, so", f"{AGAIN} --recheck"),  # by an older program
+    ],
+)
+def test_a_table_that_does_not_count_is_named(
+    setting: dict[str, str], words: str, command: str, params: Params, workspace: Workspace
+) -> None:
+    write_table(params, workspace, OVER_SEEDS, **setting)
+    (warning,) = report.run(params, workspace)["warnings"]
+    assert words in warning and f"`{command}` makes it current." in warning
+    page = read(workspace)[1]
+    assert page.hero.one("h1").text == "It helps."  # by this seed
+    assert page.caveat[0] == warning.replace("`", "")
+    assert page.caveat[1].startswith("Indicative, one seed")
+    assert page.hero.one("div", "caveat").texts("code")[:2] == ["results/table", command]
+    assert "seeds" not in page.sections
+
+
+def test_a_table_of_nobody_knows_what_does_not_count(params: Params, workspace: Workspace) -> None:
+    assert claims.read(params, workspace, {"real", *RECIPES}) == claims.Table()
+    write_table(params, workspace, OVER_SEEDS)
+    table = claims.read(params, workspace, {"real", *RECIPES})
+    assert table.sweep and table.other is None and table.warning is None
+    (workspace.results / "table/setting.json").unlink()
+    (warning,) = report.run(params, workspace)["warnings"]
+    assert "with other settings, so" in warning
+
+
+def test_work_of_several_processors_is_told(params: Params, workspace: Workspace) -> None:
+    paths = {arm: workspace.result("train", arm) for arm in ("real", *RECIPES)}
+    for path in paths.values():
+        write_json(path, json.loads(path.read_text()) | {"machines": [{"device": "AMD EPYC", "threads": 2}]})
+    report.run(params, workspace)
+    assert not [told for told in read(workspace)[1].caveat if "AMD" in told]
+    record = json.loads(paths["real"].read_text())
+    del record["machines"]
+    record["runs"][0]["machines"] = [{"device": "Intel Xeon", "threads": 1}]
+    write_json(paths["real"], record)
+    report.run(params, workspace)
+    told = read(workspace)[1].caveat[-1]
+    assert (
+        "(Intel Xeon, 1 thread: train real; AMD EPYC, 2 threads: train stable_diffusion, train datadream_dset)" in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([], None),
+        ([("a", "AMD", 1), ("b", "AMD", 1)], None),
+        ([("a", "AMD", 1), ("b", "AMD", 2)], "(AMD, 1 thread: a; AMD, 2 threads: b)"),
+        # A name may end with its threads.
+        ([("a", "AMD, 2 threads", 2), ("b", "H200", 2)], "(AMD, 2 threads: a; H200, 2 threads: b)"),
+        ([(name, "AMD", 1) for name in "abcdea"] + [("x", "Xeon", 1)], "(AMD, 1 thread: a, b, c and 2 more; Xeon"),
+    ],
+)
+def test_processors_that_differ_are_named(parts: list[tuple[str, str, int]], words: str | None) -> None:
+    told = differing(parts)
+    assert told is None if words is None else words in str(told)
