@@ -152,7 +152,9 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     fewer = dataclasses.replace(params, recipes=rank, active=("stable_diffusion", "datadream_cls"))
     monkeypatch.setattr(cells, "code_digest", lambda *_: "refactored once more")
     del stages[:]
-    cells.run(dataclasses.replace(fewer, active=("stable_diffusion",)), workspace, [8], [0, 1, 2], 1, recheck=True)
+    plain = dataclasses.replace(fewer, active=("stable_diffusion",))
+    told = cells.run(plain, workspace, [8], [0, 1, 2], 1, recheck=True)
+    assert "; without datadream_dset, whose rows or searched images have changed" in told
     assert [ran for ran in stages if ran.startswith("train")] == ["train real 8/0", "train stable_diffusion 8/0"]
     del stages[:]
     cells.run(fewer, workspace, [8], [1], 1)

@@ -1,8 +1,10 @@
 """What finished work depends on is computed from imports, and nothing that can change a number is left out."""
 
 import ast
-import importlib
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ MAKERS = {
     "searched images": ("dreamset.drawing.pools",),
     "classifier": ("dreamset.classifiers.fitting",),
     "study": ("dreamset.adapt", "dreamset.generate", "dreamset.study.objective"),
-    "fold": ("dreamset.sweep.crossval",),
+    "fold": ("dreamset.sweep.crossval", "dreamset.evaluate.logits"),
     "cell": fingerprint.CELL,
+    "table": fingerprint.TABLE,
 }
 
 
@@ -61,8 +64,33 @@ def test_the_steps_of_a_sampler_are_in_the_key_of_its_images(copy: Path) -> None
     assert touched == set(MAKERS)
 
 
-def test_metrics_are_in_the_key_of_a_cell_alone(copy: Path) -> None:
-    assert changed(copy, "dreamset.metrics.accuracy", "return", "return 0 or") == {"cell"}
+def test_metrics_are_in_the_keys_of_a_cell_and_of_the_table_alone(copy: Path) -> None:
+    assert changed(copy, "dreamset.metrics.accuracy", "return", "return 0 or") == {"cell", "table"}
+
+
+def test_how_images_are_scored_is_in_the_key_of_a_fold(copy: Path) -> None:
+    before = "predictor.logits(images.test(predictor.size).images)"
+    assert {"fold", "cell"} <= changed(copy, "dreamset.evaluate.logits", before, before + " + 1")
+
+
+def test_which_claims_are_primary_is_in_the_hash_of_the_table(copy: Path) -> None:
+    assert "table" in changed(copy, "dreamset.metrics.gains", "min(same", "max(same")
+
+
+def test_the_page_is_in_no_key() -> None:
+    reached = {name for makers in MAKERS.values() for name in code.closure(*makers)}
+    assert not {name for name in reached if name.startswith(("dreamset.report", "dreamset.command", "dreamset.track"))}
+
+
+def test_every_library_that_is_reached_is_in_a_key_or_decides_no_number() -> None:
+    reached = {
+        name.partition(".")[0]
+        for makers in MAKERS.values()
+        for path in code.modules(*makers).values()
+        for name in code.imports(path)
+    }
+    outside = {name for name in reached if name != "dreamset" and name not in sys.stdlib_module_names}
+    assert outside - code._LIBRARIES.keys() == {"huggingface_hub", "safetensors", "sqlalchemy"}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +100,7 @@ def test_metrics_are_in_the_key_of_a_cell_alone(copy: Path) -> None:
         ("dreamset.adapt", "no memory for a step of", "there is no memory for a step of"),
         ("dreamset.params.recipe", "LoRA of rank", "A LoRA of rank"),
         ("dreamset.data.splits", '"""', '"""Changed. '),
+        ("dreamset.core.seeds", "    import", '    """Added."""\n    import'),
         ("dreamset.core.images", "def ", "# A comment.\ndef "),
         ("dreamset.core.images", ") -> bytes:", ") -> object:"),
     ],
@@ -92,12 +121,29 @@ def test_the_modules_of_a_cell_are_those_that_compute_its_numbers() -> None:
     assert stages <= set(code.modules(*fingerprint.CELL))
 
 
-def test_every_import_of_a_module_that_was_loaded_is_in_the_closure() -> None:
-    # Against Python itself: what importing runs is a part of what is computed without running anything.
-    importlib.import_module("dreamset.generate")
-    assert "dreamset.drawing.blocks" in code.closure("dreamset.generate")
+def test_what_python_loads_is_in_the_closure() -> None:
+    # In one process, one after the other: what a module brings with it is a part of what it may run.
+    script = """
+import importlib, json, sys
+loaded = {}
+for name in ("dreamset.adapt", "dreamset.generate", "dreamset.train", "dreamset.evaluate", "dreamset.sweep.cells"):
+    importlib.import_module(name)
+    loaded[name] = [module for module in sys.modules if module.split(".")[0] == "dreamset"]
+print(json.dumps(loaded))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    expected: set[str] = set()
+    for name, modules in json.loads(done.stdout).items():
+        # The package of a module that is named itself is run for it, too.
+        expected |= code.closure(name).keys() | {name.rpartition(".")[0]}
+        assert set(modules) <= expected
     with pytest.raises(ModuleNotFoundError):
         code.closure("dreamset.nowhere")
+
+
+def test_evaluate_imports_no_training() -> None:
+    training = {"dreamset.adapt", "dreamset.generate", "dreamset.train", "dreamset.tune"}
+    assert not training & code.closure("dreamset.evaluate").keys()
 
 
 def test_no_module_but_this_one_lists_modules() -> None:

@@ -59,7 +59,7 @@ def test_without_the_packages_of_onnx_one_sentence_says_so(
     assert capsys.readouterr().err == "dreamset: export --onnx: needs onnxscript; run `pip install -e '.[export]'`.\n"
 
 
-@pytest.mark.parametrize("module", ["predict", "export"])
+@pytest.mark.parametrize("module", ["use.predict", "use.export"])
 def test_what_uses_a_classifier_imports_nothing_that_draws(module: str) -> None:
     assert not [path for path in closure(f"dreamset.{module}") if "generat" in path]
 

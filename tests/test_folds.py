@@ -30,6 +30,7 @@ from dreamset.data.adapters import read_adapters
 from dreamset.data.runs import REAL, SYNTHETIC, Run, arms
 from dreamset.data.splits import Sample, Split, read_split, read_test
 from dreamset.data.synthetic import read_metadata
+from dreamset.evaluate import logits
 from dreamset.params import Params
 from dreamset.sweep import crossval
 from dreamset.use import predict
@@ -53,6 +54,9 @@ def opened() -> Iterator[list[str]]:
         yield _watched[-1]
     finally:
         _watched.pop()
+
+
+LOGITS = logits.__name__
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -318,12 +322,13 @@ def test_nothing_that_learns_in_a_fold_opens_what_is_held_out(
     (tmp_path / "models").symlink_to(place.root / "models")
     seen: list[tuple[folds.Fold, list[str]]] = []
 
-    def score(fold: folds.Fold, arm: str) -> folds.Scored:
+    def score(fold: folds.Fold, arm: str) -> folds.Predictions:
         seen.append((fold, list(files)))
         files.clear()
         run = Run(arm, SYNTHETIC, "resnet20")
-        return folds.Scored({run: np.zeros((len(fold.held_out), 3), np.float32)}, {run: 1.0})
+        return folds.Predictions({run: np.zeros((len(fold.held_out), 3), np.float32)}, {run: 1.0})
 
+    score.__module__ = LOGITS  # stored logits are keyed by the module that computes them
     with opened() as files:
         crossval.run(params, plan, score)
     assert len(seen) == 3
@@ -396,9 +401,9 @@ def test_a_retrieved_fold_is_made_again_when_what_is_searched_changes(
     pool = photographs(tmp_path / "pool")
     params = small(place, tiny_generator, active=["retrieved"], models__bundled__retrieval=f"imagefolder:{pool}")
     fold = folds.test_folds(params, place, read_split(place.splits))[0]
-    before = {arm: crossval._made_with(params, fold, arm) for arm in arms(params)}
+    before = {arm: crossval._made_with(params, fold, arm, LOGITS) for arm in arms(params)}
     (pool / "bar/0.png").unlink()
-    after = {arm: crossval._made_with(params, fold, arm) for arm in arms(params)}
+    after = {arm: crossval._made_with(params, fold, arm, LOGITS) for arm in arms(params)}
     assert after["real"] == before["real"]
     assert after["retrieved"] != before["retrieved"]
 
@@ -421,7 +426,7 @@ def test_logits_that_are_made_again_never_stand_beside_an_older_record(
     monkeypatch.setattr(train, "run", held)
     # And what is held out is closed to all that learns.
     with pytest.raises(RuntimeError, match="only evaluate opens"):
-        crossval.run(params, [fold], lambda *_: folds.Scored({}, {}))
+        crossval.run(params, [fold], logits.scorer(params, []))
     assert not record.exists()
 
 

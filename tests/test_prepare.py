@@ -16,7 +16,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import class_folder, sha256_file
 from dreamset.core.workspace import Workspace
 from dreamset.data import splits
-from dreamset.metrics import near_duplicates, overlap
+from dreamset.metrics import overlap, perceptual_hash
 from dreamset.sources import digits
 
 CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64/images"
@@ -181,8 +181,8 @@ def test_no_two_real_digits_are_near_duplicates(raw: dict[str, Any], workspace: 
 
 
 def test_a_picture_of_one_colour_is_like_no_other() -> None:
-    flat = near_duplicates.Thumbnails([bytes([value]) * 256 for value in (0, 9, 255)])
-    assert not list(near_duplicates.within(flat))
+    flat = perceptual_hash.Thumbnails([bytes([value]) * 256 for value in (0, 9, 255)])
+    assert not list(perceptual_hash.within(flat))
 
 
 def test_writers_do_not_cross_splits(raw: dict[str, Any], workspace: Workspace) -> None:

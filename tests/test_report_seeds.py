@@ -147,20 +147,21 @@ AGAIN = "dreamset table --shots 4 16 --seeds 0-5"
 
 
 @pytest.mark.parametrize(
-    ("setting", "words", "command"),
+    ("setting", "words", "command", "remedy"),
     [
-        ({"code": "0" * 64}, "with other code, so", f"{AGAIN} --recheck"),
-        ({"weights": "0" * 64}, "with other weights, so", AGAIN),
-        ({"selection": "holdout"}, "with other settings (selection), so", AGAIN),
-        ({"code": None, "made": "0" * 64}, "with other code, so", f"{AGAIN} --recheck"),  # by an older program
+        ({"code": "0" * 64}, "with other code, so", f"{AGAIN} --recheck", "takes it over where"),
+        ({"weights": "0" * 64}, "with other weights, so", AGAIN, "makes it current"),
+        ({"selection": "holdout"}, "with other settings (selection), so", AGAIN, "makes it current"),
+        # By an older program.
+        ({"code": None, "made": "0" * 64}, "with other code, so", f"{AGAIN} --recheck", "takes it over where"),
     ],
 )
 def test_a_table_that_does_not_count_is_named(
-    setting: dict[str, str], words: str, command: str, params: Params, workspace: Workspace
+    setting: dict[str, str], words: str, command: str, remedy: str, params: Params, workspace: Workspace
 ) -> None:
     write_table(params, workspace, OVER_SEEDS, **setting)
     (warning,) = report.run(params, workspace)["warnings"]
-    assert words in warning and f"`{command}` makes it current." in warning
+    assert words in warning and f"`{command}` {remedy}" in warning
     page = read(workspace)[1]
     assert page.hero.one("h1").text == "It helps."  # by this seed
     assert page.caveat[0] == warning.replace("`", "")

@@ -10,7 +10,7 @@ import pytest
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data.runs import Kind, Run
-from dreamset.metrics.verdict import Gain
+from dreamset.metrics.gains import Gain
 from dreamset.params import Params
 from dreamset.sweep import cells, table
 from made_up_cells import made_up, rows, small_table, stub_stages

@@ -366,7 +366,10 @@ def test_folds_and_cells_are_made_again_when_a_study_would_choose_otherwise(
     monkeypatch.setattr(crossval, "fingerprint", lambda settings, *_: json.dumps(settings))
     fold = folds.Fold(0, place, read_split(place.splits), ())
     arms = ["real", *both, LORA]
-    made = [[crossval._made_with(params, fold, arm) for arm in arms] for params in (before, moved, more)]
+    made = [
+        [crossval._made_with(params, fold, arm, "dreamset.evaluate.logits") for arm in arms]
+        for params in (before, moved, more)
+    ]
     assert made[0] == made[1]
     assert [arm for arm, a, b in zip(arms, made[0], made[2], strict=True) if a != b] == [PLAIN, LORA]
 

@@ -10,8 +10,8 @@ from dreamset.core.errors import InputError
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL_ONLY, REAL_STRONG, Run
 from dreamset.metrics import verdict
 from dreamset.metrics.accuracy import interval
+from dreamset.metrics.gains import Gain
 from dreamset.metrics.mcnemar import mcnemar, reach
-from dreamset.metrics.verdict import Gain
 
 OF = Run("datadream_dset", BOTH, "resnet20")
 STRONG = replace(OF, kind=BOTH_STRONG)

@@ -18,6 +18,7 @@ from dreamset.data import cards
 from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
+from dreamset.metrics.verdict import TITLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 # The kind that is delivered where synthetic images do not help. It was fixed beforehand and not picked on the test
 # images: on selection images of digits, strong augmentation got more right than plain (docs/selection.md).
 _ALONE: Final = REAL_STRONG
-_OUTCOMES: Final = ("helps", "does_not_help", "cannot_tell")
 _AGAIN: Final = "run `dreamset evaluate` again"
 
 # Code around the `program` of each classifier. The card prints it, and a test runs it from there.
@@ -180,8 +180,8 @@ def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(verdict, dict) or not all(isinstance(verdict.get(key), str) for key in fields):
         raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
     outcome = verdict["outcome"]
-    if outcome not in _OUTCOMES:
-        raise InputError(f"{path}: has the verdict {outcome!r}, not one of {', '.join(_OUTCOMES)}; {_AGAIN}.")
+    if outcome not in TITLES:
+        raise InputError(f"{path}: has the verdict {outcome!r}, not one of {', '.join(TITLES)}; {_AGAIN}.")
     try:
         Run.parse(verdict["of"])
     except ValueError as error:

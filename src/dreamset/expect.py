@@ -13,15 +13,15 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import generate
 from dreamset.core.files import write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import licences, splits
 from dreamset.data.runs import REAL, SYNTHETIC
 from dreamset.data.work import Work
 from dreamset.drawing.blocks import read_blocks
+from dreamset.drawing.finish import finish
 from dreamset.metrics import claims
-from dreamset.metrics.verdict import over_real
+from dreamset.metrics.gains import over_real
 from dreamset.params.recipe import Recipe, SamplerOverrides
 from dreamset.weights import hub
 
@@ -118,7 +118,7 @@ class _Pictures:
             train=(),
             selection=(),
         )
-        blocks, needed, _ = generate.finish(Work(short, workspace, part, "expect"), [], {})
+        blocks, needed, _ = finish(Work(short, workspace, part, "expect"), [], {})
         self.store, self.split = workspace.shards, split
         self.rows = [
             (f"{block.key}/{image.file_name}", labels[image.label], image.sha256)

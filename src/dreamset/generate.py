@@ -18,8 +18,7 @@ from dreamset.data import cards, decisions, licences, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.data.work import Work
-from dreamset.drawing import draw
-from dreamset.drawing.blocks import Block, plan, read_blocks
+from dreamset.drawing.finish import finish
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.decisions import Decision, Looked, Picture
+    from dreamset.drawing.blocks import Block
     from dreamset.generator.base_model import BaseModel
     from dreamset.params import Params
 
@@ -87,49 +87,6 @@ def run(
 def _adapters(params: Params, workspace: Workspace, recipe: str) -> list[Adapter]:
     folder = tuned.adapters(params, workspace, recipe)
     return read_adapters(folder, "adapt" if folder == workspace.adapter(recipe) else "tune")
-
-
-def finish(
-    work: Work,
-    adapters: list[Adapter] | None,
-    reviewed: Mapping[Picture, Decision],
-    load: Callable[[], BaseModel] | None = None,
-) -> tuple[list[Block], dict[int, int], int]:
-    """Draw images until every class has all that it needs, without those that a person rejected.
-
-    Args:
-        work: on the recipe.
-        adapters: None where the recipe retrieves its images.
-        reviewed: decisions of people about images.
-        load: as for ``run``.
-
-    Returns:
-        The blocks, all of them finished shards; for each label the number of images from index 0 that includes all
-        wanted ones; and the number of images that this call drew.
-    """
-    workspace = work.workspace
-    wanted = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
-    needed = wanted
-    drawn_now = 0
-    while True:
-        if adapters is None:
-            from dreamset.drawing import retrieve
-
-            blocks, new = retrieve.finish(work, max(needed.values()))
-        else:
-            blocks = plan(work, adapters, needed)
-            missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-            new = draw.draw_all(work, adapters, missing, load) if missing else 0
-        drawn_now += new
-        # An image must be drawn before its sha256 shows whether it was rejected. A replacement may be rejected too.
-        rejected: dict[int, list[int]] = {label: [] for label in needed}
-        for image in read_blocks(workspace, blocks) if reviewed else ():
-            if reviewed.get(decisions.picture(image)) == "rejected":
-                rejected[image.label].append(image.index)
-        reached = {label: decisions.reach(rejected[label], count) for label, count in wanted.items()}
-        if reached == needed:
-            return blocks, needed, drawn_now
-        needed = reached
 
 
 def _record(workspace: Workspace, block: Block) -> dict[str, Any]:

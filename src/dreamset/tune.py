@@ -77,7 +77,7 @@ def join(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     shutil.rmtree(objective.folder / locks.process(), ignore_errors=True)
     if result.is_file() and read_json(result, f"dreamset tune {recipe}").get("study") == objective.name:
         workers.clear(objective.folder)
-    return {"recipe": recipe, "study": objective.name, "trials": len(_counted_trials(params, study))}
+    return {"recipe": recipe, "study": study.study_name, "trials": len(_counted_trials(params, study))}
 
 
 def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:

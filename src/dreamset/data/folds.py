@@ -42,16 +42,16 @@ class Fold:
     held_out: tuple[Sample, ...]
 
 
-class Scored(NamedTuple):
+class Predictions(NamedTuple):
     """Predictions of classifiers: logits (images, classes) float32 by run, and each classifier's temperature."""
 
     logits: dict[Run, NDArray[np.float32]]
     temperatures: dict[Run, float]
 
 
-Scorer = Callable[[Fold, str], Scored]  # from a fold and an arm
+Scorer = Callable[[Fold, str], Predictions]  # from a fold and an arm
 # Repeats all learning in every fold and scores it there. ``dreamset.sweep.crossval.run`` is the only such function.
-CrossValidate = Callable[["Params", list[Fold], Scorer], list[Scored]]
+CrossValidate = Callable[["Params", list[Fold], Scorer], list[Predictions]]
 
 
 def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, ...]]:

@@ -63,7 +63,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         raise InputError(f"{workspace.test_split}: holds no images; run `dreamset prepare` again.")
     logits, labels, touched = scored.logits, scored.labels, scored.touched
     groups = accuracy.grouped([sample.group for sample in scored.samples])
-    right = {run: (scores.argmax(1) == labels).astype(float) for run, scores in logits.items()}
+    guesses = {run: scores.argmax(1) for run, scores in logits.items()}
+    right = {run: (guess == labels).astype(float) for run, guess in guesses.items()}
     evaluation: dict[str, Any] = {
         "model": params.model,
         # A number wherever it is the same for each class: runs are grouped by it.
@@ -96,7 +97,6 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     }
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
-    guesses = {run: scores.argmax(1) for run, scores in logits.items()}
     output.write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
     output.write_nearest(workspace, scored.near)
     return evaluation

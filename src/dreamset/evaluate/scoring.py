@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreamset.core.errors import InputError
 from dreamset.data import folds as dividing
-from dreamset.data.folds import Scored, absolute
-from dreamset.data.runs import UNTRAINED, ZERO_SHOT, Run, arms, runs
+from dreamset.data.folds import absolute
+from dreamset.data.runs import Run, arms
 from dreamset.data.splits import TestSplit
+from dreamset.evaluate import logits as predicting
+from dreamset.evaluate.logits import Images
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
-    from dreamset.data.arrays import Labelled
-    from dreamset.data.folds import CrossValidate, Fold
+    from dreamset.data.folds import CrossValidate
     from dreamset.data.splits import Sample, Split
     from dreamset.metrics.compare import Compared
     from dreamset.params import Params
@@ -64,8 +64,8 @@ def on_test_images(params: Params, workspace: Workspace, split: Split, test: Tes
     import numpy as np
 
     images = Images(params, workspace, split, test)
-    zero_shot = _zero_shot(params, workspace, split, images)
-    scored = _all_logits(params, workspace, split, images, arms(params))
+    zero_shot = predicting.zero_shot(params, workspace, split, images)
+    scored = predicting.trained(params, workspace, split, images, arms(params))
     scaled = {run: logits / np.float32(scored.temperatures[run]) for run, logits in scored.logits.items()}
     compared, copies = _sets(params, workspace, images)
     sets = {recipe: measured.record for recipe, measured in compared.items()}
@@ -85,20 +85,15 @@ def over_folds(params: Params, workspace: Workspace, split: Split, cross_validat
 
     folds = dividing.test_folds(params, workspace, split)
 
-    def images_of(fold: Fold) -> Images:
-        return Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held_out))
-
-    def score(fold: Fold, arm: str) -> Scored:
-        return _all_logits(params, fold.workspace, fold.split, images_of(fold), (arm,))
-
-    by_fold = cross_validate(params, folds, score)
+    images = [Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held_out)) for fold in folds]
+    by_fold = cross_validate(params, folds, predicting.scorer(params, images))
     samples = dividing.scored_on(params, split).train
     place = {sample.path: index for index, sample in enumerate(absolute(samples, workspace))}
     rows = [np.array([place[sample.path] for sample in fold.held_out]) for fold in folds]
     order = np.argsort(np.concatenate(rows))
     every = Images(params, workspace, split, TestSplit(split.classes, samples))
     # CLIP as it is has learned nothing from the shots, so that it can score them all at once.
-    zero_shot = _zero_shot(params, workspace, split, every)
+    zero_shot = predicting.zero_shot(params, workspace, split, every)
     logits = zero_shot | {
         run: np.concatenate([fold.logits[run] for fold in by_fold])[order] for run in by_fold[0].logits
     }
@@ -106,7 +101,7 @@ def over_folds(params: Params, workspace: Workspace, split: Split, cross_validat
         run: np.concatenate([fold.logits[run] / np.float32(fold.temperatures[run]) for fold in by_fold])[order]
         for run in by_fold[0].logits
     }
-    sets, compared = _fold_sets(params, workspace, every, [images_of(fold) for fold in folds])
+    sets, compared = _fold_sets(params, workspace, every, images)
     touched = {
         recipe: np.sort(np.concatenate([row[measured.touched] for row, measured in zip(rows, each, strict=True)]))
         for recipe, each in compared.items()
@@ -123,80 +118,6 @@ def _nearest(each: list[Compared], most: int) -> list[NDArray[np.uint8]]:
         for pair, pixels in zip(measured.record["near_duplicates_test"]["pairs"], measured.near, strict=False)
     ]
     return [pixels for _, pixels in sorted(pairs, key=lambda pair: pair[0])[:most]]
-
-
-class Images:
-    """The images that are scored, the shots and the synthetic images, decoded at the sizes that networks see."""
-
-    def __init__(self, params: Params, workspace: Workspace, split: Split, test: TestSplit) -> None:
-        import numpy as np
-
-        self.workspace, self.split, self.resolution = workspace, split, params.base.resolution
-        self.most = params.training_per_class(split.train_per_class)
-        self.samples = test.test
-        self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
-        self.decoded: dict[int, Labelled] = {}
-
-    def test(self, size: int) -> Labelled:
-        """Return the test images for a network of ``size`` pixels; those of the last two sizes are kept."""
-        side = self._side(size)
-        if side not in self.decoded:
-            # Two sizes are common, one for classifiers and one for the judge; more would only take memory.
-            while len(self.decoded) > 1:
-                del self.decoded[next(iter(self.decoded))]
-            self.decoded[side] = self._real(self.samples, side)
-        return self.decoded[side]
-
-    def shots(self, size: int) -> Labelled:
-        """Return the shots for a network of ``size`` pixels."""
-        return self._real(self.split.train, self._side(size))
-
-    def synthetic(self, recipe: str, size: int) -> Labelled:
-        """Return the synthetic dataset of a recipe, without the images made for ``train.scales`` alone."""
-        from dreamset.data import arrays
-
-        folder = self.workspace.synthetic(recipe)
-        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch, self.most)
-
-    def _real(self, samples: tuple[Sample, ...], side: int) -> Labelled:
-        from dreamset.data import arrays
-
-        return arrays.real(samples, self.workspace.cell, side, self.workspace.scratch)
-
-    def _side(self, size: int) -> int:
-        from dreamset.classifiers import seen
-
-        return seen(size, self.resolution)
-
-
-def _zero_shot(params: Params, workspace: Workspace, split: Split, images: Images) -> dict[Run, NDArray[np.float32]]:
-    """Return the logits of CLIP as it is, by its run."""
-    from dreamset import classifiers
-
-    zero_shot = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
-    predictor = classifiers.Predictor(zero_shot, split.classes)
-    return {Run(ZERO_SHOT, UNTRAINED, "clip_zeroshot"): predictor.logits(images.test(predictor.size).images)}
-
-
-def _all_logits(params: Params, workspace: Workspace, split: Split, images: Images, wanted: tuple[str, ...]) -> Scored:
-    """Return logits and temperatures of the classifiers of the ``wanted`` arms; one is in memory at a time.
-
-    Raises:
-        InputError: a classifier is missing or was trained on other classes.
-    """
-    from dreamset import classifiers
-
-    folders = {run: workspace.classifiers(arm) / run.folder for arm in wanted for run in runs(params, arm)}
-    # Checked before any work: all classifiers exist and have these classes.
-    for run, folder in folders.items():
-        if classifiers.classes(folder) != split.classes:
-            raise InputError(f"{folder}: was trained on other classes; run `dreamset train {run.arm}` again.")
-    scored = Scored({}, {})
-    for run, folder in folders.items():
-        predictor = classifiers.load(folder)
-        scored.logits[run] = predictor.logits(images.test(predictor.size).images)
-        scored.temperatures[run] = predictor.temperature
-    return scored
 
 
 def _sets(params: Params, workspace: Workspace, images: Images) -> tuple[dict[str, Compared], dict[str, Any]]:

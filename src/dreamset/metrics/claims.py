@@ -15,8 +15,8 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.data.runs import Kind, Run
 from dreamset.metrics import verdict
+from dreamset.metrics.gains import Gain, over_real
 from dreamset.metrics.statistics import indicative
-from dreamset.metrics.verdict import Gain
 from dreamset.weights.fingerprint import TABLE, inputs
 
 if TYPE_CHECKING:
@@ -104,9 +104,12 @@ class Table:
         if self.other is None:
             return None
         which = f" ({', '.join(self.names)})" if self.names else ""
+        remedy = "makes it current"
+        if self.other == "code":
+            remedy = "takes it over where the present code gives the same results (docs/statistics.md)"
         return (
             f"The table over seeds in `results/table` was made with other {self.other}{which}, so its figures do not "
-            f"count for the verdict. `{self.command}` makes it current."
+            f"count for the verdict. `{self.command}` {remedy}."
         )
 
 
@@ -143,9 +146,7 @@ def settle(
         here: the record of that evaluation's verdict.
     """
     claims = table.sweep.at(split.shots) if table.sweep else {}
-    best = verdict.over_real(
-        (claim.gain for claim in claims.values()), params.primary_recipe, params.primary_classifier
-    )
+    best = over_real((claim.gain for claim in claims.values()), params.primary_recipe, params.primary_classifier)
     # A recipe that was added later may have fewer seeds than the table.
     seeds = claims[best.of, best.minus].seeds if best else 0
     if not indicative(seeds):

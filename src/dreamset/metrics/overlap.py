@@ -3,7 +3,7 @@
 A near-duplicate is an image of a later part that resembles an image of an earlier part. Either of two criteria is
 enough:
 
-- a perceptual hash and the correlation of thumbnails (``dreamset.metrics.near_duplicates``);
+- a perceptual hash and the correlation of thumbnails (``dreamset.metrics.perceptual_hash``);
 - the judge's features: the distance to an image of the earlier part is less than ``RATIO`` times the distance to the
   nearest image of the same part and another group. Lowe (2004, section 7.1) compares the nearest with the second
   nearest in the same way. A ratio needs no scale, so it serves any network.
@@ -119,7 +119,7 @@ def near_pairs(parts: dict[str, list[Image]], judge: Path) -> list[dict[str, Any
 
 def _by_hash(parts: dict[str, list[Image]]) -> _Pairs:
     """Yield the pairs that agree in hash and thumbnail, with both measures."""
-    from dreamset.metrics.near_duplicates import Thumbnails, across
+    from dreamset.metrics.perceptual_hash import Thumbnails, across
 
     thumbnails = {part: Thumbnails([_thumbnail(image) for image in images]) for part, images in parts.items()}
     for earlier, later in itertools.combinations(parts, 2):
@@ -177,7 +177,7 @@ def clusters(images: Sequence[Image]) -> dict[str, str]:
     Images are clustered by look only within a class: the same picture in two classes is a wrong label, which
     ``check_overlap`` must see.
     """
-    from dreamset.metrics.near_duplicates import Thumbnails, within
+    from dreamset.metrics.perceptual_hash import Thumbnails, within
 
     classes: dict[int, list[Image]] = {}
     for image in images:

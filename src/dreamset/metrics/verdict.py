@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_MORE, REAL_ONLY, REAL_STRONG, Kind, Run
+from dreamset.data.runs import BOTH_STRONG, REAL_MORE, REAL_ONLY, REAL_STRONG, Run
+from dreamset.metrics.gains import Gain, over_real
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from dreamset.params import Params
 
@@ -25,45 +26,11 @@ TITLES: Final[dict[Outcome, str]] = {
     "does_not_help": "It does not help",
     "cannot_tell": "These images cannot tell",
 }
-# Real and synthetic images together: the kind that the verdict is about, and the one that stands in for it.
-TOGETHER: Final = (BOTH_STRONG, BOTH)
 _ALONE: Final = {
     REAL_ONLY: "the real ones alone",
     REAL_STRONG: "the real ones alone with strong augmentation",
     REAL_MORE: "the real ones alone, those for selection among them",
 }
-
-
-@dataclass(frozen=True)
-class Gain:
-    """The paired difference between the accuracies of two runs on the same images, with its interval.
-
-    ``difference``, ``low`` and ``high`` are shares of the images. ``p`` is of McNemar's exact test, or over several
-    seeds of the sign-flip test; it is None where no test was made.
-    """
-
-    of: Run
-    minus: Run
-    difference: float
-    low: float
-    high: float
-    p: float | None = None
-
-    @classmethod
-    def read(cls, row: Mapping[str, Any], p: float | None = None) -> Gain:
-        """Return the difference that a row of a JSON record or of a CSV holds.
-
-        Raises:
-            KeyError: the row lacks a field.
-            ValueError: a field is not a run, or not a number.
-        """
-        difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-        return cls(Run.parse(row["of"]), Run.parse(row["minus"]), difference, low, high, p)
-
-    @property
-    def outcome(self) -> Literal["helps", "hurts", "unclear"]:
-        """The side of zero that the interval lies on; ``unclear`` where it holds zero."""
-        return "helps" if self.low > 0 else "hurts" if self.high < 0 else "unclear"
 
 
 @dataclass(frozen=True)
@@ -107,24 +74,6 @@ def decide(low: float, high: float, smallest_gain: float, *, significant: bool =
     if low > 0:
         return "helps" if significant else "cannot_tell"
     return "does_not_help" if high < smallest_gain else "cannot_tell"
-
-
-def over_real(gains: Iterable[Gain], recipe: str, classifier: str, kinds: Sequence[Kind] = TOGETHER) -> Gain | None:
-    """Return the gain of ``recipe``'s images beside the real ones over the best run on the real ones alone.
-
-    Args:
-        gains: differences of any runs.
-        recipe: the arm of the synthetic images.
-        classifier: the classifier of both runs.
-        kinds: the first of these that was measured counts.
-    """
-    over = [gain for gain in gains if (gain.minus.arm, gain.minus.classifier) == (REAL, classifier)]
-    for kind in kinds:
-        same = [gain for gain in over if gain.of == Run(recipe, kind, classifier)]
-        if same:
-            # All are of the same accuracy, so the least gain is over the highest one.
-            return min(same, key=lambda gain: gain.difference)
-    return None
 
 
 def judge(

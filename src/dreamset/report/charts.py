@@ -16,7 +16,7 @@ from dreamset.report.planes import WIDE, Axis, Plane, placed, plain, round_ticks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from dreamset.metrics.verdict import Gain
+    from dreamset.metrics.gains import Gain
 
 # The mark of each kind of training images, in every chart.
 KINDS: Final = (

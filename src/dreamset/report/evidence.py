@@ -12,8 +12,8 @@ from dreamset.data import tuned
 from dreamset.data.runs import REAL, ZERO_SHOT, Kind, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
+from dreamset.metrics.gains import TOGETHER, Gain, over_real
 from dreamset.metrics.machines import differing
-from dreamset.metrics.verdict import TOGETHER, Gain, over_real
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from dreamset.metrics.verdict import points
 
 if TYPE_CHECKING:
     from dreamset.data.runs import Run
-    from dreamset.metrics.verdict import Gain
+    from dreamset.metrics.gains import Gain
 
 MINUS: Final = "\N{MINUS SIGN}"
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.metrics import claims
 from dreamset.metrics import verdict as rule
+from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import points
 from dreamset.report.figures import percent, point_interval
 
 if TYPE_CHECKING:
-    from dreamset.metrics.verdict import Gain
+    from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence
 
 
@@ -79,7 +80,7 @@ def _adaptation(gains: dict[tuple[Run, Run], Gain], recipe: str, plain: str | No
     if plain is None:
         return []
     parts = []
-    for kinds, where in ((rule.TOGETHER, "beside the real images"), ((SYNTHETIC,), "on synthetic images alone")):
+    for kinds, where in ((TOGETHER, "beside the real images"), ((SYNTHETIC,), "on synthetic images alone")):
         pairs = [(Run(recipe, kind, classifier), Run(plain, kind, classifier)) for kind in kinds]
         gain = next((gains[pair] for pair in pairs if pair in gains), None)
         if gain:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind
-from dreamset.metrics.verdict import TOGETHER, points
+from dreamset.metrics.gains import TOGETHER
+from dreamset.metrics.verdict import points
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

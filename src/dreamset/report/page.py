@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset import __version__
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind, Run
-from dreamset.metrics.verdict import TOGETHER, scored_images
+from dreamset.metrics.gains import TOGETHER
+from dreamset.metrics.verdict import scored_images
 from dreamset.report import charts, gallery, quality, tables
 from dreamset.report.charts import Bar
 from dreamset.report.figures import interval, percent
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from dreamset.core.sheet import Block
-    from dreamset.metrics.verdict import Gain
+    from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence
 
 _COLOURS: Final = 6

@@ -1,4 +1,7 @@
-"""Charts over two numeric axes, as SVG: points, lines and boxes at places in the unit of the data."""
+"""Charts over two numeric axes, as SVG: points, lines and boxes at places in the unit of the data.
+
+They are the page's own, for its words stay text, its colours follow the reader's theme, and it needs no network.
+"""
 
 from __future__ import annotations
 

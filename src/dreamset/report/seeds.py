@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from markupsafe import Markup
 
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, SYNTHETIC, Run
+from dreamset.metrics.gains import TOGETHER, over_real
 from dreamset.metrics.statistics import indicative
-from dreamset.metrics.verdict import TOGETHER, over_real, points
+from dreamset.metrics.verdict import points
 from dreamset.report import charts
 from dreamset.report.figures import number, p_value, percent, point_interval, spaced
 from dreamset.report.markup import Table, aside, fill
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dreamset.metrics.claims import Claim, Sweep
-    from dreamset.metrics.verdict import Gain
+    from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence
 
 _HEAD: Final = ("Difference", "shots", "points", "interval", "p", "Holm p", "outcome")

@@ -20,13 +20,14 @@ from dreamset.data.runs import (
     Kind,
     Run,
 )
-from dreamset.metrics.verdict import TOGETHER, basis, points, scored_images
+from dreamset.metrics.gains import TOGETHER
+from dreamset.metrics.verdict import basis, points, scored_images
 from dreamset.params.recipe import adapter_words, scales_words
 from dreamset.report.figures import MINUS, interval, number, p_value, percent, point_interval, spaced
 from dreamset.report.markup import Table, aside, counted, fill, joined, name
 
 if TYPE_CHECKING:
-    from dreamset.metrics.verdict import Gain
+    from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence, Score
 
 _MARKS: Final = {"helps": "▲", "hurts": "▼", "unclear": "≈"}

@@ -28,6 +28,7 @@ from dreamset.data.runs import REAL
 from dreamset.drawing import pools
 from dreamset.metrics import claims
 from dreamset.params import Params
+from dreamset.report import markdown
 from dreamset.sources import few_shot
 from dreamset.sweep import crossval, table
 from dreamset.weights.fingerprint import CELL, inputs
@@ -131,12 +132,13 @@ def run(
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
     records = [record for path in paths if (record := _usable(params, workspace, path, data))]
-    written = table.write(params, folder, records, {"data": data} | claims.hashes(params, workspace.root))
+    means, compared = table.write(params, folder, records, {"data": data} | claims.hashes(params, workspace.root))
+    atomic_write(folder / "README.md", markdown.over_seeds(params, means, compared))
     lines = [
         f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: {row['difference']:+.4f} "
         f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, Holm {row['p_holm']:.3g}"
         f"{' (primary)' if row['primary'] == 'true' else ''}{' (indicative)' if row['indicative'] == 'true' else ''}"
-        for row in written
+        for row in compared
     ]
     work = sum(record["seconds"] for record in records)
     aside = f"; {len(paths) - len(records)} of another setting or code left out" if len(paths) > len(records) else ""
@@ -174,11 +176,13 @@ def _recheck(cells: list[Cell], jobs: int) -> str:
         StoppedError: a cell that was run again gave other results.
     """
     older: dict[tuple[Any, ...], list[Cell]] = {}
+    changed: set[str] = set()
     for cell in cells:
         last, made = cell.last, cell.made
         if last.get("settings") == made["settings"] and last["code"] != made["code"]:
             whole = cell.of(tuple(name for name in cell.params.recipes if name in last["recipes"]))
             same = tuple(name for name, row in whole.recipes.items() if row == last["recipes"][name])
+            changed |= whole.recipes.keys() - set(same)
             # It runs with as many threads as before, for another number changes the last bits.
             again = dataclasses.replace(cell.of(same), threads=last["threads"])
             if same:
@@ -203,7 +207,10 @@ def _recheck(cells: list[Cell], jobs: int) -> str:
             "the other cells again or, where they ran on another processor, whose last digits differ, see "
             "docs/statistics.md."
         )
-    return f"{taken} cells of other code taken over, for {len(older)} gave the same results with this code"
+    sentence = f"{taken} cells of other code taken over, for {len(older)} gave the same results with this code"
+    if changed:
+        sentence += f"; without {', '.join(sorted(changed))}, whose rows or searched images have changed"
+    return sentence
 
 
 def _measured(record: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from dreamset import generate, train, tune
 from dreamset.core import audit, locks
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.core.progress import bar
-from dreamset.data.folds import Scored
+from dreamset.data.folds import Predictions
 from dreamset.data.runs import REAL, Run, arms
 from dreamset.data.splits import TestSplit, write_split, write_test
 from dreamset.drawing import pools
@@ -35,7 +35,7 @@ _NOT_THE_FOLDS: Final = (
 _CLASSIFIERS: Final = "fitted"  # folder of a fold's finished classifiers until all of its arms are scored
 
 
-def run(params: Params, plan: list[Fold], score: Scorer) -> list[Scored]:
+def run(params: Params, plan: list[Fold], score: Scorer) -> list[Predictions]:
     """Repeat all learning in every fold, and score the classifiers on the images that the fold holds out.
 
     Finished work is not repeated while its parameters, its images and the code are the same. Unfinished adapters go on
@@ -51,7 +51,7 @@ def run(params: Params, plan: list[Fold], score: Scorer) -> list[Scored]:
         For each fold the logits of all arms, and the temperatures of the classifiers.
     """
     every = arms(params)
-    by_fold = [Scored({}, {}) for _ in plan]
+    by_fold = [Predictions({}, {}) for _ in plan]
     with bar(total=len(plan) * len(every), what="cross-validation", unit="arm") as progress:
         for index, fold in enumerate(plan):
             _write_manifests(fold)
@@ -78,14 +78,14 @@ def _write_manifests(fold: Fold) -> None:
         write_json(path, {"images": images})
 
 
-def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
+def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Predictions:
     """Return the logits and temperatures of an arm; finished ones are read and not computed again."""
     from safetensors.numpy import load, save
 
     place = fold.workspace
     record, file = place.cell / f"scored/{arm}.json", place.cell / f"scored/{arm}.safetensors"
     # Hashed before the work, which does not depend on later changes.
-    made_with = _made_with(params, fold, arm)
+    made_with = _made_with(params, fold, arm, score.__module__)
     if not _finished(record, file, made_with):
         # A kill between the two writes below must not leave new logits beside an old record.
         record.unlink(missing_ok=True)
@@ -105,10 +105,11 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Scored:
     # The file of logits keeps no order, so that of the record is used.
     recorded = read_json(record, "dreamset evaluate")["temperatures"]
     by_run = {Run.parse(key): temperature for key, temperature in recorded.items()}
-    return Scored({run: logits[str(run)] for run in by_run}, by_run)
+    return Predictions({run: logits[str(run)] for run in by_run}, by_run)
 
 
-def _made_with(params: Params, fold: Fold, arm: str) -> str:
+def _made_with(params: Params, fold: Fold, arm: str, scorer: str) -> str:
+    """Return the hash of all that decides the predictions of an arm in a fold; ``scorer`` is the module that scores."""
     settings: dict[str, Any] = {
         name: value for name, value in to_dict(params).items() if name not in (*_NOT_THE_FOLDS, "models")
     }
@@ -117,7 +118,7 @@ def _made_with(params: Params, fold: Fold, arm: str) -> str:
     settings |= {"held": [sample.sha256 for sample in fold.held_out]}
     if arm != REAL and not params.recipes[arm].draws:
         settings |= {"searched": pools.searched(params, fold.workspace), "max_pixels": params.prepare.max_pixels}
-    return fingerprint(settings, fold.workspace.root, params.base, __name__)
+    return fingerprint(settings, fold.workspace.root, params.base, __name__, scorer)
 
 
 def _finished(record: Path, file: Path, made_with: str) -> bool:

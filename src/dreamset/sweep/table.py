@@ -10,13 +10,12 @@ import statistics
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, digest, write_csv, write_json
+from dreamset.core.files import digest, write_csv, write_json
 from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.evaluate import output
+from dreamset.metrics.gains import Gain, over_real
 from dreamset.metrics.machines import differing
 from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
-from dreamset.metrics.verdict import Gain, over_real
-from dreamset.report import markdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,7 +46,6 @@ CORRELATIONS: Final = ("metric", "shots", "points", "seeds", "rho", "low", "high
 
 PRIMARY_SHOTS: Final = (4, 16)
 PRIMARY_TESTS: Final = 3 * len(PRIMARY_SHOTS)
-_QUALITY: Final = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
 _SHARES: Final = ("near_duplicates", "near_duplicates_test")
 _CAS: Final = "resnet20"  # trained from scratch, so that it learns everything from the images
 
@@ -91,8 +89,8 @@ def only(record: dict[str, Any], recipes: Iterable[str]) -> dict[str, Any]:
 
 def write(
     params: Params, folder: Path, records: Sequence[dict[str, Any]], made_with: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Write the table's files, and return the rows of ``claims.csv``, whose ``of`` and ``minus`` are runs.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write the table's files but its page; return the rows of ``summary.csv`` and of ``claims.csv``, which hold runs.
 
     Args:
         params: all parameters.
@@ -112,12 +110,11 @@ def write(
     write_csv(folder / "summary.csv", means, SUMMARY)
     write_csv(folder / "claims.csv", compared, CLAIMS)
     write_csv(folder / "correlations.csv", correlations(params, ordered), CORRELATIONS)
-    atomic_write(folder / "README.md", markdown.over_seeds(params, means, compared))
     write_json(folder / "setting.json", params.setting(recipes) | made_with)
     cost = {"cells": len(ordered), "seconds": round(sum(cell["seconds"] for cell in ordered), 1)}
     cost |= {"threads": sorted({cell["threads"] for cell in ordered}), "machines": machines(ordered)}
     write_json(folder / "cost.json", cost)
-    return compared
+    return means, compared
 
 
 def machines(records: Iterable[dict[str, Any]]) -> str | None:
@@ -200,7 +197,7 @@ def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict
         if row["train_on"] == "synthetic" and row["classifier"] == _CAS and row["recipe"] in cell["quality"]
     ]
     table = []
-    for metric in (*_QUALITY, *_SHARES):
+    for metric in (*output.SET_MEASURES, *_SHARES):
         known = [(shots, seed, quality[metric], cas) for shots, seed, quality, cas in points if metric in quality]
         for shots in ("all", *sorted({point[0] for point in known})):
             chosen = [point for point in known if shots in ("all", point[0])]
@@ -267,7 +264,7 @@ def _right(cell: dict[str, Any], run: Run) -> NDArray[np.float64]:
 
 def _quality(measures: dict[str, Any]) -> dict[str, float]:
     """Return the measures of quality among those that ``evaluate`` has of a synthetic dataset."""
-    values = {name: measures.get(name) for name in _QUALITY}
+    values = {name: measures.get(name) for name in output.SET_MEASURES}
     values |= {name: (measures.get(name) or {}).get("share") for name in _SHARES}
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
