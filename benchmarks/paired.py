@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dreamset.metrics.statistics import crossed_bca, indicative
+from dreamset.metrics.statistics import crossed, indicative
+from dreamset.sweep.table import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,7 @@ def accuracy(records: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
 def difference(
     params: Params, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], of: str, minus: str
 ) -> dict[str, Any]:
-    """The mean difference with its BCa interval over seeds and test images.
+    """The mean difference with its interval over seeds and test images, or their groups.
 
     Args:
         params: for the resamples and the confidence.
@@ -48,7 +49,7 @@ def difference(
     if len({record["labels"] for pair in pairs for record in pair}) != 1:
         raise ValueError("runs that were scored on different images cannot be paired")
     each = np.stack([unpacked(one, of) - unpacked(other, minus) for one, other in pairs])
-    found = crossed_bca(each, params.evaluate.bootstrap, params.evaluate.confidence)
+    found = crossed(each, params.evaluate.bootstrap, params.evaluate.confidence, groups_of(pairs[0][0]))
     ends = {"difference": found.estimate, "low": found.low, "high": found.high}
     return {name: round(value, 4) for name, value in ends.items()} | {
         "by_seed": [round(value, 4) for value in each.mean(1).tolist()],

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.data.splits import Split
+    from dreamset.metrics.verdict import Outcome
 
 TEMPERATURE = 1.7
 
 
-def evaluation(outcome: str = "cannot_tell", classifier: str = "resnet20") -> dict[str, Any]:
+def evaluation(outcome: Outcome = "cannot_tell", classifier: str = "resnet20") -> dict[str, Any]:
     """What ``deliver`` reads of an evaluation."""
     return {
         "classes": toy.CLASSES,
@@ -33,16 +34,16 @@ def evaluation(outcome: str = "cannot_tell", classifier: str = "resnet20") -> di
             for arm, kind, accuracy in (("real", "real_strong", 0.75), ("datadream_dset", "both_strong", 0.875))
             for name in ("resnet20", "resnet50", "clip_lora")
         ],
-        "verdict": {
-            "outcome": outcome,
-            "recipe": "datadream_dset",
-            "classifier": classifier,
-            "of": f"datadream_dset/both_strong/{classifier}",
-            "difference": 0.125,
-            "low": -0.1,
-            "high": 0.3,
-            "sentence": "These images cannot tell.",
-        },
+        "differences": [
+            {
+                "of": f"datadream_dset/both_strong/{classifier}",
+                "minus": f"real/real_strong/{classifier}",
+                "difference": 0.125,
+                "low": {"helps": 0.02, "cannot_tell": -0.1, "does_not_help": -0.3}[outcome],
+                "high": 0.0 if outcome == "does_not_help" else 0.3,
+                "mcnemar_p": 0.04,
+            }
+        ],
     }
 
 
@@ -80,7 +81,7 @@ def train(workspace: Workspace, split: Split, arm: str, kind: str, name: str, **
     return folder
 
 
-def world(root: Path, classifier: str, outcome: str = "cannot_tell", **row: Any) -> Workspace:
+def world(root: Path, classifier: str, outcome: Outcome = "cannot_tell", **row: Any) -> Workspace:
     """A workspace with splits, classifiers and an evaluation, and what ``deliver`` makes of them."""
     workspace = Workspace.at(root)
     split = toy.write_splits(workspace, selection=3)
@@ -89,7 +90,8 @@ def world(root: Path, classifier: str, outcome: str = "cannot_tell", **row: Any)
     for arm, kind in (("real", "real_strong"), ("datadream_dset", "both_strong")):
         train(workspace, split, arm, kind, classifier, **row)
     write_json(workspace.result("evaluate"), evaluation(outcome, classifier))
-    deliver.run(toy.params(**row), workspace)
+    chosen = {"train__classifiers": [classifier], "models__bundled__train__deliver": classifier}
+    deliver.run(toy.params(**chosen, **row), workspace)
     return workspace
 
 

@@ -81,9 +81,10 @@ def test_the_page_stands_alone_and_says_what_was_measured(params: Params, worksp
     assert "+0.6 points beside the real images (−0.5 to +1.8)" in adapting
     assert "+23.7 points on synthetic images alone (+22.6 to +24.9)" in adapting
     assert alone == "On synthetic images alone resnet20 reaches 88.3%, against 64.6% with stable_diffusion."
-    one_seed, rule = page.caveat
+    one_seed, rule, fixed = page.caveat
     assert one_seed.startswith("Indicative, one seed: ")
     assert "the interval ends below +1.0 points" in rule
+    assert "nothing records whether they were chosen before these images were first scored" in fixed
     assert not {"expected", "quality", "correlations", "seeds"} & set(page.sections)
 
     section = page.sections["accuracy"]
@@ -302,7 +303,11 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
     source, page = read(workspace)
     assert [image for image in embedded(source) if image.shape == beside.shape and (image == beside).all()]
     assert "877 labelled images, each held out once, right" in page.lede
-    assert page.caveat[-1] == "On 60 images nothing below ten points can be shown."
+    # With groups the interval over them decides, and not McNemar's test.
+    assert page.caveat[-1] == (
+        "The interval that decides reaches 1.1 points below the difference, so that a gain below 1.1 points would not "
+        "have shown here."
+    )
     terms = page.sections["setup"].terms()
     assert terms["Test"].startswith("no test images: 5 folds of the 877 labelled ones, of 40 groups")
     assert terms["Selection"] == "extra:3: labels beyond the shots; 3 labels per class select, 4 train"

@@ -83,6 +83,42 @@ def test_quality_is_correlated_with_what_a_network_from_scratch_learns(
     assert {metric for metric, _ in found} == {"fid", "near_duplicates"}
 
 
+def test_quality_within_a_recipe_is_told_apart_from_quality_between_recipes(params: Params) -> None:
+    # Between the recipes, FID and CAS order alike; within each, the set of lower FID teaches worse.
+    records = []
+    for seed in range(6):
+        evaluation, guesses = made_up(dataclasses.replace(params, seed=seed))
+        record = table.record(evaluation, guesses)
+        for place, recipe in enumerate(("stable_diffusion", "datadream_dset")):
+            record["quality"][recipe] = {"fid": 50.0 - 30 * place + seed}
+            (row,) = (r for r in record["rows"] if (r["recipe"], r["train_on"]) == (recipe, "synthetic"))
+            row["accuracy"] = 0.5 + 0.3 * place + 0.01 * seed
+        records += [record, record | {"shots": 8}]
+    found = {row["shots"]: row for row in table.correlations(params, records)}
+    assert found["all"]["rho"] < 0 < found["within"]["rho"] == 1
+    # What the same set says at another number of shots is no second point.
+    assert (found["all"]["points"], found["within"]["points"], found[8]["points"]) == (12, 12, 12)
+
+
+def test_groups_of_test_images_widen_the_interval(params: Params) -> None:
+    records = []
+    for seed in range(6):
+        evaluation, guesses = made_up(dataclasses.replace(params, seed=seed))
+        labels, predicted = np.array(guesses["labels"]), guesses["predicted"]
+        # One recipe fails on two of four writers.
+        key = "datadream_dset/both_strong/resnet20"
+        predicted[key] = np.where(np.arange(60) < 30, labels, (labels + 1) % 3).tolist()
+        records.append(table.record(evaluation, guesses | {"groups": (np.arange(60) // 15).tolist()}))
+    alone = [record | {"groups": None} for record in records]
+    grouped, single = (
+        next(row for row in table.claims(params, given) if str(row["of"]) == key) for given in (records, alone)
+    )
+    assert (grouped["groups"], single["groups"]) == (4, None)
+    assert grouped["high"] - grouped["low"] > 1.5 * (single["high"] - single["low"])
+    with pytest.raises(InputError, match="scored on different images"):
+        table.claims(params, [records[0], alone[1]])
+
+
 def test_seeds_that_were_scored_on_different_images_are_refused(params: Params) -> None:
     records = []
     for seed, images in ((0, 60), (1, 30)):

@@ -18,7 +18,6 @@ from dreamset.data import cards
 from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
-from dreamset.metrics.verdict import TITLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,8 +103,12 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     evaluation = read_json(path, "dreamset evaluate")
     split = read_split(workspace.splits)
     table = claims.read(params, workspace, {REAL, *params.active})
-    settled = claims.settle(params, table, split, evaluation, verdict(evaluation, path))
-    assert settled.verdict is not None
+    try:
+        settled = claims.settle(params, table, split, evaluation)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not what `dreamset evaluate` writes ({error}); {_AGAIN}.") from error
+    if settled.verdict is None:
+        raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
     decision = settled.verdict | {"seeds": settled.seeds, "basis": settled.basis}
     helps = decision["outcome"] == "helps"
     # Where they help, the very run that the verdict compares.
@@ -163,30 +166,6 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     }
     write_json(workspace.result("deliver"), summary)
     return summary | {"warnings": [table.warning] if table.warning else []}
-
-
-def verdict(evaluation: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the verdict of an evaluation.
-
-    Args:
-        evaluation: the content of ``path``.
-        path: the file that errors name.
-
-    Raises:
-        InputError: there is no verdict, its outcome is not one of the three, or it is not about a run.
-    """
-    verdict = evaluation.get("verdict")
-    fields = ("outcome", "recipe", "classifier", "of", "sentence")
-    if not isinstance(verdict, dict) or not all(isinstance(verdict.get(key), str) for key in fields):
-        raise InputError(f"{path}: holds no verdict; {_AGAIN}.")
-    outcome = verdict["outcome"]
-    if outcome not in TITLES:
-        raise InputError(f"{path}: has the verdict {outcome!r}, not one of {', '.join(TITLES)}; {_AGAIN}.")
-    try:
-        Run.parse(verdict["of"])
-    except ValueError as error:
-        raise InputError(f"{path}: has a verdict on no run ({error}); {_AGAIN}.") from error
-    return verdict
 
 
 def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float) -> Choice:

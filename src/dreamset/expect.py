@@ -247,9 +247,9 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
 
     Returns:
         None without a table, else ``source`` and ``model`` of the table, ``shots`` and ``seeds``; ``lift``, the
-        smallest and largest gain of adaptation on synthetic images alone; ``added``, the number of comparisons of
-        synthetic images added to real ones with the best run of the same classifier on real images alone; ``gains``,
-        those of them whose interval lies above zero.
+        smallest and largest gain of adapted recipes over plain ones on synthetic images alone; ``added``, the number
+        of comparisons of synthetic images added to real ones with the best run of the same classifier on real images
+        alone; ``gains``, those of them whose interval lies above zero.
     """
     path, setting = workspace.results / "table/claims.csv", workspace.results / "table/setting.json"
     if not path.is_file() or not setting.is_file():
@@ -257,14 +257,21 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
     from dreamset.core.files import read_json
 
     settings = read_json(setting, "dreamset table")
-    retrieved = {name for name, row in settings.get("recipes", {}).items() if row.get("origin") == "retrieval"}
-    every = [claim for claim in claims.read_claims(path) if not retrieved & {claim.gain.of.arm, claim.gain.minus.arm}]
+    if "recipes" not in settings:
+        return None  # of a program that is too old to tell what its recipes were
+    # The last row of a recipe's entry is its own; those before it are of the recipes that it starts from.
+    own = {name: entry["rows"][-1] for name, entry in settings["recipes"].items()}
+    found = {name for name, row in own.items() if row["origin"] == "retrieval"}
+    every = [claim for claim in claims.read_claims(path) if not found & {claim.gain.of.arm, claim.gain.minus.arm}]
     if not every:
         return None
     nearest = min({claim.shots for claim in every}, key=lambda k: (abs(math.log(k / shots)), k))
     here = [claim for claim in every if claim.shots == nearest]
     gains = [claim.gain for claim in here]
-    lift = [gain.difference for gain in gains if gain.of.kind == gain.minus.kind == SYNTHETIC]
+    adapted = {name for name, row in own.items() if row["adapter"] != "none"}
+    plain = {name for name, row in own.items() if row["adapter"] == "none" and not row["search"]}
+    alone = [gain for gain in gains if gain.of.kind == gain.minus.kind == SYNTHETIC]
+    lift = [gain.difference for gain in alone if gain.of.arm in adapted and gain.minus.arm in plain]
     choices = dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains if gain.minus.arm == REAL)
     added = [gain for recipe, classifier in choices if (gain := over_real(gains, recipe, classifier))]
     return {

@@ -74,6 +74,7 @@ def write(
     predicted: dict[Run, NDArray[np.int64]],
     labels: NDArray[np.int64],
     touched: dict[str, list[int]],
+    groups: NDArray[np.int64] | None,
 ) -> None:
     """Write the stage's results and plots.
 
@@ -83,6 +84,7 @@ def write(
         predicted: labels (images,) by run.
         labels: the true ones, (images,).
         touched: by recipe the rows of the images that synthetic ones are near-duplicates of.
+        groups: (images,), numbers of the images' groups; None where each image is a group.
     """
     write_json(workspace.result("evaluate"), evaluation)
     write_json(workspace.result("metrics"), summary(evaluation))
@@ -91,6 +93,7 @@ def write(
     guesses = {
         "classes": classes,
         "labels": labels.tolist(),
+        "groups": None if groups is None else groups.tolist(),
         "predicted": {str(run): guess.tolist() for run, guess in predicted.items()},
         "touched": touched,
     }

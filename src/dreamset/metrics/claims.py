@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _Row = TypeVar("_Row")
 
 _SIGN_FLIP: Final = "the sign-flip test over seeds"
+_ADJUSTED: Final = f"{_SIGN_FLIP}, after Holm over the family of primary claims,"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Claim:
     p: float | None
     p_holm: float | None
     primary: bool
+    groups: int | None = None  # of the test images; None: each image is one
+
+    @property
+    def decisive(self) -> float | None:
+        """The p that a verdict asks: the adjusted one where the claim is one of the family of primary claims."""
+        return self.p_holm if self.primary else self.p
 
 
 @dataclass(frozen=True)
@@ -123,41 +130,42 @@ class Settled:
         seeds: the number of seeds that it rests on: 1, or six and more of the table.
         gains: the differences over these seeds, by the two runs compared; empty where it rests on one seed.
         basis: a sentence on the seeds that it rests on.
+        here: the record of the verdict on the evaluation alone.
     """
 
     verdict: dict[str, Any] | None
     seeds: int
     gains: dict[tuple[Run, Run], Gain]
     basis: str
+    here: dict[str, Any] | None
 
 
-def settle(
-    params: Params, table: Table, split: Split, evaluation: dict[str, Any], here: dict[str, Any] | None
-) -> Settled:
-    """Return the verdict over the seeds of the table, or ``here`` where the table has fewer than six.
+def settle(params: Params, table: Table, split: Split, evaluation: dict[str, Any]) -> Settled:
+    """Return the verdict over the seeds of the table, or of the evaluation where the table has fewer than six.
 
-    Fewer do not show how much seeds differ: intervals over two or three can be far too narrow.
+    Fewer do not show how much seeds differ. A claim of the primary family has to pass with its adjusted p.
 
     Args:
         params: gives the primary recipe and classifier, and the smallest gain of interest.
         table: as ``read`` returns it.
         split: of the run that the verdict is for.
-        evaluation: of that run; gives the confidence and the images.
-        here: the record of that evaluation's verdict.
+        evaluation: of that run.
     """
+    here = verdict.of_evaluation(params, evaluation)
     claims = table.sweep.at(split.shots) if table.sweep else {}
     best = over_real((claim.gain for claim in claims.values()), params.primary_recipe, params.primary_classifier)
     # A recipe that was added later may have fewer seeds than the table.
     seeds = claims[best.of, best.minus].seeds if best else 0
     if not indicative(seeds):
         over = f"{verdict.basis(evaluation).rstrip(',')}, in the mean of {seeds} seeds,"
-        gains = {pair: replace(claim.gain, p=claim.p) for pair, claim in claims.items()}
-        pooled = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=_SIGN_FLIP)
+        gains = {pair: replace(claim.gain, p=claim.decisive) for pair, claim in claims.items()}
+        test = _ADJUSTED if best and claims[best.of, best.minus].primary else _SIGN_FLIP
+        pooled = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=test)
         if pooled is not None:
             basis = f"It rests on {seeds} seeds, of which this classifier is of seed {split.seed}."
-            return Settled(pooled.record, seeds, gains, basis)
+            return Settled(pooled.record, seeds, gains, basis, here)
     basis = f"It rests on one seed, {split.seed}."
-    return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis)
+    return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis, here)
 
 
 def hashes(params: Params, root: Path) -> dict[str, str]:
@@ -230,6 +238,7 @@ def _claim(row: dict[str, str]) -> Claim:
         p=_number(row, "p"),
         p_holm=_number(row, "p_holm"),
         primary=row.get("primary") == "true",
+        groups=int(row["groups"]) if row.get("groups") else None,
     )
 
 

@@ -14,6 +14,7 @@ from dreamset.metrics.verdict import points
 from dreamset.report.figures import percent, point_interval
 
 if TYPE_CHECKING:
+    from dreamset.metrics.claims import Settled
     from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence
 
@@ -42,14 +43,13 @@ def headline(evidence: Evidence) -> Headline:
     recipe, classifier = params.primary_recipe, params.primary_classifier
     plain = next((name for name in evidence.plain if params.recipes[name].draws), None)
     plain = plain if recipe in evidence.adapted else None
-    here = rule.of_evaluation(params, evidence.evaluation)
-    settled = claims.settle(params, evidence.table, evidence.split, evidence.evaluation, here)
+    settled = claims.settle(params, evidence.table, evidence.split, evidence.evaluation)
     title, lede = "What was measured", "No classifier was trained on real and synthetic images together."
     if settled.verdict is not None:
         title, lede = rule.TITLES[settled.verdict["outcome"]], _sentence(settled.verdict["reason"])
     also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier)
-    if settled.gains and here:
-        also.append(f"Seed {params.seed}, which the rest of this page is about: {here['reason']}")
+    if settled.gains and settled.here:
+        also.append(f"Seed {params.seed}, which the rest of this page is about: {settled.here['reason']}")
     alone = _alone(evidence, recipe, plain, classifier)
     pooled = settled.seeds if settled.gains else 0
     return Headline(
@@ -61,7 +61,7 @@ def headline(evidence: Evidence) -> Headline:
         title=title,
         lede=lede,
         also=[*also, *([alone] if alone else [])],
-        caveat=_caveat(evidence, pooled),
+        caveat=_caveat(evidence, settled),
     )
 
 
@@ -98,30 +98,60 @@ def _alone(evidence: Evidence, recipe: str, plain: str | None, classifier: str) 
     return f"On synthetic images alone {classifier} reaches {percent(score.accuracy)}{against}."
 
 
-def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
-    """Return sentences on how far the verdict holds and on its rule, which was fixed before any test image was seen."""
-    params = evidence.params
-    interval = f"{100 * float(evidence.evaluation['confidence']):g}% interval"
+def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
+    """Return sentences on how far the verdict holds, on its rule, and on what is known of when that was fixed."""
+    params, evaluation = evidence.params, evidence.evaluation
+    interval = f"{100 * float(evaluation['confidence']):g}% interval"
     sentences = []
     if evidence.table.warning:
         sentences.append(evidence.table.warning)
-    if not seeds_of_title:
-        sentences.append(f"{seeds(evidence)} Its intervals resample the images alone.")
-    level = f"{100 * (1 - float(evidence.evaluation['confidence'])):.3g}%"
+    if not settled.gains:
+        groups = evaluation.get("groups")
+        over = f"over {groups} groups of images" if groups else "over the images"
+        sentences.append(f"{seeds(evidence)} Its intervals are {over} alone.")
+    level = f"{100 * (1 - float(evaluation['confidence'])):.3g}%"
     least = points(params.evaluate.smallest_gain)
     sentences.append(
-        f"The rule: it helps where the whole {interval} lies above zero and McNemar’s exact test, or over six seeds or "
-        f"more the sign-flip test, rejects equality at {level}. It does not help where the interval ends below {least} "
-        "points and so many images can show a difference at all. Otherwise these images cannot tell. Rule, recipe and "
-        "classifier were fixed before these images were seen: `primary` and `deliver` in `params.yaml`."
+        f"The rule: it helps where the whole {interval} lies above zero and a test rejects equality at {level}. The "
+        "test is McNemar’s exact one or, over six seeds or more, that of sign flips, adjusted for the family of "
+        f"primary claims where it is one of them. It does not help where the interval ends below {least} points and "
+        "so many images can show a difference at all. Otherwise these images cannot tell."
     )
+    sentences.append(_fixed(evidence, settled))
     if len(evidence.real_kinds) > 1:
         sentences.append(
             f"Synthetic images have to beat the best of {len(evidence.real_kinds)} ways of training on the real images "
             "alone. It is chosen on these images, which favours the real ones."
         )
-    reach = evidence.evaluation.get("reach") or {}
-    return [*sentences, *filter(None, (reach.get("words"), evidence.machines))]
+    return [*sentences, *filter(None, (_reach(evidence, settled), evidence.machines))]
+
+
+def _fixed(evidence: Evidence, settled: Settled) -> str:
+    """Return a sentence on what the records show of when recipe and classifier of the verdict were chosen."""
+    where = "Recipe and classifier of the verdict stand in `params.yaml` (`primary`, `deliver`)"
+    if not settled.gains or evidence.table.sweep is None:
+        return f"{where}; nothing records whether they were chosen before these images were first scored."
+    recipe, cost = evidence.params.primary, evidence.table.sweep.cost
+    known, cells = cost.get("primary", {}).get(recipe, 0), cost.get("cells", 0)
+    if known == cells and cells:
+        return f"{where}; each of the table’s {cells} cells records that `primary` was {recipe} whenever it was scored."
+    return (
+        f"{where}; {known} of the table’s {cells} cells record that `primary` was {recipe} whenever they were scored, "
+        "and nothing records that it was chosen before the others were."
+    )
+
+
+def _reach(evidence: Evidence, settled: Settled) -> str | None:
+    """Return a sentence on the smallest gain that the verdict could have shown, by what decides it."""
+    words: str | None = (evidence.evaluation.get("reach") or {}).get("words")
+    found = settled.verdict
+    if found is None or not (settled.gains or evidence.evaluation.get("groups")):
+        return words  # McNemar's test decides, beside an interval over the same single images
+    side = points(found["difference"] - found["low"]).lstrip("+")
+    return (
+        f"The interval that decides reaches {side} points below the difference, so that a gain below {side} points "
+        "would not have shown here."
+    )
 
 
 def _sentence(words: str) -> str:

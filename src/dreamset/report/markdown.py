@@ -43,8 +43,8 @@ def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequen
         "In the judge's features, means over seeds.",
         _fid(params, summary),
         f"## Differences, {name}",
-        f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % BCa intervals over both"
-        f"{augmented}. Bold where the interval leaves out zero.",
+        f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % intervals over seeds and "
+        f"groups of test images{augmented}. Bold where the interval leaves out zero.",
         _differences(name, together, claims),
     ]
     return "\n\n".join(parts) + "\n"

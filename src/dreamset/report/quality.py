@@ -95,7 +95,8 @@ def correlations(evidence: Evidence) -> Markup | None:
         cells.setdefault(line["metric"], {})[line["shots"]] = aside(_rho(line["rho"]), ends)
     names = {name: title for name, (title, _, _) in _MEASURES.items()} | _copies_of(evidence)
     rows = [[names.get(metric, metric), *(row.get(k, "–") for k in shots)] for metric, row in cells.items()]
-    table = Table(["Figure", *("all" if k == "all" else f"{k} shots" for k in shots)], rows)
+    heads = {"all": "all", "within": "within recipe and shots"}
+    table = Table(["Figure", *(heads.get(k, f"{k} shots") for k in shots)], rows)
     return fill("quality.correlations", table=table, most=max(lines, key=lambda line: int(line["points"])))
 
 

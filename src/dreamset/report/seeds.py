@@ -47,6 +47,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         sweep=sweep,
         few=indicative(sweep.seeds),
         confidence=evidence.confidence,
+        units=_units(sweep),
         hours=f"{sweep.cost['seconds'] / 3600:.1f}" if sweep.cost else "",
         cells=number(sweep.cost.get("cells")),
         machines=sweep.cost.get("machines"),
@@ -59,6 +60,14 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         weak=[(words, gain) for words, gain in additions if gain.outcome != "helps"],
         additions=len(additions),
     )
+
+
+def _units(sweep: Sweep) -> str:
+    """Return what the intervals are over, beside seeds."""
+    groups = sorted({claim.groups for claim in sweep.claims if claim.groups})
+    if not groups:
+        return "test images"
+    return f"{groups[0]}{f' to {groups[-1]}' if len(groups) > 1 else ''} groups of test images"
 
 
 def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tuple[Markup, list[tuple[str, Markup]]]:

@@ -278,6 +278,9 @@ def run_cell(cell: Cell) -> None:
         guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
         seconds = round(progress["seconds"] + time.monotonic() - started, 1)
         facts = {"recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}
+        # Known only where every run of the cell, from the first on, had the same.
+        same = not cell.last or cell.last.get("primary") == params.primary
+        facts |= {"primary": params.primary if same else None}
         _write(cell.record, made | facts | table.record(evaluation, guesses))
 
 

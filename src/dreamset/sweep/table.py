@@ -7,6 +7,7 @@ different times or on different machines make one table when their records are i
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
@@ -15,10 +16,10 @@ from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.evaluate import output
 from dreamset.metrics.gains import Gain, over_real
 from dreamset.metrics.machines import differing
-from dreamset.metrics.statistics import crossed_bca, holm, indicative, sign_flip, spearman
+from dreamset.metrics.statistics import crossed, holm, indicative, sign_flip, spearman
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -33,6 +34,7 @@ CLAIMS: Final = (
     "of",
     "minus",
     "seeds",
+    "groups",
     "difference",
     "low",
     "high",
@@ -66,6 +68,8 @@ def record(evaluation: dict[str, Any], guesses: dict[str, Any]) -> dict[str, Any
         "images": len(labels),
         # Under cross-validation the images are the shots of the seed.
         "labels": digest([guesses["labels"], evaluation["seed"] if evaluation.get("protocol") == "cv" else None]),
+        # Numbers of the test images' groups; null where each image is a group.
+        "groups": guesses.get("groups"),
         # A bit for each test image, in hexadecimal.
         "right": {run: np.packbits(labels == guess).tobytes().hex() for run, guess in guesses["predicted"].items()},
         "differences": [[row["of"], row["minus"]] for row in evaluation["differences"]],
@@ -113,6 +117,8 @@ def write(
     write_json(folder / "setting.json", params.setting(recipes) | made_with)
     cost = {"cells": len(ordered), "seconds": round(sum(cell["seconds"] for cell in ordered), 1)}
     cost |= {"threads": sorted({cell["threads"] for cell in ordered}), "machines": machines(ordered)}
+    # How many cells record which recipe was the primary one whenever they were scored.
+    cost["primary"] = dict(Counter(cell["primary"] for cell in ordered if cell.get("primary")))
     write_json(folder / "cost.json", cost)
     return means, compared
 
@@ -152,9 +158,9 @@ def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return every difference that ``evaluate`` reports, paired by seed and test image, over all seeds that have it.
 
-    ``low`` and ``high`` are the ends of the BCa interval over seeds and test images. ``p`` is that of the sign-flip
-    test over seeds, and ``p_holm`` is ``p`` adjusted within its family. There are two families: the primary claims,
-    which were fixed before they were measured, and all others, which are exploratory.
+    ``low`` and ``high`` are the ends of the interval over seeds and groups of test images. ``p`` is that of the
+    sign-flip test over seeds, and ``p_holm`` is ``p`` adjusted within its family. There are two families: the claims
+    on the primary recipe and classifier, and all others, which are exploratory.
 
     Raises:
         InputError: cells with the same number of shots were scored on different images.
@@ -166,7 +172,7 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
     for shots in sorted({cell["shots"] for cell in records}):
         cells = [cell for cell in records if cell["shots"] == shots]
         # All seeds must share their images, else means and claims would be over different ones.
-        if len({cell["labels"] for cell in cells}) > 1:
+        if len({(cell["labels"], str(cell.get("groups"))) for cell in cells}) > 1:
             raise InputError(
                 f"table: the seeds at {shots} shots were scored on different images, which cannot be paired; "
                 "use a source with test images, or evaluate.protocol: test."
@@ -188,20 +194,29 @@ def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, 
 def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return Spearman's rho of each quality of a synthetic dataset with its CAS, over cells and recipes.
 
-    A point is a recipe in a cell. There is a rho over all numbers of shots (``all``), and one within each.
+    A point is a recipe in a cell. There is a rho over all numbers of shots (``all``), and one at each. Both are mostly
+    about which recipe it is. So there is also the rho of the deviations from the mean of the same recipe at the same
+    number of shots (``within``). A set that does not depend on the shots is one point, however many cells hold it.
     """
     points = [
-        (cell["shots"], cell["seed"], cell["quality"][row["recipe"]], row["accuracy"])
+        (row["recipe"], cell["shots"], cell["seed"], cell["quality"][row["recipe"]], row["accuracy"])
         for cell in records
         for row in cell["rows"]
-        if row["train_on"] == "synthetic" and row["classifier"] == _CAS and row["recipe"] in cell["quality"]
+        if (row["train_on"], row["classifier"]) == (str(SYNTHETIC), _CAS) and row["recipe"] in cell["quality"]
     ]
+    once = list({digest([recipe, *rest]): (recipe, shots, *rest) for recipe, shots, *rest in reversed(points)}.values())
     table = []
     for metric in (*output.SET_MEASURES, *_SHARES):
-        known = [(shots, seed, quality[metric], cas) for shots, seed, quality, cas in points if metric in quality]
-        for shots in ("all", *sorted({point[0] for point in known})):
-            chosen = [point for point in known if shots in ("all", point[0])]
-            _, seeds, x, y = zip(*chosen, strict=True) if chosen else ((), (), (), ())
+        for shots in ("all", "within", *sorted({point[1] for point in points})):
+            chosen = [
+                (point[:2], point[2], point[3][metric], point[4])
+                for point in (once if isinstance(shots, str) else points)
+                if metric in point[3] and shots in ("all", "within", point[1])
+            ]
+            groups, seeds = [point[0] for point in chosen], [point[1] for point in chosen]
+            x, y = [float(point[2]) for point in chosen], [float(point[3]) for point in chosen]
+            if shots == "within":
+                x, y = _centred(groups, x), _centred(groups, y)
             rho = spearman(x, y, seeds, params.evaluate.bootstrap, params.evaluate.confidence)
             if rho is None:
                 continue
@@ -213,12 +228,21 @@ def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict
     return table
 
 
+def _centred(groups: Sequence[Hashable], values: Sequence[float]) -> list[float]:
+    """Return each value less the mean of its group, rounded so that equal ones stay equal."""
+    members: dict[Hashable, list[float]] = {}
+    for group, value in zip(groups, values, strict=True):
+        members.setdefault(group, []).append(value)
+    return [round(value - statistics.fmean(members[group]), 9) for group, value in zip(groups, values, strict=True)]
+
+
 def _claim(params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     import numpy as np
 
     both = [cell for cell in cells if {str(of), str(minus)} <= cell["right"].keys()]
     differences = np.stack([_right(cell, of) - _right(cell, minus) for cell in both])
-    interval = crossed_bca(differences, params.evaluate.bootstrap, params.evaluate.confidence)
+    groups = groups_of(both[0])
+    interval = crossed(differences, params.evaluate.bootstrap, params.evaluate.confidence, groups)
     by_seed = differences.mean(axis=1)
     return {
         "shots": shots,
@@ -226,6 +250,7 @@ def _claim(params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict
         "of": of,
         "minus": minus,
         "seeds": len(both),
+        "groups": None if groups is None else int(groups.max()) + 1,
         "difference": round(interval.estimate, 4),
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
@@ -252,6 +277,13 @@ def _primary(params: Params, recipe: str, shots: int, rows: Iterable[dict[str, A
         kinds = (SYNTHETIC, best.of.kind) if best else (SYNTHETIC,)
         pairs |= {(Run(recipe, kind, classifier), Run(plain, kind, classifier)) for kind in kinds}
     return pairs
+
+
+def groups_of(record: dict[str, Any]) -> NDArray[np.int64] | None:
+    """Return the group numbers (images,) of a record's test images; None where each image is a group."""
+    import numpy as np
+
+    return None if record.get("groups") is None else np.array(record["groups"], np.int64)
 
 
 def _right(cell: dict[str, Any], run: Run) -> NDArray[np.float64]:
