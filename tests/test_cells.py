@@ -168,6 +168,23 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     assert record["code"] == "refactored once more"
 
 
+def test_a_cell_records_what_was_primary_whenever_it_was_scored(
+    params: Params, workspace: Workspace, stages: list[str]
+) -> None:
+    def known() -> dict[str, int]:
+        return dict(json.loads((workspace.results / "table/cost.json").read_text())["primary"])
+
+    chosen = dataclasses.replace(params, primary="datadream_dset", active=("stable_diffusion",))
+    cells.run(chosen, workspace, [4], [0, 1], 1)
+    assert known() == {"datadream_dset": 2}
+    # A cell that is scored again under another choice shows nothing of when that was made.
+    later = dataclasses.replace(params, primary="datadream_cls", active=("stable_diffusion", "datadream_cls"))
+    cells.run(later, workspace, [4], [0, 2], 1)
+    assert known() == {"datadream_dset": 1, "datadream_cls": 1}
+    cells.run(dataclasses.replace(chosen, active=("datadream_dset",)), workspace, [4], [0], 1)
+    assert known() == {"datadream_dset": 1, "datadream_cls": 1}
+
+
 def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="2"):

@@ -106,15 +106,22 @@ def test_the_tests_over_seeds_are_those_of_the_pages_choice(params: Params, work
     folder = workspace.results / "table"
     rho = {"metric": "fid", "shots": "all", "points": 60, "seeds": 6, "rho": -0.512, "low": -0.9, "high": 0.1}
     write_csv(folder / "correlations.csv", [rho, rho | {"shots": 4, "rho": 0.25}], rho)
-    write_json(folder / "cost.json", {"cells": 12, "seconds": 9000.0, "threads": [1], "machines": "On two machines."})
-    report.run(params, workspace)
-    page = read(workspace)[1]
+    cost = {"cells": 12, "seconds": 9000.0, "threads": [1], "machines": "On two machines."}
+    for known, words in (
+        ({}, "0 of the table’s 12 cells record that `primary` was datadream_dset".replace("`", "")),
+        ({"datadream_dset": 7, "other": 5}, "7 of the table’s 12 cells record"),
+        ({"datadream_dset": 12}, "each of the table’s 12 cells records that primary was datadream_dset"),
+    ):
+        write_json(folder / "cost.json", cost | {"primary": known})
+        report.run(replace(params, primary="datadream_dset"), workspace)
+        page = read(workspace)[1]
+        assert any(words in told for told in page.caveat)
     assert not [told for told in page.caveat if "Indicative" in told]
     section = page.sections["seeds"]
     assert section.texts("p")[0].endswith("12 cells took 2.5 hours, one after another.")
     assert section.texts("p")[1] == "On two machines."
     primary, *_, other = section.all("table")
-    assert primary.one("caption").text.startswith("Fixed before they were measured")
+    assert primary.one("caption").text.startswith("The claims on the recipe and classifier of the verdict")
     ends = ["+4.9", "−1.1 to +5.9"]
     assert [row[1:] for row in primary.rows[1:]] == [["4", *ends, "0.031", "0.19", "unclear"]] * 2
     assert [row[-3:] for row in other.rows[1:]] == [["<0.001", "0.50", "helps"]]
@@ -134,9 +141,13 @@ def test_the_tests_over_seeds_are_those_of_the_pages_choice(params: Params, work
     report.run(params, workspace)
     assert "in the mean of 6 seeds" in read(workspace)[1].lede
     another = replace(params, primary="stable_diffusion")
-    assert [told for told in captions(another) if told.startswith("Fixed before they were measured")]
+    assert [
+        told for told in captions(another) if told.startswith("The claims on the recipe and classifier of the verdict")
+    ]
     write_table(params, workspace, rows)
-    assert not [told for told in captions(another) if told.startswith("Fixed before they were measured")]
+    assert not [
+        told for told in captions(another) if told.startswith("The claims on the recipe and classifier of the verdict")
+    ]
 
     (folder / "claims.csv").write_text("shots,of\n4,x\n")
     with pytest.raises(InputError, match="dreamset table"):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params import Params
 
-# The kind that is delivered where synthetic images do not help. It was fixed beforehand and not picked on the test
+# The kind that is delivered where synthetic images do not help. It is always the same and not picked on the test
 # images: on selection images of digits, strong augmentation got more right than plain (docs/selection.md).
 _ALONE: Final = REAL_STRONG
 _AGAIN: Final = "run `dreamset evaluate` again"

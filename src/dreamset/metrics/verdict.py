@@ -1,9 +1,9 @@
 """The verdict: do the primary recipe's images help the primary classifier?
 
-Recipe, classifier and rule stand in ``params.yaml`` before any test image is seen, so no result can move them. Real and
-synthetic images together are strongly augmented, as the real ones alone are in the strongest of their runs. The
-synthetic images have to beat the run on real images alone that is best on the test images. Choosing it there favours
-the real images, so the verdict errs on their side.
+Recipe and classifier stand in ``params.yaml``, and no result moves them. Real and synthetic images together are
+strongly augmented, as the real ones alone are in the strongest of their runs. The synthetic images have to beat the run
+on real images alone that is best on the test images. Choosing it there favours the real images, so the verdict errs on
+their side.
 """
 
 from __future__ import annotations

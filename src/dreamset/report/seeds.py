@@ -97,7 +97,7 @@ def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tupl
 
 
 def _primary(evidence: Evidence, sweep: Sweep) -> list[Claim]:
-    """Return the claims fixed beforehand on the page's recipe and classifier; the table may have chosen others."""
+    """Return the claims of the primary family on the page's recipe and classifier; the table may have chosen others."""
     params = evidence.params
     choice = params.primary_recipe, params.primary_classifier
     return [c for c in sweep.claims if c.primary and (c.gain.of.arm, c.gain.of.classifier) == choice]

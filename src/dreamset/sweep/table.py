@@ -261,7 +261,7 @@ def _claim(params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict
 
 
 def _primary(params: Params, recipe: str, shots: int, rows: Iterable[dict[str, Any]]) -> set[tuple[Run, Run]]:
-    """Return the claims of the primary recipe and classifier that were fixed beforehand.
+    """Return the pairs of runs that the claims of the primary recipe and classifier compare.
 
     They are: (a) its synthetic images alone over those of the un-adapted generator; (b) real + synthetic over the best
     of the real-only runs; (c) real + synthetic over real + the un-adapted generator's, with the augmentation of (b).
