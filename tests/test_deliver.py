@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from safetensors.torch import load_file
 
 import delivered
 import toy
-from dreamset import classifiers, deliver
+from dreamset import classifiers, deliver, train
 from dreamset.classifiers import clip_lora
+from dreamset.classifiers.calibration import fit_temperature
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_csv, write_json
 from dreamset.core.images import Decoding, decode, read_rgb, resize_crop
 from dreamset.core.workspace import Workspace
 from dreamset.data import cards
-from dreamset.data.splits import Sample, Split
+from dreamset.data.runs import REAL_STRONG, Run
+from dreamset.data.splits import Sample, Split, write_split
 from dreamset.metrics import claims
 from dreamset.params.recipe import NOT_ANONYMOUS
 
@@ -177,6 +180,34 @@ def test_an_evaluation_that_does_not_say(tmp_path: Path, change: dict[str, Any],
     write_json(workspace.result("evaluate"), delivered.evaluation() | change)
     with pytest.raises(InputError, match=words):
         deliver.run(toy.params(), workspace)
+
+
+def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_threshold(workspace: Workspace) -> None:
+    split = toy.write_splits(workspace)
+    params = toy.params(deliver__calibrate=True, deliver__precision=0.6, models__bundled__clip="clip")
+    toy.write_clip(workspace.root / "clip")
+    train.run(params, workspace, "real", [REAL_STRONG])
+    write_json(workspace.result("evaluate"), delivered.evaluation())
+    summary = deliver.run(params, workspace)
+    record = json.loads((workspace.classifier / "classifier.json").read_text())
+    run = Run("real", REAL_STRONG, "resnet20")
+    logits, labels = train.held_out(params, workspace, run)
+    assert np.bincount(labels).tolist() == np.bincount([sample.label for sample in split.train]).tolist()
+    assert record["temperature"] == summary["temperature"] == round(fit_temperature(logits, labels), 4) != 1
+    assert record["temperature_images"] == len(split.train) == 12
+    # Not those of the classifier itself, which has learned from these images.
+    held = classifiers.load(workspace.classifiers("real") / run.folder)
+    assert held.temperature == 1
+    assert "12 shots, each held out of a fold, " in record["threshold_reason"]
+    assert (
+        f"logits / {record['temperature']:g} (the temperature, fitted on 12 images that were held out)"
+        in (workspace.classifier / "README.md").read_text()
+    )
+    # What cannot be divided is delivered without, and the card says why.
+    write_split(workspace.splits, replace(split, train=tuple(replace(s, group="one") for s in split.train)))
+    record = deliver.run(params, workspace)
+    assert record["temperature"] == 1
+    assert "cannot be divided into folds: class 'bar' has shots of one group only" in record["threshold_reason"]
 
 
 def test_a_classifier_without_temperature_is_trained_again(workspace: Workspace) -> None:

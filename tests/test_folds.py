@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import toy
 from dreamset import adapt, classifiers, deliver, evaluate, generate, prepare, train
 from dreamset.classifiers import fitting
+from dreamset.classifiers.calibration import fit_temperature
 from dreamset.command.plan import describe
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, sha256
@@ -27,7 +29,7 @@ from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays, folds
 from dreamset.data.adapters import read_adapters
-from dreamset.data.runs import REAL, SYNTHETIC, Run, arms
+from dreamset.data.runs import REAL, REAL_STRONG, SYNTHETIC, Run, arms
 from dreamset.data.splits import Sample, Split, read_split, read_test
 from dreamset.data.synthetic import read_metadata
 from dreamset.evaluate import logits
@@ -267,6 +269,28 @@ def test_a_folder_without_test_images_ends_in_a_classifier_that_labels_new_files
     expected = whole.logits(arrays.real(files, place.cell, whole.size).images).argmax(1)
     with (tmp_path / "out.csv").open(newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == [split.classes[label] for label in expected]
+
+
+def test_delivered_probabilities_are_of_the_folds_that_were_scored(
+    world: tuple[Workspace, Params, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, params, _ = world
+
+    def learned(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is learned again")
+
+    monkeypatch.setattr(train, "run", learned)
+    run, split = Run(REAL, REAL_STRONG, "resnet20"), read_split(place.splits)
+    folded = folds.test_folds(params, place, split)
+    files = [fold.workspace.cell / "scored/real.safetensors" for fold in folded]
+    found = np.concatenate([load_file(file)[str(run)] for file in files])
+    labels = np.array([sample.label for fold in folded for sample in fold.held_out])
+    calibrated = dataclasses.replace(params.deliver, calibrate=True)
+    done = deliver.run(dataclasses.replace(params, deliver=calibrated), place)
+    assert done["temperature"] == round(fit_temperature(found, labels), 4)
+    # As it was for the tests that follow.
+    monkeypatch.undo()
+    assert deliver.run(params, place)["temperature"] == 1
 
 
 def test_classifiers_of_folds_leave_only_their_logits(world: tuple[Workspace, Params, dict[str, Any]]) -> None:

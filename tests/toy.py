@@ -57,6 +57,7 @@ def params(**changes: Any) -> Params:
     train["linear_probe"] |= {"steps": 6, "batch": 16, "warmup": 1}
     raw["train"] |= {"selections": 3}
     raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
+    raw["deliver"]["calibrate"] = False
     raw["active"] = ["stable_diffusion", "datadream_dset"]
     for key, value in changes.items():
         *parents, last = key.split("__")

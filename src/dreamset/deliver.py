@@ -81,6 +81,17 @@ print(record["classes"][best], float(probabilities[best]))
 """
 
 
+class HeldOut(NamedTuple):
+    """What images that chose a threshold are called, and why they make it look better than it is."""
+
+    name: str
+    caution: str
+
+
+_SELECTED: Final = HeldOut("selection images", "They chose the epoch too")
+_FOLDED: Final = HeldOut("shots, each held out of a fold,", "They chose the threshold itself")
+
+
 class Choice(NamedTuple):
     """A threshold of the top probability, 0..1, and a sentence with its reason."""
 
@@ -127,7 +138,12 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     locks.boundary()
     predictor = classifiers.load(source)
     side = classifiers.seen(predictor.size, params.base.resolution)
-    choice = _threshold(params, workspace, split, predictor, side)
+    if params.deliver.calibrate and record.get("temperature_images") == 0:
+        calibrated = _calibrate(params, workspace, split, run, evaluation.get("protocol", "test"))
+        record |= calibrated.record
+        choice = calibrated.choice
+    else:
+        choice = _threshold(params, workspace, split, predictor, side)
     record |= {
         "base": record["base"] and cards.public_name(record["base"]),
         "preprocessing": _preprocessing(params, record["transform"], side),
@@ -168,7 +184,45 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     return summary | {"warnings": [table.warning] if table.warning else []}
 
 
-def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float) -> Choice:
+class Calibration(NamedTuple):
+    """What goes into the classifier's record, and the threshold."""
+
+    record: dict[str, Any]
+    choice: Choice
+
+
+def _calibrate(params: Params, workspace: Workspace, split: Split, run: Run, protocol: str) -> Calibration:
+    """Return temperature and threshold of a classifier that nothing was set apart for, by folds of the shots.
+
+    Each fold repeats the whole method without the shots that it holds out. Cross-validation has done so already.
+    """
+    import numpy as np
+
+    from dreamset import train
+    from dreamset.classifiers.calibration import fit_temperature, log_softmax
+    from dreamset.data import folds as dividing
+    from dreamset.evaluate import scoring
+    from dreamset.sweep import crossval
+
+    try:
+        if protocol == "cv":
+            folds = dividing.test_folds(params, workspace, split)
+            _, by_fold = scoring.predicted(params, folds, crossval.run)
+            logits = np.concatenate([predictions.logits[run] for predictions in by_fold])
+            labels = np.array([sample.label for fold in folds for sample in fold.held_out], np.int64)
+        else:
+            logits, labels = train.held_out(params, workspace, run)
+    except InputError as error:
+        reason = f"Threshold 0: it never abstains, for the shots cannot be divided into folds: {error}"
+        return Calibration({}, Choice(0.0, reason))
+    temperature = round(fit_temperature(logits, labels), 4)
+    choice = choose_threshold(np.exp(log_softmax(logits / temperature)), labels, params.deliver.precision, _FOLDED)
+    return Calibration({"temperature": temperature, "temperature_images": len(labels)}, choice)
+
+
+def choose_threshold(
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], precision: float, held_out: HeldOut = _SELECTED
+) -> Choice:
     """Return the lowest threshold, in steps of 0.01, above which predictions are right often enough; 0 if none is.
 
     At least 1 / (1 - precision) images must be kept. Of fewer, a single error already misses the precision, so that
@@ -178,25 +232,24 @@ def choose_threshold(probabilities: NDArray[np.floating[Any]], labels: NDArray[n
         probabilities: (n, classes), of images that the classifier was not trained on.
         labels: (n,) of these images.
         precision: the share of the kept images that must be right, above 0 and below 1.
+        held_out: what these images are, in words.
     """
     fewest, images = math.ceil(round(1 / (1 - precision), 6)), len(labels)
     never = "Threshold 0: it never abstains, for"
     if not images:
         return Choice(0.0, f"{never} no labels were set apart to choose one by.")
     if images < fewest:
-        return Choice(0.0, f"{never} {images} selection images are too few to choose one by; {fewest} are needed.")
+        return Choice(0.0, f"{never} {images} {held_out.name} are too few to choose one by; {fewest} are needed.")
     top, right = probabilities.max(1), probabilities.argmax(1) == labels
     for threshold in (step / 100 for step in range(100)):
         kept = top >= threshold
         if kept.sum() < fewest:
             break
         if right[kept].mean() >= precision:
-            share = f"{int(right[kept].sum())} of the {int(kept.sum())} kept of {images} selection images were right"
+            share = f"{int(right[kept].sum())} of the {int(kept.sum())} kept of {images} {held_out.name} were right"
             start = f"Threshold {threshold:g}: below it, it abstains;" if threshold else never
-            return Choice(
-                threshold, f"{start} {share} ({precision:.0%} wanted). They chose the epoch too: expect less."
-            )
-    return Choice(0.0, f"{never} on {images} selection images no threshold kept {fewest} with {precision:.0%} right.")
+            return Choice(threshold, f"{start} {share} ({precision:.0%} wanted). {held_out.caution}: expect less.")
+    return Choice(0.0, f"{never} on {images} {held_out.name} no threshold kept {fewest} with {precision:.0%} right.")
 
 
 def _threshold(params: Params, workspace: Workspace, split: Split, predictor: Predictor, side: int) -> Choice:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dreamset.core.workspace import Workspace
     from dreamset.data.runs import Kind, Run
     from dreamset.params import Params
@@ -62,7 +65,7 @@ def run(
             f"{params.selection}; run `dreamset prepare` again."
         )
     part = Part(params, workspace, split, arm, store or workspace.shards)
-    trials, seconds = _over_folds(part) if params.selection == "cv" else ({}, 0.0)
+    trials, seconds = _over_folds(part, runs(params, arm)) if params.selection == "cv" else ({}, 0.0)
     wanted = [run for run in runs(params, arm) if run.kind in kinds or run.kind.scale is not None]
     fitted = [Fitted(part, run, trials.get(run, ())) for run in wanted]
     fitting.finish(part.store, fitted)
@@ -88,8 +91,27 @@ def run(
     return result
 
 
-def _over_folds(whole: Part) -> tuple[dict[Run, tuple[tuple[Trial, ...], ...]], float]:
-    """Return the trials of every run of an arm by configuration and fold, and the seconds of adapting and drawing.
+def held_out(params: Params, workspace: Workspace, run: Run) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the logits (n, classes) of a run on the shots, each held out of a fold, and the labels (n,).
+
+    Each fold repeats the whole method with the run's first configuration, to the last step, as ``selection: fixed``
+    does. Finished trials are found again.
+
+    Raises:
+        InputError: all shots of a class are of one group.
+    """
+    part = Part(params, workspace, read_split(workspace.splits), run.arm, workspace.shards)
+    trials, _ = _over_folds(part, [run], most=1)
+    scored = fitting.pooled(trials[run][0])
+    return scored.logits[max(scored.logits)], scored.labels
+
+
+def _over_folds(
+    whole: Part, wanted: Collection[Run], most: int | None = None
+) -> tuple[dict[Run, tuple[tuple[Trial, ...], ...]], float]:
+    """Return the trials of some runs of an arm by configuration and fold, and the seconds of adapting and drawing.
+
+    At ``most`` so many configurations are tried; None: all.
 
     Each trial scores shots that neither its images nor its classifier were made from.
     """
@@ -110,8 +132,8 @@ def _over_folds(whole: Part) -> tuple[dict[Run, tuple[tuple[Trial, ...], ...]], 
             seconds += generate.run(params, place, arm)["seconds"]
         part = Part(params, place, inner, arm, whole.store)
         tried = {
-            run: [Trial(part, run, choice, index) for choice in fitting.configurations(params, run.classifier)]
-            for run in runs(params, arm)
+            run: [Trial(part, run, choice, index) for choice in fitting.configurations(params, run.classifier)[:most]]
+            for run in wanted
         }
         fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])
         part.forget()

@@ -322,8 +322,8 @@ def _fit(
         seed=("train", params.seed, str(kind), name),
         stop=stop,
         mixup=configuration.mixup,
-        # Without selection images, as for `real_more`, the schedule is the cosine.
-        plateau=scored and getattr(row, "schedule", "cosine") == "plateau",
+        # Where nothing is selected, as for `real_more`, the schedule is the cosine.
+        plateau=scored and params.selection != "fixed" and getattr(row, "schedule", "cosine") == "plateau",
         strong=kind.strong,
         what=f"{what} {run.arm} {kind} {name}",
     )

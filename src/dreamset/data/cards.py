@@ -176,7 +176,9 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
         f"{larger}; mean {pixels['mean']}, standard deviation {pixels['std']} of values in 0..1. Turned upright by "
         "EXIF, transparency put on white."
     )
-    yield f"- Probabilities: softmax of logits / {record['temperature']:g} (the temperature)."
+    fitted = record.get("temperature_images")
+    how = f", fitted on {fitted} images that were held out" if fitted else ""
+    yield f"- Probabilities: softmax of logits / {record['temperature']:g} (the temperature{how})."
     yield f"- {record['threshold_reason']}"
     yield f"- Classes, in the order of the logits: {', '.join(names)}."
     yield f"- Made by dreamset {__version__}."

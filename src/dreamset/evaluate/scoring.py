@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
-    from dreamset.data.folds import CrossValidate
+    from dreamset.data.folds import CrossValidate, Fold, Predictions
     from dreamset.data.splits import Sample, Split
     from dreamset.metrics.compare import Compared
     from dreamset.params import Params
@@ -84,9 +84,7 @@ def over_folds(params: Params, workspace: Workspace, split: Split, cross_validat
     import numpy as np
 
     folds = dividing.test_folds(params, workspace, split)
-
-    images = [Images(params, fold.workspace, fold.split, TestSplit(split.classes, fold.held_out)) for fold in folds]
-    by_fold = cross_validate(params, folds, predicting.scorer(params, images))
+    images, by_fold = predicted(params, folds, cross_validate)
     samples = dividing.scored_on(params, split).train
     place = {sample.path: index for index, sample in enumerate(absolute(samples, workspace))}
     rows = [np.array([place[sample.path] for sample in fold.held_out]) for fold in folds]
@@ -108,6 +106,16 @@ def over_folds(params: Params, workspace: Workspace, split: Split, cross_validat
     }
     near = {recipe: _nearest(each, params.evaluate.worst_pairs) for recipe, each in compared.items()}
     return Scores(samples, every.labels, logits, scaled, sets, touched, near, None, len(folds))
+
+
+def predicted(
+    params: Params, folds: list[Fold], cross_validate: CrossValidate
+) -> tuple[list[Images], list[Predictions]]:
+    """Return the images of each fold, and the predictions of all arms on those that it holds out."""
+    images = [
+        Images(params, fold.workspace, fold.split, TestSplit(fold.split.classes, fold.held_out)) for fold in folds
+    ]
+    return images, cross_validate(params, folds, predicting.scorer(params, images))
 
 
 def _nearest(each: list[Compared], most: int) -> list[NDArray[np.uint8]]:

@@ -106,6 +106,7 @@ class Deliver:
     """Section ``deliver``."""
 
     precision: Annotated[float, Range(above=0, below=1)]
+    calibrate: bool
 
 
 @dataclass(frozen=True)
