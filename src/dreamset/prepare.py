@@ -100,7 +100,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     split = replace(split, unseen=tuple(sorted(written | files)))
     try_folds(split, params, workspace)
     unused = len(source.train) - len(train) - len(selection) * (source.selection is None)
-    warnings = [*_short(split), *_beyond(split, unused), *_alike(touched, workspace)]
+    warnings = [*source.warnings, *_short(split), *_beyond(split, unused), *_alike(touched, workspace)]
     if params.selection == "holdout":
         split = folds.holdout(split)
     write_split(workspace.splits, split)

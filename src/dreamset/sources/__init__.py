@@ -28,7 +28,7 @@ def read(prepare: Prepare) -> Source:
         InputError: there is no such source, files are missing, or captions cannot distinguish two class names.
     """
     from dreamset.core.images import Decoding
-    from dreamset.sources import arrays, coop, digits, imagefolder, listing, presets
+    from dreamset.sources import arrays, coop, digits, imagefolder, listing, naming, presets
 
     kind, _, argument = prepare.source.partition(":")
     path, decoding = Path(argument), Decoding(prepare.max_pixels, _window(prepare))
@@ -37,11 +37,11 @@ def read(prepare: Prepare) -> Source:
     elif not argument:
         kind, source = "", None
     elif kind == "imagefolder":
-        source = imagefolder.read(path, decoding)
+        source = naming.said(imagefolder.read(path, decoding))
     elif kind == "csv":
-        source = listing.read(path, decoding)
+        source = naming.said(listing.read(path, decoding))
     elif kind == "coop":
-        source = coop.read(path, decoding, presets.FOLDERS)
+        source = naming.said(coop.read(path, decoding, presets.FOLDERS))
     elif kind in presets.PRESETS:
         source = presets.read(kind, path, decoding)
     elif kind in arrays.CIFAR:
