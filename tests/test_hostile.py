@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import re
 import struct
 import time
 import zlib
@@ -481,3 +482,17 @@ def test_the_command_line_says_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         main(["prepare"])
     assert "list.csv, line 2: '../x.png' does not stay inside the folder" in capsys.readouterr().err
+
+
+def test_a_workspace_that_is_in_the_way_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[1] / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / ".dreamset").write_text("a file where a folder is to be")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="1"):
+        main(["prepare"])
+    told = capsys.readouterr().err
+    assert re.search(r"/\.dreamset/?.*: (Not a directory|File exists); make it usable .* run the same command", told)
+    assert told.count("\n") == 1

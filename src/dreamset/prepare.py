@@ -42,8 +42,14 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         The content of ``results/prepare.json``.
 
     Raises:
-        InputError: a class has too few images or groups, too many files are rejected, or a picture is in two splits.
+        InputError: weights of the model are not whole, a class has too few images or groups, too many files are
+            rejected, or a picture is in two splits.
     """
+    base = params.base
+    # All other stages come after this one, and some after hours.
+    hub.check(workspace.root, *base.pretrained)
+    hub.check(workspace.root, base.clip, "clip")
+    hub.check(workspace.root, base.judge, "judge")
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
     source, copies = overlap.pass_over(source)

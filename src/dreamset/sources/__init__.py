@@ -53,7 +53,9 @@ def read(prepare: Prepare) -> Source:
     if source is None:
         kinds = ", ".join([*KINDS, *(f"{name}:PATH" for name in presets.PRESETS)])
         raise InputError(
-            f"prepare.source: expected one of {kinds}, got {prepare.source!r}; write for example imagefolder:data/raw."
+            f"prepare.source: expected one of {kinds}, got {prepare.source!r}; write for example "
+            "imagefolder:data/raw into params.yaml, or say it with quotes of both kinds: -S "
+            "\"prepare.source='imagefolder:data/raw'\"."
         )
     _check_classes(source, prepare.source)
     return source

@@ -20,12 +20,13 @@ from typing import Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file
-from dreamset.weights import hub
+from dreamset.weights import hub, tensors
 
 WEIGHTS: Final = "open_clip_model.safetensors"
 CONFIG: Final = "open_clip_config.json"
 
 _NAME = re.compile(r"open_clip:([^/]+)/(.+)")
+_REMEDY: Final = "fetch or copy it again, or correct clip in its row"
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -55,13 +56,14 @@ class Pretrained:
         """Load the model in float32, on the CPU.
 
         Raises:
-            InputError: the weights do not fit the architecture.
+            InputError: the file is not whole, or its weights do not fit the architecture or are no numbers.
         """
         import open_clip
 
+        tensors.check(self.weights, _REMEDY)
         pretrained = None if self.folder else str(self.weights)
         try:
-            return open_clip.create_model(
+            model = open_clip.create_model(
                 self.source,
                 pretrained=pretrained,
                 precision="fp32",
@@ -73,6 +75,8 @@ class Pretrained:
             raise InputError(
                 f"{self.weights}: does not hold the weights of {self.source} ({reason}); correct clip in its row."
             ) from error
+        tensors.finite(model.state_dict(), self.weights, _REMEDY)
+        return model
 
     def tokenizer(self) -> Any:
         """The tokenizer, which maps a list of captions to (n, context) int64."""
