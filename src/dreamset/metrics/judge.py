@@ -211,11 +211,11 @@ def _load_inception(folder: Path, config: dict[str, Any]) -> Inception:
     # Only features are needed, so the classifying head is left out, and the auxiliary head, which only helps training.
     network.fc = nn.Identity()
     weights = {name: value for name, value in tensors.read(path, _REMEDY).items() if not name.startswith(_HEADS)}
-    facts = network.load_state_dict(weights, strict=False)
+    missing, unexpected = tensors.fit(network, weights, path, _REMEDY, strict=False)
     # Files leave out the number of batches seen, which matters only in training.
-    missing = [name for name in facts.missing_keys if not name.endswith("num_batches_tracked")]
-    if missing or facts.unexpected_keys:
-        odd = f"lacks the weights {', '.join(missing[:3])}" if missing else f"holds {facts.unexpected_keys[0]}, unknown"
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        odd = f"lacks the weights {', '.join(missing[:3])}" if missing else f"holds {unexpected[0]}, unknown"
         raise InputError(f"{path}: {odd}; fetch it again.")
     normal = config.get("pretrained_cfg", {})
     mean, deviation = normal.get("mean", _MEAN), normal.get("std", _DEVIATION)

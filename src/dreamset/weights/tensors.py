@@ -79,11 +79,22 @@ def fill(network: nn.Module, file: Path, remedy: str) -> None:
     Raises:
         InputError: as ``read``, or the weights are those of another network.
     """
-    tensors = read(file, remedy)
+    fit(network, read(file, remedy), file, remedy)
+
+
+def fit(
+    network: nn.Module, tensors: Mapping[str, Tensor], file: Path, remedy: str, *, strict: bool = True
+) -> tuple[list[str], list[str]]:
+    """Give a network tensors of a file; return the names that are missing and those that are too many.
+
+    Raises:
+        InputError: shapes differ, or, with ``strict``, names.
+    """
     try:
-        network.load_state_dict(tensors)
+        facts = network.load_state_dict(tensors, strict=strict)
     except RuntimeError as error:
         raise InputError(f"{file}: does not fit what stands beside it ({_short(error)}); {remedy}.") from error
+    return facts.missing_keys, facts.unexpected_keys
 
 
 def _short(error: Exception) -> str:
