@@ -496,3 +496,9 @@ def test_a_workspace_that_is_in_the_way_is_one_sentence(
     told = capsys.readouterr().err
     assert re.search(r"/\.dreamset/?.*: (Not a directory|File exists); make it usable .* run the same command", told)
     assert told.count("\n") == 1
+    (tmp_path / ".dreamset").unlink()
+    (tmp_path / "results").write_text("a file where a folder is to be")
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare"])
+    assert "results/prepare.json: lies below a file" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()

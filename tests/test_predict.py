@@ -183,7 +183,7 @@ def test_only_a_delivered_classifier_predicts(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("folder", "--out .*folder: is a folder; name a file in it"),
-        ("file.txt/below.csv", "lies below a file; name a place in a folder"),
+        ("file.txt/below.csv", "lies below a file; name another place"),
         ("file.txt/far/below.csv", "lies below a file"),
         ("x" * 250, r"cannot be written \(File name too long\); name another place"),
         ("pipe", "is no ordinary file"),

@@ -48,7 +48,7 @@ def check_target(path: Path, option: str, *, folder: bool = False) -> None:
 
     Args:
         path: the file or folder to write; missing parents will be created.
-        option: the option of the command line that names it.
+        option: what names it, the option of the command line or a stage.
         folder: it is to be a folder, whose content is the caller's concern.
 
     Raises:
@@ -61,7 +61,7 @@ def check_target(path: Path, option: str, *, folder: bool = False) -> None:
     except FileNotFoundError:
         pass  # as it should be
     except NotADirectoryError as error:
-        raise InputError(f"{where}: lies below a file; name a place in a folder.") from error
+        raise InputError(f"{where}: lies below a file; name another place, or move that file away.") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it names no file"
         raise InputError(f"{where}: cannot be written ({reason}); name another place.") from error

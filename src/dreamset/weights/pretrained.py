@@ -149,9 +149,7 @@ def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretr
         InputError: the folder is not open_clip's, or it holds only pickled weights.
     """
     if not (folder / CONFIG).is_file():
-        raise InputError(
-            f"{folder}: is not an open_clip folder ({CONFIG} is missing); correct clip in the model's row."
-        )
+        raise InputError(f"{folder}: is not an open_clip folder ({CONFIG} is missing); {_REMEDY}.")
     config = read_json(folder / CONFIG, "dreamset fetch")
     if not isinstance(config, dict) or "model_cfg" not in config:
         raise InputError(f"{folder / CONFIG}: has no model_cfg; correct clip in the model's row.")
@@ -159,7 +157,7 @@ def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretr
         pickled = sorted(path for path in folder.iterdir() if path.suffix in _PICKLED)
         if pickled:
             raise _refusal(pickled[0], f"'local-dir:{folder}'", folder / WEIGHTS, "keep it beside the old file")
-        raise InputError(f"{folder / WEIGHTS}: is missing; correct clip in the model's row.")
+        raise InputError(f"{folder / WEIGHTS}: is missing; {_REMEDY}.")
     return Pretrained(name, f"local-dir:{folder}", folder / WEIGHTS, config, folder, commit, sha256)
 
 
@@ -173,7 +171,7 @@ def _file(root: Path, name: str, model: str, file: str) -> Pretrained:
         source = f"'{model}', pretrained='{path}'"
         raise _refusal(path, source, root / safe, f"name open_clip:{model}/{safe.as_posix()}")
     if not path.is_file():
-        raise InputError(f"{path}: is missing; correct clip in the model's row.")
+        raise InputError(f"{path}: is missing; {_REMEDY}.")
     config = open_clip.get_model_config(model)
     if any(config["text_cfg"].get(key) for key in ("hf_tokenizer_name", "hf_model_name")):
         raise InputError(
