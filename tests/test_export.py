@@ -167,6 +167,17 @@ def test_a_folder_in_use_is_left_alone(made: Workspace, tmp_path: Path) -> None:
     assert (tmp_path / "public/mine.txt").read_text() == "mine"
 
 
+def test_targets_below_a_file_are_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: object())
+    (tmp_path / "file").touch()
+    for option, more in (("--onnx", ()), ("--public", ("--recipe", "datadream_dset"))):
+        with pytest.raises(SystemExit, match="2"):
+            main(["export", option, str(tmp_path / "file/x"), *more, "--params", str(toy.ROOT / "params.yaml")])
+        assert f"{option} {tmp_path}/file/x: lies below a file" in capsys.readouterr().err
+
+
 def test_a_dataset_that_was_not_evaluated_is_not_published(made: Workspace, tmp_path: Path) -> None:
     toy.write_synthetic(made, "stable_diffusion")
     write_json(made.result("generate", "stable_diffusion"), {"rejected": 0})

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import re
 import struct
 import time
 import zlib
@@ -135,7 +136,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "text_bomb.png": (text_bomb(), "damaged: Decompressed data too large"),
     "scan.dcm": (b"\0" * 128 + b"DICM" + b"\x02\0\0\0", "DICOM; convert it with `dcm2img --set-window"),
     "no_scan.dcm": (b"\0" * 200, "suffix .dcm: not an image file"),
-    "notes.txt": (encoded(RGB), "suffix .txt: not an image file"),
+    "notes.odt": (encoded(RGB), "suffix .odt: not an image file"),
     "bare": (encoded(RGB), "suffix missing: not an image file"),
 }
 
@@ -387,6 +388,52 @@ def test_wrong_class_folders_are_one_sentence(
         sources.read(params(raw, folder(tmp_path / "raw", names, 2)).prepare)
 
 
+def test_texts_beside_images_and_what_archives_leave_are_no_damaged_images(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog", "__MACOSX"], 4)
+    for name in ("0.txt", "0.json", "0.XML", "boxes.csv", "0.yaml", "Thumbs.db", "@eaDir/0.png"):
+        (root / "cat" / name).parent.mkdir(exist_ok=True)
+        (root / "cat" / name).write_text("text")
+    source = sources.read(params(raw, root).prepare)
+    assert source.classes == ("cat", "dog")
+    assert (len(source.train), source.rejected) == (8, [])
+    assert source.warnings == (
+        "files that are no images were passed over: 1 .csv, 1 .db, 1 .json, 1 .txt, 1 .xml, 1 .yaml",
+    )
+
+
+@pytest.mark.parametrize("around", ["photos", "a/b", "images", "train"])
+def test_a_folder_around_the_class_folders_is_looked_into(raw: dict[str, Any], tmp_path: Path, around: str) -> None:
+    folder(tmp_path / "raw" / around, ["cat", "dog"], 2)
+    (tmp_path / "raw/__MACOSX").mkdir()
+    source = sources.read(params(raw, tmp_path / "raw").prepare)
+    assert source.classes == ("cat", "dog")
+    assert source.warnings == (f"{tmp_path}/raw/{around} was read, the only folder in {tmp_path}/raw",)
+
+
+@pytest.mark.parametrize(
+    "names", [("images", "labels"), ("train/images", "train/labels"), ("JPEGImages", "Annotations")]
+)
+def test_data_sets_of_boxes_are_refused(raw: dict[str, Any], tmp_path: Path, names: tuple[str, str]) -> None:
+    root = tmp_path / "raw"
+    folder(root, [names[0]], 2)
+    (root / names[1]).mkdir()
+    (root / names[1] / "0.txt").write_text("0 0.5 0.5 1 1")
+    with pytest.raises(InputError, match=r"holds no images but texts, .*YOLO.*; cut the objects out"):
+        sources.read(params(raw, root).prepare)
+
+
+def test_names_in_two_forms_of_unicode_are_one_class(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    folder(root / "train", ["cafe\u0301", "bar"], 2)
+    folder(root / "test", ["caf\u00e9", "bar"], 2)
+    source = sources.read(params(raw, root).prepare)
+    assert source.classes == ("bar", "caf\u00e9")
+    assert [i.label for i in source.test or []] == [0, 0, 1, 1]
+    folder(root / "train", ["caf\u00e9"], 2)
+    with pytest.raises(InputError, match="two folders caf\u00e9, written in two forms of Unicode; put them together"):
+        sources.read(params(raw, root).prepare)
+
+
 def test_an_empty_class_is_named(raw: dict[str, Any], tmp_path: Path) -> None:
     root = folder(tmp_path / "raw", ["cat", "dog"])
     (root / "eel").mkdir()
@@ -435,3 +482,23 @@ def test_the_command_line_says_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         main(["prepare"])
     assert "list.csv, line 2: '../x.png' does not stay inside the folder" in capsys.readouterr().err
+
+
+def test_a_workspace_that_is_in_the_way_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[1] / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / ".dreamset").write_text("a file where a folder is to be")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="1"):
+        main(["prepare"])
+    told = capsys.readouterr().err
+    assert re.search(r"/\.dreamset/?.*: (Not a directory|File exists); make it usable .* run the same command", told)
+    assert told.count("\n") == 1
+    (tmp_path / ".dreamset").unlink()
+    (tmp_path / "results").write_text("a file where a folder is to be")
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare"])
+    assert "results/prepare.json: lies below a file" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()

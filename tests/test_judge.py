@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,33 @@ def test_the_bundled_judge_is_known_by_its_file(tmp_path: Path) -> None:
     judge = Judge(tmp_path)
     assert judge.size == 16
     assert judge.features(np.zeros((2, 40, 40, 3), np.uint8)).shape == (2, 64)
+
+
+@pytest.mark.parametrize("kind", ["bundled", "dinov2", "inception"])
+@pytest.mark.parametrize("how", ["pointer", "cut", "nan", "other"])
+def test_a_judge_of_broken_weights_is_one_sentence(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, how: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    if kind == "bundled":
+        toy.write_judge(tmp_path)
+    else:
+        shutil.copytree(request.getfixturevalue(kind), tmp_path, dirs_exist_ok=True)
+    file = next(tmp_path.glob("*.safetensors"))
+    weights = load_file(file)
+    name = next(key for key, value in weights.items() if value.is_floating_point() and value.ndim > 1)
+    if how == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif how == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        weights[name] = weights[name] * float("nan") if how == "nan" else weights[name].new_zeros(3, 3)
+        save_file(weights, file, {"format": "pt"})
+    words = {"pointer": "pointer of Git LFS", "cut": "no whole file of weights", "nan": "NaN", "other": "fit"}[how]
+    with pytest.raises(InputError, match=f"{words}.*; .*correct judge in its row") as told:
+        load_network(tmp_path)
+    assert "\n" not in str(told.value)
 
 
 def test_other_networks_pickles_and_missing_weights_are_refused(dinov2: Path, tmp_path: Path) -> None:

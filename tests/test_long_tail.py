@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 import toy
@@ -19,6 +19,7 @@ from dreamset.classifiers.augment import Augment
 from dreamset.core.files import atomic_write, sha256
 from dreamset.core.images import png
 from dreamset.core.sheet import contact_sheet
+from dreamset.core.strict import read_yaml
 from dreamset.core.workspace import Workspace
 from dreamset.data import adapters, arrays, splits
 from dreamset.data.runs import REAL
@@ -242,7 +243,11 @@ def test_confusion_of_many_classes_is_the_most_confused_pairs() -> None:
         (4, "shots=4"),
         ("all", "shots=all"),
         ({"two words": 3, "b-7": 4}, "'shots={two words:3,b-7:4}'"),
+        ({"yes": 4, "no": 3}, "'shots={yes:4,no:3}'"),
         ({"Δ": 3, "b": 4}, "shots={as in params.yaml}"),
+        ({"null": 3, "b": 4}, "shots={as in params.yaml}"),
+        ({"True": 3, "b": 4}, "shots={as in params.yaml}"),
+        ({"7": 3, "b": 4}, "shots={as in params.yaml}"),
     ],
 )
 def test_the_page_says_how_to_set_shots_again(tmp_path: Path, shots: Any, said: str) -> None:
@@ -253,4 +258,19 @@ def test_the_page_says_how_to_set_shots_again(tmp_path: Path, shots: Any, said: 
         file = tmp_path / "params.yaml"
         file.write_text("shots: 4\n")
         apply_overrides(file, [said.strip("'")])
-        assert yaml.safe_load(file.read_text()) == {"shots": shots}
+        assert read_yaml(file) == {"shots": shots}
+
+
+def test_a_path_in_quotes_of_both_kinds_is_taken_as_it_is(tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    docs = (Path(__file__).parents[1] / "docs/own-images.md").read_text()
+    said = re.search(r"""-S "(prepare\.source='(imagefolder:/data/Pr.*)')" """, docs)
+    assert said
+    file = tmp_path / "params.yaml"
+    file.write_text("prepare: {source: digits}\n")
+    apply_overrides(file, [said[1]])
+    assert read_yaml(file) == {"prepare": {"source": said[2]}}
+    # Without them the grammar ends at the first such letter.
+    with pytest.raises(Exception, match="Invalid `--set-param` value"):
+        apply_overrides(file, [said[1].replace("'", "")])

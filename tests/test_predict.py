@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import delivered
 import toy
@@ -174,6 +177,83 @@ def test_only_a_delivered_classifier_predicts(tmp_path: Path) -> None:
         predict.run(["x"], workspace.classifiers("real") / "real_strong_resnet20", None, None)
     with pytest.raises(InputError, match="run `dreamset deliver` first"):
         predict.run(["x"], tmp_path / "none", None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("folder", "--out .*folder: is a folder; name a file in it"),
+        ("file.txt/below.csv", "lies below a file; name another place"),
+        ("file.txt/far/below.csv", "lies below a file"),
+        ("x" * 250, r"cannot be written \(File name too long\); name another place"),
+        ("pipe", "is no ordinary file"),
+        ("", "is a folder"),
+    ],
+)
+def test_a_target_is_looked_at_before_the_work(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").touch()
+    os.mkfifo(tmp_path / "pipe")
+    # There is no classifier, which would be told next.
+    with pytest.raises(InputError, match=words):
+        predict.run(["x"], tmp_path / "none", tmp_path / name, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt", "folder", "pipe"]
+
+
+def broken(folder: Path, target: Path, how: str) -> None:
+    """A copy of a delivered classifier with other weights."""
+    shutil.copytree(folder, target)
+    weights = target / "model.safetensors"
+    tensors = load_file(weights)
+    if how == "missing":
+        weights.unlink()
+    elif how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    elif how == "nan":
+        tensors["stem.weight"][0, 0, 0, 0] = float("nan")
+        save_file(tensors, weights)
+    else:
+        record = json.loads((target / "classifier.json").read_text())
+        changes = {"classes": {"classes": ["a", "b"], "prompts": ["a", "b"]}, "captions": {"prompts": ["a"]}}
+        record |= changes.get(how, {})
+        if how == "record":
+            del record["width"]
+        write_json(target / "classifier.json", record)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("missing", r"model\.safetensors: is missing; copy its whole folder again"),
+        ("truncated", r"is no whole file of weights \(.*\); copy its whole folder"),
+        ("pointer", "is a pointer of Git LFS instead of the weights; run `git lfs pull`"),
+        ("nan", r"stem\.weight holds NaN or infinite weights"),
+        ("classes", "does not fit what stands beside it .*size mismatch for head"),
+        ("captions", "classes and captions of 1;"),
+        ("record", "is not whole .'width' is missing"),
+    ],
+)
+def test_weights_that_are_none_are_one_sentence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, words: str
+) -> None:
+    broken(folder, tmp_path / "broken", how)
+    photos = delivered.wide(tmp_path / "photos", 1)
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(photos[0]), "--classifier", str(tmp_path / "broken"), "--out", str(tmp_path / "x.csv")])
+    told = capsys.readouterr().err
+    assert re.search(words, told)
+    assert told.count("\n") == 1
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_logits_that_are_no_numbers_name_no_class(folder: Path) -> None:
+    predictor = classifiers.load(folder)
+    with torch.no_grad():
+        predictor.classifier.get_parameter("head.bias")[0] = float("inf")
+    with pytest.raises(InputError, match="gives NaN or infinite logits"):
+        predictor.logits(np.zeros((1, 16, 16, 3), np.uint8))
 
 
 def test_without_out_the_csv_goes_to_standard_output(

@@ -260,7 +260,7 @@ def test_unusable_files_are_listed_with_the_reason(raw: dict[str, Any], tmp_path
     root = folder(tmp_path / "raw", ["cat", "dog"])
     (root / "cat/empty.png").write_bytes(b"")
     (root / "cat/text.jpg").write_text("no image")
-    (root / "cat/notes.txt").write_text("notes")
+    (root / "cat/notes.odt").write_text("notes")
     whole = (root / "cat/0.png").read_bytes()
     (root / "dog/cut.png").write_bytes(whole[: len(whole) // 2])
     Image.new("1", (9000, 9000)).save(root / "dog/huge.png")
@@ -270,7 +270,7 @@ def test_unusable_files_are_listed_with_the_reason(raw: dict[str, Any], tmp_path
     workspace = Workspace.at(tmp_path / "w")
     prepare.run(settings(raw, source=f"imagefolder:{root}"), workspace)
     rejected = {Path(row["file"]).name: row["reason"] for row in json.loads(workspace.rejected.read_text())}
-    assert set(rejected) == {"empty.png", "text.jpg", "notes.txt", "cut.png", "huge.png", "deep.png", "moving.webp"}
+    assert set(rejected) == {"empty.png", "text.jpg", "notes.odt", "cut.png", "huge.png", "deep.png", "moving.webp"}
     assert rejected["empty.png"] == "empty file"
     assert "pixels" in rejected["huge.png"]
     assert "frame" in rejected["moving.webp"]

@@ -14,13 +14,14 @@ import pytest
 import torch
 from huggingface_hub import constants
 from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file, save_file
 
 import toy
 from dreamset import classifiers
 from dreamset.classifiers import clip
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file
-from dreamset.weights import pretrained
+from dreamset.weights import hub, pretrained
 
 PROMPTS = ["a photo of a bar", "a photo of a plank", "spot"]
 OPENAI = "timm/vit_base_patch16_clip_224.openai"
@@ -149,6 +150,25 @@ def test_what_cannot_be_read_is_one_sentence(project: Path, name: str, words: st
     with pytest.raises(InputError, match=words) as caught:
         pretrained.find(project, name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["pointer", "cut", "nan"])
+def test_a_clip_of_broken_weights_is_one_sentence(project: Path, how: str) -> None:
+    file = project / "models/clip" / pretrained.WEIGHTS
+    weights = load_file(file)
+    if how == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif how == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        save_file(weights | {"logit_scale": weights["logit_scale"] * float("nan")}, file)
+    words = {"pointer": "pointer of Git LFS", "cut": "no whole file of weights", "nan": "logit_scale holds NaN"}[how]
+    with pytest.raises(InputError, match=f"{words}.*; .*correct clip in its row") as told:
+        clip.read(pretrained.find(project, "models/clip"), PROMPTS)
+    assert "\n" not in str(told.value)
+    if how != "nan":
+        with pytest.raises(InputError, match=words):
+            hub.check(project, "models/clip", "clip")
 
 
 def test_weights_of_another_architecture_are_named(project: Path) -> None:

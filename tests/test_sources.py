@@ -4,6 +4,10 @@ import copy
 import dataclasses
 import itertools
 import json
+import pickle
+import subprocess
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +134,8 @@ def test_a_group_of_a_csv_stays_in_one_part(raw: dict[str, Any], tmp_path: Path,
         (["path,label,spilt", "0.png,a,test"], "first line must name the columns path,label .*spilt"),
         (["file,class", "0.png,a"], "first line must name the columns"),
         (["path,label,label", "0.png,a,b"], "first line must name the columns"),
+        (["path,label,groups", "0.png,a,x"], "'groups': write group, or"),
+        (["path,label", "C:\\data\\x.png,a"], "does not stay inside the folder .*; give a path relative"),
         (["path,label", "0.png"], "line 2: does not have 2 fields"),
         (["path,label", "0.png,a,b"], "line 2: does not have 2 fields"),
         (["path,label,split", "0.png,a,test"], "lists no training images"),
@@ -160,10 +166,100 @@ def test_listed_files_that_are_missing_are_rejected(raw: dict[str, Any], tmp_pat
     assert list(rejected.values()) == ["missing", "missing"]
 
 
+def rows_of(source: sources.Source) -> dict[str, tuple[str, str]]:
+    """The part and the class of each image of a source by its name."""
+    parts = {"train": source.train, "selection": source.selection or [], "test": source.test or []}
+    return {i.name: (part, source.classes[i.label]) for part, images in parts.items() for i in images}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["path;label;split", "0.png;a;train", "1.png;b;training", "2.png;a;valid", "3.png;b;Testing"],
+        ["Path\tLABEL\tSplit", "0.png\ta\ttrain", "1.png\tb\ttrain", "2.png\ta\tvalidation", "3.png\tb\ttest"],
+        ["sep=;", "path;label;split", "0.png;a;train", "1.png;b;train", "2.png;a;dev", "3.png;b;test"],
+        ['"path", "label","split",,', "0.png,a,train,,", "1.png,b,train,,", "2.png,a,val,,", "3.png,b,test,,", ",,,,"],
+        ["path,label,split", "", "0,a,train", "1,b,train", ",,", "2,a,val", "3,b,test", "", ",,", " , ,"],
+    ],
+)
+def test_a_csv_of_any_spreadsheet_is_read(raw: dict[str, Any], tmp_path: Path, lines: list[str]) -> None:
+    source = read(raw, write_csv(tmp_path, lines, 4))
+    assert rows_of(source) == {
+        "0.png": ("train", "a"),
+        "1.png": ("train", "b"),
+        "2.png": ("selection", "a"),
+        "3.png": ("test", "b"),
+    }
+    assert not source.warnings
+
+
+def test_columns_that_are_not_read_are_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    lines = ["id,path,age,label", *(f"{i},{i}.png,30,{'ab'[i % 2]}" for i in range(24))]
+    summary = prepare.run(settings(raw, write_csv(tmp_path, lines), shots=2), Workspace.at(tmp_path / "w"))
+    assert "of its columns, id, age are not read; name one group, if it says which images" in summary["warnings"][0]
+
+
+def test_paths_of_a_csv_may_be_absolute_or_of_another_unicode_form(raw: dict[str, Any], tmp_path: Path) -> None:
+    image(tmp_path / "cafe\u0301/e\u0301.JPG", 8)
+    image(tmp_path / "sub.d/x.1.png", 9)
+    lines = [
+        "path,label",
+        f"{tmp_path / '0.png'},cafe\u0301",
+        "1.png,caf\u00e9",
+        "caf\u00e9\\\u00e9,bar",
+        ".\\sub.d\\x.1,bar",
+    ]
+    source = read(raw, write_csv(tmp_path, lines, 2))
+    assert source.classes == ("bar", "caf\u00e9")
+    assert list(rows_of(source)) == ["0.png", "1.png", "cafe\u0301/e\u0301.JPG", "sub.d/x.1.png"]
+    assert not source.rejected
+
+
+def test_an_id_that_two_images_have_is_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    image(tmp_path / "0.jpg", 1)
+    with pytest.raises(InputError, match=r"line 2: 0 may be 0\.jpg or 0\.png; write the whole name"):
+        read(raw, write_csv(tmp_path, ["path,label", "0,a", "1,b"], 2))
+
+
+def test_a_csv_none_of_whose_images_is_there_says_where_paths_start(raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    image(tmp_path / "images/0.png", 0)
+    (tmp_path / "lists/list.csv").write_text("path,label\nimages/0.png,a\nimages/1.png,b\n")
+    with pytest.raises(
+        InputError, match=rf"none of its 2 images is there .*start from the list's folder {tmp_path}/lis"
+    ):
+        read(raw, f"csv:{tmp_path / 'lists/list.csv'}")
+
+
+@pytest.mark.parametrize(
+    ("classes", "captions"),
+    [
+        (("10_sks dog", "5_cat"), ("sks dog", "cat")),
+        (("001.Black_footed_Albatross", "002.Crow"), ("Black footed Albatross", "Crow")),
+        (("ApplyEyeMakeup", "Archery", "YoYo"), ("Apply Eye Makeup", "Archery", "Yo Yo")),
+        (("3_doors", "5_doors"), None),
+        (("10_sks dog", "cat"), None),
+        (("2012 BMW M3", "2011 Audi A4"), None),
+        (("GoPro", "iPhone"), None),
+        (("Crow", "Albatross"), None),
+    ],
+)
+def test_captions_say_names_as_people_do(
+    raw: dict[str, Any], tmp_path: Path, classes: tuple[str, ...], captions: tuple[str, ...] | None
+) -> None:
+    for index, name in enumerate(classes):
+        image(tmp_path / "raw" / name / "0.png", index)
+    source = read(raw, f"imagefolder:{tmp_path / 'raw'}")
+    assert sorted(zip(source.classes, source.names or source.classes, strict=True)) == sorted(
+        zip(classes, captions or classes, strict=True)
+    )
+    assert bool(source.warnings) == (captions is not None)
+
+
 # Split files of CoOp
 
 
-@pytest.mark.parametrize("folder", ["images", "101_ObjectCategories", "2750", "."])
+@pytest.mark.parametrize("folder", ["images", "101_ObjectCategories", "2750", "UCF-101-midframes", "."])
 def test_a_coop_split_finds_its_images(raw: dict[str, Any], tmp_path: Path, folder: str) -> None:
     file = write_coop(tmp_path, folder, "split.json", ["ant_hill", "bee"])
     split, test = run(raw, tmp_path / "w", f"coop:{file}", shots=2, selection="extra:2")
@@ -172,6 +268,35 @@ def test_a_coop_split_finds_its_images(raw: dict[str, Any], tmp_path: Path, fold
     assert all(name.startswith("train") for name in names(split.train))
     assert sorted(names(split.selection)) == ["val0.jpg", "val0.jpg", "val1.jpg", "val1.jpg"]
     assert names(test.test) == ["test0.jpg", "test1.jpg"] * 2
+
+
+@pytest.mark.parametrize("key", ["source", "few_shot"])
+def test_a_pickle_of_shots_is_not_opened_and_its_conversion_is_named(
+    raw: dict[str, Any], tmp_path: Path, key: str
+) -> None:
+    (tmp_path / "shot_2-seed_1.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    source = write_coop(tmp_path, "images", "split.json", ["ant", "bee"])
+    with pytest.raises(
+        InputError, match=r"is a pickle, .*convert it .*python -c .*and give shot_2-seed_1\.json"
+    ) as told:
+        if key == "source":
+            read(raw, f"coop:{tmp_path / 'shot_2-seed_1.pkl'}")
+        else:
+            run(raw, tmp_path / "w", f"coop:{source}", few_shot=str(tmp_path / "shot_{shots}-seed_1.pkl"), shots=2)
+    # The command writes what prepare.few_shot reads.
+    code = str(told.value).split('python -c "')[1].split('"`')[0]
+    shots = {
+        part: [
+            types.SimpleNamespace(impath=f"/x/c{k}/{part}{i}.jpg", label=k, classname="")
+            for k in (0, 1)
+            for i in (0, 1)
+        ]
+        for part in ("train", "val")
+    }
+    (tmp_path / "shot_2-seed_1.pkl").write_bytes(pickle.dumps(shots))
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    split, _ = run(raw, tmp_path / "w", f"coop:{source}", few_shot=str(tmp_path / "shot_2-seed_1.json"), shots=2)
+    assert sorted(names(split.train)) == ["train0.jpg", "train0.jpg", "train1.jpg", "train1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +383,7 @@ def test_caltech101_is_the_published_split(raw: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "class_name", "prompt"),
     [
-        ("eurosat", "AnnualCrop", "a satellite photo of a Annual Crop"),
+        ("eurosat", "Annual Crop Land", "a satellite photo of a Annual Crop Land"),
         ("sun397", "apse/indoor", "a scene photo of a indoor apse"),
         ("sun397", "outdoor apartment_building", "a scene photo of a outdoor apartment building"),
         ("food101", "apple_pie", "a food photo of a apple pie"),

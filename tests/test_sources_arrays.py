@@ -99,7 +99,16 @@ def test_three_equal_channels_are_grey(tmp_path: Path, tint: int) -> None:
 def test_an_unknown_medmnist_numbers_its_classes(raw: dict[str, Any], tmp_path: Path) -> None:
     assert read(raw, medmnist(tmp_path / "mine.npz", classes=3)).classes == ("class 0", "class 1", "class 2")
     # A file that has more classes than the set of its name is not that set.
-    assert len(read(raw, medmnist(tmp_path / "breastmnist.npz", classes=4)).classes) == 4
+    source = read(raw, medmnist(tmp_path / "breastmnist.npz", classes=4))
+    assert len(source.classes) == 4
+    assert "captions say 'class 0'" in source.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["organmnist_axial", "my OrganAMNIST v2-64", "data.organamnist_224"])
+def test_a_medmnist_is_known_wherever_its_name_stands(raw: dict[str, Any], tmp_path: Path, name: str) -> None:
+    source = read(raw, medmnist(tmp_path / f"{name}.npz", classes=11))
+    assert (source.classes[1], source.template) == ("left femur", "an axial CT scan of the {class}")
+    assert not source.warnings
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,14 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         The content of ``results/prepare.json``.
 
     Raises:
-        InputError: a class has too few images or groups, too many files are rejected, or a picture is in two splits.
+        InputError: weights of the model are not whole, a class has too few images or groups, too many files are
+            rejected, or a picture is in two splits.
     """
+    base = params.base
+    # All other stages come after this one, and some after hours.
+    hub.check(workspace.root, *base.pretrained)
+    hub.check(workspace.root, base.clip, "clip")
+    hub.check(workspace.root, base.judge, "judge")
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
     source, copies = overlap.pass_over(source)
@@ -100,7 +106,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     split = replace(split, unseen=tuple(sorted(written | files)))
     try_folds(split, params, workspace)
     unused = len(source.train) - len(train) - len(selection) * (source.selection is None)
-    warnings = [*_short(split), *_beyond(split, unused), *_alike(touched, workspace)]
+    warnings = [*source.warnings, *_short(split), *_beyond(split, unused), *_alike(touched, workspace)]
     if params.selection == "holdout":
         split = folds.holdout(split)
     write_split(workspace.splits, split)

@@ -99,10 +99,26 @@ def classes(folder: Path) -> tuple[str, ...]:
 
 
 def load(folder: Path) -> Predictor:
-    """Return a predictor with a saved classifier."""
+    """Return a predictor with a saved classifier.
+
+    Raises:
+        InputError: the folder holds no classifier, its weights are not whole or are no numbers, or its record and its
+            weights are not of the same classes.
+    """
+    from dreamset.weights import tensors
+
     record = read_json(folder / RECORD, "dreamset train")
-    classifier = _file(record["classifier"]).load(folder, record)
-    return Predictor(classifier, tuple(record["classes"]), record.get("temperature", 1.0))
+    try:
+        names = tuple(record["classes"])
+        if len(record.get("prompts", names)) != len(names):
+            raise InputError(
+                f"{folder / RECORD}: has {len(names)} classes and captions of {len(record['prompts'])}; "
+                f"{tensors.AGAIN}."
+            )
+        classifier = _file(record["classifier"]).load(folder, record)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / RECORD}: is not whole ({error} is missing or wrong); {tensors.AGAIN}.") from error
+    return Predictor(classifier, names, record.get("temperature", 1.0))
 
 
 class Predictor:
@@ -117,7 +133,11 @@ class Predictor:
         self.size: int = classifier.size  # type: ignore[assignment]
 
     def logits(self, images: NDArray[np.uint8], batch: int = BATCH) -> NDArray[np.float32]:
-        """Return float32 logits (n, classes) of RGB images (n, h, w, 3), resized to the classifier's input."""
+        """Return float32 logits (n, classes) of RGB images (n, h, w, 3), resized to the classifier's input.
+
+        Raises:
+            InputError: some are no numbers, so that they name no class.
+        """
         import numpy as np
         import torch
 
@@ -127,7 +147,13 @@ class Predictor:
                 pixels = to_float(torch.from_numpy(images[start : start + batch]).to(self.device), self.classifier)
                 with autocast(self.device):
                     parts.append(self.classifier(pixels).float().cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+        logits = np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+        if not np.isfinite(logits).all():
+            raise InputError(
+                "the classifier gives NaN or infinite logits, which name no class; train it again with a lower lr in "
+                "models.*.train."
+            )
+        return logits
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return float32 probabilities (n, classes) of logits of the same shape, at the classifier's temperature."""

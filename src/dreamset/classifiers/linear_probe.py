@@ -81,11 +81,9 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
     """Return the classifier that ``save`` wrote."""
-    from safetensors.torch import load_file
-
-    from dreamset.weights import pretrained
+    from dreamset.weights import pretrained, tensors
 
     base = pretrained.in_folder(folder, record["base"], record.get("base_commit"), record["base_sha256"])
     classifier = network(base, record["prompts"])
-    classifier.get_submodule("probe").load_state_dict(load_file(folder / record["head"]))
+    tensors.fill(classifier.get_submodule("probe"), folder / record["head"], tensors.AGAIN)
     return classifier

@@ -139,8 +139,8 @@ def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
 
 def load(folder: Path, record: dict[str, Any]) -> nn.Module:
     """Return the network that ``save`` wrote."""
-    from safetensors.torch import load_file
+    from dreamset.weights import tensors
 
     classifier = network(len(record["classes"]), record["width"], record["transform"]["size"], 0.0)
-    classifier.load_state_dict(load_file(folder / WEIGHTS))
+    tensors.fill(classifier, folder / WEIGHTS, tensors.AGAIN)
     return classifier

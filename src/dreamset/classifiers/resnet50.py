@@ -89,8 +89,8 @@ def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
 
 def load(folder: Path, record: dict[str, Any]) -> nn.Module:
     """Return the network that ``save`` wrote."""
-    from safetensors.torch import load_file
+    from dreamset.weights import tensors
 
     classifier = network(len(record["classes"]), record["transform"]["size"], 0.0)
-    classifier.get_submodule("network").load_state_dict(load_file(folder / WEIGHTS))
+    tensors.fill(classifier.get_submodule("network"), folder / WEIGHTS, tensors.AGAIN)
     return classifier

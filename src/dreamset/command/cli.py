@@ -14,7 +14,7 @@ from dreamset import __version__
 from dreamset.command import verbs
 from dreamset.core import device
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
-from dreamset.core.files import disk_full
+from dreamset.core.files import disk_full, refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,9 @@ _FORMAT = argparse.RawDescriptionHelpFormatter
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exit status: 0 done; 1 the machine could not go on (disk, memory, a newer run); 2 bad input; 130 interrupted;
-    141 the reader of the output has gone, as with `| head`; 143 terminated. All but 0 and 141 come with one sentence on
-    stderr.
+    Exit status: 0 done; 1 the machine could not go on (disk, memory, a file it may not use, a newer run); 2 bad input;
+    130 interrupted; 141 the reader of the output has gone, as with `| head`; 143 terminated. All but 0 and 141 come
+    with one sentence on stderr.
     """
     arguments = _parser().parse_args(argv)
     device.keep_memory()
@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(128 + signal.SIGPIPE) from None
         name = error.filename if isinstance(error, OSError) else None
         full = disk_full(error, Path(name).parent if isinstance(name, str) else Path.cwd())
-        if full is None:
+        sentence = refused(error) if full is None else str(full)
+        if sentence is None:
             raise
-        _fail(str(full), status=1)
+        _fail(sentence, status=1)
     finally:
         signal.signal(signal.SIGTERM, before)
 

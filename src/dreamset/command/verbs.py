@@ -39,8 +39,11 @@ def stage(arguments: argparse.Namespace) -> None:
         _work(params, workspace, item)
         return
     from dreamset.core import audit, locks
+    from dreamset.core.files import check_target
     from dreamset.track import figures, finish, study
 
+    # The record is written last, maybe after hours.
+    check_target(workspace.result(name, item), f"{name}:")
     started = time.time()
     shut = nullcontext() if name in audit.OPENERS else audit.closed(workspace)
     with locks.turn(workspace.locks, f"{name}_{item}" if item else name), shut:

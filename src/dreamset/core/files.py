@@ -43,6 +43,37 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         aside.unlink(missing_ok=True)
 
 
+def check_target(path: Path, option: str, *, folder: bool = False) -> None:
+    """Fail on a target that cannot be written, before the work whose result goes there.
+
+    Args:
+        path: the file or folder to write; missing parents will be created.
+        option: what names it, the option of the command line or a stage.
+        folder: it is to be a folder, whose content is the caller's concern.
+
+    Raises:
+        InputError: something else is there, a parent is a file, or the place cannot be written.
+    """
+    where = f"{option} {path}"
+    try:
+        # A result is written beside its target first.
+        path.with_name(f".{path.name}.{os.getpid()}.tmp").lstat()
+    except FileNotFoundError:
+        pass  # as it should be
+    except NotADirectoryError as error:
+        raise InputError(f"{where}: lies below a file; name another place, or move that file away.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it names no file"
+        raise InputError(f"{where}: cannot be written ({reason}); name another place.") from error
+    if not folder and path.is_dir():
+        raise InputError(f"{where}: is a folder; name a file in it.")
+    if not folder and path.exists() and not path.is_file():
+        raise InputError(f"{where}: is no ordinary file; name another.")
+    parent = next(place for place in path.absolute().parents if place.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{where}: cannot be written, since {parent} does not allow it; name another place.")
+
+
 @contextmanager
 def filling(folder: Path, needed: int | None = None) -> Iterator[None]:
     """Report a lack of space inside the block as one of ``folder``, not of a temporary folder beside it.
@@ -61,6 +92,18 @@ def filling(folder: Path, needed: int | None = None) -> Iterator[None]:
         if full is None:
             raise
         raise full from error
+
+
+def refused(error: Exception) -> str | None:
+    """Return the sentence for a file or folder that the system did not let the program use; None for other errors."""
+    match = _RUST.search(str(error))
+    if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike):
+        what = f"{os.fspath(error.filename)}: {error.strerror}"
+    elif match is not None and not isinstance(error, OSError):
+        what = f"weights cannot be written or read: {os.strerror(int(match[1]))}"
+    else:
+        return None
+    return f"{what}; make it usable for this program, or move it away, and run the same command again."
 
 
 def disk_full(error: Exception, folder: Path, needed: int | None = None) -> DiskFullError | None:

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import types
 import typing
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -55,8 +56,22 @@ class Range:
         return " ".join(f"{word} {end:g}" for word, end in ends if end is not None)
 
 
+class _Names(yaml.SafeLoader):
+    """The safe loader, but every key is text as it is written: a class may be called yes, off, null or 007.
+
+    Composed, since keyboards and file systems differ in how they write é.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag, key.value = "tag:yaml.org,2002:str", unicodedata.normalize("NFC", key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file with the safe loader.
+    """Read a YAML file with the safe loader; every key is text.
 
     Raises:
         InputError: the file cannot be read; the sentence names it, and the line of a mistake.
@@ -68,7 +83,7 @@ def read_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Names)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         line = f", line {mark.line + 1}" if mark else ""
@@ -146,12 +161,6 @@ def _value(hint: Any, raw: object, key: str) -> Any:
     if origin is dict:
         if not isinstance(raw, dict) or not raw:
             raise InputError(f"{key}: expected {_allowed(hint)}, got {_quoted(raw)}.")
-        for name in raw:
-            if name is None or isinstance(name, bool):
-                raise InputError(
-                    f"{key}: YAML reads one of its names as {_quoted(name)} (yes, no, on, off, null and "
-                    'the like are not text); write it in quotes, such as "yes".'
-                )
         return {str(name): _value(args[1], row, join(key, name)) for name, row in raw.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast("type[Any]", hint), raw, key)

@@ -61,6 +61,7 @@ class Source:
         names: the class names for captions, or None where ``splits.spoken`` of ``classes`` serves.
         published: the split is the literature's and cannot be corrected; training images that copy its test images are
             left out instead of refused.
+        warnings: what was read otherwise than a person might expect, one sentence each.
     """
 
     classes: tuple[str, ...]
@@ -72,3 +73,4 @@ class Source:
     rejected: list[tuple[str, str]] = field(default_factory=list)
     names: tuple[str, ...] | None = None
     published: bool = False
+    warnings: tuple[str, ...] = ()

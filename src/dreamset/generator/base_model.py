@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.generator.conditions import Condition
-from dreamset.weights import hub
+from dreamset.weights import hub, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -295,6 +295,9 @@ def _check(folder: Path, variant: str | None) -> str:
     if prediction not in ("epsilon", "v_prediction"):
         raise InputError(f"{folder}: predicts {prediction}; dreamset trains epsilon and v_prediction models.")
     hub.refuse_pickles(folder, variant)
+    for file in hub.files(folder, "generator", variant):
+        if file.suffix == ".safetensors":
+            tensors.check(file, "fetch or copy it again, or correct generator in its row")
     return kind
 
 

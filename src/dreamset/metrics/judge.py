@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from dreamset.core.errors import InputError
+from dreamset.core.files import read_json
+from dreamset.weights import tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +26,8 @@ FEATURES: Final = 64
 WEIGHTS, CONFIG = "judge.safetensors", "config.json"
 _DINOV2: Final = ("dinov2", "dinov2_with_registers")
 _INCEPTION: Final = "inception_v3"
+_HEADS: Final = ("fc.", "AuxLogits.")  # of Inception, which only classify
+_REMEDY: Final = "fetch or copy it again, or correct judge in its row"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which DINOv2 uses to normalise
 
 
@@ -98,10 +102,11 @@ def save_judge(judge: Judge, folder: Path) -> None:
 
 def load_judge(folder: Path) -> Judge:
     """Load the judge in ``folder`` (``models/base/judge``), on the CPU, in evaluation mode and frozen."""
-    from safetensors.torch import load_file
-
-    judge = Judge(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    judge.load_state_dict(load_file(folder / WEIGHTS))
+    config = read_json(folder / CONFIG, "dreamset fetch")
+    if not isinstance(config, dict) or config.keys() != {"class_names", "width"}:
+        raise InputError(f"{folder / CONFIG}: is not that of {WEIGHTS} beside it; {_REMEDY}.")
+    judge = Judge(**config)
+    tensors.fill(judge, folder / WEIGHTS, _REMEDY)
     return judge.eval().requires_grad_(False)
 
 
@@ -164,7 +169,7 @@ def load_network(folder: Path) -> Judge | Dinov2 | Inception:
         return load_judge(folder)
     config: dict[str, Any] = {}
     if (folder / CONFIG).is_file():
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG, "dreamset fetch")
     if config.get("architecture") == _INCEPTION:
         return _load_inception(folder, config)
     if config.get("model_type") not in _DINOV2:
@@ -181,16 +186,22 @@ def load_network(folder: Path) -> Judge | Dinov2 | Inception:
         )
     from transformers import AutoModel
 
-    network, facts = AutoModel.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
+    for file in sorted(folder.glob("model*.safetensors")):
+        tensors.check(file, _REMEDY)
+    try:
+        network, facts = AutoModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: its weights do not fit its {CONFIG} ({reason}); {_REMEDY}.") from error
     if facts["missing_keys"]:
         raise InputError(f"{folder}: lacks the weights {', '.join(sorted(facts['missing_keys'])[:3])}; fetch it again.")
+    tensors.finite(network.state_dict(), folder, _REMEDY)
     return Dinov2(network, _MEAN, _DEVIATION).eval().requires_grad_(False)
 
 
 def _load_inception(folder: Path, config: dict[str, Any]) -> Inception:
-    from safetensors.torch import load_file
     from torchvision.models import inception_v3
 
     path = folder / "model.safetensors"
@@ -199,12 +210,12 @@ def _load_inception(folder: Path, config: dict[str, Any]) -> Inception:
     network = inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
     # Only features are needed, so the classifying head is left out, and the auxiliary head, which only helps training.
     network.fc = nn.Identity()
-    weights = {name: value for name, value in load_file(path).items() if not name.startswith(("fc.", "AuxLogits."))}
-    facts = network.load_state_dict(weights, strict=False)
+    weights = {name: value for name, value in tensors.read(path, _REMEDY).items() if not name.startswith(_HEADS)}
+    missing, unexpected = tensors.fit(network, weights, path, _REMEDY, strict=False)
     # Files leave out the number of batches seen, which matters only in training.
-    missing = [name for name in facts.missing_keys if not name.endswith("num_batches_tracked")]
-    if missing or facts.unexpected_keys:
-        odd = f"lacks the weights {', '.join(missing[:3])}" if missing else f"holds {facts.unexpected_keys[0]}, unknown"
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        odd = f"lacks the weights {', '.join(missing[:3])}" if missing else f"holds {unexpected[0]}, unknown"
         raise InputError(f"{path}: {odd}; fetch it again.")
     normal = config.get("pretrained_cfg", {})
     mean, deviation = normal.get("mean", _MEAN), normal.get("std", _DEVIATION)

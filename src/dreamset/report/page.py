@@ -229,7 +229,7 @@ def _shots(shots: int | str | dict[str, int]) -> str:
     """Return the shell argument that sets ``shots``."""
     if not isinstance(shots, dict):
         return f"shots={shots}"
-    # The grammar of -S has no quotes for keys, so only params.yaml can give other names.
-    if not all(re.fullmatch(r"[A-Za-z0-9_ -]+", name) for name in shots):
+    # The grammar of -S has no quotes for keys, and takes some for numbers; only params.yaml can give other names.
+    if not all(re.fullmatch(r"(?!(?:true|false|null|inf|nan)$)[A-Za-z_][\w -]*", name, re.A | re.I) for name in shots):
         return "shots={as in params.yaml}"
     return f"'shots={{{','.join(f'{name}:{count}' for name, count in shots.items())}}}'"

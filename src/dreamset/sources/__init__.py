@@ -28,7 +28,7 @@ def read(prepare: Prepare) -> Source:
         InputError: there is no such source, files are missing, or captions cannot distinguish two class names.
     """
     from dreamset.core.images import Decoding
-    from dreamset.sources import arrays, coop, digits, imagefolder, listing, presets
+    from dreamset.sources import arrays, coop, digits, imagefolder, listing, naming, presets
 
     kind, _, argument = prepare.source.partition(":")
     path, decoding = Path(argument), Decoding(prepare.max_pixels, _window(prepare))
@@ -37,11 +37,11 @@ def read(prepare: Prepare) -> Source:
     elif not argument:
         kind, source = "", None
     elif kind == "imagefolder":
-        source = imagefolder.read(path, decoding)
+        source = naming.said(imagefolder.read(path, decoding))
     elif kind == "csv":
-        source = listing.read(path, decoding)
+        source = naming.said(listing.read(path, decoding))
     elif kind == "coop":
-        source = coop.read(path, decoding, presets.FOLDERS)
+        source = naming.said(coop.read(path, decoding, presets.FOLDERS))
     elif kind in presets.PRESETS:
         source = presets.read(kind, path, decoding)
     elif kind in arrays.CIFAR:
@@ -53,7 +53,9 @@ def read(prepare: Prepare) -> Source:
     if source is None:
         kinds = ", ".join([*KINDS, *(f"{name}:PATH" for name in presets.PRESETS)])
         raise InputError(
-            f"prepare.source: expected one of {kinds}, got {prepare.source!r}; write for example imagefolder:data/raw."
+            f"prepare.source: expected one of {kinds}, got {prepare.source!r}; write for example "
+            "imagefolder:data/raw into params.yaml, or say it with quotes of both kinds: -S "
+            "\"prepare.source='imagefolder:data/raw'\"."
         )
     _check_classes(source, prepare.source)
     return source

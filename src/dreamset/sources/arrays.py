@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -130,12 +131,25 @@ def read_medmnist(file: Path) -> Source:
         raise InputError(
             f"{file}: is not a complete file of MedMNIST ({error}); download it from https://medmnist.com."
         ) from error
-    row = MEDMNIST.get(file.stem.split("_")[0].lower())
     count = 1 + max(int(labels.max()) for _, labels in parts.values())
+    row, warnings = _set(file), tuple[str, ...]()
     if row is None or len(row.classes) < count:
         row = _Set("a photo of {class}", tuple(f"class {label}" for label in range(count)))
+        warnings = (
+            f"{file}: its name is that of no set of MedMNIST with {count} classes, so captions say 'class 0' and no "
+            "change of an image is known to keep its label; if it is one of these, rename it, such as bloodmnist.npz: "
+            f"{', '.join(MEDMNIST)}",
+        )
     train, selection, test = (_images(part, *parts[part]) for part in ("train", "val", "test"))
-    return Source(row.classes, row.template, row.invariances, train, selection, test, published=True)
+    return Source(row.classes, row.template, row.invariances, train, selection, test, published=True, warnings=warnings)
+
+
+def _set(file: Path) -> _Set | None:
+    """The set that a file is named after, wherever the name stands in it; version 1 wrote organmnist_axial."""
+    name = re.sub(r"[^a-z0-9]", "", file.stem.lower())
+    for plane in ("axial", "coronal", "sagittal"):
+        name = name.replace(f"organmnist{plane}", f"organ{plane[0]}mnist")
+    return next((row for title, row in MEDMNIST.items() if title in name), None)
 
 
 def _checked(file: Path, part: str, arrays: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Part = str
 
 PARTS: Final = ("train", "val", "test")
+_PICKLED: Final = (".pkl", ".pickle", ".p")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,20 @@ def load(file: Path) -> Any:
     """Read a JSON file from outside the project.
 
     Raises:
-        InputError: the file cannot be read, or is not JSON.
+        InputError: the file cannot be read, or is not JSON; a pickle is refused without being opened.
     """
+    if file.suffix in _PICKLED:
+        name = file.with_suffix(".json").name
+        code = (
+            "import json, pickle; "
+            f"parts = pickle.load(open('{file.name}', 'rb')); "
+            "row = lambda i: dict(impath=i.impath, label=i.label, classname=i.classname); "
+            f"json.dump({{part: [row(i) for i in parts[part]] for part in parts}}, open('{name}', 'w'))"
+        )
+        raise InputError(
+            f"{file}: is a pickle, which can run any code when it is opened, so it is not opened; if you trust it, "
+            f'convert it where CoOp\'s own packages are, with `python -c "{code}"`, and give {name}.'
+        )
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -96,7 +109,7 @@ def parse(raw: object, file: Path) -> Listing:
                         raise InputError(f"{where}: label {label} is {names[label]!r} and {name!r}; give it one name.")
                     if printable(name) != name:
                         raise InputError(f"{where}: the class name {printable(name)} is not UTF-8; correct it.")
-                    parts[part].append((inside(path, where), label))
+                    parts[part].append((inside(path, where, file.parent), label))
                 case _:
                     raise InputError(f"{where}: expected [path, label, class name], got {json.dumps(row)[:80]}.")
     if sorted(names) != list(range(len(names))):

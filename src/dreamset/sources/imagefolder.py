@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
+from dreamset.core.images import SUFFIXES
 from dreamset.data.source import Image, Source
 from dreamset.sources.reading import Row, printable, read_files
 
@@ -16,38 +19,55 @@ if TYPE_CHECKING:
 
 _DIGITS = re.compile(r"(\d+)")
 _SELECTION: Final = ("val", "valid", "validation", "selection")
+# Folders that archives and file servers leave behind.
+_LEFT_BEHIND: Final = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+# Files that stand beside images and are none: labels and captions, notes of cameras and file managers.
+_BESIDE: Final = frozenset(
+    (
+        *(".txt", ".caption", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".md", ".html", ".npz"),
+        *(".xmp", ".aae", ".db", ".ini", ".url", ".lnk"),
+    )
+)
+_BOXES: Final = ("labels", "annotations")  # what data sets for finding objects call their folder of texts
 
 
 def read(root: Path, decoding: Decoding) -> Source:
     """Read a folder; the name of a sub-folder is the class of all files under it.
 
-    ``Source.rejected`` lists the files that cannot be used, with the reason. Hidden files are skipped.
+    ``Source.rejected`` lists the files that cannot be used, with the reason. Hidden files are skipped, and so are
+    texts beside images, with a warning. A folder that holds nothing but one folder stands for that.
 
     Raises:
         InputError: the folder is missing or cannot be read, or its parts hold different classes.
     """
     if not root.is_dir():
         raise InputError(f"prepare.source: {root} is no folder; give imagefolder:PATH of a folder of class folders.")
+    asked, root = root, _unwrapped(root)
+    warnings = [] if root == asked else [f"{root} was read, the only folder in {asked}"]
     names = set(folders(root))
     selection = [name for name in _SELECTION if name in names]
     parts = ["train", *selection, *(["test"] if "test" in names else [])]
+    for folder in (root, *(root / part for part in parts if part in names)):
+        _refuse_boxes(folder)
     rejected: list[tuple[str, str]] = []
+    beside: Counter[str] = Counter()
     if "train" not in names or len(parts) == 1:
         classes = _classes(root)
-        train = _scan(root, classes, decoding, rejected)
-        return _source(classes, train, None, None, rejected)
+        images = {"train": _scan(root, classes, decoding, rejected, beside)}
+        return _source(classes, images, None, rejected, [*warnings, *_passed_over(beside)])
     if len(selection) > 1 or names != set(parts):
         odd = sorted(names - {"train", "test", *selection[:1]})
         raise InputError(f"{root}: holds {', '.join(odd[:5])} beside train/; keep only train/, val/ and test/ in it.")
-    classes = _classes(root / "train")
+    classes_of = {part: _classes(root / part) for part in parts}
+    classes = classes_of["train"]
     for part in parts[1:]:
-        if classes != _classes(root / part):
-            odd = sorted(set(classes) ^ set(_classes(root / part)))
+        if classes.keys() != classes_of[part].keys():
+            odd = sorted(classes.keys() ^ classes_of[part].keys())
             raise InputError(
                 f"{root}: train/ and {part}/ hold different classes ({', '.join(odd[:5])}); make them equal."
             )
-    images = {part: _scan(root / part, classes, decoding, rejected) for part in parts}
-    return _source(classes, images["train"], images[selection[0]] if selection else None, images.get("test"), rejected)
+    images = {part: _scan(root / part, classes_of[part], decoding, rejected, beside) for part in parts}
+    return _source(classes, images, selection[0] if selection else None, rejected, [*warnings, *_passed_over(beside)])
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -56,13 +76,13 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def folders(root: Path) -> list[str]:
-    """The names of the folders in ``root``, sorted, without hidden ones.
+    """The names of the folders in ``root``, sorted, without hidden ones and those that archives leave behind.
 
     Raises:
         InputError: ``root`` cannot be read, or a name is not UTF-8.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
     except OSError as error:
         raise _unreadable(error, root) from error
     for name in names:
@@ -83,10 +103,42 @@ def files(root: Path) -> list[str]:
 
     paths = []
     for folder, inner, names in os.walk(root, onerror=fail):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        inner[:] = [name for name in inner if not _hidden(name)]
         under = Path(folder).relative_to(root)
         paths += [(under / name).as_posix() for name in names if not name.startswith(".")]
     return sorted(paths, key=natural)
+
+
+def _hidden(folder: str) -> bool:
+    return folder.startswith(".") or folder in _LEFT_BEHIND
+
+
+def _unwrapped(root: Path) -> Path:
+    """The folder of class folders in ``root``, where archives have put one folder around it; else ``root``."""
+    inner = root
+    while len(names := folders(inner)) == 1 and not _images_in(inner):
+        inner /= names[0]
+    return inner if len(names) > 1 and not _images_in(inner) else root
+
+
+def _images_in(folder: Path) -> bool:
+    """Whether images lie in a folder itself."""
+    return any(Path(name).suffix.lower() in SUFFIXES for name in os.listdir(folder))  # noqa: PTH208
+
+
+def _refuse_boxes(root: Path) -> None:
+    """Refuse the layouts of data sets for finding objects, whose folders are no classes.
+
+    Raises:
+        InputError: a folder beside the images holds the texts of their boxes.
+    """
+    for name in folders(root):
+        inside = files(root / name) if name.casefold() in _BOXES else []
+        if inside and all(Path(file).suffix.lower() in _BESIDE for file in inside):
+            raise InputError(
+                f"{root}: {name}/ holds no images but texts, as in data sets for finding objects (YOLO, COCO, "
+                "VOC); cut the objects out into one folder per class, or list images and labels for csv:FILE."
+            )
 
 
 def _unreadable(error: OSError, root: Path) -> InputError:
@@ -94,28 +146,59 @@ def _unreadable(error: OSError, root: Path) -> InputError:
     return InputError(f"{where}: cannot be read ({error.strerror}); make the folder readable, or move it away.")
 
 
-def _classes(root: Path) -> tuple[str, ...]:
-    classes = tuple(folders(root))
+def _classes(root: Path) -> dict[str, str]:
+    """The folder of each class, by the class's name in composed Unicode: file systems differ in how they write é."""
+    names = folders(root)
+    classes = dict(sorted((unicodedata.normalize("NFC", name), name) for name in names))
+    if len(classes) < len(names):
+        twice = next(
+            name for name, count in Counter(unicodedata.normalize("NFC", n) for n in names).items() if count > 1
+        )
+        raise InputError(f"{root}: holds two folders {twice}, written in two forms of Unicode; put them together.")
     if len(classes) < 2:
-        raise InputError(f"{root}: holds {len(classes)} class folders; a classifier needs at least two.")
+        raise InputError(
+            f"{root}: holds {len(classes)} class folders; a classifier needs at least two: make one folder per class, "
+            "or list images and labels for csv:FILE."
+        )
     return classes
 
 
-def _scan(root: Path, classes: tuple[str, ...], decoding: Decoding, rejected: list[tuple[str, str]]) -> list[Image]:
-    rows = [
-        # A class folder may be a link itself: folders of links to a data set are laid out that way.
-        Row(root / name / file, root / name, f"{name}/{file}", label, (root / name / file).as_posix())
-        for label, name in enumerate(classes)
-        for file in files(root / name)
-    ]
+def _scan(
+    root: Path, classes: dict[str, str], decoding: Decoding, rejected: list[tuple[str, str]], beside: Counter[str]
+) -> list[Image]:
+    rows = []
+    for label, name in enumerate(classes.values()):
+        for file in files(root / name):
+            suffix = Path(file).suffix.lower()
+            if suffix in _BESIDE:
+                beside[suffix] += 1
+                continue
+            # A class folder may be a link itself: folders of links to a data set are laid out that way.
+            path = root / name / file
+            rows.append(Row(path, root / name, f"{name}/{file}", label, path.as_posix()))
     return read_files(rows, decoding, rejected, f"reading {root.name}")
 
 
+def _passed_over(beside: Counter[str]) -> list[str]:
+    """A warning of the files that are no images."""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(beside.items()))
+    return [f"files that are no images were passed over: {kinds}"] if beside else []
+
+
 def _source(
-    classes: tuple[str, ...],
-    train: list[Image],
-    selection: list[Image] | None,
-    test: list[Image] | None,
+    classes: dict[str, str],
+    images: dict[str, list[Image]],
+    selection: str | None,
     rejected: list[tuple[str, str]],
+    warnings: list[str],
 ) -> Source:
-    return Source(classes, "a photo of a {class}", (), train, selection, test, rejected)
+    return Source(
+        classes=tuple(classes),
+        template="a photo of a {class}",
+        invariances=(),
+        train=images["train"],
+        selection=images[selection] if selection else None,
+        test=images.get("test"),
+        rejected=rejected,
+        warnings=tuple(warnings),
+    )

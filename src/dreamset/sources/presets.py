@@ -7,7 +7,6 @@ is always the complete published one.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dreamset.core.images import Decoding
-
-_HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
-
-def _camel(name: str) -> str:
-    """The caption's words for a class of EuroSAT: "Annual Crop" for AnnualCrop."""
-    return spoken(_HUMP.sub(" ", name))
 
 
 def _qualified(name: str) -> str:
@@ -91,7 +83,6 @@ PRESETS: Final[dict[str, Preset]] = {
         # Crops differ in colour.
         invariances=("hflip", "vflip", "rotation"),
         home="https://github.com/phelber/EuroSAT",
-        words=_camel,
     ),
     "fgvc_aircraft": Preset(
         split="images_variant_{train,val,test}.txt",
@@ -163,8 +154,9 @@ PRESETS: Final[dict[str, Preset]] = {
 }
 
 # The folders of images in CoOp's layout, which a split file of one's own may use as well.
-FOLDERS: Final = tuple(
-    dict.fromkeys(preset.folder for preset in PRESETS.values() if preset.folder not in ("images", "."))
+FOLDERS: Final = (
+    *dict.fromkeys(preset.folder for preset in PRESETS.values() if preset.folder not in ("images", ".")),
+    "UCF-101-midframes",
 )
 
 # In CLIP's list, two pairs of ImageNet's classes share a name; these are the names of the second in each pair.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -64,16 +66,75 @@ def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[tuple[str
     return images
 
 
-def inside(name: str, where: str) -> str:
+def inside(name: str, where: str, folder: Path | None = None) -> str:
     """Check a listed path and return it with forward slashes and without ``.`` parts.
 
+    Args:
+        name: a relative path, with slashes of any kind.
+        where: its place, for the sentence.
+        folder: an absolute path below it is inside, too; None: no absolute path is.
+
     Raises:
-        InputError: the path is empty, absolute or leads upwards; ``where`` names its place in the sentence.
+        InputError: the path is empty, leads upwards, or is absolute and not in ``folder``.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if not name.strip() or "\0" in name or path.is_absolute() or ".." in path.parts or not path.parts:
-        raise InputError(f"{where}: {name[:80]!r} does not stay inside the folder; give a path relative to it.")
+    if folder is not None and path.is_absolute():
+        for root in (Path(os.path.abspath(folder)), Path(os.path.realpath(folder))):  # noqa: PTH100 (links stay)
+            if path.is_relative_to(root):
+                path = path.relative_to(root)
+                break
+    drive = re.match(r"[A-Za-z]:/|[A-Za-z]:$", str(path)) is not None
+    if not name.strip() or "\0" in name or drive or path.is_absolute() or ".." in path.parts or not path.parts:
+        of = "the folder" if folder is None else f"the folder {folder}"
+        raise InputError(f"{where}: {name[:80]!r} does not stay inside {of}; give a path relative to it.")
     return path.as_posix()
+
+
+class Shelf:
+    """The files of a folder as lists name them.
+
+    A list may leave out the suffix of an image, and may write a name in another Unicode form than the file system.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, path: str, where: str) -> str:
+        """Return the file that a listed path means, relative to the folder, or the path itself where there is none.
+
+        Args:
+            path: a result of ``inside``.
+            where: its place, for the sentence.
+
+        Raises:
+            InputError: a path without a suffix means several images.
+        """
+        if os.path.isfile(self._root / path):  # noqa: PTH113 (a name may be too long to ask about)
+            return path
+        *folders, last = PurePosixPath(path).parts
+        here = Path()
+        for part in folders:
+            here /= next(iter(self._in(here).get(unicodedata.normalize("NFC", part), [])), part)
+        wanted, names = unicodedata.normalize("NFC", last), self._in(here)
+        found = names.get(wanted) or [
+            name for suffix in sorted({*SUFFIXES, *map(str.upper, SUFFIXES)}) for name in names.get(wanted + suffix, [])
+        ]
+        if len(found) > 1:
+            raise InputError(f"{where}: {path} may be {' or '.join(map(printable, found))}; write the whole name.")
+        return (here / found[0]).as_posix() if found else path
+
+    def _in(self, folder: Path) -> dict[str, list[str]]:
+        """The names in a folder by their composed form; none where it cannot be read."""
+        if folder not in self._names:
+            names: dict[str, list[str]] = {}
+            try:
+                for name in os.listdir(self._root / folder):  # noqa: PTH208
+                    names.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+            except OSError:
+                names = {}  # the images in it are then reported as missing
+            self._names[folder] = names
+        return self._names[folder]
 
 
 def printable(text: str) -> str:

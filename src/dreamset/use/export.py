@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, read_json
+from dreamset.core.files import atomic_write, check_target, read_json
 from dreamset.data import cards, decisions, tuned
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
@@ -47,11 +47,12 @@ def onnx(folder: Path, file: Path) -> None:
         file: the file to write.
 
     Raises:
-        InputError: there is no such classifier, or the packages for ONNX are not installed.
+        InputError: there is no such classifier, the file cannot be written, or the packages for ONNX are missing.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"export --onnx: needs {' and '.join(missing)}; run `pip install -e '.[export]'`.")
+    check_target(file, "--onnx")
     import torch
 
     from dreamset import classifiers
@@ -138,6 +139,7 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         InputError: something is missing, the folder is not empty, the images were not generated, a person rejected
             some that are still in the dataset, or a class has no images left.
     """
+    check_target(target, "--public", folder=True)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a new folder, or empty it.")
     if not params.recipes[recipe].draws:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamset.core.errors import InputError
-from dreamset.core.files import filling, read_json
+from dreamset.core.files import check_target, filling, read_json
 from dreamset.core.images import BadImageError, Decoding, resize_crop
 from dreamset.core.progress import bar
 from dreamset.sources.imagefolder import files, natural
@@ -66,10 +66,13 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
         threshold: smallest top probability for a label, 0..1; None: the delivered threshold.
 
     Raises:
-        InputError: there are no such files or no classifier, or the threshold is outside 0..1.
+        InputError: there are no such files or no classifier, ``threshold`` is outside 0..1, or ``out`` cannot be
+            written.
     """
     from dreamset import classifiers
 
+    if out is not None:
+        check_target(out, "--out")
     record = delivered(folder)
     if threshold is None:
         threshold = float(record["threshold"])

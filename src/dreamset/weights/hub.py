@@ -15,6 +15,7 @@ from typing import Any, Final
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json, sha256_file, write_json
 from dreamset.params.values import Part
+from dreamset.weights import tensors
 
 RECORD: Final = "models/fetched.json"
 
@@ -77,6 +78,20 @@ def locate(root: Path, name: str, part: Part, variant: str | None = None) -> Pat
             f"{repo.id}{at} is missing or incomplete in the hub's cache ({constants.HF_HUB_CACHE}); run "
             "`dreamset fetch` where there is a network, or set HF_HOME to the folder that holds it."
         ) from error
+
+
+def check(root: Path, name: str, part: Part, variant: str | None = None) -> None:
+    """Fail on files of weights in a folder of this machine that are none, before there is work to lose.
+
+    A missing folder and the hub's cache are left to who reads them.
+
+    Raises:
+        InputError: a file is a pointer of Git LFS, or is not whole.
+    """
+    if repository(name) is None:
+        for file in files(root / name, part, variant):
+            if file.suffix == ".safetensors":
+                tensors.check(file, f"fetch or copy it again, or correct {part} in its row")
 
 
 def files(folder: Path, part: Part, variant: str | None = None) -> list[Path]:

@@ -20,12 +20,13 @@ from typing import Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file
-from dreamset.weights import hub
+from dreamset.weights import hub, tensors
 
 WEIGHTS: Final = "open_clip_model.safetensors"
 CONFIG: Final = "open_clip_config.json"
 
 _NAME = re.compile(r"open_clip:([^/]+)/(.+)")
+_REMEDY: Final = "fetch or copy it again, or correct clip in its row"
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -55,13 +56,14 @@ class Pretrained:
         """Load the model in float32, on the CPU.
 
         Raises:
-            InputError: the weights do not fit the architecture.
+            InputError: the file is not whole, or its weights do not fit the architecture or are no numbers.
         """
         import open_clip
 
+        tensors.check(self.weights, _REMEDY)
         pretrained = None if self.folder else str(self.weights)
         try:
-            return open_clip.create_model(
+            model = open_clip.create_model(
                 self.source,
                 pretrained=pretrained,
                 precision="fp32",
@@ -73,6 +75,8 @@ class Pretrained:
             raise InputError(
                 f"{self.weights}: does not hold the weights of {self.source} ({reason}); correct clip in its row."
             ) from error
+        tensors.finite(model.state_dict(), self.weights, _REMEDY)
+        return model
 
     def tokenizer(self) -> Any:
         """The tokenizer, which maps a list of captions to (n, context) int64."""
@@ -145,9 +149,7 @@ def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretr
         InputError: the folder is not open_clip's, or it holds only pickled weights.
     """
     if not (folder / CONFIG).is_file():
-        raise InputError(
-            f"{folder}: is not an open_clip folder ({CONFIG} is missing); correct clip in the model's row."
-        )
+        raise InputError(f"{folder}: is not an open_clip folder ({CONFIG} is missing); {_REMEDY}.")
     config = read_json(folder / CONFIG, "dreamset fetch")
     if not isinstance(config, dict) or "model_cfg" not in config:
         raise InputError(f"{folder / CONFIG}: has no model_cfg; correct clip in the model's row.")
@@ -155,7 +157,7 @@ def in_folder(folder: Path, name: str, commit: str | None, sha256: str) -> Pretr
         pickled = sorted(path for path in folder.iterdir() if path.suffix in _PICKLED)
         if pickled:
             raise _refusal(pickled[0], f"'local-dir:{folder}'", folder / WEIGHTS, "keep it beside the old file")
-        raise InputError(f"{folder / WEIGHTS}: is missing; correct clip in the model's row.")
+        raise InputError(f"{folder / WEIGHTS}: is missing; {_REMEDY}.")
     return Pretrained(name, f"local-dir:{folder}", folder / WEIGHTS, config, folder, commit, sha256)
 
 
@@ -169,7 +171,7 @@ def _file(root: Path, name: str, model: str, file: str) -> Pretrained:
         source = f"'{model}', pretrained='{path}'"
         raise _refusal(path, source, root / safe, f"name open_clip:{model}/{safe.as_posix()}")
     if not path.is_file():
-        raise InputError(f"{path}: is missing; correct clip in the model's row.")
+        raise InputError(f"{path}: is missing; {_REMEDY}.")
     config = open_clip.get_model_config(model)
     if any(config["text_cfg"].get(key) for key in ("hf_tokenizer_name", "hf_model_name")):
         raise InputError(
