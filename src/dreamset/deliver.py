@@ -58,7 +58,9 @@ def read(file):
             raise ValueError(f"{file}: has more than 8 bits per channel; save it with 8")
         low, high = record["preprocessing"]["window"]
         values = (np.nan_to_num(np.asarray(image, np.float64), nan=low) - low) / (high - low)
-        image = Image.fromarray(np.round(values.clip(0, 1) * 255).astype(np.uint8))
+        values = values.clip(0, 1) * 255
+        white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of TIFF
+        image = Image.fromarray(np.round(255 - values if white_is_zero else values).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -372,4 +372,5 @@ def _written(image: sources.Image, folder: Path) -> tuple[Path, bytes]:
     assert image.decoding is not None and image.sha256 is not None
     decoded = decode(image.path.read_bytes(), image.decoding).image
     # Named by content and name: equal names in two folders, or copies in two classes, would share one file.
-    return folder / f"{digest([image.sha256, image.name])[:32]}.png", png(np.asarray(decoded.convert("L")))
+    pixels = np.asarray(decoded.convert("L") if image.grey else decoded)
+    return folder / f"{digest([image.sha256, image.name])[:32]}.png", png(pixels)

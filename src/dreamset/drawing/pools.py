@@ -18,7 +18,8 @@ from dreamset import classifiers
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file, write_json
-from dreamset.core.images import SUFFIXES, BadImageError, Decoding, decode, resize_crop
+from dreamset.core.formats import SUFFIXES
+from dreamset.core.images import BadImageError, Decoding, decode, resize_crop
 from dreamset.core.seeds import seed_for
 from dreamset.weights import pretrained
 

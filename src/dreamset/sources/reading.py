@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import sha256
-from dreamset.core.images import DICOM, SUFFIXES, BadImageError, Decoded, Decoding, decode, is_dicom, is_grey, thumbnail
+from dreamset.core.formats import SUFFIXES, unread_words
+from dreamset.core.images import BadImageError, Decoded, Decoding, decode, is_grey, thumbnail
 from dreamset.core.progress import bar
 from dreamset.data.source import Image
 
@@ -108,7 +109,7 @@ def _image(row: Row, real: Path, decoding: Decoding) -> Image:
         sha256=sha256(data),
         note=decoded.note,
         grey=is_grey(image),
-        decoding=decoding if decoded.windowed else None,
+        decoding=decoding if decoded.converted else None,
         thumbnail=thumbnail(image),
     )
 
@@ -134,8 +135,7 @@ def opened(path: Path, decoding: Decoding, real: Path | None = None) -> tuple[De
     if not path.is_file():
         raise BadImageError("not a file")
     if path.suffix.lower() not in SUFFIXES:
-        # Hospital archives name their files .dcm, .ima, or only by numbers.
-        raise BadImageError(DICOM if is_dicom(_head(path)) else f"suffix {path.suffix or 'missing'}: not an image file")
+        raise BadImageError(unread_words(path.suffix, _head(path)))
     if path.stat().st_size > 8 * decoding.max_pixels + _EXTRA_BYTES:
         raise BadImageError(f"too large for an image of {decoding.max_pixels} pixels")
     data = path.read_bytes()
