@@ -450,7 +450,7 @@ def test_links_that_lead_out_are_refused(raw: dict[str, Any], tmp_path: Path) ->
     (root / "cat/out.png").symlink_to(secret)
     (root / "cat/inside.png").symlink_to(root / "cat/1.png")
     source = sources.read(params(raw, root).prepare)
-    assert [(Path(file).name, reason) for file, reason in source.rejected] == [
+    assert [(Path(file).name, reason) for file, reason, _ in source.rejected] == [
         ("out.png", "a link that leads out of the folder; copy the file into it")
     ]
     (root / "list.csv").write_text("path,label\ncat/out.png,cat\ncat/0.png,cat\ndog/0.png,dog\n")

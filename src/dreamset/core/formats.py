@@ -1,4 +1,4 @@
-"""The kinds of image files: which are read, what becomes of the others, and files without their metadata."""
+"""Which files and folders hold images that can be read, what becomes of the others, and files without metadata."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ _OTHERS: Final = frozenset(
         *(".psd", ".qoi", ".sgi", ".svg", ".tga", ".wmf", ".xbm", ".xpm"),
     )
 )
+# Thumbnails, recycle bins and snapshots of file servers, and what archives and file systems add.
+_LEFT_BEHIND: Final = frozenset(
+    (
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "recycler"),
+        *("system volume information", "lost+found", "__macosx"),
+    )
+)
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _ANY_BRANDS: Final = frozenset({b"mif1", b"msf1"})  # of HEIF and of AVIF
 HEIF: Final = (
@@ -49,6 +56,11 @@ _TIFF_KEPT: Final = frozenset(
         *(330, 332, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532),
     )
 )
+
+
+def left_behind(folder: str) -> bool:
+    """Return whether a folder of this name is hidden, or is a machine's own and holds no pictures of a person's."""
+    return folder.startswith(".") or folder.casefold() in _LEFT_BEHIND
 
 
 def is_dicom(data: bytes) -> bool:

@@ -211,11 +211,6 @@ def read_rgb(path: Path) -> Image.Image:
     return _opened(path.read_bytes(), to_rgb)[0]
 
 
-def shortest_side(path: Path) -> int:
-    """Return the shortest side in pixels of a file that ``prepare`` has accepted; reads only its header."""
-    return _opened(path.read_bytes(), lambda image: min(image.size))[0]
-
-
 class _Depth(NamedTuple):
     """The bits per channel in words, and whether nothing states which of their values are black and white."""
 

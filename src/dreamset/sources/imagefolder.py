@@ -1,21 +1,25 @@
-"""A source in a folder of class folders, or in ``train/``, ``val/`` and ``test/`` that each hold class folders."""
+"""A source in a folder of class folders, or in ``train/``, ``val/`` and ``test/`` that each hold class folders.
+
+``layout`` says which names of folders are parts.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dreamset.core.errors import InputError
-from dreamset.data.source import Image, Source
+from dreamset.core.formats import left_behind
+from dreamset.data.source import Image, Rejected, Source
+from dreamset.sources import layout
 from dreamset.sources.reading import Row, printable, read_files
 
 if TYPE_CHECKING:
     from dreamset.core.images import Decoding
 
 _DIGITS = re.compile(r"(\d+)")
-_SELECTION: Final = ("val", "valid", "validation", "selection")
 
 
 def read(root: Path, decoding: Decoding) -> Source:
@@ -28,26 +32,21 @@ def read(root: Path, decoding: Decoding) -> Source:
     """
     if not root.is_dir():
         raise InputError(f"prepare.source: {root} is no folder; give imagefolder:PATH of a folder of class folders.")
-    names = set(folders(root))
-    selection = [name for name in _SELECTION if name in names]
-    parts = ["train", *selection, *(["test"] if "test" in names else [])]
-    rejected: list[tuple[str, str]] = []
-    if "train" not in names or len(parts) == 1:
+    rejected: list[Rejected] = []
+    parts = layout.parts(root, folders(root))
+    if len(parts) < 2:
         classes = _classes(root)
-        train = _scan(root, classes, decoding, rejected)
-        return _source(classes, train, None, None, rejected)
-    if len(selection) > 1 or names != set(parts):
-        odd = sorted(names - {"train", "test", *selection[:1]})
-        raise InputError(f"{root}: holds {', '.join(odd[:5])} beside train/; keep only train/, val/ and test/ in it.")
-    classes = _classes(root / "train")
-    for part in parts[1:]:
-        if classes != _classes(root / part):
-            odd = sorted(set(classes) ^ set(_classes(root / part)))
+        return _source(classes, {"train": _scan(root, classes, decoding, rejected)}, rejected)
+    classes = _classes(root / parts["train"])
+    for name in parts.values():
+        if classes != _classes(root / name):
+            odd = sorted(set(classes) ^ set(_classes(root / name)))
             raise InputError(
-                f"{root}: train/ and {part}/ hold different classes ({', '.join(odd[:5])}); make them equal."
+                f"{root}: {parts['train']}/ and {name}/ hold different classes ({', '.join(odd[:5])}); make them "
+                "equal: an empty folder stands for a class without images there."
             )
-    images = {part: _scan(root / part, classes, decoding, rejected) for part in parts}
-    return _source(classes, images["train"], images[selection[0]] if selection else None, images.get("test"), rejected)
+    images = {part: _scan(root / name, classes, decoding, rejected) for part, name in parts.items()}
+    return _source(classes, images, rejected)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -56,13 +55,13 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def folders(root: Path) -> list[str]:
-    """The names of the folders in ``root``, sorted, without hidden ones.
+    """The names of the folders in ``root``, sorted, without hidden and machines' own.
 
     Raises:
         InputError: ``root`` cannot be read, or a name is not UTF-8.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not left_behind(entry.name))
     except OSError as error:
         raise _unreadable(error, root) from error
     for name in names:
@@ -72,7 +71,7 @@ def folders(root: Path) -> list[str]:
 
 
 def files(root: Path) -> list[str]:
-    """The paths of all files under ``root``, relative to it, in natural order, without hidden files and folders.
+    """The paths of all files under ``root``, relative to it, in natural order, without hidden and machines' own.
 
     Raises:
         InputError: a folder cannot be read, and its images would be missing silently.
@@ -83,7 +82,7 @@ def files(root: Path) -> list[str]:
 
     paths = []
     for folder, inner, names in os.walk(root, onerror=fail):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        inner[:] = [name for name in inner if not left_behind(name)]
         under = Path(folder).relative_to(root)
         paths += [(under / name).as_posix() for name in names if not name.startswith(".")]
     return sorted(paths, key=natural)
@@ -101,7 +100,7 @@ def _classes(root: Path) -> tuple[str, ...]:
     return classes
 
 
-def _scan(root: Path, classes: tuple[str, ...], decoding: Decoding, rejected: list[tuple[str, str]]) -> list[Image]:
+def _scan(root: Path, classes: tuple[str, ...], decoding: Decoding, rejected: list[Rejected]) -> list[Image]:
     rows = [
         # A class folder may be a link itself: folders of links to a data set are laid out that way.
         Row(root / name / file, root / name, f"{name}/{file}", label, (root / name / file).as_posix())
@@ -111,11 +110,13 @@ def _scan(root: Path, classes: tuple[str, ...], decoding: Decoding, rejected: li
     return read_files(rows, decoding, rejected, f"reading {root.name}")
 
 
-def _source(
-    classes: tuple[str, ...],
-    train: list[Image],
-    selection: list[Image] | None,
-    test: list[Image] | None,
-    rejected: list[tuple[str, str]],
-) -> Source:
-    return Source(classes, "a photo of a {class}", (), train, selection, test, rejected)
+def _source(classes: tuple[str, ...], images: dict[str, list[Image]], rejected: list[Rejected]) -> Source:
+    return Source(
+        classes=classes,
+        template="a photo of a {class}",
+        invariances=(),
+        train=images["train"],
+        selection=images.get("selection"),
+        test=images.get("test"),
+        rejected=rejected,
+    )

@@ -6,7 +6,7 @@ import csv
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.data.source import Source
+from dreamset.data.source import Rejected, Source
 from dreamset.sources.reading import Row, inside, printable, read_files
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def read(file: Path, decoding: Decoding) -> Source:
         raise InputError(f"{file}: lists no training images; add rows, or give some the split train.")
     classes = tuple(sorted({label for part in rows.values() for _, label, _ in part}))
     labels = {name: label for label, name in enumerate(classes)}
-    rejected: list[tuple[str, str]] = []
+    rejected: list[Rejected] = []
     images = {
         part: read_files(
             [Row(file.parent / path, file.parent, path, labels[label], group) for path, label, group in listed],
