@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreamset.data.cards import untested_words
 from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.metrics import claims
 from dreamset.metrics import verdict as rule
@@ -102,7 +103,7 @@ def _caveat(evidence: Evidence, seeds_of_title: int) -> list[str]:
     """Return sentences on how far the verdict holds and on its rule, which was fixed before any test image was seen."""
     params = evidence.params
     interval = f"{100 * float(evidence.evaluation['confidence']):g}% interval"
-    sentences = []
+    sentences = [words] if (words := untested_words(rule.untested(evidence.evaluation))) else []
     if evidence.table.warning:
         sentences.append(evidence.table.warning)
     if not seeds_of_title:
