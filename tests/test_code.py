@@ -90,7 +90,8 @@ def test_every_library_that_is_reached_is_in_a_key_or_decides_no_number() -> Non
         for name in code.imports(path)
     }
     outside = {name for name in reached if name != "dreamset" and name not in sys.stdlib_module_names}
-    assert outside - code._LIBRARIES.keys() == {"huggingface_hub", "safetensors", "sqlalchemy"}
+    # What an optional library reads is written as PNG before anything learns from it.
+    assert outside - code._LIBRARIES.keys() == {"huggingface_hub", "pillow_heif", "safetensors", "sqlalchemy"}
 
 
 @pytest.mark.parametrize(

@@ -292,10 +292,11 @@ def test_the_code_in_the_card_reads_transparent_and_deep_files_as_predict_does(
     deep = rng.integers(0, 4000, (40, 52)).astype(np.uint16)
     Image.fromarray(deep).save(folder / "deep.png")
     rgba.convert("RGB").quantize(8).save(folder / "palette.png", transparency=3)
+    Image.fromarray(deep).save(folder / "negative.tif", tiffinfo={262: 0})
     monkeypatch.chdir(folder)
     scope: dict[str, Any] = {}
     exec(compile(snippet_of(folder), "card", "exec"), scope)
-    for name in ("photo.png", "deep.png", "palette.png"):
+    for name in ("photo.png", "deep.png", "palette.png", "negative.tif"):
         image = decode((folder / name).read_bytes(), Decoding(10**6, (100, 3000))).image
         expected = resize_crop(image, 16).astype(np.float32).transpose(2, 0, 1)[None] / 255
         np.testing.assert_allclose(scope["read"](name), expected, atol=1e-6)
@@ -326,3 +327,15 @@ def test_a_dataset_s_card_says_what_of_the_shots_is_in_it() -> None:
     assert "Prompt of" not in vectors and "prompts" not in vectors
     assert "learned vector of the class" in vectors and "its weights those after 40 % of the training" in vectors
     assert "its weights those" not in card("class_encoder")
+
+
+def test_the_card_says_which_classes_were_not_tested(tmp_path: Path) -> None:
+    folder = delivered.world(tmp_path, "resnet20").classifier
+    assert "Not tested" not in (folder / "README.md").read_text()
+    evaluation = delivered.evaluation()
+    evaluation["runs"][0]["per_class"] = dict.fromkeys(toy.CLASSES, 1.0) | {"spot": None}
+    record = json.loads((folder / "classifier.json").read_text())
+    assert "untested" not in record["accuracy"]
+    accuracy = deliver._accuracy(evaluation, tmp_path, Run("real", REAL_STRONG, "resnet20")) | {"chosen": False}
+    card = cards.classifier(record | {"accuracy": accuracy}, "")
+    assert '- Not tested, for no test image is of them: "spot". No figure says anything of these classes.' in card

@@ -85,7 +85,7 @@ def small(place: Workspace, generator: Path, **changes: Any) -> Params:
         "shots": 5,
         "train__classifiers": ["resnet20"],
         "evaluate__folds": FOLDS,
-        "prepare__source": f"imagefolder:{place.root / 'raw'}",
+        "prepare__source": f"imagefolder:{place.root / 'data/raw'}",
         "selection": "fixed",
         "prepare__template": "a photo of a {class}",
         f"{row}generator": str(generator),
@@ -120,7 +120,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_generator: Path) -> tup
     place = Workspace.at(tmp_path_factory.mktemp("cv"))
     toy.write_clip(place.root / "models/base/clip")
     toy.write_judge(place.root / "models/base/judge")
-    photographs(place.root / "raw")
+    photographs(place.root / "data/raw")
     params = small(place, tiny_generator)
     stages(params, place)
     return place, params, evaluate.run(params, place, crossval.run)
@@ -172,7 +172,7 @@ def test_one_shot_per_class_is_refused_before_any_work(
     world: tuple[Workspace, Params, dict[str, Any]], tmp_path: Path
 ) -> None:
     place, params, _ = world
-    with pytest.raises(InputError, match=r"has shots of one group only.*raise shots"):
+    with pytest.raises(InputError, match=r"has one shot only.*raise shots"):
         prepare.run(dataclasses.replace(params, shots=1), Workspace(place.root, tmp_path))
 
 
@@ -372,7 +372,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 ) -> None:
     place, params, evaluation = world
     other = Workspace(place.root, tmp_path / "cell")
-    for part in ("raw", "data", "models", "results"):
+    for part in ("data", "models", "results"):
         shutil.copytree(place.cell / part, other.cell / part)
     calls: list[tuple[str, str]] = []
     whole = train.run

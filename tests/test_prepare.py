@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from dreamset import prepare
 from dreamset.core.errors import InputError
 from dreamset.core.files import class_folder, sha256_file
 from dreamset.core.workspace import Workspace
-from dreamset.data import splits
+from dreamset.data import folds, splits
 from dreamset.metrics import overlap, perceptual_hash
-from dreamset.sources import digits
+from dreamset.sources import digits, layout
 
 CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64/images"
 
@@ -88,7 +90,7 @@ def test_shots_by_class_name_every_class(raw: dict[str, Any], workspace: Workspa
 
 
 def test_a_small_class_is_used_whole_with_a_warning(raw: dict[str, Any], tmp_path: Path) -> None:
-    root = folder(tmp_path / "raw", ["cat", "dog", "eel"])
+    root = folder(tmp_path / "w/data/raw", ["cat", "dog", "eel"])
     for i in range(3, 12):
         (root / f"dog/{i}.png").unlink()
     raw["evaluate"]["protocol"] = "test"
@@ -126,7 +128,7 @@ def two_parts(root: Path) -> Path:
 
 
 def test_near_duplicates_across_parts_are_listed_and_fail_above_a_limit(raw: dict[str, Any], tmp_path: Path) -> None:
-    root = two_parts(tmp_path / "raw")
+    root = two_parts(tmp_path / "w/data/raw")
     source = f"imagefolder:{root}"
     workspace = Workspace.at(tmp_path / "w")
     clean = prepare.run(settings(raw, source=source, shots=6, selection="fixed"), workspace)
@@ -235,7 +237,7 @@ def test_train_and_test_folders(raw: dict[str, Any], tmp_path: Path) -> None:
 def test_one_picture_in_two_splits_fails(raw: dict[str, Any], tmp_path: Path) -> None:
     root = tmp_path / "raw"
     folder(root / "train", ["cat", "dog"], 4)
-    folder(root / "test", ["dog"], 1)
+    image(root / "test/dog/0.png", 78)
     image(root / "test/cat/0.png", 77)
     # The same pixels in another file format.
     Image.open(root / "train/dog/1.png").save(root / "test/dog/again.bmp")
@@ -338,3 +340,222 @@ def test_every_labelled_image_is_known_by_its_hash(raw: dict[str, Any], workspac
     split, test = splits.read_split(workspace.splits), splits.read_test(workspace.test_split)
     drawn = {sample.sha256 for sample in (*split.train, *split.selection, *test.test)}
     assert set(split.unseen) == drawn
+
+
+# What names of folders and files say
+
+
+@pytest.mark.parametrize(
+    ("train", "selection", "test"),
+    [
+        ("Training", None, "Testing"),
+        ("training", "validation", None),
+        ("TRAIN", "Dev", "test"),
+        ("train_images", "valid", "test images"),
+        ("trainset", "val-set", "testset"),
+    ],
+)
+def test_parts_of_any_usual_name_are_no_classes(
+    raw: dict[str, Any], tmp_path: Path, train: str, selection: str | None, test: str | None
+) -> None:
+    for first, part in enumerate((train, selection, test)):
+        for i in range(4 if part else 0):
+            for c, name in enumerate(("cat", "dog")):
+                image(tmp_path / "raw" / str(part) / name / f"{i}.png", 1000 * first + 100 * c + i)
+    source = f"imagefolder:{tmp_path / 'raw'}"
+    workspace = Workspace.at(tmp_path / "w")
+    wanted = "extra:1" if selection else "fixed"
+    summary = prepare.run(settings(raw, source=source, shots=4, selection=wanted), workspace)
+    assert summary["train_per_class"] == {"cat": 4, "dog": 4}
+    assert (summary["selection"], summary["test"]) == (2 * bool(selection), 8 * bool(test))
+    assert summary["class_names"] == "(cat, dog)"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("train", "test1"), r"holds test1 beside train/; keep only train/, val/ and test/ in it"),
+        (("Train", "eval"), r"holds eval beside Train/"),
+        (("train2017", "val2017"), r"train2017, val2017 look like parts, and none of them is train/"),
+        (("val", "test"), r"test, val look like parts, and none of them is train/"),
+        (("train", "Train", "test"), r"holds Train beside train/"),
+    ],
+)
+def test_folders_that_look_like_parts_are_no_classes(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        layout.parts(tmp_path, names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("valid", "invalid"),
+        ("bus", "car", "train"),
+        ("test tube", "train", "tram"),
+        ("Testudo", "Valley", "train"),
+        ("development", "training shoe"),
+    ],
+)
+def test_classes_named_like_parts_stay_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert layout.parts(tmp_path, names) == {}
+
+
+def test_folders_of_machines_are_no_classes_and_hold_no_shots(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"], 3)
+    for odd in ("@eaDir/0.png", "#recycle", "$RECYCLE.BIN", ".Trash-1000", "__MACOSX", "@Recycle", "#snapshot"):
+        for at in (root, root / "cat"):
+            image(at / odd / "thumb.png", 7)
+    workspace = Workspace.at(tmp_path / "w")
+    summary = prepare.run(settings(raw, source=f"imagefolder:{root}", shots="all", selection="fixed"), workspace)
+    assert summary["train_per_class"] == {"cat": 3, "dog": 3}
+
+
+@pytest.mark.parametrize(
+    ("copy", "group"),
+    [
+        ("cat/IMG_7_jpg.rf.0a1b2c3d4e5f60718293a4b5c6d7e8f9.jpg", "copies of cat/IMG_7_jpg"),
+        ("cat_original_7.jpg_0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9.jpg", "copies of cat_original_7.jpg"),
+        ("cat/IMG_7.jpg", None),
+        ("cat/IMG_7.rf.jpg", None),
+        ("cat/0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9.jpg", None),
+        ("cat/.rf.0a1b2c3d4e5f60718293a4b5c6d7e8f9.jpg", None),
+    ],
+)
+def test_names_tell_the_photograph_of_a_copy(copy: str, group: str | None) -> None:
+    assert layout.copies_of(copy) == group
+
+
+def test_augmented_copies_stay_in_one_fold(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for c, name in enumerate(("cat", "dog")):
+        for i in range(6):
+            for turn in range(3):
+                image(
+                    root / name / f"{i % 3}{name}_jpg.rf.{'0123456789abcdef' * 2}{i}{turn}.jpg", 100 * c + 10 * i + turn
+                )
+    workspace = Workspace.at(tmp_path / "w")
+    raw["evaluate"]["folds"] = 3
+    params = settings(raw, source=f"imagefolder:{root}", shots="all", selection="fixed")
+    summary = prepare.run(params, workspace)
+    assert any("36 images are copies of 6 photographs by their names" in warning for warning in summary["warnings"])
+    split = splits.read_split(workspace.splits)
+    for held in folds.held_out(split, 3, "test"):
+        kept = {sample.group for sample in split.train if sample not in held}
+        assert not kept & {sample.group for sample in held}
+        assert len(held) == 12
+    parts = tmp_path / "parts"
+    for part, turn in (("train", 0), ("test", 1)):
+        for name in ("cat", "dog"):
+            for i in range(3):
+                seed = 1000 * turn + 100 * (name == "dog") + i
+                image(parts / part / name / f"{i}_jpg.rf.{'0123456789abcdef' * 2}{turn}.jpg", seed)
+    with pytest.raises(InputError, match=r"are the same group \(copies of cat/\d_jpg\); keep it in one split only"):
+        prepare.run(settings(raw, source=f"imagefolder:{parts}", shots=2), workspace)
+
+
+def test_many_smaller_copies_are_a_warning(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "w/data/raw"
+    for c, name in enumerate(("cat", "dog")):
+        (root / name / "thumbs").mkdir(parents=True)
+        for i in range(4):
+            photograph(100 * c + i).save(root / name / f"{i}.png")
+            photograph(100 * c + i).resize((32, 24)).save(root / name / "thumbs" / f"{i}.png")
+    workspace = Workspace.at(tmp_path / "w")
+    params = settings(raw, source=f"imagefolder:{root}", shots="all", selection="fixed")
+    [folds_become, warning] = sorted(prepare.run(params, workspace)["warnings"], key=lambda text: "smaller" in text)
+    assert "8 of 16 training images are smaller copies of others (first cat/thumbs/0.png of cat/0.png)" in warning
+    assert "5 become 4" in folds_become
+
+
+# Classes that cannot be what they seem
+
+
+def test_a_class_without_test_images_is_a_warning(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "w/data/raw"
+    folder(root / "train", ["cat", "dog", "eel"], 4)
+    for c, name in enumerate(("cat", "dog")):
+        image(root / "test" / name / "t.png", 900 + c)
+    workspace = Workspace.at(tmp_path / "w")
+    params = settings(raw, source=f"imagefolder:{root}", shots=2)
+    with pytest.raises(InputError, match=r"different classes \(eel\); make them equal: an empty folder stands for"):
+        prepare.run(params, workspace)
+    (root / "test/eel").mkdir()
+    [warning] = prepare.run(params, workspace)["warnings"]
+    assert warning.startswith("1 of 3 classes have no test image, so no figure says anything of them ('eel'); add test")
+
+
+def test_a_picture_under_two_classes_is_named(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "w/data/raw", ["cat", "dog"], 5)
+    Image.open(root / "cat/0.png").save(root / "dog/other.bmp")
+    workspace = Workspace.at(tmp_path / "w")
+    params = settings(raw, source=f"imagefolder:{root}", shots="all", selection="fixed")
+    words = r"pictures that stand under two classes: 1 \(first .*cat/0\.png as 'cat' and .*dog/other\.bmp as 'dog'\); "
+    [warning] = prepare.run(params, workspace)["warnings"]
+    assert re.match(words + "their labels contradict each other, so keep each picture under the class", warning)
+    # No fold may learn one label of it and score the other.
+    split = splits.read_split(workspace.splits)
+    for held in folds.held_out(split, 5, "test"):
+        names = [Path(sample.path).name for sample in held]
+        assert ("other.bmp" in names) == any(s.path.endswith("cat/0.png") for s in held)
+    held_out = settings(raw, source=f"imagefolder:{root}", shots=2, evaluate=raw["evaluate"] | {"protocol": "test"})
+    assert any(re.match(words, warning) for warning in prepare.run(held_out, workspace)["warnings"])
+    parts = tmp_path / "parts"
+    folder(parts / "train", ["cat", "dog"], 4)
+    image(parts / "test/cat/t.png", 900)
+    image(parts / "test/dog/t.png", 901)
+    Image.open(parts / "train/cat/1.png").save(parts / "test/dog/wrong.png")
+    with pytest.raises(InputError, match=r"under two classes: 1 \(first .*train/cat/1\.png as 'cat' and .*as 'dog'\)"):
+        prepare.run(settings(raw, source=f"imagefolder:{parts}", shots=4), workspace)
+
+
+def test_what_cannot_be_used_is_told_by_class(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "w/data/raw", ["cat", "dog", "eel"], 4)
+    for i in range(3):
+        (root / f"dog/{i}.png").write_bytes(b"\0\0\0\x18ftypheic")
+    (root / "cat/0.png").write_bytes(b"")
+    workspace = Workspace.at(tmp_path / "w")
+    params = settings(raw, source=f"imagefolder:{root}", shots=1, evaluate=raw["evaluate"] | {"protocol": "test"})
+    with pytest.raises(InputError, match="class 'dog' has 0 usable images to learn from beside 0 for selection and 1"):
+        prepare.run(params, workspace)
+    image(root / "dog/more.png", 77)
+    warning = prepare.run(params, workspace)["warnings"][0]
+    assert warning.startswith(
+        "4 of 13 files cannot be used, by class: 'dog' 3 of 5 (60 %), 'cat' 1 of 4 (25 %); first "
+    )
+    assert "cat/0.png: empty file" in warning and "rejected.json lists them" in warning
+
+
+def test_a_class_of_one_image_gets_advice_that_can_be_followed(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "w/data/raw", ["cat", "dog"], 6)
+    image(root / "eel/0.png", 77)
+    workspace = Workspace.at(tmp_path / "w")
+    params = settings(raw, source=f"imagefolder:{root}", shots="all", selection="fixed")
+    with pytest.raises(
+        InputError, match=r"^class 'eel' has one shot only, which .*; add images of it, or leave the class"
+    ):
+        prepare.run(params, workspace)
+    choosing = settings(raw, source=f"imagefolder:{root}", shots="all", selection="cv")
+    with pytest.raises(InputError, match=r"add images of it, choose selection: fixed, or leave the class out"):
+        prepare.run(choosing, workspace)
+    image(root / "eel/1.png", 78)
+    [warning] = prepare.run(params, workspace)["warnings"]
+    assert warning == (
+        "evaluate.folds: 5 become 2, because class 'eel' has only 2 shots; each fold learns from 50 % of the shots and "
+        "not from 80 %; add images of that class, or leave it out"
+    )
+
+
+def test_images_that_dvc_does_not_see_are_a_warning(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos", ["cat", "dog"], 5)
+    workspace = Workspace.at(tmp_path / "w")
+    params = settings(raw, source=f"imagefolder:{workspace.raw}", shots="all", selection="fixed")
+    workspace.raw.mkdir(parents=True)
+    (workspace.raw / "cat").symlink_to(root / "cat")
+    shutil.copytree(root / "dog", workspace.raw / "dog")
+    [warning] = prepare.run(params, workspace)["warnings"]
+    assert warning.startswith("DVC does not see changes of 5 of 10 images (first ")
+    assert "after a change run `dvc repro -f prepare`, then `dvc repro`" in warning
+    # The folder itself may be a link, which DVC follows.
+    shutil.rmtree(workspace.raw)
+    workspace.raw.symlink_to(root)
+    assert prepare.run(params, workspace)["warnings"] == []

@@ -411,3 +411,26 @@ def test_it_needs_no_heavy_library() -> None:
     heavy = ("torch", "mlflow", "matplotlib", "sklearn", "pandas")
     code = f"import sys, dreamset.report; sys.exit(any(name.split('.')[0] in {heavy} for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_prepare_warned_of_and_classes_without_test_images_are_on_the_page(
+    params: Params, workspace: Workspace
+) -> None:
+    report.run(params, workspace)
+    assert "warned" not in read(workspace)[1].sections
+    write_json(workspace.result("prepare"), {"warnings": ["9 of 24 files cannot be used: photos/anna.heic"]})
+
+    def untest(record: dict[str, Any]) -> None:
+        for run in record["runs"]:
+            run["per_class"] = {"one": 1.0, "two <b>": None}
+
+    change(workspace, untest)
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert page.sections["warned"].texts("li") == ["9 of 24 files cannot be used: photos/anna.heic"]
+    assert page.caveat[0] == (
+        'Not tested, for no test image is of them: "two <b>". No figure says anything of these classes.'
+    )
+    private = replace(params, report=replace(params.report, show_real=False))
+    report.run(private, workspace)
+    assert page.sections["warned"].one("li") and "anna" not in read(workspace)[0]

@@ -162,8 +162,8 @@ def test_a_csv_that_is_no_text(raw: dict[str, Any], tmp_path: Path) -> None:
 
 def test_listed_files_that_are_missing_are_rejected(raw: dict[str, Any], tmp_path: Path) -> None:
     lines = ["path,label", "0.png,a", "1.png,b", "none.png,a", f"{'x' * 300}.png,b"]
-    rejected = dict(read(raw, write_csv(tmp_path, lines, 2)).rejected)
-    assert list(rejected.values()) == ["missing", "missing"]
+    rejected = read(raw, write_csv(tmp_path, lines, 2)).rejected
+    assert [(file.reason, file.label) for file in rejected] == [("missing", 0), ("missing", 1)]
 
 
 def rows_of(source: sources.Source) -> dict[str, tuple[str, str]]:

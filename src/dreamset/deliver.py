@@ -18,6 +18,7 @@ from dreamset.data import cards
 from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
+from dreamset.metrics.verdict import untested
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +52,16 @@ side, size = record["preprocessing"]["side"], record["preprocessing"]["size"]
 
 def read(file):
     """(1, 3, size, size) float RGB in 0..1."""
-    image = ImageOps.exif_transpose(Image.open(file))
+    image = Image.open(file)
+    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of TIFF
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # grey of more than 8 bits
         if record["preprocessing"]["window"] is None:
             raise ValueError(f"{file}: has more than 8 bits per channel; save it with 8")
         low, high = record["preprocessing"]["window"]
         values = (np.nan_to_num(np.asarray(image, np.float64), nan=low) - low) / (high - low)
-        image = Image.fromarray(np.round(values.clip(0, 1) * 255).astype(np.uint8))
+        values = values.clip(0, 1) * 255
+        image = Image.fromarray(np.round(255 - values if white_is_zero else values).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -293,4 +297,5 @@ def _accuracy(evaluation: dict[str, Any], path: Path, run: Run) -> dict[str, Any
         "confidence": evaluation["confidence"],
         "protocol": evaluation.get("protocol", "test"),
         "images": evaluation["test_images"],
+        **({"untested": classes} if (classes := untested(evaluation)) else {}),
     }

@@ -7,7 +7,6 @@ part, nothing is held out: ``evaluate`` cross-validates over the shots.
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import statistics
 from collections import defaultdict
@@ -17,22 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import sources
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, sha256, write_json
-from dreamset.core.images import decode, png, shortest_side
+from dreamset.core.images import decode, png
 from dreamset.core.seeds import seed_for
 from dreamset.data import folds
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
 from dreamset.metrics import overlap
-from dreamset.sources import few_shot
+from dreamset.sources import doubts, few_shot
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
 
-_NAMED: Final = 10  # classes that an error message lists
+_NAMED: Final = 10  # classes that a sentence or the printed line lists
 
 
 def run(params: Params, workspace: Workspace) -> dict[str, Any]:
@@ -52,8 +51,9 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     hub.check(workspace.root, base.judge, "judge")
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
+    warnings = [*source.warnings, *doubts.of_source(source, workspace)]
     source, copies = overlap.pass_over(source)
-    rejected = [{"file": file, "reason": reason} for file, reason in source.rejected]
+    rejected = [{"file": file.file, "reason": file.reason} for file in source.rejected]
     rejected += [{"file": image.name, "reason": reason} for image, reason in copies]
     write_json(workspace.rejected, rejected)
     if unusable > params.prepare.max_rejected:
@@ -68,6 +68,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         source = replace(source, test=[])
     train, selection, test = draw(source, params, [image for image, _ in copies])
     parts = {"train": train, "selection": selection, "test": test}
+    warnings += _contradictions(source, parts)
     overlap.check_overlap(parts)
     pairs = overlap.near_pairs(parts, hub.locate(workspace.root, params.base.judge, "judge"))
     write_json(workspace.near_duplicates, pairs)
@@ -97,7 +98,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
         native=_native(train),
-        channels=1 if all(image.grey for image in _every(source)) else 3,
+        channels=1 if all(image.grey for image in doubts.every(source)) else 3,
         protocol=protocol,
     )
     held_out = TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell))
@@ -106,7 +107,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     split = replace(split, unseen=tuple(sorted(written | files)))
     try_folds(split, params, workspace)
     unused = len(source.train) - len(train) - len(selection) * (source.selection is None)
-    warnings = [*source.warnings, *_short(split), *_beyond(split, unused), *_alike(touched, workspace)]
+    warnings += doubts.of_split(split, held_out, params, unused, touched, workspace.near_duplicates)
     if params.selection == "holdout":
         split = folds.holdout(split)
     write_split(workspace.splits, split)
@@ -115,6 +116,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "source": params.prepare.source,
         "protocol": protocol,
         "classes": len(source.classes),
+        "class_names": f"({', '.join(source.classes[:_NAMED])}{' ...' if len(source.classes) > _NAMED else ''})",
         "shots": split.shots if isinstance(split.shots, int) else split.shots_in_words,
         "train": len(split.train),
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
@@ -127,6 +129,24 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     }
     write_json(workspace.result("prepare"), summary)
     return summary
+
+
+def _contradictions(source: sources.Source, parts: dict[str, list[sources.Image]]) -> list[str]:
+    """Return a warning of pictures that stand under two classes, if there are any.
+
+    Raises:
+        InputError: two parts have such a picture in common.
+    """
+    pairs = overlap.contradictions(list(doubts.every(source)))
+    sentence = doubts.contradicting(source, pairs)
+    if sentence is None:
+        return []
+    contested = {image.pixels_sha256 for _, image in pairs}
+    found = [contested & {image.pixels_sha256 for image in images} for images in parts.values()]
+    if sum(map(len, found)) > len(set().union(*found)):
+        # check_overlap would say that the picture must be in one part only, and its label would stay wrong.
+        raise InputError(f"{sentence}.")
+    return [sentence]
 
 
 def try_folds(split: Split, params: Params, workspace: Workspace) -> None:
@@ -155,48 +175,6 @@ def try_folds(split: Split, params: Params, workspace: Workspace) -> None:
             raise InputError(
                 f"in a fold of evaluate.protocol: cv, which learns from the other folds, {error}"
             ) from error
-
-
-def _every(source: sources.Source) -> Iterator[sources.Image]:
-    """Return all usable images of a source, drawn or not."""
-    return itertools.chain(source.train, source.selection or [], source.test or [])
-
-
-def _short(split: Split) -> Iterator[str]:
-    """Yield a warning where classes have fewer images than ``shots`` asks for."""
-    asked = split.shots
-    if isinstance(asked, str):
-        return
-    wanted = [asked[name] if isinstance(asked, dict) else asked for name in split.classes]
-    lack = [
-        (have - want, name, have, want)
-        for name, have, want in zip(split.classes, split.train_per_class, wanted, strict=True)
-        if have < want
-    ]
-    if lack:
-        _, name, have, want = min(lack)
-        yield (
-            f"{len(lack)} of {len(split.classes)} classes have fewer images than shots asks for, and all of theirs are "
-            f"used ({name!r} lacks most: {have} of {want})"
-        )
-
-
-def _beyond(split: Split, unused: int) -> Iterator[str]:
-    """Yield a warning where images are neither learned from nor scored; this happens without test images alone."""
-    if split.protocol == "cv" and unused:
-        yield (
-            f"{unused} labelled images are more than shots ({split.shots_in_words}) asks for and are not used at all; "
-            "shots: all uses every one"
-        )
-
-
-def _alike(touched: int, workspace: Workspace) -> Iterator[str]:
-    """Yield a warning where test or selection images are near-duplicates of images in an earlier part."""
-    if touched:
-        yield (
-            f"{touched} test or selection images are near-duplicates of images in an earlier part; "
-            f"{workspace.near_duplicates} lists them"
-        )
 
 
 def draw(
@@ -256,6 +234,11 @@ def draw(
             reserve = [i for i in rest if i.group not in groups and i.pixels_sha256 not in groups]
         else:
             reserve = permuted(selecting[label], "selection", seed, name)
+        if not order:
+            raise InputError(
+                f"class {name!r} has 0 usable images to learn from{_elsewhere(label, part, test)}; add images of it, "
+                "or leave the class out."
+            )
         wanted = params.selection_of(name)
         chosen = _first(given[1].get(label, []), reserve)[:wanted]
         if not shots[label] or len(chosen) < wanted:
@@ -266,6 +249,12 @@ def draw(
             )
         selection += chosen
     return train, selection, sorted(test, key=lambda image: image.label)
+
+
+def _elsewhere(label: int, selection: Sequence[sources.Image] | None, test: Sequence[sources.Image]) -> str:
+    """Return in words how many images of a class other parts have."""
+    counts = [sum(image.label == label for image in images) for images in (selection or [], test)]
+    return f" beside {counts[0]} for selection and {counts[1]} to test" if any(counts) else ""
 
 
 def _check_shots(params: Params, source: sources.Source) -> None:
@@ -347,7 +336,8 @@ def _native(images: list[sources.Image]) -> int:
             assert image.pixels is not None
             sides.append(min(image.pixels.shape[:2]))
         else:
-            sides.append(shortest_side(image.path))
+            assert image.size is not None
+            sides.append(min(image.size))
     return statistics.median_high(sides)
 
 
@@ -378,4 +368,5 @@ def _written(image: sources.Image, folder: Path) -> tuple[Path, bytes]:
     assert image.decoding is not None and image.sha256 is not None
     decoded = decode(image.path.read_bytes(), image.decoding).image
     # Named by content and name: equal names in two folders, or copies in two classes, would share one file.
-    return folder / f"{digest([image.sha256, image.name])[:32]}.png", png(np.asarray(decoded.convert("L")))
+    pixels = np.asarray(decoded.convert("L") if image.grey else decoded)
+    return folder / f"{digest([image.sha256, image.name])[:32]}.png", png(pixels)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from dreamset.core import formats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-
+_T = TypeVar("_T")
 
 # Warning filters are global, so they cannot be set around a call while other threads read. Both warnings can go:
 # prepare.max_pixels limits the size before any decoding, and faulty camera metadata changes no pixel.
@@ -28,19 +30,28 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImageP
 THUMBNAIL: Final = 16  # px
 
 _ORIENTATION: Final = 0x0112  # EXIF
-_BITS_PER_SAMPLE: Final = 258  # TIFF
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE: Final = 258  # of TIFF, and so are the next two
+_PHOTOMETRIC: Final = 262
+_SAMPLE_FORMAT: Final = 339
+_WHITE_IS_ZERO: Final = 0
+_UNSIGNED, _SIGNED = 1, 2
 _STEPS: Final = (
     10  # at most, of the inversion; then all but one pixel in 10,000 of the digits are exact to one grey level
 )
 _RELAXATION: Final = 1.6  # steps of the plain iteration, which are shorter, would have to be twice as many
+_PASSED_OVER: Final = "damaged metadata, passed over"
+# The largest value in the header of a PGM or PPM, after its width and height; comments may stand between.
+_LARGEST: Final = re.compile(rb"P[2356](?:(?:\s|#[^\r\n]*[\r\n])+(\d+)){3}")
 _NOTES: Final = {"1": "1-bit", "L": "grey", "P": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr"}
-
-
-_DICOM_MARK: Final = (128, b"DICM")  # offset and bytes; the preamble before them may hold anything
-DICOM: Final = (
-    "DICOM; convert it with `dcm2img --set-window CENTER WIDTH --write-png IN.dcm OUT.png` of DCMTK (before 3.6.9 the "
-    "command is dcmj2pnm)"
-)
 
 
 class BadImageError(Exception):
@@ -62,11 +73,11 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image from ``to_rgb``, a note on anything unusual in its file, and whether a window was applied."""
+    """An image from ``to_rgb``, a note on anything unusual in its file, and whether only ``decode`` reads it so."""
 
     image: Image.Image
     note: str | None
-    windowed: bool = False
+    converted: bool = False
 
 
 def decode(data: bytes, decoding: Decoding) -> Decoded:
@@ -78,42 +89,85 @@ def decode(data: bytes, decoding: Decoding) -> Decoded:
     """
     if not data:
         raise BadImageError("empty file")
-    if is_dicom(data):
-        raise BadImageError(DICOM)
-    max_pixels = decoding.max_pixels
+    if formats.is_dicom(data):
+        raise BadImageError(formats.DICOM)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        bits = _check_header(image, data, decoding)
-        note = _note(image)
-        if bits > 8 and decoding.window:
-            low, high = decoding.window
-            applied = f"{bits} bits, window {low:g} to {high:g}"
-            return Decoded(_windowed(image, low, high), f"{applied}; {note}" if note else applied, windowed=True)
-        return Decoded(to_rgb(image), note)
+        decoded, whole = _opened(data, lambda image: _decoded(image, data, decoding))
     except BadImageError:
         raise
+    except ImportError:
+        raise BadImageError(formats.HEIF) from None
     except UnidentifiedImageError:
-        raise BadImageError("not a PNG, JPEG, WebP, BMP or TIFF image") from None
+        if formats.is_heif(data):
+            raise BadImageError("damaged: HEIC that cannot be opened") from None
+        raise BadImageError(formats.tiff_words(data) or f"not a {formats.NAMES} image") from None
     except Image.DecompressionBombError:
-        raise BadImageError(f"more than {max_pixels} pixels") from None
+        raise BadImageError(f"more than {decoding.max_pixels} pixels") from None
     except Exception as error:
         # On damaged bytes decoders raise errors of every kind: struct.error, KeyError, TypeError, zlib.error ...
         raise BadImageError(f"damaged: {str(error) or type(error).__name__}") from None
+    if whole:
+        return decoded
+    return replace(decoded, note="; ".join(filter(None, (decoded.note, _PASSED_OVER))))
+
+
+def _decoded(image: Image.Image, data: bytes, decoding: Decoding) -> Decoded:
+    depth = _check_header(image, data, decoding)
+    note = _note(image)
+    if depth.unstated and decoding.window:
+        low, high = decoding.window
+        applied = f"{depth.words}, window {low:g} to {high:g}"
+        image = _windowed(image, low, high)
+        return Decoded(image, f"{applied}; {note}" if note else applied, converted=True)
+    # Others need the extra to read HEIC, too.
+    return Decoded(to_rgb(image), note, converted=image.format == "HEIF")
+
+
+def _opened(data: bytes, use: Callable[[Image.Image], _T]) -> tuple[_T, bool]:
+    """Return what ``use`` makes of a file's image, and whether the file is whole.
+
+    Where its metadata are damaged, they are left out, and the pixels are used.
+
+    Raises:
+        Exception: what Pillow or ``use`` raises.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=formats.readable(data)) as image:
+            return use(image), True
+    except (BadImageError, ImportError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        bare = formats.without_metadata(data)
+        if bare == data:
+            raise
+    with Image.open(io.BytesIO(bare), formats=formats.FORMATS) as image:
+        return use(image), False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the image that the whole pipeline uses: RGB, upright by its EXIF orientation, transparency on white."""
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def is_dicom(data: bytes) -> bool:
-    """Return whether the first 132 or more bytes of a file mark it as DICOM."""
-    start, mark = _DICOM_MARK
-    return data[start : start + len(mark)] == mark
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image turned by its EXIF orientation. TIFF files are turned by Pillow as they are loaded."""
+    image.load()
+    turn = _TURNS.get(_orientation(image) or 1)
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation, 1 where there is none; None where the EXIF data cannot be read."""
+    try:
+        orientation: int = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # Camera data of any content fail in every way. They decide nothing but the orientation.
+        return None
+    return orientation
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -134,67 +188,92 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def _windowed(image: Image.Image, low: float, high: float) -> Image.Image:
-    """Return a grey image of any depth as RGB, upright, with ``low`` as black and ``high`` as white."""
+    """Return a grey image of any depth as RGB, upright, with ``low`` as black and ``high`` as white.
+
+    A TIFF may say that its low values are white; then ``low`` is white and ``high`` is black.
+    """
     import numpy as np
 
-    values = np.nan_to_num(np.asarray(ImageOps.exif_transpose(image), np.float64), nan=low)
+    bits, kind, white_is_zero = _tiff(image)
+    stored = np.asarray(_upright(image))
+    # Pillow has no type for these, and hands their bits out as another.
+    if (bits, kind) == (32, _UNSIGNED):
+        stored = stored.view(np.uint32)
+    elif (bits, kind) == (8, _SIGNED):
+        stored = stored.view(np.int8)
+    values = np.nan_to_num(stored.astype(np.float64), nan=low)
     scaled = np.clip((values - low) / (high - low), 0, 1) * 255
-    return Image.fromarray(np.round(scaled).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(np.round(255 - scaled if white_is_zero else scaled).astype(np.uint8)).convert("RGB")
 
 
 def read_rgb(path: Path) -> Image.Image:
     """Read a file that ``prepare`` has accepted, or that dreamset wrote; see ``to_rgb``."""
-    with Image.open(path, formats=FORMATS) as image:
-        return to_rgb(image)
+    return _opened(path.read_bytes(), to_rgb)[0]
 
 
-def shortest_side(path: Path) -> int:
-    """Return the shortest side in pixels of a file that ``prepare`` has accepted; reads only its header."""
-    with Image.open(path, formats=FORMATS) as image:
-        width, height = image.size
-    return min(width, height)
+class _Depth(NamedTuple):
+    """The bits per channel in words, and whether nothing states which of their values are black and white."""
+
+    words: str
+    unstated: bool
 
 
-def _check_header(image: Image.Image, data: bytes, decoding: Decoding) -> int:
-    """Return the bits per channel, or refuse the file by its header before any pixel is decoded."""
+def _check_header(image: Image.Image, data: bytes, decoding: Decoding) -> _Depth:
+    """Return the depth of the channels, or refuse the file by its header before any pixel is decoded."""
     max_pixels = decoding.max_pixels
     if image.width * image.height > max_pixels:
         raise BadImageError(f"{image.width}x{image.height} is more than {max_pixels} pixels")
-    # Phones write JPEGs with a preview or a gain map as a second picture; the first one is the photograph.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    # Phones write JPEGs with a preview or a gain map as a second picture, and HEIC with several; one is the photograph.
+    if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "HEIF"):
         raise BadImageError("more than one frame: animated, or several pages")
-    bits = _bits(image, data)
+    bits, signed = _bits(image, data), _tiff(image)[:2] == (8, _SIGNED)
+    words = f"{bits} bits{', signed' if signed else ''}"
+    unstated = bits > 8 or signed
+    if unstated and image.format == "PPM":
+        raise BadImageError(f"{bits} bits per channel in a PGM or PPM file; save it as PNG or TIFF")
     if bits > 8 and not image.mode.startswith(("I", "F")):
         raise BadImageError(f"{bits} bits per channel in colour; save it with 8")
-    if bits > 8 and not decoding.window:
+    if unstated and not decoding.window:
         raise BadImageError(
-            f"{bits} bits per channel, whose range is not stated; give prepare.window, or save it with 8"
+            f"{bits} {'signed ' * signed}bits per channel, whose range is not stated; give prepare.window, or save it "
+            "with 8"
         )
-    if bits <= 8 and image.mode not in ("RGB", *_NOTES) and not image.has_transparency_data:
+    if not unstated and image.mode not in ("RGB", *_NOTES) and not image.has_transparency_data:
         raise BadImageError(f"mode {image.mode}: neither colours nor greys; save it as RGB")
-    return bits
+    return _Depth(words, unstated)
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
     """Return the bits per channel of the file; Pillow silently reduces some 16-bit files to 8."""
-    if image.mode.startswith(("I", "F")):
-        return 16 if image.mode.startswith("I;16") else 32
     if image.format == "PNG":
         return data[24]  # in the header chunk, which comes first
     if image.format == "TIFF":
-        return max(map(int, getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))))
-    return 8
+        return _tiff(image)[0]
+    if image.format == "PPM":
+        # Pillow stretches values to 8 or 16 bits and keeps their largest one in no public place.
+        largest = _LARGEST.match(data)
+        return 32 if image.mode == "F" else 16 if largest and int(largest[1]) > 255 else 8
+    return 16 if image.mode.startswith("I;16") else 32 if image.mode.startswith(("I", "F")) else 8
+
+
+def _tiff(image: Image.Image) -> tuple[int, int, bool]:
+    """Return of a TIFF the bits per channel, the kind of its numbers, and whether its low values are white."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    bits = max(map(int, tags.get(_BITS_PER_SAMPLE, (8,))))
+    return bits, int(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]), tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def _note(image: Image.Image) -> str | None:
     notes = [_NOTES[image.mode]] if image.mode in _NOTES else []
     if image.has_transparency_data:
         notes.append("transparency, put on white")
-    turned = image.getexif().get(_ORIENTATION, 1)
-    if turned in range(2, 9):
+    turned = _orientation(image)
+    if turned in _TURNS:
         notes.append(f"EXIF orientation {turned}, turned upright")
     if getattr(image, "n_frames", 1) > 1:
         notes.append(f"the first of {getattr(image, 'n_frames', 1)} pictures in the file")
+    if turned is None:
+        notes.append(_PASSED_OVER)
     return "; ".join(notes) or None
 
 

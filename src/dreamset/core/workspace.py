@@ -25,6 +25,11 @@ class Workspace:
         return cls(root, root)
 
     @property
+    def raw(self) -> Path:
+        """Folder of the images of a source; DVC watches no other place for them."""
+        return self.root / "data/raw"
+
+    @property
     def splits(self) -> Path:
         """Manifest of the images that may be learned from: shots and selection images."""
         return self.cell / "data/splits/train.json"

@@ -169,6 +169,8 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     strongly = ", strongly augmented" if record.get("train_on", "").endswith("_strong") else ""
     yield f"- Trained on {learned}{strongly}, because the verdict's outcome is `{record['verdict']['outcome']}`."
     yield f"- {_accuracy(record['accuracy'])}"
+    if record["accuracy"].get("untested"):
+        yield f"- {untested_words(record['accuracy']['untested'])}"
     yield f"- Labels used per class: {labels['train']:g} to train, {labels['selection']:g} to select."
     larger = "" if pixels["side"] == pixels["size"] else f", then to {pixels['size']} pixels"
     yield (
@@ -225,6 +227,14 @@ def _accuracy(row: Mapping[str, Any]) -> str:
         )
     chosen = "; the verdict chose it on the same images, so expect a little less" if row.get("chosen") else ""
     return f"Accuracy {row['estimate']:.1%} ({interval}) on {row['images']} test images that nothing had seen{chosen}."
+
+
+def untested_words(classes: Sequence[str]) -> str:
+    """Return a sentence on classes without a test image; an empty one where there are none."""
+    if not classes:
+        return ""
+    names = ", ".join(json.dumps(name, ensure_ascii=False) for name in classes)
+    return f"Not tested, for no test image is of them: {names}. No figure says anything of these classes."
 
 
 def _learned(row: Mapping[str, Any]) -> str:

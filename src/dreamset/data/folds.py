@@ -71,7 +71,7 @@ def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, .
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count = possible(split, folds)
+    count = possible(split, folds, purpose)
     labels = [sample.label for sample in split.train]
     groups = _together(split.train)
     for attempt in range(_TRIES):
@@ -152,8 +152,8 @@ def holdout(split: Split) -> Split:
         )
         raise InputError(
             f"selection: holdout cannot take an image of every class from its shots and leave one to learn from (class "
-            f"{split.classes[least]!r} has {shots[least]}); raise shots, add images of other groups, or choose another "
-            "selection."
+            f"{split.classes[least]!r} has {shots[least]}); {_more(split, shots[least] == 1)}, choose another "
+            "selection, or leave the class out."
         )
     taken = {sample.path for sample, group in zip(split.train, groups, strict=True) if group in best[1]}
     return dataclasses.replace(
@@ -169,22 +169,36 @@ def _together(samples: tuple[Sample, ...]) -> list[str]:
     return [joined[f"group {sample.group}"] for sample in samples]
 
 
-def possible(split: Split, folds: int) -> int:
+def fewest(split: Split) -> tuple[int, int]:
+    """Return the class whose shots are of the fewest groups, and the number of these."""
+    by_class: dict[int, set[str]] = {}
+    for sample, group in zip(split.train, _together(split.train), strict=True):
+        by_class.setdefault(sample.label, set()).add(group)
+    label = min(by_class, key=lambda label: len(by_class[label]))
+    return label, len(by_class[label])
+
+
+def possible(split: Split, folds: int, purpose: Purpose) -> int:
     """Return how many of ``folds`` the shots allow: at most as many as the class with the fewest groups has.
 
     Raises:
         InputError: all images of a class are of one group, so that they cannot be both learned from and held out.
     """
-    by_class: dict[int, set[str]] = {}
-    for sample, group in zip(split.train, _together(split.train), strict=True):
-        by_class.setdefault(sample.label, set()).add(group)
-    fewest = min(by_class, key=lambda label: len(by_class[label]))
-    if len(by_class[fewest]) < 2:
+    label, groups = fewest(split)
+    if groups < 2:
+        one = split.train_per_class[label] == 1
         raise InputError(
-            f"class {split.classes[fewest]!r} has shots of one group only, which cannot be both learned from and held "
-            "out; raise shots, add images of another group, or choose selection: fixed and evaluate.protocol: test."
+            f"class {split.classes[label]!r} has {'one shot' if one else 'shots of one group'} only, which cannot be "
+            f"both learned from and held out; {_more(split, one)}, "
+            f"{'choose selection: fixed, ' if purpose == 'selection' else ''}or leave the class out."
         )
-    return min(folds, len(by_class[fewest]))
+    return min(folds, groups)
+
+
+def _more(split: Split, one: bool) -> str:
+    """Return in words how a class gets more shots; where ``shots`` is all, only the source can give them."""
+    add = "add images of it" if one else "add images of another group"
+    return add if split.shots == "all" else f"raise shots if the source has more of it, {add}"
 
 
 def without(split: Split, left_out: tuple[Sample, ...], workspace: Workspace) -> Split:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.core.images import Decoding
+
+
+class Rejected(NamedTuple):
+    """A file that cannot be used, the reason, and the index of its class."""
+
+    file: str
+    reason: str
+    label: int
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Image:
         pixels_sha256: hash of the decoded pixels, equal for one picture stored twice, whatever the file formats.
         path: its file, or None where the source has no files and ``prepare`` writes the drawn images from ``pixels``.
         sha256: hash of the file, or None as ``path``.
+        size: width and height in pixels as people see it, or None as ``path``.
         note: what is unusual about the file, or None.
         grey: its three channels are equal.
         decoding: given where only this project's reader converts the file to 8 bits; ``prepare`` then writes the drawn
@@ -39,6 +48,7 @@ class Image:
     pixels_sha256: str
     path: Path | None = None
     sha256: str | None = None
+    size: tuple[int, int] | None = None
     note: str | None = None
     grey: bool = False
     decoding: Decoding | None = None
@@ -57,7 +67,7 @@ class Source:
         train: the images that shots are drawn from.
         selection: selection images, or None where ``prepare`` draws them from ``train``.
         test: test images, or None where ``prepare`` draws them from ``train``.
-        rejected: (file, reason) of every file that cannot be used.
+        rejected: every file that cannot be used, with the reason.
         names: the class names for captions, or None where ``splits.spoken`` of ``classes`` serves.
         published: the split is the literature's and cannot be corrected; training images that copy its test images are
             left out instead of refused.
@@ -70,7 +80,7 @@ class Source:
     train: list[Image]
     selection: list[Image] | None
     test: list[Image] | None
-    rejected: list[tuple[str, str]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     names: tuple[str, ...] | None = None
     published: bool = False
     warnings: tuple[str, ...] = ()

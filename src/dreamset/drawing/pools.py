@@ -18,7 +18,8 @@ from dreamset import classifiers
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file, write_json
-from dreamset.core.images import SUFFIXES, BadImageError, Decoding, decode, resize_crop
+from dreamset.core.formats import SUFFIXES, left_behind
+from dreamset.core.images import BadImageError, Decoding, decode, resize_crop
 from dreamset.core.seeds import seed_for
 from dreamset.weights import pretrained
 
@@ -78,7 +79,7 @@ def searched(params: Params, workspace: Workspace) -> list[tuple[str, str]]:
     return [
         (path.relative_to(root).as_posix(), _digest(path))
         for path in files
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not any(map(left_behind, path.relative_to(root).parts))
     ]
 
 

@@ -30,7 +30,7 @@ from dreamset.core.images import decode, read_rgb, resize_crop, thumbnail
 from dreamset.core.progress import bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -87,10 +87,46 @@ def check_overlap(parts: dict[str, list[Image]]) -> None:
             for first, key, what in ((pictures, image.pixels_sha256, "picture"), (groups, image.group, "group")):
                 other = first.setdefault(key, (part, image.name))
                 if other[0] != part:
+                    named = "" if what == "picture" else f" ({key})"
                     raise InputError(
-                        f"{other[1]} ({other[0]}) and {image.name} ({part}) are the same {what}; "
+                        f"{other[1]} ({other[0]}) and {image.name} ({part}) are the same {what}{named}; "
                         "keep it in one split only."
                     )
+
+
+def contradictions(images: Iterable[Image]) -> list[tuple[Image, Image]]:
+    """Return the images whose pixels are also those of an image of another class, each after the first such image."""
+    first: dict[str, Image] = {}
+    pairs = ((first.setdefault(image.pixels_sha256, image), image) for image in images)
+    return [(one, other) for one, other in pairs if one.label != other.label]
+
+
+def smaller_copies(images: Sequence[Image]) -> list[tuple[Image, Image]]:
+    """Return the image files that are smaller copies of others of their class, by look, each before a larger one."""
+    from dreamset.metrics.perceptual_hash import Thumbnails, within
+
+    found: dict[str, tuple[Image, Image]] = {}
+    for members in _classes([image for image in images if image.size is not None]):
+        if len({image.size for image in members}) < 2:
+            continue
+        for pair in within(Thumbnails([_thumbnail(image) for image in members])):
+            small, large = sorted((members[pair.first], members[pair.second]), key=_area)
+            if _area(small) < _area(large):
+                found.setdefault(small.name, (small, large))
+    return list(found.values())
+
+
+def _area(image: Image) -> int:
+    assert image.size is not None
+    return image.size[0] * image.size[1]
+
+
+def _classes(images: Iterable[Image]) -> Iterable[list[Image]]:
+    """Return the images of each class."""
+    classes: dict[int, list[Image]] = {}
+    for image in images:
+        classes.setdefault(image.label, []).append(image)
+    return classes.values()
 
 
 def near_pairs(parts: dict[str, list[Image]], judge: Path) -> list[dict[str, Any]]:
@@ -174,21 +210,17 @@ def _thumbnail(image: Image) -> bytes:
 def clusters(images: Sequence[Image]) -> dict[str, str]:
     """Cluster images by group and by look; return, by image name, the name of the cluster's representative.
 
-    Images are clustered by look only within a class: the same picture in two classes is a wrong label, which
-    ``check_overlap`` must see.
+    Images of two classes are clustered if their pixels are equal, so that no fold learns a label from a picture and
+    scores another label on it. If they are merely alike, they are not.
     """
     from dreamset.metrics.perceptual_hash import Thumbnails, within
 
-    classes: dict[int, list[Image]] = {}
-    for image in images:
-        classes.setdefault(image.label, []).append(image)
-
     def pairs() -> Iterator[tuple[str, str]]:
-        first: dict[tuple[str, ...], str] = {}
+        first: dict[tuple[str, str], str] = {}
         for image in images:
-            for key in (("group", image.group), ("pixels", str(image.label), image.pixels_sha256)):
+            for key in (("group", image.group), ("pixels", image.pixels_sha256)):
                 yield image.name, first.setdefault(key, image.name)
-        for members in classes.values():
+        for members in _classes(images):
             for pair in within(Thumbnails([_thumbnail(image) for image in members])):
                 yield members[pair.second].name, members[pair.first].name
 

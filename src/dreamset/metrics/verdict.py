@@ -143,6 +143,12 @@ def scored_images(evaluation: dict[str, Any]) -> str:
     return "images held out" if evaluation.get("protocol") == "cv" else "test images"
 
 
+def untested(evaluation: dict[str, Any]) -> list[str]:
+    """Return the classes that none of an evaluation's images is of: its figures say nothing of them."""
+    run: dict[str, Any] = next(iter(evaluation.get("runs", ())), {})
+    return [name for name, accuracy in run.get("per_class", {}).items() if accuracy is None]
+
+
 def can_show(evaluation: dict[str, Any]) -> bool:
     """Whether an evaluation's images can show any difference; True where it does not record its reach."""
     return evaluation.get("reach", {}).get("smallest_gain", 0.0) is not None

@@ -53,6 +53,7 @@ class Evidence:
     records: dict[tuple[str, str], dict[str, Any]]
     guesses: dict[str, Any]
     expected: dict[str, Any]
+    prepared: dict[str, Any]
     studies: dict[str, dict[str, Any]]
     table: Table
 
@@ -149,6 +150,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         },
         guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
+        prepared=_optional(workspace.result("prepare"), "dreamset prepare"),
         studies={name: study for name in params.active if (study := _study(workspace, name))},
         table=claims.read(params, workspace, arms),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreamset.data.cards import untested_words
 from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.metrics import claims
 from dreamset.metrics import verdict as rule
@@ -102,7 +103,7 @@ def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
     """Return sentences on how far the verdict holds, on its rule, and on what is known of when that was fixed."""
     params, evaluation = evidence.params, evidence.evaluation
     interval = f"{100 * float(evaluation['confidence']):g}% interval"
-    sentences = []
+    sentences = [words] if (words := untested_words(rule.untested(evaluation))) else []
     if evidence.table.warning:
         sentences.append(evidence.table.warning)
     if not settled.gains:

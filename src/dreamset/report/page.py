@@ -34,6 +34,7 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
     """Return the whole document."""
     colours = {name: f"c{index % _COLOURS}" for index, name in enumerate(evidence.params.active)}
     sections = [
+        _warned(evidence),
         _expected(evidence),
         _gains(evidence, verdict, colours),
         gallery.by_class(evidence, blocks),
@@ -61,6 +62,15 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
         sections=[section for section in sections if section],
         version=__version__,
     )
+
+
+def _warned(evidence: Evidence) -> Markup | None:
+    """Return the section with what ``prepare`` warned of; None where it warned of nothing."""
+    warnings = evidence.prepared.get("warnings") or []
+    if warnings and not evidence.params.report.show_real:
+        # They name files of shots.
+        warnings = [f"There are {len(warnings)}; `results/prepare.json` has them."]
+    return fill("page.warned", warnings=warnings) if warnings else None
 
 
 def _expected(evidence: Evidence) -> Markup | None:

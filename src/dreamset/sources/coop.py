@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
-from dreamset.data.source import Source
+from dreamset.data.source import Rejected, Source
 from dreamset.sources.reading import Row, inside, printable, read_files
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read(file: Path, decoding: Decoding, folders: Sequence[str]) -> Source:
     """
     listing = parse(load(file), file)
     root = image_root(file.parent, listing, ("images", *folders, "."))
-    rejected: list[tuple[str, str]] = []
+    rejected: list[Rejected] = []
     images = {part: read_files(rows(root, listed), decoding, rejected, part) for part, listed in listing.parts.items()}
     return Source(
         classes=listing.classes,

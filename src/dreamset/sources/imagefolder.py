@@ -1,4 +1,7 @@
-"""A source in a folder of class folders, or in ``train/``, ``val/`` and ``test/`` that each hold class folders."""
+"""A source in a folder of class folders, or in ``train/``, ``val/`` and ``test/`` that each hold class folders.
+
+``layout`` says which names of folders are parts.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.core.images import SUFFIXES
-from dreamset.data.source import Image, Source
+from dreamset.core.formats import SUFFIXES, left_behind
+from dreamset.data.source import Image, Rejected, Source
+from dreamset.sources import layout
 from dreamset.sources.reading import Row, printable, read_files
 
 if TYPE_CHECKING:
     from dreamset.core.images import Decoding
 
 _DIGITS = re.compile(r"(\d+)")
-_SELECTION: Final = ("val", "valid", "validation", "selection")
-# Folders that archives and file servers leave behind.
-_LEFT_BEHIND: Final = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 # Files that stand beside images and are none: labels and captions, notes of cameras and file managers.
 _BESIDE: Final = frozenset(
     (
@@ -44,30 +45,34 @@ def read(root: Path, decoding: Decoding) -> Source:
         raise InputError(f"prepare.source: {root} is no folder; give imagefolder:PATH of a folder of class folders.")
     asked, root = root, _unwrapped(root)
     warnings = [] if root == asked else [f"{root} was read, the only folder in {asked}"]
-    names = set(folders(root))
-    selection = [name for name in _SELECTION if name in names]
-    parts = ["train", *selection, *(["test"] if "test" in names else [])]
-    for folder in (root, *(root / part for part in parts if part in names)):
-        _refuse_boxes(folder)
-    rejected: list[tuple[str, str]] = []
+    _refuse_boxes(root)
+    parts = layout.parts(root, folders(root))
+    if len(parts) < 2:
+        parts = {"train": "."}
+    for name in parts.values():
+        _refuse_boxes(root / name)
+    rejected: list[Rejected] = []
     beside: Counter[str] = Counter()
-    if "train" not in names or len(parts) == 1:
-        classes = _classes(root)
-        images = {"train": _scan(root, classes, decoding, rejected, beside)}
-        return _source(classes, images, None, rejected, [*warnings, *_passed_over(beside)])
-    if len(selection) > 1 or names != set(parts):
-        odd = sorted(names - {"train", "test", *selection[:1]})
-        raise InputError(f"{root}: holds {', '.join(odd[:5])} beside train/; keep only train/, val/ and test/ in it.")
-    classes_of = {part: _classes(root / part) for part in parts}
+    classes_of = {part: _classes(root / name) for part, name in parts.items()}
     classes = classes_of["train"]
-    for part in parts[1:]:
+    for part, name in parts.items():
         if classes.keys() != classes_of[part].keys():
             odd = sorted(classes.keys() ^ classes_of[part].keys())
             raise InputError(
-                f"{root}: train/ and {part}/ hold different classes ({', '.join(odd[:5])}); make them equal."
+                f"{root}: {parts['train']}/ and {name}/ hold different classes ({', '.join(odd[:5])}); make them "
+                "equal: an empty folder stands for a class without images there."
             )
-    images = {part: _scan(root / part, classes_of[part], decoding, rejected, beside) for part in parts}
-    return _source(classes, images, selection[0] if selection else None, rejected, [*warnings, *_passed_over(beside)])
+    images = {part: _scan(root / name, classes_of[part], decoding, rejected, beside) for part, name in parts.items()}
+    return Source(
+        classes=tuple(classes),
+        template="a photo of a {class}",
+        invariances=(),
+        train=images["train"],
+        selection=images.get("selection"),
+        test=images.get("test"),
+        rejected=rejected,
+        warnings=(*warnings, *_passed_over(beside)),
+    )
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -76,13 +81,13 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def folders(root: Path) -> list[str]:
-    """The names of the folders in ``root``, sorted, without hidden ones and those that archives leave behind.
+    """The names of the folders in ``root``, sorted, without hidden and machines' own.
 
     Raises:
         InputError: ``root`` cannot be read, or a name is not UTF-8.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not left_behind(entry.name))
     except OSError as error:
         raise _unreadable(error, root) from error
     for name in names:
@@ -92,7 +97,7 @@ def folders(root: Path) -> list[str]:
 
 
 def files(root: Path) -> list[str]:
-    """The paths of all files under ``root``, relative to it, in natural order, without hidden files and folders.
+    """The paths of all files under ``root``, relative to it, in natural order, without hidden and machines' own.
 
     Raises:
         InputError: a folder cannot be read, and its images would be missing silently.
@@ -103,14 +108,10 @@ def files(root: Path) -> list[str]:
 
     paths = []
     for folder, inner, names in os.walk(root, onerror=fail):
-        inner[:] = [name for name in inner if not _hidden(name)]
+        inner[:] = [name for name in inner if not left_behind(name)]
         under = Path(folder).relative_to(root)
         paths += [(under / name).as_posix() for name in names if not name.startswith(".")]
     return sorted(paths, key=natural)
-
-
-def _hidden(folder: str) -> bool:
-    return folder.startswith(".") or folder in _LEFT_BEHIND
 
 
 def _unwrapped(root: Path) -> Path:
@@ -164,7 +165,7 @@ def _classes(root: Path) -> dict[str, str]:
 
 
 def _scan(
-    root: Path, classes: dict[str, str], decoding: Decoding, rejected: list[tuple[str, str]], beside: Counter[str]
+    root: Path, classes: dict[str, str], decoding: Decoding, rejected: list[Rejected], beside: Counter[str]
 ) -> list[Image]:
     rows = []
     for label, name in enumerate(classes.values()):
@@ -183,22 +184,3 @@ def _passed_over(beside: Counter[str]) -> list[str]:
     """A warning of the files that are no images."""
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(beside.items()))
     return [f"files that are no images were passed over: {kinds}"] if beside else []
-
-
-def _source(
-    classes: dict[str, str],
-    images: dict[str, list[Image]],
-    selection: str | None,
-    rejected: list[tuple[str, str]],
-    warnings: list[str],
-) -> Source:
-    return Source(
-        classes=tuple(classes),
-        template="a photo of a {class}",
-        invariances=(),
-        train=images["train"],
-        selection=images[selection] if selection else None,
-        test=images.get("test"),
-        rejected=rejected,
-        warnings=tuple(warnings),
-    )

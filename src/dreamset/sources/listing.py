@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dreamset.core.errors import InputError
-from dreamset.data.source import Source
+from dreamset.data.source import Rejected, Source
+from dreamset.sources.layout import PARTS
 from dreamset.sources.reading import Row, Shelf, inside, printable, read_files
 
 if TYPE_CHECKING:
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
 _REQUIRED: Final = ("path", "label")
 _COLUMNS: Final = (*_REQUIRED, "split", "group")
-_PARTS: Final = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("selection", "val", "valid", "validation", "dev"), "selection"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _SEPARATORS: Final = (",", ";", "\t")
 _SHOWN: Final = 5  # names of columns in a sentence
 
@@ -50,7 +46,7 @@ def read(file: Path, decoding: Decoding) -> Source:
         InputError: a line is wrong; the sentence names the file, the line and the fault.
     """
     listed, warnings = _lines(file)
-    rows: dict[str, list[_Line]] = {part: [] for part in _PARTS.values()}
+    rows: dict[str, list[_Line]] = {part: [] for part in PARTS.values()}
     for line in listed:
         rows[line.part].append(line)
     if not rows["train"]:
@@ -62,7 +58,7 @@ def read(file: Path, decoding: Decoding) -> Source:
         )
     classes = tuple(sorted({line.label for line in listed}))
     labels = {name: label for label, name in enumerate(classes)}
-    rejected: list[tuple[str, str]] = []
+    rejected: list[Rejected] = []
     images = {
         part: read_files(
             [
@@ -107,7 +103,7 @@ def _lines(file: Path) -> tuple[list[_Line], tuple[str, ...]]:
         label, group = unicodedata.normalize("NFC", values["label"]), values.get("group")
         if not label:
             raise InputError(f"{where}: has no label; give one.")
-        part = _PARTS.get(values.get("split", "train").casefold())
+        part = PARTS.get(values.get("split", "train").casefold())
         if part is None:
             raise InputError(
                 f"{where}: split must be train, selection (or val) or test, got {values['split']!r}; correct it."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.data.source import Source
+from dreamset.data.source import Rejected, Source
 from dreamset.data.splits import spoken
 from dreamset.sources import coop
 from dreamset.sources.coop import Listing
@@ -190,7 +190,7 @@ def read(name: str, root: Path, decoding: Decoding) -> Source:
             f"{folder}: {len(missing)} of the {len(listed)} images of {name} are missing (first: {missing[0]}); unpack "
             f"the images of {preset.home} there."
         )
-    rejected: list[tuple[str, str]] = []
+    rejected: list[Rejected] = []
     test = read_files(coop.rows(folder, listing.parts["test"]), decoding, rejected, "reading test")
     if rejected:
         raise InputError(

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import sha256
-from dreamset.core.images import DICOM, SUFFIXES, BadImageError, Decoded, Decoding, decode, is_dicom, is_grey, thumbnail
+from dreamset.core.formats import SUFFIXES, unread_words
+from dreamset.core.images import BadImageError, Decoded, Decoding, decode, is_grey, thumbnail
 from dreamset.core.progress import bar
-from dreamset.data.source import Image
+from dreamset.data.source import Image, Rejected
+from dreamset.sources.layout import copies_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,10 @@ _EXTRA_BYTES: Final = 64 * 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """An image file of a source; no link may lead out of its folder ``root``."""
+    """An image file of a source; no link may lead out of its folder ``root``.
+
+    Where ``group`` is the file itself, copies of one photograph, as names tell them, become a group.
+    """
 
     path: Path
     root: Path
@@ -40,13 +45,13 @@ class Row:
     group: str
 
 
-def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[tuple[str, str]], what: str) -> list[Image]:
+def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[Rejected], what: str) -> list[Image]:
     """Decode every file once, on all cores (Pillow releases the interpreter's lock), in the order of ``rows``.
 
     Args:
         rows: the files.
         decoding: the largest size of an image, and the window of more than 8 bits.
-        rejected: receives (file, reason) of every file that cannot be used.
+        rejected: receives every file that cannot be used.
         what: the text beside the progress bar.
     """
     images = []
@@ -61,7 +66,7 @@ def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[tuple[str
                 if isinstance(read, Image):
                     images.append(read)
                 else:
-                    rejected.append((printable(row.path.as_posix()), read))
+                    rejected.append(Rejected(printable(row.path.as_posix()), read, row.label))
                 progress.update()
     return images
 
@@ -160,16 +165,18 @@ def _read(row: Row, real: dict[Path, Path], decoding: Decoding) -> Image | str:
 def _image(row: Row, real: Path, decoding: Decoding) -> Image:
     decoded, data = opened(row.path, decoding, real)
     image = decoded.image
+    alone = row.group in (row.name, row.path.as_posix())
     return Image(
         name=row.name,
         label=row.label,
-        group=row.group,
+        group=(copies_of(row.name) if alone else None) or row.group,
         pixels_sha256=pixels_digest(image.size, image.tobytes()),
         path=row.path,
         sha256=sha256(data),
+        size=image.size,
         note=decoded.note,
         grey=is_grey(image),
-        decoding=decoding if decoded.windowed else None,
+        decoding=decoding if decoded.converted else None,
         thumbnail=thumbnail(image),
     )
 
@@ -195,8 +202,7 @@ def opened(path: Path, decoding: Decoding, real: Path | None = None) -> tuple[De
     if not path.is_file():
         raise BadImageError("not a file")
     if path.suffix.lower() not in SUFFIXES:
-        # Hospital archives name their files .dcm, .ima, or only by numbers.
-        raise BadImageError(DICOM if is_dicom(_head(path)) else f"suffix {path.suffix or 'missing'}: not an image file")
+        raise BadImageError(unread_words(path.suffix, _head(path)))
     if path.stat().st_size > 8 * decoding.max_pixels + _EXTRA_BYTES:
         raise BadImageError(f"too large for an image of {decoding.max_pixels} pixels")
     data = path.read_bytes()
