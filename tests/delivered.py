@@ -11,6 +11,7 @@ import toy
 from dreamset import classifiers, deliver
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
+from dreamset.sweep import crossval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +92,7 @@ def world(root: Path, classifier: str, outcome: Outcome = "cannot_tell", **row: 
         train(workspace, split, arm, kind, classifier, **row)
     write_json(workspace.result("evaluate"), evaluation(outcome, classifier))
     chosen = {"train__classifiers": [classifier], "models__bundled__train__deliver": classifier}
-    deliver.run(toy.params(**chosen, **row), workspace)
+    deliver.run(toy.params(**chosen, **row), workspace, crossval.run)
     return workspace
 
 

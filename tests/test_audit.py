@@ -100,7 +100,7 @@ def test_only_evaluate_opens_a_test_image(project: tuple[Params, Workspace]) -> 
         evaluate.run(params, workspace, crossval.run)
     assert secret <= files
     taking: list[Callable[[], object]] = [
-        lambda: deliver.run(params, workspace),
+        lambda: deliver.run(params, workspace, crossval.run),
         lambda: report.run(params, workspace),
         lambda: export.onnx(workspace.classifier, workspace.root / "classifier.onnx"),
     ]

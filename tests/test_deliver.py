@@ -27,6 +27,7 @@ from dreamset.data.runs import REAL_STRONG, Run
 from dreamset.data.splits import Sample, Split, write_split
 from dreamset.metrics import claims
 from dreamset.params.recipe import NOT_ANONYMOUS
+from dreamset.sweep import crossval
 
 
 @pytest.mark.parametrize("outcome", ["helps", "does_not_help", "cannot_tell"])
@@ -179,7 +180,7 @@ def test_an_evaluation_that_does_not_say(tmp_path: Path, change: dict[str, Any],
     workspace = delivered.world(tmp_path, "resnet20")
     write_json(workspace.result("evaluate"), delivered.evaluation() | change)
     with pytest.raises(InputError, match=words):
-        deliver.run(toy.params(), workspace)
+        deliver.run(toy.params(), workspace, crossval.run)
 
 
 def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_threshold(workspace: Workspace) -> None:
@@ -188,7 +189,7 @@ def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_thr
     toy.write_clip(workspace.root / "clip")
     train.run(params, workspace, "real", [REAL_STRONG])
     write_json(workspace.result("evaluate"), delivered.evaluation())
-    summary = deliver.run(params, workspace)
+    summary = deliver.run(params, workspace, crossval.run)
     record = json.loads((workspace.classifier / "classifier.json").read_text())
     run = Run("real", REAL_STRONG, "resnet20")
     logits, labels = train.held_out(params, workspace, run)
@@ -205,7 +206,7 @@ def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_thr
     )
     # What cannot be divided is delivered without, and the card says why.
     write_split(workspace.splits, replace(split, train=tuple(replace(s, group="one") for s in split.train)))
-    record = deliver.run(params, workspace)
+    record = deliver.run(params, workspace, crossval.run)
     assert record["temperature"] == 1
     assert "cannot be divided into folds: class 'bar' has shots of one group only" in record["threshold_reason"]
 
@@ -218,7 +219,7 @@ def test_a_classifier_without_temperature_is_trained_again(workspace: Workspace)
     write_json(folder / "classifier.json", record)
     write_json(workspace.result("evaluate"), delivered.evaluation())
     with pytest.raises(InputError, match="holds no temperature; run `dreamset train real` again"):
-        deliver.run(toy.params(), workspace)
+        deliver.run(toy.params(), workspace, crossval.run)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     params = toy.params()
     made = {"data": None} | claims.hashes(params, workspace.root)
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made)
-    summary = deliver.run(params, workspace)
+    summary = deliver.run(params, workspace, crossval.run)
     assert summary["arm"] == arm
     record = json.loads((workspace.classifier / "classifier.json").read_text())
     # Fewer than six decide nothing.
@@ -275,7 +276,7 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     assert ("the verdict chose it on the same images" in card) == (arm != "real")
     # A table of other code is no basis, and that is said.
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made | {"code": "0"})
-    summary = deliver.run(params, workspace)
+    summary = deliver.run(params, workspace, crossval.run)
     assert summary["seeds"] == 1
     assert "with other code" in summary["warnings"][0]
     basis = json.loads((workspace.classifier / "classifier.json").read_text())["verdict"]["basis"]

@@ -389,7 +389,7 @@ def test_predict_gives_the_files_the_very_labels_that_were_scored(
     rows = [row | clear if row["of"] == found["of"] else row for row in evaluation["differences"]]
     differences = rows if outcome == "helps" else evaluation["differences"]
     write_json(place.result("evaluate"), evaluation | {"differences": differences})
-    deliver.run(toy.params(), place)
+    deliver.run(toy.params(), place, crossval.run)
     test = read_test(place.test_split).test
     predict.run([str(place.cell / sample.path) for sample in test], place.classifier, tmp_path / "out.csv", 0.0)
     with (tmp_path / "out.csv").open(newline="") as file:

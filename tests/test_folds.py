@@ -256,7 +256,7 @@ def test_a_folder_without_test_images_ends_in_a_classifier_that_labels_new_files
 ) -> None:
     place, params, evaluation = world
     assert evaluation["verdict"]["outcome"] == "cannot_tell"
-    deliver.run(params, place)
+    deliver.run(params, place, crossval.run)
     card = (place.classifier / "README.md").read_text()
     assert evaluation["verdict"]["sentence"] in card and "held out once" in card
     split = read_split(place.splits)
@@ -286,11 +286,11 @@ def test_delivered_probabilities_are_of_the_folds_that_were_scored(
     found = np.concatenate([load_file(file)[str(run)] for file in files])
     labels = np.array([sample.label for fold in folded for sample in fold.held_out])
     calibrated = dataclasses.replace(params.deliver, calibrate=True)
-    done = deliver.run(dataclasses.replace(params, deliver=calibrated), place)
+    done = deliver.run(dataclasses.replace(params, deliver=calibrated), place, crossval.run)
     assert done["temperature"] == round(fit_temperature(found, labels), 4)
     # As it was for the tests that follow.
     monkeypatch.undo()
-    assert deliver.run(params, place)["temperature"] == 1
+    assert deliver.run(params, place, crossval.run)["temperature"] == 1
 
 
 def test_classifiers_of_folds_leave_only_their_logits(world: tuple[Workspace, Params, dict[str, Any]]) -> None:

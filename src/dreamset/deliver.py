@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from dreamset.classifiers import Predictor
     from dreamset.core.workspace import Workspace
+    from dreamset.data.folds import CrossValidate
     from dreamset.data.splits import Split
     from dreamset.params import Params
 
@@ -103,11 +104,16 @@ class Choice(NamedTuple):
     reason: str
 
 
-def run(params: Params, workspace: Workspace) -> dict[str, Any]:
+def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> dict[str, Any]:
     """Write ``models/classifier/`` and ``results/deliver.json``, as the verdict decides.
 
     This is the verdict of the report. It rests on the seeds of ``results/table`` if the table holds six or more of this
     setting, else on ``results/evaluate.json``.
+
+    Args:
+        params: all parameters.
+        workspace: where the results and classifiers are.
+        cross_validate: gives the predictions of every arm in every fold; see ``dreamset.data.folds``.
 
     Raises:
         InputError: the evaluation holds no verdict; or the classifier is missing or has no temperature.
@@ -143,7 +149,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     predictor = classifiers.load(source)
     side = classifiers.seen(predictor.size, params.base.resolution)
     if params.deliver.calibrate and record.get("temperature_images") == 0:
-        calibrated = _calibrate(params, workspace, split, run, evaluation.get("protocol", "test"))
+        folds = cross_validate if evaluation.get("protocol") == "cv" else None
+        calibrated = _calibrate(params, workspace, split, run, folds)
         record |= calibrated.record
         choice = calibrated.choice
     else:
@@ -195,10 +202,13 @@ class Calibration(NamedTuple):
     choice: Choice
 
 
-def _calibrate(params: Params, workspace: Workspace, split: Split, run: Run, protocol: str) -> Calibration:
+def _calibrate(
+    params: Params, workspace: Workspace, split: Split, run: Run, cross_validate: CrossValidate | None
+) -> Calibration:
     """Return temperature and threshold of a classifier that nothing was set apart for, by folds of the shots.
 
-    Each fold repeats the whole method without the shots that it holds out. Cross-validation has done so already.
+    Each fold repeats the whole method without the shots that it holds out. Cross-validation has done so already, and
+    its predictions are found again.
     """
     import numpy as np
 
@@ -206,12 +216,11 @@ def _calibrate(params: Params, workspace: Workspace, split: Split, run: Run, pro
     from dreamset.classifiers.calibration import fit_temperature, log_softmax
     from dreamset.data import folds as dividing
     from dreamset.evaluate import scoring
-    from dreamset.sweep import crossval
 
     try:
-        if protocol == "cv":
+        if cross_validate is not None:
             folds = dividing.test_folds(params, workspace, split)
-            _, by_fold = scoring.predicted(params, folds, crossval.run)
+            _, by_fold = scoring.predicted(params, folds, cross_validate)
             logits = np.concatenate([predictions.logits[run] for predictions in by_fold])
             labels = np.array([sample.label for fold in folds for sample in fold.held_out], np.int64)
         else:

@@ -82,7 +82,7 @@ def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
     import importlib
 
     function: Callable[..., dict[str, Any]] = importlib.import_module(f"dreamset.{stage}").run
-    if stage == "evaluate":
+    if stage in ("evaluate", "deliver"):
         from dreamset.sweep import crossval
 
         return functools.partial(function, cross_validate=crossval.run)
