@@ -397,7 +397,8 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
             # Later trials of the study want these shards, though no adapter is assembled from them yet.
             card["kept"] = [key for keys in training.kept.values() for key in keys]
         write_json(folder / "adapters.json", card)
-        atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"]))
+        sharing = _sharing(work, training.used)
+        atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"], sharing))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
         _grids([workspace.shards / job.key for job in training.jobs[:_GRID_CLASSES]], plots, stop)
@@ -411,6 +412,15 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "machines": shards.machines(workspace.shards, training.used),
     }
+
+
+def _sharing(work: Work, used: list[str]) -> list[str]:
+    """Return the other recipes of the run that draw with the same LoRAs."""
+    params = work.params
+    others = [
+        name for name in (*params.active, *params.after) if name != work.recipe and params.recipes[name].trains_lora
+    ]
+    return [name for name in others if used_shards(dataclasses.replace(work, recipe=name)) == used]
 
 
 def _hundred(label: int, classes: int) -> str:
