@@ -278,3 +278,29 @@ def test_a_card_says_what_releases_without_alpha_need() -> None:
     row = toy.params().recipes["datadream_dset"]
     words = scale_call_words(dataclasses.replace(row, alpha=24.0))
     assert "A diffusers before 0.34 reads no alpha; times 1.5 its scales are the same." in words
+
+
+def test_a_lora_of_one_s_own_goes_into_a_base_of_its_own(
+    folders: dict[str, Path], model: Model, tmp_path: Path
+) -> None:
+    """The code of docs/recipes.md, with these folders in the place of its own."""
+    base, file = written(folders["sd1"], model, tmp_path)
+    with lora.fused(base, file, 0.8):
+        expected = images(base, ["three"], SAMPLER)
+    code = (
+        (toy.ROOT / "docs/recipes.md")
+        .read_text()
+        .split("## A LoRA of your own")[1]
+        .split("```python")[1]
+        .split("```")[0]
+    )
+    for said, meant in (
+        ("models/base/sd", folders["sd1"]),
+        ("mine.safetensors", file),
+        ("models/mine", tmp_path / "mine"),
+    ):
+        assert code.count(said) == 1
+        code = code.replace(said, str(meant))
+    exec(code, {})
+    own = base_model.load(tmp_path / "mine", model, torch.device("cpu"))
+    assert (images(own, ["three"], SAMPLER) - expected).abs().max() < 1e-5

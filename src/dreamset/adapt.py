@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import cards, licences, tuned
-from dreamset.data.adapters import Adapter
+from dreamset.data.adapters import Adapter, set_aside
 from dreamset.data.work import Work
 from dreamset.weights import hub
 
@@ -54,12 +55,24 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """
     licences.check(params)
     started = time.time()
+    _set_aside(workspace, recipe)
     if not params.recipes[recipe].trains:
         return _write_empty(workspace, recipe)
     work = Work.read(params, workspace, recipe)
     summary = _assemble(work, _trained(work))
     write_json(workspace.result("adapt", recipe), summary)
     return summary | {"elapsed": time.time() - started}
+
+
+def _set_aside(workspace: Workspace, recipe: str) -> None:
+    """Keep what a person put into the recipe's folder, and say where it is; before training, which may take hours."""
+    for place in set_aside(workspace.adapter(recipe), workspace.own(recipe)):
+        print(
+            f"adapt: warning: {place} now holds what stood in {workspace.adapter(recipe)} and is not what dreamset "
+            "wrote there: this stage trains the adapter. To draw with a LoRA of your own, see docs/recipes.md.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_parents(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
