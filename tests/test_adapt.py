@@ -287,3 +287,44 @@ def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
         return [*(adapt.used_shards(work) if work.row.trains else ()), *(block.key for block in blocks)]
 
     assert [knob for knob, (name, change) in KNOBS.items() if keys(name, change) == keys(name, {})] == []
+
+
+@pytest.mark.parametrize("recipe", ["datadream_dset", "stable_diffusion"])
+def test_a_lora_put_there_by_hand_is_kept_and_its_place_is_told(
+    prepared: tuple[Params, Workspace], capsys: pytest.CaptureFixture[str], recipe: str
+) -> None:
+    params, workspace = prepared
+    folder, own = workspace.adapter(recipe), workspace.own(recipe)
+    (folder / "deep").mkdir(parents=True)
+    for name in ("mine.safetensors", "deep/other.bin", ".DS_Store"):
+        (folder / name).write_text(name)
+    adapt.run(params, workspace, recipe)
+    said = capsys.readouterr().err
+    assert {path.relative_to(own).as_posix() for path in own.rglob("*.*")} == {"mine.safetensors", "deep/other.bin"}
+    assert (own / "mine.safetensors").read_text() == "mine.safetensors"
+    assert said.count("To draw with a LoRA of your own, see docs/recipes.md.") == 2
+    assert f"{own / 'mine.safetensors'} now holds what stood in {folder}" in said
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "mine.safetensors" not in before
+    # Its own files are nobody else's, and a second file of one name pushes the first aside nowhere.
+    adapt.run(params, workspace, recipe)
+    assert capsys.readouterr().err == ""
+    (folder / "mine.safetensors").write_text("second")
+    adapt.run(params, workspace, recipe)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert (own / "mine_2.safetensors").read_text() == "second"
+    assert (own / "mine.safetensors").read_text() == "mine.safetensors"
+
+
+def test_a_lora_put_in_the_place_of_ours_is_kept_too(
+    prepared: tuple[Params, Workspace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, "datadream_dset")
+    path = workspace.adapter("datadream_dset") / WEIGHTS
+    ours = path.read_bytes()
+    path.write_bytes(b"mine")  # into the file that the shard shares
+    adapt.run(params, workspace, "datadream_dset")
+    assert (workspace.own("datadream_dset") / WEIGHTS).read_bytes() == b"mine"
+    assert str(workspace.own("datadream_dset") / WEIGHTS) in capsys.readouterr().err
+    assert path.read_bytes() == ours

@@ -90,6 +90,33 @@ def test_both_text_towers_give_the_same_states(pipeline, clip):
     assert torch.allclose(encoded.pooler_output @ network.text_projection, features, atol=1e-3)
 
 
+def test_a_copy_for_older_releases_is_the_same_model(pipeline, tmp_path):
+    from base import older
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import load_file
+    from transformers import CLIPTokenizer
+
+    older.write(tmp_path / "sd")
+    # Under transformers 4, these names alone are those of a CLIPTextModel.
+    names = load_file(tmp_path / "sd/text_encoder/model.safetensors").keys()
+    assert all(name.startswith("text_model.") for name in names)
+    (tmp_path / "sd/tokenizer/tokenizer.json").unlink()
+    ids = CLIPTokenizer.from_pretrained(tmp_path / "sd/tokenizer")(TEXTS, truncation=True).input_ids
+    assert ids == pipeline.tokenizer(TEXTS, truncation=True).input_ids
+    states = StableDiffusionPipeline.from_pretrained(tmp_path / "sd").text_encoder.state_dict()
+    assert states.keys() == pipeline.text_encoder.state_dict().keys()
+    assert all(torch.equal(states[name], value) for name, value in pipeline.text_encoder.state_dict().items())
+    with pytest.raises(InputError, match="exists already; name a new folder"):
+        older.write(tmp_path / "sd")
+
+
+def test_the_card_is_the_one_that_scoring_writes(tmp_path):
+    from base.card import write_card
+
+    write_card(look.load(BASE / "params.yaml"), json.loads((BASE / "metrics.json").read_text()), tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == (BASE / "README.md").read_text()
+
+
 def test_training_reads_texts_as_open_clip_does(clip):
     from base.clip import _encode
 

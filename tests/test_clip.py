@@ -14,6 +14,7 @@ import toy
 from dreamset import classifiers
 from dreamset.classifiers import clip, fit, lora_attention
 from dreamset.core.errors import InputError
+from dreamset.core.images import resize_crop
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.splits import Split
@@ -290,3 +291,36 @@ def test_bfloat16_trains_and_scores_and_leaves_logits_in_float32(folder: Path, m
 def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an open_clip folder"):
         _read(tmp_path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (32, 64), (48, 16), (30, 30)])
+def test_open_clip_s_own_transform_of_a_saved_folder_is_ours(tmp_path: Path, width: int, height: int) -> None:
+    import open_clip
+    from PIL import Image
+
+    toy.write_clip(tmp_path / "base")
+    config = json.loads((tmp_path / "base/open_clip_config.json").read_text())
+    # As the bundled base's, and as those of SigLIP: images are squashed there, and cropped here.
+    config["preprocess_cfg"] |= {"resize_mode": "squash", "interpolation": "bilinear", "mean": [0.4] * 3}
+    (tmp_path / "base/open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "base/preprocessor_config.json").write_text('{"do_center_crop": false}')
+    classifier = _read(tmp_path / "base")
+    (tmp_path / "saved").mkdir()
+    clip.save(classifier, tmp_path / "saved")
+    assert not (tmp_path / "saved/preprocessor_config.json").exists()
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'saved'}")
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    ours = torch.from_numpy(resize_crop(image, classifier.size).copy()).permute(2, 0, 1) / 255
+    ours = (ours - classifier.shift) / classifier.scale
+    assert torch.allclose(transform(image), ours, atol=1e-6)
+    squashed = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'base'}")[2](image)
+    assert not torch.allclose(squashed, ours, atol=0.1)
+
+
+def test_a_saved_folder_is_read_as_it_was(folder: Path, tmp_path: Path, images: torch.Tensor) -> None:
+    classifier = _read(folder).eval()
+    clip.save(classifier, tmp_path)
+    again = _read(tmp_path).eval()
+    assert (again.mean, again.std, again.size) == (classifier.mean, classifier.std, classifier.size)
+    assert torch.equal(again(images), classifier(images))

@@ -219,7 +219,8 @@ def test_a_damaged_adapter_is_refused(base: BaseModel, tmp_path: Path) -> None:
     refused("NaN")
     save_file(state | {key: state[key][:, :2].contiguous()}, path)
     refused("do not fit")
-    save_file(state | {f"unet.nowhere.lora_{side}.weight": state[key].clone() for side in "AB"}, path)
+    pair = {side: state[key.replace("lora_B", f"lora_{side}")].clone() for side in "AB"}
+    save_file(state | {f"unet.nowhere.lora_{side}.weight": pair[side] for side in "AB"}, path)
     refused("does not have")
     path.write_bytes(path.read_bytes()[:100])
     refused("not a complete LoRA file")

@@ -295,9 +295,10 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _tensors(folder: Path) -> Iterator[Any]:
-    """Files, names and values of all tensors under a folder."""
+    """Files, names and values of all tensors under a folder; a LoRA's names say by the way what nests its layers."""
     for path in sorted(folder.rglob("*.safetensors")):
-        for name, tensor in sorted(load(path.read_bytes()).items()):
+        tensors = {name.replace(".text_model.", "."): tensor for name, tensor in load(path.read_bytes()).items()}
+        for name, tensor in sorted(tensors.items()):
             yield [path.relative_to(folder).as_posix(), name]
             yield tensor
 

@@ -131,6 +131,21 @@ def test_a_recipe_s_stages_read_its_row_and_no_other(tmp_path: Path) -> None:
     assert not any("generate" in name for name in params(stages["adapt@datadream_dset"]))
 
 
+def test_dvc_deletes_no_folder_that_a_person_may_put_a_lora_into(tmp_path: Path) -> None:
+    graph_of_dvc(tmp_path, active=["datadream_dset", "class_encoder"], after={"class_encoder_ft": "class_encoder"})
+    with Repo(str(tmp_path)) as repo, repo.lock:
+        for stage in repo.index.stages:
+            if not stage.name.startswith(("adapt@", "adapt_after@")):
+                continue
+            (folder,) = (out for out in stage.outs if out.def_path.startswith("models/adapters/"))
+            mine = tmp_path / folder.def_path / "mine.safetensors"
+            mine.parent.mkdir(parents=True)
+            mine.write_text("mine")
+            stage.remove_outs(ignore_remove=False, force=False)  # what dvc does before the command
+            assert mine.read_text() == "mine"
+    assert len(list(tmp_path.glob("models/adapters/*/mine.safetensors"))) == 3
+
+
 def test_what_python_compiles_is_no_change_of_the_source(tmp_path: Path) -> None:
     core = tmp_path / "src/dreamset/core"
     core.mkdir(parents=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import cards, licences, tuned
-from dreamset.data.adapters import Adapter
+from dreamset.data.adapters import Adapter, set_aside
 from dreamset.data.work import Work
 from dreamset.weights import hub
 
@@ -54,12 +55,24 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """
     licences.check(params)
     started = time.time()
+    _set_aside(workspace, recipe)
     if not params.recipes[recipe].trains:
         return _write_empty(workspace, recipe)
     work = Work.read(params, workspace, recipe)
     summary = _assemble(work, _trained(work))
     write_json(workspace.result("adapt", recipe), summary)
     return summary | {"elapsed": time.time() - started}
+
+
+def _set_aside(workspace: Workspace, recipe: str) -> None:
+    """Keep what a person put into the recipe's folder, and say where it is; before training, which may take hours."""
+    for place in set_aside(workspace.adapter(recipe), workspace.own(recipe)):
+        print(
+            f"adapt: warning: {place} now holds what stood in {workspace.adapter(recipe)} and is not what dreamset "
+            "wrote there: this stage trains the adapter. To draw with a LoRA of your own, see docs/recipes.md.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_parents(params: Params, workspace: Workspace, place: Workspace, recipe: str) -> float:
@@ -397,7 +410,8 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
             # Later trials of the study want these shards, though no adapter is assembled from them yet.
             card["kept"] = [key for keys in training.kept.values() for key in keys]
         write_json(folder / "adapters.json", card)
-        atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"]))
+        sharing = _sharing(work, training.used)
+        atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"], sharing))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
         _grids([workspace.shards / job.key for job in training.jobs[:_GRID_CLASSES]], plots, stop)
@@ -411,6 +425,15 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "machines": shards.machines(workspace.shards, training.used),
     }
+
+
+def _sharing(work: Work, used: list[str]) -> list[str]:
+    """Return the other recipes of the run that draw with the same LoRAs."""
+    params = work.params
+    others = [
+        name for name in (*params.active, *params.after) if name != work.recipe and params.recipes[name].trains_lora
+    ]
+    return [name for name in others if used_shards(dataclasses.replace(work, recipe=name)) == used]
 
 
 def _hundred(label: int, classes: int) -> str:

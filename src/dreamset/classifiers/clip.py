@@ -6,13 +6,13 @@ Logits are the scaled cosines between the image's feature and the captions' feat
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamset.core.files import read_json, write_json
+from dreamset.core.files import write_json
 from dreamset.weights import pretrained
 from dreamset.weights.pretrained import CONFIG, WEIGHTS, Pretrained
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.data.splits import Split
+
+
+# Ours is written anew; those of transformers say how the base's images were resized, which is not how ours are.
+_NOT_COPIED: Final = ("classifier.json", CONFIG, "preprocessor_config.json", "processor_config.json")
 
 
 class Clip(nn.Module):
@@ -131,11 +135,13 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
 
     base = classifier.base
     for file in base.folder.iterdir() if base.folder else ():
-        if file.suffix in {".json", ".txt"} and file.name != "classifier.json":
+        if file.suffix in {".json", ".txt"} and file.name not in _NOT_COPIED:
             shutil.copyfile(file, folder / file.name)
-    # A file of weights has no configuration, and that of a repository may be incomplete.
-    if base.folder is None or read_json(folder / CONFIG, "dreamset fetch") != base.config:
-        write_json(folder / CONFIG, base.config)
+    # A file of weights has no configuration, that of a repository may be incomplete, and the base's own images may
+    # have been resized otherwise: open_clip's transform is to be that of ``core.images.resize_crop``.
+    ours = {"size": [classifier.size] * 2, "mean": classifier.mean, "std": classifier.std}
+    ours |= {"interpolation": "bicubic", "resize_mode": "shortest"}
+    write_json(folder / CONFIG, base.config | {"preprocess_cfg": base.config.get("preprocess_cfg", {}) | ours})
     weights = {name: value.cpu().contiguous() for name, value in classifier.model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     return {

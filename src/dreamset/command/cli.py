@@ -251,16 +251,18 @@ def _classifier(commands: Any) -> None:
     export = _verb(
         commands,
         "export",
-        help="write the delivered classifier as ONNX, or a synthetic dataset for publication",
-        description="Write the delivered classifier as one ONNX file, or a synthetic dataset without near-copies of\n"
-        "the shots, for publication.",
+        help="write the classifier as ONNX, a dataset for publication, or LoRAs for ComfyUI and A1111",
+        description="Write the delivered classifier as one ONNX file, a synthetic dataset without near-copies of the\n"
+        "shots for publication, or the LoRAs of a recipe in kohya's layout for ComfyUI and A1111.",
         examples="  dreamset export --onnx classifier.onnx\n"
-        "  dreamset export --public published --recipe datadream_dset",
+        "  dreamset export --public published --recipe datadream_dset\n"
+        "  dreamset export --kohya loras --recipe datadream_dset",
     )
     target = export.add_mutually_exclusive_group(required=True)
     target.add_argument("--onnx", type=Path, metavar="FILE", help="write the classifier to this file")
     target.add_argument("--public", type=Path, metavar="FOLDER", help="write the dataset to this folder")
-    export.add_argument("--recipe", metavar="RECIPE", help="the recipe whose dataset is published")
+    target.add_argument("--kohya", type=Path, metavar="FOLDER", help="write the LoRAs to this folder")
+    export.add_argument("--recipe", metavar="RECIPE", help="the recipe whose dataset or LoRAs are written")
     _which(export)
     _common(export)
     export.set_defaults(run=verbs.export)

@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import classifiers
 from dreamset.core.errors import InputError, StoppedError
@@ -166,23 +166,39 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Write the delivered classifier as ONNX, or a dataset for publication."""
-    from dreamset.params.recipe import DERIVED
-    from dreamset.use.export import onnx, public
-
+    """Write the delivered classifier as ONNX, a dataset for publication, or LoRAs in kohya's layout."""
     if arguments.onnx:
+        from dreamset.use.export import onnx
+
         onnx(arguments.classifier, arguments.onnx)
         print(f"export: {arguments.onnx}")
         return
+    option = "--public" if arguments.public else "--kohya"
     if not arguments.recipe:
-        raise InputError("export --public: needs --recipe; name the recipe whose dataset is published.")
+        raise InputError(f"export {option}: needs --recipe; name the recipe whose {_WHAT[option]} written.")
     params, workspace = _open(arguments)
     _check_item(params, "generate", arguments.recipe)
-    done = public(params, workspace, arguments.recipe, arguments.public)
-    if params.recipes[arguments.recipe].starts_from_shots:
-        print(f"dreamset: {arguments.recipe}: {DERIVED}", file=sys.stderr)
+    if arguments.kohya:
+        from dreamset.use.kohya import kohya
+
+        written = kohya(params, workspace, arguments.recipe, arguments.kohya)
+        print(f"export: {written['files']} LoRAs of {written['pairs']} layers in {arguments.kohya}")
+        return
+    _publish(params, workspace, arguments.recipe, arguments.public)
+
+
+_WHAT: Final = {"--public": "dataset is", "--kohya": "LoRAs are"}
+
+
+def _publish(params: Params, workspace: Workspace, recipe: str, target: Path) -> None:
+    from dreamset.params.recipe import DERIVED
+    from dreamset.use.export import public
+
+    done = public(params, workspace, recipe, target)
+    if params.recipes[recipe].starts_from_shots:
+        print(f"dreamset: {recipe}: {DERIVED}", file=sys.stderr)
     left_out = ", ".join(f"{count} {reason}" for reason, count in done["removed"].items())
-    print(f"export: {done['images']} images in {arguments.public}; left out: {left_out}")
+    print(f"export: {done['images']} images in {target}; left out: {left_out}")
 
 
 def review(arguments: argparse.Namespace) -> None:

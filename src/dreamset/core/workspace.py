@@ -68,6 +68,10 @@ class Workspace:
         """Return the folder of the trained adapters of ``recipe``."""
         return self.cell / "models/adapters" / recipe
 
+    def own(self, recipe: str) -> Path:
+        """Return the folder that takes what a person put among the adapters of ``recipe``; git and DVC ignore it."""
+        return self.root / ".dreamset/own" / recipe
+
     def tuned(self, recipe: str) -> Path:
         """Return the folder of the adapters that the study of ``recipe`` chose, where it searched the adaptation."""
         return self.cell / "models/tuned" / recipe

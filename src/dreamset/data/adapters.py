@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+_OURS: Final = ("README.md", "adapters.json")
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,42 @@ class Adapter:
     file: str
     sha256: str
     shard: str
+
+
+def set_aside(folder: Path, target: Path) -> list[str]:
+    """Move what dreamset did not write out of a recipe's folder, which is about to be replaced.
+
+    These are the files that the folder's record does not name, or not with this content. Hidden files are no one's
+    work, and stay.
+
+    Args:
+        folder: the recipe's folder; it need not exist.
+        target: the folder that the files go to; a file of one name there keeps its place, and the newer gets a number.
+
+    Returns:
+        The new places of the files that were moved.
+    """
+    record, listed = folder / "adapters.json", {}
+    if record.is_file():
+        try:
+            listed = {row["file"]: row["sha256"] for row in json.loads(record.read_text(encoding="utf-8"))["adapters"]}
+        except (ValueError, KeyError, TypeError):  # another's file, or torn: then no file is known to be ours
+            listed = {}
+    moved = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if name.as_posix() in _OURS or any(part.startswith(".") for part in name.parts):
+            continue
+        if listed.get(name.as_posix()) == sha256_file(path):
+            continue
+        place, number = target / name, 1
+        while place.exists():
+            number += 1
+            place = (target / name).with_stem(f"{name.stem}_{number}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
+        moved.append(str(place))
+    return moved
 
 
 def read_adapters(folder: Path, stage: str = "adapt") -> list[Adapter]:

@@ -18,6 +18,7 @@ from dreamset.params.recipe import (
     drawn_words,
     opening_words,
     prompt_words,
+    scale_call_words,
     scales_words,
     shots_words,
     start_words,
@@ -122,26 +123,68 @@ def _dataset(
     yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'
 
 
-def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any]) -> str:
-    """Return the card of a recipe's adapters; ``base`` is the generator, as ``hub.identity`` describes it."""
+def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any], sharing: Sequence[str] = ()) -> str:
+    """Return the card of a recipe's adapters.
+
+    Args:
+        params: gives the recipe and the licence.
+        split: the images that the adapters learned from.
+        recipe: a row of ``recipes`` with an adapter.
+        base: the generator, as ``hub.identity`` describes it.
+        sharing: other recipes that draw with the same weights.
+    """
     row = params.recipes[recipe]
     lines = [
-        "---",
-        *licences.front_matter(params.base.licence),
-        "library_name: diffusers",
-        f"tags: [{row.adapter}]",
-        "---",
-        f"# Adapters: {recipe}",
-        "",
-        f"{adapter_words(row)}, of a text-to-image model, trained on {len(split.train)} images of {len(split.classes)} "
-        f"classes. `adapters.json` says which file serves which classes.",
-        "",
-        f"**{NOT_ANONYMOUS}** Pass them on only where you may pass on those images. {COPIES}",
-        "",
-        _base(base, params.base.licence),
+        *_adapters_head(
+            params, split, recipe, base, "diffusers", "`adapters.json` says which file serves which classes."
+        ),
         f"- Made by dreamset {__version__}. {opening_words(row, len(split.classes))}",
     ]
+    if row.trains_lora:
+        lines.append(f"- {scale_call_words(row)}")
+    if sharing:
+        named = ", ".join(f"`{name}`" for name in sharing)
+        lines.append(
+            f"- When this was written, {named} drew with the same weights, at the scales that its own card says."
+        )
     return _joined(lines)
+
+
+def kohya(params: Params, split: Split, recipe: str, base: Mapping[str, Any]) -> str:
+    """Return the card of a recipe's LoRAs in kohya's layout; the arguments are those of ``adapters``."""
+    row = params.recipes[recipe]
+    scales, one = " and ".join(f"{scale:g}" for scale in row.strengths), next(filter(None, row.strengths))
+    files = "One file per class, named after it." if row.has_adapter_per_class else "One file for all classes."
+    lines = [
+        *_adapters_head(params, split, recipe, base, None, files),
+        f"- Made by dreamset {__version__}. In kohya's layout, which ComfyUI and A1111 read, for the base above.",
+        f"- The recipe draws at strength {scales}: `<lora:NAME:{one:g}>` in a prompt of A1111; in ComfyUI both "
+        "strength_model and strength_clip.",
+        f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}",
+    ]
+    return _joined(lines)
+
+
+def _adapters_head(
+    params: Params, split: Split, recipe: str, base: Mapping[str, Any], library: str | None, files: str
+) -> Iterator[str]:
+    row = params.recipes[recipe]
+    yield "---"
+    yield from licences.front_matter(params.base.licence)
+    if library:
+        yield f"library_name: {library}"
+    yield f"tags: [{row.adapter}]"
+    yield "---"
+    yield f"# Adapters: {recipe}"
+    yield ""
+    yield (
+        f"{adapter_words(row)}, of a text-to-image model, trained on {len(split.train)} images of {len(split.classes)} "
+        f"classes. {files}"
+    )
+    yield ""
+    yield f"**{NOT_ANONYMOUS}** Pass them on only where you may pass on those images. {COPIES}"
+    yield ""
+    yield _base(base, params.base.licence)
 
 
 def classifier(record: Mapping[str, Any], snippet: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -18,11 +17,10 @@ import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from dreamset.core.errors import InputError
 from dreamset.core.seeds import seed_for
+from dreamset.data.lora_file import NESTED, read_pairs, steady
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +34,11 @@ if TYPE_CHECKING:
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 _UNET: Final = ["to_k", "to_out.0", "to_q", "to_v"]
 _TEXT: Final = ["k_proj", "out_proj", "q_proj", "v_proj"]
+# All that a loader needs of peft's configuration. An older peft refuses a file that names a setting it does not know.
+_SETTINGS: Final = (
+    *("r", "lora_alpha", "lora_dropout", "bias", "rank_pattern", "alpha_pattern", "use_dora", "use_rslora"),
+    *("init_lora_weights", "layers_to_transform", "layers_pattern"),
+)
 
 
 @dataclass
@@ -62,37 +65,29 @@ class Adapters:
         tensors: dict[str, torch.Tensor] = {}
         for prefix, model in self.models.items():
             for path, layer in _layers(model):
-                tensors[f"{prefix}.{path}.lora_A.weight"] = layer.lora_A[name].weight
-                tensors[f"{prefix}.{path}.lora_B.weight"] = layer.lora_B[name].weight
+                tensors[f"{prefix}.{_filed(prefix, path)}.lora_A.weight"] = layer.lora_A[name].weight
+                tensors[f"{prefix}.{_filed(prefix, path)}.lora_B.weight"] = layer.lora_B[name].weight
         return tensors
 
     def save(self, name: str, folder: Path) -> None:
-        """Write one adapter in diffusers' LoRA layout, with rank and alpha in its metadata."""
+        """Write one adapter in diffusers' LoRA layout, with rank and alpha in its metadata.
+
+        Older releases load it too, down to those of ``tests/older_loaders.sh``.
+        """
         layers: dict[str, Any] = {}
         for prefix, model in self.models.items():
             state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-            layers[f"{prefix}_lora_layers"] = {key: value.cpu() for key, value in state.items()}
+            layers[f"{prefix}_lora_layers"] = {_filed(prefix, key): value.cpu() for key, value in state.items()}
             # Without this metadata, diffusers assumes alpha == rank when it loads the file.
-            metadata = _config(self.base, prefix, self.lora).to_dict()
-            # peft's set of modules has no fixed order, so the file's bytes would change from run to run.
-            layers[f"{prefix}_lora_adapter_metadata"] = metadata | {"target_modules": _targets(prefix)}
+            layers[f"{prefix}_lora_adapter_metadata"] = _metadata(_config(self.base, prefix, self.lora), prefix)
         xl = len(self.base.encoders) > 1
         loader = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
         loader.save_lora_weights(folder, safe_serialization=True, **layers)
-        _sort_header(folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(steady((folder / WEIGHTS).read_bytes()))
 
     def detach(self) -> None:
         """Remove the adapters, as the function ``detach`` does."""
         detach(self)
-
-
-def _sort_header(file: Path) -> None:
-    """Rewrite a safetensors file with its header's keys sorted: the library writes them in random order."""
-    data = file.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
 
 
 def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int]) -> Adapters:
@@ -170,6 +165,17 @@ def _targets(prefix: str) -> list[str]:
     return _UNET if prefix == "unet" else _TEXT
 
 
+def _filed(prefix: str, path: str) -> str:
+    """A layer's path in a file: that of transformers before 5, which later releases read too."""
+    return path if prefix == "unet" else NESTED + path.removeprefix(NESTED)
+
+
+def _metadata(config: LoraConfig, prefix: str) -> dict[str, Any]:
+    values = {name: getattr(config, name) for name in _SETTINGS}
+    # peft's set of modules has no fixed order, so the file's bytes would change from run to run.
+    return {"target_modules": _targets(prefix)} | {name: value for name, value in values.items() if value is not None}
+
+
 def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
     layer_choice: dict[str, Any] = {}
     if prefix == "text_encoder" and len(base.encoders) > 1:
@@ -215,35 +221,27 @@ def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[No
                 weight.copy_(original)
 
 
+def _weight(part: nn.Module, path: str) -> nn.Parameter:
+    """The weight of a layer; files name a text encoder's layers with or without ``text_model.``."""
+    nested = NESTED if hasattr(part, "text_model") else ""
+    return part.get_parameter(f"{nested}{path.removeprefix(NESTED)}.weight")
+
+
 def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tensor]]:
     """The weights that an adapter changes, each with the float32 tensor to add to it."""
-    try:
-        state = load_file(file)
-        with safe_open(file, "pt") as opened:
-            metadata = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except Exception as error:  # safetensors raises bare Exception subclasses of its own
-        raise InputError(f"{file}: is not a complete LoRA file ({error}); run `dreamset adapt` again.") from error
-    deltas = []
-    for key, down in state.items():
-        if not key.endswith(".lora_A.weight"):
-            continue
-        path = key.removesuffix(".lora_A.weight")
-        up = state.get(f"{path}.lora_B.weight")
+    deltas: list[tuple[nn.Parameter, torch.Tensor]] = []
+    for path, pair in read_pairs(file).items():
         prefix, _, inner = path.partition(".")
         try:
-            weight = base.parts[prefix].get_parameter(f"{inner}.weight")
+            weight = _weight(base.parts[prefix], inner)
         except (KeyError, AttributeError) as error:
             raise InputError(f"{file}: adapts {path}, which the base does not have; adapt this base.") from error
-        if up is None or up.ndim != 2 or down.ndim != 2 or not 1 <= down.shape[0] <= 1024:
-            raise InputError(f"{file}: {path} is no pair of matrices of rank 1 to 1024; run `dreamset adapt` again.")
-        if (up.shape[0], down.shape[1]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
+        if (pair.up.shape[0], pair.down.shape[1]) != tuple(weight.shape):
             raise InputError(f"{file}: the shapes of {path} do not fit the base; run `dreamset adapt` again.")
-        rank = down.shape[0]
-        scale = metadata.get(f"{prefix}.lora_alpha", rank) / rank
-        delta = scale * (up.float() @ down.float())
+        if any(weight is other for other, _ in deltas):
+            raise InputError(f"{file}: adapts {path} twice, under two names; run `dreamset adapt` again.")
+        delta = pair.delta
         if not delta.isfinite().all():
             raise InputError(f"{file}: {path} holds NaN or infinite weights; adapt with a lower learning rate.")
         deltas.append((weight, delta))
-    if len(state) != 2 * len(deltas) or not deltas:
-        raise InputError(f"{file}: holds tensors other than LoRA pairs; name an adapter that dreamset wrote.")
     return deltas

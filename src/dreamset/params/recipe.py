@@ -129,6 +129,21 @@ def scales_words(row: Recipe) -> str:
     return f"used at {scales} times its strength in turn" if scales else ""
 
 
+def scale_call_words(row: Recipe) -> str:
+    """Return sentences on the scales at which a recipe draws with its LoRA, and on the calls that set them."""
+    scales = [f"{scale:g}" for scale in row.strengths]
+    turns = f"scales {', '.join(scales)}, image by image in turn" if len(scales) > 1 else f"scale {scales[0]}"
+    one = next(f"{scale:g}" for scale in row.strengths if scale)
+    words = (
+        f"Drawn at {turns} (1 is the strength of the training, and what a loaded LoRA has): "
+        f'`load_lora_weights(FOLDER, adapter_name="shots")`, then `set_adapters("shots", {one})`; or '
+        f'`cross_attention_kwargs={{"scale": {one}}}` in each call of the pipeline.'
+    )
+    if row.alpha != row.rank and row.alpha and row.rank:
+        words += f" A diffusers before 0.34 reads no alpha; times {row.alpha / row.rank:g} its scales are the same."
+    return words
+
+
 # --- epoch, lr, epochs: the share of the training after which weights are taken, and changes to the schedule.
 
 Epoch = Annotated[float, Range(above=0, high=1)]
