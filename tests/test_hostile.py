@@ -353,7 +353,7 @@ def test_heic_is_read_with_the_extra_and_written_as_png(raw: dict[str, Any], tmp
 def test_heic_without_the_extra_is_refused_with_two_mends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"):
-        with pytest.raises(BadImageError, match=r"HEIC; install .*dreamset\[heif\].*`heif-convert IN\.heic OUT\.jpg`"):
+        with pytest.raises(BadImageError, match=r"HEIC; install .*\.\[heif\].*`heif-convert IN\.heic OUT\.jpg`"):
             decode(b"\0\0\0\x18ftyp" + brands, Decoding(10**6))
 
 

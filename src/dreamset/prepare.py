@@ -107,7 +107,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     split = replace(split, unseen=tuple(sorted(written | files)))
     try_folds(split, params, workspace)
     unused = len(source.train) - len(train) - len(selection) * (source.selection is None)
-    warnings += doubts.of_split(split, held_out, params, unused, touched, workspace.near_duplicates)
+    warnings += doubts.of_split(split, held_out, params, unused, touched, workspace)
     if params.selection == "holdout":
         split = folds.holdout(split)
     write_split(workspace.splits, split)

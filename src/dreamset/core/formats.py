@@ -36,7 +36,7 @@ _LEFT_BEHIND: Final = frozenset(
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _ANY_BRANDS: Final = frozenset({b"mif1", b"msf1"})  # of HEIF and of AVIF
 HEIF: Final = (
-    "HEIC; install the extra with `pip install 'dreamset[heif]'`, or convert it with `heif-convert IN.heic OUT.jpg` of "
+    "HEIC; install the extra with `pip install -e '.[heif]'`, or convert it with `heif-convert IN.heic OUT.jpg` of "
     "libheif"
 )
 

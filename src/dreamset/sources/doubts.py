@@ -43,7 +43,9 @@ def of_source(source: Source, workspace: Workspace) -> Iterator[str]:
         yield from _unwatched(source, workspace)
 
 
-def of_split(split: Split, held_out: TestSplit, params: Params, unused: int, touched: int, path: Path) -> Iterator[str]:
+def of_split(
+    split: Split, held_out: TestSplit, params: Params, unused: int, touched: int, workspace: Workspace
+) -> Iterator[str]:
     """Yield warnings of what was drawn.
 
     Args:
@@ -52,7 +54,7 @@ def of_split(split: Split, held_out: TestSplit, params: Params, unused: int, tou
         params: all parameters.
         unused: number of labelled images that are neither learned from nor scored.
         touched: number of test and selection images that are near-duplicates of images in an earlier part.
-        path: the file that lists them.
+        workspace: where these are listed.
     """
     yield from _short(split)
     if split.protocol == "cv" and unused:
@@ -62,7 +64,8 @@ def of_split(split: Split, held_out: TestSplit, params: Params, unused: int, tou
         )
     if touched:
         yield (
-            f"{touched} test or selection images are near-duplicates of images in an earlier part; {path} lists them"
+            f"{touched} test or selection images are near-duplicates of images in an earlier part; "
+            f"{_short_name(workspace.near_duplicates, workspace)} lists them"
         )
     if split.protocol == "test":
         yield from _untested(held_out)
@@ -83,6 +86,11 @@ def contradicting(source: Source, pairs: Sequence[tuple[Image, Image]]) -> str |
     )
 
 
+def _short_name(path: Path, workspace: Workspace) -> str:
+    """Return a path without the folders of this machine: warnings stand on the page, which others may read."""
+    return path.relative_to(workspace.cell).as_posix()
+
+
 def _lost(source: Source, workspace: Workspace) -> Iterator[str]:
     """Yield a warning of files that cannot be used, with their share by class: they may be all of one camera."""
     lost = Counter(file.label for file in source.rejected)
@@ -98,7 +106,8 @@ def _lost(source: Source, workspace: Workspace) -> Iterator[str]:
     first = source.rejected[0]
     yield (
         f"{lost.total()} of {lost.total() + have.total()} files cannot be used, by class: {named}"
-        f"{' ...' if len(worst) > _NAMED else ''}; first {first.file}: {first.reason}; {workspace.rejected} lists them"
+        f"{' ...' if len(worst) > _NAMED else ''}; first {first.file}: {first.reason}; "
+        f"{_short_name(workspace.rejected, workspace)} lists them"
     )
 
 
