@@ -68,9 +68,7 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, score: Callable[[dict[str, Any], 
     def drawn(params: Params, workspace: Workspace, recipe: str, load: Any = None) -> dict[str, Any]:
         return {}
 
-    def scored(
-        self: Objective, params: Params, places: list[Workspace], rung: int
-    ) -> tuple[float, NDArray[np.bool_]]:
+    def scored(self: Objective, params: Params, places: list[Workspace], rung: int) -> tuple[float, NDArray[np.bool_]]:
         asked.append(rung)
         cas = score(dataclasses.asdict(params.sampler(self.recipe)), rung)
         # Of a thousand images, so that trials of different scores can be told apart.

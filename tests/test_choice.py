@@ -109,6 +109,5 @@ def test_luck_replaces_the_recipe_s_own_values_less_often_than_the_best_score_wo
         found = chosen(*(placed(number, bits.count("1") / 40, right=bits) for number, bits in enumerate(rights)))
         replaced += found["chosen"] != 0
         highest += found["highest"] != 0
-    assert highest > 0.75 * studies
-    assert replaced < 0.6 * studies
-    raise SystemExit(f"replaced {replaced / studies:.0%}, another highest {highest / studies:.0%}")
+    # docs/studies.md has the shares.
+    assert replaced / studies == pytest.approx(0.47, abs=0.02) and highest / studies == pytest.approx(0.84, abs=0.02)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks import shares
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -18,7 +19,6 @@ from optuna.distributions import (
 )
 
 import studied
-from benchmarks import shares
 from dreamset.study.importance import ENOUGH, ENOUGH_FOR_PAIRS, forest_shares, importance, unit
 
 SCHEDULERS = ("ddim", "pndm", "unipc")

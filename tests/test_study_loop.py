@@ -102,7 +102,7 @@ class Killed(BaseException):
 
 
 class Dying:
-    """Lets this process die as by SIGKILL after so many writes to the store: nothing is written or tidied after that."""
+    """Lets this process die as by SIGKILL after so many writes to the store: nothing is written or tidied later."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left, self._held = 10**9, list[locks.Lock]()

@@ -321,8 +321,8 @@ def _choice(record: Mapping[str, Any]) -> str:
     if choice["gain"] is not None:
         text += (
             f" Beside the recipe’s own values, with {_cas(by_number[choice['own']])}, trial {highest['number']} gets "
-            f"{choice['gained']} images more right and {choice['lost']} more wrong: {points(choice['gain'])} percentage "
-            f"points, with a standard error of {100 * choice['standard_error']:.1f}."
+            f"{choice['gained']} images more right and {choice['lost']} more wrong: {points(choice['gain'])} "
+            f"percentage points, with a standard error of {100 * choice['standard_error']:.1f}."
         )
     if choice["chosen"] == choice["own"]:
         return text

@@ -56,9 +56,7 @@ def is_usable(trial: Trial) -> bool:
     return trial["state"] == "COMPLETE" and bool(trial["feasible"])
 
 
-def choose(
-    trials: Sequence[Trial], row_values: Mapping[str, Any] | None, objectives: str
-) -> dict[str, Any] | None:
+def choose(trials: Sequence[Trial], row_values: Mapping[str, Any] | None, objectives: str) -> dict[str, Any] | None:
     """Choose a trial by the one-standard-error rule.
 
     Trials that the best one does not beat by more than one standard error are as good as the best. If the recipe's own
@@ -92,7 +90,7 @@ def choose(
         "chosen": chosen["number"],
         "highest": highest["number"],
         "own": None if own is None else own["number"],
-        **({name: None for name in Comparison._fields} if against is None else _rounded(against)),
+        **(dict.fromkeys(Comparison._fields) if against is None else _rounded(against)),
         "reason": _reason(chosen, highest, own, against, row_values, trials),
     }
 
@@ -116,7 +114,9 @@ def _reason(
         if own is highest:
             return "no trial is better than the recipe’s own values, which are kept"
         quick = "" if len(own["values"]) == 1 else ", and no trial as good is quicker by a tenth"
-        return f"trial {highest['number']} is within one standard error of the recipe’s own values, which are kept{quick}"
+        return (
+            f"trial {highest['number']} is within one standard error of the recipe’s own values, which are kept{quick}"
+        )
     if against is not None and against.is_told:
         if chosen is highest:
             return "it is better than the recipe’s own values by more than one standard error"

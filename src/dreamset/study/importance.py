@@ -36,8 +36,9 @@ def importance(trials: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[
 
     Returns:
         ``trials``, the number used; ``main`` (knob: share); ``pairs`` (each share is beyond those of the two knobs
-        alone, the largest first; without any for fewer than 160 trials); and ``r2``, the forest's out-of-bag coefficient of determination. At 0 or below the
-        forest has learned nothing. With fewer than 20 trials: ``{"too_few": n, "enough": 20}``.
+        alone, the largest first; empty for fewer than 160 trials); and ``r2``, the forest's out-of-bag coefficient of
+        determination. At 0 or below the forest has learned nothing. With fewer than 20 trials:
+        ``{"too_few": n, "enough": 20}``.
     """
     from optuna.distributions import json_to_distribution
 

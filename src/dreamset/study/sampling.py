@@ -101,14 +101,12 @@ class Halving(optuna.pruners.SuccessiveHalvingPruner):
             if name in notes or not name.startswith("completed_rung_")
         }
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        seen = SimpleNamespace(
-            get_trials=lambda **_: others, _storage=study._storage, direction=study.direction
-        )
+        seen = SimpleNamespace(get_trials=lambda **_: others, _storage=study._storage, direction=study.direction)
         return super().prune(cast("Study", seen), asked)
 
     def _promotion(self, rung: int) -> int:
         """Return the images per class from which a trial has completed a rung."""
-        return int(self._min_resource or 1) * self._reduction_factor ** (self._min_early_stopping_rate + rung)
+        return int(self._min_resource or 1) * int(self._reduction_factor ** (self._min_early_stopping_rate + rung))
 
 
 class NamedHyperband(optuna.pruners.HyperbandPruner):
