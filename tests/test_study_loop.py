@@ -485,7 +485,6 @@ def test_brackets_are_the_same_whatever_code_scores_a_trial(tmp_path: Path) -> N
         pruner = sampling.pruner(tune, 9, 81, study.user_attrs["name"])
         study.pruner = pruner
         assert isinstance(pruner, sampling.NamedHyperband)
-        pruner._try_initialization(study)
         trials = [optuna.trial.create_trial(value=0.0) for _ in range(30)]
         for number, trial in enumerate(trials):
             trial.number = number
