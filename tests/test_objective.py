@@ -271,6 +271,29 @@ def test_a_worker_that_takes_a_trial_over_passes_the_rungs_that_were_scored(
     assert study.trials[0].user_attrs["rungs"] == {"1": 0.1, "2": 0.2}
 
 
+def test_a_worker_that_is_lost_before_the_fid_leaves_images_to_be_found_again(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scored_by(monkeypatch, lambda knobs, rung: rung / 10)
+    distances: list[Any] = [KeyboardInterrupt(), 5.0]
+
+    def measured(self: Objective, places: list[Workspace]) -> float:
+        found = distances.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return float(found)
+
+    monkeypatch.setattr(Objective, "_fid", measured)
+    made = tune.objective(Work.read(small(tune__max_fid=9.0), place, PLAIN))
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+    trial = study.ask()
+    with pytest.raises(KeyboardInterrupt):
+        made(trial)
+    # The images lie in a folder of the process that is gone, so the last rung is made once more, of finished shards.
+    assert made(optuna.Trial(study, trial._trial_id)) == RUNGS[-1] / 10
+    assert asked == [*RUNGS, RUNGS[-1]]
+
+
 def test_the_steps_of_a_trial_are_told_apart_for_whoever_counts_lost_workers(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

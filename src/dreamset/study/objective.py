@@ -204,6 +204,8 @@ class Objective:
         places = [self._place(chosen, index) for index in range(len(self.holdouts))]
         # The rungs that an earlier worker of this trial has passed.
         scores: dict[str, float] = dict(trial.user_attrs.get("rungs", {}))
+        if tune.max_fid is not None:
+            scores.pop(str(self.rungs[-1]), None)  # the FID needs its images in a folder of this process
         for rung in self.rungs:
             locks.boundary()
             if str(rung) not in scores:
