@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dreamset.study import analysis
+from dreamset.study.choice import choose
 
 RESOURCE = (3, 9, 27)
 SPACE: dict[str, Any] = {
@@ -36,7 +37,13 @@ def trial(number: int, **changes: Any) -> dict[str, Any]:
         "retried_from": None,
         "reason": None,
     }
-    return made | changes
+    made |= changes
+    return made | {"right": right(made["values"][0]) if made["values"] else None} | changes
+
+
+def right(cas: float, images: int = 1000) -> str:
+    """Which of so many images a trial of a CAS gets right: the first ones, so that a better trial loses none."""
+    return "1" * round(cas * images) + "0" * (images - round(cas * images))
 
 
 def stopped(number: int, at: int, **changes: Any) -> dict[str, Any]:
@@ -87,14 +94,16 @@ def record(count: int = 26, *, two: bool = False, workers: int = 2, seed: int = 
         clock[who] = made["ended"] + 0.4
         trials.append(failed(number, params=made["params"], worker=made["worker"],
                              started=made["started"], ended=made["started"] + 4) if number == 11 else made)  # fmt: skip
-    finished = [made for made in trials if made["state"] == "COMPLETE"]
-    best = max(finished, key=lambda made: made["values"][0])
+    choice = choose(trials, trials[0]["params"], "cas_and_seconds" if two else "cas")
+    assert choice is not None
+    chosen = trials[choice["chosen"]]
     raw: dict[str, Any] = {
         "recipe": "stable_diffusion",
         "searched": ["guidance", "steps"],
         "space": SPACE,
-        "best": best["params"],
-        "best_trial": best["number"],
+        "best": chosen["params"],
+        "best_trial": chosen["number"],
+        "choice": choice,
         "default": {"values": trials[0]["params"], "trial": 0, "cas": trials[0]["values"][0]},
         "sampler": "tpe",
         "pruner": "none" if two else "hyperband",

@@ -173,8 +173,9 @@ def test_trials_take_places_and_nothing_between(raw_epochs: dict[str, Any], tmp_
     for _ in range(60):
         taken.add(space.suggest(study.ask(), ranges)["epoch"])
     assert taken == {0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
-    # The end of the training, which is what the row means, is not among them.
-    assert space.row_values(params, LORA, ranges) is None
+    # The end of the training, which is what the row means, is not among them. Its weights are there to compare with.
+    assert space.row_values(params, LORA, ranges) == {"epoch": 1.0}
+    assert space.row_values(params.with_values(LORA, {"epoch": 0.25}), LORA, ranges) is None
     assert space.row_values(params.with_values(LORA, {"epoch": 0.3}), LORA, ranges) == {"epoch": 0.3}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks import shares
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -18,7 +19,7 @@ from optuna.distributions import (
 )
 
 import studied
-from dreamset.study.importance import ENOUGH, forest_shares, importance, unit
+from dreamset.study.importance import ENOUGH, ENOUGH_FOR_PAIRS, forest_shares, importance, unit
 
 SCHEDULERS = ("ddim", "pndm", "unipc")
 
@@ -108,16 +109,25 @@ SPACE = space(
 
 
 def test_the_record_of_a_study_with_a_list_of_schedulers() -> None:
-    found = importance(trials(44), SPACE)
-    assert found["trials"] == 44
+    made = trials(ENOUGH_FOR_PAIRS)
+    found = importance(made, SPACE)
+    assert found["trials"] == ENOUGH_FOR_PAIRS
     assert set(found["main"]) == set(SPACE)
     assert found["main"]["steps"] < 0.15
     assert found["pairs"][0]["knobs"] == ["guidance", "scheduler"]
     assert found["pairs"][0]["share"] > 2 * found["pairs"][1]["share"]
     assert [pair["share"] for pair in found["pairs"]] == sorted((p["share"] for p in found["pairs"]), reverse=True)
     assert 0 < found["r2"] <= 1
-    assert importance(trials(44), SPACE) == found
     json.dumps(found, allow_nan=False)
+    # From one trial fewer a pair has no share, since it would be too low.
+    fewer = importance(made[1:], SPACE)
+    assert fewer == importance(made[1:], SPACE)
+    assert fewer["pairs"] == [] and set(fewer["main"]) == set(SPACE)
+
+
+def test_the_share_of_a_pair_is_right_from_so_many_trials_on_and_not_from_twenty() -> None:
+    error = {trials: shares.measure(trials, 0.42, range(2))["error"] for trials in (ENOUGH, ENOUGH_FOR_PAIRS)}
+    assert error[ENOUGH_FOR_PAIRS] < 0.1 < 0.3 < error[ENOUGH]
 
 
 def test_only_finished_trials_within_the_ranges_count() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import optuna
 import pytest
 
@@ -18,6 +19,7 @@ from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
+from dreamset.study import kills
 from dreamset.study import objective as scoring
 from dreamset.study.objective import Holdout, Objective
 from small_study import BASE, LORA, PLAIN, RUNGS, parameters, record, scored_by
@@ -221,12 +223,83 @@ def test_a_score_is_the_share_of_real_images_that_are_right(
         Holdout(made.holdouts[0].split, made.holdouts[0].scored[:5]),
         Holdout(made.holdouts[0].split, made.holdouts[0].scored[5:]),
     ]
-    monkeypatch.setattr(Objective, "_right", lambda self, params, own, index, rung: (2, 7)[index])
-    assert made._score(made.params, [place, place], 1) == 9 / 12
+    each = [np.arange(5) < 2, np.arange(7) >= 0]
+    monkeypatch.setattr(Objective, "_right", lambda self, params, own, index, rung: each[index])
+    score, right = made._score(made.params, [place, place], 1)
+    assert score == 9 / 12 and right.tolist() == [True] * 2 + [False] * 3 + [True] * 7
     monkeypatch.undo()
     # A classifier that learns from the very images that it is scored on, as synthetic ones.
     toy.write_synthetic(place, PLAIN, per_class=8)
     params = small(**{f"{BASE}tune__steps": 60, f"{BASE}train__resnet20__width": 8})
     made = tune.objective(Work.read(params, place, PLAIN))
     assert arrays.synthetic(place.synthetic(PLAIN), made.holdouts[0].split, 16).labels.tolist().count(0) == 8
-    assert made._score(params, [place], RUNGS[-1]) > 0.6
+    score, right = made._score(params, [place], RUNGS[-1])
+    assert score > 0.6 and right.shape == (12,) and right.sum() == round(12 * score)
+
+
+def test_a_worker_that_takes_a_trial_over_passes_the_rungs_that_were_scored(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Watched(optuna.pruners.BasePruner):
+        answers: ClassVar[list[bool]] = [False, True]
+
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return self.answers.pop(0)
+
+    def killed(trial: optuna.Trial, name: str, value: Any) -> None:
+        if name == "rungs" and len(value) == 2 and not lost:
+            lost.append(1)
+            raise KeyboardInterrupt
+        set_attribute(trial, name, value)
+
+    lost: list[int] = []
+    set_attribute = optuna.Trial.set_user_attr
+    monkeypatch.setattr(optuna.Trial, "set_user_attr", killed)
+    asked = scored_by(monkeypatch, lambda knobs, rung: rung / 10)
+    made = tune.objective(Work.read(small(), place, PLAIN))
+    study = optuna.create_study(direction="maximize", pruner=Watched())
+    study.enqueue_trial({"guidance": 4.0, "steps": 1})
+    trial = study.ask()
+    with pytest.raises(KeyboardInterrupt):
+        made(trial)
+    assert asked == RUNGS[:2]
+    # Lost between the pruner's answer and the end: the rung is scored once more, and the answer stands.
+    for _ in range(2):
+        with pytest.raises(optuna.TrialPruned):
+            made(optuna.Trial(study, trial._trial_id))
+    assert asked == [RUNGS[0], RUNGS[1], RUNGS[1]]
+    assert study.trials[0].user_attrs["rungs"] == {"1": 0.1, "2": 0.2}
+
+
+def test_a_worker_that_is_lost_before_the_fid_leaves_images_to_be_found_again(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scored_by(monkeypatch, lambda knobs, rung: rung / 10)
+    distances: list[Any] = [KeyboardInterrupt(), 5.0]
+
+    def measured(self: Objective, places: list[Workspace]) -> float:
+        found = distances.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return float(found)
+
+    monkeypatch.setattr(Objective, "_fid", measured)
+    made = tune.objective(Work.read(small(tune__max_fid=9.0), place, PLAIN))
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+    trial = study.ask()
+    with pytest.raises(KeyboardInterrupt):
+        made(trial)
+    # The images lie in a folder of the process that is gone, so the last rung is made once more, of finished shards.
+    assert made(optuna.Trial(study, trial._trial_id)) == RUNGS[-1] / 10
+    assert asked == [*RUNGS, RUNGS[-1]]
+
+
+def test_the_steps_of_a_trial_are_told_apart_for_whoever_counts_lost_workers(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(kills, "begin", lambda trial, step: steps.append(step))
+    tune.run(small(tune__trials=1), place, PLAIN)
+    kinds = [step.split(",")[0] for step in steps]
+    assert kinds == [f"{work} {rung} per class" for rung in RUNGS for work in ("drawing", "training on")]
+    assert len(set(steps)) == len(steps)

@@ -15,20 +15,23 @@ import yaml
 
 import studied
 from dreamset.study import analysis
+from dreamset.study.choice import choose
 from studied import RESOURCE, SPACE, failed, stopped, trial
 
 ROOT = Path(__file__).parents[1]
 
 
 def record(*trials: dict[str, Any], best: int | None = 0, **more: Any) -> dict[str, Any]:
-    """A record of these trials."""
-    chosen = next((made for made in trials if made["number"] == best), None)
+    """A record of these trials; with ``best`` None nothing is chosen."""
+    choice = choose(trials, None, "cas") if best is not None else None
+    chosen = next((made for made in trials if choice and made["number"] == choice["chosen"]), None)
     made: dict[str, Any] = {
         "searched": list(SPACE),
         "space": SPACE,
         "resource": list(RESOURCE),
         "best": chosen and chosen["params"],
-        "best_trial": best,
+        "best_trial": chosen and chosen["number"],
+        "choice": choice,
         "default": None,
         "selection": {"images": 40},
         "limits": {"max_seconds_per_image": 0.01, "max_fid": None},
@@ -122,22 +125,40 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
     assert analysis.front([trial(0), stopped(1, 3)]) == []
 
 
+def chosen(*trials: dict[str, Any], own: int | None = 0, objectives: str = "cas") -> dict[str, Any]:
+    """A record of these trials with what the rule chooses, where trial ``own`` has the values of the recipe's row."""
+    values = None if own is None else trials[own]["params"]
+    choice = choose(trials, values, objectives)
+    assert choice is not None
+    params = trials[choice["chosen"]]["params"]
+    return record(*trials, best_trial=choice["chosen"], choice=choice, best=params, selection={"images": 1000})
+
+
+def placed(number: int, cas: float, *seconds: float, **more: Any) -> dict[str, Any]:
+    """A finished trial with values of its own."""
+    return trial(number, params={"guidance": 2.0 + number, "steps": 20}, values=[cas, *seconds], **more)
+
+
 def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
-    first, better = ranked(0, 0.1, 0.2, 0.5), ranked(1, 0.1, 0.2, 0.534)
-    better["params"] = {"guidance": 3.14159, "steps": 12}
-    default = {"values": first["params"], "trial": 0, "cas": 0.5}
-    said = told(record(first, better, best=1, default=default))
-    assert "Chosen: guidance 3.14, steps 12 (trial 1), with a CAS of 53.4% on the 40 images" in said
-    assert "(guidance 2, steps 20) reach 50.0%, so the choice changes CAS by +3.4 percentage points" in said
-    assert "the best of 2 finished trials on the images that chose it" in said
-    same = told(record(first, ranked(1, 0.1, 0.2, 0.49), best=0, default=default))
-    assert "the recipe’s own values: no trial was better" in same
+    said = told(chosen(placed(0, 0.5), placed(1, 0.534)))
+    assert "Chosen: guidance 3, steps 20 (trial 1), with a CAS of 53.4% on the 1000 images" in said
+    assert "It is better than the recipe’s own values by more than one standard error." in said
+    assert "with 50.0%, trial 1 gets 34 images more right and 0 more wrong: +3.4 percentage points" in said
+    assert "with a standard error of 0.6." in said
+    assert "one of 2 finished trials on the images that chose it, so its CAS is too favourable" in said
+    same = told(chosen(placed(0, 0.5), placed(1, 0.49)))
+    assert "No trial is better than the recipe’s own values, which are kept." in same
     assert "too favourable" not in same
+    # What cannot be told from the recipe's own values does not replace them.
+    kept = told(chosen(placed(0, 0.6, right="1" * 24 + "0" * 16), placed(1, 0.65, right="0" * 7 + "1" * 26 + "0" * 7)))
+    assert "Chosen: guidance 2, steps 20 (trial 0), with a CAS of 60.0%" in kept
+    assert "Trial 1 is within one standard error of the recipe’s own values, which are kept." in kept
+    assert "Trial 1 (guidance 3, steps 20) has the highest CAS, 65.0%." in kept
+    assert "9 images more right and 7 more wrong: +5.0 percentage points, with a standard error of 9.8." in kept
     # Of two objectives, a faster one may be chosen than that of the highest CAS.
-    pair = [made | {"values": [*made["values"], seconds]} for made, seconds in ((first, 0.01), (better, 0.05))]
-    faster = told(record(*pair, best=0))
-    assert "The highest CAS is 53.4% (trial 1), but its images are slower. This is one of 2 finished" in faster
-    assert "no trial was better" not in told(record(*pair, best=0, default=default))
+    pair = placed(0, 0.6, 0.05), placed(1, 0.599, 0.01)
+    faster = told(chosen(*pair, objectives="cas_and_seconds"))
+    assert "It is within one standard error of the recipe’s own values, and quicker." in faster
 
 
 def test_where_nothing_could_be_chosen_it_is_said_why() -> None:
@@ -180,6 +201,13 @@ def test_shares_that_may_be_noise_are_called_so() -> None:
     assert "guidance 61%, steps 20%" in analysis.sentences(made | {"importance": found})[-1]
     assert "may be noise" in analysis.sentences(made | {"importance": found})[-1]
     assert "may be noise" not in analysis.sentences(made | {"importance": found | {"r2": 0.4}})[-1]
+    # Where interactions are absent it is said why; one knob has none.
+    few = "Interactions of knobs are not shown: it takes 160 finished trials to see them."
+    assert few in analysis.sentences(made | {"importance": found})[-1]
+    many = found | {"trials": 160, "pairs": [{"knobs": ["guidance", "steps"], "share": 0.3}]}
+    assert "guidance × steps, 30%" in analysis.sentences(made | {"importance": many})[-1]
+    assert few not in analysis.sentences(made | {"importance": many})[-1]
+    assert few not in analysis.sentences(made | {"importance": found | {"main": {"guidance": 1.0}}})[-1]
 
 
 def test_history_keeps_the_best_finished_one() -> None:
@@ -187,7 +215,7 @@ def test_history_keeps_the_best_finished_one() -> None:
     rows = analysis.history(of)
     assert [(row["trial"], row["best"]) for row in rows] == [(0, 0.4), (1, 0.4), (2, 0.4), (3, 0.4)]
     assert rows[1]["cas"] == pytest.approx(0.19)
-    assert [row["state"] for row in rows] == ["complete", "pruned", "complete", "complete"]
+    assert [row["state"] for row in rows] == ["chosen", "pruned", "complete", "complete"]
     assert analysis.history(record(failed(0)))[0] == {"trial": 0, "cas": None, "best": None, "state": "fail"}
 
 
@@ -224,7 +252,7 @@ def test_plots_are_tables_of_every_trial(tmp_path: Path) -> None:
     assert set(tables) == {"history", "rungs", "contour", "surface", "importance", "timeline", "front"}
     assert len(tables["history"]) == 26 == len(tables["timeline"])
     assert len(tables["rungs"]) == 3 * 25
-    assert [row["of"] for row in tables["importance"]][-1] == "guidance × steps"
+    assert {row["of"] for row in tables["importance"]} == {"guidance", "steps"}
     assert {int(row["trial"]) for row in tables["front"] if row["front"] == "True"} == set(made["front"])
     assert min(float(row["started"]) for row in tables["timeline"]) == 0
     assert {row["worker"] for row in tables["timeline"]} == {"machine-a:4000", "machine-b:4001"}

@@ -221,7 +221,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(workers: Workers, tmp_path: 
     assert status == 0, said
     trials = _trials(url)
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"]
-    assert loop.reason(trials[0]) == "its worker was killed 2 times"
+    assert loop.reason(trials[0]) == "2 workers in a row were lost at its step rung 3"
 
 
 @pytest.mark.postgres

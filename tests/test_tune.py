@@ -25,7 +25,7 @@ from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
-from dreamset.study import space
+from dreamset.study import choice, sampling, space
 from dreamset.study.objective import Objective
 from dreamset.sweep import cells, crossval
 from small_study import BASE, LORA, PLAIN, parameters, record, scored_by
@@ -98,10 +98,6 @@ def test_trial_0_is_the_recipe_s_own(small: Callable[..., Params], place: Worksp
         "trial": 0,
         "cas": found["trials"][0]["values"][0],
     }
-    # Where they lie outside of what is searched there is no such trial.
-    params = small(tune__trials=1, **{f"recipes__{PLAIN}__search": {"guidance": {"low": 4.0, "high": 5.0}}})
-    tune.run(params, place, PLAIN)
-    assert record(place)["default"] is None
 
 
 def test_no_test_image_is_opened(
@@ -183,21 +179,63 @@ def test_of_two_objectives_the_fastest_good_enough_is_used(small: Callable[..., 
         assert trial["values"] == [trial["rungs"]["4"], trial["seconds_per_image"]]
         assert set(trial["rungs"]) == {"1", "2", "4"}
     assert found["best_trial"] in found["front"]
-    trials = [
-        {"number": n, "state": "COMPLETE", "feasible": n != 4, "values": [score, seconds]}
-        for n, (score, seconds) in enumerate([(0.80, 0.4), (0.79, 0.2), (0.50, 0.1), (0.79, 0.3), (0.99, 0.01)])
-    ]
-    # On 100 images 0.79 cannot be told from 0.80, and 0.50 can.
-    best = tune._best(trials, 100, "cas_and_seconds")
-    assert best is not None and best["number"] == 1
-    best = tune._best(trials, 10_000, "cas_and_seconds")
-    assert best is not None and best["number"] == 0
 
 
-def test_of_equal_scores_the_first_is_used() -> None:
-    trials = [{"number": n, "state": "COMPLETE", "feasible": True, "values": [0.5]} for n in range(3)]
-    best = tune._best(trials, 10, "cas")
-    assert best is not None and best["number"] == 0
+def test_the_record_says_which_trial_is_best_and_which_is_chosen_and_why(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By a thousandth the recipe's own values are not the best: less than a standard error.
+    scored_by(monkeypatch, lambda knobs, rung: 0.6 if knobs["guidance"] == 2.0 else 0.601)
+    params = small(tune__trials=3, tune__pruner="none")
+    summary = tune.run(params, place, PLAIN)
+    found = record(place)
+    assert found["choice"]["highest"] == 1 and found["choice"]["chosen"] == found["best_trial"] == 0
+    assert found["best"] == {"guidance": 2.0, "steps": 2} == tuned.values(params, place, PLAIN)
+    assert "within one standard error of the recipe’s own values, which are kept" in found["choice"]["reason"]
+    assert [len(trial["right"]) for trial in found["trials"]] == [1000] * 3
+    assert (summary["best_trial"], summary["cas"], summary["cas_default"]) == (0, 0.6, 0.6)
+    assert "within one standard error" in found["sentences"][0]
+    plotted = (place.plots("tune", PLAIN) / "history.csv").read_text().splitlines()
+    assert [line.rpartition(",")[2] for line in plotted[1:]] == ["chosen", "complete", "complete"]
+    # A gain that 1000 images tell replaces them.
+    scored_by(monkeypatch, lambda knobs, rung: 0.6 if knobs["guidance"] == 2.0 else 0.65)
+    tune.run(small(tune__trials=3, tune__pruner="none", seed=1), place, PLAIN)
+    assert record(place)["choice"]["chosen"] == 1
+
+
+def test_the_recipe_s_own_values_are_never_pruned(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Strict(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return True
+
+    scored_by(monkeypatch, lambda knobs, rung: 0.1)
+    monkeypatch.setattr(sampling, "pruner", lambda *_: Strict())
+    tune.run(small(tune__trials=3), place, PLAIN)
+    found = record(place)
+    assert [trial["state"] for trial in found["trials"]] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert found["trials"][0]["params"] == found["default"]["values"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_the_recipe_s_own_values_are_tried_where_they_lie_outside_of_the_ranges(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    scored_by(monkeypatch, lambda knobs, rung: 0.5 + knobs["guidance"] / 50)
+    search = {"guidance": {"low": 4.0, "high": 5.0}, "steps": {"low": 5, "high": 9, "log": True}}
+    params = small(tune__trials=8, tune__sampler=sampler, tune__pruner="none", **{f"recipes__{PLAIN}__search": search})
+    tune.run(params, place, PLAIN)
+    found = record(place)
+    first, *others = found["trials"]
+    assert first["params"] == found["default"]["values"] == {"guidance": 2.0, "steps": 2}
+    assert all(4 <= trial["params"]["guidance"] <= 5 and 5 <= trial["params"]["steps"] <= 9 for trial in others)
+    assert len({trial["params"]["guidance"] for trial in others}) >= 5
+    # A scheduler that is not among the choices cannot be tried, and it is said that nothing was compared.
+    chosen = {"scheduler": ["ddim", "euler_ancestral"]}
+    tune.run(small(tune__trials=2, **{f"recipes__{PLAIN}__search": chosen}), place, PLAIN)
+    assert record(place)["choice"]["own"] is None and record(place)["default"] is None
+    assert "No trial can have the recipe’s own values" in record(place)["sentences"][0]
 
 
 def test_a_trial_that_fails_says_why_and_the_study_goes_on(
@@ -236,14 +274,18 @@ def test_images_are_drawn_with_what_was_chosen(small: Callable[..., Params], pla
     assert tuned.values(said, place, "stable_diffusion") == {"steps": 1}
 
 
-def test_weights_that_a_study_chose_are_of_all_the_shots(small: Callable[..., Params], place: Workspace) -> None:
+def test_weights_that_a_study_chose_are_of_all_the_shots(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy.write_splits(place, shots=2)
     params = small(
         active=[LORA],
-        tune__trials=1,
+        tune__trials=2,
         **{f"{BASE}tune__per_class": [1], f"recipes__{LORA}__search": {"lr": {"low": 1e-3, "high": 2e-3, "log": True}}},
     )
     adapt.run(params, place, LORA)
+    compared = dict.fromkeys(choice.Comparison._fields) | {"highest": 1, "own": None, "reason": "it is this one"}
+    monkeypatch.setattr(choice, "choose", lambda *_: compared | {"chosen": 1})
     tune.run(params, place, LORA)
     found = record(place, LORA)
     (own,), (chosen,) = read_adapters(place.adapter(LORA)), read_adapters(place.tuned(LORA))

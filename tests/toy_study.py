@@ -11,7 +11,7 @@ import yaml
 
 from dreamset.core.strict import build
 from dreamset.params.sections import Tune
-from dreamset.study import loop, storage
+from dreamset.study import kills, loop, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ def objective(trial: Trial, at_rung: Callable[[int], None] = lambda rung: None) 
     steps = trial.suggest_int("steps", 5, 30)
     value = 0.0
     for rung in RUNGS:
+        kills.begin(trial, f"rung {rung}")
         at_rung(rung)
         value = cas(guidance, steps, rung)
         trial.report(value, step=rung)
@@ -58,6 +59,12 @@ def silent_for_long(study: optuna.Study) -> None:
     assert database is not None
     with database.engine.begin() as connection:
         connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'"))
+
+
+def running(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that a worker has begun and nobody has ended, read anew."""
+    return [trial for trial in optuna.load_study(study_name=study.study_name, storage=study._storage).trials
+            if trial.state == optuna.trial.TrialState.RUNNING]  # fmt: skip
 
 
 def told(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:

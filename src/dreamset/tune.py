@@ -188,19 +188,23 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
     from optuna.distributions import distribution_to_json
 
     from dreamset.study import analysis
+    from dreamset.study.choice import choose
 
     tune, model = params.tune, params.base.tune
     counted = _counted_trials(params, study)
     trials = [_trial(trial) for trial in counted]
     spans = {knob: span for trial in counted for knob, span in trial.distributions.items()}
-    best = _best(trials, objective.images, tune.objectives)
+    choice = choose(trials, objective.row_values, tune.objectives)
+    chosen = next((trial for trial in trials if choice is not None and trial["number"] == choice["chosen"]), None)
     rule = params.selection if params.sets_apart else "cv"
     record = {
         "recipe": objective.recipe,
         "searched": list(objective.space),
         "space": {knob: json.loads(distribution_to_json(spans[knob])) for knob in objective.space},
-        "best": None if best is None else best["params"],
-        "best_trial": None if best is None else best["number"],
+        # What is used from here on: the choice, and not always the trial of the highest CAS.
+        "best": None if chosen is None else chosen["params"],
+        "best_trial": None if chosen is None else chosen["number"],
+        "choice": choice,
         "default": _default(trials, objective.row_values),
         "study": objective.name,
         "storage": without_password(tune.storage),
@@ -253,33 +257,13 @@ def _trial(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         **{name: facts.get(name) for name in ("seconds_generate", "seconds_train", "seconds_per_image")},
         "images": facts.get("images", 0),
         "fid": facts.get("fid"),
+        "right": facts.get("right") if state == "COMPLETE" else None,
         "feasible": all(value <= 0 for value in trial.constraints.values()),
         "started": started,
         "ended": ended,
         **{name: facts.get(name) for name in ("worker", "retried_from", "samples")},
         "reason": loop.reason(trial),
     }
-
-
-def _best(trials: list[dict[str, Any]], images: int, objectives: str) -> dict[str, Any] | None:
-    """Return the trial whose values are used; None where no trial is feasible.
-
-    It is the trial of the highest score, the first of equal ones. With the seconds as a second objective, it is the
-    fastest trial of the front within one standard error of the highest score. The images cannot tell these two apart.
-    """
-    from dreamset.classifiers.selection import standard_error
-    from dreamset.study import analysis
-
-    usable = [trial for trial in trials if trial["state"] == "COMPLETE" and trial["feasible"]]
-    if not usable:
-        return None
-    highest = max(usable, key=lambda trial: float(trial["values"][0]))
-    if objectives == "cas":
-        return highest
-    score = highest["values"][0]
-    enough = score - standard_error(score, images) - 1e-9
-    by_number = {trial["number"]: trial for trial in usable}
-    return next(by_number[number] for number in analysis.front(trials) if by_number[number]["values"][0] >= enough)
 
 
 def _default(trials: list[dict[str, Any]], row_values: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -286,8 +286,10 @@ def _recipe(evidence: Evidence, name: str) -> str:
     sampler = params.sampler(name)
     how = ", ".join(part for part in (adapter_words(row), scales_words(row)) if part) or "the generator as it is"
     drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
-    if name in evidence.studies and evidence.studies[name]["best"]:
-        drawn += f" ({', '.join(evidence.studies[name]['searched'])} chosen by a study)"
+    study = evidence.studies.get(name)
+    if study and study["best"]:
+        did = "kept" if study["best"] == (study.get("default") or {}).get("values") else "chosen"
+        drawn += f" ({', '.join(study['searched'])} {did} by a study)"
     return f"{how}; {drawn}; {params.per_class} images per class; prompt: {row.prompt}"
 
 

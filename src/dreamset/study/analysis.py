@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.files import write_csv
 from dreamset.metrics.verdict import points
+from dreamset.study.choice import is_usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ def summarise(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         record: of a study, with ``trials``, ``space`` (knob: distribution as Optuna writes it), ``resource``, ``best``,
-            ``best_trial``, ``default``, ``selection`` and ``limits``.
+            ``best_trial``, ``choice``, ``default``, ``selection`` and ``limits``.
     """
     from dreamset.study.importance import importance
 
@@ -131,7 +132,7 @@ def front(trials: Sequence[Mapping[str, Any]]) -> list[int]:
 
     Only finished, feasible trials with two values count. The list is empty for a study of CAS alone.
     """
-    usable = [trial for trial in trials if _usable(trial) and len(trial["values"]) == 2]
+    usable = [trial for trial in trials if is_usable(trial) and len(trial["values"]) == 2]
     usable.sort(key=lambda trial: (trial["values"][1], -trial["values"][0], trial["number"]))
     numbers, highest = [], -math.inf
     for trial in usable:
@@ -141,24 +142,25 @@ def front(trials: Sequence[Mapping[str, Any]]) -> list[int]:
     return numbers
 
 
-def _usable(trial: Mapping[str, Any]) -> bool:
-    return trial["state"] == "COMPLETE" and bool(trial["feasible"])
+def _state(record: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
+    """Return the state of a trial for a plot: ``chosen``, or how it ended."""
+    return "chosen" if trial["number"] == record["best_trial"] else str(trial["state"]).lower()
 
 
 def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row per trial: number, state, CAS if it was scored, and the best CAS of a finished trial so far."""
     rows, best = [], None
     for trial in sorted(record["trials"], key=lambda trial: trial["number"]):
-        if _usable(trial):
+        if is_usable(trial):
             best = max(score(trial) or 0.0, best or 0.0)
-        rows.append({"trial": trial["number"], "cas": score(trial), "best": best, "state": trial["state"].lower()})
+        rows.append({"trial": trial["number"], "cas": score(trial), "best": best, "state": _state(record, trial)})
     return rows
 
 
 def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row per trial and rung: images per class, and CAS."""
     return [
-        {"images_per_class": int(rung), "cas": cas, "trial": trial["number"], "state": trial["state"].lower()}
+        {"images_per_class": int(rung), "cas": cas, "trial": trial["number"], "state": _state(record, trial)}
         for trial in record["trials"]
         for rung, cas in sorted(trial["rungs"].items(), key=lambda item: int(item[0]))
     ]
@@ -174,7 +176,7 @@ def timeline(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "ended": round(trial["ended"] - first, 1),
             "trial": trial["number"],
             "worker": trial["worker"],
-            "state": trial["state"].lower(),
+            "state": _state(record, trial),
         }
         for trial in timed
     ]
@@ -211,7 +213,7 @@ def contour_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = axes(record)
     return [
         {knob: trial["params"][knob] for knob in names}
-        | {"cas": score(trial), "trial": trial["number"], "state": trial["state"].lower()}
+        | {"cas": score(trial), "trial": trial["number"], "state": _state(record, trial)}
         for trial in record["trials"]
         if names and reached(trial) and set(names) <= trial["params"].keys()
     ] if names else []  # fmt: skip
@@ -229,7 +231,7 @@ def surface(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     import numpy as np
 
     names = axes(record)
-    used = [row for row in contour_rows(record) if row["state"] == "complete"]
+    used = [row for row in contour_rows(record) if row["state"] in ("complete", "chosen")]
     if names is None or len(used) < _FEWEST:
         return []
     spans = [record["space"][knob]["attributes"] for knob in names]
@@ -302,36 +304,36 @@ def values_text(values: Mapping[str, Any]) -> str:
 
 
 def _choice(record: Mapping[str, Any]) -> str:
-    """Say what was chosen, by how much it is better on these images, and why that is too favourable."""
+    """Say what was chosen and why, and what the images of the selection say of it."""
     finished = sum(trial["state"] == "COMPLETE" for trial in record["trials"])
-    default = record.get("default")
-    best = next((trial for trial in record["trials"] if trial["number"] == record["best_trial"]), None)
-    if record["best"] is None or best is None:
+    choice = record["choice"]
+    if choice is None:
         return f"Nothing was chosen, because {_why_none(record, finished)}; the recipe keeps its own values."
-    images = record["selection"]["images"]
-    cas = score(best)
-    assert cas is not None
+    by_number = {trial["number"]: trial for trial in record["trials"]}
+    chosen, highest = by_number[choice["chosen"]], by_number[choice["highest"]]
+    reason = choice["reason"]
     text = (
-        f"Chosen: {values_text(record['best'])} (trial {best['number']}), with a CAS of {100 * cas:.1f}% on the "
-        f"{images} images of the selection."
+        f"Chosen: {values_text(chosen['params'])} (trial {chosen['number']}), with a CAS of {_cas(chosen)} on the "
+        f"{record['selection']['images']} images of the selection. {reason[0].upper()}{reason[1:]}."
     )
-    # With the seconds as a second objective, the trial of the highest CAS is not always chosen.
-    top = max((trial for trial in record["trials"] if _usable(trial)), key=lambda trial: float(trial["values"][0]))
-    is_highest = top["values"][0] <= cas
-    if not is_highest:
-        text += f" The highest CAS is {100 * top['values'][0]:.1f}% (trial {top['number']}), but its images are slower."
-    if default and default["trial"] == best["number"]:
-        why = ": no trial was better on these images" if is_highest else ""
-        return f"{text} These are the recipe’s own values{why}."
-    if default and default["cas"] is not None:
+    if highest is not chosen:
+        text += f" Trial {highest['number']} ({values_text(highest['params'])}) has the highest CAS, {_cas(highest)}."
+    if choice["gain"] is not None:
         text += (
-            f" The recipe’s own values ({values_text(default['values'])}) reach {100 * default['cas']:.1f}%, so the "
-            f"choice changes CAS by {points(cas - default['cas'])} percentage points."
+            f" Beside the recipe’s own values, with {_cas(by_number[choice['own']])}, trial {highest['number']} gets "
+            f"{choice['gained']} images more right and {choice['lost']} more wrong: {points(choice['gain'])} "
+            f"percentage points, with a standard error of {100 * choice['standard_error']:.1f}."
         )
+    if choice["chosen"] == choice["own"]:
+        return text
     return (
-        f"{text} This is {'the best' if is_highest else 'one'} of {finished} finished trials on the images that chose "
-        "it, so it is too favourable; only other images can tell what the choice is worth."
+        f"{text} The choice is one of {finished} finished trials on the images that chose it, so its CAS is too "
+        "favourable; only other images can tell what it is worth."
     )
+
+
+def _cas(trial: Mapping[str, Any]) -> str:
+    return f"{100 * trial['values'][0]:.1f}%"
 
 
 def _why_none(record: Mapping[str, Any], finished: int) -> str:
@@ -418,7 +420,9 @@ def _agreement(record: Mapping[str, Any]) -> str:
 
 
 def _importance(record: Mapping[str, Any]) -> str:
-    """Say which knobs explain the variance of CAS."""
+    """Say which knobs explain the variance of CAS, and why their interactions are absent where they are."""
+    from dreamset.study.importance import ENOUGH_FOR_PAIRS
+
     shares = record["importance"]
     if "too_few" in shares:
         return (
@@ -432,4 +436,7 @@ def _importance(record: Mapping[str, Any]) -> str:
         text += f"; the strongest interaction, {' × '.join(top['knobs'])}, {100 * top['share']:.0f}%"
     if shares["r2"] <= 0:
         text += ". The forest predicts left-out trials no better than their mean does, so these shares may be noise"
-    return f"{text}."
+    text += "."
+    if len(shares["main"]) > 1 and shares["trials"] < ENOUGH_FOR_PAIRS:
+        text += f" Interactions of knobs are not shown: it takes {ENOUGH_FOR_PAIRS} finished trials to see them."
+    return text

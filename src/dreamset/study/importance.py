@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENOUGH: Final = 20  # finished trials; from fewer, importances are noise
+# Finished trials from which the share of a pair is right within 0.1 (benchmarks.shares). From 20 the forest sees hardly
+# any interaction, whatever the true share is.
+ENOUGH_FOR_PAIRS: Final = 160
 _SEED: Final = 0
 _TREES: Final = 64
 _MOST_LEAVES: Final = 64  # of a tree; the time for the shares grows with the square of the leaves
@@ -33,8 +36,9 @@ def importance(trials: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[
 
     Returns:
         ``trials``, the number used; ``main`` (knob: share); ``pairs`` (each share is beyond those of the two knobs
-        alone, the largest first); and ``r2``, the forest's out-of-bag coefficient of determination. At 0 or below the
-        forest has learned nothing. With fewer than 20 trials: ``{"too_few": n, "enough": 20}``.
+        alone, the largest first; empty for fewer than 160 trials); and ``r2``, the forest's out-of-bag coefficient of
+        determination. At 0 or below the forest has learned nothing. With fewer than 20 trials:
+        ``{"too_few": n, "enough": 20}``.
     """
     from optuna.distributions import json_to_distribution
 
@@ -51,6 +55,7 @@ def importance(trials: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[
     if not np.ptp(cas):
         # Without variance there are no shares, and Optuna raises an error.
         none = [{"knobs": list(pair), "share": 0.0} for pair in itertools.combinations(names, 2)]
+        none = none if len(used) >= ENOUGH_FOR_PAIRS else []
         return {"trials": len(used), "main": dict.fromkeys(names, 0.0), "pairs": none, "r2": 0.0}
     columns = [unit(space[knob], [trial["params"][knob] for trial in used]) for knob in spans]
     _, pairs, r2 = forest_shares(np.stack(columns, 1), cas)
@@ -60,6 +65,7 @@ def importance(trials: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[
         "pairs": [
             {"knobs": [names[i], names[j]], "share": round(share, 4)}
             for (i, j), share in sorted(pairs.items(), key=lambda item: -item[1])
+            if len(used) >= ENOUGH_FOR_PAIRS
         ],
         "r2": round(r2, 4),
     }

@@ -6,10 +6,12 @@ In this loop, a worker leaves a trial in one of these ways:
 - The trial ends: complete, pruned, or failed with its ``reason``.
 - The worker is stopped, or the machine cannot go on. The next worker, however late, continues the same trial by its
   number. So a stopped study has the same trials as one that was never stopped.
-- The worker is killed. On one machine the next worker continues the trial, ``tune.retries`` times at most, since the
-  trial may be the cause. From other machines nobody sees the kill; there the trial is stale once its heartbeat has been
-  silent for ``tune.grace_s``.
-- The trial is stale. It fails and is tried again under a new number, ``tune.retries`` times at most.
+- The worker is killed. On one machine the next worker continues the trial by its number, however often. From other
+  machines nobody sees the kill; there the trial is stale once its heartbeat has been silent for ``tune.grace_s``.
+- The trial is stale. It fails and is tried again under a new number, with its values.
+
+A kill is not the trial's fault, unless workers die at the same step of it one after the other (``kills``). After more
+than ``tune.retries`` of them the trial fails for good.
 
 ``tune.trials`` counts the trials of all workers that ended and were not tried again.
 """
@@ -34,7 +36,7 @@ from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import disk_full
 from dreamset.core.progress import bar
-from dreamset.study import storage
+from dreamset.study import kills, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -231,18 +233,20 @@ def _take_over(study: optuna.Study, trial: FrozenTrial, tune: Tune) -> _Claim | 
             lock.release()
         return None
     lock = lock or storage.hold(study, trial._trial_id)
-    killed = int(now.user_attrs.get("killed", 0)) + bool(previous)
-    if killed > tune.retries:
-        study._storage.set_trial_user_attr(trial._trial_id, "reason", f"its worker was killed {killed} times")
+    lost = kills.count(now.user_attrs) if previous else {}
+    if lost and (why := kills.exceeds(lost, tune.retries)) is not None:
+        study._storage.set_trial_user_attr(trial._trial_id, "reason", why)
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         if lock is not None:
             lock.release()
-        _print(f"trial {trial.number} failed: its worker was killed {killed} times.")
+        _print(f"trial {trial.number} failed: {why}.")
         return None
     if previous:
         _print(f"trial {trial.number}: its worker {previous} is gone; going on with it.")
     again = optuna.Trial(study, trial._trial_id)
-    again.set_user_attr("killed", killed)
+    # The step is forgotten first: if this worker dies here, the loss of the one before is not counted twice.
+    for name, value in ({kills.STEP: None} | lost).items():
+        again.set_user_attr(name, value)
     return _mark(study, again, lock)
 
 
@@ -354,18 +358,20 @@ def _heartbeat(study: optuna.Study, trial: Trial, tune: Tune) -> Iterator[None]:
 
 
 def _retry_stale(tune: Tune, study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial again that failed because its worker fell silent, unless it was retried too often."""
+    """Queue a trial again that failed because its worker fell silent, unless it is suspected (``kills``)."""
     import optuna
 
-    worker_name = trial.user_attrs.get("worker")
+    lost = kills.count(trial.user_attrs)
+    silent = f"its worker {trial.user_attrs.get('worker')} has been silent for over {tune.grace_s} s"
+    if (why := kills.exceeds(lost, tune.retries)) is not None:
+        _print(f"trial {trial.number}: {silent}; it is not tried again, since {why}.")
+        return
     trial.system_attrs = {key: value for key, value in trial.system_attrs.items() if key in _INHERITED}
-    trial.user_attrs = {}
-    before = len(study.get_trials(deepcopy=False))
+    trial.user_attrs = lost
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=tune.retries)(study, trial)
-    again = "it is tried again" if len(study.get_trials(deepcopy=False)) > before else "it is not tried again"
-    _print(f"trial {trial.number}: its worker {worker_name} has been silent for over {tune.grace_s} s; {again}.")
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)
+    _print(f"trial {trial.number}: {silent}; it is tried again.")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from dreamset.data.splits import write_split
 from dreamset.drawing.draw import load_base
 from dreamset.params import to_dict
 from dreamset.params.recipe import SamplerOverrides
-from dreamset.study import space
+from dreamset.study import kills, space
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from dreamset.params import Params
     from dreamset.params.model import ModelTune
 
-SECONDS: Final = "seconds_per_image"  # name of a constraint, as is the next
+SECONDS: Final = "seconds_per_image"  # name of a constraint, as is the next, and of a fact of a trial
 FID: Final = "fid"
+_STOPPED: Final = "stopped"  # user attribute of a trial: the rung at which it ends early
 
 
 class Holdout(NamedTuple):
@@ -151,7 +152,7 @@ class Objective:
     Attributes:
         space: the searched ranges.
         key: see ``key_of``.
-        row_values: the values of the searched knobs in the recipe's row; None where one lies outside of its range.
+        row_values: the values of the searched knobs in the recipe's row; None where no trial can have one of them.
         images: number of real images that score a trial.
         fid_images: number of images on each side of the FID, as a mean over the holdouts; None before the first FID.
     """
@@ -201,42 +202,74 @@ class Objective:
         values = space.suggest(trial, self.space)
         chosen = self.params.with_values(self.recipe, values)
         places = [self._place(chosen, index) for index in range(len(self.holdouts))]
-        scores: dict[str, float] = {}
-        training, score, each = 0.0, 0.0, 0.0
+        # The rungs that an earlier worker of this trial has passed.
+        scores: dict[str, float] = dict(trial.user_attrs.get("rungs", {}))
+        if tune.max_fid is not None:
+            scores.pop(str(self.rungs[-1]), None)  # the FID needs its images in a folder of this process
         for rung in self.rungs:
             locks.boundary()
-            rung_params = params_at(chosen, self.recipe, rung, len(self.holdouts[0].split.classes))
-            for place in places:
-                self._make_images(rung_params, place, self.recipe, self._base)
-            if rung == self.rungs[0] and self.on_images is not None:
-                self.on_images(trial, places[0].synthetic(self.recipe))
-            started = time.perf_counter()
-            score = self._score(rung_params, places, rung)
-            training += time.perf_counter() - started
-            images, seconds = self._spent(places)
-            each, scores[str(rung)] = seconds / images, score
-            for name, value in (
-                ("rungs", scores),
-                ("seconds_generate", seconds),
-                ("seconds_train", training),
-                ("images", images),
-                ("seconds_per_image", each),
-            ):
-                trial.set_user_attr(name, value)
-            if tune.objectives == "cas":
-                trial.report(score, step=rung)
-            slow = tune.max_seconds_per_image is not None and self._over(
-                trial, SECONDS, each - tune.max_seconds_per_image
-            )
-            last = rung == self.rungs[-1]
-            # The last rung is never pruned: its cost is already paid.
-            if not last and (slow or (tune.prunes and trial.should_prune())):
+            if str(rung) not in scores:
+                score = self._climb(trial, chosen, places, rung)
+                if tune.objectives == "cas":
+                    trial.report(score, step=rung)
+                slow = tune.max_seconds_per_image is not None and self._over(
+                    trial, SECONDS, trial.user_attrs[SECONDS] - tune.max_seconds_per_image
+                )
+                # The last rung is never pruned: its cost is already paid. Nor are the recipe's own values, with which
+                # the others are compared. The pruner still hears of these, since it compares the others with them.
+                if rung != self.rungs[-1] and _STOPPED not in trial.user_attrs:
+                    worse = tune.prunes and not slow and trial.should_prune() and values != self.row_values
+                    if slow or worse:
+                        trial.set_user_attr(_STOPPED, rung)
+                # This comes last: a worker that goes on with the trial passes the rungs that stand here.
+                scores = scores | {str(rung): score}
+                trial.set_user_attr("rungs", scores)
+            if trial.user_attrs.get(_STOPPED) == rung:
                 raise optuna.TrialPruned
         if tune.max_fid is not None:
             distance = self._fid(places)
             trial.set_user_attr("fid", distance)
             self._over(trial, FID, distance - tune.max_fid)
-        return score if tune.objectives == "cas" else (score, each)
+        score = scores[str(self.rungs[-1])]
+        return score if tune.objectives == "cas" else (score, trial.user_attrs[SECONDS])
+
+    def _climb(self, trial: optuna.Trial, chosen: Params, places: list[Workspace], rung: int) -> float:
+        """Draw the images of a rung, train on them and score; keep what that took and return the score.
+
+        Args:
+            trial: with the facts of the rungs before.
+            chosen: parameters with the trial's values.
+            places: the workspaces of the holdouts.
+            rung: images per class.
+        """
+        params = params_at(chosen, self.recipe, rung, len(self.holdouts[0].split.classes))
+
+        def base() -> BaseModel:
+            loaded = self._base()
+            # Shards that were finished count as a gain, so that many kills during a long rung are not held against it.
+            made = sum(1 for _ in self.workspace.shards.glob("[!.]*"))
+            kills.begin(trial, f"drawing {rung} per class, {made} shards before")
+            return loaded
+
+        for place in places:
+            self._make_images(params, place, self.recipe, base)
+        if rung == self.rungs[0] and self.on_images is not None:
+            self.on_images(trial, places[0].synthetic(self.recipe))
+        kills.begin(trial, f"training on {rung} per class")
+        started = time.perf_counter()
+        score, right = self._score(params, places, rung)
+        training = trial.user_attrs.get("seconds_train", 0.0) + time.perf_counter() - started
+        images, seconds = self._spent(places)
+        for name, value in (
+            ("seconds_generate", seconds),
+            ("seconds_train", training),
+            ("images", images),
+            (SECONDS, seconds / images),
+        ):
+            trial.set_user_attr(name, value)
+        if rung == self.rungs[-1]:
+            trial.set_user_attr("right", "".join("1" if each else "0" for each in right))
+        return score
 
     def _base(self) -> BaseModel:
         """Return the base, read and compiled once for all trials: that can take longer than a first rung."""
@@ -269,13 +302,16 @@ class Objective:
                 images, seconds = images + record["drawn"], seconds + record["seconds"]
         return images, seconds
 
-    def _score(self, params: Params, places: list[Workspace], rung: int) -> float:
-        """Return the accuracy over the real images of all holdouts together."""
-        right = sum(self._right(params, place, index, rung) for index, place in enumerate(places))
-        return right / self.images
+    def _score(self, params: Params, places: list[Workspace], rung: int) -> tuple[float, NDArray[np.bool_]]:
+        """Return the accuracy over the real images of all holdouts together, and which of them (n,) are right."""
+        import numpy as np
 
-    def _right(self, params: Params, place: Workspace, index: int, rung: int) -> int:
-        """Train a classifier on a trial's images alone; return how many real images of a holdout it gets right."""
+        right = np.concatenate([self._right(params, place, index, rung) for index, place in enumerate(places)])
+        return float(right.mean()), right
+
+    def _right(self, params: Params, place: Workspace, index: int, rung: int) -> NDArray[np.bool_]:
+        """Train a classifier on a trial's images alone; return which real images of a holdout it gets right."""
+        import numpy as np
         import torch
 
         from dreamset import classifiers
@@ -306,7 +342,7 @@ class Objective:
             what=f"tune {self.recipe}, {rung} per class",
         )
         logits = classifiers.Predictor(classifier, split.classes).logits(real.images)
-        return int((logits.argmax(1) == real.labels).sum())
+        return np.asarray(logits.argmax(1) == real.labels)
 
     def _real(self, index: int, size: int) -> Labelled:
         """Return the real images of a holdout for a network of ``size`` pixels; they are decoded once."""

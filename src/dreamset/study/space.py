@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,11 +30,10 @@ class Range:
     step: float | None = None
     log: bool = False
 
-    def __contains__(self, value: float) -> bool:
-        if not self.low <= value <= self.high:
-            return False
+    def is_scored(self, value: float) -> bool:
+        """Whether a trial can have a value: within the ends or beyond them, on the steps if there are any."""
         steps = 0 if self.step is None else (value - self.low) / self.step
-        return abs(steps - round(steps)) < 1e-6
+        return abs(steps - round(steps)) < 1e-6 and (value > 0 or not self.log)
 
 
 # The range of each knob, or its choices.
@@ -103,26 +103,33 @@ def current(params: Params, recipe: str) -> dict[str, Any]:
 
 
 def row_values(params: Params, recipe: str, space: Space) -> dict[str, Any] | None:
-    """Return the values of the searched knobs in the recipe's row; None where one lies outside of its range."""
+    """Return the values of the searched knobs in the recipe's row, with which the trials are compared.
+
+    They may lie beyond the ends of a range. They are None where no trial can have one of them: a scheduler that is not
+    among the choices, or an epoch whose weights are not kept.
+    """
     values = {knob: value for knob, value in current(params, recipe).items() if knob in space}
-    inside = all(value is not None and value in space[knob] for knob, value in values.items())
-    return {knob: values[knob] for knob in space} if inside else None
+    for knob, value in values.items():
+        allowed = space[knob]
+        if value is None or not (value in allowed if isinstance(allowed, tuple) else allowed.is_scored(value)):
+            return None
+    return {knob: values[knob] for knob in space}
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Return the values of a trial, by knob."""
-    values: dict[str, Any] = {}
-    for knob, allowed in space.items():
-        if isinstance(allowed, tuple):
-            values[knob] = trial.suggest_categorical(knob, allowed)
-        elif knob not in _WHOLE:
-            values[knob] = trial.suggest_float(knob, allowed.low, allowed.high, step=allowed.step, log=allowed.log)
-        elif allowed.log:
-            # Optuna allows no step on a logarithmic scale.
-            values[knob] = trial.suggest_int(knob, int(allowed.low), int(allowed.high), log=True)
-        else:
-            values[knob] = trial.suggest_int(knob, int(allowed.low), int(allowed.high))
-    return rounded(values)
+    """Return the values of a trial, by knob; those of the recipe's row may lie beyond the ends of a range."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Fixed parameter .* is out of range")
+        return rounded({knob: _suggest(trial, knob, allowed) for knob, allowed in space.items()})
+
+
+def _suggest(trial: optuna.Trial, knob: str, allowed: Range | tuple[str, ...]) -> Any:
+    if isinstance(allowed, tuple):
+        return trial.suggest_categorical(knob, allowed)
+    if knob not in _WHOLE:
+        return trial.suggest_float(knob, allowed.low, allowed.high, step=allowed.step, log=allowed.log)
+    # Optuna allows no step on a logarithmic scale.
+    return trial.suggest_int(knob, int(allowed.low), int(allowed.high), log=allowed.log)
 
 
 def rounded(values: Mapping[str, Any]) -> dict[str, Any]:
