@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 _NEEDED: Final = ("onnx", "onnxscript")
-# Keys of metadata.jsonl; an adapter's hash would be useful only to those who have the adapter.
-_PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
 
 
 def onnx(folder: Path, file: Path) -> None:
@@ -211,7 +209,7 @@ def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> 
 
 def _line(row: SyntheticImage) -> str:
     facts = dataclasses.asdict(row)
-    return json.dumps({key: facts[key] for key in _PUBLIC}, ensure_ascii=False) + "\n"
+    return json.dumps({key: facts[key] for key in cards.PUBLIC}, ensure_ascii=False) + "\n"
 
 
 def _counts(removed: dict[str, int]) -> str:
