@@ -120,8 +120,9 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
 def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> dict[str, Any]:
     """Write the synthetic dataset of ``recipe`` without the images that must not be published.
 
-    It leaves out near-duplicates of a shot (in the judge's features, by the evaluation's threshold), and images whose
-    prompt says more than the name of their class. The other files are copied unchanged, metadata included.
+    It leaves out copies of a shot, and images whose prompt says more than the name of their class. Copies are sought by
+    pixels (``metrics.copies``) and in the judge's features, by the evaluation's threshold. The other files are copied
+    unchanged.
 
     Args:
         params: gives the judge, the recipe and the licence.
@@ -188,9 +189,10 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
 
 
 def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> NDArray[np.bool_]:
-    """Whether each image of a dataset, in its order, is nearer to a shot than the evaluation's threshold."""
+    """Whether each image of a dataset, in its order, is too near to a shot: by pixels, or in the judge's features."""
     from dreamset.classifiers import seen
     from dreamset.data import arrays
+    from dreamset.metrics.copies import copies
     from dreamset.metrics.duplicates import nearest
     from dreamset.metrics.features import Judge
 
@@ -203,8 +205,9 @@ def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> 
     shots = arrays.real(split.train, workspace.cell, side, workspace.scratch)
     images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch)
     distances = nearest(judge.features(images.images), judge.features(shots.images))[1]
-    copies: NDArray[np.bool_] = distances <= measured["threshold"]
-    return copies
+    by_pixels = copies(images.images, shots.images, [sample.group for sample in split.train])
+    found: NDArray[np.bool_] = by_pixels | (distances <= measured["threshold"])
+    return found
 
 
 def _line(row: SyntheticImage) -> str:
