@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     judge = Judge(options.judge)
     # Where the photographs lie is no part of the record.
-    shown = [name for name in arguments if not name.startswith("/")]
+    shown = ["PATH" if name.startswith("/") else name for name in arguments]
     record: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.copies", *shown]),
         "device": device.name(judge.device),

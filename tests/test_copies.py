@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
-from benchmarks.copies import CHANGES, FOLDER, digits, photographs
+from benchmarks.copies import CHANGES, FOLDER, ROOT, digits, markdown, photographs
 
+from dreamset.data import cards
 from dreamset.metrics import copies as module
 from dreamset.metrics.copies import copies, correlations
 
@@ -87,3 +91,18 @@ def test_copies_of_digits_are_found() -> None:
     found = copies(np.concatenate([planted, new]), shots, names)
     assert found[:40].mean() >= 0.9
     assert found[40:].mean() <= 0.15
+
+
+def test_cards_and_docs_give_the_figures_that_were_measured() -> None:
+    record = json.loads((ROOT / "benchmarks/results/copies.json").read_text())
+    kinds = [record["photographs"], record["digits"]]
+    least = min(shares["published"] for kind in kinds for shares in kind["recall"].values())
+    alarms = [f"{100 * kind['false_alarms']['published']:.1f}" for kind in kinds]
+    assert re.findall(r"([\d.]+) %", cards.FOUND) == [str(int(100 * least)), "4", "7", *alarms]
+    told = (ROOT / "docs/classifier.md").read_text()
+    assert markdown(record) in told
+    alone = [f"{100 * kind['false_alarms']['pixels']:.1f} % of the new" for kind in kinds]
+    assert all(share in told for share in alone)
+    cost = record["seconds_per_1000_images"]
+    assert f"take {cost['pixels_over_hash']:.0f} times as long" in told
+    assert f"{cost['pixels']} s in place of {cost['hash']} s" in told

@@ -149,4 +149,5 @@ def _normalised(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     values = windows.astype(np.float32)
     values -= values.mean(-1, keepdims=True)
-    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-6)
+    values /= np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-6)
+    return values

@@ -139,7 +139,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a new folder, or empty it.")
-    if not params.recipes[recipe].draws:
+    knobs = params.recipes[recipe]
+    if not knobs.draws:
         raise InputError(
             f"{recipe}: its images are retrieved and not generated; publish the collection that they come from."
         )
@@ -155,8 +156,7 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         )
     replaced = read_json(workspace.result("generate", recipe), f"dreamset generate {recipe}")["rejected"]
     copies = _copies(params, workspace, split, recipe)
-    kind = params.recipes[recipe].prompt
-    revealing = [row.prompt != split.prompt(row.label, kind) for row in rows]
+    revealing = [row.prompt != split.prompt(row.label, knobs.prompt) for row in rows]
     published = [row for row, copy, reveals in zip(rows, copies, revealing, strict=True) if not copy and not reveals]
     removed = {
         "near-duplicates of shots": int(copies.sum()),
@@ -167,9 +167,10 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     for label, name in enumerate(split.classes):
         # Readers number the class folders that exist: a missing one would shift the labels after it.
         if not any(row.label == label for row in published):
+            mend = "start farther from the shots (strength)" if knobs.starts_from_shots else "adapt in fewer steps"
             raise InputError(
                 f"{source}: no image of class {name!r} may be published ({_counts(removed)}); draw more images, or "
-                "adapt in fewer steps."
+                f"{mend}."
             )
     base = hub.identity(workspace.root, *params.base.pretrained)
     # Rejected images are no longer in the dataset.
