@@ -3,8 +3,8 @@
     python -m benchmarks.coverage
 
 Every entry is the sum of an effect of its seed, of its group, of its image and of chance, all normal. One of them
-varies most in each row, or all do. `crossed` is the interval of the project. `seeds alone` is the t interval over the means
-of the seeds, which takes the images as they are.
+varies most in each row, or all do. `crossed` is the interval of the project. `seeds alone` is the t interval over the
+means of the seeds, which takes the images as they are.
 """
 
 from __future__ import annotations

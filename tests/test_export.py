@@ -66,24 +66,29 @@ def test_what_uses_a_classifier_imports_nothing_that_draws(module: str) -> None:
 
 @pytest.fixture
 def made(workspace: Workspace) -> Workspace:
-    """Shots, an evaluation, and a dataset of which two images are copies of a shot and one tells a caption."""
+    """Shots, an evaluation, and a dataset of which two images are copies of a shot and one tells a caption.
+
+    The other images show nothing that a shot shows; the toy's bars would be shifted copies of each other.
+    """
     toy.write_splits(workspace)
     toy.write_judge(workspace.root / "judge")
     (workspace.root / "sd").mkdir()
     rows = toy.write_synthetic(workspace, "datadream_dset")
     folder, split = workspace.synthetic("datadream_dset"), read_split(workspace.splits)
-    changed = []
+    changed, rng = [], np.random.default_rng(7)
     for row in rows:
-        fields: dict[str, Any] = {}
+        data = png(np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8))
+        atomic_write(folder / row.file_name, data)
+        fields: dict[str, Any] = {"sha256": sha256(data)}
         if (row.label, row.index) in {(0, 2), (1, 4)}:
             shot = next(sample for sample in split.train if sample.label == row.label)
             pixels = np.asarray(read_rgb(workspace.cell / shot.path)).copy()
             pixels[0, 0] ^= 1  # no two files are equal
             data = png(pixels, {"Seed": "7"})
             atomic_write(folder / row.file_name, data)
-            fields = {"sha256": sha256(data)}
+            fields["sha256"] = sha256(data)
         if (row.label, row.index) == (2, 0):
-            fields = {"prompt": "a photo of a spot on Anna's left arm"}
+            fields["prompt"] = "a photo of a spot on Anna's left arm"
         changed.append(type(row)(**{**vars(row), "adapter": "f" * 64, **fields}))
     write_metadata(folder, changed)
     duplicates = {"threshold": 0.02, "count": 2, "pairs": []}

@@ -21,6 +21,7 @@ from dreamset.core import locks, shards
 from dreamset.core.files import sha256, write_json
 from dreamset.core.images import png
 from dreamset.core.progress import bar
+from dreamset.data import cards
 from dreamset.data.cards import span
 from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.drawing import pools
@@ -160,7 +161,8 @@ def _card(work: Work, count: int, checked: str) -> Iterator[str]:
     yield "---"
     yield f"license: {params.base.licence if glyphs else 'other'}"
     yield "task_categories: [image-classification]"
-    yield f"pretty_name: {json.dumps(f'{recipe} for {split.source}')}"
+    yield f"pretty_name: {cards.quoted(f'{recipe} for {split.source}')}"
+    yield from cards.loading(split.classes)
     yield "---"
     yield f"# Retrieved images: {recipe}"
     yield ""
@@ -181,7 +183,7 @@ def _card(work: Work, count: int, checked: str) -> Iterator[str]:
     yield f"- Caption of class 0: {json.dumps(_caption(work, 0), ensure_ascii=False)}."
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (caption, source, sha256)."
     yield ""
-    yield 'Opens with `torchvision.datasets.ImageFolder` and with `datasets.load_dataset("imagefolder")`.'
+    yield cards.OPENS
 
 
 def _caption(work: Work, label: int) -> str:

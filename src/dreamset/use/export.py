@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 _NEEDED: Final = ("onnx", "onnxscript")
-# Keys of metadata.jsonl; an adapter's hash would be useful only to those who have the adapter.
-_PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
 
 
 def onnx(folder: Path, file: Path) -> None:
@@ -123,8 +121,9 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
 def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> dict[str, Any]:
     """Write the synthetic dataset of ``recipe`` without the images that must not be published.
 
-    It leaves out near-duplicates of a shot (in the judge's features, by the evaluation's threshold), and images whose
-    prompt says more than the name of their class. The other files are copied unchanged, metadata included.
+    It leaves out copies of a shot, and images whose prompt says more than the name of their class. Copies are sought by
+    pixels (``metrics.copies``) and in the judge's features, by the evaluation's threshold. The other files are copied
+    unchanged.
 
     Args:
         params: gives the judge, the recipe and the licence.
@@ -142,7 +141,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     check_target(target, "--public", folder=True)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a new folder, or empty it.")
-    if not params.recipes[recipe].draws:
+    knobs = params.recipes[recipe]
+    if not knobs.draws:
         raise InputError(
             f"{recipe}: its images are retrieved and not generated; publish the collection that they come from."
         )
@@ -158,8 +158,7 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         )
     replaced = read_json(workspace.result("generate", recipe), f"dreamset generate {recipe}")["rejected"]
     copies = _copies(params, workspace, split, recipe)
-    kind = params.recipes[recipe].prompt
-    revealing = [row.prompt != split.prompt(row.label, kind) for row in rows]
+    revealing = [row.prompt != split.prompt(row.label, knobs.prompt) for row in rows]
     published = [row for row, copy, reveals in zip(rows, copies, revealing, strict=True) if not copy and not reveals]
     removed = {
         "near-duplicates of shots": int(copies.sum()),
@@ -170,9 +169,10 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     for label, name in enumerate(split.classes):
         # Readers number the class folders that exist: a missing one would shift the labels after it.
         if not any(row.label == label for row in published):
+            mend = "start farther from the shots (strength)" if knobs.starts_from_shots else "adapt in fewer steps"
             raise InputError(
                 f"{source}: no image of class {name!r} may be published ({_counts(removed)}); draw more images, or "
-                "adapt in fewer steps."
+                f"{mend}."
             )
     base = hub.identity(workspace.root, *params.base.pretrained)
     # Rejected images are no longer in the dataset.
@@ -192,9 +192,10 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
 
 
 def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> NDArray[np.bool_]:
-    """Whether each image of a dataset, in its order, is nearer to a shot than the evaluation's threshold."""
+    """Whether each image of a dataset, in its order, is too near to a shot: by pixels, or in the judge's features."""
     from dreamset.classifiers import seen
     from dreamset.data import arrays
+    from dreamset.metrics.copies import copies
     from dreamset.metrics.duplicates import nearest
     from dreamset.metrics.features import Judge
 
@@ -207,13 +208,14 @@ def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> 
     shots = arrays.real(split.train, workspace.cell, side, workspace.scratch)
     images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch)
     distances = nearest(judge.features(images.images), judge.features(shots.images))[1]
-    copies: NDArray[np.bool_] = distances <= measured["threshold"]
-    return copies
+    by_pixels = copies(images.images, shots.images, [sample.group for sample in split.train])
+    found: NDArray[np.bool_] = by_pixels | (distances <= measured["threshold"])
+    return found
 
 
 def _line(row: SyntheticImage) -> str:
     facts = dataclasses.asdict(row)
-    return json.dumps({key: facts[key] for key in _PUBLIC}, ensure_ascii=False) + "\n"
+    return json.dumps({key: facts[key] for key in cards.PUBLIC}, ensure_ascii=False) + "\n"
 
 
 def _counts(removed: dict[str, int]) -> str:
