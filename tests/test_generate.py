@@ -332,3 +332,27 @@ def test_shards_are_keyed_by_what_changes_their_bytes(
     # It is written into every picture.
     monkeypatch.setattr(blocks, "__version__", "9.9.9")
     assert not {*keys()} & {*base}
+
+
+@pytest.mark.parametrize(("batch", "scales"), [(50, None), (50, [0.25, 0.5]), (30, None), (30, [0, 0.5, 1]), (7, None)])
+def test_as_many_images_are_planned_as_are_asked_for(
+    small: dict[str, Any], workspace: Workspace, batch: int, scales: list[float] | None
+) -> None:
+    small["generate"]["per_class"] = 50
+    small["models"]["bundled"]["generate"]["batch"] = batch
+    if scales:
+        small["recipes"]["datadream_dset"]["adapter_scales"] = scales
+    params = toy.parse(small)
+    prepare.run(params, workspace)
+    work = Work.read(params, workspace, "datadream_dset")
+    adapters = [Adapter(tuple(range(10)), "weights", "0" * 64, "shard")]
+    found = plan(work, adapters)
+    assert sorted((label, index) for block in found for label in block.labels for index in block.indices) == [
+        (label, index) for label in range(10) for index in range(50)
+    ]
+    strengths = work.row.strengths
+    assert all(block.scale == strengths[index % len(strengths)] for block in found for index in block.indices)
+    # Replacements of rejected images add blocks, and change none; one more of them needs no other blocks.
+    more, still = (plan(work, adapters, dict.fromkeys(range(10), count)) for count in (51, 52))
+    assert {block.key for block in found} < {block.key for block in more} <= {block.key for block in still}
+    assert {(0, index) for index in range(52)} <= {(0, index) for block in still for index in block.indices}

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+import torch.nn.functional as F
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from dreamset.core.errors import InputError
 from dreamset.core.seeds import seed_for
@@ -27,8 +29,6 @@ from dreamset.core.seeds import seed_for
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
-    from torch import nn
 
     from dreamset.generator.base_model import BaseModel
     from dreamset.params.recipe import Lora
@@ -189,7 +189,10 @@ def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
 
 @contextlib.contextmanager
 def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[None]:
-    """Add an adapter to the base's weights, W + scale (alpha / r) B A; restore the exact weights afterwards.
+    """Adapt the base's layers to W + scale (alpha / r) B A; restore the exact weights afterwards.
+
+    A float32 base gets the sum as its weights. In half precision that sum would be rounded to W wherever the adapter
+    is below the last bit of W. There the adapter stays beside the weights.
 
     Args:
         base: a base without attached adapters.
@@ -202,28 +205,81 @@ def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[No
     if file is None:
         yield
         return
+    pairs = _pairs(base, file)
     pristine: list[tuple[nn.Parameter, torch.Tensor]] = []
     try:
         with torch.no_grad():
-            for weight, delta in _deltas(base, file):
-                pristine.append((weight, weight.detach().clone()))
-                weight.copy_((weight.float() + scale * delta.to(weight.device)).to(weight.dtype))
+            for pair in pairs:
+                weight = pair.layer.weight
+                if weight.dtype == torch.float32:
+                    pristine.append((weight, weight.detach().clone()))
+                    weight.add_(scale * pair.delta().to(weight.device))
+                else:
+                    pair.replace(_Beside(pair, scale))
         yield
     finally:
         with torch.no_grad():
             for weight, original in pristine:
                 weight.copy_(original)
+        for pair in pairs:
+            pair.replace(pair.layer)
 
 
-def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tensor]]:
-    """The weights that an adapter changes, each with the float32 tensor to add to it."""
+@dataclass(frozen=True)
+class _Pair:
+    """The LoRA of a layer: the float32 change of its weight is ``scale`` up @ down.
+
+    ``model`` holds the layer, under ``path``.
+    """
+
+    model: nn.Module
+    path: str
+    layer: Any
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: float
+
+    def delta(self) -> torch.Tensor:
+        """The change of the layer's weight, (out, in) float32."""
+        return self.scale * (self.up @ self.down)
+
+    def replace(self, module: nn.Module) -> None:
+        """Put a module in the place of the layer."""
+        parent, _, name = self.path.rpartition(".")
+        setattr(self.model.get_submodule(parent), name, module)
+
+
+class _Beside(nn.Module):
+    """A linear layer with a LoRA beside its weights.
+
+    One product sums up both and rounds once. A second sum would lose what is below the last bit of the first. The
+    tensors are buffers, so that a compiled U-Net takes another adapter of the same shapes as it is.
+    """
+
+    down: torch.Tensor
+    weights: torch.Tensor
+
+    def __init__(self, pair: _Pair, scale: float) -> None:
+        super().__init__()
+        weight, self.bias = pair.layer.weight, pair.layer.bias
+        up = scale * pair.scale * pair.up
+        self.register_buffer("down", pair.down.to(weight), persistent=False)  # (rank, in)
+        self.register_buffer("weights", torch.cat([weight, up.to(weight)], dim=1), persistent=False)  # (out, in + rank)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map activations (..., in) to (..., out)."""
+        return F.linear(torch.cat([x, F.linear(x, self.down)], dim=-1), self.weights, self.bias)
+
+
+def _pairs(base: BaseModel, file: Path) -> list[_Pair]:
+    """The LoRAs of a file with the layers that they adapt."""
     try:
         state = load_file(file)
         with safe_open(file, "pt") as opened:
             metadata = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except Exception as error:  # safetensors raises bare Exception subclasses of its own
         raise InputError(f"{file}: is not a complete LoRA file ({error}); run `dreamset adapt` again.") from error
-    deltas = []
+    pairs = []
     for key, down in state.items():
         if not key.endswith(".lora_A.weight"):
             continue
@@ -231,7 +287,8 @@ def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tenso
         up = state.get(f"{path}.lora_B.weight")
         prefix, _, inner = path.partition(".")
         try:
-            weight = base.parts[prefix].get_parameter(f"{inner}.weight")
+            layer = base.parts[prefix].get_submodule(inner)
+            weight = layer.weight
         except (KeyError, AttributeError) as error:
             raise InputError(f"{file}: adapts {path}, which the base does not have; adapt this base.") from error
         if up is None or up.ndim != 2 or down.ndim != 2 or not 1 <= down.shape[0] <= 1024:
@@ -240,10 +297,10 @@ def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tenso
             raise InputError(f"{file}: the shapes of {path} do not fit the base; run `dreamset adapt` again.")
         rank = down.shape[0]
         scale = metadata.get(f"{prefix}.lora_alpha", rank) / rank
-        delta = scale * (up.float() @ down.float())
-        if not delta.isfinite().all():
+        pair = _Pair(base.parts[prefix], inner, layer, down.float(), up.float(), scale)
+        if not pair.delta().isfinite().all():
             raise InputError(f"{file}: {path} holds NaN or infinite weights; adapt with a lower learning rate.")
-        deltas.append((weight, delta))
-    if len(state) != 2 * len(deltas) or not deltas:
+        pairs.append(pair)
+    if len(state) != 2 * len(pairs) or not pairs:
         raise InputError(f"{file}: holds tensors other than LoRA pairs; name an adapter that dreamset wrote.")
-    return deltas
+    return pairs
