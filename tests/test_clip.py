@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,33 @@ def test_bfloat16_trains_and_scores_and_leaves_logits_in_float32(folder: Path, m
 def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an open_clip folder"):
         _read(tmp_path)
+
+
+def test_several_captions_of_a_class_are_averaged_as_unit_features(tmp_path: Path, images: torch.Tensor) -> None:
+    import open_clip
+
+    folder = tmp_path / "clip"
+    toy.write_clip(folder)
+    model = toy.params(models__bundled__clip=str(folder)).base
+    split = _split(tmp_path)
+    alone = classifiers.build("clip_zeroshot", model, split, tmp_path).eval()
+    same = dataclasses.replace(split, clip_templates=(split.template,))
+    assert torch.equal(classifiers.build("clip_zeroshot", model, same, tmp_path).eval()(images), alone(images))
+    templates = ("a photo of a {class}.", "{class} texture.")
+    several = dataclasses.replace(split, clip_templates=templates)
+    ours = classifiers.build("clip_zeroshot", model, several, tmp_path).eval()
+    stock = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+    with torch.no_grad():
+        rows = []
+        for name in split.classes:
+            features = stock.encode_text(tokenize([template.format(**{"class": name}) for template in templates]))
+            mean = (features / features.norm(dim=-1, keepdim=True)).mean(dim=0)
+            rows.append(mean / mean.norm())
+        seen = stock.encode_image((images - 0.5) / 0.5)
+        wanted = stock.logit_scale.exp() * (seen / seen.norm(dim=-1, keepdim=True)) @ torch.stack(rows).T
+        found = ours(images)
+    assert (found - wanted).abs().max() < 1e-3
+    assert (found - alone(images)).abs().max() > 1e-3
+    # A trained classifier starts from the generator's caption, as in DataDream.
+    assert torch.equal(clip.build(tmp_path, str(folder), several).eval()(images), alone(images))

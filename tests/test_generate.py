@@ -23,6 +23,7 @@ from dreamset.core.images import read_rgb
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import licences
+from dreamset.data.adapters import Adapter
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import blocks
@@ -67,8 +68,8 @@ def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Wor
     small["generate"]["per_class"] = 7
     params = toy.parse(small)
     summary = generate.run(params, workspace, "stable_diffusion")
-    # Blocks of two per class: 0-3 are there (3 was drawn beyond what was asked), 4-7 are new.
-    assert summary["drawn_now"] == 40
+    # Blocks of two per class: 0-1 are there, 2-6 are drawn: the block of 2 had ended there, since no more was asked for.
+    assert summary["drawn_now"] == 50
     after = content(workspace.synthetic("stable_diffusion"))
     assert {name: data for name, data in after.items() if name in before and name.endswith(".png")} == {
         name: data for name, data in before.items() if name.endswith(".png")

@@ -262,7 +262,7 @@ def test_a_guidance_at_which_no_label_reaches_its_image_is_refused(raw: dict[str
     row = "recipes.stable_diffusion.sampler"
     with pytest.raises(InputError, match=rf"{row}.guidance: 0 draws every class alike.* set it to 1"):
         parse(put(raw, f"{row}.guidance", 0))
-    with pytest.raises(InputError, match=r"models.bundled.generate.guidance: 0 draws every class of recipe stable_diff"):
+    with pytest.raises(InputError, match=r"models.bundled.generate.guidance: 0 draws every class of recipe"):
         parse(put(raw, "models.bundled.generate.guidance", 0.0))
     searched = put(raw, "recipes.stable_diffusion_tuned.search.guidance", {"low": 0, "high": 3})
     with pytest.raises(InputError, match=r"stable_diffusion_tuned.search.guidance.low: 0 leaves out the class"):

@@ -22,6 +22,7 @@ from dreamset.core.seeds import seed_for
 from dreamset.data import folds
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
 from dreamset.metrics import overlap
+from dreamset.sources import captions as reading
 from dreamset.sources import few_shot
 from dreamset.weights import hub
 
@@ -42,7 +43,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         The content of ``results/prepare.json``.
 
     Raises:
-        InputError: a class has too few images or groups, too many files are rejected, or a picture is in two splits.
+        InputError: a class has too few images or groups, too many files are rejected, a picture is in two splits, or a
+            text encoder reads the captions of two classes alike.
     """
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
@@ -90,6 +92,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         train=_samples(_together(train), workspace.real, workspace.cell),
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
+        clip_templates=params.prepare.clip_templates or source.clip_templates,
         native=_native(train),
         channels=1 if all(image.grey for image in _every(source)) else 3,
         protocol=protocol,
@@ -98,9 +101,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     written = {sample.sha256 for sample in (*split.train, *split.selection, *held_out.test)}
     files = {image.sha256 for image in (*train, *selection, *test) if image.sha256 is not None}
     split = replace(split, unseen=tuple(sorted(written | files)))
+    captions = reading.check(split, params, workspace)
     try_folds(split, params, workspace)
     unused = len(source.train) - len(train) - len(selection) * (source.selection is None)
-    warnings = [*_short(split), *_beyond(split, unused), *_alike(touched, workspace)]
+    warnings = [*_short(split), *_beyond(split, unused), *_alike(touched, workspace), *captions]
     if params.selection == "holdout":
         split = folds.holdout(split)
     write_split(workspace.splits, split)

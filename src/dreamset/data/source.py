@@ -59,6 +59,7 @@ class Source:
         test: test images, or None where ``prepare`` draws them from ``train``.
         rejected: (file, reason) of every file that cannot be used.
         names: the class names for captions, or None where ``splits.spoken`` of ``classes`` serves.
+        clip_templates: the captions of CLIP as it is, with ``{class}``, or None where ``template`` serves.
         published: the split is the literature's and cannot be corrected; training images that copy its test images are
             left out instead of refused.
     """
@@ -71,4 +72,5 @@ class Source:
     test: list[Image] | None
     rejected: list[tuple[str, str]] = field(default_factory=list)
     names: tuple[str, ...] | None = None
+    clip_templates: tuple[str, ...] | None = None
     published: bool = False
