@@ -68,7 +68,7 @@ def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Wor
     small["generate"]["per_class"] = 7
     params = toy.parse(small)
     summary = generate.run(params, workspace, "stable_diffusion")
-    # Blocks of two per class: 0-1 are there, 2-6 are drawn: the block of 2 had ended there, since no more was asked for.
+    # Blocks of two per class: 0-1 are there. The block of 2 had ended there, so that 2-6 are drawn.
     assert summary["drawn_now"] == 50
     after = content(workspace.synthetic("stable_diffusion"))
     assert {name: data for name, data in after.items() if name in before and name.endswith(".png")} == {

@@ -72,8 +72,9 @@ def _readings(split: Split, params: Params, workspace: Workspace) -> Iterator[tu
     kinds = sorted({row.prompt for row in rows if row.draws and not row.asks_by_vectors})
     labels, key = range(len(split.classes)), f"models.{params.model}"
     folder = _generator(params, workspace)
-    for kind in kinds if folder else ():
-        yield f"{key}.generator", _by_generator(folder, [split.prompt(label, kind) for label in labels])
+    if folder is not None:
+        for kind in kinds:
+            yield f"{key}.generator", _by_generator(folder, [split.prompt(label, kind) for label in labels])
     try:
         clip = pretrained.find(workspace.root, params.base.clip)
     except InputError:
