@@ -70,8 +70,9 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     """Return the blocks that hold the first ``needed`` images of every label.
 
     No block crosses the number of images that the parameters ask for, so that no more than these are drawn. Beyond
-    that number, where rejected images are replaced, blocks are always whole: one more rejection then changes none.
-    Classes that share a block may need unequal numbers: the surplus of a class is drawn and left out.
+    that number, where rejected images are replaced, blocks are always whole: one more rejection then changes none. They
+    are always whole for a compiled U-Net too, which would be compiled anew for a smaller one. Classes that share a
+    block may need unequal numbers: the surplus of a class is drawn and left out.
 
     Args:
         work: on the recipe.
@@ -111,7 +112,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
             most, last = (max(counts[label] for label in chunk) for counts in (asked, needed or asked))
-            for indices in _runs(turn, most, last, stride, depth):
+            for indices in _runs(turn, 0 if base.generate.compile else most, last, stride, depth):
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
