@@ -154,7 +154,8 @@ def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Se
         )
         for job, labels in zip(bare, plan, strict=True)
     ]
-    return found, [setting.files(labels) for labels in plan], settings
+    # Every class has the same number of shots, so all jobs have the same settings.
+    return found, [setting.files(labels) for labels in plan], settings[0]
 
 
 def ladders(setting: Setting) -> list[Ladder]:

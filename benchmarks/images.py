@@ -84,7 +84,7 @@ def plain(
         if fused:
             pipeline.fuse_lora()
         for labels in groups:
-            depth = _per_class(setting, adapter)
+            depth = params.per_class
             if not mixed and depth > PLAIN_BATCH:
                 depth -= depth % PLAIN_BATCH  # a broken batch would be held against it
             wanted = [(index, label) for index in range(depth) for label in labels]
@@ -220,12 +220,6 @@ def ladders(setting: Setting) -> list[Ladder]:
         ),
         Ladder(f"Images, an adapter per class: {how}", "images", counted(CLASS, per_class + own(CLASS))),
     ]
-
-
-def _per_class(setting: Setting, adapter: Adapter) -> int:
-    """Whole shards, which dreamset draws, on every side."""
-    depth = max(1, setting.params.base.generate.batch // len(adapter.labels))
-    return -(-setting.params.per_class // depth) * depth
 
 
 def _pipeline(setting: Setting, name: str) -> Any:

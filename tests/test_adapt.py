@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 
 import toy
 from dreamset import adapt, generate, prepare
+from dreamset.command.plan import _adapting
 from dreamset.core import shards
 from dreamset.core.errors import InputError
+from dreamset.core.images import read_rgb
 from dreamset.core.workspace import Workspace
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.work import Work
@@ -25,6 +27,7 @@ from dreamset.generator import training
 from dreamset.generator.lora import WEIGHTS
 from dreamset.params import Params
 from dreamset.params.recipe import Recipe
+from dreamset.sources import digits
 
 
 class Killed(Exception):
@@ -328,3 +331,62 @@ def test_a_lora_put_in_the_place_of_ours_is_kept_too(
     assert (workspace.own("datadream_dset") / WEIGHTS).read_bytes() == b"mine"
     assert str(workspace.own("datadream_dset") / WEIGHTS) in capsys.readouterr().err
     assert path.read_bytes() == ours
+
+
+def test_classes_of_unequal_numbers_train_for_epochs_of_their_own(small: dict[str, Any], workspace: Workspace) -> None:
+    small["shots"] = dict(zip(digits.CLASS_NAMES, [5, 1, 3, 5, 2, 1, 1, 1, 1, 5], strict=True))
+    small["models"]["bundled"]["adapt"]["class"] |= {"batch": 2, "epochs": 2, "max_steps": 100}
+    params = toy.parse(small)
+    prepare.run(params, workspace)
+    summary = adapt.run(params, workspace, "datadream_cls")
+    steps = [6, 2, 4, 6, 2, 2, 2, 2, 2, 6]
+    rows = read_adapters(workspace.adapter("datadream_cls"))
+    records = [json.loads((workspace.shards / row.shard / "adapter.json").read_text()) for row in rows]
+    assert [record["steps"] for record in records] == [len(record["losses"]) for record in records] == steps
+    assert summary["steps"] == sum(steps)
+    assert _adapting(params, "datadream_cls", [5, 1, 3, 5, 2, 1, 1, 1, 1, 5]) == (10, sum(steps))
+    # Each class is on every grid, as it was last.
+    grids = sorted((workspace.plots("adapt", "datadream_cls")).glob("*.png"))
+    assert [path.name for path in grids] == [f"samples_{step:05d}.png" for step in (0, 2, 4, 6)]
+    shapes = {read_rgb(path).size for path in grids}
+    assert shapes == {(16, 160)}
+
+
+def test_a_class_trains_as_in_a_run_where_all_have_its_number(small: dict[str, Any], tmp_path: Path) -> None:
+    small["models"]["bundled"]["adapt"] |= {"together": 1}
+    small["models"]["bundled"]["adapt"]["class"] |= {"batch": 1, "max_steps": 100, "epochs": 1}
+    found = []
+    for shots in ({"zero": 2}, {"zero": 2, "one": 4, "two": 4}):
+        small["shots"] = {name: shots.get(name, 2) for name in digits.CLASS_NAMES}
+        params, workspace = toy.parse(small), Workspace.at(tmp_path / str(len(found)))
+        prepare.run(params, workspace)
+        adapt.run(params, workspace, "datadream_cls")
+        found.append([row.sha256 for row in read_adapters(workspace.adapter("datadream_cls"))])
+    # Only the second and third class have other images.
+    assert [one == other for one, other in zip(*found, strict=True)] == [True, False, False, *[True] * 7]
+
+
+@pytest.mark.parametrize("change", [{"sample_images": 2}, {"sample_steps": 1}, {"checkpoint_every": 1}])
+def test_what_grids_show_trains_nothing_again(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, change: dict[str, int]
+) -> None:
+    params, workspace = prepared
+    adapt.run(params, workspace, "datadream_cls")
+    before = weights(workspace.adapter("datadream_cls"))
+    # One training is missing: its grids have other pictures than those of the others.
+    shutil.rmtree(workspace.shards / read_adapters(workspace.adapter("datadream_cls"))[3].shard)
+    small["adapt"] |= change
+    small["models"]["bundled"]["adapt"]["sample_every"] = 1
+    small["models"]["bundled"]["adapt"]["together"] = 1
+    trained: list[int] = []
+    run = training.Together.run
+
+    def counted(self: training.Together, *more: Any) -> None:
+        trained.append(len(self.jobs))
+        run(self, *more)
+
+    monkeypatch.setattr(training.Together, "run", counted)
+    adapt.run(toy.parse(small), workspace, "datadream_cls")
+    assert trained == [1]
+    after = weights(workspace.adapter("datadream_cls"))
+    assert max((before[key] - after[key]).abs().max().item() for key in before) < 1e-4

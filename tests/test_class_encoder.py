@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -404,3 +405,32 @@ def test_small_pictures_are_raised_to_the_base_and_lowered_once(vectors: dict[st
     raised = np.asarray(Image.fromarray(lowered.astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC))
     assert np.abs(raised.astype(int) - seen).max() <= 2
     assert np.abs(drawn - seen).max() > 2
+
+
+@torch.no_grad()
+def test_a_trained_unet_is_drawn_with_all_that_it_learned(vectors: dict[str, Any], tmp_path: Path) -> None:
+    """A learning rate of 1e-5 moves weights by less than bfloat16 tells apart."""
+    folder = Path(vectors["models"]["bundled"]["generator"])
+    row = toy.parse(vectors).base
+    half, single = (
+        base_model.load(folder, dataclasses.replace(row, dtype=dtype), torch.device("cpu"))
+        for dtype in ("bfloat16", "float32")
+    )
+    latents, t = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([500, 500])
+    context = half.encode(["three", "four"])
+    plain = half.predict(latents, t, context)
+    for mine, other in zip(single.unet.parameters(), half.unet.parameters(), strict=True):
+        mine.copy_(other)
+    before = single.predict(latents, t, context)
+    made = shaken(half, WholeUnet(None), 1e-5)
+    made.save("one", tmp_path)
+    made.detach()
+    for key, value in load_file(tmp_path / whole_unet.WEIGHTS).items():
+        single.unet.get_parameter(key.removeprefix("unet.")).add_(value.float())
+    after = single.predict(latents, t, context)
+    with trained.installed(half, tmp_path / whole_unet.WEIGHTS):
+        drawn = half.predict(latents, t, context)
+        assert torch.isfinite(images(half, ["three"], Sampler("ddim", 2, 2.0))).all()
+    assert (drawn - after).norm() < 0.01 * (after - before).norm()
+    assert torch.equal(half.predict(latents, t, context), plain)
+    assert half.unet.dtype == torch.bfloat16

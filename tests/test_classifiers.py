@@ -84,3 +84,23 @@ def test_predictor_resizes_what_it_is_given(tmp_path: Path) -> None:
     large = np.full((2, 40, 40, 3), 90, np.uint8)
     assert predictor.logits(large) == pytest.approx(predictor.logits(large[:, :16, :16]), abs=1e-5)
     assert predictor.logits(large[:0]).shape == (0, 3)
+
+
+def test_a_probe_leaves_its_frozen_tower_as_it_was(tmp_path: Path) -> None:
+    """A ResNet tower has running statistics, which training mode would change without any gradient."""
+    split = toy.write_splits(Workspace.at(tmp_path))
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "image_size": 32, "patch_size": None}
+    toy.write_clip(tmp_path / "clip", vision=vision)
+    params = toy.params(models__bundled__clip="clip", models__bundled__resolution=32)
+    probe = classifiers.build("linear_probe", params.base, split, tmp_path)
+    before = {name: value.clone() for name, value in probe.state_dict().items()}
+    images = torch.rand(6, 3, 32, 32)
+    scored = probe.eval()(images)
+    probe.get_submodule("probe").weight.data.normal_()
+    trained = probe.train()(images)
+    assert torch.equal(trained, probe.eval()(images))
+    assert not torch.equal(trained, scored)
+    after = {name: value for name, value in probe.state_dict().items() if name != "probe.weight"}
+    assert any("running_mean" in name for name in after)
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert probe.train().training and probe.get_submodule("probe").training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -324,3 +325,33 @@ def test_a_saved_folder_is_read_as_it_was(folder: Path, tmp_path: Path, images: 
     again = _read(tmp_path).eval()
     assert (again.mean, again.std, again.size) == (classifier.mean, classifier.std, classifier.size)
     assert torch.equal(again(images), classifier(images))
+
+
+def test_several_captions_of_a_class_are_averaged_as_unit_features(tmp_path: Path, images: torch.Tensor) -> None:
+    import open_clip
+
+    folder = tmp_path / "clip"
+    toy.write_clip(folder)
+    model = toy.params(models__bundled__clip=str(folder)).base
+    split = _split(tmp_path)
+    alone = classifiers.build("clip_zeroshot", model, split, tmp_path).eval()
+    same = dataclasses.replace(split, clip_templates=(split.template,))
+    assert torch.equal(classifiers.build("clip_zeroshot", model, same, tmp_path).eval()(images), alone(images))
+    templates = ("a photo of a {class}.", "{class} texture.")
+    several = dataclasses.replace(split, clip_templates=templates)
+    ours = classifiers.build("clip_zeroshot", model, several, tmp_path).eval()
+    stock = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+    with torch.no_grad():
+        rows = []
+        for name in split.classes:
+            features = stock.encode_text(tokenize([template.format(**{"class": name}) for template in templates]))
+            mean = (features / features.norm(dim=-1, keepdim=True)).mean(dim=0)
+            rows.append(mean / mean.norm())
+        seen = stock.encode_image((images - 0.5) / 0.5)
+        wanted = stock.logit_scale.exp() * (seen / seen.norm(dim=-1, keepdim=True)) @ torch.stack(rows).T
+        found = ours(images)
+    assert (found - wanted).abs().max() < 1e-3
+    assert (found - alone(images)).abs().max() > 1e-3
+    # A trained classifier starts from the generator's caption, as in DataDream.
+    assert torch.equal(clip.build(tmp_path, str(folder), several).eval()(images), alone(images))

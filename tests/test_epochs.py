@@ -90,7 +90,7 @@ def test_an_epoch_is_what_a_training_had_reached_then(
     assert sorted(at) == [1, 2, 3, 4, 5, 6, 7]
     # From here on everything is there.
     monkeypatch.setattr(training.Together, "run", lambda *_: pytest.fail("trained again"))
-    assert [*own.kept] == [2, 4, 5]
+    assert [[*kept] for kept in own.kept] == [[2, 4, 5]] * len(own.jobs)
     found = {share: adapted(params, workspace, recipe, share) for share in SHARES}
     assert equal(found[1.0], last)
     assert not equal(found[0.75], last)
@@ -104,7 +104,7 @@ def test_an_epoch_is_what_a_training_had_reached_then(
     assert grids == ["samples_00000.png", "samples_00004.png"]
     record = json.loads((workspace.adapter(recipe) / "adapters.json").read_text())
     assert record["settings"]["epoch"] == 0.5
-    assert sorted(record["kept"]) == sorted(key for keys in own.kept.values() for key in keys)
+    assert sorted(record["kept"]) == sorted(key for kept in own.kept for key in kept.values())
     card = (workspace.adapter(recipe) / "README.md").read_text()
     assert "those after 50 % of the training" in card
 
@@ -143,7 +143,7 @@ def test_places_of_few_steps_fall_together(raw_epochs: dict[str, Any], tmp_path:
         adapt._training(Work.read(params.with_values(LORA, {"epoch": place / 10}), workspace, LORA))
         for place in range(1, 11)
     ]
-    assert [training.stop for training in own] == [1, 1, 1, 1, 2, 2, 2, 2, None, None]
+    assert [training.stops for training in own] == [[stop] for stop in (1, 1, 1, 1, 2, 2, 2, 2, None, None)]
     assert equal(adapted(params, workspace, LORA, 0.1), adapted(params, workspace, LORA, 0.4))
 
 

@@ -23,6 +23,7 @@ from dreamset.core.images import read_rgb
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import licences
+from dreamset.data.adapters import Adapter
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import blocks
@@ -67,8 +68,8 @@ def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Wor
     small["generate"]["per_class"] = 7
     params = toy.parse(small)
     summary = generate.run(params, workspace, "stable_diffusion")
-    # Blocks of two per class: 0-3 are there (3 was drawn beyond what was asked), 4-7 are new.
-    assert summary["drawn_now"] == 40
+    # Blocks of two per class: 0-1 are there. The block of 2 had ended there, so that 2-6 are drawn.
+    assert summary["drawn_now"] == 50
     after = content(workspace.synthetic("stable_diffusion"))
     assert {name: data for name, data in after.items() if name in before and name.endswith(".png")} == {
         name: data for name, data in before.items() if name.endswith(".png")
@@ -332,3 +333,27 @@ def test_shards_are_keyed_by_what_changes_their_bytes(
     # It is written into every picture.
     monkeypatch.setattr(blocks, "__version__", "9.9.9")
     assert not {*keys()} & {*base}
+
+
+@pytest.mark.parametrize(("batch", "scales"), [(50, None), (50, [0.25, 0.5]), (30, None), (30, [0, 0.5, 1]), (7, None)])
+def test_as_many_images_are_planned_as_are_asked_for(
+    small: dict[str, Any], workspace: Workspace, batch: int, scales: list[float] | None
+) -> None:
+    small["generate"]["per_class"] = 50
+    small["models"]["bundled"]["generate"]["batch"] = batch
+    if scales:
+        small["recipes"]["datadream_dset"]["adapter_scales"] = scales
+    params = toy.parse(small)
+    prepare.run(params, workspace)
+    work = Work.read(params, workspace, "datadream_dset")
+    adapters = [Adapter(tuple(range(10)), "weights", "0" * 64, "shard")]
+    found = plan(work, adapters)
+    assert sorted((label, index) for block in found for label in block.labels for index in block.indices) == [
+        (label, index) for label in range(10) for index in range(50)
+    ]
+    strengths = work.row.strengths
+    assert all(block.scale == strengths[index % len(strengths)] for block in found for index in block.indices)
+    # Replacements of rejected images add blocks, and change none; one more of them needs no other blocks.
+    more, still = (plan(work, adapters, dict.fromkeys(range(10), count)) for count in (51, 52))
+    assert {block.key for block in found} < {block.key for block in more} <= {block.key for block in still}
+    assert {(0, index) for index in range(52)} <= {(0, index) for block in still for index in block.indices}

@@ -1,6 +1,9 @@
 """The generator against stock diffusers: the same images, fused or not, alone or in a batch."""
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -232,3 +235,102 @@ def test_another_kind_of_model_is_refused(tmp_path: Path, model: Model) -> None:
     folder = write_pipeline(tmp_path / "sd", prediction_type="sample")
     with pytest.raises(InputError, match="predicts sample"):
         base_model.load(folder, model, torch.device("cpu"))
+
+
+# Half precision. A weight of a full-size base is about 0.03, which bfloat16 tells from the next one by 0.0001.
+
+
+@pytest.fixture
+def half(model: Model) -> BaseModel:
+    return base_model.load(Path(model.generator), dataclasses.replace(model, dtype="bfloat16"), torch.device("cpu"))
+
+
+def learned(before: BaseModel, name: str, rows: torch.Tensor) -> torch.Tensor:
+    """The weight that a layer has by its outputs, (in, out) float64, by least squares over many inputs."""
+    out = before.unet.get_submodule(name)(rows.bfloat16())
+    return torch.linalg.lstsq(rows.bfloat16().double(), out.double()).solution
+
+
+@pytest.mark.parametrize("size", [1e-3, 3e-3])
+@torch.no_grad()
+def test_a_weak_adapter_is_not_rounded_away_in_half_precision(half: BaseModel, tmp_path: Path, size: float) -> None:
+    name, random = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", torch.Generator().manual_seed(0)
+    layer = half.unet.get_submodule(name)
+    layer.weight.copy_(0.03 * torch.randn(layer.weight.shape, generator=random))
+    adapters = lora.attach(half, Lora(16, 16.0, unet=True, text_encoder=False), {"one": 0})
+    for key, value in adapters.parameters("one").items():
+        if "lora_B" in key:
+            value.copy_(size * torch.randn(value.shape, generator=random))
+    down, up = (adapters.parameters("one")[f"unet.{name}.lora_{side}.weight"].clone() for side in "AB")
+    adapters.save("one", tmp_path)
+    adapters.detach()
+    rows = torch.randn((40_000, layer.in_features), generator=random)
+    before = learned(half, name, rows)
+    with lora.fused(half, tmp_path / lora.WEIGHTS, 0.25):
+        moved = learned(half, name, rows) - before
+    wanted = 0.25 * (up @ down).T.double()
+    assert (moved - wanted).norm() / wanted.norm() < 0.1
+    rounded = (layer.weight.float() + wanted.T.float()).bfloat16() - layer.weight
+    assert (rounded.T.double() - wanted).norm() / wanted.norm() > 0.15  # what merging makes of it
+    assert torch.equal(learned(half, name, rows), before)
+
+
+def test_an_adapter_is_drawn_in_half_precision_as_it_was_trained(half: BaseModel, tmp_path: Path) -> None:
+    before = images(half, ["three"])
+    adapters = shaken(half, WIDE, ("one",))
+    trained = images(half, ["three"])
+    adapters.save("one", tmp_path)
+    adapters.detach()
+    with lora.fused(half, tmp_path / lora.WEIGHTS):
+        drawn = images(half, ["three"])
+    assert (drawn - trained).abs().mean() < 0.2 * (trained - before).abs().mean()
+    assert torch.equal(images(half, ["three"]), before)
+
+
+# Few steps
+
+
+def without_a_word(folder: Path) -> Path:
+    """The same base, its scheduler's file silent on PNDM's first steps."""
+    file = folder / "scheduler/scheduler_config.json"
+    facts = json.loads(file.read_text())
+    del facts["skip_prk_steps"]
+    file.write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_pndm_skips_runge_kutta_whatever_the_base_says(
+    tmp_path: Path, model: Model, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, told = Sampler("pndm", steps, 1.0), write_pipeline(tmp_path / "told")
+    silent = base_model.load(without_a_word(write_pipeline(tmp_path / "sd")), model, torch.device("cpu"))
+    calls: list[float] = []
+    predict = BaseModel.predict
+
+    def counted(self: BaseModel, latents: torch.Tensor, t: torch.Tensor, condition: Any) -> torch.Tensor:
+        calls.append(float(t))
+        return predict(self, latents, t, condition)
+
+    monkeypatch.setattr(BaseModel, "predict", counted)
+    ours = (images(silent, ["three"], kind).clamp(-1, 1) + 1) / 2
+    assert len(calls) == steps + 1
+    assert (ours - stock(str(told), kind, "three")).abs().max() < 1e-5
+    # From a shot: the last half of 20 steps, the first of them taken in two.
+    del calls[:]
+    with torch.no_grad():
+        told_of, empty = silent.encode(["three"]), silent.encode([""])
+    begun = torch.zeros(1, *silent.latent_shape)
+    sampler.draw(silent, Sampler("pndm", 20, 1.0, 0.5), told_of, empty, generators(1), begun)
+    assert (len(calls), calls[0]) == (11, 451)
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler_ancestral", "pndm"])
+def test_a_first_timestep_without_noise_is_refused(base: BaseModel, name: Any) -> None:
+    with pytest.raises(InputError, match=r"^x\.steps: .* begins at timestep 1 of this base.*; raise steps\.$"):
+        sampler.check_first_step(base.schedule, Sampler(name, 1, 2.0), "x.steps")
+    # A base that was distilled to one step spaces its timesteps from the noisiest.
+    sampler.check_first_step(base.schedule | {"timestep_spacing": "trailing"}, Sampler(name, 1, 2.0), "x.steps")
+    sampler.check_first_step(base.schedule, Sampler(name, 2, 2.0), "x.steps")
+    assert "begins at timestep 501" in sampler.late_start_words(base.schedule, Sampler(name, 2, 2.0), "x.steps")
+    assert sampler.late_start_words(base.schedule, Sampler(name, 5, 2.0), "x.steps") == ""

@@ -254,3 +254,24 @@ def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: d
             parse(raw | {"selection": rule})
     for rule in ("holdout", "coop", "extra:2"):
         parse(raw | {"selection": rule})
+
+
+def test_a_guidance_at_which_no_label_reaches_its_image_is_refused(raw: dict[str, Any]) -> None:
+    row = "recipes.stable_diffusion.sampler"
+    with pytest.raises(InputError, match=rf"{row}.guidance: 0 draws every class alike.* set it to 1"):
+        parse(put(raw, f"{row}.guidance", 0))
+    with pytest.raises(InputError, match=r"models.bundled.generate.guidance: 0 draws every class of recipe"):
+        parse(put(raw, "models.bundled.generate.guidance", 0.0))
+    searched = put(raw, "recipes.stable_diffusion_tuned.search.guidance", {"low": 0, "high": 3})
+    with pytest.raises(InputError, match=r"stable_diffusion_tuned.search.guidance.low: 0 leaves out the class"):
+        parse(searched)
+    parse(put(raw, f"{row}.guidance", 1))
+    parse(put(raw, f"{row}.guidance", 0.1))
+    # A shot of the class, or a U-Net of its own, says the class without a prompt.
+    from_shots = raw["recipes"]["stable_diffusion"] | {"init": "image", "sampler": {"guidance": 0, "strength": 0.5}}
+    parse(put(raw, "recipes.stable_diffusion", from_shots))
+    own = put(raw, "recipes.datadream_cls.sampler.guidance", 0)
+    parse(own)
+    for change in ({"unet": False}, {"adapter_scales": [0, 1]}):
+        with pytest.raises(InputError, match=r"datadream_cls.sampler.guidance: 0"):
+            parse(put(own, "recipes.datadream_cls", own["recipes"]["datadream_cls"] | change))

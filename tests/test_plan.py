@@ -51,12 +51,12 @@ def workspace_of(root: Path, selection: str) -> Workspace:
 @pytest.mark.parametrize(
     ("selection", "words"),
     [
-        # Each fold leaves 6 and 3 images: 2 adapters of 6 steps, and 5 and 8 images of each of two recipes.
-        ("fixed", "48 adapter steps, 104 images"),
+        # Each fold leaves 6 and 3 images: 6 and 3 steps of adapters, and 5 and 8 images of each of two recipes.
+        ("fixed", "36 adapter steps, 104 images"),
         # It takes 2 and 1 of these away.
-        ("holdout", "32 adapter steps, 96 images"),
-        # Then three folds of 4 and 2 in each fold: 2 adapters of 4 steps, and 5 and 7 images.
-        ("cv", "144 adapter steps, 392 images"),
+        ("holdout", "24 adapter steps, 96 images"),
+        # Then three folds of 4 and 2 in each fold: 4 and 2 steps of adapters, and 5 and 7 images.
+        ("cv", "108 adapter steps, 392 images"),
     ],
 )
 def test_the_folds_work_is_counted_as_it_is_done(tmp_path: Path, selection: str, words: str) -> None:
@@ -72,7 +72,7 @@ def test_balanced_images_are_counted_of_whatever_origin(tmp_path: Path) -> None:
     for recipe in ("stable_diffusion", "retrieved"):
         params = small(active=[recipe])
         assert "images: 14" in describe(params, place, "generate", recipe)
-    assert "steps: 16" in describe(small(), place, "adapt", "datadream_cls")
+    assert "steps: 12" in describe(small(), place, "adapt", "datadream_cls")
 
 
 def test_the_last_run_s_time_is_told_where_it_was_recorded(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_without_the_graph_a_sentence_says_so(tmp_path: Path, text: str | None, 
     assert described["inputs and outputs"].endswith(
         ("run this in the project's folder.", "`git checkout dvc.yaml` has it.")
     )
-    assert described["counts"]["steps"] == 16
+    assert described["counts"]["steps"] == 12
 
 
 def test_studies_are_done_again_in_each_fold_and_counted(tmp_path: Path) -> None:
@@ -168,9 +168,9 @@ def test_studies_are_done_again_in_each_fold_and_counted(tmp_path: Path) -> None
     params = small(recipes__stable_diffusion__search=search, recipes__datadream_cls__search=search)
     flat = " ".join(describe(params, place, "evaluate", None).split())
     # 8 trials of 2 x 27 images and 10 + 30 + 90 steps: in one part where nothing is learned from the shots, and of
-    # the adapters in three, of 4 and 2 images with 2 x 4 steps each; all of it in each of four folds.
+    # the adapters in three, of 4 and 2 images with as many steps; all of it in each of four folds.
     images, steps = 4 * 8 * 54 * (1 + 3), 4 * 8 * 130 * (1 + 3)
-    assert f"in 8 studies at most 64 trials, {images} images, {steps} classifier steps, 96 adapter steps" in flat
+    assert f"in 8 studies at most 64 trials, {images} images, {steps} classifier steps, 72 adapter steps" in flat
     for recipe in params.active:
         for stage in ("adapt", "generate"):
             write_json(place.result(stage, recipe), {"seconds": 1.0})

@@ -18,8 +18,9 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import class_folder, sha256_file
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, splits
+from dreamset.data.splits import Split, read_split
 from dreamset.metrics import overlap, perceptual_hash
-from dreamset.sources import digits, layout
+from dreamset.sources import captions, digits, layout
 
 CALTECH = Path(__file__).parents[2] / "shared/data/caltech101-64/images"
 
@@ -559,3 +560,53 @@ def test_images_that_dvc_does_not_see_are_a_warning(raw: dict[str, Any], tmp_pat
     shutil.rmtree(workspace.raw)
     workspace.raw.symlink_to(root)
     assert prepare.run(params, workspace)["warnings"] == []
+
+
+# Captions
+
+
+def told(raw: dict[str, Any], classes: tuple[str, ...], template: str, **more: Any) -> list[str]:
+    """What is said of captions that the bundled base and its CLIP read."""
+    raw["models"]["bundled"] |= {"generator": f"{toy.ROOT}/models/base/sd", "clip": f"{toy.ROOT}/models/base/clip"}
+    split = Split("toy", classes, template, (), 1, 0, (), (), **more)
+    return captions.check(split, toy.parse(raw), Workspace.at(toy.ROOT))
+
+
+def test_classes_that_a_text_encoder_cannot_tell_apart_are_named(raw: dict[str, Any]) -> None:
+    template = "a photo of a {class}"
+    with pytest.raises(InputError) as raised:
+        told(raw, ("scratch", "printed circuit board missing hole", "printed circuit board mouse bite"), template)
+    words = str(raised.value)
+    named = "classes 'printed circuit board missing hole' and 'printed circuit board mouse bite' are one to models."
+    assert words.startswith(f"{named}bundled.generator, which reads the same 24 tokens of")
+    assert words.endswith("; rename one of them, or shorten prepare.template.")
+    # A recipe that asks by the bare name has captions that end in time.
+    label = raw["recipes"]["stable_diffusion"] | {"prompt": "label"}
+    raw |= {"active": ["stable_diffusion"], "recipes": raw["recipes"] | {"stable_diffusion": label}}
+    raw["train"] |= {"classifiers": ["resnet20"], "baselines": []}
+    own = ("{class}",)
+    assert told(raw, ("circuit board missing hole", "circuit board mouse bite"), template, clip_templates=own) == []
+
+
+def test_a_caption_that_is_cut_is_said(raw: dict[str, Any]) -> None:
+    assert told(raw, digits.CLASS_NAMES, "a photo of the digit {class}") == []
+    found = told(raw, ("seven", "eight and everything else that is round"), "a photo of the digit {class}")
+    assert [words.partition(" captions")[0] for words in found] == ["1 of 2", "1 of 2"]
+    assert all("and are cut (first: 'a photo of the digit eight and everything" in words for words in found)
+    assert "models.bundled.generator reads" in found[0] and "models.bundled.clip reads" in found[1]
+
+
+def test_clip_as_it_is_has_captions_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"prepare.clip_templates: each must hold \{class\} exactly once"):
+        toy.params(prepare__clip_templates=["a {class}", "a digit"])
+    with pytest.raises(InputError, match=r"prepare.clip_templates: each must hold \{class\} exactly once"):
+        toy.params(prepare__clip_templates=[])
+    for given in (None, ["{class}, a digit.", "the number {class}"]):
+        raw["prepare"]["clip_templates"] = given
+        place = Workspace.at(tmp_path / str(given is None))
+        prepare.run(toy.parse(raw), place)
+        split = read_split(place.splits)
+        assert ("clip_templates" in json.loads(place.splits.read_text())) == (given is not None)
+        assert split.prompt(3) == "a photo of the digit three"
+        captions_of_three = [each[3] for each in split.clip_prompts()]
+        assert captions_of_three == (["three, a digit.", "the number three"] if given else [split.prompt(3)])

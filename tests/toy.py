@@ -133,7 +133,7 @@ def write_synthetic(workspace: Workspace, recipe: str, per_class: int = 6, seed:
     return rows
 
 
-def write_clip(folder: Path, **text: Any) -> None:
+def write_clip(folder: Path, vision: dict[str, Any] | None = None, **text: Any) -> None:
     """A tiny random CLIP as an open_clip folder, with open_clip's own tokenizer."""
     import open_clip
     import torch
@@ -141,7 +141,7 @@ def write_clip(folder: Path, **text: Any) -> None:
 
     config = {
         "embed_dim": 16,
-        "vision_cfg": {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "image_size": SIZE},
+        "vision_cfg": vision or {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "image_size": SIZE},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2, **text},
     }
     torch.manual_seed(0)

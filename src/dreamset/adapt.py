@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _POINTS: Final = 50  # means in a loss curve; up to twice as many if the steps are no multiple
 _GRID_CLASSES: Final = 10  # classes on a sample grid
+# The settings that change no weight: those of checkpoints and of sample grids.
+_NO_WEIGHT: Final = ("checkpoint_every", "sample_every", "sample_images", "sampler")
 _CLOCK: Final = "clock.json"  # beside a checkpoint: the seconds that earlier runs took
 
 
@@ -50,8 +52,8 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         The summary that is written to ``results/adapt/<recipe>.json``, and the ``elapsed`` seconds.
 
     Raises:
-        InputError: the base is for non-commercial use and ``accept_licence`` is false, or the recipe starts from
-            another one that is not tuned yet.
+        InputError: the base is for non-commercial use and ``accept_licence`` is false, the recipe starts from another
+            one that is not tuned yet, or its sampler begins with little noise.
     """
     licences.check(params)
     started = time.time()
@@ -112,7 +114,7 @@ def kept_shards(work: Work) -> dict[str, list[str]]:
     The call trains the class encoder that the recipe starts from, if it is missing.
     """
     training = _training(work)
-    return {job.key: [keys[index] for keys in training.kept.values()] for index, job in enumerate(training.jobs)}
+    return {job.key: [*kept.values()] for job, kept in zip(training.jobs, training.kept, strict=True)}
 
 
 def used_shards(work: Work) -> list[str]:
@@ -128,24 +130,27 @@ class Training:
         scopes: the labels that each job learns.
         jobs: one per adapter, its images not read yet.
         files: the image files of each job by its key, relative to the cell.
-        settings: what the jobs share.
+        settings: of each job; they differ by the number of steps alone.
         start: the class encoder that conditions the U-Net, a file of the recipe's parent; None without one.
-        kept: the shard of each job by the number of steps taken. The end is missing: its shards are the jobs' keys.
-        stop: steps after which the weights are used; None for the end.
+        kept: the shards of each job by the number of steps taken. The end is missing: its shard is the job's key.
+        stops: steps of each job after which the weights are used; None for the end.
     """
 
     scopes: list[tuple[int, ...]]
     jobs: list[Job]
     files: dict[str, list[str]]
-    settings: Settings
+    settings: list[Settings]
     start: Path | None
-    kept: dict[int, list[str]]
-    stop: int | None
+    kept: list[dict[int, str]]
+    stops: list[int | None]
 
     @property
     def used(self) -> list[str]:
         """The shard that holds the weights to use, for each job."""
-        return [job.key for job in self.jobs] if self.stop is None else self.kept[self.stop]
+        return [
+            job.key if stop is None else kept[stop]
+            for job, kept, stop in zip(self.jobs, self.kept, self.stops, strict=True)
+        ]
 
 
 def _trained(work: Work) -> Training:
@@ -158,17 +163,21 @@ def _trained(work: Work) -> Training:
 def _training(work: Work) -> Training:
     plan, start = scopes(work), _start(work)
     jobs, settings = _jobs(work, plan, start)
-    rows, epoch, total = work.base.adapt, work.row.epoch, settings.steps
-    # Where a training has few steps, some places fall on the same step.
-    steps = {place: max(1, round(total * place / rows.kept)) for place in range(1, rows.kept + 1)}
-    early = sorted({*steps.values()} - {total})
-    kept = {step: [shards.key_of({"training": job.key, "step": step}, __name__) for job in jobs] for step in early}
-    stop = total if epoch is None else steps[rows.place(epoch)]
+    rows, epoch = work.base.adapt, work.row.epoch
+    kept: list[dict[int, str]] = []
+    stops: list[int | None] = []
+    for job, own in zip(jobs, settings, strict=True):
+        # Where a training has few steps, some places fall on the same step.
+        steps = {place: max(1, round(own.steps * place / rows.kept)) for place in range(1, rows.kept + 1)}
+        early = sorted({*steps.values()} - {own.steps})
+        kept.append({step: shards.key_of({"training": job.key, "step": step}, __name__) for step in early})
+        stop = own.steps if epoch is None else steps[rows.place(epoch)]
+        stops.append(None if stop == own.steps else stop)
     files = {
         job.key: [sample.path for sample in work.split.train if sample.label in labels]
         for job, labels in zip(jobs, plan, strict=True)
     }
-    return Training(plan, jobs, files, settings, start, kept, None if stop == total else stop)
+    return Training(plan, jobs, files, settings, start, kept, stops)
 
 
 def _counts(split: Split, plan: list[tuple[int, ...]]) -> list[int]:
@@ -219,8 +228,8 @@ def _dropout(params: Params, recipe: str) -> float:
     return row.class_dropout or 0.0
 
 
-def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[list[Job], Settings]:
-    """Return one job per adapter, its images not read yet, and the settings that the jobs share."""
+def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[list[Job], list[Settings]]:
+    """Return one job per adapter, its images not read yet, and the settings of each: epochs of its own images."""
     from dreamset.generator.trained import kind_of
     from dreamset.generator.training import Job, Settings
 
@@ -229,7 +238,7 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
     settings = Settings(
         kind=kind_of(row, len(split.classes), None if start is None else sha256_file(start)),
         schedule=schedule,
-        steps=schedule.steps(max(_counts(split, plan))),
+        steps=0,
         weight_decay=params.adapt.weight_decay if schedule.weight_decay is None else schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm or params.adapt.max_grad_norm,
         caption_dropout=_dropout(params, work.recipe),
@@ -247,20 +256,20 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         ),
         seed=params.seed,
     )
-    # The interval of checkpoints does not change the adapter.
-    shared = dataclasses.asdict(settings) | {"checkpoint_every": None}
+    each = [dataclasses.replace(settings, steps=schedule.steps(count)) for count in _counts(split, plan)]
     weights = hub.identity(work.workspace.root, *base.pretrained)["sha256"]
-    shared |= {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
+    shared = {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
     jobs = []
-    for index, labels in enumerate(plan):
+    for index, (labels, own) in enumerate(zip(plan, each, strict=True)):
         samples = [sample for sample in split.train if sample.label in labels]
         name = split.classes[labels[0]] if row.has_adapter_per_class else "dataset"
         seed = seed_for("adapter", params.seed, name)
         prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
         grid = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:_GRID_CLASSES])
-        inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "shown": grid, "adapter": seed}
+        inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "adapter": seed}
+        inputs |= {name: value for name, value in dataclasses.asdict(own).items() if name not in _NO_WEIGHT}
         jobs.append(Job(shards.key_of(inputs, __name__), f"adapter_{index}", seed, [], prompts, grid))
-    return jobs, settings
+    return jobs, each
 
 
 def with_images(workspace: Workspace, job: Job, files: Sequence[str], size: int) -> Job:
@@ -288,40 +297,52 @@ def _train(work: Work, training: Training) -> None:
     """Train the jobs that lack a shard, several at once over one frozen base."""
     from dreamset.core.device import pick
     from dreamset.generator import base_model, trained
+    from dreamset.generator.sampler import check_first_step
     from dreamset.generator.training import Together
 
     workspace, at_once = work.workspace, work.base.adapt.together
     keeping = work.row.epoch is not None or work.row.searches("epoch")
     # The groups do not depend on what is finished: the last bits of an adapter depend on the others of its group.
-    groups = [training.jobs[first : first + at_once] for first in range(0, len(training.jobs), at_once)]
+    equal: dict[int, list[int]] = {}
+    for index, settings in enumerate(training.settings):
+        equal.setdefault(settings.steps, []).append(index)
+    # Classes of unequal numbers of images take unequal numbers of steps, and so stand in groups of their own.
+    groups = [
+        [*indices[first : first + at_once]] for indices in equal.values() for first in range(0, len(indices), at_once)
+    ]
     # A training for early weights makes the last weights too. Claiming both keeps other processes out meanwhile.
-    keys = {
-        job.key: [job.key] if job.key == used else [job.key, used]
+    keys = [
+        [job.key] if job.key == used else [job.key, used]
         for job, used in zip(training.jobs, training.used, strict=True)
-    }
+    ]
 
-    def keys_of(group: list[Job]) -> list[str]:
-        return [key for job in group for key in keys[job.key]]
+    def keys_of(group: list[int]) -> list[str]:
+        return [key for index in group for key in keys[index]]
 
     missing = [group for group in groups if not all(shards.find(workspace.shards, key) for key in keys_of(group))]
     if not missing:
         return
     base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
+    if not (work.row.starts_from_shots or work.row.searches("steps") or work.row.searches("scheduler")):
+        # Before the long work, though only `generate` draws so.
+        check_first_step(base.schedule, work.sampler, work.steps_key)
     with ExitStack() as conditioned:
         conditioned.enter_context(trained.installed(base, training.start))
         for group, claim in shards.claimed(workspace.shards, missing, keys_of):
             with claim:
                 started = time.time()
                 # Runs that keep early weights have their own checkpoints: others may be past the steps to keep.
-                place = {"jobs": [job.key for job in group], "keeping": [*training.kept] if keeping else []}
+                bare, settings = [training.jobs[index] for index in group], training.settings[group[0]]
+                place = {"jobs": [job.key for job in bare], "keeping": [*training.kept[group[0]]] if keeping else []}
                 folder = workspace.unfinished / digest(place)
                 folder.mkdir(parents=True, exist_ok=True)
                 spent = _spent(folder)
                 try:
                     size = work.base.resolution
-                    jobs = [with_images(workspace, job, training.files[job.key], size) for job in group]
-                    together = Together(base, jobs, training.settings, folder)
-                    together.run(*_keeping(workspace, training, together) if keeping else ())
+                    jobs = [with_images(workspace, job, training.files[job.key], size) for job in bare]
+                    together = Together(base, jobs, settings, folder)
+                    kept = [training.kept[index] for index in group]
+                    together.run(*_keeping(workspace, kept, together) if keeping else ())
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
@@ -350,21 +371,23 @@ def _spent(folder: Path) -> float:
 
 
 def _keeping(
-    workspace: Workspace, training: Training, together: Together
+    workspace: Workspace, kept: list[dict[int, str]], together: Together
 ) -> tuple[Callable[[int], None], frozenset[int]]:
-    """Return the function that ``Together.run`` calls to keep early weights, and after which steps it does."""
-    key_of = {
-        step: dict(zip([job.key for job in training.jobs], keys, strict=True)) for step, keys in training.kept.items()
-    }
+    """Return the function that ``Together.run`` calls to keep early weights, and after which steps it does.
+
+    Args:
+        workspace: where the shards are.
+        kept: the shards of each job by the number of steps taken, which is the same for all of them.
+        together: the training.
+    """
 
     def keep(step: int) -> None:
-        for index, job in enumerate(together.jobs):
-            key = key_of[step][job.key]
-            if shards.find(workspace.shards, key) is None:
-                with shards.writing(workspace.shards, key) as shard:
+        for index, keys in enumerate(kept):
+            if shards.find(workspace.shards, keys[step]) is None:
+                with shards.writing(workspace.shards, keys[step]) as shard:
                     together.save_weights(index, shard)
 
-    return keep, frozenset(training.kept)
+    return keep, frozenset(kept[0])
 
 
 def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
@@ -387,10 +410,9 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
 
     workspace, split, recipe = work.workspace, work.split, work.recipe
     weights, each = FILES[work.row.adapter], work.row.has_adapter_per_class
-    stop = training.stop
-    rows, curves, first, last, parameters, seconds = [], [], [], [], 0, 0.0
+    rows, curves, first, last, parameters, steps, seconds = [], [], [], [], 0, 0, 0.0
     with shards.assembling(workspace.adapter(recipe)) as folder:
-        for labels, job, used in zip(training.scopes, training.jobs, training.used, strict=True):
+        for labels, job, used, stop in zip(training.scopes, training.jobs, training.used, training.stops, strict=True):
             name = split.folder(labels[0]) if each else "dataset"
             file = f"{_hundred(labels[0], len(training.jobs))}{name}/{weights}" if each else weights
             shards.link(workspace.shards / used / weights, folder / file)
@@ -401,6 +423,7 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
             curves += [{"adapter": name} | row for row in thinner]
             first.append(losses[0])
             last.append(thinner[-1]["loss"])
+            steps += len(losses)
             seconds += record["seconds"] * len(losses) / len(record["losses"])
             with safe_open(folder / file, "pt") as opened:
                 shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
@@ -408,18 +431,19 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
         card = _card(work) | {"adapters": rows}
         if work.row.searches("epoch"):
             # Later trials of the study want these shards, though no adapter is assembled from them yet.
-            card["kept"] = [key for keys in training.kept.values() for key in keys]
+            card["kept"] = [key for kept in training.kept for key in kept.values()]
         write_json(folder / "adapters.json", card)
         sharing = _sharing(work, training.used)
         atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"], sharing))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
-        _grids([workspace.shards / job.key for job in training.jobs[:_GRID_CLASSES]], plots, stop)
+        shown = training.jobs[:_GRID_CLASSES]
+        _grids([workspace.shards / job.key for job in shown], training.stops[:_GRID_CLASSES], plots)
     return {
         "recipe": recipe,
         "adapters": len(rows),
         "parameters": parameters,
-        "steps": len(rows) * len(losses),
+        "steps": steps,
         "loss_first": round(sum(first) / len(first), 5),
         "loss_last": round(sum(last) / len(last), 5),
         "seconds": round(seconds, 2),
@@ -459,14 +483,27 @@ def _card(work: Work) -> dict[str, Any]:
     }
 
 
-def _grids(folders: list[Path], plots: Path, stop: int | None) -> None:
-    """Write one PNG per sampled step up to ``stop``: the strips of all adapters, one below the other."""
+def _grids(folders: list[Path], stops: list[int | None], plots: Path) -> None:
+    """Write one PNG per sampled step: the strips of all adapters, one below the other.
+
+    An adapter whose training, or whose use, ends earlier than that of others keeps its last strip. Strips of unequal
+    numbers of images, from trainings with other ``sample_images``, are filled up with black.
+
+    Args:
+        folders: the shards of the trainings.
+        stops: steps of each after which its weights are used; None for the end.
+        plots: the folder to write to.
+    """
     import numpy as np
 
     from dreamset.core.images import png, read_rgb
 
-    for path in sorted(folders[0].glob("samples_*.png")):
-        if stop is not None and int(path.stem.removeprefix("samples_")) > stop:
-            continue
-        strips = [np.asarray(read_rgb(folder / path.name)) for folder in folders]
-        (plots / path.name).write_bytes(png(np.concatenate(strips)))
+    found = []
+    for folder, stop in zip(folders, stops, strict=True):
+        strips = {int(path.stem.removeprefix("samples_")): path for path in folder.glob("samples_*.png")}
+        found.append({step: path for step, path in strips.items() if stop is None or step <= stop})
+    for step in sorted({step for strips in found for step in strips}):
+        rows = [np.asarray(read_rgb(strips[max(s for s in strips if s <= step)])) for strips in found]
+        width = max(row.shape[1] for row in rows)
+        rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+        (plots / f"samples_{step:05d}.png").write_bytes(png(np.concatenate(rows)))

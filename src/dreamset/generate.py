@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, write_json
+from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.data import cards, decisions, licences, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
@@ -43,7 +43,8 @@ def run(
         load: returns the base; called if images are missing. None: ``draw.load_base``.
 
     Returns:
-        The summary that is written to ``results/generate/<recipe>.json``, ``drawn_now`` images and ``elapsed`` seconds.
+        The summary that is written to ``results/generate/<recipe>.json``, ``drawn_now`` images, ``elapsed`` seconds and
+        ``warnings``.
 
     Raises:
         InputError: the adapters or the study's choice are missing or damaged, too many images came out degenerate,
@@ -81,7 +82,18 @@ def run(
         "machines": shards.machines(workspace.shards, [block.key for block in blocks]),
     }
     write_json(workspace.result("generate", recipe), summary)
-    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started}
+    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": _warnings(work, drawn_now)}
+
+
+def _warnings(work: Work, drawn_now: int) -> list[str]:
+    """Return what to say of new pictures that a generator drew from noise."""
+    if not (drawn_now and work.row.draws) or work.row.starts_from_shots:
+        return []
+    from dreamset.generator.sampler import late_start_words
+
+    folder = hub.locate(work.workspace.root, *work.base.pretrained)
+    schedule = read_json(folder / "scheduler/scheduler_config.json", "dreamset fetch")
+    return [words for words in [late_start_words(schedule, work.sampler, work.steps_key)] if words]
 
 
 def _adapters(params: Params, workspace: Workspace, recipe: str) -> list[Adapter]:

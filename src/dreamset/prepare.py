@@ -21,6 +21,7 @@ from dreamset.core.seeds import seed_for
 from dreamset.data import folds
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
 from dreamset.metrics import overlap
+from dreamset.sources import captions as reading
 from dreamset.sources import doubts, few_shot
 from dreamset.weights import hub
 
@@ -42,7 +43,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
 
     Raises:
         InputError: weights of the model are not whole, a class has too few images or groups, too many files are
-            rejected, or a picture is in two splits.
+            rejected, a picture is in two splits, or a text encoder reads the captions of two classes alike.
     """
     base = params.base
     # All other stages come after this one, and some after hours.
@@ -97,6 +98,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         train=_samples(_together(train), workspace.real, workspace.cell),
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
+        clip_templates=params.prepare.clip_templates or source.clip_templates,
         native=_native(train),
         channels=1 if all(image.grey for image in doubts.every(source)) else 3,
         protocol=protocol,
@@ -105,9 +107,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     written = {sample.sha256 for sample in (*split.train, *split.selection, *held_out.test)}
     files = {image.sha256 for image in (*train, *selection, *test) if image.sha256 is not None}
     split = replace(split, unseen=tuple(sorted(written | files)))
+    captions = reading.check(split, params, workspace)
     try_folds(split, params, workspace)
     unused = len(source.train) - len(train) - len(selection) * (source.selection is None)
-    warnings += doubts.of_split(split, held_out, params, unused, touched, workspace)
+    warnings += [*doubts.of_split(split, held_out, params, unused, touched, workspace), *captions]
     if params.selection == "holdout":
         split = folds.holdout(split)
     write_split(workspace.splits, split)

@@ -32,8 +32,9 @@ class Clip(nn.Module):
 
     Args:
         model: an open_clip model.
-        tokens: (classes, context) int64, the tokenized captions in label order.
+        tokens: (templates * classes, context) int64, the tokenized captions in label order, template after template.
         base: the pretrained weights, as they are or as the start of training.
+        templates: captions of each class; the mean of their features is the class's, as Radford et al. 2021 have it.
     """
 
     label_smoothing = 0.0
@@ -42,11 +43,13 @@ class Clip(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, model: nn.Module, tokens: Tensor, base: Pretrained) -> None:
+    def __init__(self, model: nn.Module, tokens: Tensor, base: Pretrained, templates: int = 1) -> None:
         super().__init__()
+        self.templates = templates
         self.model = model.requires_grad_(False)
         self.base = base
-        self.size = int(self.model.visual.image_size[0])
+        side = self.model.visual.image_size
+        self.size = int(side if isinstance(side, int) else side[0])  # a ResNet tower has one number, a ViT a pair
         facts = self.model.visual.preprocess_cfg
         self.mean, self.std = tuple(facts["mean"]), tuple(facts["std"])
         self.register_buffer("tokens", tokens, persistent=False)
@@ -62,10 +65,16 @@ class Clip(nn.Module):
     def class_features(self) -> Tensor:
         """Return unit features (classes, d) of the captions; evaluation mode keeps them between calls."""
         if self.training:
-            return encode_captions(self.model, self.tokens)
+            return self._encoded()
         if self._class_features is None:
-            self._class_features = encode_captions(self.model, self.tokens)
+            self._class_features = self._encoded()
         return self._class_features
+
+    def _encoded(self) -> Tensor:
+        features = encode_captions(self.model, self.tokens)
+        if self.templates == 1:
+            return features
+        return F.normalize(features.unflatten(0, (self.templates, -1)).mean(dim=0), dim=-1)
 
     @torch.no_grad()
     def head(self) -> Tensor:
@@ -119,9 +128,9 @@ def _ends(tower: Any, tokens: Tensor) -> Tensor | None:
     return None
 
 
-def read(base: Pretrained, prompts: Sequence[str]) -> Clip:
-    """Return a pretrained CLIP with the captions of the classes."""
-    return Clip(base.create(), base.tokenizer()(list(prompts)), base)
+def read(base: Pretrained, prompts: Sequence[str], templates: int = 1) -> Clip:
+    """Return a pretrained CLIP with the captions of the classes, those of all classes by template."""
+    return Clip(base.create(), base.tokenizer()(list(prompts)), base, templates)
 
 
 def build(root: Path, name: str, split: Split) -> Clip:

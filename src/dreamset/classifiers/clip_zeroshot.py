@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def build(row: None, model: Model, split: Split, root: Path) -> Clip:
-    """Return the pretrained CLIP with the captions of ``split``."""
+    """Return the pretrained CLIP with the captions that ``split`` has for it: its own, or those of the generator."""
     from dreamset.classifiers import clip
+    from dreamset.weights import pretrained
 
-    return clip.build(root, model.clip, split)
+    captions = split.clip_prompts()
+    return clip.read(pretrained.find(root, model.clip), [c for each in captions for c in each], len(captions))
 
 
 def save(classifier: Clip, folder: Path) -> dict[str, Any]:
@@ -27,7 +29,9 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, record: dict[str, Any]) -> Clip:
-    """Return the classifier that ``save`` wrote."""
+    """Return the classifier that ``save`` wrote; ``prompts`` of its record are those of all classes by template."""
     from dreamset.classifiers import clip
+    from dreamset.weights import pretrained
 
-    return clip.load(folder, record)
+    base = pretrained.in_folder(folder, record["base"], record.get("base_commit"), record["base_sha256"])
+    return clip.read(base, record["prompts"], len(record["prompts"]) // len(record["classes"]))

@@ -47,6 +47,12 @@ def network(base: Pretrained, prompts: Sequence[str]) -> Clip:
             nn.init.zeros_(self.probe.weight)
             nn.init.zeros_(self.probe.bias)
 
+        def train(self, mode: bool = True) -> LinearProbe:
+            """Set the mode of the head; the tower stays frozen, and so do the running statistics of its layers."""
+            super().train(mode)
+            self.model.eval()
+            return self
+
         def forward(self, images: Tensor) -> Tensor:
             """Return logits (n, classes) of (n, 3, size, size) images in 0..1."""
             with torch.no_grad():

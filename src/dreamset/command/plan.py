@@ -135,8 +135,7 @@ def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, 
     schedule = params.schedule(recipe)
     if not row.has_adapter_per_class:
         return 1, schedule.steps(sum(images))
-    # Adapters of classes are trained side by side, so all take the steps of the one with the most images.
-    return len(images), len(images) * schedule.steps(max(images))
+    return len(images), sum(map(schedule.steps, images))
 
 
 def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
@@ -335,6 +334,8 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
         what = f"{together} adapters at once, {batch} images each" if together > 1 else f"{batch} images a step"
     else:
         batch, guided = model.generate.batch, params.sampler(recipe).guidance != 1
+        if row.trains_unet:
+            base.unet.float()  # as it is drawn with
         gigabytes = memory.of_drawing(base, batch, guided=guided, offload=offload)
         what = f"{batch} images at once"
     total = gigabytes.pop("total")

@@ -69,6 +69,7 @@ class Source:
         test: test images, or None where ``prepare`` draws them from ``train``.
         rejected: every file that cannot be used, with the reason.
         names: the class names for captions, or None where ``splits.spoken`` of ``classes`` serves.
+        clip_templates: the captions of CLIP as it is, with ``{class}``, or None where ``template`` serves.
         published: the split is the literature's and cannot be corrected; training images that copy its test images are
             left out instead of refused.
         warnings: what was read otherwise than a person might expect, one sentence each.
@@ -82,5 +83,6 @@ class Source:
     test: list[Image] | None
     rejected: list[Rejected] = field(default_factory=list)
     names: tuple[str, ...] | None = None
+    clip_templates: tuple[str, ...] | None = None
     published: bool = False
     warnings: tuple[str, ...] = ()

@@ -46,6 +46,7 @@ class Split:
         train: the shots, as many of those asked for as there are, by class and in the order of their permutation.
         selection: the images that may choose a step or a configuration.
         names: the classes as captions say them, where they differ from what ``spoken`` makes of ``classes``.
+        clip_templates: the captions of CLIP as it is, each with ``{class}``; None: ``template``.
         native: median of the shortest sides of the shots' files, pixels; None: unknown.
         channels: 1 where every image of the source is grey, else 3.
         protocol: ``test`` where test images are held out of everything; ``cv`` where classifiers trained on other
@@ -63,6 +64,7 @@ class Split:
     train: tuple[Sample, ...]
     selection: tuple[Sample, ...]
     names: tuple[str, ...] | None = None
+    clip_templates: tuple[str, ...] | None = None
     native: int | None = None
     channels: int = 3
     protocol: Literal["test", "cv"] = "test"
@@ -93,8 +95,17 @@ class Split:
         """
         if kind == "class_vector":
             return class_vector(label, len(self.classes))
-        name = self.names[label] if self.names else spoken(self.classes[label])
+        name = self._name(label)
         return self.template.replace("{class}", name) if kind == "template" else name
+
+    def clip_prompts(self) -> list[list[str]]:
+        """Return the captions of CLIP as it is: those of all classes by label, for each of its templates."""
+        names = [self._name(label) for label in range(len(self.classes))]
+        templates = self.clip_templates or (self.template,)
+        return [[template.replace("{class}", name) for name in names] for template in templates]
+
+    def _name(self, label: int) -> str:
+        return self.names[label] if self.names else spoken(self.classes[label])
 
     def folder(self, label: int) -> str:
         """Return the name of the class's folder in a synthetic dataset."""
@@ -143,7 +154,7 @@ def read_split(path: Path) -> Split:
     raw = read_json(path, "dreamset prepare")
     try:
         fields = dict(raw, train=_samples(raw["train"]), selection=_samples(raw["selection"]))
-        for key in ("classes", "invariances", "names", "unseen"):
+        for key in ("classes", "invariances", "names", "clip_templates", "unseen"):
             if key in fields:
                 fields[key] = tuple(fields[key])
         return Split(**fields)

@@ -51,6 +51,12 @@ class Work:
         return self.params.base
 
     @property
+    def steps_key(self) -> str:
+        """The key of ``params.yaml`` that gives the sampler's steps."""
+        own = self.row.sampler.steps is not None
+        return f"recipes.{self.recipe}.sampler.steps" if own else f"models.{self.params.model}.generate.steps"
+
+    @property
     def sampler(self) -> Sampler:
         """The sampler of the model with the overrides of the recipe."""
         return self.params.sampler(self.recipe)

@@ -69,8 +69,10 @@ class Request:
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
     """Return the blocks that hold the first ``needed`` images of every label.
 
-    A block is always drawn whole, so its images depend on its place alone. More images add blocks, and so does a
-    rejected image. Classes that share a block may need unequal numbers: the surplus of a class is drawn and left out.
+    No block crosses the number of images that the parameters ask for, so that no more than these are drawn. Beyond
+    that number, where rejected images are replaced, blocks are always whole: one more rejection then changes none. They
+    are always whole for a compiled U-Net too, which would be compiled anew for a smaller one. Classes that share a
+    block may need unequal numbers: the surplus of a class is drawn and left out.
 
     Args:
         work: on the recipe.
@@ -83,7 +85,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     params, split, base, row = work.params, work.split, work.base, work.row
     if row.starts_from_shots:
         starts.check(params, work.recipe)
-    counts = needed or dict(enumerate(params.synthetic_per_class(split.train_per_class)))
+    asked = dict(enumerate(params.synthetic_per_class(split.train_per_class)))
     batch = base.generate.batch
     weights = hub.identity(work.workspace.root, *base.pretrained)
     shared = {
@@ -109,9 +111,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
-            for start in range(turn, max(counts[label] for label in chunk), stride * depth):
-                stop = start + stride * depth
-                indices = range(start, stop, stride)
+            most, last = (max(counts[label] for label in chunk) for counts in (asked, needed or asked))
+            for indices in _runs(turn, 0 if base.generate.compile else most, last, stride, depth):
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
@@ -119,8 +120,18 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                     shots = starts.choose(split, params.seed, places(chunk, indices))
                     place["starts"] = [shot.sha256 for shot in shots]
                 key = shards.key_of(shared | place, _MAKER)
-                blocks.append(Block(key, adapter if scale else None, chunk, start, stop, stride, scale))
+                block = Block(key, adapter if scale else None, chunk, indices.start, indices.stop, stride, scale)
+                blocks.append(block)
     return blocks
+
+
+def _runs(turn: int, most: int, last: int, stride: int, depth: int) -> Iterator[range]:
+    """Yield the indices of the blocks of one turn: up to ``most`` and no further, then whole ones beyond ``last``."""
+    for start in range(turn, most, stride * depth):
+        yield range(start, min(start + stride * depth, most), stride)
+    # The first index from ``most`` on that is of this turn.
+    for start in range(most + (turn - most) % stride, last, stride * depth):
+        yield range(start, start + stride * depth, stride)
 
 
 def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int]]:

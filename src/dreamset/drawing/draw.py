@@ -65,13 +65,16 @@ def draw_all(
         The number of images that this call drew; fewer than are missing where another process draws the same blocks.
 
     Raises:
-        InputError: an image stays degenerate after all redraws.
+        InputError: an image stays degenerate after all redraws, or the sampler begins with little noise.
         StoppedError: a single image does not fit into memory.
     """
     from dreamset.generator import trained
+    from dreamset.generator.sampler import check_first_step
 
     workspace = work.workspace
     base = load_base(work.params, workspace) if load is None else load()
+    if not work.row.starts_from_shots:
+        check_first_step(base.schedule, work.sampler, work.steps_key)
     total = sum(map(len, missing))
     written: Future[None] | None = None
     count = 0

@@ -145,6 +145,9 @@ class BaseModel:
     def predict(self, latents: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The U-Net's prediction (noise or velocity) for noisy latents (n, c, h, w) at timesteps ``t``."""
         self.need("unet")
+        # A trained U-Net is drawn with in float32, whatever the precision of the base.
+        dtype = self.dtype if self.mixed else self.unet.dtype
+        condition = condition.each(lambda x: x.to(dtype))
         added = None
         if condition.pooled is not None:
             # Original size, crop and target size of an image that was neither enlarged nor cropped.
@@ -155,7 +158,7 @@ class BaseModel:
         with torch.autocast(self.device.type, self.dtype) if self.mixed else contextlib.nullcontext():
             predicted: torch.Tensor = unet(
                 # A scheduler's step changes the strides, and other strides would cause a new compilation.
-                latents.to(self.dtype).contiguous(memory_format=self.layout),
+                latents.to(dtype).contiguous(memory_format=self.layout),
                 t,
                 encoder_hidden_states=condition.hidden,
                 added_cond_kwargs=added,

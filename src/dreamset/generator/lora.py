@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+import torch.nn.functional as F
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from dreamset.core.errors import InputError
 from dreamset.core.seeds import seed_for
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from torch import nn
-
+    from dreamset.data.lora_file import Pair
     from dreamset.generator.base_model import BaseModel
     from dreamset.params.recipe import Lora
 
@@ -195,7 +196,10 @@ def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
 
 @contextlib.contextmanager
 def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[None]:
-    """Add an adapter to the base's weights, W + scale (alpha / r) B A; restore the exact weights afterwards.
+    """Adapt the base's layers to W + scale (alpha / r) B A; restore the exact weights afterwards.
+
+    A float32 base gets the sum as its weights. In half precision that sum would be rounded to W wherever the adapter
+    is below the last bit of W. There the adapter stays beside the weights.
 
     Args:
         base: a base without attached adapters.
@@ -208,40 +212,81 @@ def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[No
     if file is None:
         yield
         return
+    adapted = _adapted(base, file)
     pristine: list[tuple[nn.Parameter, torch.Tensor]] = []
     try:
         with torch.no_grad():
-            for weight, delta in _deltas(base, file):
-                pristine.append((weight, weight.detach().clone()))
-                weight.copy_((weight.float() + scale * delta.to(weight.device)).to(weight.dtype))
+            for at in adapted:
+                weight = at.layer.weight
+                if weight.dtype == torch.float32:
+                    pristine.append((weight, weight.detach().clone()))
+                    weight.add_(scale * at.pair.delta.to(weight.device))
+                else:
+                    at.replace(_Beside(at, scale))
         yield
     finally:
         with torch.no_grad():
             for weight, original in pristine:
                 weight.copy_(original)
+        for at in adapted:
+            at.replace(at.layer)
 
 
-def _weight(part: nn.Module, path: str) -> nn.Parameter:
-    """The weight of a layer; files name a text encoder's layers with or without ``text_model.``."""
-    nested = NESTED if hasattr(part, "text_model") else ""
-    return part.get_parameter(f"{nested}{path.removeprefix(NESTED)}.weight")
+@dataclass(frozen=True)
+class _Adapted:
+    """A layer and the LoRA that adapts it; ``model`` holds the layer, under ``path``."""
+
+    model: nn.Module
+    path: str
+    layer: Any
+    pair: Pair
+
+    def replace(self, module: nn.Module) -> None:
+        """Put a module in the place of the layer."""
+        parent, _, name = self.path.rpartition(".")
+        setattr(self.model.get_submodule(parent), name, module)
 
 
-def _deltas(base: BaseModel, file: Path) -> list[tuple[nn.Parameter, torch.Tensor]]:
-    """The weights that an adapter changes, each with the float32 tensor to add to it."""
-    deltas: list[tuple[nn.Parameter, torch.Tensor]] = []
+class _Beside(nn.Module):
+    """A linear layer with a LoRA beside its weights.
+
+    One product sums up both and rounds once. A second sum would lose what is below the last bit of the first. The
+    tensors are buffers, so that a compiled U-Net takes another adapter of the same shapes as it is.
+    """
+
+    down: torch.Tensor
+    weights: torch.Tensor
+
+    def __init__(self, at: _Adapted, scale: float) -> None:
+        super().__init__()
+        weight, self.bias, pair = at.layer.weight, at.layer.bias, at.pair
+        up = scale * pair.alpha / pair.down.shape[0] * pair.up.float()
+        self.register_buffer("down", pair.down.to(weight), persistent=False)  # (rank, in)
+        self.register_buffer("weights", torch.cat([weight, up.to(weight)], dim=1), persistent=False)  # (out, in + rank)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map activations (..., in) to (..., out)."""
+        return F.linear(torch.cat([x, F.linear(x, self.down)], dim=-1), self.weights, self.bias)
+
+
+def _adapted(base: BaseModel, file: Path) -> list[_Adapted]:
+    """The layers that a file adapts."""
+    adapted: list[_Adapted] = []
     for path, pair in read_pairs(file).items():
         prefix, _, inner = path.partition(".")
         try:
-            weight = _weight(base.parts[prefix], inner)
+            model = base.parts[prefix]
+            # Files name a text encoder's layers with or without `text_model.`.
+            own = (NESTED if hasattr(model, "text_model") else "") + inner.removeprefix(NESTED)
+            layer = model.get_submodule(own)
+            weight: torch.Tensor = layer.weight
         except (KeyError, AttributeError) as error:
             raise InputError(f"{file}: adapts {path}, which the base does not have; adapt this base.") from error
         if (pair.up.shape[0], pair.down.shape[1]) != tuple(weight.shape):
             raise InputError(f"{file}: the shapes of {path} do not fit the base; run `dreamset adapt` again.")
-        if any(weight is other for other, _ in deltas):
+        if any(layer is other.layer for other in adapted):
             raise InputError(f"{file}: adapts {path} twice, under two names; run `dreamset adapt` again.")
-        delta = pair.delta
-        if not delta.isfinite().all():
+        if not pair.delta.isfinite().all():
             raise InputError(f"{file}: {path} holds NaN or infinite weights; adapt with a lower learning rate.")
-        deltas.append((weight, delta))
-    return deltas
+        adapted.append(_Adapted(model, own, layer, pair))
+    return adapted

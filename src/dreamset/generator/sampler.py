@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import diffusers
 import torch
 
+from dreamset.core.errors import InputError
 from dreamset.generator.conditions import interleave
 
 if TYPE_CHECKING:
@@ -25,9 +26,64 @@ SCHEDULERS: Final = {
 }
 
 
+# The shares of signal at the first timestep above which pure noise cannot stand for it, and stands for it badly.
+_MOST_SIGNAL: Final = 0.5
+_MUCH_SIGNAL: Final = 0.1
+
+
 def scheduler(name: str, schedule: dict[str, Any]) -> Any:
     """A new diffusers scheduler for the base's noise schedule."""
-    return getattr(diffusers, SCHEDULERS[name]).from_config(schedule)
+    # PNDM's Runge-Kutta steps need four steps at least, and nine calls more than there are steps. Those who trained
+    # Stable Diffusion skip them. As an argument it holds where the base's file does not name it; in ``schedule`` not.
+    begin = {"skip_prk_steps": True} if name == "pndm" else {}
+    return getattr(diffusers, SCHEDULERS[name]).from_config(schedule, **begin)
+
+
+def first_step(schedule: dict[str, Any], sampler: Sampler) -> tuple[int, float]:
+    """Return the timestep that a sampler begins at, and the share of signal in the variance there.
+
+    With few steps, a schedule of ``leading`` timesteps leaves out its noisiest part: one step of DDIM begins at t = 1.
+
+    Args:
+        schedule: the configuration of the base's scheduler.
+        sampler: scheduler and steps.
+    """
+    steps = scheduler(sampler.scheduler, schedule)
+    steps.set_timesteps(sampler.steps)
+    first = round(float(steps.timesteps[0]))
+    return first, float(steps.alphas_cumprod[first])
+
+
+def check_first_step(schedule: dict[str, Any], sampler: Sampler, key: str) -> None:
+    """Refuse a sampler whose first timestep is little noise, since it would return noise with a label.
+
+    Images that start from shots get the noise of their first timestep, so that this does not concern them.
+
+    Args:
+        schedule: the configuration of the base's scheduler.
+        sampler: scheduler and steps.
+        key: the key of the steps in ``params.yaml``.
+
+    Raises:
+        InputError: the first timestep is not mostly noise.
+    """
+    first, signal = first_step(schedule, sampler)
+    if signal > _MOST_SIGNAL:
+        raise InputError(
+            f"{key}: {sampler.scheduler} with steps: {sampler.steps} begins at timestep {first} of this base, where "
+            f"{100 * signal:.0f} % is image already, so that it would draw noise; raise steps."
+        )
+
+
+def late_start_words(schedule: dict[str, Any], sampler: Sampler, key: str) -> str:
+    """Return a warning of a sampler that leaves out much of the noise; empty otherwise. See ``check_first_step``."""
+    first, signal = first_step(schedule, sampler)
+    if signal <= _MUCH_SIGNAL:
+        return ""
+    return (
+        f"{key}: {sampler.scheduler} with steps: {sampler.steps} begins at timestep {first} of this base, where "
+        f"{100 * signal:.0f} % is image already, so that pictures keep much noise; raise steps"
+    )
 
 
 @torch.inference_mode()
@@ -80,9 +136,7 @@ def draw(
 
 def _last_steps(base: BaseModel, sampler: Sampler) -> tuple[Any, torch.Tensor]:
     """A scheduler that begins as late as the sampler's strength says, and its remaining timesteps."""
-    # By default PNDM begins with Runge-Kutta steps, which exist only for the first timesteps.
-    begin = {"skip_prk_steps": True} if sampler.scheduler == "pndm" else {}
-    steps = scheduler(sampler.scheduler, base.schedule | begin)
+    steps = scheduler(sampler.scheduler, base.schedule)
     steps.set_timesteps(sampler.steps, device=base.device)
     skipped = sampler.steps - sampler.last_steps
     if sampler.scheduler == "pndm":

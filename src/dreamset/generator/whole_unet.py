@@ -104,10 +104,14 @@ def installed(base: BaseModel, file: Path) -> Iterator[None]:
     with conditions:
         try:
             with torch.no_grad():
+                # The U-Net is drawn with in single precision, in which it was trained. A sum in half precision would be
+                # the base's weight again wherever the difference is below its last bit.
+                base.unet.float()
                 for key, value in parameters.items():
-                    value.copy_((value.float() + differences[key].to(value.device).float()).to(value.dtype))
+                    value.add_(differences[key].to(value.device).float())
             yield
         finally:
+            base.unet.to(base.dtype)
             with torch.no_grad():
                 for key, value in parameters.items():
                     value.copy_(pristine[key])

@@ -233,6 +233,33 @@ class SamplerOverrides:
     strength: Annotated[float, Range(above=0, high=1)] | None = None
 
 
+# guidance g draws with eps_u + g (eps_c - eps_u): 1 is the prompt alone, which some papers call 0. At our 0 the prompt
+# has no part, so that images of all classes are alike and their labels are wrong.
+
+
+def _check_guidance(row: Recipe, key: str, context: Context) -> None:
+    own, searched = row.sampler.guidance, None if row.search is None else row.search.guidance
+    if not row.draws or _labels_reach_without_guidance(row):
+        return
+    if searched is not None and searched.low == 0:
+        raise InputError(f"{key}.search.guidance.low: 0 leaves out the class; give more, or 1 for the prompt alone.")
+    if own == 0:
+        raise InputError(
+            f"{key}.sampler.guidance: 0 draws every class alike, since its prompt has no part; set it to 1, which is "
+            "the prompt alone, or more."
+        )
+    if own is None and context.active and context.model.generate.guidance == 0:
+        raise InputError(
+            f"models.{context.model_name}.generate.guidance: 0 draws every class of recipe {context.name} alike, since "
+            "its prompt has no part; set it to 1, which is the prompt alone, or more."
+        )
+
+
+def _labels_reach_without_guidance(row: Recipe) -> bool:
+    """Whether images depend on their class by their start, or by a U-Net of its own, even where the prompt does not."""
+    return row.starts_from_shots or (row.has_adapter_per_class and row.unet is True and all(row.strengths))
+
+
 # --- search: the knobs that a study chooses.
 
 _WHOLE: Final = ("steps", "epochs")
@@ -480,5 +507,6 @@ def check(row: Recipe, context: Context) -> None:
     _check_adapter_scales(row, key, context)
     _check_prompt(row, key)
     _check_init(row, key)
+    _check_guidance(row, key, context)
     _check_origin(row, key)
     _check_search(row, key, context)

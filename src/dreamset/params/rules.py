@@ -122,6 +122,10 @@ def check(params: Params) -> None:
     template = params.prepare.template
     if template is not None and template.count("{class}") != 1:
         raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
+    given = params.prepare.clip_templates
+    for template in () if given is None else given or ("",):
+        if template.count("{class}") != 1:
+            raise InputError(f"prepare.clip_templates: each must hold {{class}} exactly once, got {list(given or ())}.")
 
 
 def _check_classifiers(params: Params) -> None:

@@ -16,6 +16,7 @@ class Prepare:
     source: str
     few_shot: str | None
     template: str | None
+    clip_templates: tuple[str, ...] | None
     invariances: tuple[Invariance, ...] | None
     test_share: Annotated[float, Range(low=0.05, high=0.9)]
     # Pillow always refuses larger images.

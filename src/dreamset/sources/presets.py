@@ -38,6 +38,7 @@ class Preset:
         split: name of the split file.
         folder: the folder of images beside it.
         noun: the word that DataDream puts before "photo" in captions.
+        clip: the caption of CoOp (Zhou et al. 2022) for CLIP as it is.
         classes: the published number of classes.
         counts: the published numbers of training, selection and test images.
         invariances: changes of an image that keep its label.
@@ -48,6 +49,7 @@ class Preset:
     split: str
     folder: str
     noun: str
+    clip: str
     classes: int
     counts: tuple[int, int, int]
     invariances: tuple[str, ...]
@@ -60,6 +62,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_Caltech101.json",
         folder="101_ObjectCategories",
         noun="",
+        clip="a photo of a {class}.",
         classes=100,
         counts=(4128, 1649, 2465),
         invariances=("hflip", "colour"),
@@ -69,6 +72,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_DescribableTextures.json",
         folder="images",
         noun="texture",
+        clip="{class} texture.",
         classes=47,
         counts=(2820, 1128, 1692),
         invariances=("hflip", "vflip", "rotation", "colour"),
@@ -78,6 +82,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_EuroSAT.json",
         folder="2750",
         noun="satellite",
+        clip="a centered satellite photo of {class}.",
         classes=10,
         counts=(13500, 5400, 8100),
         # Crops differ in colour.
@@ -88,6 +93,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="images_variant_{train,val,test}.txt",
         folder="images",
         noun="aircraft",
+        clip="a photo of a {class}, a type of aircraft.",
         classes=100,
         counts=(3334, 3333, 3333),
         invariances=("hflip", "colour"),
@@ -97,6 +103,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_OxfordPets.json",
         folder="images",
         noun="pet",
+        clip="a photo of a {class}, a type of pet.",
         classes=37,
         counts=(2944, 736, 3669),
         # Breeds differ in colour.
@@ -107,6 +114,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_StanfordCars.json",
         folder=".",
         noun="car",
+        clip="a photo of a {class}.",
         classes=196,
         counts=(6509, 1635, 8041),
         invariances=("hflip", "colour"),
@@ -116,6 +124,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_SUN397.json",
         folder="SUN397",
         noun="scene",
+        clip="a photo of a {class}.",
         classes=397,
         counts=(15880, 3970, 19850),
         invariances=("hflip", "colour"),
@@ -126,6 +135,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_Food101.json",
         folder="images",
         noun="food",
+        clip="a photo of {class}, a type of food.",
         classes=101,
         counts=(50500, 20200, 30300),
         invariances=("hflip",),
@@ -135,6 +145,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="split_zhou_OxfordFlowers.json",
         folder="jpg",
         noun="flower",
+        clip="a photo of a {class}, a type of flower.",
         classes=102,
         counts=(4093, 1633, 2463),
         # Species differ in colour.
@@ -145,6 +156,7 @@ PRESETS: Final[dict[str, Preset]] = {
         split="classnames.txt",
         folder="images",
         noun="",
+        clip="a photo of a {class}.",
         classes=1000,
         counts=(1281167, 0, 50000),
         # Birds and dogs differ in colour.
@@ -211,6 +223,7 @@ def read(name: str, root: Path, decoding: Decoding) -> Source:
         test=test,
         rejected=rejected,
         names=None if names == tuple(map(spoken, listing.classes)) else names,
+        clip_templates=(preset.clip,),
         published=True,
     )
 
