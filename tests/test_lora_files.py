@@ -138,7 +138,7 @@ def test_kohya_s_layout_has_every_pair_and_the_true_alpha(
     }
     starts = {"lora_unet": "unet", first: "text_encoder", "lora_te2": "text_encoder_2"}
     # The names are those of the layers themselves, and the products what changes these.
-    changed = {id(weight): delta for weight, delta in lora._deltas(base, file)}
+    changed = {id(at.layer): at.pair.delta for at in lora._adapted(base, file)}
     for start, part in starts.items():
         for path, module in base.parts[part].named_modules() if part in base.parts else ():
             nested = "" if part == "unet" else "text_model."
@@ -148,7 +148,7 @@ def test_kohya_s_layout_has_every_pair_and_the_true_alpha(
             layers.remove(name)
             down, up, alpha = (found[f"{name}.{key}"] for key in ("lora_down.weight", "lora_up.weight", "alpha"))
             assert (alpha.item(), down.shape[0], alpha.shape) == (6.0, 4, ())
-            assert torch.equal(alpha / down.shape[0] * (up @ down), changed.pop(id(module.weight)))
+            assert torch.equal(alpha / down.shape[0] * (up @ down), changed.pop(id(module)))
     assert not layers
     assert not changed
 
