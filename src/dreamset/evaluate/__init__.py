@@ -97,6 +97,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     }
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
-    output.write(workspace, evaluation, guesses, labels, {recipe: rows.tolist() for recipe, rows in touched.items()})
+    rows_touched = {recipe: rows.tolist() for recipe, rows in touched.items()}
+    output.write(params, workspace, evaluation, guesses, labels, rows_touched)
     output.write_nearest(workspace, scored.near)
     return evaluation
