@@ -80,8 +80,8 @@ def recipes(
             ended = written(workspace.result("evaluate"))
             times.append(ended)
             metrics |= numbers({n: v for n, v in evaluation["sets"][recipe].items() if n in output.SET_MEASURES})
-            metrics |= {"near_duplicates": evaluation["sets"][recipe]["near_duplicates"]["count"]}
-            metrics |= {"seconds_tune": evaluation["costs"][recipe]["seconds_tune"]}
+            metrics["near_duplicates"] = evaluation["sets"][recipe]["near_duplicates"]["count"]
+            metrics["seconds_tune"] = evaluation["costs"].get(recipe, {}).get("seconds_tune")
         if times:
             run = spool.Run(
                 key=f"recipe/{recipe}",

@@ -76,8 +76,8 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         aside.unlink(missing_ok=True)
         MlflowClient(f"sqlite:///{aside}").create_experiment(experiment, place, _KIND)
         aside.rename(store)
-    client = MlflowClient(uri)
     try:
+        client = MlflowClient(uri)
         existing = client.get_experiment_by_name(experiment)
     except MlflowException as error:
         if sentence := local.of_another_version(uri, str(error)):
