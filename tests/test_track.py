@@ -341,9 +341,9 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
     assert parent.data.params["pruner"] == "hyperband"
     assert parent.data.params["recipe.search.guidance.high"] == "7.5"
     best = known_study.cas(2.6, 25, 27)
-    figures = {"best/cas": best, "best/guidance": 2.6, "best/steps": 25, "best/trial": 5, "saved/resource": 0.42}
-    figures |= {"trials/complete": 3, "trials/pruned": 2, "trials/failed": 1, "seconds": 120}
-    assert parent.data.metrics == figures | {"default/cas": known_study.cas(2.0, 20, 27)}
+    figures = {"best_cas": best, "best_guidance": 2.6, "best_steps": 25, "best_trial": 5, "saved_resource": 0.42}
+    figures |= {"trials_complete": 3, "trials_pruned": 2, "trials_failed": 1, "seconds": 120}
+    assert parent.data.metrics == figures | {"default_cas": known_study.cas(2.0, 20, 27)}
     assert files_of(workspace, parent) == ["history.csv"]
 
     statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -396,11 +396,11 @@ def test_a_study_that_goes_on_or_is_sent_again_stays_one_run(workspace: Workspac
     [again], now = study_runs(workspace)
     assert again.info.run_id == parent.info.run_id
     assert again.info.status == "FINISHED"
-    assert (again.data.metrics["best/trial"], again.data.tags["best"]) == (5, "guidance 2.6, steps 25")
+    assert (again.data.metrics["best_trial"], again.data.tags["best"]) == (5, "guidance 2.6, steps 25")
     assert sorted(now) == ["0", "1", "2", "3", "4", "5"]
     assert [now[number].info.run_id for number in "0123"] == [trials[number].info.run_id for number in "0123"]
     assert now["1"].info.status == "KILLED"
-    history = client(workspace).get_metric_history(parent.info.run_id, "best/steps")
+    history = client(workspace).get_metric_history(parent.info.run_id, "best_steps")
     assert sorted(point.value for point in history) == [20, 25], "what is sent twice is one point"
 
     # One of the same name in another storage.
@@ -423,7 +423,7 @@ def test_a_study_without_a_feasible_trial_says_so_and_none_is_no_record(workspac
     record = json.loads((path / "record.json").read_text())
     study, *trials = record["runs"]
     assert study["tags"]["best"] == "no feasible trial"
-    assert "best/cas" not in study["metrics"]
+    assert "best_cas" not in study["metrics"]
     assert {trial["tags"]["feasible"] for trial in trials} == {"false"}
 
 

@@ -104,7 +104,7 @@ def test_the_pipeline_says_the_verdict_and_pictures_are_with_their_recipe(tmp_pa
     _, workspace, _ = told(tmp_path, store)
     [parent] = runs(workspace, "tags.kind = 'pipeline'")
     assert parent.data.tags["mlflow.note.content"] == compared.SENTENCE
-    assert parent.data.metrics["verdict/gain"] == 0.0455
+    assert parent.data.metrics["verdict_gain"] == 0.0455
     assert "accuracy" not in parent.data.metrics, "it would be the best of its own runs"
     recipes = {run.info.run_name: run for run in runs(workspace, "tags.kind = 'recipe'")}
     assert recipes.keys() == set(reported.RECIPES)

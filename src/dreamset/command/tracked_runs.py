@@ -312,11 +312,11 @@ def _number(value: object) -> float | None:
 
 
 def numbers(tree: Mapping[str, Any], above: str = "") -> dict[str, float]:
-    """Return the numbers of a tree, flat, with ``/`` between the names."""
+    """Return the numbers of a tree, flat. Names are joined by ``_``, for MLflow makes a heading of each ``/``."""
     flat: dict[str, float] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= numbers(value, f"{above}{key}/")
+            flat |= numbers(value, f"{above}{key}_")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[above + key] = float(value)
     return flat

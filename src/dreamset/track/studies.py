@@ -96,10 +96,10 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
 def _summary(results: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
     """Return the study's figures: the best trial's, the savings by pruning, the number of trials by state."""
     values = {row["number"]: row.get("values") for row in trials}.get(results.get("best_trial"))
-    figures: dict[str, Any] = {"best/cas": values[0] if values else None, "best/trial": results.get("best_trial")}
-    figures["default/cas"] = (results.get("default") or {}).get("cas")
+    figures: dict[str, Any] = {"best_cas": values[0] if values else None, "best_trial": results.get("best_trial")}
+    figures["default_cas"] = (results.get("default") or {}).get("cas")
     for above, key in (("best", "best"), ("saved", "saved"), ("trials", "counts")):
-        figures |= {f"{above}/{name}": value for name, value in (results.get(key) or {}).items()}
+        figures |= {f"{above}_{name}": value for name, value in (results.get(key) or {}).items()}
     figures["seconds"] = results.get("seconds")
     return {name: float(value) for name, value in figures.items() if _is_number(value)}
 
