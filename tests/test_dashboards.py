@@ -208,3 +208,7 @@ def test_mlflow_compares_the_classifiers_of_a_pipeline(tmp_path: Path) -> None:
         chosen = urlencode({"runs": json.dumps(runs), "experiments": '["1"]'}, quote_via=quote)
         page.open(f"{address}/#/compare-runs?{chosen}", f"{told('Box Plot')} && {told('Parallel Coordinates')}", 30)
         page.open(f"{address}/#/experiments/1/runs/{runs[0]}", told("gain_low"), 30)
+        asked |= {"searchFilter": "tags.kind = 'recipe'", "orderByKey": "metrics.`fid`"}
+        page.open(f"{home}&{urlencode(asked, quote_via=quote)}", f"{rows}.length === 2", 30)
+        recipe = page.js(f"{rows}.find(a => a.innerText.trim() === 'datadream_dset').href").partition("?")[0]
+        page.open(f"{recipe}/artifacts", told("samples_00100.png"), 30)

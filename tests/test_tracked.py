@@ -189,7 +189,8 @@ def test_the_cells_of_a_table_are_runs_whose_seeds_compare(tmp_path: Path, store
     [gain] = client(workspace).get_metric_history(above.info.run_id, "gain")
     assert gain.step == 4
     assert {run.data.params["seed"] for run in runs(workspace, "tags.kind = 'cell'")} == {"0", "1", "2"}
-    query = "tags.kind = 'classifier' and params.arm = 'datadream_dset' and params.train_on = 'both'"
+    assert runs(workspace, "tags.kind = 'classifier'") == [], "the best seed is not the best run of a pipeline"
+    query = "tags.kind = 'seed' and params.arm = 'datadream_dset' and params.train_on = 'both'"
     seeds = {run.data.params["seed"]: run.data.metrics for run in runs(workspace, query)}
     assert seeds.keys() == {"0", "1", "2"}
     for seed, record in enumerate(records):

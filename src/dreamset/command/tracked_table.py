@@ -1,4 +1,4 @@
-"""The table over seeds as MLflow is told of it: a run for it, nested in it one per cell, in each one per classifier."""
+"""The table over seeds as MLflow is told of it: a run for it, nested in it one per cell, in each one per row."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _cell(params: Params, rows: list[dict[str, str]], cell: str, ended: float) -
         one = spool.Run(
             key=f"{cell}/{run}",
             name=f"{run}, {shots} shots, seed {seed}",
-            kind="classifier",
+            kind="seed",
             started=ended,
             ended=ended,
             above=cell,
