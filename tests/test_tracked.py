@@ -138,6 +138,20 @@ def test_a_recipe_that_trains_nothing_has_no_run_of_its_adapting(tmp_path: Path)
     assert track.spool.records(workspace.spool) == []
 
 
+def test_a_stage_tells_nothing_of_the_stages_after_it(tmp_path: Path) -> None:
+    params, workspace, _ = compared.write(tmp_path)
+    path = workspace.result("generate", "datadream_dset")  # of an earlier run, while this one adapts
+    write_json(path, json.loads(path.read_text()) | {"sampler": {"guidance": 9.0, "strength": None}})
+    for stage in ("adapt", "generate"):
+        tracked.stage(params, workspace, stage, "datadream_dset", {}, time.time())
+    records = [track.spool.read(path) for path in track.spool.records(workspace.spool)]
+    adapt, generate = (next(r for r in records if r.stage == stage).runs[1] for stage in ("adapt", "generate"))
+    assert "sampler.guidance" not in adapt.params
+    assert "seconds_generate" not in adapt.metrics
+    assert generate.params["sampler.guidance"] == "9.0"
+    assert "sampler.strength" not in generate.params
+
+
 def test_files_that_are_not_whole_fail_no_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params, workspace, evaluation = compared.write(tmp_path)
     del evaluation["runs"][0]["seconds"]

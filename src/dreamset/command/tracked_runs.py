@@ -90,7 +90,9 @@ def recipes(
                 started=min(times),
                 ended=max(times),
                 above=PIPELINE,
-                params=common(params) | _knobs(params, workspace, recipe),
+                params=common(params)
+                | (_drawn_with(workspace, recipe) if "generate" in stages else {})
+                | of_recipe(params, recipe),
                 metrics={name: float(value) for name, value in metrics.items() if value is not None},
                 curves=curves,
                 datasets=images,
@@ -141,7 +143,7 @@ def classifier(
             if (trained["train_on"], trained["classifier"]) == wanted:
                 ended = path.stat().st_mtime
                 times += [ended - trained["seconds"], ended]
-                metrics["seconds"] = float(trained["seconds"])
+                metrics["seconds_train"] = float(trained["seconds"])
                 settings = track.flat({"train": trained.get("configuration") or {}})
                 curves = _curves(workspace.plots("train", run.arm) / "loss.csv", times[0], ended, run.folder)
     if run.kind.real and workspace.splits.is_file():
@@ -162,6 +164,8 @@ def classifier(
         files = {"confusion.csv": confusion} if confusion.is_file() else {}
     if model:
         files[spool.MODEL] = workspace.classifier
+    known = run.arm in params.recipes
+    knobs = of_recipe(params, run.arm) | _drawn_with(workspace, run.arm) if known else {}
     told = spool.Run(
         key=str(run),
         name=str(run),
@@ -169,7 +173,7 @@ def classifier(
         started=min(times, default=time.time()),
         ended=max(times, default=time.time()),
         above=PIPELINE,
-        params=common(params) | named(params, run) | _knobs(params, workspace, run.arm) | settings,
+        params=common(params) | named(params, run) | knobs | settings,
         metrics=metrics,
         curves=curves,
         datasets=images,
@@ -243,14 +247,14 @@ def named(params: Params, run: Run) -> dict[str, str]:
     return named | {"selection": params.selection}
 
 
-def _knobs(params: Params, workspace: Workspace, recipe: str) -> dict[str, str]:
-    """Return the knobs of a recipe, and the sampler that its images were drawn with, tuned or not."""
-    if recipe not in params.recipes:
-        return {}
+def _drawn_with(workspace: Workspace, recipe: str) -> dict[str, str]:
+    """Return the sampler that a recipe's images were drawn with, tuned or not.
+
+    Only after ``generate``: until then its record is of an earlier run.
+    """
     path = workspace.result("generate", recipe)
     drawn = (read_json(path, f"dreamset generate {recipe}").get("sampler") or {}) if path.is_file() else {}
-    sampler = {name: value for name, value in drawn.items() if value is not None}
-    return of_recipe(params, recipe) | track.flat({"sampler": sampler})
+    return track.flat({"sampler": {name: value for name, value in drawn.items() if value is not None}})
 
 
 def of_recipe(params: Params, recipe: str) -> dict[str, str]:
