@@ -159,7 +159,9 @@ def test_optuna_dashboard_shows_trials_their_states_and_pictures(workspace: Work
 def test_mlflow_shows_a_study_with_its_trials_below_it(workspace: Workspace) -> None:
     track.study(workspace, toy.params(), known_study.RECIPE, known_study.record())
     with chdir(workspace.root):
-        send.send_all({"spool": str(workspace.spool), "uri": "sqlite:///mlflow.db", "experiment": "dreamset"})
+        # MLflow remembers a store by its address, and a relative one would be that of an earlier test.
+        uri = f"sqlite:///{workspace.root}/mlflow.db"
+        send.send_all({"spool": str(workspace.spool), "uri": uri, "experiment": "dreamset"})
     command = ("mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1")
     with seen(workspace.root, *command) as (page, address):
         page.open(f"{address}/#/experiments/1/runs", told(f"study {known_study.NAME}"), 30)
@@ -197,8 +199,14 @@ def test_mlflow_compares_the_classifiers_of_a_pipeline(tmp_path: Path) -> None:
         page.open(home, told("pipeline "), 30)
         assert page.js(told("Model metrics")) or not page.js(told("Prompts")), "the pages for language models are away"
         listed = f"{home}&{urlencode(asked, quote_via=quote)}"
-        rows = "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")]"
-        page.open(listed, f"{rows}.length === {len(names)}", 30)
+        # The list's rows stand on the page in any order; their places are in an attribute.
+        place = "Number(a.closest('.ag-row').getAttribute('row-index'))"
+        rows = (
+            "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")]"
+            f".map(a => [{place}, a]).sort((one, other) => one[0] - other[0]).map(pair => pair[1])"
+        )
+        first = f"{rows}[0]?.innerText.trim() === {best[0]!r}"
+        page.open(listed, f"{rows}.length === {len(names)} && {first}", 30)
         links = page.js(f"{rows}.map(a => [a.innerText.trim(), a.href])")
         assert [accuracy[name] for name, _ in links] == [accuracy[name] for name in best]
         page.open(f"{listed}&compareRunsMode=CHART", told("accuracy_low"), 30)

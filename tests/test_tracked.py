@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store, whose making costs seconds."""
     folder = tmp_path_factory.mktemp("store")
     with chdir(folder):
-        send._connect("sqlite:///mlflow.db", toy.params().track.experiment)
+        send._connect(f"sqlite:///{folder}/mlflow.db", toy.params().track.experiment)
     return folder / "mlflow.db"
 
 
