@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -14,11 +15,13 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from PIL import Image
 
 import browser
+import compared
 import known_study
 import toy
 from dreamset import track
@@ -156,7 +159,9 @@ def test_optuna_dashboard_shows_trials_their_states_and_pictures(workspace: Work
 def test_mlflow_shows_a_study_with_its_trials_below_it(workspace: Workspace) -> None:
     track.study(workspace, toy.params(), known_study.RECIPE, known_study.record())
     with chdir(workspace.root):
-        send.send_all({"spool": str(workspace.spool), "uri": "sqlite:///mlflow.db", "experiment": "dreamset"})
+        # MLflow remembers a store by its address, and a relative one would be that of an earlier test.
+        uri = f"sqlite:///{workspace.root}/mlflow.db"
+        send.send_all({"spool": str(workspace.spool), "uri": uri, "experiment": "dreamset"})
     command = ("mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1")
     with seen(workspace.root, *command) as (page, address):
         page.open(f"{address}/#/experiments/1/runs", told(f"study {known_study.NAME}"), 30)
@@ -174,6 +179,44 @@ def test_mlflow_shows_a_study_with_its_trials_below_it(workspace: Workspace) -> 
         for name, shown in (
             ("trial 4, pruned", (told("Killed"), told("Pruned after 9 of 27 images per class."))),
             ("trial 3, failed", (told("Failed"), told("too few for this scheduler"))),
-            (f"study {known_study.NAME}", (told("Finished"), told("guidance 2.6, steps 25"), told("best/cas"))),
+            (f"study {known_study.NAME}", (told("Finished"), told("guidance 2.6, steps 25"), told("best_cas"))),
         ):
             page.open(links[name], " && ".join(shown), 30)
+
+
+@pytest.mark.browser
+def test_mlflow_compares_the_classifiers_of_a_pipeline(tmp_path: Path) -> None:
+    params, workspace, evaluation = compared.write(tmp_path)
+    compared.tell(params, workspace, evaluation)
+    compared.send_here(params, workspace)
+    names = [f"{row['arm']}/{row['train_on']}/{row['classifier']}" for row in evaluation["runs"]]
+    accuracy = dict(zip(names, (row["accuracy"] for row in evaluation["runs"]), strict=True))
+    best = sorted(names, key=lambda name: -accuracy[name])
+    command = ("mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1")
+    asked = {"searchFilter": "tags.kind = 'classifier'", "orderByKey": "metrics.`accuracy`", "orderByAsc": "false"}
+    with seen(workspace.root, *command) as (page, address):
+        home = f"{address}/#/experiments/1/runs?workflowType=machine_learning"
+        page.open(home, told("pipeline "), 30)
+        assert page.js(told("Model metrics")) or not page.js(told("Prompts")), "the pages for language models are away"
+        listed = f"{home}&{urlencode(asked, quote_via=quote)}"
+        # The list's rows stand on the page in any order; their places are in an attribute.
+        place = "Number(a.closest('.ag-row').getAttribute('row-index'))"
+        rows = (
+            "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")]"
+            f".map(a => [{place}, a]).sort((one, other) => one[0] - other[0]).map(pair => pair[1])"
+        )
+        first = f"{rows}[0]?.innerText.trim() === {best[0]!r}"
+        page.open(listed, f"{rows}.length === {len(names)} && {first}", 30)
+        links = page.js(f"{rows}.map(a => [a.innerText.trim(), a.href])")
+        assert [accuracy[name] for name, _ in links] == [accuracy[name] for name in best]
+        page.open(f"{listed}&compareRunsMode=CHART", told("accuracy_low"), 30)
+        bars = "document.querySelectorAll('.js-plotly-plot .barlayer .point').length"
+        page.until(f"{bars} >= 20", 30)
+        runs = [href.rpartition("/")[2].partition("?")[0] for _, href in links]
+        chosen = urlencode({"runs": json.dumps(runs), "experiments": '["1"]'}, quote_via=quote)
+        page.open(f"{address}/#/compare-runs?{chosen}", f"{told('Box Plot')} && {told('Parallel Coordinates')}", 30)
+        page.open(f"{address}/#/experiments/1/runs/{runs[0]}", told("gain_low"), 30)
+        asked |= {"searchFilter": "tags.kind = 'recipe'", "orderByKey": "metrics.`fid`"}
+        page.open(f"{home}&{urlencode(asked, quote_via=quote)}", f"{rows}.length === 2", 30)
+        recipe = page.js(f"{rows}.find(a => a.innerText.trim() === 'datadream_dset').href").partition("?")[0]
+        page.open(f"{recipe}/artifacts", told("samples_00100.png"), 30)

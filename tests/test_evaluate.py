@@ -212,15 +212,18 @@ def test_files_hold_one_row_per_run_and_costs_where_known(world: tuple[Workspace
     assert float(adapted["nll"]) == float(adapted["nll_scaled"]) > 0
     assert float(adapted["ece"]) == float(adapted["ece_scaled"]) < 1
     metrics = read_json(place.result("metrics"), "")
-    assert metrics["datadream_dset"]["resnet20"].keys() == {"synthetic", "both", "both_strong"}
-    assert metrics["real"].keys() == {"resnet20", "clip_lora", "linear_probe"}
-    assert metrics["real_strong"].keys() == {"resnet20", "clip_lora"}
-    assert metrics["zero_shot"].keys() == {"clip_zeroshot"}
+    assert (metrics["recipe"], metrics["classifier"]) == ("datadream_dset", "resnet20")
+    assert metrics["verdict"].keys() == {"outcome", "gain", "low", "high"}
+    assert metrics["accuracy"].keys() == {"zero_shot", "real", "real_strong", "both", "both_strong"}
+    assert metrics["accuracy"]["both"] == float(adapted["accuracy"])
+    assert metrics["cas"] == float(by_key["datadream_dset", "synthetic", "resnet20"]["accuracy"])
+    assert metrics["fid"] == evaluation["sets"]["datadream_dset"]["fid"]
+    assert metrics["seconds"] > 5.0, "of drawing, adapting and training"
     with (place.plots("evaluate") / "confusion/real_real_resnet20.csv").open() as file:
         pairs = list(csv.DictReader(file))
     assert len(pairs) == 24
     right = np.mean([row["actual"] == row["predicted"] for row in pairs])
-    assert right == pytest.approx(metrics["real"]["resnet20"], abs=1e-4)
+    assert right == pytest.approx(metrics["accuracy"]["real"], abs=1e-4)
 
 
 def test_cas_by_scale_stands_beside_the_real_arms_and_in_no_difference(tmp_path: Path) -> None:

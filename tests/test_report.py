@@ -19,7 +19,7 @@ from PIL import Image
 import reported
 import toy
 from dreamset import report
-from dreamset.command import verbs
+from dreamset.command import tracked_runs
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, write_json
 from dreamset.core.images import png
@@ -369,8 +369,8 @@ def test_the_shots_can_be_kept_out(params: Params, workspace: Workspace) -> None
     assert page.sections["pictures"].one("div", "head").texts("span") == ["", *RECIPES]
     assert page.sections["copies"].texts("figcaption") == ["0.75 near-duplicate"] * 2
     # MLflow gets no file that names them.
-    assert workspace.result("evaluate") in verbs._artifacts(workspace, "evaluate", None, False)
-    kept = verbs._artifacts(workspace, "evaluate", None, True)
+    assert workspace.result("evaluate") in tracked_runs.artifacts(workspace, "evaluate", None, False)
+    kept = tracked_runs.artifacts(workspace, "evaluate", None, True)
     names = {s.path for s in read_split(workspace.splits).train}
     assert not any(name in path.read_text() for path in kept for name in names)
 

@@ -21,10 +21,10 @@ import pytest
 import known_study
 import toy
 from dreamset import track
-from dreamset.command import cli, verbs
+from dreamset.command import verbs
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
-from dreamset.track import send
+from dreamset.track import send, spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,24 @@ def aimed(uri: str | None, timeout_s: float = 1) -> Params:
     return replace(PARAMS, track=replace(PARAMS.track, uri=uri, timeout_s=timeout_s))
 
 
-def spool_one(workspace: Workspace, params: Params = PARAMS, item: str | None = "datadream_dset", **more: Any) -> None:
-    track.record(workspace, params, "adapt" if item else "evaluate", item, **{"started": T0, "ended": T0 + 90, **more})
+def spool_one(
+    workspace: Workspace,
+    params: Params = PARAMS,
+    item: str | None = "datadream_dset",
+    *,
+    files: list[Path] | None = None,
+    started: float = T0,
+    ended: float | None = None,
+    knobs: dict[str, str] | None = None,
+    **more: Any,
+) -> None:
+    """The run of a recipe in that of its pipeline; or, without an item, the pipeline's alone."""
+    tree, everything, tags = track.pipeline(workspace, params)
+    ended = started + 90 if ended is None else ended
+    own = {} if item else more
+    top = spool.Run("", f"pipeline {tree[:8]}", "pipeline", started, ended, tags=tags, params=everything, **own)
+    below = [spool.Run(item, item, "recipe", started, ended, "", params=knobs or {}, **more)] if item else []
+    track.record(workspace, params, "adapt", tree, [top, *below], {item or "": spool.named(files or [])})
 
 
 def waiting(workspace: Workspace) -> list[Path]:
@@ -94,47 +110,51 @@ def test_runs_parent_params_curves_artifacts_and_times_reach_sqlite_once(workspa
         path.parent.mkdir()
         path.write_bytes(text)
     curve = [(step, 1 / (step + 1)) for step in range(1200)]
-    spool_one(workspace, curves={"loss": curve}, metrics={"loss_last": 0.5, "none": None}, artifacts=[grid, other])
+    loss = {"loss": spool.spread(curve, T0, T0 + 90)}
+    spool_one(workspace, curves=loss, metrics={"loss_last": 0.5}, knobs={"rank": "16"}, files=[grid, other])
     grid.unlink()  # as DVC does before the next run of a stage
-    spool_one(workspace, item=None, started=T0 + 100, ended=T0 + 130, metrics={"accuracy/ß #1": 0.75})
+    spool_one(workspace, item=None, started=T0 + 100, ended=T0 + 130, metrics={"accuracy/ß #1": 0.75}, note="It helps.")
 
     assert track.flush(workspace, PARAMS) == track.Flushed(sent=2)
     assert waiting(workspace) == []
     found = runs(workspace)
     parent = found.pop(next(name for name in found if name.startswith("pipeline ")))
-    adapt, evaluate = found["adapt@datadream_dset"], found["evaluate"]
-    assert len(found) == 2
-    for run in (adapt, evaluate):
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.tags["pipeline"] == parent.data.tags["pipeline"]
-        assert run.info.status == "FINISHED"
-    assert adapt.data.tags["dvc_stage"] == "adapt@datadream_dset"
+    assert found.keys() == {"datadream_dset"}
+    adapt = found["datadream_dset"]
+    assert adapt.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert adapt.data.tags["tree"] == parent.data.tags["tree"]
+    assert {run.info.status for run in (adapt, parent)} == {"FINISHED"}
     assert (adapt.info.start_time, adapt.info.end_time) == (T0 * 1000, (T0 + 90) * 1000)
     assert (parent.info.start_time, parent.info.end_time) == (T0 * 1000, (T0 + 130) * 1000)
-    assert adapt.data.params["recipe.rank"] == str(PARAMS.recipes["datadream_dset"].rank)
-    assert adapt.data.params["base.adapt.class.lr"] == str(PARAMS.base.adapt.class_.lr)
+    assert adapt.data.params == {"rank": "16"}
     assert parent.data.params["recipes.datadream_light.scope"] == "dataset"
+    assert parent.data.params["base.adapt.class.lr"] == str(PARAMS.base.adapt.class_.lr)
     assert adapt.data.metrics == {"loss": curve[-1][1], "loss_last": 0.5}
-    assert parent.data.metrics == evaluate.data.metrics == {"accuracy/ß _1": 0.75}
+    assert parent.data.metrics == {"accuracy/ß _1": 0.75}
+    assert parent.data.tags["mlflow.note.content"] == "It helps."
     history = client(workspace).get_metric_history(adapt.info.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == curve
     assert {point.timestamp for point in history if point.step == 1199} == {(T0 + 90) * 1000}
-    assert sorted(file.path for file in client(workspace).list_artifacts(adapt.info.run_id)) == [
-        "b_samples.png",
-        "samples.png",
-    ]
+    with chdir(workspace.root):
+        listed = [file.path for file in client(workspace).list_artifacts(adapt.info.run_id)]
+    assert sorted(listed) == ["b_samples.png", "samples.png"]
     assert len(list((workspace.root / "mlartifacts").rglob("*.png"))) == 2
 
     assert track.flush(workspace, PARAMS) == track.Flushed()
     spool_one(workspace, item="datadream_cls")
     send_here(workspace)
-    assert len(runs(workspace)) == 4, "a later stage joins its pipeline's run"
+    assert len(runs(workspace)) == 3, "a later stage joins its pipeline's run"
 
 
 def send_here(workspace: Workspace) -> None:
     """What the sending process does, without the cost of one."""
-    uri = f"sqlite:///{workspace.root}/mlflow.db"
-    send.send_all({"spool": str(workspace.spool), "uri": uri, "experiment": PARAMS.track.experiment})
+    with chdir(workspace.root):
+        job = {
+            "spool": str(workspace.spool),
+            "uri": f"sqlite:///{workspace.root}/mlflow.db",
+            "experiment": PARAMS.track.experiment,
+        }
+        send.send_all(job)
 
 
 def test_two_flushes_at_once_meeting_no_store_lose_and_double_nothing(workspace: Workspace) -> None:
@@ -163,7 +183,7 @@ def test_a_lost_reply_is_not_sent_twice_and_a_broken_record_is_set_aside(
     torn = waiting(workspace)[1]
     (torn / "record.json").write_bytes((torn / "record.json").read_bytes()[:-20])
     assert track.flush(workspace, PARAMS) == track.Flushed(sent=1, set_aside=1)
-    assert sorted(name.split()[0] for name in runs(workspace)) == ["adapt@datadream_dset", "pipeline"]
+    assert sorted(name.split()[0] for name in runs(workspace)) == ["datadream_dset", "pipeline"]
     assert "1 tracking record could not be used" in capsys.readouterr().err
     assert "JSONDecodeError" in (workspace.spool / "broken" / torn.name / "reason.txt").read_text()
 
@@ -210,7 +230,8 @@ def test_a_server_that_fails_costs_a_warning_and_no_record(
     with server() as uri:
         spool_one(workspace)
         before = time.monotonic()
-        track.finish(workspace, aimed(uri), "report", started=T0, ended=T0 + 1)
+        spool_one(workspace, item="datadream_cls")
+        track.finish(workspace, aimed(uri), "report", T0)
         took = time.monotonic() - before
     assert took < 20, "one call, no retries, and the import of mlflow on a busy machine"
     assert len(waiting(workspace)) == 2
@@ -228,28 +249,30 @@ def test_a_sender_past_all_patience_is_killed(
     spool_one(workspace)
     with hanging_server() as uri:
         assert track.flush(workspace, aimed(uri)) == track.Flushed(waiting=1)
-    assert "not done within 0.2 s" in capsys.readouterr().err
+    assert "not done within 0.6 s" in capsys.readouterr().err
 
 
 def test_only_long_stages_and_the_report_send(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[int] = []
     monkeypatch.setattr(track, "flush", lambda *_: flushed.append(len(waiting(workspace))))
-    track.finish(workspace, PARAMS, "prepare", started=time.time() - 1)
+    spool_one(workspace)
+    track.finish(workspace, PARAMS, "prepare", time.time() - 1)
     assert flushed == []
-    track.finish(workspace, PARAMS, "adapt", "datadream_cls", started=time.time() - 121)
-    track.finish(workspace, PARAMS, "report", started=time.time() - 1)
-    assert flushed == [2, 3]
+    track.finish(workspace, PARAMS, "adapt", time.time() - 121)
+    track.finish(workspace, PARAMS, "report", time.time() - 1)
+    assert flushed == [1, 1]
 
 
 def test_without_a_uri_nothing_is_written(workspace: Workspace) -> None:
-    track.finish(workspace, aimed(None), "report", started=T0)
+    spool_one(workspace, aimed(None))
+    track.finish(workspace, aimed(None), "report", T0)
     assert list(workspace.root.iterdir()) == []
 
 
 def test_a_spool_that_cannot_be_written_and_a_missing_file_are_warnings(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spool_one(workspace, artifacts=[workspace.root / "gone.png"])
+    spool_one(workspace, files=[workspace.root / "gone.png"])
     assert "without" in capsys.readouterr().err
     assert len(waiting(workspace)) == 1
     blocked = Workspace.at(workspace.root / "file")
@@ -262,7 +285,7 @@ def test_the_pipeline_is_the_parameters_that_matter(workspace: Workspace) -> Non
     same = replace(PARAMS, track=replace(PARAMS.track, timeout_s=9))
     for params in (PARAMS, same, replace(PARAMS, seed=1)):
         spool_one(workspace, params, started=T0 + params.seed)
-    pipelines = [json.loads((path / "record.json").read_text())["pipeline"] for path in waiting(workspace)]
+    pipelines = [spool.read(path).tree for path in waiting(workspace)]
     assert pipelines[0] == pipelines[1] != pipelines[2]
 
 
@@ -273,44 +296,16 @@ def test_names_of_classes_that_mlflow_refuses_are_cleaned(workspace: Workspace, 
     send_here(workspace)
     assert waiting(workspace) == []
     assert not (workspace.spool / "broken").exists()
-    for run in runs(workspace).values():
+    for run in (run for name, run in runs(workspace).items() if name.startswith("pipeline ")):
         found = {name: value for name, value in run.data.params.items() if name.startswith("shots.")}
         assert sorted(found.values()) == ["1", "2", "3", "4", "5", "8"]
         assert found["shots.it_s _old_"] == "4"
         assert found["shots.it_s _old__2"] == "8"
 
 
-def test_accuracies_and_qualities_of_an_evaluation_arrive(
-    workspace: Workspace, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(store, workspace.root)
-    evaluation = {
-        "test_images": 640,
-        "protocol": "test",
-        "runs": [
-            {"arm": arm, "train_on": kind, "classifier": "resnet20", "accuracy": accuracy, "low": 0.1}
-            for arm, kind, accuracy in (("real", "real_strong", 0.75), ("datadream_dset", "both", 0.875))
-        ],
-        "sets": {
-            "datadream_dset": {"fid": 4.5, "kid": 0.02, "space": "judge", "near_duplicates": {"share": 0.1, "count": 3}}
-        },
-    }
-    monkeypatch.setattr(verbs, "stage_function", lambda _: lambda *_: evaluation)
-    monkeypatch.chdir(workspace.root)
-    shutil.copy(Path(__file__).parents[1] / "params.yaml", workspace.root)
-    cli.main(["evaluate"])
-    send_here(workspace)
-    expected = {
-        "test_images": 640,
-        "accuracy/real/real_strong/resnet20": 0.75,
-        "accuracy/datadream_dset/both/resnet20": 0.875,
-        "fid/datadream_dset": 4.5,
-        "kid/datadream_dset": 0.02,
-        "near_duplicates/datadream_dset": 0.1,
-    }
-    found = runs(workspace)
-    assert len(found) == 2  # its own, and the pipeline's, which compares whole pipelines
-    assert all(run.data.metrics == expected for run in found.values())
+def files_of(workspace: Workspace, run: Any) -> list[str]:
+    with chdir(workspace.root):  # where a relative place leads, as that of the store
+        return [file.path for file in client(workspace).list_artifacts(run.info.run_id)]
 
 
 def study_runs(workspace: Workspace) -> tuple[list[Any], dict[str, Any]]:
@@ -318,9 +313,9 @@ def study_runs(workspace: Workspace) -> tuple[list[Any], dict[str, Any]]:
     mlflow = client(workspace)
     found = mlflow.search_runs([mlflow.get_experiment_by_name(PARAMS.track.experiment).experiment_id])
     trials = [run for run in found if run.data.tags["kind"] == "trial"]
-    assert len({run.data.tags["trial"] for run in trials}) == len(trials)
+    assert len({run.data.tags["key"] for run in trials}) == len(trials)
     parents = [run for run in found if run.data.tags["kind"] == "study"]
-    return parents, {run.data.tags["trial"]: run for run in trials}
+    return parents, {run.data.tags["key"].removeprefix("trial/"): run for run in trials}
 
 
 def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, store: Path) -> None:
@@ -346,10 +341,10 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
     assert parent.data.params["pruner"] == "hyperband"
     assert parent.data.params["recipe.search.guidance.high"] == "7.5"
     best = known_study.cas(2.6, 25, 27)
-    figures = {"best/cas": best, "best/guidance": 2.6, "best/steps": 25, "best/trial": 5, "saved/resource": 0.42}
-    figures |= {"trials/complete": 3, "trials/pruned": 2, "trials/failed": 1, "seconds": 120}
-    assert parent.data.metrics == figures | {"default/cas": known_study.cas(2.0, 20, 27)}
-    assert [file.path for file in client(workspace).list_artifacts(parent.info.run_id)] == ["history.csv"]
+    figures = {"best_cas": best, "best_guidance": 2.6, "best_steps": 25, "best_trial": 5, "saved_resource": 0.42}
+    figures |= {"trials_complete": 3, "trials_pruned": 2, "trials_failed": 1, "seconds": 120}
+    assert parent.data.metrics == figures | {"default_cas": known_study.cas(2.0, 20, 27)}
+    assert files_of(workspace, parent) == ["history.csv"]
 
     statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
     assert [trials[number].info.run_name for number in "013"] == ["trial 0", "trial 1, pruned", "trial 3, failed"]
@@ -364,8 +359,7 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
         assert run.data.tags.get("reason") == row["reason"]
         curve = client(workspace).get_metric_history(run.info.run_id, "cas_by_images_per_class")
         assert {str(point.step): point.value for point in curve} == row["rungs"]
-        files = [file.path for file in client(workspace).list_artifacts(run.info.run_id)]
-        assert files == (["samples.png"] if row["number"] == 0 else [])
+        assert files_of(workspace, run) == (["samples.png"] if row["number"] == 0 else [])
     assert trials == {}
 
 
@@ -380,8 +374,8 @@ def test_the_stage_spools_its_study(workspace: Workspace, monkeypatch: pytest.Mo
         write_json(workspace.result("tune", recipe), record)
         verbs.stage(Namespace(stage="tune", item=recipe, dry_run=False, params=None, worker=False))
     found = [track.spool.read(path) for path in waiting(workspace)]
-    assert [run.stage for run in found] == ["study", "tune", "tune"]
-    assert (waiting(workspace)[0] / f"artifacts/{known_study.RECIPE}.json").is_file()
+    assert [run.stage for run in found] == ["study"], "a recipe without a study has nothing to tell"
+    assert (track.spool.files_of(waiting(workspace)[0], 0) / f"{known_study.RECIPE}.json").is_file()
 
 
 def test_a_study_that_goes_on_or_is_sent_again_stays_one_run(workspace: Workspace, store: Path) -> None:
@@ -402,11 +396,11 @@ def test_a_study_that_goes_on_or_is_sent_again_stays_one_run(workspace: Workspac
     [again], now = study_runs(workspace)
     assert again.info.run_id == parent.info.run_id
     assert again.info.status == "FINISHED"
-    assert (again.data.metrics["best/trial"], again.data.tags["best"]) == (5, "guidance 2.6, steps 25")
+    assert (again.data.metrics["best_trial"], again.data.tags["best"]) == (5, "guidance 2.6, steps 25")
     assert sorted(now) == ["0", "1", "2", "3", "4", "5"]
-    assert [number for number in "0123" if now[number].info.run_id == trials[number].info.run_id] == ["0", "2", "3"]
+    assert [now[number].info.run_id for number in "0123"] == [trials[number].info.run_id for number in "0123"]
     assert now["1"].info.status == "KILLED"
-    history = client(workspace).get_metric_history(parent.info.run_id, "best/steps")
+    history = client(workspace).get_metric_history(parent.info.run_id, "best_steps")
     assert sorted(point.value for point in history) == [20, 25], "what is sent twice is one point"
 
     # One of the same name in another storage.
@@ -427,15 +421,16 @@ def test_a_study_without_a_feasible_trial_says_so_and_none_is_no_record(workspac
     track.study(workspace, PARAMS, known_study.RECIPE, known_study.record(trials=rows, best=None, best_trial=None))
     [path] = waiting(workspace)
     record = json.loads((path / "record.json").read_text())
-    assert record["tags"]["best"] == "no feasible trial"
-    assert "best/cas" not in record["metrics"]
-    assert {trial["tags"]["feasible"] for trial in record["trials"]} == {"false"}
+    study, *trials = record["runs"]
+    assert study["tags"]["best"] == "no feasible trial"
+    assert "best_cas" not in study["metrics"]
+    assert {trial["tags"]["feasible"] for trial in trials} == {"false"}
 
 
 def test_a_password_of_the_storage_is_sent_nowhere(workspace: Workspace) -> None:
     storage = "postgresql+psycopg://me:top/se@cret@db.example/studies"
     params = replace(PARAMS, tune=replace(PARAMS.tune, storage=storage))
-    track.record(workspace, params, "tune", known_study.RECIPE, started=T0, ended=T0 + 1)
+    spool_one(workspace, params, knobs=track.read_by(params, "tune", known_study.RECIPE))
     track.study(workspace, params, known_study.RECIPE, known_study.record())
     for path in waiting(workspace):
         assert "cret" not in (path / "record.json").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import json
@@ -38,9 +37,9 @@ def stage(arguments: argparse.Namespace) -> None:
     if arguments.worker:
         _work(params, workspace, item)
         return
+    from dreamset.command import tracked
     from dreamset.core import audit, locks
     from dreamset.core.files import check_target
-    from dreamset.track import figures, finish, study
 
     # The record is written last, maybe after hours.
     check_target(workspace.result(name, item), f"{name}:")
@@ -51,21 +50,7 @@ def stage(arguments: argparse.Namespace) -> None:
     _print(name, item, summary)
     for sentence in summary.get("sentences", ()):
         print(sentence, flush=True)
-    plots = workspace.plots(name, item)
-    private = not params.report.show_real
-    if name == "tune" and item:
-        record = json.loads(workspace.result(name, item).read_text(encoding="utf-8"))
-        study(workspace, params, item, record, _artifacts(workspace, name, item, private))
-    finish(
-        workspace,
-        params,
-        name,
-        item,
-        started=started,
-        metrics=figures(summary),
-        curves=_curves(plots / "loss.csv"),
-        artifacts=_artifacts(workspace, name, item, private),
-    )
+    tracked.stage(params, workspace, name, item, summary, started)
 
 
 def _work(params: Params, workspace: Workspace, recipe: str) -> None:
@@ -117,31 +102,9 @@ def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
         print(f"{stage}: warning: {warning}", file=sys.stderr, flush=True)
 
 
-def _curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the loss curves of a stage, one per adapter or run, as (step, loss)."""
-    if not path.is_file():
-        return {}
-    curves: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            name = row.get("adapter") or row.get("run") or "loss"
-            curves.setdefault(f"loss/{name}", []).append((int(row["step"]), float(row["loss"])))
-    return curves
-
-
-def _artifacts(workspace: Workspace, stage: str, item: str | None, private: bool) -> list[Path]:
-    """Return the files of a stage that people look at; none shows or names a shot if the shots are ``private``."""
-    # The evaluation's record names the files of shots that synthetic images resemble.
-    files = [] if private and stage == "evaluate" else [workspace.result(stage, item)]
-    plots = workspace.plots(stage, item)
-    files += sorted(plots.glob("*")) if plots.is_dir() else []
-    if stage == "report":
-        files += [workspace.results / "report.html", workspace.results / "contact_sheet.png"]
-    return [path for path in files if path.is_file()]
-
-
 def table(arguments: argparse.Namespace) -> None:
     """Run every stage over shots and seeds."""
+    from dreamset.command import tracked_table
     from dreamset.sweep import cells
 
     params, workspace = _open(arguments)
@@ -153,6 +116,7 @@ def table(arguments: argparse.Namespace) -> None:
         params = dataclasses.replace(params, active=tuple(dict.fromkeys(arguments.recipes)))
     shots, seeds = sorted(set(arguments.shots)), list(arguments.seeds)
     print(cells.run(params, workspace, shots, seeds, arguments.jobs, recheck=arguments.recheck))
+    tracked_table.record(params, workspace)
 
 
 def predict(arguments: argparse.Namespace) -> None:

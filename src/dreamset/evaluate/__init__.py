@@ -98,6 +98,6 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}
-    output.write(workspace, evaluation, guesses, labels, rows, groups)
+    output.write(params, workspace, evaluation, guesses, labels, rows, groups)
     output.write_nearest(workspace, scored.near)
     return evaluation

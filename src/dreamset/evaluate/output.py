@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.files import atomic_write, write_csv, write_json
 from dreamset.core.images import png
-from dreamset.data.runs import REAL, ZERO_SHOT
+from dreamset.data.runs import REAL, SYNTHETIC, ZERO_SHOT, Kind
 from dreamset.evaluate.records import SCALE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.runs import Run
+    from dreamset.params import Params
 
 _MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
 _TOP_PAIRS: Final = 50  # of a larger one
@@ -69,6 +70,7 @@ _COSTS: Final = (
 
 
 def write(
+    params: Params,
     workspace: Workspace,
     evaluation: dict[str, Any],
     predicted: dict[Run, NDArray[np.int64]],
@@ -79,6 +81,7 @@ def write(
     """Write the stage's results and plots.
 
     Args:
+        params: all parameters.
         workspace: where they go.
         evaluation: what ``evaluate.run`` returns.
         predicted: labels (images,) by run.
@@ -87,8 +90,9 @@ def write(
         groups: (images,), numbers of the images' groups; None where each image is a group.
     """
     write_json(workspace.result("evaluate"), evaluation)
-    write_json(workspace.result("metrics"), summary(evaluation))
-    write_csv(workspace.results / "evaluate.csv", rows(evaluation), ROW_COLUMNS)
+    table = rows(evaluation)
+    write_json(workspace.result("metrics"), summary(params, table, evaluation["verdict"]))
+    write_csv(workspace.results / "evaluate.csv", table, ROW_COLUMNS)
     plots, classes = workspace.plots("evaluate"), evaluation["classes"]
     guesses = {
         "classes": classes,
@@ -134,20 +138,41 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     return table
 
 
-def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Return the few numbers that ``dvc metrics show`` prints, by recipe."""
-    compact: dict[str, Any] = {}
-    for record in evaluation["runs"]:
-        if record["arm"] in (REAL, ZERO_SHOT):
-            name = record["train_on"] if record["arm"] == REAL else ZERO_SHOT
-            compact.setdefault(name, {})[record["classifier"]] = record["accuracy"]
-        else:
-            arm = compact.setdefault(record["arm"], {})
-            arm.setdefault(record["classifier"], {})[record["train_on"]] = record["accuracy"]
-    for recipe, sets in evaluation["sets"].items():
-        compact[recipe] |= {name: sets[name] for name in SET_MEASURES}
-        compact[recipe]["near_duplicates"] = sets["near_duplicates"]["count"]
-    return compact
+def summary(
+    params: Params, rows: Iterable[Mapping[str, Any]], verdict: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the dozen figures that one run of the pipeline is compared with another by; ``evaluate.csv`` has the rest.
+
+    They are those of the primary recipe and classifier. What was not measured is left out.
+
+    Args:
+        params: gives the primary recipe and classifier.
+        rows: of one run, as ``rows`` returns them.
+        verdict: its record, as ``evaluate`` writes it.
+    """
+    recipe, classifier = params.primary_recipe, params.primary_classifier
+    compact: dict[str, Any] = {"recipe": recipe, "classifier": classifier}
+    if verdict:
+        names = {"outcome": "outcome", "gain": "difference", "low": "low", "high": "high"}
+        compact["verdict"] = {name: verdict[key] for name, key in names.items()}
+    accuracy: dict[str, float] = {}
+    seconds = 0.0
+    for row in rows:
+        kind = Kind.parse(row["train_on"])
+        if row["recipe"] == ZERO_SHOT:
+            accuracy[ZERO_SHOT] = row["accuracy"]
+        elif row["classifier"] == classifier and row["recipe"] in (REAL, recipe) and kind.real and kind.scale is None:
+            accuracy[str(kind)] = row["accuracy"]
+        if row["recipe"] != recipe:
+            continue
+        if kind == SYNTHETIC and row["classifier"] in params.base.train.from_scratch:
+            compact.setdefault("cas", row["accuracy"])
+        compact |= {name: row[name] for name in ("fid", "near_duplicates") if row[name] is not None}
+        # Every classifier takes its own time. The images are made once.
+        seconds += row["seconds_train"]
+        made = sum(row[name] or 0 for name in ("seconds_adapt", "seconds_tune", "seconds_generate"))
+        compact["seconds"] = round(made + seconds, 2)
+    return compact | {"accuracy": accuracy}
 
 
 def confused(labels: NDArray[np.int64], guess: NDArray[np.int64], classes: int) -> Iterable[tuple[int, int]]:

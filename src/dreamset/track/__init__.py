@@ -1,4 +1,4 @@
-"""Tracking with MLflow: one run per stage and item. No failure of it can fail a stage.
+"""Tracking with MLflow: one run per pipeline, recipe, classifier, study. No failure of it can fail a stage.
 
 A stage writes a record into the spool (``.dreamset/track``) at its end. A separate process sends the records, so it
 can be killed when a server does not answer. Records that the server has not taken wait in the spool.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core.addresses import without_password
 from dreamset.core.files import digest
 from dreamset.params import to_dict
-from dreamset.track import spool, studies
+from dreamset.track import local, spool, studies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
 # Importing mlflow costs seconds, so a short stage leaves its record to a later one; ``report`` sends what is left.
 _WORTH_SENDING_S: Final = 120.0
-# What a whole flush may take beyond the time limit of one call.
+# What a whole flush may take beyond the time limit of one call, and more for each run and each byte.
 _PATIENCE_S: Final = 60.0
+_PER_RUN_S: Final = 0.2
+_BYTES_PER_S: Final = 5e6
+_LONGEST: Final = 400  # characters of a server's reason
 _EXCEPTION: Final = re.compile(r"^[\w.]*(?:Error|Exception): ")
 
 
@@ -48,99 +51,49 @@ class Flushed:
         return f"sent {self.sent}, waiting {self.waiting}, set aside {self.set_aside}"
 
 
-def finish(
-    workspace: Workspace,
-    params: Params,
-    stage: str,
-    item: str | None = None,
-    *,
-    started: float,
-    ended: float | None = None,
-    metrics: Mapping[str, float | None] | None = None,
-    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
-    artifacts: Iterable[Path] = (),
-) -> None:
-    """Record the run of a stage at its end; ``flush`` too where the stage was long enough."""
-    ended = time.time() if ended is None else ended
-    record(
-        workspace,
-        params,
-        stage,
-        item,
-        started=started,
-        ended=ended,
-        metrics=metrics,
-        curves=curves,
-        artifacts=artifacts,
-    )
-    if stage == "report" or ended - started > _WORTH_SENDING_S:
-        flush(workspace, params)
-
-
-def figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of a stage's summary by name; of an evaluation, those of every run and recipe too.
-
-    Args:
-        summary: the result of a stage's ``run``. Its ``runs`` give ``accuracy/ARM/TRAIN_ON/CLASSIFIER``, and its
-            ``sets`` give ``fid/RECIPE``, ``kid/RECIPE`` and so on, shares of near-duplicates included.
-    """
-    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-    for run in summary.get("runs", ()):
-        if "accuracy" in run:
-            numbers[f"accuracy/{run['arm']}/{run['train_on']}/{run['classifier']}"] = run["accuracy"]
-    for recipe, measures in (summary.get("sets") or {}).items():
-        shares = {
-            name: value["share"] for name, value in measures.items() if isinstance(value, dict) and "share" in value
-        }
-        for name, value in (measures | shares).items():
-            if isinstance(value, int | float):
-                numbers[f"{name}/{recipe}"] = value
-    return numbers
+def pipeline(workspace: Workspace, params: Params) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return what a run of the whole pipeline is known by: its tree, its parameters, and the tags of its commit."""
+    commit, everything = _commit(workspace.root), _everything(params)
+    return digest([everything, commit])[:16], everything, {"git_commit": commit, "mlflow.source.git.commit": commit}
 
 
 def record(
     workspace: Workspace,
     params: Params,
     stage: str,
-    item: str | None = None,
-    *,
-    started: float,
-    ended: float,
-    metrics: Mapping[str, float | None] | None = None,
-    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
-    artifacts: Iterable[Path] = (),
+    tree: str,
+    runs: Sequence[spool.Run],
+    files: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> None:
-    """Spool one run of a stage without contacting any server; do nothing where ``track.uri`` is null.
+    """Spool runs without contacting any server; do nothing where ``track.uri`` is null.
 
     Args:
         workspace: where the spool is.
         params: the resolved parameters.
         stage: ``adapt``, ``generate`` and so on.
-        item: the recipe or arm, for a stage that has several.
-        started: seconds since the epoch.
-        ended: the same.
-        metrics: final figures by name; None values are left out.
-        curves: (step, value) pairs by name.
-        artifacts: files or folders. They are copied, since DVC may delete a stage's outputs before they are sent.
+        tree: what the runs are nested in at the top: the same runs of the same tree go on, and are not doubled.
+        runs: each after the one that it is nested in.
+        files: by key of a run, files and folders by the names that MLflow gives them. They are copied, since DVC may
+            delete a stage's outputs before they are sent.
     """
-    if params.track.uri is None:
+    if params.track.uri is None or not runs:
         return
-    commit = _commit(workspace.root)
-    everything = _everything(params)
-    run = spool.Run(
-        id=uuid.uuid4().hex,
-        stage=stage,
-        item=item,
-        started=started,
-        ended=ended,
-        commit=commit,
-        pipeline=digest([everything, commit])[:16],
-        pipeline_params=everything,
-        params=_read_by(params, stage, item),
-        metrics={name: float(value) for name, value in (metrics or {}).items() if value is not None},
-        curves={name: [(int(step), float(y)) for step, y in points] for name, points in (curves or {}).items()},
-    )
-    _spool(workspace, run, artifacts)
+    name = uuid.uuid4().hex
+    try:
+        missing = spool.write(
+            workspace.spool, spool.Record(name, stage, tree, max(run.ended for run in runs), list(runs)), files or {}
+        )
+    except OSError as error:
+        warn(f"{stage} is not tracked: {workspace.spool} cannot be written ({error.strerror or error}).")
+    else:
+        for path in missing:
+            warn(f"{stage} is tracked without {path}: there is no such file.")
+
+
+def finish(workspace: Workspace, params: Params, stage: str, started: float) -> None:
+    """Send at the end of a stage that was long enough, and of the last one."""
+    if stage == "report" or time.time() - started > _WORTH_SENDING_S:
+        flush(workspace, params)
 
 
 def study(
@@ -160,27 +113,13 @@ def study(
     """
     if params.track.uri is None or not results.get("trials"):
         return
-    run = studies.build(results, _read_by(params, "tune", recipe), _commit(workspace.root))
-    pictures = {
-        trial["number"]: workspace.artifacts / trial["samples"] for trial in results["trials"] if trial.get("samples")
-    }
-    _spool(workspace, run, artifacts, pictures)
-
-
-def _spool(
-    workspace: Workspace,
-    run: spool.Run | spool.Study,
-    artifacts: Iterable[Path],
-    pictures: Mapping[int, Path] | None = None,
-) -> None:
-    """Write a record, or warn where it cannot be written."""
-    try:
-        missing = spool.write(workspace.spool, run, artifacts, pictures)
-    except OSError as error:
-        _warn(f"{run.stage} is not tracked: {workspace.spool} cannot be written ({error.strerror or error}).")
-    else:
-        for path in missing:
-            _warn(f"{run.stage} is tracked without {path}: there is no such file.")
+    tree, runs = studies.build(results, read_by(params, "tune", recipe), _commit(workspace.root))
+    files: dict[str, dict[str, Path]] = {studies.STUDY: spool.named(artifacts)}
+    for trial in results["trials"]:
+        # Another machine's worker keeps its pictures.
+        if trial.get("samples") and (workspace.artifacts / trial["samples"]).is_file():
+            files[studies.key(trial["number"])] = {"samples.png": workspace.artifacts / trial["samples"]}
+    record(workspace, params, "study", tree, runs, files)
 
 
 def flush(workspace: Workspace, params: Params) -> Flushed:
@@ -189,22 +128,31 @@ def flush(workspace: Workspace, params: Params) -> Flushed:
     if uri is None or not spool.records(folder):
         return Flushed()
     job = {"spool": str(folder.absolute()), "uri": uri, "experiment": params.track.experiment}
-    output, reason = _in_a_process(job, workspace.root, params.track.timeout_s)
+    output, reason = _in_a_process(job, workspace.root, params.track.timeout_s, _needed(folder))
     events = Counter(output.splitlines())
+    for line in events:
+        if line.startswith(local.SAYS):
+            warn(line.removeprefix(local.SAYS))
     result = Flushed(events["sent"], len(spool.records(folder)), events["broken"])
     if result.set_aside:
-        _warn(f"{_counted(result.set_aside)} could not be used and went to {folder / spool.BROKEN}.")
+        warn(f"{_counted(result.set_aside)} could not be used and went to {folder / spool.BROKEN}.")
     if result.waiting and reason:
-        _warn(
+        warn(
             f"tracking at {without_password(uri)} failed ({without_password(reason)}); {_counted(result.waiting)} "
             f"kept in {os.path.relpath(folder, workspace.root)} for the next run or `dreamset track`."
         )
     return result
 
 
-def _in_a_process(job: dict[str, str], root: Path, timeout_s: float) -> tuple[str, str]:
+def _needed(folder: Path) -> float:
+    """Return the seconds that a slow server may need for all records; each run takes some calls."""
+    sizes = [spool.size(path) for path in spool.records(folder)]
+    return sum(runs for runs, _ in sizes) * _PER_RUN_S + sum(count for _, count in sizes) / _BYTES_PER_S
+
+
+def _in_a_process(job: dict[str, str], root: Path, timeout_s: float, needed_s: float) -> tuple[str, str]:
     """Run the sender in a process that can be killed; return its output, and why it failed (empty: it did not)."""
-    limit = timeout_s + _PATIENCE_S
+    limit = round(timeout_s + _PATIENCE_S + needed_s, 1)
     try:
         sender = subprocess.Popen(
             [sys.executable, "-P", "-m", "dreamset.track.send"],
@@ -247,10 +195,10 @@ def _everything(params: Params) -> dict[str, str]:
     # No result depends on where trials are kept, and the address may hold a password.
     del tree["tune"]["storage"]
     recipes = {name: to_dict(params.recipes[name]) for name in params.active}
-    return _flat({**tree, "recipes": recipes, "base": to_dict(params.base)})
+    return flat({**tree, "recipes": recipes, "base": to_dict(params.base)})
 
 
-def _read_by(params: Params, stage: str, item: str | None) -> dict[str, str]:
+def read_by(params: Params, stage: str, item: str | None) -> dict[str, str]:
     """Return the parameters that a stage reads, flat: top of the file, section, part of the model's row, recipe."""
     base = to_dict(params.base)
     named = {key: value for key, value in base.items() if not isinstance(value, dict)}
@@ -259,15 +207,16 @@ def _read_by(params: Params, stage: str, item: str | None) -> dict[str, str]:
     tree[stage] = {name: value for name, value in section.items() if name != "storage"}  # which may hold a password
     tree |= {f"base.{stage}": base[stage]} if stage in base else {}
     tree |= {"recipe": to_dict(params.recipes[item])} if item in params.recipes else {}
-    return _flat(tree)
+    return flat(tree)
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Return the values of a tree as text, by their names with a dot between."""
     rows: dict[str, str] = {}
     for key, value in tree.items():
         name = above + key.rstrip("_")
         if isinstance(value, dict):
-            rows |= _flat(value, name + ".")
+            rows |= flat(value, name + ".")
         else:
             rows[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return rows
@@ -288,12 +237,15 @@ def _reason(chatter: str) -> str:
     """Return the exception's line of a traceback, shortened."""
     lines = [line for line in chatter.splitlines() if line.strip()] or ["no message"]
     raised = [line for line in lines if _EXCEPTION.match(line)]
-    return _EXCEPTION.sub("", (raised or lines)[-1]).strip()[:160]
+    reason = _EXCEPTION.sub("", (raised or lines)[-1]).strip()
+    # A message may hold a whole query. What a person has to run is shorter, and stays whole.
+    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST].rsplit(' ', 1)[0]} …"
 
 
 def _counted(records: int) -> str:
     return f"{records} tracking record{'' if records == 1 else 's'}"
 
 
-def _warn(sentence: str) -> None:
+def warn(sentence: str) -> None:
+    """Print a warning, which is all that a failure of tracking costs."""
     print(f"dreamset: warning: {sentence}", file=sys.stderr, flush=True)

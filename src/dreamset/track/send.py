@@ -6,23 +6,25 @@ import fcntl
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.track import spool
+from dreamset.track import local, models, spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
-    from dreamset.track.spool import Run, Study, Trial
+    from dreamset.track.spool import Record, Run
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^/\w.\- ]")
 _PARAMS_PER_BATCH: Final = 100
 _METRICS_PER_BATCH: Final = 1000
 _MOST_RUNS: Final = 50_000  # MLflow's limit for one query
+# MLflow 3 guesses what an experiment is about, and guesses language models; its page then hides training runs.
+_KIND: Final = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def send_all(job: Mapping[str, Any]) -> None:
@@ -40,15 +42,12 @@ def send_all(job: Mapping[str, Any]) -> None:
         client, experiment = _connect(job["uri"], job["experiment"])
         for path in waiting:
             try:
-                run = spool.read(path)
-            except (OSError, ValueError, TypeError) as error:
+                record = spool.read(path)
+            except (OSError, ValueError, TypeError, KeyError) as error:
                 _drop(path, error)
                 continue
             try:
-                if isinstance(run, spool.Study):
-                    _send_study(client, experiment, run, path)
-                else:
-                    _send(client, experiment, run, path / "artifacts")
+                _send(client, experiment, record, path)
             except MlflowException as error:
                 # A record that the server will never take must not hold up the others for ever.
                 if error.error_code != "INVALID_PARAMETER_VALUE":
@@ -66,125 +65,99 @@ def _drop(path: Path, error: Exception) -> None:
 
 def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """Return a client and the id of the experiment, which is created where it is missing."""
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    artifacts = None
-    if uri.startswith("sqlite:///"):
-        store = Path(uri.removeprefix("sqlite:///")).absolute()
-        artifacts = (Path.cwd() / "mlartifacts").as_uri()
-        if not store.exists():
-            # Create it aside: a kill between its migrations would leave a store that no later run can open.
-            aside = store.with_name(f"{store.name}.new")
-            aside.unlink(missing_ok=True)
-            MlflowClient(f"sqlite:///{aside}").create_experiment(experiment, artifact_location=artifacts)
-            aside.rename(store)
-    client = MlflowClient(uri)
-    existing = client.get_experiment_by_name(experiment)
+    store = local.file_of(uri)
+    place = local.artifacts(store) if store else None
+    if store and not store.exists():
+        # Create it aside: a kill between its migrations would leave a store that no later run can open.
+        aside = store.with_name(f"{store.name}.new")
+        aside.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{aside}").create_experiment(experiment, place, _KIND)
+        aside.rename(store)
+    try:
+        client = MlflowClient(uri)
+        existing = client.get_experiment_by_name(experiment)
+    except MlflowException as error:
+        if sentence := local.of_another_version(uri, str(error)):
+            sys.exit(sentence)
+        raise
     if existing is None:
-        return client, client.create_experiment(experiment, artifact_location=artifacts)
-    if existing.lifecycle_stage != "active":
+        name = client.create_experiment(experiment, place, _KIND)
+    elif existing.lifecycle_stage != "active":
         sys.exit(f"its experiment {experiment!r} is deleted: restore it or set track.experiment")
-    return client, existing.experiment_id
-
-
-def _send(client: MlflowClient, experiment: str, run: Run, artifacts: Path) -> None:
-    """Send a record as one finished MLflow run, and never twice, even where the server's reply was lost."""
-    for known in client.search_runs([experiment], f"tags.record = '{run.id}'"):
-        if known.info.status == "FINISHED":
-            return
-        client.delete_run(known.info.run_id)
-    parent = _parent(client, experiment, run)
-    tags = {
-        "record": run.id,
-        "mlflow.parentRunId": parent,
-        "dvc_stage": run.stage if run.item is None else f"{run.stage}@{run.item}",
-        **_common_tags(run),
-    }
-    run_id = client.create_run(experiment, int(run.started * 1000), tags, tags["dvc_stage"]).info.run_id
-    _log_params(client, run_id, run.params)
-    _log_metrics(client, run_id, run)
-    if artifacts.is_dir():
-        client.log_artifacts(run_id, str(artifacts))
-    client.set_terminated(run_id, end_time=int(run.ended * 1000))
-    if run.item is None:
-        # A stage that runs once speaks for the pipeline: its figures compare whole pipelines in MLflow's list.
-        _log_metrics(client, parent, replace(run, curves={}))
-    ended = client.get_run(parent).info.end_time or 0
-    client.set_terminated(parent, end_time=max(ended, int(run.ended * 1000)))
-
-
-def _send_study(client: MlflowClient, experiment: str, study: Study, folder: Path) -> None:
-    """Send a study as a run with a nested run per trial; runs that the server has already stay as they are."""
-    runs = client.search_runs([experiment], f"tags.study_id = '{study.study}'", max_results=_MOST_RUNS)
-    known = {run.data.tags.get("trial"): run for run in runs}
-    if None in known:
-        parent = str(known[None].info.run_id)
-        # MLflow's parameters cannot change, so a study that goes on keeps those that it began with.
-        params = {name: value for name, value in _named(study.params).items() if name not in known[None].data.params}
     else:
-        tags = {"study_id": study.study, **study.tags}
-        parent = str(client.create_run(experiment, int(study.started * 1000), tags, study.name).info.run_id)
-        params = study.params
-    _log_params(client, parent, params)
-    for trial in study.trials:
-        sent = known.get(str(trial.number))
-        if sent is not None and sent.info.status != "RUNNING":
+        name = existing.experiment_id
+        for key in _KIND.keys() - existing.tags.keys():
+            client.set_experiment_tag(name, key, _KIND[key])
+    if store and place and (sentence := local.follow(store, name, place)):
+        print(f"{local.SAYS}{sentence}", flush=True)
+    return client, name
+
+
+def _send(client: MlflowClient, experiment: str, record: Record, folder: Path) -> None:
+    """Send the runs of a record. A run that the server has goes on: nothing is in it twice, however often it is sent.
+
+    What a lost reply or a killed sender left half done is done again, for ``sent`` is the last tag that is set.
+    """
+    from mlflow.entities import RunTag
+
+    found = client.search_runs([experiment], f"tags.tree = '{record.tree}'", max_results=_MOST_RUNS)
+    known = {run.data.tags.get("key"): run for run in found}
+    ids = {key: str(run.info.run_id) for key, run in known.items()}
+    for number, run in enumerate(record.runs):
+        there, sent = known.get(run.key), run.content
+        if there and there.info.status != "RUNNING" and there.data.tags.get("sent") == sent:
             continue
-        if sent is not None:
-            client.delete_run(sent.info.run_id)
-        tags = {"study_id": study.study, "trial": str(trial.number), "mlflow.parentRunId": parent, **trial.tags}
-        run_id = client.create_run(experiment, int(trial.started * 1000), tags, trial.name).info.run_id
-        _log_params(client, run_id, trial.params)
-        _log_metrics(client, run_id, trial)
-        picture = folder / "trials" / str(trial.number)
-        if picture.is_dir():
-            client.log_artifacts(run_id, str(picture))
-        client.set_terminated(run_id, trial.status, int(trial.ended * 1000))
-    for name, value in {**study.tags, "mlflow.note.content": study.note}.items():
-        client.set_tag(parent, name, value)
-    _log_metrics(client, parent, study)
-    if (folder / "artifacts").is_dir():
-        client.log_artifacts(parent, str(folder / "artifacts"))
-    client.set_terminated(parent, end_time=int(study.ended * 1000))
+        tags = {"tree": record.tree, "key": run.key, "kind": run.kind, **run.tags}
+        tags |= {"mlflow.note.content": run.note} if run.note else {}
+        tags |= {} if run.above is None else {"mlflow.parentRunId": ids[run.above]}
+        if there is None:
+            created = client.create_run(experiment, int(run.started * 1000), tags, run.name)
+            ids[run.key] = str(created.info.run_id)
+        run_id = ids[run.key]
+        _log(client, run_id, run, there.data.params if there else {})
+        files = spool.files_of(folder, number)
+        for path in sorted(files.iterdir()) if files.is_dir() else ():
+            if run.model and path.name == spool.MODEL:
+                models.log(client, experiment, run_id, run.model, path, _points(run))
+            elif path.is_dir():
+                client.log_artifacts(run_id, str(path), path.name)
+            else:
+                client.log_artifact(run_id, str(path))
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in {**tags, "sent": sent}.items()])
+        ended = (there.info.end_time if there else None) or 0
+        client.set_terminated(run_id, run.status, max(ended, int(run.ended * 1000)))
 
 
-def _parent(client: MlflowClient, experiment: str, run: Run) -> str:
-    """Return the id of the pipeline's run, by its tag; create the run where it is missing."""
-    query = f"tags.pipeline = '{run.pipeline}' and tags.dvc_stage = 'pipeline'"
-    runs = client.search_runs([experiment], query, max_results=1)
-    if runs:
-        return str(runs[0].info.run_id)
-    tags = {"dvc_stage": "pipeline", **_common_tags(run)}
-    name = f"pipeline {run.pipeline[:8]}"
-    run_id = str(client.create_run(experiment, int(run.started * 1000), tags, name).info.run_id)
-    _log_params(client, run_id, run.pipeline_params)
-    return run_id
+def _log(client: MlflowClient, run_id: str, run: Run, known: Mapping[str, str]) -> None:
+    """Log parameters, figures and data sets; MLflow's parameters cannot change, so ``known`` ones stay."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-
-def _common_tags(run: Run) -> dict[str, str]:
-    return {"pipeline": run.pipeline, "git_commit": run.commit, "mlflow.source.git.commit": run.commit}
-
-
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
-    from mlflow.entities import Param
-
-    for chunk in _chunks([Param(key, value[:6000]) for key, value in _named(params).items()], _PARAMS_PER_BATCH):
+    params = [Param(key, value[:6000]) for key, value in _named(run.params).items() if key not in known]
+    for chunk in _chunks(params, _PARAMS_PER_BATCH):
         client.log_batch(run_id, params=chunk)
+    for chunk in _chunks(_points(run), _METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=chunk)
+    inputs = []
+    for row in run.datasets:
+        source, profile = json.dumps({"uri": row.source}), json.dumps({"num_rows": row.images})
+        images = Dataset(row.name, row.digest, "local", source, profile=profile)
+        inputs.append(DatasetInput(images, [InputTag("mlflow.data.context", row.use)]))
+    if inputs:
+        client.log_inputs(run_id, inputs)
 
 
-def _log_metrics(client: MlflowClient, run_id: str, run: Run | Study | Trial) -> None:
-    """Log final figures at the end of the stage, and the points of a curve spread over its time."""
+def _points(run: Run) -> list[Metric]:
+    """Return final figures at the end of the run, and the points of its curves."""
     from mlflow.entities import Metric
 
     end = int(run.ended * 1000)
     points = [Metric(_name(name), value, end, 0) for name, value in run.metrics.items()]
     for name, curve in run.curves.items():
-        last = max((step for step, _ in curve), default=0) or 1
-        for step, value in curve:
-            at = run.started + (run.ended - run.started) * step / last
-            points.append(Metric(_name(name), value, int(at * 1000), step))
-    for chunk in _chunks(points, _METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=chunk)
+        points += [Metric(_name(name), value, int(at * 1000), step) for step, value, at in curve]
+    return points
 
 
 def _name(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamset.core.files import digest
@@ -12,6 +11,7 @@ from dreamset.track import spool
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+STUDY: Final = "study"  # the key of a study's own run
 # MLflow has no status for a pruned trial; "killed" is at least neither finished nor failed.
 _STATUS: Final[dict[str, Literal["FINISHED", "KILLED", "FAILED"]]] = {
     "COMPLETE": "FINISHED",
@@ -26,8 +26,8 @@ _TAGS: Final = ("worker", "retried_from", "reason")
 _CHANGES: Final = ("tune.trials",)  # a study that goes on may change it
 
 
-def build(results: Mapping[str, Any], params: Mapping[str, str], commit: str) -> spool.Study:
-    """Return the record of a study.
+def build(results: Mapping[str, Any], params: Mapping[str, str], commit: str) -> tuple[str, list[spool.Run]]:
+    """Return the tree of a study, which all its records share, and its runs: its own, then the trials.
 
     Args:
         results: ``results/tune/<recipe>.json`` of a recipe with a study.
@@ -41,17 +41,14 @@ def build(results: Mapping[str, Any], params: Mapping[str, str], commit: str) ->
     best = results.get("best") or {}
     settings = {name: _text(results[name]) for name in _SETTINGS if results.get(name) is not None}
     chosen = ", ".join(f"{name} {_text(value)}" for name, value in best.items())
-    return spool.Study(
-        id=uuid.uuid4().hex,
-        stage="study",
+    study = spool.Run(
+        key=STUDY,
         name=f"study {results['study']}",
-        # A study of the same name in another storage began at another time.
-        study=digest([results["study"], started])[:16],
+        kind="study",
         started=started,
         ended=ended,
         note="\n\n".join(results.get("sentences") or ()),
         tags={
-            "kind": "study",
             "study": results["study"],
             "recipe": results["recipe"],
             "best": chosen or "no feasible trial",
@@ -60,12 +57,18 @@ def build(results: Mapping[str, Any], params: Mapping[str, str], commit: str) ->
         },
         params=settings | {name: value for name, value in params.items() if name not in _CHANGES},
         metrics=_summary(results, trials),
-        curves={},
-        trials=[_trial(row, results, started) for row in trials],
     )
+    # A study of the same name in another storage began at another time.
+    tree = digest(["study", results["study"], started])[:16]
+    return tree, [study, *(_trial(row, results, started) for row in trials)]
 
 
-def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -> spool.Trial:
+def key(number: int) -> str:
+    """Return the key of a trial's run."""
+    return f"trial/{number}"
+
+
+def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -> spool.Run:
     start = row.get("started") or started
     tags = {name: _text(row[name]) for name in _TAGS if row.get(name) is not None}
     tags |= {"feasible": "false"} if row.get("feasible") is False else {}
@@ -74,28 +77,29 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
     if row["state"] == "COMPLETE" and row.get("values"):
         figures["cas"] = row["values"][0]
     rungs = sorted((int(images), cas) for images, cas in (row.get("rungs") or {}).items() if cas is not None)
-    note = _note(row, max((images for images, _ in rungs), default=0), max(results["resource"]))
-    return spool.Trial(
-        number=row["number"],
+    return spool.Run(
+        key=key(row["number"]),
         name=f"trial {row['number']}{_SUFFIX.get(row['state'], '')}",
+        kind="trial",
+        above=STUDY,
         status=_STATUS[row["state"]],
         started=start,
         ended=row.get("ended") or start,
-        tags={"kind": "trial", "study": results["study"], "state": row["state"].lower(), **tags}
-        | ({"mlflow.note.content": note} if note else {}),
+        note=_note(row, max((images for images, _ in rungs), default=0), max(results["resource"])) or "",
+        tags={"study": results["study"], "state": row["state"].lower(), **tags},
         params={name: _text(value) for name, value in (row.get("params") or {}).items()},
         metrics={name: float(value) for name, value in figures.items()},
-        curves={"cas_by_images_per_class": rungs} if rungs else {},
+        curves={"cas_by_images_per_class": spool.spread(rungs, start, row.get("ended") or start)} if rungs else {},
     )
 
 
 def _summary(results: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
     """Return the study's figures: the best trial's, the savings by pruning, the number of trials by state."""
     values = {row["number"]: row.get("values") for row in trials}.get(results.get("best_trial"))
-    figures: dict[str, Any] = {"best/cas": values[0] if values else None, "best/trial": results.get("best_trial")}
-    figures["default/cas"] = (results.get("default") or {}).get("cas")
+    figures: dict[str, Any] = {"best_cas": values[0] if values else None, "best_trial": results.get("best_trial")}
+    figures["default_cas"] = (results.get("default") or {}).get("cas")
     for above, key in (("best", "best"), ("saved", "saved"), ("trials", "counts")):
-        figures |= {f"{above}/{name}": value for name, value in (results.get(key) or {}).items()}
+        figures |= {f"{above}_{name}": value for name, value in (results.get(key) or {}).items()}
     figures["seconds"] = results.get("seconds")
     return {name: float(value) for name, value in figures.items() if _is_number(value)}
 

@@ -89,7 +89,7 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     ):
         for block, images in decoded(to_label, pixels["side"], decoding, classifiers.BATCH):
             usable = [image for image in images if not isinstance(image, str)]
-            probabilities = iter(predictor.probabilities(predictor.logits(_stack(usable, pixels["side"]))))
+            probabilities = iter(predictor.probabilities(predictor.logits(stacked(usable, pixels["side"]))))
             for file, image in zip(block, images, strict=True):
                 name = printable(file.path.as_posix())
                 if isinstance(image, str):
@@ -164,7 +164,8 @@ def decoded(
             yield block, list(pool.map(read, block))
 
 
-def _stack(images: Iterable[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
+def stacked(images: Iterable[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
+    """Return images (side, side, 3) as one array (images, side, side, 3) uint8, which may hold none."""
     import numpy as np
 
     return np.array(list(images), np.uint8).reshape(-1, side, side, 3)
