@@ -22,6 +22,7 @@ from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.adapters import read_adapters
+from dreamset.data.runs import runs
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
@@ -299,7 +300,8 @@ def test_weights_that_a_study_chose_are_of_all_the_shots(
     # The folds of `selection: cv` take the value over, and learn from their own shots with it.
     row = dataclasses.replace(params.train, classifiers=("resnet20",))
     folded = dataclasses.replace(params, selection="cv", train=row)
-    _, seconds = train._over_folds(learned.Part(folded, place, read_split(place.splits), LORA, place.shards))
+    part = learned.Part(folded, place, read_split(place.splits), LORA, place.shards)
+    _, seconds = train._over_folds(part, runs(folded, LORA))
     assert seconds > 0
     folds = sorted(place.root.glob(".dreamset/folds/*/selection*"))
     assert len(folds) == 2
@@ -325,14 +327,14 @@ def test_a_recipe_without_a_search_costs_nothing(small: Callable[..., Params], p
 
 
 def test_ranges_stand_as_the_run_has_them(small: Callable[..., Params], place: Workspace) -> None:
-    search = {"guidance": {"low": 0.0, "high_times_best": 2.0}, "steps": {"low": 1, "high_times_best": 1.0}}
+    search = {"guidance": {"low": 0.1, "high_times_best": 2.0}, "steps": {"low": 1, "high_times_best": 1.0}}
     params = small(after={LORA: PLAIN}, **{f"recipes__{LORA}__search": search})
     toy.write_study(params, place, PLAIN, best={"guidance": 1.7, "steps": 3})
     found = space.ranges(params, place, LORA)
-    assert found == {"guidance": space.Range(0.0, 3.4), "steps": space.Range(1, 3, 1)}
+    assert found == {"guidance": space.Range(0.1, 3.4), "steps": space.Range(1, 3, 1)}
     # Without a feasible trial the parent's own values are its best.
     toy.write_study(params, place, PLAIN)
-    assert space.ranges(params, place, LORA)["guidance"] == space.Range(0.0, 4.0)
+    assert space.ranges(params, place, LORA)["guidance"] == space.Range(0.1, 4.0)
     between = toy.params(recipes__datadream_dset__search={"epoch": {"low": 0.11, "high": 0.19}})
     with pytest.raises(InputError, match=r"search\.epoch: nothing is left"):
         space.ranges(between, place, LORA)
@@ -348,7 +350,7 @@ def test_a_dry_run_counts_what_a_study_does_at_most(small: Callable[..., Params]
 
 
 def test_a_dry_run_says_what_has_to_come_first(small: Callable[..., Params], tmp_path: Path) -> None:
-    search = {"guidance": {"low": 0.0, "high_times_best": 2.0}}
+    search = {"guidance": {"low": 0.1, "high_times_best": 2.0}}
     params = small(after={LORA: PLAIN}, **{f"recipes__{LORA}__search": search})
     place = Workspace.at(tmp_path)
     for recipe in (PLAIN, LORA):
