@@ -581,17 +581,16 @@ def test_validation_folders_are_for_selection(raw: dict[str, Any], tmp_path: Pat
         assert all(f"/raw/{part}/" in sample.path for sample in samples)
 
 
-def test_two_thousand_classes_take_seconds(raw: dict[str, Any], tmp_path: Path) -> None:
-    root = folder(tmp_path / "raw", [f"class {i}" for i in range(2000)], 3)
+def test_more_than_a_thousand_classes_stay_in_order(raw: dict[str, Any], tmp_path: Path) -> None:
+    count = 1001
+    root = folder(tmp_path / "raw", [f"class {i}" for i in range(count)], 3)
     workspace = Workspace.at(tmp_path / "w")
     raw["evaluate"]["protocol"] = "test"
-    start = time.perf_counter()
     summary = prepare.run(params(raw, root, shots=1, selection="extra:1"), workspace)
-    assert time.perf_counter() - start < 20
-    assert (summary["train"], summary["selection"], summary["test"]) == (2000, 2000, 2000)
+    assert (summary["train"], summary["selection"], summary["test"]) == (count, count, count)
     split = splits.read_split(workspace.splits)
     # Readers sort folder names.
-    slugs = [split.folder(label) for label in range(2000)]
+    slugs = [split.folder(label) for label in range(count)]
     assert slugs == sorted(slugs)
     assert slugs[7].startswith("0007_")
 
