@@ -626,3 +626,54 @@ def test_a_workspace_that_is_in_the_way_is_one_sentence(
         main(["prepare"])
     assert "results/prepare.json: lies below a file" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["cat", "dog"], ["."]),
+        (["train/cat", "train/dog", "test/cat", "test/dog"], [".", "test", "train"]),
+    ],
+)
+def test_images_beside_class_folders_are_told(
+    raw: dict[str, Any], tmp_path: Path, names: list[str], places: list[str]
+) -> None:
+    root = folder(tmp_path / "raw", names, 2)
+    assert sources.read(params(raw, root).prepare).warnings == ()
+    for place in places:
+        (root / place / "loose.JPG").write_bytes((root / names[0] / "0.png").read_bytes())
+        (root / place / "._loose.jpg").write_bytes(b"of a file manager")
+        (root / place / "notes.txt").write_text("text")
+    source = sources.read(params(raw, root).prepare)
+    assert len(source.train) == 4
+    assert source.warnings == (
+        f"images beside the class folders: {len(places)} (first {root}/loose.JPG); they have no class and are not "
+        "read, so put each into the folder of its class, or move them away",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["train/cat", "train/dog", "unlabelled"], r"train counted as a class of .*folders \(cat, dog\)"),
+        (["Training/cat", "Training/dog", "more/cat"], r"Training counted as a class"),
+        (["site A/cat", "site A/dog", "site B/cat", "site B/dog"], r"site A, site B counted as classes"),
+        (["cat/left", "cat/right", "dog"], None),
+        (["cat/monday", "cat/tuesday", "dog/friday"], None),
+        (["train", "plane"], None),
+        (["train/steam", "plane"], None),
+    ],
+)
+def test_folders_that_hold_the_classes_are_told(
+    raw: dict[str, Any], tmp_path: Path, names: list[str], words: str | None
+) -> None:
+    source = sources.read(params(raw, folder(tmp_path / "raw", names, 2)).prepare)
+    assert [bool(words and re.search(words, warning)) for warning in source.warnings] == [True] * bool(words)
+
+
+def test_a_place_that_is_none_is_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "raw").symlink_to("gone")
+    with pytest.raises(InputError, match=r"raw is a link to gone, where there is no folder; give imagefolder:PATH"):
+        sources.read(params(raw, tmp_path / "raw").prepare)
+    with pytest.raises(InputError, match=r"~/photos begins with ~, which only a shell knows; write the whole path"):
+        sources.read(params(raw, Path("~/photos")).prepare)
