@@ -164,6 +164,7 @@ ODD: dict[str, tuple[bytes, str | None]] = {
 BAD: dict[str, tuple[bytes, str]] = {
     "empty.png": (b"", "empty file"),
     "text.jpg": (b"no image", "not a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF image"),
+    "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\nsize 9", "a pointer of Git LFS instead of the image"),
     "page.png": (b"<html><body>404</body></html>", "not a PNG"),
     "cut.png": (encoded(RGB)[:-30], "damaged"),
     "cut.jpg": (encoded(RGB, "JPEG")[:-60], "damaged"),
@@ -419,15 +420,15 @@ def test_a_folder_of_odd_and_bad_files(raw: dict[str, Any], tmp_path: Path) -> N
     (root / "odd/loop.png").symlink_to(root / "odd/loop.png")
     os.mkfifo(root / "odd/pipe.png")
     workspace = Workspace.at(tmp_path / "w")
-    summary = prepare.run(params(raw, root, max_rejected=35, shots=2, selection="extra:1"), workspace)
+    summary = prepare.run(params(raw, root, max_rejected=36, shots=2, selection="extra:1"), workspace)
     reasons = {Path(row["file"]).name: row["reason"] for row in json.loads(workspace.rejected.read_text())}
     assert set(reasons) == {*BAD, "none.png", "loop.png", "pipe.png"}
-    assert summary["rejected"] == len(reasons) == 35
+    assert summary["rejected"] == len(reasons) == 36
     for name, (_, words) in BAD.items():
         assert words in reasons[name]
     assert reasons["pipe.png"] == "not a file"
-    with pytest.raises(InputError, match=r"35 files .*rejected\.json, or raise prepare\.max_rejected"):
-        prepare.run(params(raw, root, max_rejected=34), workspace)
+    with pytest.raises(InputError, match=r"36 files .*rejected\.json, or raise prepare\.max_rejected"):
+        prepare.run(params(raw, root, max_rejected=35), workspace)
 
 
 def test_notes_stand_in_the_manifest(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def read(root: Path, decoding: Decoding) -> Source:
     """
     if not root.is_dir():
         what = f"is a link to {root.readlink()}, where there is" if root.is_symlink() else "is"
-        raise InputError(f"prepare.source: {root} {what} no folder; give imagefolder:PATH of a folder of class folders.")
+        raise InputError(
+            f"prepare.source: {root} {what} no folder; give imagefolder:PATH of a folder of class folders."
+        )
     asked, root = root, _unwrapped(root)
     warnings = [] if root == asked else [f"{root} was read, the only folder in {asked}"]
     _refuse_boxes(root)
