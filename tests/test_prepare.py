@@ -610,3 +610,20 @@ def test_clip_as_it_is_has_captions_of_its_own(raw: dict[str, Any], tmp_path: Pa
         assert split.prompt(3) == "a photo of the digit three"
         captions_of_three = [each[3] for each in split.clip_prompts()]
         assert captions_of_three == (["three, a digit.", "the number three"] if given else [split.prompt(3)])
+
+
+def test_a_test_part_that_is_not_used_is_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    for first, part in enumerate(("train", "test")):
+        for i in range(3):
+            for c, name in enumerate(("cat", "dog")):
+                image(tmp_path / "raw" / part / name / f"{i}.png", 1000 * first + 100 * c + i)
+    raw["evaluate"] |= {"protocol": "cv", "folds": 3}
+    workspace = Workspace.at(tmp_path / "w")
+    summary = prepare.run(settings(raw, source=f"imagefolder:{tmp_path / 'raw'}", shots="all"), workspace)
+    assert (summary["train"], summary["test"]) == (6, 0)
+    told = [warning for warning in summary["warnings"] if "6 test images of the source are not used" in warning]
+    assert len(told) == 1 and told[0].endswith("evaluate.protocol: test uses them")
+    raw["evaluate"]["protocol"] = "test"
+    summary = prepare.run(settings(raw, source=f"imagefolder:{tmp_path / 'raw'}", shots="all"), workspace)
+    assert summary["test"] == 6
+    assert not any("not used" in warning for warning in summary["warnings"])

@@ -66,6 +66,11 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     protocol = params.evaluate.protocol or ("cv" if source.test is None else "test")
     if protocol == "cv":
         # A test part of the source stays unused: classifiers trained on other shots score each shot.
+        if source.test:
+            warnings.append(
+                f"{len(source.test)} test images of the source are not used under evaluate.protocol: cv, which scores "
+                "the shots themselves; evaluate.protocol: test uses them"
+            )
         source = replace(source, test=[])
     train, selection, test = draw(source, params, [image for image, _ in copies])
     parts = {"train": train, "selection": selection, "test": test}
