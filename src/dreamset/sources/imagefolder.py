@@ -109,6 +109,8 @@ def folders(root: Path) -> list[str]:
 def files(root: Path) -> list[str]:
     """The paths of all files under ``root``, relative to it, in natural order, without hidden and machines' own.
 
+    Links to folders are not followed and stand among the files, so that whoever opens them says so.
+
     Raises:
         InputError: a folder cannot be read, and its images would be missing silently.
     """
@@ -120,7 +122,8 @@ def files(root: Path) -> list[str]:
     for folder, inner, names in os.walk(root, onerror=fail):
         inner[:] = [name for name in inner if not left_behind(name)]
         under = Path(folder).relative_to(root)
-        paths += [(under / name).as_posix() for name in names if not name.startswith(".")]
+        links = [name for name in inner if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118 (fast)
+        paths += [(under / name).as_posix() for name in (*names, *links) if not name.startswith(".")]
     return sorted(paths, key=natural)
 
 
