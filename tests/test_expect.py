@@ -247,6 +247,18 @@ def test_pictures_beside_grey_shots_are_grey(tmp_path: Path) -> None:
     assert (pictures == pictures[..., :1]).all()
 
 
+@pytest.mark.parametrize(("here", "model", "key"), [(1, 20, "expect.steps"), (4, 1, "models.bundled.generate.steps")])
+def test_steps_that_leave_no_noise_are_named_by_their_key(tmp_path: Path, here: int, model: int, key: str) -> None:
+    params, workspace, split = project(
+        tmp_path,
+        models__bundled__generate__scheduler="ddim",
+        models__bundled__generate__steps=model,
+    )
+    params = dataclasses.replace(params, expect=dataclasses.replace(params.expect, steps=here))
+    with pytest.raises(InputError, match=rf"^{key}: ddim with steps: 1 begins at timestep 1 .* raise steps"):
+        expect._Pictures(params, workspace, split, [0])
+
+
 def test_the_committed_table_is_read() -> None:
     table = expect.measured(Workspace.at(ROOT), 4)
     assert table and table["lift"] and table["added"]

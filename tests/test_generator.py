@@ -237,6 +237,18 @@ def test_another_kind_of_model_is_refused(tmp_path: Path, model: Model) -> None:
         base_model.load(folder, model, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, model: Model, part: str) -> None:
+    folder = write_pipeline(tmp_path / "sd")
+    base_model.load(folder, model, torch.device("cpu"))
+    path = folder / f"{part}.safetensors"
+    state = load_file(path)
+    key = next(key for key, value in state.items() if value.is_floating_point())
+    save_file(state | {key: torch.full_like(state[key], float("inf"))}, path, {"format": "pt"})
+    with pytest.raises(InputError, match=rf"sd/{path.parent.name}: {key} holds NaN or infinite weights; fetch or copy"):
+        base_model.load(folder, model, torch.device("cpu"))
+
+
 # Half precision. A weight of a full-size base is about 0.03, which bfloat16 tells from the next one by 0.0001.
 
 

@@ -164,6 +164,7 @@ ODD: dict[str, tuple[bytes, str | None]] = {
 BAD: dict[str, tuple[bytes, str]] = {
     "empty.png": (b"", "empty file"),
     "text.jpg": (b"no image", "not a PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or AVIF image"),
+    "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\nsize 9", "a pointer of Git LFS instead of the image"),
     "page.png": (b"<html><body>404</body></html>", "not a PNG"),
     "cut.png": (encoded(RGB)[:-30], "damaged"),
     "cut.jpg": (encoded(RGB, "JPEG")[:-60], "damaged"),
@@ -419,15 +420,15 @@ def test_a_folder_of_odd_and_bad_files(raw: dict[str, Any], tmp_path: Path) -> N
     (root / "odd/loop.png").symlink_to(root / "odd/loop.png")
     os.mkfifo(root / "odd/pipe.png")
     workspace = Workspace.at(tmp_path / "w")
-    summary = prepare.run(params(raw, root, max_rejected=35, shots=2, selection="extra:1"), workspace)
+    summary = prepare.run(params(raw, root, max_rejected=36, shots=2, selection="extra:1"), workspace)
     reasons = {Path(row["file"]).name: row["reason"] for row in json.loads(workspace.rejected.read_text())}
     assert set(reasons) == {*BAD, "none.png", "loop.png", "pipe.png"}
-    assert summary["rejected"] == len(reasons) == 35
+    assert summary["rejected"] == len(reasons) == 36
     for name, (_, words) in BAD.items():
         assert words in reasons[name]
     assert reasons["pipe.png"] == "not a file"
-    with pytest.raises(InputError, match=r"35 files .*rejected\.json, or raise prepare\.max_rejected"):
-        prepare.run(params(raw, root, max_rejected=34), workspace)
+    with pytest.raises(InputError, match=r"36 files .*rejected\.json, or raise prepare\.max_rejected"):
+        prepare.run(params(raw, root, max_rejected=35), workspace)
 
 
 def test_notes_stand_in_the_manifest(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -625,3 +626,54 @@ def test_a_workspace_that_is_in_the_way_is_one_sentence(
         main(["prepare"])
     assert "results/prepare.json: lies below a file" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["cat", "dog"], ["."]),
+        (["train/cat", "train/dog", "test/cat", "test/dog"], [".", "test", "train"]),
+    ],
+)
+def test_images_beside_class_folders_are_told(
+    raw: dict[str, Any], tmp_path: Path, names: list[str], places: list[str]
+) -> None:
+    root = folder(tmp_path / "raw", names, 2)
+    assert sources.read(params(raw, root).prepare).warnings == ()
+    for place in places:
+        (root / place / "loose.JPG").write_bytes((root / names[0] / "0.png").read_bytes())
+        (root / place / "._loose.jpg").write_bytes(b"of a file manager")
+        (root / place / "notes.txt").write_text("text")
+    source = sources.read(params(raw, root).prepare)
+    assert len(source.train) == 4
+    assert source.warnings == (
+        f"images beside the class folders: {len(places)} (first {root}/loose.JPG); they have no class and are not "
+        "read, so put each into the folder of its class, or move them away",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["train/cat", "train/dog", "unlabelled"], r"train counted as a class of .*folders \(cat, dog\)"),
+        (["Training/cat", "Training/dog", "more/cat"], r"Training counted as a class"),
+        (["site A/cat", "site A/dog", "site B/cat", "site B/dog"], r"site A, site B counted as classes"),
+        (["cat/left", "cat/right", "dog"], None),
+        (["cat/monday", "cat/tuesday", "dog/friday"], None),
+        (["train", "plane"], None),
+        (["train/steam", "plane"], None),
+    ],
+)
+def test_folders_that_hold_the_classes_are_told(
+    raw: dict[str, Any], tmp_path: Path, names: list[str], words: str | None
+) -> None:
+    source = sources.read(params(raw, folder(tmp_path / "raw", names, 2)).prepare)
+    assert [bool(words and re.search(words, warning)) for warning in source.warnings] == [True] * bool(words)
+
+
+def test_a_place_that_is_none_is_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "raw").symlink_to("gone")
+    with pytest.raises(InputError, match=r"raw is a link to gone, where there is no folder; give imagefolder:PATH"):
+        sources.read(params(raw, tmp_path / "raw").prepare)
+    with pytest.raises(InputError, match=r"~/photos begins with ~, which only a shell knows; write the whole path"):
+        sources.read(params(raw, Path("~/photos")).prepare)

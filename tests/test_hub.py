@@ -198,3 +198,46 @@ def test_the_identity_of_the_bundled_base_is_of_the_files_that_are_read() -> Non
         assert {path for path in every if path.suffix == ".safetensors"} == {
             path for path in found if path.suffix == ".safetensors"
         }
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [
+        ("generator", "sd/model_index.json"),
+        ("generator", "sd/scheduler/scheduler_config.json"),
+        ("generator", "sd/tokenizer/tokenizer.json"),
+        ("generator", "sd/unet/config.json"),
+        ("generator", "sd/unet/diffusion_pytorch_model.safetensors"),
+        ("generator", "sd/text_encoder/model.safetensors"),
+        ("clip", "clip/open_clip_config.json"),
+        ("clip", "clip/open_clip_model.safetensors"),
+        ("clip", "clip/tokenizer.json"),
+    ],
+)
+def test_a_folder_of_weights_is_looked_through(tmp_path: Path, part: Any, file: str) -> None:
+    for path in (ROOT / "models/base" / file.partition("/")[0]).rglob("*.*"):
+        copy = tmp_path / path.relative_to(ROOT / "models/base")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    name = file.partition("/")[0]
+    hub.check(tmp_path, name, part)
+    (tmp_path / file).write_text("{")
+    with pytest.raises(InputError, match=rf"{file}: is no.* or correct {part} in its row\.$"):
+        hub.check(tmp_path, name, part)
+    (tmp_path / file).unlink()
+    with pytest.raises(InputError, match=rf"{file}: is missing; fetch or copy it again, or correct {part} in its row"):
+        hub.check(tmp_path, name, part)
+    if file.endswith(".safetensors"):
+        # Whoever loads pickled weights refuses them, and names the command that converts them.
+        (tmp_path / file).with_suffix(".bin").write_bytes(b"pickled")
+        hub.check(tmp_path, name, part)
+
+
+def test_older_and_larger_folders_are_whole(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "sd")
+    hub.check(tmp_path, "sd", "generator")
+    (folder / "tokenizer/tokenizer.json").rename(folder / "tokenizer/vocab.json")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
+    hub.check(tmp_path, "sd", "generator")
+    hub.check(tmp_path, "gone", "generator")

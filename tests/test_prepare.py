@@ -610,3 +610,56 @@ def test_clip_as_it_is_has_captions_of_its_own(raw: dict[str, Any], tmp_path: Pa
         assert split.prompt(3) == "a photo of the digit three"
         captions_of_three = [each[3] for each in split.clip_prompts()]
         assert captions_of_three == (["three, a digit.", "the number three"] if given else [split.prompt(3)])
+
+
+def test_a_test_part_that_is_not_used_is_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    for first, part in enumerate(("train", "test")):
+        for i in range(3):
+            for c, name in enumerate(("cat", "dog")):
+                image(tmp_path / "raw" / part / name / f"{i}.png", 1000 * first + 100 * c + i)
+    raw["evaluate"] |= {"protocol": "cv", "folds": 3}
+    workspace = Workspace.at(tmp_path / "w")
+    summary = prepare.run(settings(raw, source=f"imagefolder:{tmp_path / 'raw'}", shots="all"), workspace)
+    assert (summary["train"], summary["test"]) == (6, 0)
+    told = [warning for warning in summary["warnings"] if "6 test images of the source are not used" in warning]
+    assert len(told) == 1 and told[0].endswith("evaluate.protocol: test uses them")
+    raw["evaluate"]["protocol"] = "test"
+    summary = prepare.run(settings(raw, source=f"imagefolder:{tmp_path / 'raw'}", shots="all"), workspace)
+    assert summary["test"] == 6
+    assert not any("not used" in warning for warning in summary["warnings"])
+
+
+def test_a_test_part_without_images_is_refused(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw/train", ["cat", "dog"], 3).parent
+    for name in ("cat", "dog"):
+        (root / "test" / name).mkdir(parents=True)
+        (root / "test" / name / "0.png").write_bytes(b"")
+    workspace = Workspace.at(tmp_path / "w")
+    with pytest.raises(InputError, match=r"its test part has no usable image; add .* evaluate\.protocol: cv"):
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=3), workspace)
+    raw["evaluate"]["protocol"] = "cv"
+    assert prepare.run(settings(raw, source=f"imagefolder:{root}", shots=3), workspace)["protocol"] == "cv"
+
+
+def test_a_class_of_unusable_files_says_why(raw: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"], 3)
+    for path in (root / "dog").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"'dog' has 0 .* \(3 of its files cannot be used, first .*0\.png: empty file\)"
+    ):
+        prepare.run(settings(raw, source=f"imagefolder:{root}", shots=3), Workspace.at(tmp_path / "w"))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_links_to_folders_are_told(raw: dict[str, Any], tmp_path: Path, inside: bool) -> None:
+    root = folder(tmp_path / "raw", ["cat", "dog"], 3)
+    folder(tmp_path, ["more"], 2)
+    (root / "cat/linked").symlink_to(root / "dog" if inside else tmp_path / "more")
+    (root / "cat/.hidden").symlink_to(tmp_path / "more")
+    workspace = Workspace.at(tmp_path / "w")
+    summary = prepare.run(settings(raw, source=f"imagefolder:{root}", shots=3), workspace)
+    assert (summary["train"], summary["rejected"]) == (6, 1)
+    (row,) = json.loads(workspace.rejected.read_text())
+    assert row["reason"] == "a link to a folder, which is not followed; copy the folder to its place"
+    assert row["file"].endswith("cat/linked")

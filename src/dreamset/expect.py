@@ -118,7 +118,8 @@ class _Pictures:
             train=(),
             selection=(),
         )
-        blocks, needed, _ = finish(Work(short, workspace, part, "expect"), [], {})
+        key = "expect.steps" if steps == wanted.steps else f"models.{params.model}.generate.steps"
+        blocks, needed, _ = finish(Work(short, workspace, part, "expect", key), [], {})
         self.store, self.split = workspace.shards, split
         self.rows = [
             (f"{block.key}/{image.file_name}", labels[image.label], image.sha256)

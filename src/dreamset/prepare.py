@@ -64,8 +64,18 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
             "prepare.max_rejected."
         )
     protocol = params.evaluate.protocol or ("cv" if source.test is None else "test")
+    if protocol == "test" and source.test == []:
+        raise InputError(
+            f"{params.prepare.source}: its test part has no usable image; add test images, or remove the part or set "
+            "evaluate.protocol: cv, so that the shots are cross-validated."
+        )
     if protocol == "cv":
         # A test part of the source stays unused: classifiers trained on other shots score each shot.
+        if source.test:
+            warnings.append(
+                f"{len(source.test)} test images of the source are not used under evaluate.protocol: cv, which scores "
+                "the shots themselves; evaluate.protocol: test uses them"
+            )
         source = replace(source, test=[])
     train, selection, test = draw(source, params, [image for image, _ in copies])
     parts = {"train": train, "selection": selection, "test": test}
@@ -239,8 +249,8 @@ def draw(
             reserve = permuted(selecting[label], "selection", seed, name)
         if not order:
             raise InputError(
-                f"class {name!r} has 0 usable images to learn from{_elsewhere(label, part, test)}; add images of it, "
-                "or leave the class out."
+                f"class {name!r} has 0 usable images to learn from{_elsewhere(label, part, test)}"
+                f"{_lost(label, source)}; add images of it, or leave the class out."
             )
         wanted = params.selection_of(name)
         chosen = _first(given[1].get(label, []), reserve)[:wanted]
@@ -258,6 +268,12 @@ def _elsewhere(label: int, selection: Sequence[sources.Image] | None, test: Sequ
     """Return in words how many images of a class other parts have."""
     counts = [sum(image.label == label for image in images) for images in (selection or [], test)]
     return f" beside {counts[0]} for selection and {counts[1]} to test" if any(counts) else ""
+
+
+def _lost(label: int, source: sources.Source) -> str:
+    """Return in words how many files of a class cannot be used."""
+    lost = [file for file in source.rejected if file.label == label]
+    return f" ({len(lost)} of its files cannot be used, first {lost[0].file}: {lost[0].reason})" if lost else ""
 
 
 def _check_shots(params: Params, source: sources.Source) -> None:

@@ -40,6 +40,8 @@ HEIF: Final = (
     "libheif"
 )
 
+_POINTER: Final = b"version https://git-lfs"
+POINTER: Final = "a pointer of Git LFS instead of the image; run `git lfs pull` where it comes from"
 _DICOM_MARK: Final = (128, b"DICM")  # offset and bytes; the preamble before them may hold anything
 DICOM: Final = (
     "DICOM; convert it with `dcm2img --set-window CENTER WIDTH --write-png IN.dcm OUT.png` of DCMTK (before 3.6.9 the "
@@ -61,6 +63,11 @@ _TIFF_KEPT: Final = frozenset(
 def left_behind(folder: str) -> bool:
     """Return whether a folder of this name is hidden, or is a machine's own and holds no pictures of a person's."""
     return folder.startswith(".") or folder.casefold() in _LEFT_BEHIND
+
+
+def is_pointer(data: bytes) -> bool:
+    """Return whether the first bytes of a file mark it as a pointer of Git LFS, which stands in place of the file."""
+    return data.startswith(_POINTER)
 
 
 def is_dicom(data: bytes) -> bool:

@@ -91,6 +91,8 @@ def decode(data: bytes, decoding: Decoding) -> Decoded:
         raise BadImageError("empty file")
     if formats.is_dicom(data):
         raise BadImageError(formats.DICOM)
+    if formats.is_pointer(data):
+        raise BadImageError(formats.POINTER)
     try:
         decoded, whole = _opened(data, lambda image: _decoded(image, data, decoding))
     except BadImageError:

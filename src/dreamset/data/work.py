@@ -24,12 +24,14 @@ class Work:
         workspace: the folders that results go to.
         split: the shots and the selection images.
         recipe: the name of a row of ``recipes``.
+        steps_at: the key of the sampler's steps, where no recipe and no model's row gives them.
     """
 
     params: Params
     workspace: Workspace
     split: Split
     recipe: str
+    steps_at: str | None = None
 
     @classmethod
     def read(cls, params: Params, workspace: Workspace, recipe: str) -> Work:
@@ -53,6 +55,8 @@ class Work:
     @property
     def steps_key(self) -> str:
         """The key of ``params.yaml`` that gives the sampler's steps."""
+        if self.steps_at is not None:
+            return self.steps_at
         own = self.row.sampler.steps is not None
         return f"recipes.{self.recipe}.sampler.steps" if own else f"models.{self.params.model}.generate.steps"
 

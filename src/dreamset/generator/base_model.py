@@ -189,7 +189,8 @@ def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
         device: where the model computes.
 
     Raises:
-        InputError: the folder is missing, holds only pickled weights, or holds an unsupported kind of model.
+        InputError: the folder is missing, holds only pickled weights or weights that are no numbers, or holds an
+            unsupported kind of model.
     """
     kind = _check(folder, model.variant)
     diffusers_logging.set_verbosity_error()
@@ -227,7 +228,8 @@ def load(folder: Path, model: Model, device: torch.device) -> BaseModel:
         zero_empty=bool(pipeline.config.get("force_zeros_for_empty_prompt", False)),
         offload="offload" in model.memory and device.type != "cpu",
     )
-    for part in parts.values():
+    for name, part in parts.items():
+        tensors.finite(part.state_dict(), folder / name, "fetch or copy it again, or correct models.*.generator")
         part.requires_grad_(False).eval()
         if not base.offload:
             part.to(device)

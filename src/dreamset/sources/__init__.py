@@ -31,6 +31,8 @@ def read(prepare: Prepare) -> Source:
     from dreamset.sources import arrays, coop, digits, imagefolder, listing, naming, presets
 
     kind, _, argument = prepare.source.partition(":")
+    if argument.startswith("~"):
+        raise InputError(f"prepare.source: {argument} begins with ~, which only a shell knows; write the whole path.")
     path, decoding = Path(argument), Decoding(prepare.max_pixels, _window(prepare))
     if kind == "digits" and not argument:
         source = digits.read()

@@ -19,6 +19,8 @@ from dreamset.sources import layout
 from dreamset.sources.reading import Row, printable, read_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dreamset.core.images import Decoding
 
 _DIGITS = re.compile(r"(\d+)")
@@ -29,6 +31,7 @@ _BESIDE: Final = frozenset(
         *(".xmp", ".aae", ".db", ".ini", ".url", ".lnk"),
     )
 )
+_NAMED: Final = 5  # folders that a sentence lists
 _BOXES: Final = ("labels", "annotations")  # what data sets for finding objects call their folder of texts
 
 
@@ -36,19 +39,26 @@ def read(root: Path, decoding: Decoding) -> Source:
     """Read a folder; the name of a sub-folder is the class of all files under it.
 
     ``Source.rejected`` lists the files that cannot be used, with the reason. Hidden files are skipped, and so are
-    texts beside images, with a warning. A folder that holds nothing but one folder stands for that.
+    texts beside images and images beside class folders, with a warning. A folder that holds nothing but one folder
+    stands for that.
 
     Raises:
         InputError: the folder is missing or cannot be read, or its parts hold different classes.
     """
     if not root.is_dir():
-        raise InputError(f"prepare.source: {root} is no folder; give imagefolder:PATH of a folder of class folders.")
+        what = f"is a link to {root.readlink()}, where there is" if root.is_symlink() else "is"
+        raise InputError(
+            f"prepare.source: {root} {what} no folder; give imagefolder:PATH of a folder of class folders."
+        )
     asked, root = root, _unwrapped(root)
     warnings = [] if root == asked else [f"{root} was read, the only folder in {asked}"]
     _refuse_boxes(root)
-    parts = layout.parts(root, folders(root))
+    names = folders(root)
+    parts = layout.parts(root, names)
     if len(parts) < 2:
         parts = {"train": "."}
+        warnings += _too_high(root, names)
+    warnings += _of_no_class(sorted({root, *(root / name for name in parts.values())}))
     for name in parts.values():
         _refuse_boxes(root / name)
     rejected: list[Rejected] = []
@@ -99,6 +109,8 @@ def folders(root: Path) -> list[str]:
 def files(root: Path) -> list[str]:
     """The paths of all files under ``root``, relative to it, in natural order, without hidden and machines' own.
 
+    Links to folders are not followed and stand among the files, so that whoever opens them says so.
+
     Raises:
         InputError: a folder cannot be read, and its images would be missing silently.
     """
@@ -110,7 +122,8 @@ def files(root: Path) -> list[str]:
     for folder, inner, names in os.walk(root, onerror=fail):
         inner[:] = [name for name in inner if not left_behind(name)]
         under = Path(folder).relative_to(root)
-        paths += [(under / name).as_posix() for name in names if not name.startswith(".")]
+        links = [name for name in inner if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118 (fast)
+        paths += [(under / name).as_posix() for name in (*names, *links) if not name.startswith(".")]
     return sorted(paths, key=natural)
 
 
@@ -122,9 +135,50 @@ def _unwrapped(root: Path) -> Path:
     return inner if len(names) > 1 and not _images_in(inner) else root
 
 
-def _images_in(folder: Path) -> bool:
-    """Whether images lie in a folder itself."""
-    return any(Path(name).suffix.lower() in SUFFIXES for name in os.listdir(folder))  # noqa: PTH208
+def _images_in(folder: Path) -> list[str]:
+    """The names of the images that lie in a folder itself.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        names = os.listdir(folder)  # noqa: PTH208
+    except OSError as error:
+        raise _unreadable(error, folder) from error
+    return [name for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+
+
+def _of_no_class(roots: Sequence[Path]) -> list[str]:
+    """A warning of images that lie beside class folders and not in one."""
+    loose = [root / name for root in roots for name in sorted(_images_in(root))]
+    if not loose:
+        return []
+    return [
+        f"images beside the class folders: {len(loose)} (first {printable(loose[0].as_posix())}); they have no class "
+        "and are not read, so put each into the folder of its class, or move them away"
+    ]
+
+
+def _too_high(root: Path, names: Sequence[str]) -> list[str]:
+    """A warning where the folders that are taken for classes rather look as if they held the classes.
+
+    One is named like a part, or all of them hold nothing but folders, of the same names.
+    """
+    doubtful = [name for name in names if layout.part_of(name) and not _images_in(root / name)]
+    if not doubtful and not any(_images_in(root / name) for name in names):
+        doubtful = [*names]
+    shared = sorted(set.intersection(*(set(folders(root / name)) for name in doubtful))) if doubtful else []
+    if len(shared) < 2:
+        return []
+    return [
+        f"{_some(doubtful)} counted as {'a class' if len(doubtful) == 1 else 'classes'} of {root}, with no images but "
+        f"in folders ({_some(shared)}); if these are the classes, put them into {root} itself or into train/, val/ and "
+        "test/ there, and nothing beside"
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
 
 
 def _refuse_boxes(root: Path) -> None:

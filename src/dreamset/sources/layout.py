@@ -41,13 +41,13 @@ def parts(root: Path, names: Iterable[str]) -> dict[str, str]:
         InputError: some of them are parts, and others are not or are the same part once more.
     """
     names = sorted(names)
-    likely = [name for name in names if _part(name) or _looks_like_a_part(name)]
+    likely = [name for name in names if part_of(name) or _looks_like_a_part(name)]
     if len(likely) < 2:
         return {}
     found: dict[str, str] = {}
     # The usual name first: valid beside val is the odd one.
     for name in sorted(names, key=lambda name: [*PARTS].index(name) if name in PARTS else len(PARTS)):
-        if part := _part(name):
+        if part := part_of(name):
             found.setdefault(part, name)
     odd = [name for name in names if name not in found.values()]
     if "train" not in found:
@@ -68,7 +68,7 @@ def _words(name: str) -> list[str]:
     return [word for word in words if word not in _FILLERS]
 
 
-def _part(name: str) -> str | None:
+def part_of(name: str) -> str | None:
     """Return what a folder of this name is for; None where the name says nothing of that."""
     words = _words(name)
     return PARTS.get(words[0]) if len(words) == 1 else None

@@ -197,6 +197,8 @@ def opened(path: Path, decoding: Decoding, real: Path | None = None) -> tuple[De
         raise BadImageError("name is not UTF-8; rename it")
     if not os.path.lexists(path):
         raise BadImageError("missing")
+    if path.is_symlink() and path.is_dir():
+        raise BadImageError("a link to a folder, which is not followed; copy the folder to its place")
     if real is not None and not Path(os.path.realpath(path)).is_relative_to(real):
         raise BadImageError("a link that leads out of the folder; copy the file into it")
     if not path.is_file():

@@ -7,17 +7,23 @@ safetensors are fetched and opened, because a pickled file can run any code when
 from __future__ import annotations
 
 import functools
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json, sha256_file, write_json
 from dreamset.params.values import Part
 from dreamset.weights import tensors
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 RECORD: Final = "models/fetched.json"
+PICKLED: Final = ("bin", "ckpt", "pt", "pth")
+_VOCABULARIES: Final = ("vocab.json", "vocab.txt", "*.model")  # of tokenizers in their older forms
 
 _NAME = re.compile(r"hub:(\w[\w.-]*/\w[\w.-]*?)(?:@([\w./-]+))?")
 _TEXTS = ["*.json", "*.txt", "*.model"]
@@ -81,17 +87,59 @@ def locate(root: Path, name: str, part: Part, variant: str | None = None) -> Pat
 
 
 def check(root: Path, name: str, part: Part, variant: str | None = None) -> None:
-    """Fail on files of weights in a folder of this machine that are none, before there is work to lose.
+    """Fail on a folder of this machine whose files are missing or are none, before there is work to lose.
 
-    A missing folder and the hub's cache are left to who reads them.
+    A missing folder, pickled weights and the hub's cache are left to who reads them.
 
     Raises:
-        InputError: a file is a pointer of Git LFS, or is not whole.
+        InputError: a file is missing, is a pointer of Git LFS, or is not whole.
     """
-    if repository(name) is None:
-        for file in files(root / name, part, variant):
-            if file.suffix == ".safetensors":
-                tensors.check(file, f"fetch or copy it again, or correct {part} in its row")
+    folder = root / name
+    if repository(name) is not None or not folder.is_dir():
+        return
+    remedy = f"fetch or copy it again, or correct {part} in its row"
+    for file in files(folder, part, variant):
+        if file.suffix == ".safetensors":
+            tensors.check(file, remedy)
+        elif file.suffix == ".json":
+            try:
+                json.loads(file.read_bytes())
+            except ValueError as error:
+                raise InputError(f"{file}: is not whole JSON ({error}); {remedy}.") from error
+    for anyone in _needed(folder, part, variant):
+        if not any(path.is_file() for pattern in anyone for path in folder.glob(pattern)):
+            raise InputError(f"{folder / anyone[0]}: is missing; {remedy}.")
+
+
+def _needed(folder: Path, part: Part, variant: str | None) -> Iterator[tuple[str, ...]]:
+    """Yield patterns of files, of which any one must be there; the first names the usual file."""
+    if part == "clip":
+        yield ("open_clip_config.json",)
+        yield ("open_clip_model.safetensors", *(f"*.{suffix}" for suffix in PICKLED))
+        text = _mapping(folder / "open_clip_config.json", "model_cfg", "text_cfg")
+        if "hf_tokenizer_name" in text:
+            yield ("tokenizer.json", *_VOCABULARIES)
+    elif part == "generator":
+        yield ("model_index.json",)
+        # A part that a model does without is listed as null, null.
+        kinds = _mapping(folder / "model_index.json")
+        yield ("scheduler/scheduler_config.json",)
+        for name in (name for name, kind in kinds.items() if isinstance(kind, list) and kind[:1] != [None]):
+            if name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+                usual = "model" if name.startswith("text") else "diffusion_pytorch_model"
+                pickled = (f"{name}/*.{suffix}" for suffix in PICKLED)
+                yield (f"{name}/config.json",)
+                yield (f"{name}/{usual}{_suffix(variant)}", f"{name}/*.safetensors", *pickled)
+            elif name in ("tokenizer", "tokenizer_2"):
+                yield (f"{name}/tokenizer.json", *(f"{name}/{pattern}" for pattern in _VOCABULARIES))
+
+
+def _mapping(file: Path, *keys: str) -> dict[str, Any]:
+    """The mapping in a JSON file, or the one in it below ``keys``; empty where there is none."""
+    value = json.loads(file.read_bytes())
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def files(folder: Path, part: Part, variant: str | None = None) -> list[Path]:
@@ -161,7 +209,7 @@ def refuse_pickles(folder: Path, variant: str | None = None) -> None:
         InputError: a part of the model has weights, but none in safetensors.
     """
     for part in sorted(path.parent for path in folder.glob("*/config.json")):
-        pickled = [path for suffix in ("bin", "ckpt", "pt", "pth") for path in part.glob(f"*.{suffix}")]
+        pickled = [path for suffix in PICKLED for path in part.glob(f"*.{suffix}")]
         if pickled and not list(part.glob("*.safetensors")):
             option = f", variant={variant!r}" if variant else ""
             call = f"P.from_pretrained('{folder}'{option}).save_pretrained('{folder}-safe')"
@@ -179,8 +227,11 @@ def _selected(part: Part, variant: str | None) -> dict[str, Any]:
 
 
 def _patterns(part: Part, variant: str | None) -> list[str]:
-    suffix = f".{variant}.safetensors" if variant else ".safetensors"
-    return [f"{stem}{suffix}" for stem in _WEIGHTS[part]]
+    return [f"{stem}{_suffix(variant)}" for stem in _WEIGHTS[part]]
+
+
+def _suffix(variant: str | None) -> str:
+    return f".{variant}.safetensors" if variant else ".safetensors"
 
 
 def _of(variant: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
+from dreamset.core.formats import is_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-_POINTER: Final = b"version https://git-lfs"
 # The end of a sentence about the weights of a classifier.
 AGAIN: Final = "copy its whole folder again, or run `dreamset train` and `dreamset deliver` again"
 _SHOWN: Final = 200  # characters of a library's reason
@@ -32,8 +32,8 @@ def check(file: Path, remedy: str) -> None:
 
     try:
         with file.open("rb") as opened:
-            start = opened.read(len(_POINTER))
-        if start == _POINTER:
+            start = opened.read(64)
+        if is_pointer(start):
             raise InputError(
                 f"{file}: is a pointer of Git LFS instead of the weights; run `git lfs pull` where it comes from, "
                 f"or {remedy}."
