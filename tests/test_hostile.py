@@ -7,7 +7,6 @@ import os
 import re
 import struct
 import sys
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -254,11 +253,9 @@ def test_what_is_put_right() -> None:
 @pytest.mark.parametrize("name", [name for name, (_, words) in BAD.items() if "suffix" not in words])
 def test_bad_files_are_refused_with_the_reason(name: str) -> None:
     data, words = BAD[name]
-    start = time.perf_counter()
     with pytest.raises(BadImageError, match=words) as caught:
         decode(data, Decoding(50_000_000))
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize(
