@@ -11,10 +11,10 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+import toy
 from dreamset.core.errors import InputError
 from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
-from dreamset.params import Params
 from dreamset.params.model import Model, Sampler
 from dreamset.params.recipe import Lora
 from tiny import write_pipeline
@@ -24,8 +24,8 @@ WIDE = Lora(rank=4, alpha=8.0, unet=True, text_encoder=True)  # alpha != rank, w
 
 
 @pytest.fixture
-def model(prepared: tuple[Params, object]) -> Model:
-    return prepared[0].base
+def model(small: dict[str, Any]) -> Model:
+    return toy.parse(small).base
 
 
 @pytest.fixture

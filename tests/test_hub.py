@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+import toy
 from dreamset.core.errors import InputError
+from dreamset.core.workspace import Workspace
 from dreamset.weights import hub
 from tiny import write_pipeline
 
@@ -167,8 +169,7 @@ def test_what_is_not_there_is_one_sentence(
     _, environment = served
     raw["models"]["bundled"]["generator"] = f"hub:someone/else@{COMMIT}"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
-    if verb[0] == "adapt":
-        assert dreamset(tmp_path, environment, "prepare").returncode == 0
+    toy.write_splits(Workspace.at(tmp_path))
     done = dreamset(tmp_path, environment, *verb)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
