@@ -26,6 +26,8 @@ from dreamset.core.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dreamset.params.model import Model
+
 ROOT = Path(__file__).parents[1]
 device.keep_memory()
 
@@ -114,3 +116,17 @@ def prepared(small: dict[str, Any], workspace: Workspace, place_of_splits: Path)
         prepare.run(params, made)
     shutil.copytree(made.root, workspace.root, dirs_exist_ok=True)
     return params, workspace
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small base of each family of pipelines, with random weights."""
+    from tiny import FAMILIES
+
+    return {name: write(tmp_path_factory.mktemp("families") / name) for name, write in FAMILIES.items()}
+
+
+@pytest.fixture
+def model(raw: dict[str, Any]) -> Model:
+    """The row of the bundled model."""
+    return toy.parse(raw).base

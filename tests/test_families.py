@@ -24,24 +24,7 @@ from dreamset.params.model import Model, Sampler
 from dreamset.params.recipe import Lora
 from dreamset.weights import hub
 from test_generator import images, shaken, stock
-from tiny import write_pipeline, write_xl_pipeline
-
-FAMILIES: dict[str, Any] = {
-    "sd1": lambda folder: write_pipeline(folder, width=768),
-    "sd2": lambda folder: write_pipeline(folder, width=1024, linear=True),
-    "sd2_v": lambda folder: write_pipeline(folder, width=1024, linear=True, prediction_type="v_prediction"),
-    "sdxl": write_xl_pipeline,
-}
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: write(tmp_path_factory.mktemp("families") / name) for name, write in FAMILIES.items()}
-
-
-@pytest.fixture
-def model(raw: dict[str, Any]) -> Model:
-    return toy.parse(raw).base
+from tiny import FAMILIES, write_xl_pipeline
 
 
 def loaded(folder: Path, model: Model) -> BaseModel:

@@ -24,13 +24,8 @@ from dreamset.params.model import Model, Sampler
 from dreamset.params.recipe import Lora, scale_call_words
 from dreamset.use import kohya
 from test_generator import images, shaken, stock
-from tiny import write_pipeline, write_xl_pipeline
 
-FAMILIES: dict[str, Any] = {
-    "sd1": lambda folder: write_pipeline(folder, width=768),
-    "sd2": lambda folder: write_pipeline(folder, width=1024, linear=True),
-    "sdxl": write_xl_pipeline,
-}
+FAMILIES = ("sd1", "sd2", "sdxl")
 SPEC = Lora(rank=4, alpha=6.0, unet=True, text_encoder=True)
 SAMPLER = Sampler("ddim", 3, 3.0)
 # The fields of peft 0.15's LoraConfig that say what a file's matrices are; whatever is newer, an older peft refuses.
@@ -38,16 +33,6 @@ KNOWN = {
     *("r", "lora_alpha", "target_modules", "lora_dropout", "bias", "rank_pattern", "alpha_pattern"),
     *("use_dora", "use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern"),
 }
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: write(tmp_path_factory.mktemp("files") / name) for name, write in FAMILIES.items()}
-
-
-@pytest.fixture
-def model(raw: dict[str, Any]) -> Model:
-    return toy.parse(raw).base
 
 
 def written(folder: Path, model: Model, target: Path, spec: Lora = SPEC) -> tuple[BaseModel, Path]:

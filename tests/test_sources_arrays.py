@@ -11,7 +11,7 @@ from PIL import Image
 
 from dreamset.core.errors import InputError
 from dreamset.sources import arrays
-from test_sources import names, read, run
+from sourced import names, read, run
 
 
 def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, per_class: int = 10) -> None:

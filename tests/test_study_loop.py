@@ -1,45 +1,27 @@
-"""A study's trials: how they begin, end, are pruned and go on after a stop; what is wrong with a store."""
+"""A study's trials: how they begin, end, are pruned and go on after a stop."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import os
-import random
-import sqlite3
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 
 import toy_study
-from dreamset.core import locks
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.study import kills, loop, sampling, storage
-from toy_study import RUNGS, told
+from toy_study import RUNGS, run, states, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from optuna.trial import Trial
 
 
-def _states(study: optuna.Study) -> Counter[str]:
-    return Counter(trial.state.name for trial in study.trials)
-
-
-def _run(seed: int = 0, of: Callable[[Trial], Any] = toy_study.objective, **changed: Any) -> optuna.Study:
-    tune = toy_study.tune(**changed)
-    directions = ["maximize", "minimize"] if tune.objectives == "cas_and_seconds" else ["maximize"]
-    study = loop.open_study(tune, "toy", directions)  # type: ignore[arg-type]
-    toy_study.optimise(study, tune, of, seed)
-    return study
-
-
 def test_the_first_trial_has_the_values_that_were_given() -> None:
-    study = _run(trials=3, sampler="random")
+    study = run(trials=3, sampler="random")
     assert study.trials[0].params == toy_study.FIRST
     assert len(study.trials) == 3
     assert len({trial.params["guidance"] for trial in study.trials}) == 3
@@ -47,15 +29,15 @@ def test_the_first_trial_has_the_values_that_were_given() -> None:
 
 @pytest.mark.parametrize("pruner", ["hyperband", "successive_halving", "median"])
 def test_a_pruner_stops_bad_trials_early_and_none_at_the_last_rung(pruner: str) -> None:
-    study = _run(trials=20, pruner=pruner, sampler="random")
-    assert _states(study).keys() == {"COMPLETE", "PRUNED"}
+    study = run(trials=20, pruner=pruner, sampler="random")
+    assert states(study).keys() == {"COMPLETE", "PRUNED"}
     pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
     assert all(trial.last_step in RUNGS[:-1] for trial in pruned)
     assert study.best_trial.value == max(trial.value for trial in study.trials if trial.last_step == RUNGS[-1])
 
 
 def test_hyperband_has_a_bracket_for_each_rung() -> None:
-    study = _run(trials=30, sampler="random")
+    study = run(trials=30, sampler="random")
     # The last bracket prunes nothing, the middle one not at the first rung.
     assert {trial.last_step for trial in study.trials} == set(RUNGS)
     assert len(study.pruner._pruners) == len(RUNGS)  # type: ignore[attr-defined]
@@ -63,13 +45,13 @@ def test_hyperband_has_a_bracket_for_each_rung() -> None:
 
 @pytest.mark.parametrize("changed", [{"pruner": "none"}, {"max_fid": 20.0}])
 def test_nothing_is_pruned_where_a_trial_is_judged_at_its_end(changed: dict[str, Any]) -> None:
-    assert _states(_run(trials=10, **changed)) == {"COMPLETE": 10}
+    assert states(run(trials=10, **changed)) == {"COMPLETE": 10}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_a_study_stopped_anywhere_equals_an_unbroken_one(tmp_path: Path, sampler: str) -> None:
     trials = 7 if sampler == "gp" else 12  # the sampler's model is fitted after five
-    whole = _run(trials=trials, sampler=sampler)
+    whole = run(trials=trials, sampler=sampler)
     tune = toy_study.tune(trials=trials, sampler=sampler, storage=f"sqlite:///{tmp_path}/studies.db")
     stops = iter([(2, 9), (6, 3), (8, 3), (trials - 1, 27)])
     stop: tuple[int, int] | None = next(stops)
@@ -97,137 +79,6 @@ def test_a_study_stopped_anywhere_equals_an_unbroken_one(tmp_path: Path, sampler
     assert told(study.trials) == told(whole.trials)
 
 
-class Killed(BaseException):
-    """The end of a process, as ``Dying`` plays it."""
-
-
-class Dying:
-    """Lets this process die as by SIGKILL after so many writes to the store: nothing is written or tidied later."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left, self._held = 10**9, list[locks.Lock]()
-        for name in dir(optuna.storages.RDBStorage):
-            if name.startswith(("set_trial", "record_heartbeat", "create_new_trial")):
-                monkeypatch.setattr(optuna.storages.RDBStorage, name, self._writing(name))
-        take, release = locks.take, locks.Lock.release
-
-        def taken(path: Path) -> locks.Lock | None:
-            lock = take(path)
-            self._held += [lock] if lock else []
-            return lock
-
-        def released(lock: locks.Lock) -> None:
-            if lock in self._held:  # else the dead process has lost it
-                self._held.remove(lock)
-                release(lock)
-
-        monkeypatch.setattr(locks, "take", taken)
-        monkeypatch.setattr(locks.Lock, "release", released)
-
-    def _writing(self, name: str) -> Callable[..., Any]:
-        write = getattr(optuna.storages.RDBStorage, name)
-
-        def watched(*given: Any, **named: Any) -> Any:
-            if self.left <= 0:
-                self.die()
-            self.left -= 1
-            return write(*given, **named)
-
-        return watched
-
-    def die(self) -> None:
-        """The kernel closes the files of a dead process, which ends its locks; their names stay."""
-        self.left = 0
-        while self._held:
-            os.close(self._held.pop().handle)
-        raise Killed
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_study_killed_between_any_two_writes_equals_an_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    whole = _run(trials=9)
-    dying, rng = Dying(monkeypatch), random.Random(seed)
-    tune = toy_study.tune(trials=9, storage=f"sqlite:///{tmp_path}/studies.db")
-    kinds: Counter[bool] = Counter()
-    while True:
-        study = loop.open_study(tune, "toy", ["maximize"])
-        # A worker that takes a trial over writes nine times before it gains anything.
-        dying.left = rng.randint(10, 24)
-        try:
-            toy_study.optimise(study, tune, toy_study.objective)
-            break
-        except Killed:
-            kinds[bool(toy_study.running(study))] += 1
-    # Far more often than retries would allow if each kill counted.
-    assert kinds[True] > 3 * tune.retries
-    assert told(study.trials) == told(whole.trials)
-
-
-def test_a_pruner_that_is_asked_again_answers_as_before() -> None:
-    for name in ("hyperband", "successive_halving"):
-        study = optuna.create_study(
-            direction="maximize", pruner=sampling.pruner(toy_study.tune(pruner=name), 3, 27, "toy")
-        )
-        answers: list[bool] = []
-        for value in (0.5, 0.4, 0.3, 0.6, 0.2, 0.1, 0.55, 0.45, 0.35, 0.7):
-            trial = study.ask()
-            for rung in RUNGS[:-1]:
-                trial.report(value * rung, rung)
-                asked = [trial.should_prune() for _ in range(3)]
-                assert len(set(asked)) == 1
-                answers += asked[:1]
-                if asked[0]:
-                    break
-            study.tell(trial, value)
-        assert set(answers) == {True, False}
-
-
-@pytest.mark.parametrize(
-    ("steps", "times", "given_up"),
-    [
-        (("draw 3", "draw 3", "draw 3"), 3, True),
-        (("draw 3", "draw 9", "draw 3"), 1, False),  # something was gained between
-        (("draw 3", None, "draw 3"), 2, False),  # a worker that died before the trial's own work tells nothing
-        ((None, None, None, None), 0, False),
-        (("draw 3", "draw 3", "draw 9", "draw 9"), 2, False),
-    ],
-)
-def test_workers_lost_at_the_same_step_one_after_the_other_count(
-    steps: tuple[str | None, ...], times: int, given_up: bool
-) -> None:
-    attributes: dict[str, Any] = {}
-    for step in steps:
-        attributes = kills.count(attributes | {kills.STEP: step})
-    assert attributes["killed"] == times
-    why = kills.exceeds(attributes, 2)
-    assert (why is not None) == given_up
-    assert why is None or why == "3 workers in a row were lost at its step draw 3"
-
-
-def test_a_trial_left_longer_ago_than_the_grace_is_gone_on_with_and_uses_up_no_retry(tmp_path: Path) -> None:
-    tune = toy_study.tune(trials=6, retries=0, storage=f"sqlite:///{tmp_path}/studies.db")
-    stops = 0
-
-    def interrupted(trial: Trial) -> float:
-        def at(rung: int) -> None:
-            nonlocal stops
-            if trial.number == 3 and stops < 3:
-                stops += 1
-                raise KeyboardInterrupt
-
-        return toy_study.objective(trial, at)
-
-    for _ in range(3):
-        study = loop.open_study(tune, "toy", ["maximize"])
-        with pytest.raises(KeyboardInterrupt):
-            toy_study.optimise(study, tune, interrupted)
-        toy_study.silent_for_long(study)
-    toy_study.optimise(study, tune, interrupted)
-    assert told(study.trials) == told(_run(trials=6).trials)
-
-
 def test_a_lost_trial_s_error_does_not_end_its_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     elsewhere = loop.open_study(toy_study.tune(storage=url), "toy", ["maximize"])
@@ -240,24 +91,24 @@ def test_a_lost_trial_s_error_does_not_end_its_worker(tmp_path: Path, capsys: py
         return toy_study.objective(trial)
 
     with pytest.raises(KeyboardInterrupt):
-        _run(trials=4, of=losing, storage=url)
+        run(trials=4, of=losing, storage=url)
     assert "trial 0: was silent for too long and given to another worker" in capsys.readouterr().err
-    study = _run(trials=4, of=losing, storage=url)
+    study = run(trials=4, of=losing, storage=url)
     assert [trial.state.name for trial in study.trials[:2]] == ["FAIL", "FAIL"] and len(study.trials) == 4
     assert not list((tmp_path / "studies.db.locks").iterdir())
 
 
 def test_a_sampler_of_another_seed_draws_other_values() -> None:
-    assert _run(trials=4, seed=1).trials[1].params != _run(trials=4, seed=2).trials[1].params
+    assert run(trials=4, seed=1).trials[1].params != run(trials=4, seed=2).trials[1].params
 
 
 def test_more_trials_go_on_with_the_same_study(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    assert len(_run(trials=9, storage=url).trials) == 9
-    again = _run(trials=9, storage=url)
+    assert len(run(trials=9, storage=url).trials) == 9
+    again = run(trials=9, storage=url)
     assert len(again.trials) == 9
-    more = _run(trials=12, storage=url)
-    assert told(more.trials) == told(_run(trials=12).trials)
+    more = run(trials=12, storage=url)
+    assert told(more.trials) == told(run(trials=12).trials)
 
 
 def test_a_trial_that_cannot_be_run_is_failed_with_the_reason_and_the_study_goes_on(
@@ -268,13 +119,13 @@ def test_a_trial_that_cannot_be_run_is_failed_with_the_reason_and_the_study_goes
             raise InputError("steps: too few for this scheduler.")
         return toy_study.objective(trial) if trial.number != 2 else float("nan")
 
-    study = _run(trials=5, of=picky)
+    study = run(trials=5, of=picky)
     assert [loop.reason(trial) for trial in study.trials[:3]] == [
         None,
         "steps: too few for this scheduler.",
         "the objective gave nan",
     ]
-    assert _states(study)["FAIL"] == 2 and len(study.trials) == 5
+    assert states(study)["FAIL"] == 2 and len(study.trials) == 5
     assert "trial 1 failed: steps: too few for this scheduler." in capsys.readouterr().err
 
 
@@ -283,10 +134,10 @@ def test_a_study_in_which_all_fails_says_why() -> None:
         raise InputError("data/splits/train.json: is not there.")
 
     with pytest.raises(InputError, match=r"toy: all of its 3 trials failed; the last: data/splits/train.json: is not"):
-        _run(trials=3, of=hopeless)
+        run(trials=3, of=hopeless)
 
 
-def test_what_nobody_foresaw_fails_the_trial_and_ends_the_run(tmp_path: Path) -> None:
+def test_what_nobody_foresaw_fails_the_trial_and_ends_therun(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
 
     def broken(trial: Trial) -> float:
@@ -295,14 +146,14 @@ def test_what_nobody_foresaw_fails_the_trial_and_ends_the_run(tmp_path: Path) ->
         return toy_study.objective(trial)
 
     with pytest.raises(ZeroDivisionError):
-        _run(trials=5, of=broken, storage=url)
-    study = _run(trials=5, of=broken, storage=url)
+        run(trials=5, of=broken, storage=url)
+    study = run(trials=5, of=broken, storage=url)
     assert loop.reason(study.trials[2]) == "ZeroDivisionError: division by zero"
     assert len(study.trials) == 5
 
 
 @pytest.mark.parametrize("error", [StoppedError("tune: a newer run has taken over."), DiskFullError(28, "full", "/")])
-def test_where_the_machine_cannot_go_on_the_trial_is_left_to_the_next_run(tmp_path: Path, error: Exception) -> None:
+def test_where_the_machine_cannot_go_on_the_trial_is_left_to_the_nextrun(tmp_path: Path, error: Exception) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     stopped = False
 
@@ -315,14 +166,14 @@ def test_where_the_machine_cannot_go_on_the_trial_is_left_to_the_next_run(tmp_pa
         return toy_study.objective(trial)
 
     with pytest.raises(type(error)):
-        _run(trials=5, of=stopping, storage=url)
-    study = _run(trials=5, of=stopping, storage=url)
-    assert told(study.trials) == told(_run(trials=5).trials)
+        run(trials=5, of=stopping, storage=url)
+    study = run(trials=5, of=stopping, storage=url)
+    assert told(study.trials) == told(run(trials=5).trials)
     assert not list((tmp_path / "studies.db.locks").iterdir())
 
 
 def test_marks_of_a_trial() -> None:
-    study = _run(trials=2)
+    study = run(trials=2)
     assert all(trial.user_attrs["worker"] == loop.worker() for trial in study.trials)
     assert study.trials[0].user_attrs["started"] <= study.trials[1].user_attrs["started"]
 
@@ -332,8 +183,8 @@ def test_two_objectives_are_unpruned() -> None:
         guidance, steps = trial.suggest_float("guidance", 1.0, 7.5), trial.suggest_int("steps", 5, 30)
         return toy_study.cas(guidance, steps, RUNGS[-1]), steps / 100
 
-    study = _run(trials=8, of=both, objectives="cas_and_seconds")
-    assert _states(study) == {"COMPLETE": 8}
+    study = run(trials=8, of=both, objectives="cas_and_seconds")
+    assert states(study) == {"COMPLETE": 8}
     assert 1 <= len(study.best_trials) <= 8
 
 
@@ -372,63 +223,6 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
         assert found.params == {"guidance": toy_study.FIRST["guidance"]}
         assert not found.constraints
         assert found.system_attrs["fixed_params"] == toy_study.FIRST and found.system_attrs["failed_trial"] == 0
-
-
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("mysql://me:secret@host/studies", "kept in sqlite or postgresql, not in mysql"),
-        ("postgresql+pg8000://me:secret@host/studies", "pip install -e '.\\[postgresql\\]'"),
-        ("postgresql://me:secret@127.0.0.1:9/studies", "me:\\*\\*\\*@127.0.0.1:9/studies cannot be opened"),
-        ("sqlite://", "names no file"),
-        ("nonsense://me:secret@host:port/x", r"nonsense://me:\*\*\*@host:port/x is no URL"),
-        ("sqlite:////proc/nowhere/studies.db", "sqlite:////proc/nowhere/studies.db cannot be opened"),
-    ],
-)
-def test_a_store_that_cannot_be_used_is_named_in_a_sentence(url: str, says: str) -> None:
-    with pytest.raises(InputError, match=says) as caught:
-        loop.open_study(toy_study.tune(storage=url), "toy", ["maximize"])
-    said = str(caught.value)
-    assert said.startswith("tune.storage: ") and said.endswith(".") and "secret" not in said and "\n" not in said
-
-
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
-    (tmp_path / "studies.db").write_text("guidance,steps\n" * 100)
-    with pytest.raises(InputError, match=r"cannot be opened \(file is not a database"):
-        loop.open_study(toy_study.tune(storage="sqlite:///studies.db"), "toy", ["maximize"], tmp_path)
-
-
-def test_a_relative_path_is_the_projects(tmp_path: Path) -> None:
-    loop.open_study(toy_study.tune(storage="sqlite:///deep/studies.db"), "toy", ["maximize"], tmp_path)
-    assert (tmp_path / "deep/studies.db").is_file()
-
-
-def test_a_study_with_other_objectives_is_refused(tmp_path: Path) -> None:
-    tune = toy_study.tune(storage="sqlite:///studies.db")
-    loop.open_study(tune, "toy", ["maximize"], tmp_path)
-    with pytest.raises(InputError, match=r"other objectives \(maximize, not maximize and minimize\)"):
-        loop.open_study(tune, "toy", ["maximize", "minimize"], tmp_path)
-
-
-def test_a_store_of_another_optuna_is_refused(tmp_path: Path) -> None:
-    tune = toy_study.tune(storage="sqlite:///studies.db")
-    loop.open_study(tune, "toy", ["maximize"], tmp_path)
-    with sqlite3.connect(tmp_path / "studies.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
-    with pytest.raises(InputError, match="made by another version of Optuna"):
-        loop.open_study(tune, "toy", ["maximize"], tmp_path)
-
-
-def test_a_store_that_goes_away_leaves_a_sentence(tmp_path: Path) -> None:
-    tune = toy_study.tune(storage="sqlite:///studies.db", trials=4)
-    study = loop.open_study(tune, "toy", ["maximize"], tmp_path)
-
-    def losing(trial: Trial) -> float:
-        (tmp_path / "studies.db").write_text("no database any more" * 1000)
-        return toy_study.objective(trial)
-
-    with pytest.raises(StoppedError, match=r"tune.storage: sqlite:///studies.db does not answer any more"):
-        toy_study.optimise(study, tune, losing)
 
 
 def test_samplers_are_made_anew_for_every_trial() -> None:

@@ -121,3 +121,12 @@ def _scheduler(**changes: Any) -> PNDMScheduler:
             **changes,
         }
     )
+
+
+# The pipelines that a base may be of, each written into a folder.
+FAMILIES: dict[str, Any] = {
+    "sd1": lambda folder: write_pipeline(folder, width=768),
+    "sd2": lambda folder: write_pipeline(folder, width=1024, linear=True),
+    "sd2_v": lambda folder: write_pipeline(folder, width=1024, linear=True, prediction_type="v_prediction"),
+    "sdxl": write_xl_pipeline,
+}

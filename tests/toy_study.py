@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,3 +71,15 @@ def running(study: optuna.Study) -> list[FrozenTrial]:
 def told(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     """What two equal studies have in common, trial by trial."""
     return [(t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in trials]
+
+
+def states(study: optuna.Study) -> Counter[str]:
+    return Counter(trial.state.name for trial in study.trials)
+
+
+def run(seed: int = 0, of: Callable[[Trial], Any] = objective, **changed: Any) -> optuna.Study:
+    chosen = tune(**changed)
+    directions = ["maximize", "minimize"] if chosen.objectives == "cas_and_seconds" else ["maximize"]
+    study = loop.open_study(chosen, "toy", directions)  # type: ignore[arg-type]
+    optimise(study, chosen, of, seed)
+    return study
