@@ -183,7 +183,12 @@ def test_an_evaluation_that_does_not_say(tmp_path: Path, change: dict[str, Any],
         deliver.run(toy.params(), workspace, crossval.run)
 
 
-def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_threshold(workspace: Workspace) -> None:
+def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_threshold(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise InputError("an image is missing")
+
     split = toy.write_splits(workspace)
     params = toy.params(deliver__calibrate=True, deliver__precision=0.6, models__bundled__clip="clip")
     toy.write_clip(workspace.root / "clip")
@@ -204,6 +209,10 @@ def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_thr
         f"logits / {record['temperature']:g} (the temperature, fitted on 12 images that were held out)"
         in (workspace.classifier / "README.md").read_text()
     )
+    # Any other fault on the way is told as what it is.
+    with monkeypatch.context() as patched, pytest.raises(InputError, match="an image is missing"):
+        patched.setattr(train, "_over_folds", missing)
+        deliver.run(params, workspace, crossval.run)
     # What cannot be divided is delivered without, and the card says why.
     write_split(workspace.splits, replace(split, train=tuple(replace(s, group="one") for s in split.train)))
     record = deliver.run(params, workspace, crossval.run)

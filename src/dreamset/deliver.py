@@ -217,17 +217,18 @@ def _calibrate(
     from dreamset.data import folds as dividing
     from dreamset.evaluate import scoring
 
-    try:
-        if cross_validate is not None:
-            folds = dividing.test_folds(params, workspace, split)
-            _, by_fold = scoring.predicted(params, folds, cross_validate)
-            logits = np.concatenate([predictions.logits[run] for predictions in by_fold])
-            labels = np.array([sample.label for fold in folds for sample in fold.held_out], np.int64)
-        else:
-            logits, labels = train.held_out(params, workspace, run)
-    except InputError as error:
-        reason = f"Threshold 0: it never abstains, for the shots cannot be divided into folds: {error}"
-        return Calibration({}, Choice(0.0, reason))
+    if cross_validate is not None:
+        folds = dividing.test_folds(params, workspace, split)
+        _, by_fold = scoring.predicted(params, folds, cross_validate)
+        logits = np.concatenate([predictions.logits[run] for predictions in by_fold])
+        labels = np.array([sample.label for fold in folds for sample in fold.held_out], np.int64)
+    else:
+        try:
+            dividing.held_out(split, dividing.SELECTING, "selection")
+        except InputError as error:
+            reason = f"Threshold 0: it never abstains, for the shots cannot be divided into folds: {error}"
+            return Calibration({}, Choice(0.0, reason))
+        logits, labels = train.held_out(params, workspace, run)
     temperature = round(fit_temperature(logits, labels), 4)
     choice = choose_threshold(np.exp(log_softmax(logits / temperature)), labels, params.deliver.precision, _FOLDED)
     return Calibration({"temperature": temperature, "temperature_images": len(labels)}, choice)
