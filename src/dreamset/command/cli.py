@@ -152,6 +152,7 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
 
 def _beside(commands: Any) -> None:
     """Add the verbs that are no stages."""
+    _project(commands)
     table = _verb(
         commands,
         "table",
@@ -228,6 +229,38 @@ def _beside(commands: Any) -> None:
     )
     _common(track)
     track.set_defaults(run=verbs.track)
+
+
+def _project(commands: Any) -> None:
+    """Add the verbs that make a project, and keep it beside the installed version."""
+    init = _verb(
+        commands,
+        "init",
+        help="make a project for images of your own",
+        description="Look at a folder of images, and make a project for them: params.yaml with settings that suit\n"
+        "them, dvc.yaml, a README, and a git repository that takes no images. The images stay where they are.",
+        examples="  dreamset init my-project --images photos   one folder per class, or train/ and test/ of them\n"
+        "  dreamset init my-project --images photos/list.csv\n"
+        "  dreamset init digits --digits              the demonstration",
+    )
+    init.add_argument("target", type=Path, metavar="FOLDER", help="the project's folder: a new one, or an empty one")
+    source = init.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="your images, or a list of them (docs/own-images.md)"
+    )
+    source.add_argument("--digits", action="store_true", help="handwritten digits, which come with scikit-learn")
+    init.add_argument("--share", action="store_true", help="let git take the results, with figures and pictures")
+    init.set_defaults(run=verbs.init, stages=tuple(_STAGES))
+
+    version = _verb(
+        commands,
+        "version",
+        help="write what a project depends on of the installed dreamset",
+        description="Write the hash of each stage's code into versions/, and the bundled base into models/base. The\n"
+        "first stage of a project does it; after an upgrade it says which stages run again.",
+        examples="  dreamset version",
+    )
+    version.set_defaults(run=verbs.version, stages=tuple(_STAGES))
 
 
 def _classifier(commands: Any) -> None:

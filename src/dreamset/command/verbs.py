@@ -53,6 +53,24 @@ def stage(arguments: argparse.Namespace) -> None:
     tracked.stage(params, workspace, name, item, summary, started)
 
 
+def init(arguments: argparse.Namespace) -> None:
+    """Make a project for images of one's own."""
+    from dreamset.command import init
+
+    images = None if arguments.digits else arguments.images
+    print("\n".join(init.run(arguments.target, images, arguments.stages, share=arguments.share)))
+
+
+def version(arguments: argparse.Namespace) -> None:
+    """Write what a project's stages depend on of the installed package."""
+    from dreamset.command import version
+
+    if not (Path.cwd() / "dvc.yaml").is_file():
+        raise InputError("version: there is no dvc.yaml here; run this in the project's folder.")
+    for sentence in version.run(Path.cwd(), arguments.stages):
+        print(sentence, flush=True)
+
+
 def _work(params: Params, workspace: Workspace, recipe: str) -> None:
     """Run trials of a study without a lock, for the study's storage knows which trials other processes run."""
     from dreamset import tune

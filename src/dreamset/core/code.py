@@ -13,7 +13,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Final
 
-from dreamset.core.files import digest
+from dreamset.core.files import digest, sha256_file
 
 # Modules that change no number of any shard, study or cell: they refuse, report, lock or keep what others compute.
 ASIDE: Final = frozenset(
@@ -77,7 +77,40 @@ def code_digest(*makers: str, source: Path = _SOURCE) -> str:
     paths = modules(*makers, source=source)
     roots = {name.partition(".")[0] for path in paths.values() for name in imports(path, source)}
     versions = {name: importlib.metadata.version(_LIBRARIES[name]) for name in roots & _LIBRARIES.keys()}
-    return digest([{name: _meaning(path) for name, path in paths.items()}, versions])
+    return digest([_meanings(paths), versions])
+
+
+def numbers_digest(*makers: str, source: Path = _SOURCE) -> str:
+    """Hash of the code of the package that some modules run, as in ``code_digest``; no library's version counts."""
+    return digest(_meanings(modules(*makers, source=source)))
+
+
+def words_digest(*makers: str, source: Path = _SOURCE) -> str:
+    """Hash of every file of the package that some modules import, words and all, and of the files beside them.
+
+    The file of the package itself, which holds its version, does not count.
+    """
+    reached = {name: path for name, path in closure(*makers, source=source).items() if "." in name}
+    beside = (path.parent.rglob("*") for path in reached.values() if path.name == "__init__.py")
+    files = {*reached.values(), *(file for files in beside for file in files if _is_beside(file))}
+    return digest({path.relative_to(source).as_posix(): sha256_file(path) for path in files})
+
+
+def state(source: Path = _SOURCE) -> dict[str, str]:
+    """The hash of every file of the package, by path; while none changes, no other hash here does."""
+    package = source / __name__.partition(".")[0]
+    files = (path for path in package.rglob("*") if path.suffix == ".py" or _is_beside(path))
+    own = (path for path in files if path.relative_to(package).parts[0] != "shipped")
+    return {path.relative_to(source).as_posix(): sha256_file(path) for path in own}
+
+
+def _is_beside(path: Path) -> bool:
+    """Return whether a file is no code, such as a template."""
+    return path.is_file() and path.suffix not in (".py", ".pyc")
+
+
+def _meanings(paths: dict[str, Path]) -> dict[str, str]:
+    return {name: _meaning(path) for name, path in paths.items()}
 
 
 def modules(*makers: str, source: Path = _SOURCE) -> dict[str, Path]:
