@@ -118,7 +118,7 @@ def run(target: Path, images: Path | None, stages: Collection[str], *, share: bo
     )
     files = {
         "params.yaml": text,
-        "dvc.yaml": own_stages(shipped("dvc.yaml").read_text(encoding="utf-8")),
+        "dvc.yaml": stages_of_project(shipped("dvc.yaml").read_text(encoding="utf-8")),
         "README.md": readme,
         ".gitignore": _IGNORED if share else _IGNORED + _RESULTS,
     }
@@ -130,17 +130,17 @@ def run(target: Path, images: Path | None, stages: Collection[str], *, share: bo
     return [*lines, f"{target} is made. Next: cd {target} && dreamset run"]
 
 
-def own_stages(text: str) -> str:
+def stages_of_project(text: str) -> str:
     """Return the repository's ``dvc.yaml`` for a project, whose stages depend on the installed version.
 
     Args:
         text: each stage lists the folders of its source next to one another.
     """
     stages = text.partition("\nstages:\n")[2]
-    return _HEAD + "".join(_own_stage(block) for block in _STAGE.split(stages))
+    return _HEAD + "".join(_stage_of_project(block) for block in _STAGE.split(stages))
 
 
-def _own_stage(block: str) -> str:
+def _stage_of_project(block: str) -> str:
     verb = _VERB.search(block)
     return block if verb is None else _CODE.sub(f"{version.FOLDER}/{verb[1]}", block)
 
@@ -174,12 +174,12 @@ def _check(target: Path, raw: Path | None) -> None:
     """
     if shutil.which("git") is None:
         raise InputError("init: git is not installed, and a project needs it; install git, and run this again.")
-    check_target(target, "init", folder=True)
+    real = _real(target)
+    check_target(real, "init", folder=True)
     if target.exists() and not target.is_dir():
         raise InputError(f"init {target}: is a file; name a new folder.")
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"init {target}: is not empty; name a new folder, or an empty one.")
-    real = _real(target)
     if raw is not None and real.is_relative_to(raw):
         raise InputError(f"init {target}: lies in the folder of the images, {raw}; name a folder outside of it.")
     for above in real.parents:
@@ -206,7 +206,7 @@ def _gpu_gb() -> float:
 
 
 def _build(target: Path, files: dict[str, str], raw: Path | None, stages: Collection[str]) -> None:
-    """Write the project beside its place first, so that whatever happens leaves a whole one or none."""
+    """Write the project aside first, so that whatever happens leaves a whole one or none."""
     made = not target.exists()
     with filling(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -220,6 +220,7 @@ def _build(target: Path, files: dict[str, str], raw: Path | None, stages: Collec
             for name, text in files.items():
                 atomic_write(aside / name, text)
             version.run(aside, stages)
+            (aside / _RAW).parent.mkdir(exist_ok=True)
             if raw is not None:
                 (aside / _RAW).symlink_to(raw, target_is_directory=True)
             _commit(aside)
