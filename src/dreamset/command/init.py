@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import classifiers, sources
+from dreamset import __version__, classifiers, sources
 from dreamset.command import version
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, check_target, filling
@@ -112,7 +112,7 @@ def run(target: Path, images: Path | None, stages: Collection[str], *, share: bo
         text = set_value(text, key, value)
     readme = _README.format(
         name=target.resolve().name,
-        version=version.__version__,
+        version=__version__,
         origin=f"`{raw}`" if raw else "handwritten digits",
         share=_share_words(share),
     )
