@@ -160,12 +160,12 @@ def test_an_upgrade_says_what_runs_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert version.run(tmp_path, stages) == []
     before = {path.name: path.read_text() for path in (tmp_path / "versions").iterdir()}
     monkeypatch.setattr(version, "__version__", "9.0.0")
-    assert version.run(tmp_path, stages) == [f"dreamset {before['dreamset'].strip()} -> 9.0.0: nothing runs again."]
+    assert version.run(tmp_path, stages) == [f"dreamset {before['dreamset'].strip()} -> 9.0.0; nothing runs again."]
     # The hashes of another package.
     monkeypatch.setattr(code, "state", lambda: {"other": "files"})
     monkeypatch.setattr(code, "numbers_digest", lambda *_: "new")
     (sentence,) = version.run(tmp_path, stages)
-    assert sentence == "dreamset, with other code: adapt run again, and so does what their results change."
+    assert sentence == "dreamset, with other code; to run again: adapt, and what their results change."
     after = {path.name: path.read_text() for path in (tmp_path / "versions").iterdir()}
     assert {name for name in after if after[name] != before[name]} == {"adapt", "dreamset"}
 

@@ -54,13 +54,9 @@ def run(root: Path, stages: Collection[str]) -> list[str]:
         return sentences
     changed = [stage for stage in stages if stage in before and before[stage] != now[stage]]
     if changed or before["dreamset"] != __version__:
-        what = (
-            f"{', '.join(changed)} run again, and so does what their results change"
-            if changed
-            else "nothing runs again"
-        )
+        what = f"to run again: {', '.join(changed)}, and what their results change" if changed else "nothing runs again"
         since = ", with other code" if before["dreamset"] == __version__ else f" {before['dreamset']} -> {__version__}"
-        sentences.insert(0, f"dreamset{since}: {what}.")
+        sentences.insert(0, f"dreamset{since}; {what}.")
     return sentences
 
 
