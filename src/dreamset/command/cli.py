@@ -240,11 +240,15 @@ def _classifier(commands: Any) -> None:
         "whether the classifier abstains, and its five best classes. Files that cannot be used get a row\n"
         "with the reason.",
         examples="  dreamset predict photos --out predictions.csv\n"
-        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8",
+        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8\n"
+        "  dreamset predict labelled --score --out predictions.csv   labelled/CLASS/IMAGE: how often is it right?",
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="an image file, a folder or a pattern")
     predict.add_argument("--out", type=Path, metavar="FILE", help="the CSV (default: standard output)")
     predict.add_argument("--threshold", type=float, metavar="T", help="abstain below it (default: the delivered one)")
+    predict.add_argument(
+        "--score", action="store_true", help="folders are named after classes: print the accuracy, add a column"
+    )
     _which(predict)
     predict.set_defaults(run=verbs.predict)
 

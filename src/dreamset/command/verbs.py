@@ -121,12 +121,16 @@ def table(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Label image files with the delivered classifier."""
-    from dreamset.use.predict import run
+    from dreamset.use.predict import delivered, run
+    from dreamset.use.score import Score
 
-    counts = run(arguments.paths, arguments.classifier, arguments.out, arguments.threshold)
+    score = Score(delivered(arguments.classifier)["classes"]) if arguments.score else None
+    counts = run(arguments.paths, arguments.classifier, arguments.out, arguments.threshold, score)
     results = f"{counts.labelled} labelled, {counts.abstained} abstained, {counts.unusable} unusable"
     # Printed on stderr, for standard output may be the CSV.
     print(f"predict: {counts.files} files: {results}", file=sys.stderr)
+    for line in score.lines() if score is not None else ():
+        print(f"predict: {line}", file=sys.stderr)
 
 
 def export(arguments: argparse.Namespace) -> None:
