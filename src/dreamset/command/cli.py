@@ -196,6 +196,20 @@ def _beside(commands: Any) -> None:
     _common(review)
     review.set_defaults(run=verbs.review)
 
+    change = _verb(
+        commands,
+        "set",
+        help="change single values of params.yaml, and keep the rest as it is",
+        description="Change values of params.yaml; comments and layout stay. The result is checked before the file is\n"
+        "replaced. A key that a row takes over from another one by <<: gets a line of its own.",
+        examples="  dreamset set shots=16 generate.per_class=200\n"
+        "  dreamset set model=sd21_base 'active=[stable_diffusion, datadream_dset]'\n"
+        "  dreamset set recipes.datadream_dset.sampler.guidance=3",
+    )
+    change.add_argument("changes", nargs="+", metavar="KEY=VALUE", help="a dotted key, and its value as YAML has it")
+    _common(change)
+    change.set_defaults(run=verbs.change)
+
     fetch = _verb(
         commands,
         "fetch",

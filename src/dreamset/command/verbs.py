@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import classifiers
 from dreamset.core.errors import InputError, StoppedError
+from dreamset.core.strict import listed, meant
 from dreamset.core.workspace import Workspace
 from dreamset.params import Params, load
 from dreamset.params.rules import check_retrieval, check_start
@@ -81,9 +82,12 @@ def _check_item(params: Params, stage: str, item: str | None) -> None:
         InputError: it is no row of ``recipes``, or its row contradicts other parameters.
     """
     if stage in ("adapt", "tune", "generate", "review") and item not in params.recipes:
-        raise InputError(f"params.yaml: no row {item!r} in recipes; there are {', '.join(params.recipes)}.")
+        raise InputError(
+            f"params.yaml: no row {item!r} in recipes{meant(item, params.recipes)}; there are {listed(params.recipes)}."
+        )
     if stage == "train" and item != "real" and item not in params.recipes:
-        raise InputError(f"params.yaml: no row {item!r} in recipes; there are real, {', '.join(params.recipes)}.")
+        near = meant(item, ("real", *params.recipes))
+        raise InputError(f"params.yaml: no row {item!r} in recipes{near}; there are real, {listed(params.recipes)}.")
     # A row that is not active may be named, too, and loading params.yaml checks active rows alone.
     if stage in ("adapt", "tune", "generate", "train") and item in params.recipes:
         check_retrieval(params, item)
@@ -188,7 +192,8 @@ def fetch(arguments: argparse.Namespace) -> None:
     params, workspace = _open(arguments)
     for name in arguments.models or [params.model]:
         if name not in params.models:
-            raise InputError(f"params.yaml: no row {name!r} in models; there are {', '.join(params.models)}.")
+            near = meant(name, params.models)
+            raise InputError(f"params.yaml: no row {name!r} in models{near}; there are {listed(params.models)}.")
         row = params.models[name]
         wanted: list[tuple[str, Part, str | None]] = [
             (row.generator, "generator", row.variant),
@@ -202,6 +207,14 @@ def fetch(arguments: argparse.Namespace) -> None:
             record = hub.fetch(workspace.root, weights, part, variant)
             pin = "" if record["pinned"] else f"; pin it: {weights.partition('@')[0]}@{record['commit']}"
             print(f"{name} {part}: {weights} at {record['commit']}, {record['bytes'] / 1e9:.2f} GB{pin}", flush=True)
+
+
+def change(arguments: argparse.Namespace) -> None:
+    """Change single values of params.yaml."""
+    from dreamset.command import setting
+
+    for line in setting.run(arguments.params or Path("params.yaml"), arguments.changes):
+        print(line)
 
 
 def gc(arguments: argparse.Namespace) -> None:
