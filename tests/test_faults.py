@@ -500,8 +500,11 @@ def test_gc_leaves_the_work_of_a_run_alone(fresh: Workspace, capsys: pytest.Capt
         cli.main(["gc"])
     assert stopped.value.code == 1
     assert "generate_stable_diffusion is running" in capsys.readouterr().err
+    cli.main(["gc", "--dry-run"])
     assert shards.find(fresh.shards, "k")
+    said = capsys.readouterr().out
     cli.main(["gc"])
+    assert said == capsys.readouterr().out.replace("removed", "would remove") != ""
     assert not shards.find(fresh.shards, "k")
 
 

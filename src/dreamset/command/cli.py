@@ -227,10 +227,23 @@ def _beside(commands: Any) -> None:
         "gc",
         help="remove finished pieces of work that nothing uses any more",
         description="Remove shards that no dataset, adapter, classifier, unfinished study or table cell here uses.",
-        examples="  dreamset gc",
+        examples="  dreamset gc\n  dreamset gc --dry-run",
     )
+    gc.add_argument("--dry-run", action="store_true", help="say how much would go; remove nothing")
     _common(gc)
     gc.set_defaults(run=verbs.gc)
+
+    clean = _verb(
+        commands,
+        "clean",
+        help="remove what can be made again: generated images, adapters, classifiers, results, scratch",
+        description="Remove what the stages wrote, and finished and unfinished work. Your images, decisions and\n"
+        "parameters stay, and so do results/table, studies and MLflow's runs. Links are left as they are.",
+        examples="  dreamset clean --dry-run\n  dreamset clean --yes",
+    )
+    clean.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    clean.add_argument("--yes", action="store_true", help="do not ask")
+    clean.set_defaults(run=verbs.clean)
 
     track = _verb(
         commands,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -190,23 +191,54 @@ def fetch(arguments: argparse.Namespace) -> None:
     from dreamset.weights.pretrained import hub_name
 
     params, workspace = _open(arguments)
+    wanted: dict[tuple[str, Part, str | None], str] = {}  # the row that wants it first
     for name in arguments.models or [params.model]:
         if name not in params.models:
             near = meant(name, params.models)
             raise InputError(f"params.yaml: no row {name!r} in models{near}; there are {listed(params.models)}.")
         row = params.models[name]
-        wanted: list[tuple[str, Part, str | None]] = [
+        clip = hub_name(row.clip) or row.clip
+        parts: list[tuple[str, Part, str | None]] = [
             (row.generator, "generator", row.variant),
-            (hub_name(row.clip) or row.clip, "clip", None),
+            (clip, "clip", None),
             (row.judge, "judge", None),
         ]
-        for weights, part, variant in wanted:
-            if hub.repository(weights) is None:
-                print(f"{name} {part}: {weights} is on this machine already")
-                continue
-            record = hub.fetch(workspace.root, weights, part, variant)
-            pin = "" if record["pinned"] else f"; pin it: {weights.partition('@')[0]}@{record['commit']}"
-            print(f"{name} {part}: {weights} at {record['commit']}, {record['bytes'] / 1e9:.2f} GB{pin}", flush=True)
+        for weights in parts:
+            wanted.setdefault(weights, name)
+    sizes = {weights: hub.to_load(*weights) for weights in wanted if hub.repository(weights[0]) is not None}
+    _check_room(sizes)
+    for (weights, part, variant), name in wanted.items():
+        if hub.repository(weights) is None:
+            print(f"{name} {part}: {weights} is on this machine already")
+            continue
+        record = hub.fetch(workspace.root, weights, part, variant)
+        pin = "" if record["pinned"] else f"; pin it: {weights.partition('@')[0]}@{record['commit']}"
+        print(f"{name} {part}: {weights} at {record['commit']}, {record['bytes'] / 1e9:.2f} GB{pin}", flush=True)
+
+
+def _check_room(sizes: dict[tuple[str, Part, str | None], int]) -> None:
+    """Print how much is to be loaded and how much room there is, before anything is loaded.
+
+    Raises:
+        StoppedError: there is too little room.
+    """
+    if not sizes:
+        return
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(place for place in (cache, *cache.absolute().parents) if place.is_dir())).free
+    total = sum(sizes.values())
+    each = ", ".join(f"{part} {size / 1e9:.2f}" for (_, part, _), size in sizes.items() if size)
+    print(
+        f"to load: {total / 1e9:.2f} GB{f' ({each})' if each else ''}; {free / 1e9:.1f} GB are free in {cache}",
+        flush=True,
+    )
+    if total > free:
+        raise StoppedError(
+            f"fetch: {total / 1e9:.2f} GB do not fit into {cache}, where {free / 1e9:.2f} GB are free; make room, or "
+            "set HF_HOME to a folder of another disk. Nothing was loaded."
+        )
 
 
 def change(arguments: argparse.Namespace) -> None:
@@ -219,19 +251,19 @@ def change(arguments: argparse.Namespace) -> None:
 
 def gc(arguments: argparse.Namespace) -> None:
     """Remove finished pieces of work that nothing uses any more."""
-    from dreamset.core import locks, shards
+    from dreamset.core import shards
     from dreamset.study import workers
 
     params, workspace = _open(arguments)
-    running = locks.busy(workspace.locks) + locks.busy(workspace.shards)
-    running += [f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.busy(study)]
-    if running:
+    if running := _running(workspace):
         raise StoppedError(f"gc: {running[0]} is running, and no list names its work yet; run gc when it is done.")
     beside = workspace.root / ".dreamset"
     cells = [workspace.cell, *sorted(beside.glob("table/*/")), *sorted(beside.glob("folds/*/*/"))]
-    workers.clear_abandoned(params, workspace)
+    gone = workers.abandoned(params, workspace)
+    for study in [] if arguments.dry_run else gone:
+        workers.clear(study)
     # The folders of finished studies are gone: their values are known, and their images are needed no more.
-    cells += sorted(workspace.trials.glob("*/*/*/*/"))
+    cells += [place for place in sorted(workspace.trials.glob("*/*/*/*/")) if place.parents[2] not in gone]
     used: set[str] = set()
     for cell in cells:
         for path in (*cell.glob("models/adapters/*/adapters.json"), *cell.glob("models/tuned/*/adapters.json")):
@@ -239,8 +271,47 @@ def gc(arguments: argparse.Namespace) -> None:
             used |= {row["shard"] for row in record["adapters"]} | {*record.get("kept", ())}
         for path in (*cell.glob("data/synthetic/*/shards.json"), *cell.glob("models/classifiers/*/shards.json")):
             used |= set(json.loads(path.read_text(encoding="utf-8")))
-    folders, size = shards.collect_garbage(workspace.shards, used)
-    print(f"removed {folders} shards, {size / 1e6:.1f} MB")
+    folders, size = shards.collect_garbage(workspace.shards, used, dry_run=arguments.dry_run)
+    print(f"{'would remove' if arguments.dry_run else 'removed'} {folders} shards, {size / 1e6:.1f} MB")
+
+
+def _running(workspace: Workspace) -> list[str]:
+    """Return the names of the stages, shards and studies that some process works on now."""
+    from dreamset.core import locks
+
+    running = locks.busy(workspace.locks) + locks.busy(workspace.shards)
+    return running + [
+        f"study {study.name} ({name})" for study in workspace.trials.glob("*/") for name in locks.busy(study)
+    ]
+
+
+def clean(arguments: argparse.Namespace) -> None:
+    """Remove what can be made again."""
+    from dreamset.command import cleaning
+
+    workspace = Workspace.at(Path.cwd())
+    found, links = cleaning.find(workspace)
+    for place in found:
+        print(f"{place.size / 1e6:10.1f} MB  {place.files:7} files  {place.path.relative_to(workspace.root)}")
+    for link in links:
+        print(f"left as it is, for it is a link: {link.relative_to(workspace.root)}")
+    if not found:
+        print("nothing here that can be made again")
+        return
+    print(f"{sum(place.size for place in found) / 1e6:10.1f} MB in all. Kept: {cleaning.KEPT}.", flush=True)
+    if arguments.dry_run:
+        return
+    if running := _running(workspace):
+        raise StoppedError(f"clean: {running[0]} is running; run clean when it is done.")
+    if not arguments.yes:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise InputError("clean: nobody can be asked here; say --yes to remove this, or --dry-run to only look.")
+        if input("Remove it? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.")
+            return
+    for place in cleaning.remove(workspace, found):
+        print(f"{place} now holds what was not written by dreamset")
+    print("Removed. `dvc repro` makes it again, from DVC's cache where it can; `dvc gc -w` empties that.")
 
 
 def track(arguments: argparse.Namespace) -> None:
