@@ -210,6 +210,19 @@ def _beside(commands: Any) -> None:
     _common(change)
     change.set_defaults(run=verbs.change)
 
+    compare = _verb(
+        commands,
+        "compare",
+        help="runs beside each other: gain, accuracy, time, and what differs in their parameters",
+        description="Show finished runs beside each other: those evaluated here, those that git keeps, and DVC's\n"
+        "experiments. Below stand the parameters that differ; models.* is the row that model names.",
+        examples="  dreamset compare\n  dreamset compare --last 8\n  dreamset compare now a1b2c3d",
+    )
+    compare.add_argument("runs", nargs="*", metavar="RUN", help="names of runs, as they stand above the columns")
+    compare.add_argument("--last", type=int, default=4, metavar="N", help="so many of the newest runs (default 4)")
+    _common(compare)
+    compare.set_defaults(run=verbs.compare)
+
     fetch = _verb(
         commands,
         "fetch",

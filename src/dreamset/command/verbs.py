@@ -52,6 +52,10 @@ def stage(arguments: argparse.Namespace) -> None:
     _print(name, item, summary)
     for sentence in summary.get("sentences", ()):
         print(sentence, flush=True)
+    if name == "evaluate":
+        from dreamset.command import comparing
+
+        comparing.keep(workspace, arguments.params or workspace.root / "params.yaml")
     tracked.stage(params, workspace, name, item, summary, started)
 
 
@@ -273,6 +277,21 @@ def gc(arguments: argparse.Namespace) -> None:
             used |= set(json.loads(path.read_text(encoding="utf-8")))
     folders, size = shards.collect_garbage(workspace.shards, used, dry_run=arguments.dry_run)
     print(f"{'would remove' if arguments.dry_run else 'removed'} {folders} shards, {size / 1e6:.1f} MB")
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print runs beside each other."""
+    from dreamset.command import comparing
+
+    if arguments.last < 1:
+        raise InputError(f"--last {arguments.last}: give a number of runs of at least 1.")
+    workspace = Workspace.at(Path.cwd())
+    runs = comparing.find(workspace, arguments.params or workspace.root / "params.yaml")
+    shown = comparing.chosen(runs, arguments.runs, arguments.last)
+    for line in comparing.table(shown):
+        print(line)
+    if not arguments.runs and len(runs) > len(shown):
+        print(f"{len(runs) - len(shown)} older runs: --last {len(runs)}")
 
 
 def _running(workspace: Workspace) -> list[str]:
