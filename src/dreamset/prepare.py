@@ -125,6 +125,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         split = folds.holdout(split)
     write_split(workspace.splits, split)
     write_test(workspace.test_split, held_out)
+    used = [*train, *selection, *test]
     summary = {
         "source": params.prepare.source,
         "protocol": protocol,
@@ -135,6 +136,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(split.selection),
         "test": len(test),
+        "grey_images": f"{sum(image.grey for image in used)} of {len(used)}",
         "rejected": unusable,
         "copies": len(copies),
         "near_duplicates": touched,

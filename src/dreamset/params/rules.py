@@ -124,12 +124,17 @@ def check(params: Params) -> None:
     if window is not None and (len(window) != 2 or window[0] >= window[1]):
         raise InputError(f"prepare.window: expected [low, high] with low below high, got {list(window)}.")
     template = params.prepare.template
-    if template is not None and template.count("{class}") != 1:
-        raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
+    if template is not None and not _holds_a_class(template):
+        raise InputError(f"prepare.template: must hold {{class}} exactly once, or {{a class}}, got {template!r}.")
     given = params.prepare.clip_templates
     for template in () if given is None else given or ("",):
-        if template.count("{class}") != 1:
+        if not _holds_a_class(template):
             raise InputError(f"prepare.clip_templates: each must hold {{class}} exactly once, got {list(given or ())}.")
+
+
+def _holds_a_class(template: str) -> bool:
+    """Return whether a caption holds the class's name once, with or without its article."""
+    return template.count("{class}") + template.count("{a class}") == 1
 
 
 def _check_classifiers(params: Params) -> None:
