@@ -34,12 +34,12 @@ def held() -> Iterator[Callable[[], bool]]:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         before.update({number: handler for number, handler in handlers.items() if callable(handler)})
     try:
-        for number in before:
-            signal.signal(number, hold)
+        for each in before:
+            signal.signal(each, hold)
         yield lambda: bool(came)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     if came:
         number, frame = came[0]
         before[signal.Signals(number)](number, frame)
