@@ -295,6 +295,31 @@ def test_the_judge_is_named_with_what_was_read_and_may_be_another(
     assert "near_duplicates" in other["sets"]["datadream_dset"]
 
 
+def test_numbers_by_clip_in_place_of_the_judge_are_called_so_and_compared_with_none(
+    world: tuple[Workspace, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, evaluation = world
+    for name in ("data", "models/classifiers", "results"):
+        shutil.copytree(place.cell / name, tmp_path / name)
+    missing = f"hub:someone/judge@{'0' * 40}"
+    params = toy.params(models__bundled__judge=missing)
+    here = Workspace(place.root, tmp_path)
+    other = evaluate.run(params, here, crossval.run)
+    assert other["judge"]["stands_in_for"] == missing
+    (warning,) = other["warnings"]
+    assert missing in warning and "dreamset fetch" in warning
+    measured = other["sets"]["datadream_dset"]
+    assert measured["features"] == "CLIP in place of the judge, 16 wide" and measured["fid"] is not None
+    assert [run["accuracy"] for run in other["runs"]] == [run["accuracy"] for run in evaluation["runs"]]
+    # What is compared with other runs has none of these numbers.
+    with (here.results / "evaluate.csv").open() as file:
+        assert {row[name] for row in csv.DictReader(file) for name in output.SET_MEASURES} == {""}
+    assert "fid" not in read_json(here.result("metrics"), "")
+    report.run(params, here)
+    page = (here.results / "report.html").read_text(encoding="utf-8")
+    assert "features of the CLIP in place of the judge" in page and "cored by CLIP" in page
+
+
 def test_many_classes_are_trained_and_scored_without_a_square_of_them(tmp_path: Path) -> None:
     count, place = 700, Workspace.at(tmp_path)
     toy.write_clip(place.root / "models/base/clip")

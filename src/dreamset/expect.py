@@ -23,7 +23,7 @@ from dreamset.drawing.finish import finish
 from dreamset.metrics import claims
 from dreamset.metrics.gains import over_real
 from dreamset.params.recipe import Recipe, SamplerOverrides
-from dreamset.weights import hub
+from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     pictures = _Pictures(params, workspace, split, labels)
     zero_shot, read = _recognised(params, workspace, split, shots, pictures)
 
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    judge = Judge(judging.find(workspace.root, params.base))
     side = seen(judge.size, params.base.resolution)
     few = [s for label in labels for s in [s for s in shots if s.label == label][:_MOST_SHOTS]]
     real, drawn = arrays.real(few, workspace.cell, side, workspace.scratch), pictures.read(side)
@@ -81,6 +81,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "table": measured(workspace, max(counts.values())),
     }
     record["expectation"], record["sentences"] = judgement(record)
+    if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
+        record["warnings"] = [stands_in]
     write_json(workspace.result("expect"), record)
     return record
 

@@ -23,7 +23,7 @@ from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_te
 from dreamset.metrics import overlap
 from dreamset.sources import captions as reading
 from dreamset.sources import doubts, few_shot
-from dreamset.weights import hub
+from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     hub.check(workspace.root, base.judge, "judge")
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
-    warnings = [*source.warnings, *doubts.of_source(source, workspace)]
+    stands_in = judging.stand_in(workspace.root, base)
+    warnings = [*([stands_in] if stands_in else []), *source.warnings, *doubts.of_source(source, workspace)]
     source, copies = overlap.pass_over(source)
     rejected = [{"file": file.file, "reason": file.reason} for file in source.rejected]
     rejected += [{"file": image.name, "reason": reason} for image, reason in copies]
@@ -81,7 +82,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     parts = {"train": train, "selection": selection, "test": test}
     warnings += _contradictions(source, parts)
     overlap.check_overlap(parts)
-    pairs = overlap.near_pairs(parts, hub.locate(workspace.root, params.base.judge, "judge"))
+    pairs = overlap.near_pairs(parts, judging.find(workspace.root, base))
     write_json(workspace.near_duplicates, pairs)
     touched = len({(pair["part"], pair["image"]) for pair in pairs})
     # A published split cannot be mended, and results on a part of it compare with no others.
@@ -125,6 +126,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         split = folds.holdout(split)
     write_split(workspace.splits, split)
     write_test(workspace.test_split, held_out)
+    used = [*train, *selection, *test]
     summary = {
         "source": params.prepare.source,
         "protocol": protocol,
@@ -135,6 +137,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(split.selection),
         "test": len(test),
+        "grey_images": f"{sum(image.grey for image in used)} of {len(used)}",
         "rejected": unusable,
         "copies": len(copies),
         "near_duplicates": touched,

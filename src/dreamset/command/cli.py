@@ -197,6 +197,33 @@ def _beside(commands: Any) -> None:
     _common(review)
     review.set_defaults(run=verbs.review)
 
+    change = _verb(
+        commands,
+        "set",
+        help="change single values of params.yaml, and keep the rest as it is",
+        description="Change values of params.yaml; comments and layout stay. The result is checked before the file is\n"
+        "replaced. A key that a row takes over from another one by <<: gets a line of its own.",
+        examples="  dreamset set shots=16 generate.per_class=200\n"
+        "  dreamset set model=sd21_base 'active=[stable_diffusion, datadream_dset]'\n"
+        "  dreamset set recipes.datadream_dset.sampler.guidance=3",
+    )
+    change.add_argument("changes", nargs="+", metavar="KEY=VALUE", help="a dotted key, and its value as YAML has it")
+    _common(change)
+    change.set_defaults(run=verbs.change)
+
+    compare = _verb(
+        commands,
+        "compare",
+        help="runs beside each other: gain, accuracy, time, and what differs in their parameters",
+        description="Show finished runs beside each other: those evaluated here, those that git keeps, and DVC's\n"
+        "experiments. Below stand the parameters that differ; models.* is the row that model names.",
+        examples="  dreamset compare\n  dreamset compare --last 8\n  dreamset compare now a1b2c3d",
+    )
+    compare.add_argument("runs", nargs="*", metavar="RUN", help="names of runs, as they stand above the columns")
+    compare.add_argument("--last", type=int, default=4, metavar="N", help="so many of the newest runs (default 4)")
+    _common(compare)
+    compare.set_defaults(run=verbs.compare)
+
     fetch = _verb(
         commands,
         "fetch",
@@ -214,10 +241,23 @@ def _beside(commands: Any) -> None:
         "gc",
         help="remove finished pieces of work that nothing uses any more",
         description="Remove shards that no dataset, adapter, classifier, unfinished study or table cell here uses.",
-        examples="  dreamset gc",
+        examples="  dreamset gc\n  dreamset gc --dry-run",
     )
+    gc.add_argument("--dry-run", action="store_true", help="say how much would go; remove nothing")
     _common(gc)
     gc.set_defaults(run=verbs.gc)
+
+    clean = _verb(
+        commands,
+        "clean",
+        help="remove what can be made again: generated images, adapters, classifiers, results, scratch",
+        description="Remove what the stages wrote, and finished and unfinished work. Your images, decisions and\n"
+        "parameters stay, and so do results/table, studies and MLflow's runs. Links are left as they are.",
+        examples="  dreamset clean --dry-run\n  dreamset clean --yes",
+    )
+    clean.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    clean.add_argument("--yes", action="store_true", help="do not ask")
+    clean.set_defaults(run=verbs.clean)
 
     track = _verb(
         commands,
@@ -273,11 +313,15 @@ def _classifier(commands: Any) -> None:
         "whether the classifier abstains, and its five best classes. Files that cannot be used get a row\n"
         "with the reason.",
         examples="  dreamset predict photos --out predictions.csv\n"
-        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8",
+        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8\n"
+        "  dreamset predict labelled --score --out predictions.csv   labelled/CLASS/IMAGE: how often is it right?",
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="an image file, a folder or a pattern")
     predict.add_argument("--out", type=Path, metavar="FILE", help="the CSV (default: standard output)")
     predict.add_argument("--threshold", type=float, metavar="T", help="abstain below it (default: the delivered one)")
+    predict.add_argument(
+        "--score", action="store_true", help="folders are named after classes: print the accuracy, add a column"
+    )
     _which(predict)
     predict.set_defaults(run=verbs.predict)
 

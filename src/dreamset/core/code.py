@@ -23,6 +23,7 @@ ASIDE: Final = frozenset(
         "dreamset.core.audit",
         "dreamset.core.code",
         "dreamset.core.errors",
+        "dreamset.core.interrupts",
         "dreamset.core.locks",
         "dreamset.core.progress",
         "dreamset.core.shards",

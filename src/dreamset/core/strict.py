@@ -9,6 +9,7 @@ pydantic would need as many lines for the same sentences, and adds a quarter of 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -76,12 +77,25 @@ def read_yaml(path: Path) -> Any:
     Raises:
         InputError: the file cannot be read; the sentence names it, and the line of a mistake.
     """
+    return read_yaml_text(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of the project.
+
+    Raises:
+        InputError: the file cannot be read, or is no UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run this in the project's folder.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
+
+
+def read_yaml_text(text: str, path: Path) -> Any:
+    """Return the value of a YAML text, as ``read_yaml`` does; ``path`` names it in a sentence."""
     try:
         return yaml.load(text, _Names)
     except yaml.YAMLError as error:
@@ -128,7 +142,7 @@ def refuse_others(raw: typing.Iterable[object], allowed: typing.Collection[str],
     """
     for name in raw:
         if name not in allowed:
-            raise InputError(f"{join(key, name)}: unknown key; allowed are {listed(allowed)}.")
+            raise InputError(f"{join(key, name)}: unknown key{meant(name, allowed)}; allowed are {listed(allowed)}.")
 
 
 def one_of(value: str, allowed: typing.Collection[str], key: str) -> None:
@@ -138,7 +152,13 @@ def one_of(value: str, allowed: typing.Collection[str], key: str) -> None:
         InputError: naming the key, and what is allowed.
     """
     if value not in allowed:
-        raise InputError(f"{key}: expected one of {listed(allowed)}, got {_quoted(value)}.")
+        raise InputError(f"{key}: expected one of {listed(allowed)}, got {_quoted(value)}{meant(value, allowed)}.")
+
+
+def meant(given: object, allowed: typing.Iterable[object]) -> str:
+    """Return `` (did you mean X?)`` where a name is near an allowed one, else nothing."""
+    near = difflib.get_close_matches(str(given), [str(name) for name in allowed], 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _value(hint: Any, raw: object, key: str) -> Any:
@@ -152,7 +172,7 @@ def _value(hint: Any, raw: object, key: str) -> Any:
         return _any_of([arg for arg in args if arg is not type(None)], raw, key)
     if origin is Literal:
         if raw not in args or isinstance(raw, bool):
-            raise InputError(f"{key}: expected one of {listed(args)}, got {_quoted(raw)}.")
+            raise InputError(f"{key}: expected one of {listed(args)}, got {_quoted(raw)}{meant(raw, args)}.")
         return raw
     if origin is tuple:
         if not isinstance(raw, list):

@@ -137,6 +137,11 @@ class Workspace:
         return self.root / ".dreamset/artifacts"
 
     @property
+    def runs(self) -> Path:
+        """Folder of a small record of every run that was evaluated here, which ``dreamset compare`` reads."""
+        return self.root / ".dreamset/runs"
+
+    @property
     def spool(self) -> Path:
         """Folder of the tracking records that no server has taken yet."""
         return self.root / ".dreamset/track"

@@ -16,7 +16,7 @@ from dreamset.data.runs import arms
 from dreamset.data.splits import read_split, read_test
 from dreamset.evaluate import output, records, scoring
 from dreamset.metrics import verdict
-from dreamset.weights import hub, pretrained
+from dreamset.weights import judging, pretrained
 
 if TYPE_CHECKING:
     from dreamset.core.workspace import Workspace
@@ -90,11 +90,13 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         ],
         "differences": records.differences(params, right, groups),
         "clip": pretrained.identity(workspace.root, params.base.clip),
-        "judge": hub.identity(workspace.root, params.base.judge, "judge"),
+        "judge": judging.identity(workspace.root, params.base),
         "sets": scored.sets,
         "near_duplicates_real": scored.copies,
         "costs": {recipe: records.costs(params, workspace, recipe, trained[recipe]) for recipe in params.active},
     }
+    if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
+        evaluation["warnings"] = [stands_in]
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}

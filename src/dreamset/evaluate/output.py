@@ -132,7 +132,9 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "seconds_train": record["seconds"],
         }
         row |= {name: record[name] for name in ROW_COLUMNS if name in record}
-        row |= {name: sets.get(name) for name in SET_MEASURES}
+        # Numbers by CLIP in place of the judge stand in evaluate.json and on the page: here they would be compared.
+        by_judge = "stands_in_for" not in evaluation.get("judge", {})
+        row |= {name: sets.get(name) if by_judge else None for name in SET_MEASURES}
         row |= {name: costs.get(name) for name in _COSTS}
         table.append({name: row.get(name) for name in ROW_COLUMNS})
     return table

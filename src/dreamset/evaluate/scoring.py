@@ -15,7 +15,7 @@ from dreamset.data.runs import Run, arms
 from dreamset.data.splits import TestSplit
 from dreamset.evaluate import logits as predicting
 from dreamset.evaluate.logits import Images
-from dreamset.weights import hub
+from dreamset.weights import judging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +133,7 @@ def _sets(params: Params, workspace: Workspace, images: Images) -> tuple[dict[st
     from dreamset.metrics.compare import Reference
     from dreamset.metrics.features import Judge
 
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    judge = Judge(judging.find(workspace.root, params.base))
     shots, test = images.shots(judge.size), images.test(judge.size)
     reference = Reference(params, judge, images.split, shots, test, [sample.group for sample in images.samples])
     compared = {recipe: reference.compare(images.synthetic(recipe, judge.size)) for recipe in params.active}
@@ -156,7 +156,7 @@ def _fold_sets(
     from dreamset.metrics.duplicates import near_duplicates
     from dreamset.metrics.features import Judge
 
-    judge, most = Judge(hub.locate(workspace.root, params.base.judge, "judge")), params.evaluate.worst_pairs
+    judge, most = Judge(judging.find(workspace.root, params.base)), params.evaluate.worst_pairs
     compared: dict[str, list[Compared]] = {recipe: [] for recipe in params.active}
     held_out = []
     for fold in folds:

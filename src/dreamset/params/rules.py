@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.core.strict import listed, one_of
+from dreamset.core.strict import listed, meant, one_of
 from dreamset.params import recipe as knobs
 
 if TYPE_CHECKING:
@@ -53,16 +53,19 @@ def check(params: Params) -> None:
         InputError: one sentence naming the key and the mend.
     """
     if params.model not in params.models:
-        raise InputError(f"model: no row {params.model!r} in models; there are {listed(params.models)}.")
+        near = meant(params.model, params.models)
+        raise InputError(f"model: no row {params.model!r} in models{near}; there are {listed(params.models)}.")
     if not params.active:
         raise InputError("active: names no recipe; name at least one row of recipes.")
     if len(set(params.active)) < len(params.active):
         raise InputError("active: names a recipe twice; name each once.")
     for name in params.active:
         if name not in params.recipes:
-            raise InputError(f"active: no row {name!r} in recipes; there are {listed(params.recipes)}.")
+            near = meant(name, params.recipes)
+            raise InputError(f"active: no row {name!r} in recipes{near}; there are {listed(params.recipes)}.")
     if params.primary not in params.recipes:
-        raise InputError(f"primary: no row {params.primary!r} in recipes; there are {listed(params.recipes)}.")
+        near = meant(params.primary, params.recipes)
+        raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {listed(params.recipes)}.")
     for name, parent in params.after.items():
         if parent not in params.active[: params.active.index(name)]:
             raise InputError(f"after.{name}: {parent!r} is not active before it; put it into active.")
@@ -87,7 +90,8 @@ def check(params: Params) -> None:
         raise InputError("train.baselines: names a classifier twice; name each once.")
     if not _SELECTION.fullmatch(params.selection):
         raise InputError(
-            f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}."
+            f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}"
+            f"{meant(params.selection, ('fixed', 'holdout', 'cv', 'coop', 'extra:4'))}."
         )
     if params.selection == "fixed" and params.train.configurations > 1:
         raise InputError(
@@ -120,12 +124,17 @@ def check(params: Params) -> None:
     if window is not None and (len(window) != 2 or window[0] >= window[1]):
         raise InputError(f"prepare.window: expected [low, high] with low below high, got {list(window)}.")
     template = params.prepare.template
-    if template is not None and template.count("{class}") != 1:
-        raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
+    if template is not None and not _holds_a_class(template):
+        raise InputError(f"prepare.template: must hold {{class}} exactly once, or {{a class}}, got {template!r}.")
     given = params.prepare.clip_templates
     for template in () if given is None else given or ("",):
-        if template.count("{class}") != 1:
+        if not _holds_a_class(template):
             raise InputError(f"prepare.clip_templates: each must hold {{class}} exactly once, got {list(given or ())}.")
+
+
+def _holds_a_class(template: str) -> bool:
+    """Return whether a caption holds the class's name once, with or without its article."""
+    return template.count("{class}") + template.count("{a class}") == 1
 
 
 def _check_classifiers(params: Params) -> None:

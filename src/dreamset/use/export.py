@@ -15,7 +15,7 @@ from dreamset.data import cards, decisions, tuned
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.use.predict import delivered
-from dreamset.weights import hub
+from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,10 +200,16 @@ def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> 
     from dreamset.metrics.features import Judge
 
     path = workspace.result("evaluate")
-    measured = read_json(path, "dreamset evaluate").get("sets", {}).get(recipe, {}).get("near_duplicates", {})
+    evaluation = read_json(path, "dreamset evaluate")
+    measured = evaluation.get("sets", {}).get(recipe, {}).get("near_duplicates", {})
     if "threshold" not in measured:
         raise InputError(f"{path}: has no near-duplicates of {recipe}; run `dreamset evaluate` with it in active.")
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    by, now = evaluation.get("judge", {}), judging.identity(workspace.root, params.base)
+    if by and by.get("sha256") != now["sha256"]:
+        raise InputError(
+            f"{path}: was scored by {by.get('name')}, and now {now['name']} would score; run `dreamset evaluate` again."
+        )
+    judge = Judge(judging.find(workspace.root, params.base))
     side = seen(judge.size, params.base.resolution)
     shots = arrays.real(split.train, workspace.cell, side, workspace.scratch)
     images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch)
