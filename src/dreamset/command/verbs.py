@@ -37,6 +37,7 @@ def stage(arguments: argparse.Namespace) -> None:
     if arguments.worker:
         _work(params, workspace, item)
         return
+    from dreamset import track
     from dreamset.command import tracked
     from dreamset.core import audit, locks
     from dreamset.core.files import check_target
@@ -45,12 +46,13 @@ def stage(arguments: argparse.Namespace) -> None:
     check_target(workspace.result(name, item), f"{name}:")
     started = time.time()
     shut = nullcontext() if name in audit.OPENERS else audit.closed(workspace)
-    with locks.turn(workspace.locks, f"{name}_{item}" if item else name), shut:
-        summary = stage_function(name)(params, workspace, *([item] if item else []))
-    _print(name, item, summary)
-    for sentence in summary.get("sentences", ()):
-        print(sentence, flush=True)
-    tracked.stage(params, workspace, name, item, summary, started)
+    with track.sender(workspace, params, name) as sender:
+        with locks.turn(workspace.locks, f"{name}_{item}" if item else name), shut:
+            summary = stage_function(name)(params, workspace, *([item] if item else []))
+        _print(name, item, summary)
+        for sentence in summary.get("sentences", ()):
+            print(sentence, flush=True)
+        tracked.stage(params, workspace, name, item, summary, started, sender)
 
 
 def _work(params: Params, workspace: Workspace, recipe: str) -> None:
