@@ -27,7 +27,13 @@ _ITEMS: Final = ("adapt", "generate", "train")  # stages that run once per recip
 
 
 def stage(
-    params: Params, workspace: Workspace, name: str, item: str | None, summary: Mapping[str, Any], started: float
+    params: Params,
+    workspace: Workspace,
+    name: str,
+    item: str | None,
+    summary: Mapping[str, Any],
+    started: float,
+    process: track.Sender | None = None,
 ) -> None:
     """Spool what a stage has done, at its end; no failure of it fails the stage.
 
@@ -38,9 +44,11 @@ def stage(
         item: the recipe or the arm; None for a stage that runs once.
         summary: what its ``run`` returned.
         started: seconds since the epoch.
+        process: what sends, where ``track.sender`` has started it.
     """
     try:
-        _stage(params, workspace, name, item, summary, started)
+        if _stage(params, workspace, name, item, summary, started):
+            track.finish(workspace, params, name, started, process)
     except (InputError, OSError, LookupError, TypeError, ValueError) as error:
         # The stage has done its work, whatever its files lack that MLflow is told of.
         track.warn(f"{name} is not tracked ({type(error).__name__}: {error}).")
@@ -48,15 +56,15 @@ def stage(
 
 def _stage(
     params: Params, workspace: Workspace, name: str, item: str | None, summary: Mapping[str, Any], started: float
-) -> None:
+) -> bool:
+    """Return whether anything was spooled."""
     if params.track.uri is None:
-        return
+        return False
     private = not params.report.show_real
     if name == "tune" and item:
         files = runs.artifacts(workspace, name, item, private)
         track.study(workspace, params, item, read_json(workspace.result(name, item), f"dreamset tune {item}"), files)
-        track.finish(workspace, params, name, started)
-        return
+        return True
     tree, everything, tags = track.pipeline(workspace, params)
     top: dict[str, Any] = {}
     below: list[runs.Told] = []
@@ -67,14 +75,14 @@ def _stage(
     elif name == "deliver":
         top, below = _delivered(params, workspace)
     if item and not below:
-        return  # a recipe that nothing is trained for has nothing to tell yet
+        return False  # a recipe that nothing is trained for has nothing to tell yet
     files = [] if item else runs.artifacts(workspace, name, item, private)
     pipeline = spool.Run(
         runs.PIPELINE, f"pipeline {tree[:8]}", "pipeline", started, time.time(), tags=tags, params=everything, **top
     )
     told = [(pipeline, spool.named(files)), *below]
     track.record(workspace, params, name, tree, [run for run, _ in told], {run.key: files for run, files in told})
-    track.finish(workspace, params, name, started)
+    return True
 
 
 def _evaluated(

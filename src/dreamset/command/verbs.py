@@ -39,6 +39,7 @@ def stage(arguments: argparse.Namespace) -> None:
     if arguments.worker:
         _work(params, workspace, item)
         return
+    from dreamset import track
     from dreamset.command import tracked
     from dreamset.core import audit, locks
     from dreamset.core.files import check_target
@@ -47,16 +48,17 @@ def stage(arguments: argparse.Namespace) -> None:
     check_target(workspace.result(name, item), f"{name}:")
     started = time.time()
     shut = nullcontext() if name in audit.OPENERS else audit.closed(workspace)
-    with locks.turn(workspace.locks, f"{name}_{item}" if item else name), shut:
-        summary = stage_function(name)(params, workspace, *([item] if item else []))
-    _print(name, item, summary)
-    for sentence in summary.get("sentences", ()):
-        print(sentence, flush=True)
-    if name == "evaluate":
-        from dreamset.command import comparing
+    with track.sender(workspace, params, name) as sender:
+        with locks.turn(workspace.locks, f"{name}_{item}" if item else name), shut:
+            summary = stage_function(name)(params, workspace, *([item] if item else []))
+        _print(name, item, summary)
+        for sentence in summary.get("sentences", ()):
+            print(sentence, flush=True)
+        if name == "evaluate":
+            from dreamset.command import comparing
 
-        comparing.keep(workspace, arguments.params or workspace.root / "params.yaml")
-    tracked.stage(params, workspace, name, item, summary, started)
+            comparing.keep(workspace, arguments.params or workspace.root / "params.yaml")
+        tracked.stage(params, workspace, name, item, summary, started, sender)
 
 
 def init(arguments: argparse.Namespace) -> None:
