@@ -42,6 +42,9 @@ def found(**changes: Any) -> dict[str, Any]:
         "read_as_prompted": {"right": 80, "of": 80, "share": 1.0, "low": 0.95, "high": 1.0, "chance": 0.1},
         "look": {"kid": 0.13, "kid_exchanged": -0.11, "p": 0.002, "near": 0.98},
         "table": None,
+        "change": None,
+        "reach": {"images": 640, "smallest_gain": 0.0094, "detectable_gain": 0.052},
+        "seconds": 25.0,
     }
     return numbers | changes
 
@@ -269,6 +272,7 @@ def project(tmp_path: Path, **changes: Any) -> tuple[Params, Workspace, Split]:
     params = toy.params(expect__per_class=2, expect__steps=2, **changes)
     workspace = Workspace(tmp_path, tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
+    write_json(workspace.result("prepare"), {"test": 24})
     return params, workspace, toy.write_splits(workspace)
 
 

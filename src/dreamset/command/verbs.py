@@ -51,6 +51,10 @@ def stage(arguments: argparse.Namespace) -> None:
     for sentence in summary.get("sentences", ()):
         print(sentence, flush=True)
     tracked.stage(params, workspace, name, item, summary, started)
+    if name == "expect":
+        from dreamset import expect
+
+        expect.decide(params, workspace)
 
 
 def _work(params: Params, workspace: Workspace, recipe: str) -> None:

@@ -81,7 +81,7 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     to_label = find(paths)
     predictor = classifiers.load(folder)
     pixels = record["preprocessing"]
-    decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
+    decoding = Decoding.recorded(pixels)
     done = labelled = abstained = 0
     with (
         _writer(out, columns(len(predictor.classes))) as writer,
