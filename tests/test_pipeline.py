@@ -130,6 +130,26 @@ def test_a_recipe_s_stages_read_its_row_and_no_other(tmp_path: Path) -> None:
     assert not any("generate" in name for name in params(stages["adapt@datadream_dset"]))
 
 
+def test_what_costs_waits_for_the_decision_of_expect(tmp_path: Path) -> None:
+    stages = graph_of_dvc(
+        tmp_path, active=["stable_diffusion", "class_encoder"], after={"class_encoder_ft": "class_encoder"}
+    )
+    made_by = {path: name for name, stage in stages.items() for path in outs(stage)}
+    assert made_by["data/splits/go"] == "expect"
+
+    def before(name: str) -> set[str]:
+        needs = deps(stages[name])
+        direct = {made for path, made in made_by.items() if any(Path(path).is_relative_to(need) for need in needs)}
+        return direct.union(*map(before, direct))
+
+    for name in stages:
+        if name.partition("@")[0] in STAGES and name not in ("prepare", "expect"):
+            assert "expect" in before(name), name
+    # The record with its sentences would run them again at every change of a figure.
+    readers = {name for name, stage in stages.items() if "results/expect.json" in deps(stage)}
+    assert readers == {"report"}
+
+
 def test_dvc_deletes_no_folder_that_a_person_may_put_a_lora_into(tmp_path: Path) -> None:
     graph_of_dvc(tmp_path, active=["datadream_dset", "class_encoder"], after={"class_encoder_ft": "class_encoder"})
     with Repo(str(tmp_path)) as repo, repo.lock:

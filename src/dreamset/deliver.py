@@ -44,11 +44,41 @@ import json
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from safetensors.torch import load_file
 
 record = json.load(open("classifier.json", encoding="utf-8"))
 side, size = record["preprocessing"]["side"], record["preprocessing"]["size"]
+
+
+def changed(image):
+    """An RGB image, changed as those that the classifier learned from."""
+    wanted = record["preprocessing"]
+    if wanted.get("invert"):
+        image = ImageOps.invert(image)
+    if wanted.get("crop") == "object":
+        width, height = image.size
+        sides = [(0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)]
+        edges = np.concatenate([np.asarray(image.crop(edge)).reshape(-1, 3) for edge in sides])
+        ground = tuple(np.median(edges, axis=0).astype(int).tolist())
+        difference = np.asarray(ImageChops.difference(image, Image.new("RGB", image.size, ground))).max(-1)
+        shown = difference > max(16, int(difference.max()) / 4)
+        spans = []
+        for reached in (shown.sum(0).cumsum(), shown.sum(1).cumsum()):
+            few = int(0.005 * reached[-1])
+            spans.append((int((reached > few).argmax()), int((reached >= reached[-1] - few).argmax()) + 1))
+        longest = max(end - start for start, end in spans)
+        if shown.any() and longest >= 4:  # else there is no object, and the picture stays whole
+            length = round(longest * 1.25)
+            left, top = ((start + end - length) // 2 for start, end in spans)
+            square = Image.new("RGB", (length, length), ground)
+            square.paste(image, (-left, -top))
+            image = square
+    if wanted.get("autocontrast"):
+        low, high = image.convert("L").getextrema()
+        if high - low > 16:
+            image = ImageOps.autocontrast(image, cutoff=0.5, preserve_tone=True)
+    return image
 
 
 def read(file):
@@ -66,7 +96,7 @@ def read(file):
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    image = changed(image.convert("RGB"))
     scale = side / min(image.size)
     image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -287,6 +317,7 @@ def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict
         "std": transform["std"],
         "max_pixels": params.prepare.max_pixels,
         "window": params.prepare.window,
+        **params.prepare.decoding.changes,
     }
 
 

@@ -113,6 +113,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         native=_native(train),
         channels=1 if all(image.grey for image in doubts.every(source)) else 3,
         protocol=protocol,
+        changes=params.prepare.decoding.changes or None,
     )
     held_out = TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell))
     written = {sample.sha256 for sample in (*split.train, *split.selection, *held_out.test)}

@@ -59,6 +59,10 @@ def stage(arguments: argparse.Namespace) -> None:
 
             comparing.keep(workspace, arguments.params or workspace.root / "params.yaml")
         tracked.stage(params, workspace, name, item, summary, started, sender)
+    if name == "expect":
+        from dreamset import expect
+
+        expect.decide(params, workspace)
 
 
 def init(arguments: argparse.Namespace) -> None:

@@ -40,6 +40,11 @@ class Workspace:
         return self.cell / "data/splits/test.json"
 
     @property
+    def go(self) -> Path:
+        """File that ``expect`` writes where the run may go on; what costs depends on it, in ``dvc.yaml``."""
+        return self.cell / "data/splits/go"
+
+    @property
     def rejected(self) -> Path:
         """List of the source's rejected files, with reasons."""
         return self.cell / "data/splits/rejected.json"

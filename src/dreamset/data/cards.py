@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
+from dreamset.core.images import CHANGES
 from dreamset.data import licences
 from dreamset.params.recipe import (
     NOT_ANONYMOUS,
@@ -298,7 +299,7 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield (
         f"- Input: {pixels['channels']}; shortest side to {pixels['side']} pixels ({pixels['resample']}), centre square"
         f"{larger}; mean {pixels['mean']}, standard deviation {pixels['std']} of values in 0..1. Turned upright by "
-        "EXIF, transparency put on white."
+        f"EXIF, transparency put on white{''.join(f', {CHANGES[key]}' for key in CHANGES if pixels.get(key))}."
     )
     fitted = record.get("temperature_images")
     how = f", fitted on {fitted} images that were held out" if fitted else ""

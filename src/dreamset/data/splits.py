@@ -61,6 +61,7 @@ class Split:
             shots score each shot in turn.
         unseen: sha256 of the files of all labelled images that were drawn, test images included, as the source has
             them. Retrieval must return none of these. Folds keep it, since their manifests lack what they hold out.
+        changes: what ``images.changed`` did to every image, by the key of section prepare; None: nothing.
     """
 
     source: str
@@ -77,6 +78,7 @@ class Split:
     channels: int = 3
     protocol: Literal["test", "cv"] = "test"
     unseen: tuple[str, ...] = ()
+    changes: dict[str, Any] | None = None
 
     @property
     def train_per_class(self) -> tuple[int, ...]:

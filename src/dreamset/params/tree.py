@@ -140,6 +140,9 @@ class Params:
         if self.prepare.clip_templates is None:
             # Older tables have no such key.
             del setting["prepare"]["clip_templates"]
+        for name in ("invert", "crop", "autocontrast"):
+            if not setting["prepare"][name]:
+                del setting["prepare"][name]  # nor these
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
 
     def lineage(self, recipe: str) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def run(
     given = labels({file.folder for file in to_label}, record["classes"]) if score is not None else {}
     predictor = classifiers.load(folder)
     pixels = record["preprocessing"]
-    decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
+    decoding = Decoding.recorded(pixels)
     done = labelled = abstained = 0
     with (
         _writer(out, columns(len(predictor.classes), given=score is not None)) as writer,
