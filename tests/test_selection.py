@@ -180,7 +180,7 @@ def test_selection_images_change_the_choice_and_nothing_else(tmp_path: Path) -> 
             write_split(place.splits, dataclasses.replace(split, selection=tuple(rows)))
         part = Part(params, place, read_split(place.splits), "real", place.shards)
         run = Run("real", REAL_ONLY, "resnet20")
-        fitted = [fitting._fit(part, run, own) for own in fitting.configurations(params, "resnet20")]
+        fitted = [fitting._fit(part, run, own) for own in fitting.configurations(part, "resnet20")]
         found[name] = [history for _, history, _ in fitted]
     assert len(found["clean"]) == 2
     for clean, poisoned in zip(found["clean"], found["poisoned"], strict=True):

@@ -147,7 +147,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `{command}` again.")
     locks.boundary()
     predictor = classifiers.load(source)
-    side = classifiers.seen(predictor.size, params.base.resolution)
+    side = classifiers.seen(predictor.size, classifiers.finest(split.native, params.base.resolution))
     if params.deliver.calibrate and record.get("temperature_images") == 0:
         folds = cross_validate if evaluation.get("protocol") == "cv" else None
         calibrated = _calibrate(params, workspace, split, run, folds)
