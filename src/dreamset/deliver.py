@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dreamset.core import locks, shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.data import cards
+from dreamset.data import cards, primary
 from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
@@ -120,6 +120,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     """
     from dreamset import classifiers
 
+    params = primary.settle(params, workspace)
     path = workspace.result("evaluate")
     evaluation = read_json(path, "dreamset evaluate")
     split = read_split(workspace.splits)

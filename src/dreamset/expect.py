@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _PERMUTATIONS: Final = 500
 _LEVEL: Final = 0.05  # of the permutation test
+_KNOWN: Final = 0.5  # share of the shots that CLIP names, from which on the base knows the classes (docs/recipes.md)
 _MOST_SHOTS: Final = 32  # of a class that pictures are compared with; more would make the kernel's matrix large
 _SPELLED: Final = 2.0  # letters per token; CLIP's own vocabulary takes 3 or more of an English word at once
 _WORD: Final = re.compile(r"[^\W\d_]{3,}")  # shorter ones, and numbers, are spelled in every vocabulary
@@ -81,6 +82,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "table": measured(workspace, max(counts.values())),
     }
     record["expectation"], record["sentences"] = judgement(record)
+    record["primary"] = strength(zero_shot)
     write_json(workspace.result("expect"), record)
     return record
 
@@ -326,6 +328,25 @@ def judgement(record: dict[str, Any]) -> tuple[str, list[str]]:
     differs = seen["p"] < _LEVEL
     sentences = [f"The base knows these classes ({known}; {drawing}).", _look(seen)]
     return "adapt" if differs else "base", [*sentences, *_precedent(record, differs)]
+
+
+def strength(zero_shot: dict[str, Any]) -> dict[str, Any]:
+    """Return which recipe ``primary: auto`` takes, by the shots alone: the first active one of ``order``.
+
+    A base that knows the names gives more than the shots hold as long as its adapter is weak. One that does not has to
+    learn the classes at full strength.
+
+    Args:
+        zero_shot: the share of the shots that CLIP names, as ``share`` returns it, with ``chance``.
+
+    Returns:
+        ``known``, ``order`` and, in a sentence, ``reason``.
+    """
+    known = zero_shot["low"] > zero_shot["chance"] and zero_shot["share"] >= _KNOWN
+    order = ["datadream_light", "datadream_dset"] if known else ["datadream_dset", "datadream_light"]
+    names = f"the base's CLIP names {_percent(zero_shot['share'])} of the shots"
+    why = "so it knows the classes, and a weak adapter keeps that" if known else "so a full adapter has to teach them"
+    return {"known": known, "order": order, "reason": f"{names}, {why}."}
 
 
 def _look(seen: dict[str, Any]) -> str:

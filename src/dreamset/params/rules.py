@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed, one_of
 from dreamset.params import recipe as knobs
+from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
     from dreamset.params.tree import Params
 
 # Names that the results use for something else than a recipe.
-_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
+_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot", "auto")
 _SELECTION: Final = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
 
 
@@ -61,8 +62,8 @@ def check(params: Params) -> None:
     for name in params.active:
         if name not in params.recipes:
             raise InputError(f"active: no row {name!r} in recipes; there are {listed(params.recipes)}.")
-    if params.primary not in params.recipes:
-        raise InputError(f"primary: no row {params.primary!r} in recipes; there are {listed(params.recipes)}.")
+    if params.primary not in (*params.recipes, AUTO):
+        raise InputError(f"primary: no row {params.primary!r} in recipes; there are {listed((*params.recipes, AUTO))}.")
     for name, parent in params.after.items():
         if parent not in params.active[: params.active.index(name)]:
             raise InputError(f"after.{name}: {parent!r} is not active before it; put it into active.")
