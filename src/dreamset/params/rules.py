@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed, one_of
 from dreamset.params import recipe as knobs
+from dreamset.params.model import Epochs
 from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ def check(params: Params) -> None:
     if params.tune.grace_s <= params.tune.heartbeat_s:
         raise InputError("tune.grace_s: must be above tune.heartbeat_s, or workers that live are taken for dead.")
     for name, model in params.models.items():
+        for key, steps in (
+            ("tune", model.tune.steps),
+            *((f"train.{c}", row.steps) for c, row in model.train.rows.items()),
+        ):
+            if isinstance(steps, Epochs) and steps.low > steps.high:
+                raise InputError(
+                    f"models.{name}.{key}.steps: expected low of at most high, got {steps.low} and {steps.high}."
+                )
         rungs = model.tune.per_class
         if not rungs or list(rungs) != sorted(set(rungs)):
             raise InputError(f"models.{name}.tune.per_class: expected rising numbers, got {list(rungs)}.")
