@@ -142,12 +142,12 @@ def _recognised(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return how many shots, and how many of the base's pictures, CLIP recognises without any training."""
     from dreamset import classifiers
-    from dreamset.classifiers import seen
+    from dreamset.classifiers import finest, seen
     from dreamset.data import arrays
 
     model = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
     predictor = classifiers.Predictor(model, split.classes)
-    side = seen(predictor.size, params.base.resolution)
+    side = seen(predictor.size, finest(split.native, params.base.resolution))
     shares = []
     for images in (arrays.real(shots, workspace.cell, side, workspace.scratch), pictures.read(side)):
         right = int((predictor.logits(images.images).argmax(1) == images.labels).sum())

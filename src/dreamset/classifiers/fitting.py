@@ -179,7 +179,7 @@ class Fitted:
             "temperature_images": images,
         }
         classifiers.save(classifier, folder, {"classifier": run.classifier, "train_on": str(run.kind)} | facts)
-        write_json(folder / RECORD, facts | self._record(used, history, scored, chosen))
+        write_json(folder / RECORD, facts | {"size": classifier.size} | self._record(used, history, scored, chosen))
 
     def _record(
         self, used: Iterable[Source], history: History, scored: Sequence[Scored], chosen: Choice | None
