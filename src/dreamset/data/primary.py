@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
@@ -28,14 +28,14 @@ def settle(params: Params, workspace: Workspace) -> Params:
     return dataclasses.replace(params, primary=next((name for name in order if name in params.active), order[0]))
 
 
-def decision(workspace: Workspace) -> dict[str, object]:
+def decision(workspace: Workspace) -> dict[str, Any]:
     """Return what ``expect`` decided: ``known``, the ``order`` of recipes, and the ``reason`` as a sentence.
 
     Raises:
         InputError: ``expect`` has not run, or is older than ``auto``.
     """
     path = workspace.result("expect")
-    found: dict[str, object] | None = read_json(path, "dreamset expect").get("primary")
+    found: dict[str, Any] | None = read_json(path, "dreamset expect").get("primary")
     if not found:
         raise InputError(f"{path}: names no recipe for primary: auto; run `dreamset expect` again.")
     return found
