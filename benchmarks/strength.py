@@ -43,7 +43,6 @@ DATA: dict[str, tuple[int, dict[str, Any]]] = {
     "omniglot-latin": (5, LETTERS),
 }
 KINDS = (runs.REAL_ONLY, runs.REAL_STRONG, runs.SYNTHETIC, runs.BOTH_STRONG)
-RECORD = "strength.json"
 
 
 def cell(raw: dict[str, Any], data: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -54,12 +53,15 @@ def cell(raw: dict[str, Any], data: str, seed: int, options: argparse.Namespace)
     own |= {"after": {}, "primary": LIGHT}
     own["train"] |= {"classifiers": ["resnet20"], "baselines": [], "selections": 1, "configurations": 1}
     own["track"]["uri"] = None
+    # Another size trains on the same images, which are found again.
+    own["models"][own["model"]]["train"]["resnet20"]["size"] = options.size
     if data != "digits":
         own["prepare"] |= prepared | {"source": f"csv:{(options.data / data / 'list.csv').resolve()}"}
     params = parameters.parse(own, classifiers.ROWS, str(options.params))
     workspace = Workspace(options.params.resolve().parent, options.work / f"{data}_seed{seed}")
-    if (workspace.cell / RECORD).is_file():
-        return dict(read_json(workspace.cell / RECORD, "python -m benchmarks.strength"))
+    path = workspace.cell / f"strength_{options.size}.json"
+    if path.is_file():
+        return dict(read_json(path, "python -m benchmarks.strength"))
     torch.set_num_threads(options.threads)
     prepare.run(params, workspace)
     scores = {}
@@ -74,9 +76,10 @@ def cell(raw: dict[str, Any], data: str, seed: int, options: argparse.Namespace)
                     scores[f"{arm}/{row['train_on']}"] = row["selection_curve"][-1]["accuracy"]
     keep = ("zero_shot", "read_as_prompted", "look", "expectation", "primary")
     facts = {"data": data, "seed": seed, "shots": options.shots, "images": 0, "device": device.name()}
+    facts["size"] = options.size
     facts["images"] = len(read_json(workspace.splits, "dreamset prepare")["selection"])
     record = facts | {"scores": scores, "expect": {key: found[key] for key in keep if key in found}}
-    write_json(workspace.cell / RECORD, record)
+    write_json(path, record)
     return record
 
 
@@ -135,12 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     return report
 
 
+def _size(text: str) -> int | str:
+    return text if text == "native" else int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.strength", description=__doc__)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of the sets of letters")
     parser.add_argument("--sets", nargs="+", choices=DATA, default=list(DATA), help="default: all")
     parser.add_argument("--shots", type=int, default=4, help="per class; default: 4")
+    parser.add_argument("--size", type=_size, default="native", help="that ResNet-20 sees, pixels; default: native")
     parser.add_argument("--seeds", type=span, default=range(200, 203), metavar="A-B", help="default: 200-202")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
     parser.add_argument("--work", type=Path, default=ROOT / ".dreamset/strength", help="folder of what is going on")
