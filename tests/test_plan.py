@@ -14,7 +14,7 @@ from dreamset.command.plan import describe
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds
-from dreamset.data.splits import Sample, Split, write_split
+from dreamset.data.splits import Sample, Split, read_split, write_split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,3 +181,25 @@ def test_studies_are_done_again_in_each_fold_and_counted(tmp_path: Path) -> None
     for recipe in params.active:
         write_json(place.result("tune", recipe), {"seconds": 10.0, "trials": []})
     assert "about 96 s" in " ".join(describe(params, place, "evaluate", None).split())
+
+
+def test_a_plan_says_what_each_classifier_sees_and_how_long_it_learns(tmp_path: Path) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    write_split(place.splits, dataclasses.replace(read_split(place.splits), native=28))
+    rule = {"epochs": 3, "low": 1, "high": 100}
+    params = small(
+        train__classifiers=["resnet20", "clip_lora"],
+        train__baselines=["linear_probe"],
+        generate__per_class=20,
+        **{f"{ROW}train__clip_lora__steps": rule, f"{ROW}train__clip_lora__batch": 10},
+    )
+    told = yaml.safe_load(describe(params, place, "train", "stable_diffusion"))
+    assert told["classifiers"] == {
+        "resnet20": "sees 28 x 28 pixels, for the shots have 28 on their short side; 12 steps of 16 images",
+        # Two classes of 20 synthetic images are more than 12 shots: four batches, three times.
+        "clip_lora": "12 steps of 10 images, for 40 images",
+        "linear_probe": "6 steps of 16 images",
+    }
+    assert told["counts"]["steps of clip_lora"] == 2 * 12
+    empty = yaml.safe_load(describe(params, Workspace.at(tmp_path / "empty"), "train", "real"))
+    assert empty["classifiers"] == "known when `dreamset prepare` has run"

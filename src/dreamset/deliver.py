@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dreamset.core import locks, shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.data import cards
+from dreamset.data import cards, primary
 from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
@@ -150,6 +150,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     """
     from dreamset import classifiers
 
+    params = primary.settle(params, workspace)
     path = workspace.result("evaluate")
     evaluation = read_json(path, "dreamset evaluate")
     split = read_split(workspace.splits)
@@ -177,7 +178,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `{command}` again.")
     locks.boundary()
     predictor = classifiers.load(source)
-    side = classifiers.seen(predictor.size, params.base.resolution)
+    side = classifiers.seen(predictor.size, classifiers.finest(split.native, params.base.resolution))
     if params.deliver.calibrate and record.get("temperature_images") == 0:
         folds = cross_validate if evaluation.get("protocol") == "cv" else None
         calibrated = _calibrate(params, workspace, split, run, folds)

@@ -49,6 +49,7 @@ _LEVEL: Final = 0.05  # of the permutation test, and of all tries of a change to
 _TRIED: Final = 8  # shots of a class that changes are tried on
 _CLOSE: Final = 0.02  # of the tried shots: changes this near to the best one are as good, and fewer are better
 _NO_HELP: Final = ("no help", "unlikely")
+_KNOWN: Final = 0.5  # share of the shots that CLIP names, from which on the base knows the classes (docs/recipes.md)
 _MOST_SHOTS: Final = 32  # of a class that pictures are compared with; more would make the kernel's matrix large
 _SPELLED: Final = 2.0  # letters per token; CLIP's own vocabulary takes 3 or more of an English word at once
 _WORD: Final = re.compile(r"[^\W\d_]{3,}")  # shorter ones, and numbers, are spelled in every vocabulary
@@ -96,6 +97,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "seconds": _seconds(params, workspace, split, pictures),
     }
     record["expectation"], record["sentences"] = judgement(record)
+    record["primary"] = strength(zero_shot)
     stands_in = judging.stand_in(workspace.root, params.base)
     warnings = [] if stands_in is None else [stands_in]
     hopeful = record["expectation"] not in _NO_HELP
@@ -199,10 +201,10 @@ def _recognised(
     params: Params, workspace: Workspace, predictor: Predictor, shots: Sequence[splits.Sample], pictures: _Pictures
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return how many shots, and how many of the base's pictures, CLIP recognises without any training."""
-    from dreamset.classifiers import seen
+    from dreamset.classifiers import finest, seen
     from dreamset.data import arrays
 
-    side = seen(predictor.size, params.base.resolution)
+    side = seen(predictor.size, finest(pictures.split.native, params.base.resolution))
     shares = []
     for images in (arrays.real(shots, workspace.cell, side, workspace.scratch), pictures.read(side)):
         right = int((predictor.logits(images.images).argmax(1) == images.labels).sum())
@@ -504,6 +506,25 @@ def _better(record: dict[str, Any]) -> list[str]:
         f"{words[0].upper()}{words[1:]}, {after} of {change['of']} shots are named rightly, and {before} as they are "
         f"(best of {change['tries']} tries, which the test of the difference allows for): `dreamset set {values}`."
     ]
+
+
+def strength(zero_shot: dict[str, Any]) -> dict[str, Any]:
+    """Return which recipe ``primary: auto`` takes, by the shots alone: the first active one of ``order``.
+
+    A base that knows the names gives more than the shots hold as long as its adapter is weak. One that does not has to
+    learn the classes at full strength.
+
+    Args:
+        zero_shot: the share of the shots that CLIP names, as ``share`` returns it, with ``chance``.
+
+    Returns:
+        ``known``, ``order`` and, in a sentence, ``reason``.
+    """
+    known = zero_shot["low"] > zero_shot["chance"] and zero_shot["share"] >= _KNOWN
+    order = ["datadream_light", "datadream_dset"] if known else ["datadream_dset", "datadream_light"]
+    names = f"the base's CLIP names {_percent(zero_shot['share'])} of the shots"
+    why = "so it knows the classes, and a weak adapter keeps that" if known else "so a full adapter has to teach them"
+    return {"known": known, "order": order, "reason": f"{names}, {why}."}
 
 
 def _look(seen: dict[str, Any]) -> str:

@@ -134,6 +134,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "classes": len(source.classes),
         "class_names": f"({', '.join(source.classes[:_NAMED])}{' ...' if len(source.classes) > _NAMED else ''})",
         "shots": split.shots if isinstance(split.shots, int) else split.shots_in_words,
+        # Median short side, pixels: a classifier whose size is native sees the shots at it, within its limits.
+        "native": split.native,
         "train": len(split.train),
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(split.selection),

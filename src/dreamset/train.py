@@ -130,9 +130,9 @@ def _over_folds(
             # study in each fold would choose by a few images. The images that evaluate scores are in no study.
             seconds += adapt.run_lineage(params, workspace, place, arm)
             seconds += generate.run(params, place, arm)["seconds"]
-        part = Part(params, place, inner, arm, whole.store)
+        part = Part(params, place, inner, arm, whole.store, whole.images)
         tried = {
-            run: [Trial(part, run, choice, index) for choice in fitting.configurations(params, run.classifier)[:most]]
+            run: [Trial(part, run, choice, index) for choice in fitting.configurations(part, run.classifier)[:most]]
             for run in wanted
         }
         fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])

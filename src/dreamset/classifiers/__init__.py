@@ -171,23 +171,33 @@ def autocast(where: torch.device) -> torch.autocast:
     return torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda")
 
 
-def stored(size: int, resolution: int) -> int:
+def finest(native: int | None, resolution: int) -> int:
+    """Return the side, in pixels, beyond which no image that a classifier learns from or is scored on has detail.
+
+    Args:
+        native: median of the shortest sides of the shots' files, pixels; None: unknown.
+        resolution: side of the model's images, pixels.
+    """
+    return max(native or resolution, resolution)
+
+
+def stored(size: int, finest: int) -> int:
     """Return the side, in pixels, of the squares that a classifier is trained on.
 
     Random crops come from a copy that is an eighth larger than the classifier's input: 256 pixels for a CLIP of 224.
     A crop of a quarter of the area is then enlarged by 7/4. From an original of 512 pixels it would be reduced by 7/8,
-    so such crops are softer here. The side is never larger than the model's resolution.
+    so such crops are softer here.
 
     Args:
         size: side of the classifier's input, pixels.
-        resolution: side of the model's images, pixels.
+        finest: the largest side that is of use, pixels: see the function of this name.
     """
-    return min(resolution, round(size * 8 / 7))
+    return min(finest, round(size * 8 / 7))
 
 
-def seen(size: int, resolution: int) -> int:
-    """Return the side, in pixels, of the squares that a classifier is scored on: its input, or a smaller resolution."""
-    return min(resolution, size)
+def seen(size: int, finest: int) -> int:
+    """Return the side, in pixels, of the squares that a network is scored on: its input, or ``finest`` if smaller."""
+    return min(finest, size)
 
 
 def to_float(images: Tensor, classifier: nn.Module, largest: int | None = None) -> Tensor:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dreamset.classifiers.parts import Part
     from dreamset.classifiers.selection import Choice, Configuration
     from dreamset.data.runs import Kind, Run
-    from dreamset.params import Params
 
 RECORD: Final = "fitted.json"  # in a shard: its facts for `results/train`
 _LOGITS: Final = "logits.safetensors"
@@ -123,7 +122,7 @@ class Fitted:
     @property
     def tried(self) -> list[Configuration]:
         """Return the configurations that the rule chooses among."""
-        candidates = configurations(self.part.params, self.run.classifier)
+        candidates = configurations(self.part, self.run.classifier)
         return candidates if self.rule != "fixed" else candidates[:1]
 
     @functools.cached_property
@@ -180,7 +179,7 @@ class Fitted:
             "temperature_images": images,
         }
         classifiers.save(classifier, folder, {"classifier": run.classifier, "train_on": str(run.kind)} | facts)
-        write_json(folder / RECORD, facts | self._record(used, history, scored, chosen))
+        write_json(folder / RECORD, facts | {"size": classifier.size} | self._record(used, history, scored, chosen))
 
     def _record(
         self, used: Iterable[Source], history: History, scored: Sequence[Scored], chosen: Choice | None
@@ -256,10 +255,11 @@ def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
                 unit.make(folder)
 
 
-def configurations(params: Params, name: str) -> list[Configuration]:
+def configurations(part: Part, name: str) -> list[Configuration]:
     """Return the configurations of a classifier that the rule chooses among; each classifier has as many."""
-    row = params.base.train.rows[name]
-    return selection.configurations(row, params.train.real_weight, params.train.configurations, params.seed)
+    params = part.params
+    course = params.base.train.rows[name].course(part.images)
+    return selection.configurations(course, params.train.real_weight, params.train.configurations, params.seed)
 
 
 def _selections(part: Part) -> int:
@@ -315,7 +315,7 @@ def _fit(
         classifier,
         used,
         selecting,
-        configuration.of(row),
+        configuration.of(row.course(part.images)),
         selections=params.train.selections,
         invariances=split.invariances,
         crop=params.base.train.crop,

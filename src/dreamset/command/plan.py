@@ -14,6 +14,7 @@ from dreamset.core.strict import read_yaml
 from dreamset.data import splits, tuned
 from dreamset.data.work import Work
 from dreamset.params import to_dict
+from dreamset.params.model import ScratchRow
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
         plan |= _protocol(params, workspace)
     if stage == "tune" and item:
         plan |= {"searched": _plain(_searched(params, workspace, item))}
+    if stage == "train":
+        plan["classifiers"] = _classifiers(params, workspace)
     if stage in ("adapt", "generate") and item:
         plan["memory on a GPU"] = _memory(params, workspace, stage, item)
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
@@ -116,7 +119,7 @@ def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) 
     if stage == "tune":
         return _tuning(params, workspace, split, item or "")
     if stage == "train":
-        return _training(params, item or "")
+        return _training(params, split, item or "")
     if stage == "generate" and not params.recipes[item or ""].draws:
         return {"images": sum(params.synthetic_per_class(split.train_per_class))}
     if stage == "generate":
@@ -154,7 +157,8 @@ def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: s
     if search is None:
         return {"trials": 0}
     holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
-    steps = sum(objective.steps_at(tune, rung) for rung in tune.per_class)
+    batch = params.base.train.rows[tune.classifier].batch
+    steps = sum(tune.steps_at(rung, len(split.classes), batch) for rung in tune.per_class)
     counts = {
         "trials": trials,
         "rungs": len(tune.per_class),
@@ -224,9 +228,9 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
                 learned.append(tuple(count - fewer[label] for label, count in enumerate(split.train_per_class)))
     adapting = sum(_adapting(params, recipe, shots)[1] for recipe in params.active for shots in learned)
     images = len(params.active) * sum(sum(params.synthetic_per_class(shots)) for shots in learned)
-    counts = [_training(params, arm) for arm in ("real", *params.active)]
+    counts = [_training(params, split, arm) for split in folds for arm in ("real", *params.active)]
     fitting = sum(count for work in counts for what, count in work.items() if what.startswith("steps"))
-    return f"{adapting} adapter steps, {images} images and {len(folds) * fitting} classifier steps"
+    return f"{adapting} adapter steps, {images} images and {fitting} classifier steps"
 
 
 def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split]) -> str:
@@ -268,16 +272,37 @@ def _trained(record: dict[str, Any]) -> float:
     return float(sum(run["seconds"] for run in record["runs"]))
 
 
-def _training(params: Params, arm: str) -> dict[str, int]:
+def _classifiers(params: Params, workspace: Workspace) -> Any:
+    """Return in words what each trained classifier sees and how long it learns, the same in every arm."""
+    if not workspace.splits.is_file():
+        return "known when `dreamset prepare` has run"
+    from dreamset.classifiers.parts import learned
+
+    split, said = splits.read_split(workspace.splits), {}
+    images = learned(params, split)
+    for name in dict.fromkeys((*params.train.classifiers, *params.train.baselines)):
+        row = params.base.train.rows[name]
+        course = row.course(images)
+        words = f"{course.steps} steps of {course.batch} images"
+        if isinstance(row, ScratchRow):
+            side = row.side(split.native)
+            whence = f", for the shots have {split.native} on their short side" if row.size == "native" else ""
+            words = f"sees {side} x {side} pixels{whence}; {words}"
+        said[name] = words if isinstance(row.steps, int) else f"{words}, for {images} images"
+    return said
+
+
+def _training(params: Params, split: splits.Split, arm: str) -> dict[str, int]:
     """Return the optimizer steps by classifier, all that is tried included, without what the folds adapt and draw."""
     from dreamset.classifiers import selection
+    from dreamset.classifiers.parts import learned
     from dreamset.data import folds
     from dreamset.data.runs import REAL, runs
 
     counts: dict[str, int] = {}
     for run in runs(params, arm):
         name = run.classifier
-        row = params.base.train.rows[name]
+        row = params.base.train.rows[name].course(learned(params, split))
         count = 1 if run.kind.more else params.train.configurations
         tried = selection.configurations(row, params.train.real_weight, count, params.seed)
         steps = sum(configuration.steps for configuration in tried)

@@ -12,6 +12,7 @@ from dreamset import track
 from dreamset.command import tracked_runs as runs
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json, sha256_file
+from dreamset.data import primary
 from dreamset.data.runs import Kind, Run
 from dreamset.evaluate import output
 from dreamset.metrics.gains import Gain, over_real
@@ -77,8 +78,9 @@ def _stage(
     if item and not below:
         return False  # a recipe that nothing is trained for has nothing to tell yet
     files = [] if item else runs.artifacts(workspace, name, item, private)
+    top["tags"] = tags | top.get("tags", {})
     pipeline = spool.Run(
-        runs.PIPELINE, f"pipeline {tree[:8]}", "pipeline", started, time.time(), tags=tags, params=everything, **top
+        runs.PIPELINE, f"pipeline {tree[:8]}", "pipeline", started, time.time(), params=everything, **top
     )
     told = [(pipeline, spool.named(files)), *below]
     track.record(workspace, params, name, tree, [run for run, _ in told], {run.key: files for run, files in told})
@@ -90,8 +92,9 @@ def _evaluated(
 ) -> tuple[dict[str, Any], list[runs.Told]]:
     """Return what an evaluation says of its pipeline, and its recipes and classifiers, each whole."""
     rows, verdict = output.rows(dict(evaluation)), evaluation.get("verdict")
-    compact = output.summary(params, rows, verdict)
-    top: dict[str, Any] = {"metrics": runs.numbers(compact)}
+    choice = primary.settle(params, workspace)
+    compact = output.summary(choice, rows, verdict)
+    top: dict[str, Any] = {"metrics": runs.numbers(compact), "tags": {"primary": choice.primary_recipe}}
     if verdict:
         top |= {"note": verdict["sentence"]}
     gains = [Gain.read(row) for row in evaluation["differences"]]

@@ -196,7 +196,7 @@ def _any_of(hints: list[Any], raw: object, key: str) -> Any:
         return _value(hints[0], raw, key)
     for hint in hints:
         # An error inside a mapping names the inner key.
-        if isinstance(raw, dict) and raw and typing.get_origin(hint) is dict:
+        if isinstance(raw, dict) and raw and (typing.get_origin(hint) is dict or dataclasses.is_dataclass(hint)):
             return _value(hint, raw, key)
         try:
             return _value(hint, raw, key)
@@ -214,6 +214,8 @@ def _allowed(hint: Any) -> str:
         return f"a mapping of names to {'rows' if dataclasses.is_dataclass(args[1]) else _allowed(args[1])}"
     if origin is tuple:
         return f"a list of {_allowed(args[0])}"
+    if dataclasses.is_dataclass(hint):
+        return f"a mapping of {listed(field.name for field in dataclasses.fields(hint))}"
     return f"{_WORDS[args[0]]} {args[1]}".strip() if origin is Annotated else _WORDS[hint]
 
 

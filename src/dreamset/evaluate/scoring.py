@@ -134,7 +134,7 @@ def _sets(params: Params, workspace: Workspace, images: Images) -> tuple[dict[st
     from dreamset.metrics.features import Judge
 
     judge = Judge(judging.find(workspace.root, params.base))
-    shots, test = images.shots(judge.size), images.test(judge.size)
+    shots, test = images.shots(judge.size), images.judged(judge.size)
     reference = Reference(params, judge, images.split, shots, test, [sample.group for sample in images.samples])
     compared = {recipe: reference.compare(images.synthetic(recipe, judge.size)) for recipe in params.active}
     return compared, reference.real_copies()
@@ -161,7 +161,7 @@ def _fold_sets(
     held_out = []
     for fold in folds:
         groups = [sample.group for sample in fold.samples]
-        reference = Reference(params, judge, fold.split, fold.shots(judge.size), fold.test(judge.size), groups)
+        reference = Reference(params, judge, fold.split, fold.shots(judge.size), fold.judged(judge.size), groups)
         held_out.append(reference.test_to_shots)
         for recipe in params.active:
             compared[recipe].append(reference.compare(fold.synthetic(recipe, judge.size)))

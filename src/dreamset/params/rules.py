@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Final
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed, meant, one_of
 from dreamset.params import recipe as knobs
+from dreamset.params.model import Epochs
+from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
     from dreamset.params.tree import Params
 
 # Names that the results use for something else than a recipe.
-_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
+_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot", "auto")
 _SELECTION: Final = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
 
 
@@ -63,9 +65,9 @@ def check(params: Params) -> None:
         if name not in params.recipes:
             near = meant(name, params.recipes)
             raise InputError(f"active: no row {name!r} in recipes{near}; there are {listed(params.recipes)}.")
-    if params.primary not in params.recipes:
-        near = meant(params.primary, params.recipes)
-        raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {listed(params.recipes)}.")
+    if params.primary not in (*params.recipes, AUTO):
+        near, names = meant(params.primary, (*params.recipes, AUTO)), listed((*params.recipes, AUTO))
+        raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {names}.")
     for name, parent in params.after.items():
         if parent not in params.active[: params.active.index(name)]:
             raise InputError(f"after.{name}: {parent!r} is not active before it; put it into active.")
@@ -105,6 +107,14 @@ def check(params: Params) -> None:
     if params.tune.grace_s <= params.tune.heartbeat_s:
         raise InputError("tune.grace_s: must be above tune.heartbeat_s, or workers that live are taken for dead.")
     for name, model in params.models.items():
+        for key, steps in (
+            ("tune", model.tune.steps),
+            *((f"train.{c}", row.steps) for c, row in model.train.rows.items()),
+        ):
+            if isinstance(steps, Epochs) and steps.low > steps.high:
+                raise InputError(
+                    f"models.{name}.{key}.steps: expected low of at most high, got {steps.low} and {steps.high}."
+                )
         rungs = model.tune.per_class
         if not rungs or list(rungs) != sorted(set(rungs)):
             raise InputError(f"models.{name}.tune.per_class: expected rising numbers, got {list(rungs)}.")

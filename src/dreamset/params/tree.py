@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Shots = Count | Literal["all"] | dict[str, Count]
 
 
+AUTO: Final = "auto"  # of ``primary``: ``expect`` decides, see ``dreamset.data.primary``
+
 # Keys that differ between the cells of a table, keys that change no number of theirs, and rows that they do not use.
 _NO_SETTING: Final = (
     "shots",
@@ -117,7 +119,8 @@ class Params:
 
     @property
     def primary_recipe(self) -> str:
-        """The active recipe that the verdict is about."""
+        """The active recipe that the verdict is about; ``auto`` has to be settled before."""
+        assert self.primary != AUTO
         adapted = [name for name in self.active if self.recipes[name].trains]
         return next(name for name in (self.primary, *adapted, *self.active) if name in self.active)
 

@@ -129,6 +129,8 @@ def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
 
 def _fixed(evidence: Evidence, settled: Settled) -> str:
     """Return a sentence on what the records show of when recipe and classifier of the verdict were chosen."""
+    if chosen := evidence.evaluation.get("primary"):
+        return f"`primary: auto` took the recipe of the verdict by the shots alone: {chosen['reason']}"
     where = "Recipe and classifier of the verdict stand in `params.yaml` (`primary`, `deliver`)"
     if not settled.gains or evidence.table.sweep is None:
         return f"{where}; nothing records whether they were chosen before these images were first scored."
