@@ -69,7 +69,7 @@ def test_metrics_are_in_the_keys_of_a_cell_and_of_the_table_alone(copy: Path) ->
 
 
 def test_how_images_are_scored_is_in_the_key_of_a_fold(copy: Path) -> None:
-    before = "predictor.logits(images.test(predictor.size).images)"
+    before = "predictor.logits(images.test(predictor.size, native=predictor.native).images)"
     assert {"fold", "cell"} <= changed(copy, "dreamset.evaluate.logits", before, before + " + 1")
 
 

@@ -43,9 +43,12 @@ class Images:
         self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
         self.decoded: dict[int, Labelled] = {}
 
-    def test(self, size: int) -> Labelled:
-        """Return the test images for a network of ``size`` pixels; those of the last two sizes are kept."""
-        side = self._side(size)
+    def test(self, size: int, *, native: bool = False) -> Labelled:
+        """Return the test images for a network of ``size`` pixels; those of the last two sizes are kept.
+
+        With ``native`` the resolution of the base is no limit.
+        """
+        side = size if native else self._side(size)
         if side not in self.decoded:
             # Two sizes are common, one for classifiers and one for the judge; more would only take memory.
             while len(self.decoded) > 1:
@@ -100,6 +103,6 @@ def trained(params: Params, workspace: Workspace, split: Split, images: Images, 
     scored = Predictions({}, {})
     for run, folder in folders.items():
         predictor = classifiers.load(folder)
-        scored.logits[run] = predictor.logits(images.test(predictor.size).images)
+        scored.logits[run] = predictor.logits(images.test(predictor.size, native=predictor.native).images)
         scored.temperatures[run] = predictor.temperature
     return scored

@@ -62,6 +62,7 @@ ROW_COLUMNS: Final = (
     "seconds_generate",
     "seconds_train",
     "images",
+    "accuracy_folds",
 )
 _COSTS: Final = (
     *("labels_tune_per_class", "tune_trials"),

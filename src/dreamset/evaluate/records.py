@@ -81,11 +81,12 @@ def of_run(
         ],
     }
     untrained: dict[str, Any] = {"selection": "fixed", "temperature": 1.0, "steps": 0, "chosen_step": 0, "seconds": 0}
-    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
+    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0, "accuracy_folds": None}
     known = trained[run.arm]["runs"] if run.arm in trained else []
     wanted = (str(run.kind), run.classifier)
     history = next((entry for entry in known if (entry["train_on"], entry["classifier"]) == wanted), untrained)
-    record |= {fact: history[fact] for fact in untrained}
+    # Only the simple classifiers have predictions of shots that they did not learn from.
+    record |= {fact: history[fact] for fact in untrained if fact != "accuracy_folds" or fact in history}
     for suffix, scores in (("", logits), ("_scaled", scaled)):
         record[f"nll{suffix}"] = round(calibration.nll(scores, labels), 4)
         record[f"ece{suffix}"] = round(calibration.ece(scores, labels), 4)

@@ -1,0 +1,280 @@
+"""Which rule picks the best classifier by folds of the shots, without test images: ``python -m benchmarks.simple``.
+
+In each cell the shots are drawn, and beside them further labelled images (``selection: extra``) that only score. Every
+candidate that needs no synthetic images predicts the shots out of their folds. Each rule picks one candidate by these
+predictions alone. The table says how many of the further images the picked ones get right, in the mean over cells. It
+also says so of the penalties of logistic regression.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import shlex
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks import paired
+from dreamset import classifiers, prepare, train
+from dreamset import params as parameters
+from dreamset.classifiers import calibration, simple, simple_fit
+from dreamset.classifiers.parts import Part
+from dreamset.command.cli import span
+from dreamset.core import device
+from dreamset.core.files import atomic_write, write_json
+from dreamset.core.progress import bar
+from dreamset.core.workspace import Workspace
+from dreamset.data import arrays, folds
+from dreamset.data.runs import REAL, REAL_ONLY, REAL_STRONG, Run
+from dreamset.data.splits import read_split
+from dreamset.metrics import best
+from dreamset.weights.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from dreamset.params import Params
+
+ROOT = Path(__file__).parents[1]
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+SETS: dict[str, dict[str, Any]] = {
+    "digits": {"selection": "extra:20"},
+    # Half of the people who may be learned from write the shots, the other half the images that score.
+    "letters": {
+        "selection": "extra:5",
+        "prepare.test_share": 0.5,
+        "prepare.template": "a photo of the letter small {class}",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A set of images at one number of shots and one seed; ``made`` is the hash of all that its scores rest on."""
+
+    name: str
+    shots: int
+    seed: int
+    params: Params
+    workspace: Workspace
+    made: str
+
+
+def cells(raw: dict[str, Any], options: argparse.Namespace) -> list[Cell]:
+    """Every set at every number of shots and seed, seed by seed."""
+    root, found = options.params.resolve().parent, []
+    for seed in options.seeds:
+        for name, shots in (("digits", 4), ("digits", 16), ("letters", 4)):
+            if name == "letters" and options.letters is None:
+                continue
+            own = copy.deepcopy(raw) | {"shots": shots, "seed": seed, "active": ["stable_diffusion"], "after": {}}
+            own["train"] |= {"classifiers": ["resnet20"], "baselines": ["linear_probe"], "selections": 1}
+            own["train"] |= {"configurations": 1, "scales": []}
+            own["track"]["uri"] = None
+            source = {} if name == "digits" else {"prepare.source": f"csv:{options.letters}"}
+            for path, value in {**SETS[name], **source}.items():
+                *levels, last = path.split(".")
+                place = own
+                for level in levels:
+                    place = place[level]
+                place[last] = value
+            params = parameters.parse(own, classifiers.ROWS, str(options.params))
+            setting = [name, params.setting(()), shots, seed, params.selection, params.train.simple, PENALTIES]
+            made = fingerprint(setting, root, params.base, "dreamset.prepare", "dreamset.train")
+            found.append(Cell(name, shots, seed, params, Workspace(root, options.work / made[:16]), made))
+    return found
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Fit and train all candidates: what each got right, of the shots out of folds and of the further images."""
+    torch.set_num_threads(1)
+    params, workspace = cell.params, cell.workspace
+    prepare.run(params, workspace)
+    train.run(params, workspace, REAL, (REAL_ONLY, REAL_STRONG))
+    split = read_split(workspace.splits)
+    labels = np.array([sample.label for sample in split.train], np.int64)
+    wanted = [Run(REAL, REAL_STRONG, "resnet20"), Run(REAL, REAL_ONLY, "linear_probe")]
+    wanted += [Run(REAL, REAL_ONLY, name) for name in params.train.simple_classifiers]
+    logits = train.held_out(params, workspace, wanted)
+    candidates = {}
+    for run in wanted:
+        predictor = classifiers.load(workspace.classifiers(REAL) / run.folder)
+        side = classifiers.side_of(predictor.classifier, params.base.resolution)
+        further = arrays.real(split.selection, workspace.cell, side)
+        scores = logits[run] / calibration.fit_temperature(logits[run], labels)
+        candidates[str(run)] = {
+            "right": np.packbits(logits[run].argmax(1) == labels).tobytes().hex(),
+            "nll": round(calibration.nll(scores, labels), 4),
+            "further": round(float((predictor.logits(further.images).argmax(1) == further.labels).mean()), 4),
+        }
+    facts = {"name": cell.name, "shots": cell.shots, "seed": cell.seed, "made": cell.made, "device": device.name()}
+    facts |= {"images": len(labels), "further": len(split.selection), "folds": folds.SELECTING}
+    return facts | {"candidates": candidates, "penalties": _penalties(cell, labels)}
+
+
+def _penalties(cell: Cell, labels: np.ndarray) -> dict[str, dict[str, float]]:
+    """By features and penalty, the share of the further images that logistic regression gets right."""
+    part = Part(cell.params, cell.workspace, read_split(cell.workspace.splits), REAL, cell.workspace.shards)
+    shots, found = simple_fit.Shots(part), {}
+    for name in cell.params.train.simple:
+        network, features = shots.features(name)
+        side = classifiers.side_of(network, cell.params.base.resolution)
+        further = arrays.real(part.split.selection, cell.workspace.cell, side)
+        x = torch.from_numpy(simple_fit.features_of(network, further.images))
+        found[name] = {
+            f"{c:g}": round(
+                float(
+                    (
+                        simple_fit.fit("logistic", features[0], labels, c, 0)(x).argmax(1).numpy() == further.labels
+                    ).mean()
+                ),
+                4,
+            )
+            for c in PENALTIES
+        }
+    return found
+
+
+def rules() -> dict[str, Callable[[dict[str, Any]], str]]:
+    """By name, what picks a candidate of a cell."""
+
+    def right(cell: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {
+            run: paired.unpacked({"right": {run: found["right"]}, "images": cell["images"]}, run)
+            for run, found in cell["candidates"].items()
+        }
+
+    def by_accuracy(cell: dict[str, Any]) -> str:
+        scores = right(cell)
+        return max(scores, key=lambda run: scores[run].mean())
+
+    def by_loss(cell: dict[str, Any]) -> str:
+        return min(cell["candidates"], key=lambda run: cell["candidates"][run]["nll"])
+
+    def then_loss(cell: dict[str, Any]) -> str:
+        scores = right(cell)
+        return max(scores, key=lambda run: (scores[run].mean(), -cell["candidates"][run]["nll"]))
+
+    def within(first: Callable[[str], bool], errors: float = 1.0) -> Callable[[dict[str, Any]], str]:
+        def pick(cell: dict[str, Any]) -> str:
+            scores = right(cell)
+            top = then_loss(cell)
+            for run in sorted(scores, key=lambda run: (-scores[run].mean(), cell["candidates"][run]["nll"])):
+                if first(run) and best.behind(scores[top], scores[run]) <= errors:
+                    return run
+            return top
+
+        return pick
+
+    def loss_within(cell: dict[str, Any]) -> str:
+        scores, top = right(cell), by_accuracy(cell)
+        near = [run for run in scores if best.behind(scores[top], scores[run]) <= 1]
+        return min(near, key=lambda run: cell["candidates"][run]["nll"])
+
+    network = f"{REAL}/{REAL_STRONG}/resnet20"
+    return {
+        "always the network trained from scratch": lambda cell: network,
+        "most right": by_accuracy,
+        "most right, then least loss": then_loss,
+        "least loss": by_loss,
+        "least loss within one standard error of the most right": loss_within,
+        "the network, where within one standard error": within(lambda run: run == network),
+        "a simple one, where within one standard error": within(lambda run: run.rpartition("/")[2] in simple.BY_NAME),
+        "(the best by the further images: no rule)": lambda cell: max(
+            cell["candidates"], key=lambda run: cell["candidates"][run]["further"]
+        ),
+    }
+
+
+def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By rule, candidate and penalty, the mean share of the further images that are right, by set and shots."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(f"{record['name']}, {record['shots']} shots", []).append(record)
+
+    def means(value: Callable[[dict[str, Any]], float]) -> dict[str, float]:
+        by_group = {name: round(statistics.fmean(map(value, group)), 4) for name, group in sorted(groups.items())}
+        return by_group | {"all": round(statistics.fmean(by_group.values()), 4)}
+
+    picks = rules()
+    names = list(dict.fromkeys(run for record in records for run in record["candidates"]))
+    tried = [(features, c) for features in records[0]["penalties"] for c in records[0]["penalties"][features]]
+    return {
+        "seeds": {name: len(group) for name, group in sorted(groups.items())},
+        "rules": {
+            name: means(lambda cell, pick=pick: cell["candidates"][pick(cell)]["further"])
+            for name, pick in picks.items()
+        },
+        "candidates": {run: means(lambda cell, run=run: cell["candidates"][run]["further"]) for run in names},
+        "penalties": {
+            f"{features}, C {c}": means(lambda cell, f=features, c=c: cell["penalties"][f][c]) for features, c in tried
+        },
+    }
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The three tables, in per cent."""
+    groups = [*summary["seeds"], "all"]
+    parts = []
+    for title in ("rules", "candidates", "penalties"):
+        rows = [[name, *(f"{100 * found[group]:.1f}" for group in groups)] for name, found in summary[title].items()]
+        parts.append(paired.markdown((title, *groups), rows))
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run from the command line; what was found."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    target = options.output / "simple.json"
+    every = cells(yaml.safe_load(options.params.read_text(encoding="utf-8")), options)
+    known = json.loads(target.read_text(encoding="utf-8"))["cells"] if target.is_file() else []
+    wanted = {cell.made for cell in every}
+    found = [record for record in known if record["made"] in wanted]
+    done = {record["made"] for record in found}
+    report: dict[str, Any] = {}
+
+    def keep(records: Iterable[dict[str, Any]]) -> None:
+        for record in records:
+            found.append(record)
+            write()
+
+    def write() -> None:
+        report.update({"command": shlex.join(["python", "-m", "benchmarks.simple", *arguments])})
+        report.update({"summary": summarise(found), "cells": found})
+        write_json(target, report)
+        atomic_write(target.with_suffix(".md"), markdown(report["summary"]))
+
+    todo = [cell for cell in every if cell.made not in done]
+    with multiprocessing.get_context("spawn").Pool(options.jobs, device.keep_memory) as pool:
+        keep(bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="simple", unit="cell"))
+    if found:
+        write()
+        print(markdown(report["summary"]))
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.simple", description=__doc__)
+    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
+    parser.add_argument(
+        "--letters", type=Path, help="list of letters with their writers (docs/own-images.md); default: none"
+    )
+    parser.add_argument("--seeds", type=span, default=range(100, 105), metavar="A-B", help="default: 100-104")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at once. Default: 1")
+    parser.add_argument("--work", type=Path, default=ROOT / ".dreamset/simple", help="folder of what is going on")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of simple.json")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
