@@ -26,7 +26,7 @@ import yaml
 from benchmarks import paired
 from dreamset import classifiers, prepare, train
 from dreamset import params as parameters
-from dreamset.classifiers import calibration, simple, simple_fit
+from dreamset.classifiers import calibration, simple_fit
 from dreamset.classifiers.parts import Part
 from dreamset.command.cli import span
 from dreamset.core import device
@@ -130,17 +130,10 @@ def _penalties(cell: Cell, labels: np.ndarray) -> dict[str, dict[str, float]]:
         side = classifiers.side_of(network, cell.params.base.resolution)
         further = arrays.real(part.split.selection, cell.workspace.cell, side)
         x = torch.from_numpy(simple_fit.features_of(network, further.images))
-        found[name] = {
-            f"{c:g}": round(
-                float(
-                    (
-                        simple_fit.fit("logistic", features[0], labels, c, 0)(x).argmax(1).numpy() == further.labels
-                    ).mean()
-                ),
-                4,
-            )
-            for c in PENALTIES
-        }
+        found[name] = {}
+        for c in PENALTIES:
+            guess = simple_fit.fit("logistic", features[0], labels, c, 0)(x).argmax(1).numpy()
+            found[name][f"{c:g}"] = round(float((guess == further.labels).mean()), 4)
     return found
 
 
@@ -148,37 +141,31 @@ def rules() -> dict[str, Callable[[dict[str, Any]], str]]:
     """By name, what picks a candidate of a cell."""
 
     def right(cell: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {
-            run: paired.unpacked({"right": {run: found["right"]}, "images": cell["images"]}, run)
-            for run, found in cell["candidates"].items()
-        }
+        bits = {run: found["right"] for run, found in cell["candidates"].items()}
+        return {run: paired.unpacked({"right": bits, "images": cell["images"]}, run) for run in bits}
+
+    def loss(cell: dict[str, Any], run: str) -> float:
+        return float(cell["candidates"][run]["nll"])
 
     def by_accuracy(cell: dict[str, Any]) -> str:
         scores = right(cell)
         return max(scores, key=lambda run: scores[run].mean())
 
     def by_loss(cell: dict[str, Any]) -> str:
-        return min(cell["candidates"], key=lambda run: cell["candidates"][run]["nll"])
+        return min(cell["candidates"], key=lambda run: loss(cell, run))
 
     def then_loss(cell: dict[str, Any]) -> str:
         scores = right(cell)
-        return max(scores, key=lambda run: (scores[run].mean(), -cell["candidates"][run]["nll"]))
+        return max(scores, key=lambda run: (scores[run].mean(), -loss(cell, run)))
 
-    def within(first: Callable[[str], bool], errors: float = 1.0) -> Callable[[dict[str, Any]], str]:
-        def pick(cell: dict[str, Any]) -> str:
-            scores = right(cell)
-            top = then_loss(cell)
-            for run in sorted(scores, key=lambda run: (-scores[run].mean(), cell["candidates"][run]["nll"])):
-                if first(run) and best.behind(scores[top], scores[run]) <= errors:
-                    return run
-            return top
+    def near(cell: dict[str, Any]) -> list[str]:
+        scores = right(cell)
+        top = scores[then_loss(cell)]
+        ordered = sorted(scores, key=lambda run: (-scores[run].mean(), loss(cell, run)))
+        return [run for run in ordered if behind(top, scores[run]) <= 1]
 
-        return pick
-
-    def loss_within(cell: dict[str, Any]) -> str:
-        scores, top = right(cell), by_accuracy(cell)
-        near = [run for run in scores if best.behind(scores[top], scores[run]) <= 1]
-        return min(near, key=lambda run: cell["candidates"][run]["nll"])
+    def preferred(wanted: Callable[[str], bool]) -> Callable[[dict[str, Any]], str]:
+        return lambda cell: next(filter(wanted, near(cell)), then_loss(cell))
 
     network = f"{REAL}/{REAL_STRONG}/resnet20"
     return {
@@ -186,13 +173,24 @@ def rules() -> dict[str, Callable[[dict[str, Any]], str]]:
         "most right": by_accuracy,
         "most right, then least loss": then_loss,
         "least loss": by_loss,
-        "least loss within one standard error of the most right": loss_within,
-        "the network, where within one standard error": within(lambda run: run == network),
-        "a simple one, where within one standard error": within(lambda run: run.rpartition("/")[2] in simple.BY_NAME),
-        "(the best by the further images: no rule)": lambda cell: max(
+        "least loss within one standard error of the most right": lambda cell: min(
+            near(cell), key=lambda run: loss(cell, run)
+        ),
+        "the network, where within one standard error": preferred(lambda run: run == network),
+        "a simple one, where within one standard error": preferred(lambda run: best.is_simple(run.rpartition("/")[2])),
+        "(no rule: the best by the further images)": lambda cell: max(
             cell["candidates"], key=lambda run: cell["candidates"][run]["further"]
         ),
     }
+
+
+def behind(top: np.ndarray, other: np.ndarray) -> float:
+    """By how many standard errors of the paired difference ``other`` (n,) lies behind ``top`` (n,), both 0 or 1."""
+    difference = top - other
+    # One pair more each way, so that the error is above zero.
+    n = len(difference) + 2
+    variance = (float((difference**2).sum()) + 2) / n - (float(difference.sum()) / n) ** 2
+    return max(0.0, float(difference.mean())) / (variance / n) ** 0.5
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -266,9 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simple", description=__doc__)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="parameter file")
-    parser.add_argument(
-        "--letters", type=Path, help="list of letters with their writers (docs/own-images.md); default: none"
-    )
+    parser.add_argument("--letters", type=Path, help="list of letters and their writers; default: none")
     parser.add_argument("--seeds", type=span, default=range(100, 105), metavar="A-B", help="default: 100-104")
     parser.add_argument("--jobs", type=int, default=1, help="cells at once. Default: 1")
     parser.add_argument("--work", type=Path, default=ROOT / ".dreamset/simple", help="folder of what is going on")

@@ -188,6 +188,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         choice = Choice(0.0, f"Threshold 0: it never abstains, for {undivided}")
     else:
         choice = _threshold(params, workspace, split, predictor, side)
+    among = {"learned": len(split.train), "chosen": helps and run == pick}
+    among |= {"candidates": len(compared.scores)} if compared else {}
     record |= {
         "base": record["base"] and cards.public_name(record["base"]),
         "preprocessing": _preprocessing(params, record["transform"], side),
@@ -196,12 +198,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         "verdict": decision,
         "chosen": _chosen(evaluation, path, pick, compared, undivided),
         "origin": params.recipes[run.arm].origin if run.arm != REAL else None,
-        "accuracy": _accuracy(evaluation, path, run)
-        | {
-            "learned": len(split.train),
-            "chosen": helps and run == pick,
-            "candidates": len(compared.scores) if compared else 1,
-        },
+        "accuracy": _accuracy(evaluation, path, run) | among,
         "labels_per_class": {
             "train": evaluation["labels_train_per_class"],
             "selection": evaluation["labels_selection_per_class"],

@@ -59,11 +59,10 @@ def sentence(record: Mapping[str, Any]) -> str | None:
     if best is None or pick is None:
         return None
     run, other = Run.parse(best["run"]), Run.parse(pick["run"])
-    folds, tested = (
-        _percent(best["accuracy_folds"]),
-        f"{_percent(best['accuracy'])} on {record['images']} held-out images",
-    )
-    tested = "" if record.get("protocol") == "cv" else f", {tested}"
+    folds = _percent(best["accuracy_folds"])
+    tested = f", {_percent(best['accuracy'])} on {record['images']} held-out images"
+    # Under cross-validation both figures are of the shots.
+    tested = "" if record.get("protocol") == "cv" else tested
     if run == other:
         return (
             f"By cross-validation on the shots, none of {len(candidates)} classifiers is better than {words(run)} "
