@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,12 +83,6 @@ def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
     assert "Trained on real images alone, strongly augmented, because" in alone
 
 
-def snippet_of(folder: Path) -> str:
-    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert found is not None and "dreamset" not in found[1]
-    return found[1]
-
-
 # At 24 pixels it sees more than the model's resolution has.
 @pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("resnet20", 24), ("resnet50", 64), ("clip_lora", 16)])
 def test_the_code_in_the_card_agrees_without_dreamset(
@@ -101,7 +94,7 @@ def test_the_code_in_the_card_agrees_without_dreamset(
     photo.rename(folder / "photo.png")
     monkeypatch.chdir(folder)
     scope: dict[str, Any] = {}
-    exec(compile(snippet_of(folder), "card", "exec"), scope)
+    exec(compile(delivered.snippet_of(folder), "card", "exec"), scope)
     predictor = classifiers.load(folder)
     expected = predictor.logits(np.stack([resize_crop(read_rgb(folder / "photo.png"), 16)]))
     answer = scope["logits"](scope["read"]("photo.png")).detach().numpy()
@@ -305,7 +298,7 @@ def test_the_code_in_the_card_reads_transparent_and_deep_files_as_predict_does(
     Image.fromarray(deep).save(folder / "negative.tif", tiffinfo={262: 0})
     monkeypatch.chdir(folder)
     scope: dict[str, Any] = {}
-    exec(compile(snippet_of(folder), "card", "exec"), scope)
+    exec(compile(delivered.snippet_of(folder), "card", "exec"), scope)
     for name in ("photo.png", "deep.png", "palette.png", "negative.tif"):
         image = decode((folder / name).read_bytes(), Decoding(10**6, (100, 3000))).image
         expected = resize_crop(image, 16).astype(np.float32).transpose(2, 0, 1)[None] / 255

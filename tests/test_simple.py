@@ -21,12 +21,14 @@ from dreamset.classifiers import simple, simple_fit, simple_network
 from dreamset.classifiers.parts import Part
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_json
+from dreamset.core.images import read_rgb, resize_crop
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays, folds
 from dreamset.data.runs import REAL, REAL_ONLY, REAL_STRONG, Run, runs
 from dreamset.data.splits import Split, write_split
 from dreamset.metrics import best
 from dreamset.sweep import crossval
+from dreamset.use import export
 
 SMALL = {"train__classifiers": ["resnet20"], "train__baselines": [], "models__bundled__clip": "clip"}
 
@@ -173,6 +175,46 @@ def test_the_best_by_folds_is_delivered_and_the_card_says_why(workspace: Workspa
     alone = deliver.run(params, workspace, crossval.run)
     assert (alone["train_on"], alone["classifier"], alone["candidates"]) == ("real_strong", "resnet20", [])
     assert "cannot be divided into folds" in alone["chosen_by"] and alone["sentences"] == []
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Workspace]:
+    """A workspace in which every candidate is trained and measured."""
+    workspace = Workspace.at(tmp_path_factory.mktemp("every"))
+    params, _, _ = learnt(workspace, deliver__calibrate=True, train__baselines=["linear_probe"])
+    write_json(workspace.result("evaluate"), evaluation(params))
+    return params, workspace
+
+
+@pytest.mark.parametrize("name", ["linear_probe", *simple.BY_NAME])
+def test_whatever_is_delivered_answers_alike_on_its_card_and_as_onnx(
+    every: tuple[Any, Workspace], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    params, workspace = every
+    choose, wanted = deliver.choose, Run(REAL, REAL_ONLY, name)
+    monkeypatch.setattr(deliver, "choose", lambda logits, labels: (wanted, choose(logits, labels)[1]))
+    deliver.run(params, workspace, crossval.run)
+    folder = workspace.classifier
+    photo = delivered.wide(workspace.root / f"photos_{name}", 3)[0]
+    photo.rename(folder / "photo.png")
+    monkeypatch.chdir(folder)
+    scope: dict[str, Any] = {}
+    exec(compile(delivered.snippet_of(folder), "card", "exec"), scope)
+    predictor = classifiers.load(folder)
+    images = np.stack([resize_crop(read_rgb(folder / "photo.png"), 16)] * 2)
+    expected = predictor.logits(images)
+    answer = scope["logits"](scope["read"]("photo.png")).detach().numpy()
+    np.testing.assert_allclose(answer, expected[:1], atol=1e-4, rtol=1e-4)
+    probabilities = predictor.probabilities(expected)
+    label, probability = capsys.readouterr().out.split()
+    assert label == toy.CLASSES[probabilities[0].argmax()]
+    assert float(probability) == pytest.approx(probabilities[0].max(), abs=1e-4)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export.onnx(folder, workspace.root / f"{name}.onnx")
+    session = onnxruntime.InferenceSession(str(workspace.root / f"{name}.onnx"))
+    outputs = session.run(["logits", "probabilities"], {"images": images})
+    np.testing.assert_allclose(outputs[0], expected, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(outputs[1], probabilities, atol=1e-3)
 
 
 def test_of_equals_the_surer_one_is_the_best_and_test_images_have_no_part() -> None:

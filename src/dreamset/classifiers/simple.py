@@ -111,9 +111,9 @@ def size_of(split: Split) -> int:
 def network(features: str, model: Model, split: Split, root: Path) -> nn.Module:
     """Return what gives the features of images, without a head."""
     from dreamset.classifiers import simple_network
-    from dreamset.classifiers.parts import prompts
     from dreamset.weights import pretrained
 
     if features == "pixels":
         return simple_network.Pixels(size_of(split))
-    return simple_network.ClipFeatures(pretrained.find(root, model.clip), prompts(split))
+    prompts = [split.prompt(label) for label in range(len(split.classes))]
+    return simple_network.ClipFeatures(pretrained.find(root, model.clip), prompts)

@@ -89,6 +89,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
             for run in logits
         ],
         "differences": records.differences(params, right, groups),
+        "over_simple": records.over_simple(params, right, groups, trained),
         "clip": pretrained.identity(workspace.root, params.base.clip),
         "judge": hub.identity(workspace.root, params.base.judge, "judge"),
         "sets": scored.sets,
