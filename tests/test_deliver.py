@@ -183,14 +183,15 @@ def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_thr
         raise InputError("an image is missing")
 
     split = toy.write_splits(workspace)
-    params = toy.params(deliver__calibrate=True, deliver__precision=0.6, models__bundled__clip="clip")
+    only = {"train__baselines": [], "models__bundled__clip": "clip"}
+    params = toy.params(deliver__calibrate=True, deliver__precision=0.6, **only)
     toy.write_clip(workspace.root / "clip")
     train.run(params, workspace, "real", [REAL_STRONG])
     write_json(workspace.result("evaluate"), delivered.evaluation())
     summary = deliver.run(params, workspace, crossval.run)
     record = json.loads((workspace.classifier / "classifier.json").read_text())
     run = Run("real", REAL_STRONG, "resnet20")
-    logits, labels = train.held_out(params, workspace, run)
+    logits, labels = train.held_out(params, workspace, [run])[run], np.array([s.label for s in split.train])
     assert np.bincount(labels).tolist() == np.bincount([sample.label for sample in split.train]).tolist()
     assert record["temperature"] == summary["temperature"] == round(fit_temperature(logits, labels), 4) != 1
     assert record["temperature_images"] == len(split.train) == 12

@@ -30,7 +30,12 @@ from dreamset.metrics import best
 from dreamset.sweep import crossval
 from dreamset.use import export
 
-SMALL = {"train__classifiers": ["resnet20"], "train__baselines": [], "models__bundled__clip": "clip"}
+SMALL = {
+    "train__classifiers": ["resnet20"],
+    "train__baselines": [],
+    "train__simple": ["pixels", "clip"],
+    "models__bundled__clip": "clip",
+}
 
 
 def learnt(workspace: Workspace, split: Split | None = None, **changes: Any) -> tuple[Any, Split, dict[str, Any]]:

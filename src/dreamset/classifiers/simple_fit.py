@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _FLIPS: Final = {"hflip": 3, "vflip": 2}  # axis of (n, 3, h, w) images by the change that keeps a label
 _BATCH: Final = 256  # images whose features are computed at once
+_SHARES: Final = 2**25  # shares of classes in the leaves of a forest, at most
 # Inverse strength of the penalty of logistic regression, by features; fixed. Chosen on images that are no test images
 # (benchmarks/results/simple.md).
 C: Final = {"pixels": 1.0, "clip": 100.0}
@@ -193,7 +195,10 @@ def fit(method: str, features: NDArray[np.float32], labels: NDArray[np.int64], c
     """
     if method == "nearest":
         return _nearest(features, labels)
-    return _logistic(features, labels, c) if method == "logistic" else _forest(features, labels, seed)
+    with warnings.catch_warnings():
+        # With one or two shots per class it asks whether the labels are numbers.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return _logistic(features, labels, c) if method == "logistic" else _forest(features, labels, seed)
 
 
 def _nearest(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Nearest:
@@ -225,7 +230,10 @@ def _logistic(features: NDArray[np.float32], labels: NDArray[np.int64], c: float
 def _forest(features: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> Forest:
     from sklearn.ensemble import RandomForestClassifier
 
-    model = RandomForestClassifier(TREES, random_state=seed).fit(features, labels)
+    # Every node holds the shares of all classes, which would fill the memory with thousands of shots of many classes.
+    most = _SHARES // (TREES * (int(labels.max()) + 1))
+    leaves = None if len(features) <= most else most
+    model = RandomForestClassifier(TREES, max_leaf_nodes=leaves, random_state=seed).fit(features, labels)
     trees = [tree.tree_ for tree in model.estimators_]
     root = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
     own = np.arange(sum(tree.node_count for tree in trees))
