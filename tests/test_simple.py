@@ -15,8 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 import delivered
+import reported
 import toy
-from dreamset import classifiers, deliver, train
+from dreamset import classifiers, deliver, report, train
 from dreamset.classifiers import simple, simple_fit, simple_network
 from dreamset.classifiers.parts import Part
 from dreamset.core.errors import InputError
@@ -281,3 +282,36 @@ def test_the_page_says_in_plain_words_which_is_best(verdict: str, chosen: str, p
     rows = [row | {"verdict": row["run"] == verdict} for row in rows]
     assert best.sentence({"candidates": rows, "images": 640, "protocol": protocol}) == words
     assert best.sentence({"candidates": []}) is None
+
+
+def test_the_page_has_every_candidate_the_best_first(tmp_path: Path) -> None:
+    params = reported.parameters()
+    workspace = reported.write(tmp_path, params)
+    report.run(params, workspace)
+    assert "Which classifier to take" not in reported.read(workspace)[0]
+    rows = [
+        {
+            "run": run,
+            "accuracy_folds": share,
+            "nll_folds": 0.5,
+            "accuracy": 0.9,
+            "low": 0.8,
+            "high": 0.95,
+            "seconds": 1.8,
+        }
+        for run, share in (("real/real_strong/resnet20", 0.85), ("real/real/forest_pixels", 0.875))
+    ]
+    rows = [row | {"verdict": not index, "delivered": bool(index)} for index, row in enumerate(rows)]
+    record = {"chosen_by": best.RULE, "shots": 12, "images": 877, "candidates": rows, "protocol": "test"}
+    write_json(workspace.result("deliver"), record)
+    evaluation = json.loads(workspace.result("evaluate").read_text())
+    over = {"of": "datadream_dset/both_strong/resnet20", "minus": "real/real/forest_pixels", "mcnemar_p": 0.2}
+    over |= {"difference": -0.02, "low": -0.05, "high": 0.01}
+    write_json(workspace.result("evaluate"), evaluation | {"over_simple": over})
+    report.run(params, workspace)
+    source, _ = reported.read(workspace)
+    assert "Leave synthetic data out: a random forest on the pixels is better than resnet20" in source
+    section = source.partition('<section id="candidates">')[2].partition("</section>")[0]
+    assert section.index("a random forest on the pixels</th>") < section.index("resnet20 of the real images, strongly")
+    assert '<tr class="chosen"><th scope="row">a random forest' in section and best.RULE in section
+    assert "over a random forest on the pixels: <b>\N{MINUS SIGN}2.0</b> points" in section
