@@ -10,6 +10,8 @@ gradient. The file has the name of the classifier and holds
 - ``load(folder, record) -> nn.Module``: reads what ``save`` wrote; ``record`` is the content of ``classifier.json``;
 - ``save_more(classifier, folder)``, if its program reads further files: writes these.
 
+``simple`` is a family: it has an object for each of its classifiers, which are fitted (``simple_fit``) and not trained.
+
 Heavy libraries are imported inside these functions: ``params.yaml`` is read without torch.
 """
 
@@ -17,14 +19,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50
+from dreamset.classifiers import clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50, simple
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import ModuleType
 
     import numpy as np
     import torch
@@ -44,7 +45,7 @@ _FILES: Final = {
         linear_probe,
         clip_zeroshot,
     )
-}
+} | simple.BY_NAME
 # The types of the rows of those that are trained.
 ROWS: Final[Mapping[str, type[ClassifierRow]]] = {
     name: file.Row for name, file in _FILES.items() if hasattr(file, "Row")
@@ -53,7 +54,14 @@ RECORD = "classifier.json"
 BATCH = 256  # images that a classifier predicts at once
 
 
-def _file(name: str) -> ModuleType:
+def program(name: str) -> str | None:
+    """Return the code with which others use a classifier; None where it cannot be delivered."""
+    file = _file(name)
+    code: str | None = getattr(file.Row if hasattr(file, "Row") else file, "program", None)
+    return code
+
+
+def _file(name: str) -> Any:
     if name not in _FILES:
         *others, last = _FILES
         raise InputError(f"{name}: is no classifier; there are {', '.join(others)} and {last}.")
@@ -131,6 +139,7 @@ class Predictor:
         self.classifier = classifier.to(self.device).eval()
         self.classes, self.temperature = classes, temperature
         self.size: int = classifier.size  # type: ignore[assignment]
+        # Whether it sees files at their own size, whatever the resolution of the base is.
 
     def logits(self, images: NDArray[np.uint8], batch: int = BATCH) -> NDArray[np.float32]:
         """Return float32 logits (n, classes) of RGB images (n, h, w, 3), resized to the classifier's input.

@@ -15,6 +15,7 @@ from dreamset.classifiers import selection
 from dreamset.classifiers.parts import prompts, sources
 from dreamset.core import locks, shards
 from dreamset.core.arithmetic import thinned
+from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dreamset.data.runs import Kind, Run
 
 RECORD: Final = "fitted.json"  # in a shard: its facts for `results/train`
+FOLDS: Final = "folds.safetensors"  # beside a simple classifier: its logits of the shots, each held out of a fold
 _LOGITS: Final = "logits.safetensors"
 _POINTS: Final = 50  # of a loss curve, at most
 
@@ -244,6 +246,20 @@ class Fitted:
         }
         record: dict[str, Any] = read_json(shard / RECORD, command)
         return labels | record | {"machines": shards.machines(self.part.store, [self.key])}
+
+
+def by_folds(folder: Path) -> NDArray[np.float32]:
+    """Return the logits (n, classes) of a saved simple classifier on the n shots, each held out of a fold.
+
+    Raises:
+        InputError: it has none.
+    """
+    from safetensors.numpy import load
+
+    path = folder / FOLDS
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; run `dreamset train real` again.")
+    return load(path.read_bytes())["logits"]
 
 
 def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:

@@ -302,6 +302,8 @@ def _training(params: Params, split: splits.Split, arm: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for run in runs(params, arm):
         name = run.classifier
+        if name in params.train.simple_classifiers:
+            continue  # fitted in seconds, without steps
         row = params.base.train.rows[name].course(learned(params, split))
         count = 1 if run.kind.more else params.train.configurations
         tried = selection.configurations(row, params.train.real_weight, count, params.seed)

@@ -93,6 +93,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
             for run in logits
         ],
         "differences": records.differences(params, right, groups),
+        "over_simple": records.over_simple(params, right, groups, trained),
         "clip": pretrained.identity(workspace.root, params.base.clip),
         "judge": judging.identity(workspace.root, params.base),
         "sets": scored.sets,

@@ -62,6 +62,7 @@ ROW_COLUMNS: Final = (
     "seconds_generate",
     "seconds_train",
     "images",
+    "accuracy_folds",
 )
 _COSTS: Final = (
     *("labels_tune_per_class", "tune_trials"),
@@ -158,13 +159,17 @@ def summary(
         names = {"outcome": "outcome", "gain": "difference", "low": "low", "high": "high"}
         compact["verdict"] = {name: verdict[key] for name, key in names.items()}
     accuracy: dict[str, float] = {}
-    seconds = 0.0
+    seconds, folds = 0.0, -1.0
     for row in rows:
         kind = Kind.parse(row["train_on"])
         if row["recipe"] == ZERO_SHOT:
             accuracy[ZERO_SHOT] = row["accuracy"]
         elif row["classifier"] == classifier and row["recipe"] in (REAL, recipe) and kind.real and kind.scale is None:
             accuracy[str(kind)] = row["accuracy"]
+        # The best simple classifier by folds of the shots, not by the figure that stands here.
+        if row["classifier"] in params.train.simple_classifiers and (row.get("accuracy_folds") or 0.0) > folds:
+            folds, accuracy["simple"] = row.get("accuracy_folds") or 0.0, row["accuracy"]
+            compact["simple"] = row["classifier"]
         if row["recipe"] != recipe:
             continue
         if kind == SYNTHETIC and row["classifier"] in params.base.train.from_scratch:

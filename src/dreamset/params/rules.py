@@ -90,6 +90,8 @@ def check(params: Params) -> None:
         raise InputError(f"train.classifiers: name one of {listed(delivered)}, which are what can be delivered.")
     if len(set(params.train.baselines)) < len(params.train.baselines):
         raise InputError("train.baselines: names a classifier twice; name each once.")
+    if len(set(params.train.simple)) < len(params.train.simple):
+        raise InputError("train.simple: names features twice; name each once.")
     if not _SELECTION.fullmatch(params.selection):
         raise InputError(
             f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from dreamset.core.strict import Range
-from dreamset.params.values import Count, Invariance, Natural, Positive, Share
+from dreamset.params.values import METHODS, Count, Features, Invariance, Natural, Positive, Share
 
 if TYPE_CHECKING:
     from dreamset.core.images import Decoding
@@ -97,11 +97,17 @@ class Train:
 
     classifiers: tuple[str, ...]
     baselines: tuple[str, ...]
+    simple: tuple[Features, ...]
     real_weight: Share
     selections: Count
     configurations: Count
     # Ravuri and Vinyals (2019) define CAS with a synthetic set as large as the real one.
     scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
+
+    @property
+    def simple_classifiers(self) -> tuple[str, ...]:
+        """The names of the simple classifiers: each method on each of the features."""
+        return tuple(f"{method}_{features}" for features in self.simple for method in METHODS)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,8 @@ class Params:
         setting: dict[str, Any] = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
         base = to_dict(self.base)
         del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
+        # They change no other run. Older tables have no such key.
+        del setting["train"]["simple"]
         if self.prepare.clip_templates is None:
             # Older tables have no such key.
             del setting["prepare"]["clip_templates"]

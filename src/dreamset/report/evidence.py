@@ -54,6 +54,7 @@ class Evidence:
     guesses: dict[str, Any]
     expected: dict[str, Any]
     prepared: dict[str, Any]
+    delivered: dict[str, Any]
     studies: dict[str, dict[str, Any]]
     table: Table
 
@@ -151,6 +152,7 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
         prepared=_optional(workspace.result("prepare"), "dreamset prepare"),
+        delivered=_optional(workspace.result("deliver"), "dreamset deliver"),
         studies={name: study for name in params.active if (study := _study(workspace, name))},
         table=claims.read(params, workspace, arms),
     )

@@ -9,7 +9,7 @@ from dreamset import __version__
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind, Run
 from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.verdict import scored_images
-from dreamset.report import charts, gallery, quality, tables
+from dreamset.report import charts, gallery, quality, simple, tables
 from dreamset.report.charts import Bar
 from dreamset.report.figures import interval, percent
 from dreamset.report.headline import Headline, seeds
@@ -37,6 +37,7 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
         _warned(evidence),
         _expected(evidence),
         _gains(evidence, verdict, colours),
+        simple.candidates(evidence),
         gallery.by_class(evidence, blocks),
         _accuracy_chart(evidence, colours),
         _scales(evidence, colours),

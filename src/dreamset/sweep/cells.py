@@ -63,6 +63,8 @@ class Cell:
     def made(self) -> dict[str, str]:
         """Return hashes of all that a finished cell depends on, recipes aside: one of the settings, one of the code."""
         settings = [self.params.shots, self.params.seed, self.params.setting(()), self.data, _few_shot(self.params)]
+        # No part of the setting, for they change no other run; a cell without them has to be run, though.
+        settings += [self.params.train.simple] if self.params.train.simple else []
         return {"settings": inputs(settings, self.workspace.root, self.params.base), "code": code_digest(*CELL)}
 
     @property

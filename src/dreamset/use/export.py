@@ -88,21 +88,20 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
     from dreamset.classifiers.clip import Clip
 
     class Images(nn.Module):
-        """A CLIP's image tower with the captions' features as its last layer."""
+        """A CLIP's image tower with what it makes of its features, such as those of the captions, as its last layer."""
 
         shift: Tensor
         scale: Tensor
-        weight: Tensor
 
         def __init__(self, clip: Clip) -> None:
             super().__init__()
-            self.visual = clip.model.visual
-            for name, value in (("shift", clip.shift), ("scale", clip.scale), ("weight", clip.head())):
+            self.visual, self.last = clip.model.visual, clip.last()
+            for name, value in (("shift", clip.shift), ("scale", clip.scale)):
                 self.register_buffer(name, value)
 
         def forward(self, pixels: Tensor) -> Tensor:
-            features = nn.functional.normalize(self.visual((pixels - self.shift) / self.scale), dim=-1)
-            return features @ self.weight.T
+            logits: Tensor = self.last(nn.functional.normalize(self.visual((pixels - self.shift) / self.scale), dim=-1))
+            return logits
 
     class Whole(nn.Module):
         """The computation of ``Predictor`` as one graph."""
