@@ -18,7 +18,7 @@ from dreamset.data import cards
 from dreamset.data.runs import REAL, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import claims
-from dreamset.metrics.verdict import untested
+from dreamset.metrics.verdict import advice, finding, untested
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,6 +178,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
     summary = {
+        "finding": finding(decision),
+        "advice": advice(decision),
         "outcome": decision["outcome"],
         "seeds": decision["seeds"],
         "arm": run.arm,

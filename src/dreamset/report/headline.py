@@ -47,7 +47,7 @@ def headline(evidence: Evidence) -> Headline:
     settled = claims.settle(params, evidence.table, evidence.split, evidence.evaluation)
     title, lede = "What was measured", "No classifier was trained on real and synthetic images together."
     if settled.verdict is not None:
-        title, lede = rule.TITLES[settled.verdict["outcome"]], _sentence(settled.verdict["reason"])
+        title, lede = rule.title(settled.verdict), _sentence(settled.verdict["reason"])
     also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier)
     if settled.gains and settled.here:
         also.append(f"Seed {params.seed}, which the rest of this page is about: {settled.here['reason']}")
