@@ -179,7 +179,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     accuracy = record["accuracy"]
     summary = {
         "finding": finding(decision),
-        "advice": advice(decision),
+        "advice": advice(run.arm),
         "outcome": decision["outcome"],
         "seeds": decision["seeds"],
         "arm": run.arm,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dreamset.data.runs import BOTH_STRONG, REAL_MORE, REAL_ONLY, REAL_STRONG, Run
+from dreamset.data.runs import BOTH_STRONG, REAL, REAL_MORE, REAL_ONLY, REAL_STRONG, Run
 from dreamset.metrics.gains import Gain, over_real
 
 if TYPE_CHECKING:
@@ -75,10 +75,9 @@ def finding(verdict: Mapping[str, Any]) -> str:
     return f"{title(verdict)}: {points(verdict['difference'])} points ({low} to {high})."
 
 
-def advice(verdict: Mapping[str, Any], folder: str = "models/classifier") -> str:
-    """Return the sentence on which classifier to take, and the folder that ``deliver`` writes it to."""
-    learned = "real and synthetic images" if verdict["outcome"] == "helps" else "your real images"
-    return f"Use the classifier of {learned}: {folder}."
+def advice(arm: str, folder: str = "models/classifier") -> str:
+    """Return the sentence on which classifier to take: of which arm, and the folder that ``deliver`` writes it to."""
+    return f"Use the classifier of {'your real' if arm == REAL else 'real and synthetic'} images: {folder}."
 
 
 def decide(low: float, high: float, smallest_gain: float, *, significant: bool = True, enough: bool = True) -> Outcome:
