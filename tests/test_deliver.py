@@ -53,7 +53,8 @@ def test_the_card_says_what_its_user_must_know(tmp_path: Path) -> None:
     header = card.split("---")[1]
     assert "license: other" in header and "license_name: sai-nc-community" in header
     for said in (
-        "**These images cannot tell: trained on the real images and those of datadream_dset",
+        "**These images cannot tell: ",
+        " Trained on the real images and those of datadream_dset",
         "4 to train, 3 to select",
         '"bar", "plank", "spot"',
         "Commercial use is not allowed",

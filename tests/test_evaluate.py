@@ -16,6 +16,7 @@ from PIL import Image
 
 import toy
 from dreamset import deliver, evaluate, report, train
+from dreamset.command import lines
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256, write_json
 from dreamset.core.images import png
@@ -130,7 +131,10 @@ def test_the_verdict_is_of_the_primary_recipe_over_the_best_real_arm(
         assert found[name] == least[name]
     significant = least["mcnemar_p"] <= 0.05
     assert found["outcome"] == verdict.decide(least["low"], least["high"], 0.01, significant=significant)
-    assert found["sentence"].endswith(found["reason"])
+    assert found["sentence"].startswith(verdict.finding(found)) and found["sentence"].endswith(found["reason"][1:])
+    assert lines.evaluate(evaluation).endswith(f" without\n  {verdict.finding(found)}")
+    trained = lines.train(read_json(place.result("train", "datadream_dset"), "dreamset train datadream_dset"))
+    assert trained.startswith("5 classifiers, 6 to 12 steps each, ")
 
 
 def test_sets_have_equal_counts_and_the_planted_copy_leads(world: tuple[Workspace, dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from dreamset.data import folds as dividing
 from dreamset.data.runs import REAL, REAL_ONLY, REAL_STRONG, Run
 from dreamset.data.splits import read_split
 from dreamset.metrics import best, claims
-from dreamset.metrics.verdict import untested
+from dreamset.metrics.verdict import advice, finding, untested
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -245,6 +245,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
     summary = {
+        "finding": finding(decision),
+        "advice": advice(run.arm),
         "outcome": decision["outcome"],
         "seeds": decision["seeds"],
         "arm": run.arm,

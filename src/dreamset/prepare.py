@@ -140,6 +140,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(split.selection),
         "test": len(test),
+        # None where each image is a group of its own.
+        "test_groups": groups if (groups := len({image.group for image in test})) < len(test) else None,
+        "side": split.native,
+        "channels": split.channels,
         "grey_images": f"{sum(image.grey for image in used)} of {len(used)}",
         "rejected": unusable,
         "copies": len(copies),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import classifiers
+from dreamset.command import lines
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.strict import listed, meant
 from dreamset.core.workspace import Workspace
@@ -124,13 +125,8 @@ def _check_item(params: Params, stage: str, item: str | None) -> None:
 
 
 def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
-    """Print one line on what a stage has done, and its warnings."""
-    facts = [
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in summary.items()
-        if isinstance(value, int | float | str) and key not in ("recipe", "arm")
-    ]
-    print(f"{stage}{f' {item}' if item else ''}: {', '.join(facts)}", flush=True)
+    """Print what a stage has done, and its warnings."""
+    print(lines.line(stage, item, summary), flush=True)
     for warning in summary.get("warnings", ()):
         print(f"{stage}: warning: {warning}", file=sys.stderr, flush=True)
 

@@ -60,6 +60,11 @@ class Workspace:
         return self.cell / "data/near_test"
 
     @property
+    def mistakes(self) -> Path:
+        """Folder of the held-out images that a classifier takes for another class, and of what it takes them for."""
+        return self.cell / "data/mistakes"
+
+    @property
     def real(self) -> Path:
         """Folder of shots and selection images that ``prepare`` writes where a source has no image files."""
         return self.cell / "data/real"

@@ -13,7 +13,7 @@ from dreamset.classifiers import selection
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.data import primary
-from dreamset.data.runs import arms
+from dreamset.data.runs import REAL, arms
 from dreamset.data.splits import read_split, read_test
 from dreamset.evaluate import output, records, scoring
 from dreamset.metrics import verdict
@@ -108,4 +108,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}
     output.write(params, workspace, evaluation, guesses, labels, rows, groups)
     output.write_nearest(workspace, scored.near)
+    # One of these is delivered; `deliver` decides which.
+    with_synthetic = evaluation["verdict"] and evaluation["verdict"]["of"]
+    shown = [run for run in logits if run.arm == REAL or str(run) == with_synthetic]
+    output.write_mistakes(workspace, shown, scored.scaled, labels, scored.samples, params.base.resolution)
     return evaluation

@@ -52,6 +52,8 @@ class Evidence:
     gains: dict[tuple[Run, Run], Gain]
     records: dict[tuple[str, str], dict[str, Any]]
     guesses: dict[str, Any]
+    mistakes: dict[str, Any]
+    delivered: dict[str, Any]
     expected: dict[str, Any]
     prepared: dict[str, Any]
     delivered: dict[str, Any]
@@ -150,6 +152,8 @@ def load(params: Params, workspace: Workspace) -> Evidence:
             if workspace.result(stage, item).is_file()
         },
         guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
+        mistakes=_optional(workspace.mistakes / "mistakes.json", "dreamset evaluate"),
+        delivered=_optional(workspace.result("deliver"), "dreamset deliver"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
         prepared=_optional(workspace.result("prepare"), "dreamset prepare"),
         delivered=_optional(workspace.result("deliver"), "dreamset deliver"),
