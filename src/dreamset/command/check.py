@@ -35,13 +35,8 @@ def project(root: Path) -> None:
     """
     missing = [name for name in ("dvc.yaml", "params.yaml") if not (root / name).is_file()]
     if missing:
-        above = next(
-            (place for place in root.parents if all((place / n).is_file() for n in ("dvc.yaml", ".dvc"))), None
-        )
-        above = above or next((place for place in root.parents if (place / "dvc.yaml").is_file()), None)
-        mend = (
-            f"go to {above}, which is one" if above else "go into its folder, or make one with `dreamset init FOLDER`"
-        )
+        above = next((place for place in root.parents if (place / "dvc.yaml").is_file()), None)
+        mend = f"go to {above}, which is one" if above else "go into one, or make one with `dreamset init FOLDER`"
         raise InputError(f"{root}: is no project of dreamset, for it has no {' and no '.join(missing)}; {mend}.")
     if not (root / ".dvc").is_dir():
         git = "" if any((place / ".git").exists() for place in (root, *root.parents)) else " --no-scm"
@@ -66,10 +61,8 @@ def problems(root: Path, file: Path) -> tuple[Params | None, list[str]]:
     workspace = Workspace.at(root)
     for part in (_source, _weights, _licence, _targets):
         # The other parts say what they can even where some parameters are wrong.
-        found += list(part(params, workspace)) if isinstance(params, Params) else []
-    return (params if isinstance(params, Params) and params.model in params.models else None), list(
-        dict.fromkeys(found)
-    )
+        found += [] if params is None else part(params, workspace)
+    return params, list(dict.fromkeys(found))
 
 
 def refuse(root: Path, file: Path) -> Params:
@@ -82,9 +75,7 @@ def refuse(root: Path, file: Path) -> Params:
     if len(found) == 1:
         raise InputError(found[0])
     if found or params is None:
-        raise InputError(
-            "\n".join([f"{len(found)} problems, and nothing was changed:", *(f"- {line}" for line in found)])
-        )
+        raise InputError("\n- ".join([f"{len(found)} problems, and nothing was changed:", *found]))
     return params
 
 

@@ -169,7 +169,7 @@ def _beside(commands: Any) -> None:
         commands,
         "check",
         help="say what stands against a run, before anything is changed",
-        description="Check parameters, weights, licence, images and places to write, and say each problem with its mend.",
+        description="Check parameters, weights, licence, images and places to write; say each problem and its mend.",
         examples="  dreamset check",
     )
     _common(check)

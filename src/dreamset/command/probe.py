@@ -212,7 +212,7 @@ def judging(params: Params, workspace: Workspace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what the arguments name: a file of parameters, the time of the start, then names; print a line of each."""
+    """Print a line for each name of the arguments; before these stand the parameters' file and the time of the start."""
     file, started, *names = sys.argv[1:]
     device.keep_memory()
     root = Path.cwd()

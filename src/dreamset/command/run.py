@@ -184,8 +184,6 @@ def planned(root: Path) -> list[Planned]:
         StoppedError: another DVC is at work here.
         InputError: DVC cannot read the project.
     """
-    import networkx as nx
-
     with _quiet():
         from dvc.exceptions import DvcException  # type: ignore[import-untyped]
         from dvc.repo import Repo  # type: ignore[import-untyped]
@@ -193,16 +191,33 @@ def planned(root: Path) -> list[Planned]:
         try:
             with Repo(str(root)) as repo:
                 changed, graph = repo.status(), repo.index.graph
-                own_stages = {stage for stage in graph if stage.path_in_repo == "dvc.yaml" and not stage.frozen}
-                stale = {stage for stage in own_stages if stage.addressing in changed}
-                reached = stale.union(*(nx.ancestors(graph, stage) for stage in stale)) & own_stages
-                order = [stage for stage in reversed([*nx.topological_sort(graph)]) if stage in reached]
-                return [Planned(stage.addressing, *_parsed(str(stage.cmd))) for stage in order]
+                order, stale = _ordered(graph), set[Any]()
+                for stage in order:
+                    # The graph's edges go from a stage to those that it depends on.
+                    if stage.addressing in changed or stale.intersection(graph.successors(stage)):
+                        stale.add(stage)
+                mine = [stage for stage in order if stage in stale and not stage.frozen]
+                return [Planned(stage.addressing, *_parsed(str(stage.cmd))) for stage in mine]
         except DvcException as error:
             reason = " ".join(str(error).split())
             if "lock" in reason:
                 raise StoppedError("another run of DVC is going on here; wait for it, and run this again.") from error
             raise InputError(f"dvc.yaml: DVC cannot tell what has changed ({reason}).") from error
+
+
+def _ordered(graph: Any) -> list[Any]:
+    """Return the stages of DVC's graph, each after those that it depends on."""
+    order: dict[Any, None] = {}
+
+    def visit(stage: Any) -> None:
+        if stage not in order:
+            for other in graph.successors(stage):
+                visit(other)
+            order[stage] = None
+
+    for stage in graph:
+        visit(stage)
+    return [*order]
 
 
 @contextmanager
