@@ -212,7 +212,7 @@ def judging(params: Params, workspace: Workspace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a line for each name of the arguments; before these stand the parameters' file and the time of the start."""
+    """Print a line for each name of the arguments, behind the parameters' file and the time of the start."""
     file, started, *names = sys.argv[1:]
     device.keep_memory()
     root = Path.cwd()

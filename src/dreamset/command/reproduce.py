@@ -21,6 +21,7 @@ from dreamset.core.errors import StoppedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+DVC: Final = (sys.executable, "-m", "dvc", "repro")
 Kind = Literal["start", "end", "skip", "line", "fail"]
 
 _RUNNING: Final = re.compile(r"Running stage '(.+)':$")
@@ -115,7 +116,7 @@ def reproduce(root: Path, targets: list[str], handle: Callable[[Event], None], t
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", *targets],
+            [*DVC, *targets],
             cwd=root,
             env=environment,
             stdin=subprocess.DEVNULL,
