@@ -157,9 +157,12 @@ Stage 'models/base/dvc.yaml:clip' didn't change, skipping
 Running stage 'prepare':
 > dreamset prepare
 prepare: 40 images
-Stage 'fright' didn't change, skipping
+
+  and a sentence
 Updating lock file 'dvc.lock'
 
+Running stage 'raw':
+> test -e data/raw || { mkdir data/raw; }
 Stage 'expect' is cached - skipping run, checking out outputs
 Running stage 'adapt@light':
 > dreamset adapt light
@@ -177,8 +180,10 @@ def test_only_what_stages_say_is_shown() -> None:
         Event("skip", "models/base/dvc.yaml:clip"),
         Event("start", "prepare"),
         Event("line", "prepare: 40 images"),
-        Event("line", "Stage 'fright' didn't change, skipping"),  # a stage may say what it likes
+        Event("line", "  and a sentence"),
         Event("end", "prepare"),
+        Event("start", "raw"),  # its lock did not change
+        Event("end", "raw"),
         Event("skip", "expect"),
         Event("start", "adapt@light"),
         Event("line", "adapt: warning: a LoRA stood here"),

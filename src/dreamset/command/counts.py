@@ -68,14 +68,14 @@ def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: st
         "classifier steps at most": trials * len(holdouts) * steps,
     }
     # The recipes that it starts from have adapters in each holdout too, but the same ones in all trials.
-    adapting = sum(
+    trained = sum(
         adapting(params, name, part.split.train_per_class)[1]
         * (trials if name == recipe and (search.lr or search.epochs) else 1)
         for part in holdouts
         for name in params.lineage(recipe)
     )
-    if adapting:
-        counts["adapter steps at most"] = adapting
+    if trained:
+        counts["adapter steps at most"] = trained
     return counts
 
 

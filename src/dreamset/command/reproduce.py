@@ -1,6 +1,6 @@
 """``dvc repro`` underneath ``dreamset run``: what its stages say, without what DVC says around it.
 
-DVC's lines and those of a stage come through one pipe. Between ``Running stage`` and the next line of DVC's own,
+DVC's lines and those of a stage come through one pipe. From ``Running stage`` to the next line that DVC alone writes,
 everything is the stage's and is handed on. Of what DVC says by itself, only what went wrong is.
 """
 
@@ -27,7 +27,9 @@ Kind = Literal["start", "end", "skip", "line", "fail"]
 _RUNNING: Final = re.compile(r"Running stage '(.+)':$")
 _SKIPPED: Final = re.compile(r"(?:Stage )?'(.+)' didn't change, skipping$")
 _CACHED: Final = re.compile(r"Stage '(.+)' is cached - skipping run")
+# It says so where a stage has changed the lock file; else what it says of the next stage ends the one before.
 _LOCKED: Final = re.compile(r"(?:Updating|Generating) lock file '")
+_FROZEN: Final = re.compile(r"WARNING: stage: .* is frozen\. Its dependencies")
 _FAILED: Final = re.compile(r"ERROR: failed to reproduce '(.+?)': (.*)$")
 _EXITED: Final = re.compile(r"failed to run: .*, exited with (-?\d+)$")
 _BUSY: Final = ("Unable to acquire lock", "is busy, it is being blocked by")
@@ -71,19 +73,21 @@ def follow(lines: Iterable[str]) -> Iterator[Event]:
                 yield Event("line", f"dreamset: DVC could not run {match[1]}: {match[2]}")
             yield Event("fail", match[1], int(exited[1]) if exited else None)
             stage, failing = "", exited is None
-        elif _LOCKED.match(line):
+        elif _LOCKED.match(line) or _FROZEN.match(line):
             yield from [Event("end", stage)] if stage else []
             stage = ""
+        elif match := _SKIPPED.match(line) or _CACHED.match(line):
+            yield from [Event("end", stage)] if stage else []
+            stage = ""
+            yield Event("skip", match[1])
         elif stage:
             command = False
-            if not _INTERRUPTED.match(line):
+            if line and not _INTERRUPTED.match(line):
                 yield Event("line", line)
-        elif match := _SKIPPED.match(line) or _CACHED.match(line):
-            yield Event("skip", match[1])
         elif line.startswith("ERROR: "):
             failing = True
             yield Event("line", f"dreamset: DVC: {line.removeprefix('ERROR: ')}")
-        elif line.startswith("WARNING: ") and "is frozen. Its dependencies" not in line:
+        elif line.startswith("WARNING: "):
             yield Event("line", f"dreamset: DVC warns: {line.removeprefix('WARNING: ')}")
         elif failing and line.startswith(("  ", "\t")):
             yield Event("line", line)  # the rest of what DVC says of an error

@@ -23,7 +23,7 @@ from dreamset.data.runs import REAL, arms, runs
 from dreamset.params import Params, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dreamset.command.times import Timed
@@ -74,7 +74,7 @@ def run(root: Path, images: Path | None, *, yes: bool) -> None:
     try:
         with _hung_up():
             for sentence in own.use(root, images) if images is not None else ():
-                print(wrapped(sentence))
+                print(wrapped(sentence, further=""))
             params = check.refuse(root, file)
             _room(params, workspace, {}, _all(params))
             _first(root)
@@ -102,17 +102,22 @@ def _hung_up() -> Iterator[None]:
 
 def _first(root: Path) -> None:
     """Run the stages up to the one that says what to expect."""
-    print(wrapped("Look at the images, and at what this base makes of them; this takes about a minute."), flush=True)
-    _reproduce(root, [FIRST], {})
+    print("First a look at the images, and at what the base makes of them: about a minute.", flush=True)
+    if FIRST not in _reproduce(root, [FIRST], {}):
+        # It had nothing to do and said nothing, but who runs it today may not have read it.
+        for sentence in _json(Workspace.at(root).result(FIRST)).get("sentences", ()):
+            print(wrapped(sentence))
     print()
 
 
-def _reproduce(root: Path, targets: list[str], expected: Mapping[str, float]) -> None:
+def _reproduce(root: Path, targets: list[str], expected: Mapping[str, float]) -> Collection[str]:
+    """Run ``dvc repro`` under a bar, and return the stages that ran."""
     screen = Screen(expected)
     try:
         reproduce(root, targets, screen.handle, screen.tick)
     finally:
         screen.close()
+    return screen.progress.done.keys()
 
 
 def _rest(params: Params, workspace: Workspace, file: Path, *, yes: bool) -> None:
@@ -222,12 +227,16 @@ def _ordered(graph: Any) -> list[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep DVC from saying which stages are frozen."""
-    before = logging.root.manager.disable
+    """Keep DVC from saying which stages are frozen, and from drawing bars."""
+    before, logger = logging.root.manager.disable, logging.getLogger("dvc")
     logging.disable(logging.CRITICAL)
+    # Its bars go by the level of its logger.
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         logging.disable(before)
 
 
@@ -268,7 +277,7 @@ def table(
     lines += _row("  in all     ", "", f"{'more than' if unknown else 'about'} {duration(seconds)}")
     needed = disk(params, workspace, steps, todo)
     free = shutil.disk_usage(workspace.root).free
-    lines += _fact("disk", f"about {_size(needed)}; {_size(free)} are free")
+    lines += ["", *_fact("disk", f"about {_size(needed)}; {_size(free)} are free")]
     lines += _fact("download", "nothing, all weights are here")
     lines += _fact("can show", _reach(params, workspace))
     lines += _fact("times", _sources(every))
@@ -383,7 +392,7 @@ def ending(params: Params, workspace: Workspace) -> list[str]:
     record = _json(workspace.classifier / "classifier.json")
     delivered, evaluation = _json(workspace.result("deliver")), _json(workspace.result("evaluate"))
     verdict = (record.get("verdict") or evaluation.get("verdict") or {}).get("sentence")
-    lines = [wrapped(verdict, further="")] if verdict else []
+    lines = [wrapped(verdict, further=""), ""] if verdict else []
     if delivered.get("accuracy") is not None:
         count, cv = evaluation.get("test_images", "the"), delivered.get("protocol") == "cv"
         images = f"{count} images, each held out once" if cv else f"{count} test images"

@@ -160,6 +160,7 @@ def wanted(params: Params, workspace: Workspace, stage: str, item: str | None) -
     """Return the names of the timed steps that the estimate of a stage multiplies, none where a record is there."""
     if not workspace.splits.is_file() or _read(workspace)["runs"].get(_key(params, workspace, stage, item)):
         return ["start"]
+    row = params.recipes.get(item or "")
     recipes = params.active if stage == "evaluate" else (item,) if item in params.recipes else ()
     adapters = [f"adapt {_trained_as(params, name)}" for name in recipes if name and params.recipes[name].trains]
     fitted = {run.classifier for arm in (REAL, *recipes) for run in runs(params, arm)} if stage != "tune" else set()
@@ -169,8 +170,8 @@ def wanted(params: Params, workspace: Workspace, stage: str, item: str | None) -
     by_stage = {
         "expect": ["draw"],
         "adapt": [*adapters, *(["draw"] if adapters else [])],
-        "tune": [*adapters, "draw", *classifiers] if item and params.recipes[item].is_tuned else [],
-        "generate": ["draw"] if item and params.recipes[item].draws else [],
+        "tune": [*adapters, "draw", *classifiers] if row and row.is_tuned else [],
+        "generate": ["draw"] if row and row.draws else [],
         "train": [*classifiers, *([*adapters, "draw"] if again else [])],
         "evaluate": [*classifiers, "judge", *([*adapters, "draw"] if cv or again else [])],
         "deliver": [f"classifier {params.primary_classifier}"],
@@ -193,7 +194,8 @@ def timed(
     kept = _read(workspace)
     missing = [name for name in keys if keys[name] not in kept["steps"]]
     failed: dict[str, str] = {}
-    if missing:
+    # The start alone is not worth a process.
+    if {*missing} - {"start"}:
         found = _probe(workspace.root, file, missing)
         kept = _read(workspace)
         for name in missing:
