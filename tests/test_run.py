@@ -425,9 +425,10 @@ def test_a_record_counts_for_its_machine_and_model_alone(place: Workspace, monke
     found = times.estimate(params, place, "generate", "stable_diffusion", {})
     assert found.seconds == pytest.approx(30)
     assert found.source.startswith("measured here on 20")
-    # Half as many images take half as long.
+    # Half as many images take half as long; loading the base, which took 4 s of the 34, takes as long.
+    times.remember(params, place, "generate", "stable_diffusion", DONE, 34.0)
     fewer = times.estimate(toy.params(generate__per_class=25), place, "generate", "stable_diffusion", {})
-    assert fewer.seconds == pytest.approx(15)
+    assert fewer.seconds == pytest.approx(19)
     row = "models__bundled__"
     for other in (
         {f"{row}generator": "hub:a/b"},

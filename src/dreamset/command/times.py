@@ -7,6 +7,7 @@ multiplies five timed steps, which are kept in the same file. It never takes a r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -124,8 +125,12 @@ def remember(
         return
     name = f"{stage} {item}" if item else stage
     today = datetime.date.today().isoformat()
-    kept["runs"][key] = {"stage": name, "seconds": round(seconds, 2), "units": work, "when": today}
-    _write(workspace, kept)
+    # Of a stage with units the rest, such as loading the base, does not grow with its work.
+    scaled = min(own, seconds) if stage in _UNITS else seconds
+    record = {"stage": name, "seconds": round(seconds, 2), "scaled": round(scaled, 2), "units": work, "when": today}
+    kept["runs"][key] = record
+    with contextlib.suppress(OSError):  # the stage's own work is written, and without a record steps are timed
+        _write(workspace, kept)
 
 
 def estimate(
@@ -142,18 +147,17 @@ def estimate(
     """
     if not workspace.splits.is_file() and stage != "prepare":
         return Estimate(None, "`dreamset prepare` has not run yet")
-    start = steps["start"].seconds if "start" in steps else 0.0
     found = _read(workspace)["runs"].get(_key(params, workspace, stage, item))
     if found:
-        units = _units(params, workspace, stage, item) or 1
-        return Estimate(start + found["seconds"] * units / (found["units"] or 1), f"measured here on {found['when']}")
+        more = _units(params, workspace, stage, item) / (found["units"] or 1) - 1
+        return Estimate(max(0.0, found["seconds"] + more * found["scaled"]), f"measured here on {found['when']}")
     try:
         seconds = _by_steps(params, workspace, stage, item, steps)
     except KeyError as error:
         return Estimate(None, f"{error.args[0]} could not be timed here")
     if seconds is None:
         return Estimate(None, "it has not run here yet")
-    return Estimate(start + seconds, STEPS)
+    return Estimate(seconds + (steps["start"].seconds if "start" in steps else 0.0), STEPS)
 
 
 def wanted(params: Params, workspace: Workspace, stage: str, item: str | None) -> list[str]:
