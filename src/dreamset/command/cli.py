@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Few labelled images in; a labelled synthetic dataset, a better classifier and an honest\n"
         "measurement out. `dvc repro` runs every stage that is out of date; the verbs run one each.",
         epilog="examples:\n"
-        "  dvc repro                                   everything that is out of date\n"
+        "  dreamset run                                everything that is out of date\n"
         "  dreamset generate datadream_dset --dry-run  what one stage would do\n"
         "  dreamset table --shots 4 16 --seeds 0-4     the comparison over seeds",
         formatter_class=_FORMAT,
@@ -96,9 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         verb = _verb(commands, stage, help=what, description=what[0].upper() + what[1:] + ".", examples=examples)
         if item:
             verb.add_argument("item", metavar=item.upper(), help=_ITEM_HELP[item])
-        verb.add_argument(
-            "--dry-run", action="store_true", help="print parameters, inputs, outputs, counts; do nothing"
-        )
+        verb.add_argument("--dry-run", action="store_true", help="print what it would make and how long; do nothing")
+        verb.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: print the parameters, too")
         if stage == "tune":
             verb.add_argument(
                 "--worker", action="store_true", help="run trials beside other processes, and write no results"
@@ -153,6 +152,30 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
 def _beside(commands: Any) -> None:
     """Add the verbs that are no stages."""
     _project(commands)
+    run = _verb(
+        commands,
+        "run",
+        help="run the whole pipeline: what it costs, a question, one bar, the verdict",
+        description="Check everything first, say what to expect and what the run costs here, ask, and run every stage\n"
+        "that is out of date. `dvc repro` does the same without words. After a stop, the same command goes on.",
+        examples="  dreamset run\n"
+        "  dreamset run --images ~/photos    your own images, a folder per class\n"
+        "  dreamset run --yes                without a terminal",
+    )
+    run.add_argument("--images", type=Path, metavar="DIR", help="learn from this folder of class folders")
+    run.add_argument("--yes", action="store_true", help="do not ask")
+    run.set_defaults(run=verbs.run)
+
+    check = _verb(
+        commands,
+        "check",
+        help="say what stands against a run, before anything is changed",
+        description="Check parameters, weights, licence, images and places to write; say each problem and its mend.",
+        examples="  dreamset check",
+    )
+    _common(check)
+    check.set_defaults(run=verbs.check)
+
     table = _verb(
         commands,
         "table",

@@ -33,15 +33,18 @@ def stage(arguments: argparse.Namespace) -> None:
     name, item = arguments.stage, arguments.item
     _check_item(params, name, item)
     if arguments.dry_run:
+        from dreamset.command import times
         from dreamset.command.plan import describe
 
-        print(describe(params, workspace, name, item))
+        wanted = times.wanted(params, workspace, name, item)
+        steps, _ = times.timed(params, workspace, arguments.params or Path("params.yaml"), wanted)
+        print(describe(params, workspace, name, item, steps=steps, verbose=arguments.verbose))
         return
     if arguments.worker:
         _work(params, workspace, item)
         return
     from dreamset import track
-    from dreamset.command import tracked
+    from dreamset.command import times, tracked
     from dreamset.core import audit, locks
     from dreamset.core.files import check_target
 
@@ -52,6 +55,7 @@ def stage(arguments: argparse.Namespace) -> None:
     with track.sender(workspace, params, name) as sender:
         with locks.turn(workspace.locks, f"{name}_{item}" if item else name), shut:
             summary = stage_function(name)(params, workspace, *([item] if item else []))
+        times.remember(params, workspace, name, item, summary, time.time() - started)
         _print(name, item, summary)
         for sentence in summary.get("sentences", ()):
             print(sentence, flush=True)
@@ -271,6 +275,23 @@ def change(arguments: argparse.Namespace) -> None:
 
     for line in setting.run(arguments.params or Path("params.yaml"), arguments.changes):
         print(line)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Say what stands against a run, before anything is changed."""
+    from dreamset.command import check as checking
+
+    root = Path.cwd()
+    checking.project(root)
+    checking.refuse(root, arguments.params or root / "params.yaml")
+    print("check: all is well; `dreamset run` starts.")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the pipeline: say what it costs, ask, and end with what came out."""
+    from dreamset.command import run as running
+
+    running.run(Path.cwd(), arguments.images, yes=arguments.yes)
 
 
 def gc(arguments: argparse.Namespace) -> None:

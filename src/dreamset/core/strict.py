@@ -134,6 +134,47 @@ def build(kind: type[T], raw: object, key: str = "") -> T:
     return kind(**values)
 
 
+def problems(kind: type, raw: object, key: str = "") -> typing.Iterator[str]:
+    """Yield a sentence for every key and value that ``build`` would refuse; ``build`` raises the first of them."""
+    if not isinstance(raw, dict):
+        yield from _refusal(build, kind, raw, key)
+        return
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}
+    rest = [name for name in fields if REST in typing.get_args(hints.get(name))]
+    if not rest:
+        for name in raw.keys() - fields.keys():
+            yield from _refusal(refuse_others, [name], fields, key)
+    for name, field in fields.items():
+        where, hint = join(key, name), hints[field.name]
+        if name in rest:
+            continue
+        if name not in raw:
+            if field.default is dataclasses.MISSING:
+                yield f"{where}: is missing; give it."
+        elif dataclasses.is_dataclass(hint):
+            yield from problems(typing.cast("type", hint), raw[name], where)
+        elif (row := _row(hint)) and isinstance(raw[name], dict) and raw[name]:
+            for other, value in raw[name].items():
+                yield from problems(row, value, join(where, other))
+        else:
+            yield from _refusal(_value, hint, raw[name], where)
+
+
+def _row(hint: Any) -> type | None:
+    """Return the dataclass of the rows of a mapping, or None where ``hint`` is no such mapping."""
+    row = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+    return row if dataclasses.is_dataclass(row) and isinstance(row, type) else None
+
+
+def _refusal(check: typing.Callable[..., object], *given: object) -> list[str]:
+    try:
+        check(*given)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
 def refuse_others(raw: typing.Iterable[object], allowed: typing.Collection[str], key: str) -> None:
     """Fail on a key that is not allowed.
 

@@ -12,6 +12,8 @@ from dreamset.params.model import Epochs
 from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dreamset.params.tree import Params
 
 # Names that the results use for something else than a recipe.
@@ -54,6 +56,27 @@ def check(params: Params) -> None:
     Raises:
         InputError: one sentence naming the key and the mend.
     """
+    for sentence in problems(params):
+        raise InputError(sentence)
+
+
+def problems(params: Params) -> Iterator[str]:
+    """Yield the sentence of each group of rules that the parameters break.
+
+    Where a name is unknown, the other rules are left for later, because they look up what it names.
+    """
+    free = (_check_recipes, _check_models, _check_prepare)
+    for group in (_check_names, *free, _check_classifiers, _check_selection):
+        try:
+            group(params)
+        except InputError as error:
+            yield str(error)
+            if group not in free:
+                return
+
+
+def _check_names(params: Params) -> None:
+    """Check that the rows that are named exist."""
     if params.model not in params.models:
         near = meant(params.model, params.models)
         raise InputError(f"model: no row {params.model!r} in models{near}; there are {listed(params.models)}.")
@@ -71,6 +94,10 @@ def check(params: Params) -> None:
     for name, parent in params.after.items():
         if parent not in params.active[: params.active.index(name)]:
             raise InputError(f"after.{name}: {parent!r} is not active before it; put it into active.")
+
+
+def _check_recipes(params: Params) -> None:
+    """Check the names of recipes, and the rules within each."""
     for name, recipe in params.recipes.items():
         if not name.replace("_", "").isalnum() or not name.isascii() or name in _TAKEN:
             raise InputError(
@@ -82,7 +109,10 @@ def check(params: Params) -> None:
         if active:
             check_retrieval(params, name)
             check_start(params, name)
-    _check_classifiers(params)
+
+
+def _check_selection(params: Params) -> None:
+    """Check what is trained, what selects, and what a study needs."""
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
         raise InputError("train.classifiers: name at least one classifier, and each once.")
     delivered = params.base.train.delivered
@@ -108,6 +138,10 @@ def check(params: Params) -> None:
         raise InputError("tune.storage: expected a URL such as sqlite:///studies.db.")
     if params.tune.grace_s <= params.tune.heartbeat_s:
         raise InputError("tune.grace_s: must be above tune.heartbeat_s, or workers that live are taken for dead.")
+
+
+def _check_models(params: Params) -> None:
+    """Check the rows of models."""
     for name, model in params.models.items():
         for key, steps in (
             ("tune", model.tune.steps),
@@ -130,6 +164,10 @@ def check(params: Params) -> None:
             raise InputError(
                 f"models.{name}.retrieval: expected glyphs, imagefolder:PATH or null, got {model.retrieval!r}."
             )
+
+
+def _check_prepare(params: Params) -> None:
+    """Check how the images are prepared."""
     if params.prepare.few_shot is not None and not isinstance(params.shots, int):
         raise InputError("prepare.few_shot: such a file holds one number of images per class; set shots to it.")
     window = params.prepare.window
