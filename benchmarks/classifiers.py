@@ -265,7 +265,7 @@ def ladders(setting: Setting) -> list[Ladder]:
 
 
 def _clip(setting: Setting) -> list[Ladder]:
-    row = setting.params.base.train.rows["clip_lora"]
+    row = setting.params.base.train.rows["clip_lora"].course(len(setting.split.train))
     steps, count = setting.amount.classifier_steps, len(setting.split.classes)
     cuda = setting.device.type == "cuda"
 
@@ -306,14 +306,15 @@ def _clip(setting: Setting) -> list[Ladder]:
 
 
 def _resnet20(setting: Setting) -> Ladder:
-    row, steps = setting.params.base.train.rows["resnet20"], setting.amount.classifier_steps
+    own, steps = setting.params.base.train.rows["resnet20"], setting.amount.classifier_steps
+    row = own.course(len(setting.split.train))
 
     def plain(**levers: Any) -> float:
         levers["half"] = setting.device.type == "cuda"
         return plain_fit(setting, build(setting, "resnet20"), row, steps, **levers)
 
     return Ladder(
-        f"Training ResNet-20, width {row.width}, batch {row.batch}",
+        f"Training ResNet-20, width {own.width}, batch {row.batch}",
         "images",
         [
             Rung("plain loop: files and PIL per image", plain),

@@ -76,12 +76,13 @@ def plain(given: Params, workspace: Workspace, guidance: list[float], *, adapter
         held = arrays.real(split.selection, workspace.cell, seen(size, base.resolution))
         none = dataclasses.replace(held, images=held.images[:0], labels=held.labels[:0], names=())
         row = base.train.rows[name]
-        steps = base.tune.steps
+        steps = base.tune.steps_at(base.tune.per_class[-1], len(split.classes), row.batch)
+        course = row.course(len(data))
         fit.fit(
             classifier,
             [fit.Source("synthetic", data, 1.0, 1.0)],
             none,
-            dataclasses.replace(row, steps=steps, warmup=round(row.warmup * steps / row.steps)),
+            dataclasses.replace(course, steps=steps, warmup=round(course.warmup * steps / course.steps)),
             selections=1,
             invariances=split.invariances,
             crop=base.train.crop,

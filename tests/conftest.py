@@ -91,6 +91,7 @@ def small(raw: dict[str, Any], tiny_generator: Path) -> dict[str, Any]:
     row["adapt"] |= {"sample_every": 4, "together": 10}
     row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}
     raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1, "sample_steps": 2}
+    raw["train"]["simple"] = []
     raw["shots"] = 2
     return raw
 

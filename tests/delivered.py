@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +95,13 @@ def world(root: Path, classifier: str, outcome: Outcome = "cannot_tell", **row: 
     chosen = {"train__classifiers": [classifier], "models__bundled__train__deliver": classifier}
     deliver.run(toy.params(**chosen, **row), workspace, crossval.run)
     return workspace
+
+
+def snippet_of(folder: Path) -> str:
+    """The code on the card of a delivered classifier."""
+    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert found is not None and "dreamset" not in found[1]
+    return found[1]
 
 
 def wide(root: Path, count: int) -> list[Path]:

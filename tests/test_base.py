@@ -215,17 +215,22 @@ def test_a_wrong_parameter_exits_with_two(tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_pipeline_run_where_it_stands():
     from base.__main__ import STAGES
 
-    stages = yaml.safe_load((BASE / "dvc.yaml").read_text())["stages"].values()
-    locked = yaml.safe_load((BASE / "dvc.lock").read_text())["stages"].values()
+    stages = yaml.safe_load((ROOT / "base/dvc.yaml").read_text())["stages"].values()
+    locked = yaml.safe_load((ROOT / "base/dvc.lock").read_text())["stages"].values()
     commands = [command for stage in stages for command in _listed(stage["cmd"])]
     assert commands == [command for stage in locked for command in _listed(stage["cmd"])]
     assert [command.rpartition(" ")[2] for command in commands] == ["clip", "polish", "judge", "vae", "unet", "score"]
     assert set(STAGES) == {command.rpartition(" ")[2] for command in commands}
     for stage in stages:
-        assert all((BASE / path).exists() for path in stage["deps"])
+        assert all((ROOT / "base" / path).exists() for path in stage["deps"])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     helped = subprocess.run(
-        f"{commands[0]} --help", shell=True, cwd=BASE, env=os.environ | {"PATH": path}, capture_output=True, check=True
+        f"{commands[0]} --help",
+        shell=True,
+        cwd=ROOT / "base",
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        check=True,
     )
     assert b"models/base" in helped.stdout
 
@@ -234,22 +239,25 @@ def _listed(command):
     return [command] if isinstance(command, str) else command
 
 
-def test_a_change_of_source_runs_no_stage_and_keeps_the_weights(tmp_path, monkeypatch):
+def test_the_project_around_it_does_not_read_its_pipeline(tmp_path):
     from dvc.repo import Repo
 
-    shutil.copytree(BASE, tmp_path / "models" / "base", ignore=shutil.ignore_patterns(".*"))
-    for folder in ("base", "src/dreamset"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.chdir(tmp_path)
-    Repo.init(no_scm=True).close()
-    weights = tmp_path / "models" / "base" / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
-    before = weights.stat().st_mtime_ns
-    for name in ("base/clip.py", "src/dreamset/glyphs/render.py", "src/dreamset/metrics/judge.py"):
-        source = tmp_path / name
-        source.write_text(source.read_text() + "\n# a comment\n")
-    with Repo() as repo:
-        assert all(stage.frozen for stage in repo.index.stages)
+    for name in ("base", "models/base", "src/dreamset"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "tmp", ".dreamset"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    for folder in (tmp_path, tmp_path / "base"):
+        (folder / ".dvc").mkdir(exist_ok=True)
+        (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    with Repo(str(tmp_path)) as repo:
+        assert {Path(stage.path) for stage in repo.index.stages} == {tmp_path / "dvc.yaml"}
+        weights = [dep for stage in repo.index.stages for dep in stage.deps if dep.def_path == "models/base/sd"]
+        assert weights
+        assert all(dep.exists for dep in weights)
+    with Repo(str(tmp_path / "base")) as repo, repo.lock:
         assert len(repo.index.stages) == 4
-        ran = repo.reproduce(targets=["models/base/dvc.yaml"])
-    assert not ran
-    assert weights.stat().st_mtime_ns == before
+        # The record is of the committed weights, and no run deletes or caches them.
+        for out in repo.index.outs:
+            assert out.persist
+            assert not out.use_cache
+            assert not out.changed_checksum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,8 @@ def test_the_card_says_what_its_user_must_know(tmp_path: Path) -> None:
     header = card.split("---")[1]
     assert "license: other" in header and "license_name: sai-nc-community" in header
     for said in (
-        "**These images cannot tell: trained on the real images and those of datadream_dset",
+        "**These images cannot tell: ",
+        " Trained on the real images and those of datadream_dset",
         "4 to train, 3 to select",
         '"bar", "plank", "spot"',
         "Commercial use is not allowed",
@@ -84,12 +84,6 @@ def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
     assert "Trained on real images alone, strongly augmented, because" in alone
 
 
-def snippet_of(folder: Path) -> str:
-    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert found is not None and "dreamset" not in found[1]
-    return found[1]
-
-
 # At 24 pixels it sees more than the model's resolution has.
 @pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("resnet20", 24), ("resnet50", 64), ("clip_lora", 16)])
 def test_the_code_in_the_card_agrees_without_dreamset(
@@ -101,7 +95,7 @@ def test_the_code_in_the_card_agrees_without_dreamset(
     photo.rename(folder / "photo.png")
     monkeypatch.chdir(folder)
     scope: dict[str, Any] = {}
-    exec(compile(snippet_of(folder), "card", "exec"), scope)
+    exec(compile(delivered.snippet_of(folder), "card", "exec"), scope)
     predictor = classifiers.load(folder)
     expected = predictor.logits(np.stack([resize_crop(read_rgb(folder / "photo.png"), 16)]))
     answer = scope["logits"](scope["read"]("photo.png")).detach().numpy()
@@ -190,14 +184,15 @@ def test_where_nothing_was_set_apart_folds_of_the_shots_give_temperature_and_thr
         raise InputError("an image is missing")
 
     split = toy.write_splits(workspace)
-    params = toy.params(deliver__calibrate=True, deliver__precision=0.6, models__bundled__clip="clip")
+    only = {"train__baselines": [], "models__bundled__clip": "clip"}
+    params = toy.params(deliver__calibrate=True, deliver__precision=0.6, **only)
     toy.write_clip(workspace.root / "clip")
     train.run(params, workspace, "real", [REAL_STRONG])
     write_json(workspace.result("evaluate"), delivered.evaluation())
     summary = deliver.run(params, workspace, crossval.run)
     record = json.loads((workspace.classifier / "classifier.json").read_text())
     run = Run("real", REAL_STRONG, "resnet20")
-    logits, labels = train.held_out(params, workspace, run)
+    logits, labels = train.held_out(params, workspace, [run])[run], np.array([s.label for s in split.train])
     assert np.bincount(labels).tolist() == np.bincount([sample.label for sample in split.train]).tolist()
     assert record["temperature"] == summary["temperature"] == round(fit_temperature(logits, labels), 4) != 1
     assert record["temperature_images"] == len(split.train) == 12
@@ -305,7 +300,7 @@ def test_the_code_in_the_card_reads_transparent_and_deep_files_as_predict_does(
     Image.fromarray(deep).save(folder / "negative.tif", tiffinfo={262: 0})
     monkeypatch.chdir(folder)
     scope: dict[str, Any] = {}
-    exec(compile(snippet_of(folder), "card", "exec"), scope)
+    exec(compile(delivered.snippet_of(folder), "card", "exec"), scope)
     for name in ("photo.png", "deep.png", "palette.png", "negative.tif"):
         image = decode((folder / name).read_bytes(), Decoding(10**6, (100, 3000))).image
         expected = resize_crop(image, 16).astype(np.float32).transpose(2, 0, 1)[None] / 255

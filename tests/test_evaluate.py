@@ -16,6 +16,7 @@ from PIL import Image
 
 import toy
 from dreamset import deliver, evaluate, report, train
+from dreamset.command import lines
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256, write_json
 from dreamset.core.images import png
@@ -130,7 +131,10 @@ def test_the_verdict_is_of_the_primary_recipe_over_the_best_real_arm(
         assert found[name] == least[name]
     significant = least["mcnemar_p"] <= 0.05
     assert found["outcome"] == verdict.decide(least["low"], least["high"], 0.01, significant=significant)
-    assert found["sentence"].endswith(found["reason"])
+    assert found["sentence"].startswith(verdict.finding(found)) and found["sentence"].endswith(found["reason"][1:])
+    assert lines.evaluate(evaluation).endswith(f" without\n  {verdict.finding(found)}")
+    trained = lines.train(read_json(place.result("train", "datadream_dset"), "dreamset train datadream_dset"))
+    assert trained.startswith("5 classifiers, 6 to 12 steps each, ")
 
 
 def test_sets_have_equal_counts_and_the_planted_copy_leads(world: tuple[Workspace, dict[str, Any]]) -> None:
@@ -293,6 +297,31 @@ def test_the_judge_is_named_with_what_was_read_and_may_be_another(
     assert other["judge"]["sha256"] != evaluation["judge"]["sha256"]
     assert other["sets"]["datadream_dset"]["warning"].startswith("FID of 18 images is biased")
     assert "near_duplicates" in other["sets"]["datadream_dset"]
+
+
+def test_numbers_by_clip_in_place_of_the_judge_are_called_so_and_compared_with_none(
+    world: tuple[Workspace, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, evaluation = world
+    for name in ("data", "models/classifiers", "results"):
+        shutil.copytree(place.cell / name, tmp_path / name)
+    missing = f"hub:someone/judge@{'0' * 40}"
+    params = toy.params(models__bundled__judge=missing)
+    here = Workspace(place.root, tmp_path)
+    other = evaluate.run(params, here, crossval.run)
+    assert other["judge"]["stands_in_for"] == missing
+    (warning,) = other["warnings"]
+    assert missing in warning and "dreamset fetch" in warning
+    measured = other["sets"]["datadream_dset"]
+    assert measured["features"] == "CLIP in place of the judge, 16 wide" and measured["fid"] is not None
+    assert [run["accuracy"] for run in other["runs"]] == [run["accuracy"] for run in evaluation["runs"]]
+    # What is compared with other runs has none of these numbers.
+    with (here.results / "evaluate.csv").open() as file:
+        assert {row[name] for row in csv.DictReader(file) for name in output.SET_MEASURES} == {""}
+    assert "fid" not in read_json(here.result("metrics"), "")
+    report.run(params, here)
+    page = (here.results / "report.html").read_text(encoding="utf-8")
+    assert "features of the CLIP in place of the judge" in page and "cored by CLIP" in page
 
 
 def test_many_classes_are_trained_and_scored_without_a_square_of_them(tmp_path: Path) -> None:

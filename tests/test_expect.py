@@ -1,6 +1,7 @@
 """What to expect: numbers from the shots and a few pictures, and sentences that follow from them."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import pytest
 
 import toy
 from dreamset import expect
-from dreamset.core.errors import InputError
+from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import write_csv, write_json
 from dreamset.core.workspace import Workspace
-from dreamset.data.splits import Split, write_split
+from dreamset.data.splits import Sample, Split, write_split
 from dreamset.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,9 @@ def found(**changes: Any) -> dict[str, Any]:
         "read_as_prompted": {"right": 80, "of": 80, "share": 1.0, "low": 0.95, "high": 1.0, "chance": 0.1},
         "look": {"kid": 0.13, "kid_exchanged": -0.11, "p": 0.002, "near": 0.98},
         "table": None,
+        "change": None,
+        "reach": {"images": 640, "smallest_gain": 0.0094, "detectable_gain": 0.052},
+        "seconds": 25.0,
     }
     return numbers | changes
 
@@ -269,6 +273,7 @@ def project(tmp_path: Path, **changes: Any) -> tuple[Params, Workspace, Split]:
     params = toy.params(expect__per_class=2, expect__steps=2, **changes)
     workspace = Workspace(tmp_path, tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
+    write_json(workspace.result("prepare"), {"test": 24})
     return params, workspace, toy.write_splits(workspace)
 
 
@@ -316,3 +321,142 @@ def test_prepare_and_the_command_line_stay_light() -> None:
     code = "import sys, dreamset.command.cli, dreamset.prepare, dreamset.expect; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_no_more_than_six_sentences_each_with_what_can_be_done() -> None:
+    table = {
+        "source": "digits",
+        "model": "bundled",
+        "shots": 4,
+        "seeds": 5,
+        "lift": [0.1, 0.2],
+        "added": 1,
+        "gains": [],
+    }
+    change = {"prepare": {"invert": True, "crop": "object"}, "before": 4, "after": 71, "of": 80, "tries": 7}
+    nothing = {"of": 40, "share": 0.05, "low": 0.01, "high": 0.2, "chance": 0.1}
+    for changes in ({}, {"spelled": list("abcdef")}, {"zero_shot": nothing}, {"read_as_prompted": nothing}):
+        word, sentences = expect.judgement(found(table=table, change=change, **changes))
+        assert len(sentences) <= 6
+        text = " ".join(sentences)
+        assert (
+            "Inverted and cut to the object, 89 % of 80 shots are named rightly, and 5 % as they are (best of 7 tries, "
+            "which the test of the difference allows for): `dreamset set prepare.invert=true prepare.crop=object`."
+        ) in text
+        assert "640 scored images can show no gain below 0.9 points, and find one of 5.2 four times in five" in text
+        assert "drawing a recipe's images takes about 25 seconds on this machine" in text
+        assert ("What may help instead: a base that knows such pictures" in text) == (word in ("no help", "unlikely"))
+    text = " ".join(expect.judgement(found(change=change | {"prepare": {"invert": False}}, seconds=9000.0))[1])
+    assert "Not inverted, 89 %" in text and "`dreamset set prepare.invert=false`" in text and "about 2 hours" in text
+    none = {"images": 3, "smallest_gain": None, "detectable_gain": None}
+    assert "3 scored images can show no gain at all" in expect.judgement(found(reach=none))[1][-1]
+
+
+def letters(tmp_path: Path, ink: int, ground: int, changes: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The change that four printed letters of each of ten classes call for, by the bundled CLIP.
+
+    They are small and anywhere on their pages, or large where prepare is said to have cut them out.
+    """
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    tmp_path.mkdir()
+    params, workspace, _ = project(tmp_path)
+    fonts = [Path(matplotlib.get_data_path()) / f"fonts/ttf/DejaVu{name}.ttf" for name in FONTS]
+    names, samples = tuple("abdeghnrtu"), []
+    for label, name in enumerate(names):
+        for i, font in enumerate(fonts):
+            image = Image.new("L", (96, 96), ground)
+            where, size = ((48, 48), 96) if changes else ((35 + 5 * i, 55 - 5 * i), 48)
+            ImageDraw.Draw(image).text(where, name, ink, ImageFont.truetype(str(font), size), anchor="mm")
+            path = tmp_path / f"real/{name}_{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            image.save(path)
+            samples.append(Sample(f"real/{path.name}", label, f"{name}{i}", path.name))
+    split = Split("x", names, "a photo of the letter small {class}", (), 4, 0, tuple(samples), (), changes=changes)
+    return expect._change(params, workspace, split, expect._zero_shot(params, workspace, split), samples)
+
+
+FONTS = ("Sans", "Serif", "Sans-Bold", "SansMono")
+
+
+def test_a_change_that_clearly_helps_is_named(tmp_path: Path) -> None:
+    change = letters(tmp_path / "0", ink=0, ground=255)
+    assert change is not None and change["prepare"]["invert"] is True
+    assert (change["of"], change["tries"]) == (40, 7)
+    assert change["after"] >= change["before"] + 20
+    # What prepare has done is not tried again, but an inversion can be taken back.
+    undone = letters(
+        tmp_path / "1", ink=0, ground=255, changes={"invert": True, "crop": "object", "autocontrast": True}
+    )
+    assert undone is not None and undone["tries"] == 1 and undone["prepare"] == {"invert": False}
+
+
+def test_of_many_tries_the_luckiest_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bright letters on black are not inverted; and what is no better than luck is not named."""
+    change = letters(tmp_path / "2", ink=255, ground=0)
+    assert change is not None and change["prepare"] == {"crop": "object"}
+    rng = np.random.default_rng(0)
+    lucky = np.zeros(40)
+
+    class Luck:
+        size = 16
+
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            right = rng.permutation(40) < 10 if lucky.any() else np.zeros(40, bool)
+            lucky[:] = 1
+            return np.eye(10)[np.where(right, np.repeat(np.arange(10), 4), (np.repeat(np.arange(10), 4) + 1) % 10)]
+
+    monkeypatch.setattr(expect, "_zero_shot", lambda *_: Luck())
+    clear = letters(tmp_path / "3", ink=255, ground=0)
+    assert clear is not None and (clear["before"], clear["after"]) == (0, 10)
+    assert len(clear["prepare"]) == 1  # equal ones: the fewest changes
+    monkeypatch.setattr(expect, "_LEVEL", 7 * 2 * 0.5**10)  # ten to nil is no longer below it
+    lucky[:] = 0
+    assert letters(tmp_path / "4", ink=255, ground=0) is None
+
+
+@pytest.mark.parametrize(
+    ("how", "terminal", "answer", "goes"),
+    [
+        ("go", False, "", True),
+        ("stop", True, "y", False),
+        ("ask", False, "y", False),
+        ("ask", True, "y", True),
+        ("ask", True, "", False),
+    ],
+)
+def test_where_nothing_is_to_be_hoped_for_a_person_decides(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+    terminal: bool,
+    answer: str,
+    goes: bool,
+) -> None:
+    params, workspace, _ = project(tmp_path, expect__on_no_help=how)
+    monkeypatch.setattr(expect, "judgement", lambda _: ("unlikely", ["Expect little."]))
+    workspace.go.write_text("go\n")  # of an earlier run
+    record = expect.run(params, workspace)
+    assert json.loads(workspace.result("expect").read_text())["sentences"] == ["Expect little."]
+    assert ("warnings" in record) == (how == "go")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{answer}\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal)
+    if goes:
+        expect.decide(params, workspace)
+    else:
+        with pytest.raises(StoppedError, match=r"set expect\.on_no_help=go.*results/expect\.json has the sentences"):
+            expect.decide(params, workspace)
+    assert workspace.go.exists() == goes
+    assert ("Go on all the same?" in capsys.readouterr().err) == (how == "ask" and terminal)
+    if goes:
+        assert workspace.go.read_text() == "go\n"
+
+
+def test_where_there_is_hope_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, workspace, _ = project(tmp_path, expect__on_no_help="stop")
+    monkeypatch.setattr(expect, "judgement", lambda _: ("adapt", ["Good."]))
+    expect.run(params, workspace)
+    expect.decide(params, workspace)
+    assert workspace.go.read_text() == "go\n"

@@ -131,14 +131,15 @@ def test_a_kill_inside_a_checkpoint_write_keeps_the_one_before(fresh: Workspace,
     assert_ends_as(fresh, unbroken, ADAPT)
 
 
-def stop_at(step: int) -> None:
-    """Stand still before a step, and say so."""
+def wait_at(step: int) -> None:
+    """Stay in a step until a file ``go`` is there, and say so."""
     train_step = training.Together._train_step
 
     def slow(self: training.Together) -> None:
         if self.step == step:
             Path("there").touch()
-            time.sleep(60)
+            while not Path("go").exists():
+                time.sleep(0.01)
         train_step(self)
 
     training.Together._train_step = slow  # type: ignore[method-assign]
@@ -148,24 +149,44 @@ def stop_at(step: int) -> None:
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-def test_a_signal_in_adapt_keeps_the_last_checkpoint(
-    fresh: Workspace, unbroken: Workspace, number: signal.Signals, status: int, word: str
+def test_a_signal_in_adapt_ends_the_step_and_saves_it(
+    fresh: Workspace,
+    unbroken: Workspace,
+    number: signal.Signals,
+    status: int,
+    word: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    process = faults.start(fresh.root, stop_at, 3)
+    process = faults.start(fresh.root, wait_at, 2)
     faults.until((fresh.root / "there").exists)
     assert process.pid
     os.kill(process.pid, number)
+    faults.until((fresh.root / f"stderr_{process.pid}").read_text)
+    (fresh.root / "go").touch()
     code, said = faults.finish(process, fresh.root)
     assert code == status
-    assert said.startswith(f"dreamset: {word}") and said.count("\n") == 1
-    assert state(fresh)[1] == 2
+    assert [line[:24] for line in said.splitlines()] == ["dreamset: stopping after", f"dreamset: {word}; run"[:24]]
+    assert state(fresh)[1] == 3  # no multiple of checkpoint_every
     assert not fresh.adapter(ADAPT[1]).exists()
     # Had it been stopped after a quarter of an hour, that would be a part of what adapting took.
     clock = state(fresh)[0].with_name("clock.json")
     began = read_json(clock, "")
     write_json(clock, began | {"started": began["started"] - 900})
     assert_ends_as(fresh, unbroken, ADAPT)
+    assert "from step 3 of 6\n" in capsys.readouterr().err
     assert 900 < read_json(fresh.result(*ADAPT), "")["seconds"] < 1000
+
+
+def test_a_second_signal_stops_within_the_step(fresh: Workspace, unbroken: Workspace) -> None:
+    process = faults.start(fresh.root, wait_at, 3)
+    faults.until((fresh.root / "there").exists)
+    assert process.pid
+    os.kill(process.pid, signal.SIGINT)
+    faults.until((fresh.root / f"stderr_{process.pid}").read_text)
+    os.kill(process.pid, signal.SIGTERM)
+    assert faults.finish(process, fresh.root)[0] == 143
+    assert state(fresh)[1] == 2
+    assert_ends_as(fresh, unbroken, ADAPT)
 
 
 def test_a_checkpoint_that_is_not_whole_is_named(
@@ -479,8 +500,11 @@ def test_gc_leaves_the_work_of_a_run_alone(fresh: Workspace, capsys: pytest.Capt
         cli.main(["gc"])
     assert stopped.value.code == 1
     assert "generate_stable_diffusion is running" in capsys.readouterr().err
+    cli.main(["gc", "--dry-run"])
     assert shards.find(fresh.shards, "k")
+    said = capsys.readouterr().out
     cli.main(["gc"])
+    assert said == capsys.readouterr().out.replace("removed", "would remove") != ""
     assert not shards.find(fresh.shards, "k")
 
 

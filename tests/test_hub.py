@@ -32,6 +32,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repo, self.folder = repo, folder
         self.downloads: list[str] = []
+        self.asked = 0  # for facts of the repository
 
     @property
     def url(self) -> str:
@@ -52,7 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith(f"/api/models/{repo}/tree/"):
             return self._send(json.dumps([self._row(file) for file in self._files()]).encode())
         if path.startswith(f"/api/models/{repo}"):
-            siblings = [{"rfilename": file} for file in self._files()]
+            self.server.asked += 1
+            siblings = [{"rfilename": file, "size": self._row(file)["size"]} for file in self._files()]
             return self._send(json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode())
         found = re.fullmatch(rf"/{repo}/resolve/[^/]+/(.+)", path)
         if not found or not (self.server.folder / found[1]).is_file():
@@ -131,6 +133,8 @@ def test_fetched_once_then_found_without_a_network(served: tuple[Hub, dict[str, 
     done = dreamset(tmp_path, environment, "fetch")
     assert done.returncode == 0, done.stderr
     assert f"pin it: hub:someone/tiny-sd@{COMMIT}" in done.stdout
+    assert done.stdout.startswith("to load: 0.00 GB (generator 0.00); ")
+    assert f" GB are free in {tmp_path / 'cache/hub'}\n" in done.stdout
     assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors"} <= set(server.downloads)
     # Nothing pickled, nothing twice, nothing in another form.
     assert not {name for name in server.downloads if name.endswith((".ckpt", ".bin", ".fp16.safetensors", ".md"))}
@@ -177,6 +181,57 @@ def test_what_is_not_there_is_one_sentence(
     if verb[0] == "adapt":
         assert str(tmp_path / "cache/hub") in done.stderr
         assert "dreamset fetch" in done.stderr
+
+
+def test_what_does_not_fit_is_not_begun(served: tuple[Hub, dict[str, str]], tmp_path: Path) -> None:
+    server, environment = served
+    code = (
+        "import shutil, sys; from dreamset.command import cli;"
+        "shutil.disk_usage = lambda _: shutil._ntuple_diskusage(10, 9, 1000); cli.main(['fetch'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "GB do not fit into" in done.stderr and server.downloads == []
+
+
+def test_sizes_are_of_the_files_that_are_missing(
+    served: tuple[Hub, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, environment = served
+    code = f"from dreamset.weights import hub; print(hub.to_load('hub:someone/tiny-sd@{COMMIT}', 'generator'))"
+
+    def asked() -> int:
+        command = [sys.executable, "-c", code]
+        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    before = asked()
+    assert dreamset(tmp_path, environment, "fetch").returncode == 0
+    whole = server.folder
+    assert before == sum((whole / name).stat().st_size for name in server.downloads)
+    # A commit that is here whole needs no network.
+    questions = server.asked
+    assert (asked(), server.asked) == (0, questions)
+    weights = next((tmp_path / "cache").rglob("snapshots/*/vae/diffusion_pytorch_model.safetensors"))
+    weights.resolve().unlink()
+    weights.unlink()
+    assert asked() == (whole / "vae/diffusion_pytorch_model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("away", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "Connection refused"),
+    ],
+)
+def test_without_a_network_fetch_tries_once(
+    served: tuple[Hub, dict[str, str]], tmp_path: Path, away: dict[str, str], words: str
+) -> None:
+    done = dreamset(tmp_path, served[1] | away, "fetch")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and words in done.stderr and "Retrying" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["hub:", "hub:justname", "hub:a/b@", "hub:a/b c", "hub:../../etc"])

@@ -19,6 +19,7 @@ from dreamset.data.arrays import Labelled
 from dreamset.metrics.compare import Reference
 from dreamset.metrics.features import Judge
 from dreamset.metrics.judge import Dinov2, load_network
+from dreamset.weights import judging
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,8 @@ def test_other_networks_pickles_and_missing_weights_are_refused(dinov2: Path, tm
 class Wide:
     """A judge of any width: the first pixels."""
 
+    name = "judge"
+
     def __init__(self, width: int) -> None:
         self.width = width
 
@@ -206,3 +209,42 @@ def test_few_images_are_warned_of(n: int, width: int, words: str | None) -> None
 
     told = _warning(n, width)
     assert told is None if words is None else words in (told or "")
+
+
+MISSING = "hub:someone/judge@0123456789abcdef0123456789abcdef01234567"
+
+
+def test_clip_stands_in_for_a_judge_that_was_not_fetched(tmp_path: Path) -> None:
+    import open_clip
+
+    toy.write_clip(tmp_path / "clip")
+    row = toy.params(models__bundled__judge=MISSING, models__bundled__clip="clip").base
+    words = judging.stand_in(tmp_path, row)
+    assert words is not None and MISSING in words and "dreamset fetch" in words
+    identity = judging.identity(tmp_path, row)
+    assert (identity["name"], identity["stands_in_for"]) == ("clip", MISSING)
+
+    judge = Judge(judging.find(tmp_path, row))
+    assert judge.name == "CLIP in place of the judge"
+    pixels = np.random.default_rng(0).integers(0, 256, (3, judge.size, judge.size, 3), np.uint8)
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'clip'}").eval()
+    with torch.inference_mode():
+        expected = model.encode_image((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)
+    assert judge.features(pixels) == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_the_judge_scores_where_it_is_here_and_its_absence_is_told_where_clip_is_away_too(tmp_path: Path) -> None:
+    toy.write_judge(tmp_path / "judge")
+    row = toy.params(models__bundled__judge="judge", models__bundled__clip="clip").base
+    assert judging.find(tmp_path, row) == tmp_path / "judge"
+    assert judging.stand_in(tmp_path, row) is None
+    assert "stands_in_for" not in judging.identity(tmp_path, row)
+    away = toy.params(models__bundled__judge=MISSING, models__bundled__clip=MISSING).base
+    with pytest.raises(InputError, match=r"someone/judge at revision .* is missing"):
+        judging.find(tmp_path, away)
+    # A folder is the user's own, and a name that is none is a mistake: neither is a matter of fetching.
+    wrong = toy.params(models__bundled__judge="hub:judge", models__bundled__clip="clip").base
+    with pytest.raises(InputError, match="hub:OWNER/NAME"):
+        judging.find(tmp_path, wrong)
+    with pytest.raises(InputError, match="correct judge in its row"):
+        load_network(judging.find(tmp_path, toy.params(models__bundled__judge="nowhere").base))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 from PIL import Image
 
 import toy
-from dreamset import prepare
-from dreamset.core.files import sha256
+from dreamset import prepare, train
+from dreamset.classifiers import fit
+from dreamset.core.files import read_json, sha256
 from dreamset.core.images import png, read_rgb, resize_crop, to_native
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
-from dreamset.data.splits import Split, read_split
+from dreamset.data.splits import Sample, Split, read_split, read_test, write_split, write_test
 from dreamset.data.synthetic import SyntheticImage, write_metadata
+from dreamset.evaluate.logits import Images
 from dreamset.sources import digits
 
 RNG = np.random.default_rng(0)
@@ -96,3 +99,60 @@ def test_prepare_says_the_native_size_of_the_shots(raw: dict[str, Any], workspac
     drawn = sorted(min(read_rgb(place.cell / sample.path).size) for sample in split.train)
     assert split.native == drawn[len(drawn) // 2]
     assert drawn[0] < drawn[-1]
+
+
+def _sized(place: Workspace, side: int) -> Split:
+    """Splits whose real images have so many pixels, of detail that a smaller image cannot hold."""
+    split = toy.write_splits(place, selection=1)
+    for path in sorted((place.cell / "data").rglob("*.png")):
+        Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+
+    def anew(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        files = [(sample, (place.cell / sample.path).read_bytes()) for sample in samples]
+        return tuple(dataclasses.replace(sample, sha256=sha256(data)) for sample, data in files)
+
+    split = dataclasses.replace(split, train=anew(split.train), selection=anew(split.selection), native=side)
+    write_split(place.splits, split)
+    test = read_test(place.test_split)
+    write_test(place.test_split, dataclasses.replace(test, test=anew(test.test)))
+    return split
+
+
+@pytest.mark.parametrize(
+    ("native", "small", "large"), [(8, 16, 64), (28, 28, 64), (31, 31, 64), (105, 32, 105), (3000, 32, 224)]
+)
+def test_a_native_size_is_that_of_the_shots_within_what_the_network_is_for(native: int, small: int, large: int) -> None:
+    params = toy.params(models__bundled__train__resnet50__size="native")
+    rows: Any = params.base.train.rows
+    assert (rows["resnet20"].side(native), rows["resnet50"].side(native)) == (small, large)
+    assert rows["resnet20"].side(None) == 16
+    fixed: Any = toy.params(models__bundled__train__resnet20__size=24).base.train.rows["resnet20"]
+    assert fixed.side(native) == 24
+
+
+def test_every_arm_sees_the_shots_own_size_and_no_real_image_is_lowered_to_the_bases(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = _sized(workspace, 28)
+    toy.write_synthetic(workspace, "datadream_dset", per_class=3)
+    params = toy.params(selection="extra:1", train__classifiers=["resnet20"], train__baselines=[])
+    seen: dict[str, np.ndarray] = {}
+    whole = fit.fit
+
+    def spy(classifier: Any, sources: Any, selection: Any, *given: Any, **named: Any) -> Any:
+        seen.update({source.name: source.data.images for source in sources} | {"selection": selection.images})
+        return whole(classifier, sources, selection, *given, **named)
+
+    monkeypatch.setattr(fit, "fit", spy)
+    for arm in ("real", "datadream_dset"):
+        train.run(params, workspace, arm)
+    records = [read_json(path, "x") for path in sorted((workspace.cell / "models").rglob("classifier.json"))]
+    assert len(records) == 6
+    assert {record["transform"]["size"] for record in records} == {28}
+    files = np.stack([np.asarray(read_rgb(workspace.cell / sample.path)) for sample in split.train])
+    assert np.array_equal(seen["real"], files)
+    assert {images.shape[1] for images in seen.values()} == {28}
+    scored = Images(params, workspace, split, read_test(workspace.test_split))
+    assert scored.test(28).images.shape[1] == 28
+    # The judge compares at what the base can draw: finer detail would be all that it sees.
+    assert scored.judged(28).images.shape[1] == toy.SIZE

@@ -82,8 +82,7 @@ def test_the_graph_can_be_read_in_one_go() -> None:
 
 def graph_of_dvc(folder: Path, **changes: Any) -> dict[str, Stage]:
     """The stages as dvc resolves them in a folder without a git repository, by name."""
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore", "models/base/dvc.yaml", "models/base/params.yaml"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copyfile(ROOT / name, folder / name)
     raw = yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
@@ -129,6 +128,26 @@ def test_a_recipe_s_stages_read_its_row_and_no_other(tmp_path: Path) -> None:
         assert rows == ({f"recipes.{recipe}"} if recipe else {"recipes"} if compares else set())
     # What draws has no part in what is learned before it.
     assert not any("generate" in name for name in params(stages["adapt@datadream_dset"]))
+
+
+def test_what_costs_waits_for_the_decision_of_expect(tmp_path: Path) -> None:
+    stages = graph_of_dvc(
+        tmp_path, active=["stable_diffusion", "class_encoder"], after={"class_encoder_ft": "class_encoder"}
+    )
+    made_by = {path: name for name, stage in stages.items() for path in outs(stage)}
+    assert made_by["data/splits/go"] == "expect"
+
+    def before(name: str) -> set[str]:
+        needs = deps(stages[name])
+        direct = {made for path, made in made_by.items() if any(Path(path).is_relative_to(need) for need in needs)}
+        return direct.union(*map(before, direct))
+
+    for name in stages:
+        if name.partition("@")[0] in STAGES and name not in ("prepare", "expect"):
+            assert "expect" in before(name), name
+    # The record with its sentences would run them again at every change of a figure.
+    readers = {name for name, stage in stages.items() if "results/expect.json" in deps(stage)}
+    assert readers == {"report"}
 
 
 def test_dvc_deletes_no_folder_that_a_person_may_put_a_lora_into(tmp_path: Path) -> None:

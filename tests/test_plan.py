@@ -14,7 +14,7 @@ from dreamset.command.plan import describe
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds
-from dreamset.data.splits import Sample, Split, write_split
+from dreamset.data.splits import Sample, Split, read_split, write_split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,23 +73,6 @@ def test_balanced_images_are_counted_of_whatever_origin(tmp_path: Path) -> None:
         params = small(active=[recipe])
         assert "images: 14" in describe(params, place, "generate", recipe)
     assert "steps: 12" in describe(small(), place, "adapt", "datadream_cls")
-
-
-def test_the_last_run_s_time_is_told_where_it_was_recorded(tmp_path: Path) -> None:
-    place, params = workspace_of(tmp_path, "fixed"), small()
-    assert "no earlier run" in describe(params, place, "train", "real")
-    for arm in ("real", *params.active):
-        write_json(place.result("train", arm), {"runs": [{"seconds": 1.5}, {"seconds": 2.5}]})
-    assert "estimate: 4 s, as last time" in describe(params, place, "train", "real")
-    write_json(place.result("evaluate"), {"runs": [{"seconds": 1.5}]})
-    assert "evaluate does not record how long it takes" in describe(params, place, "evaluate", None)
-    for stage in ("adapt", "generate"):
-        for recipe in params.active:
-            write_json(place.result(stage, recipe), {"seconds": 1.0})
-    # Of each fold: 12 s of training, and 4 s of adapting and drawing, which selecting in folds repeats.
-    assert "about 64 s" in " ".join(describe(params, place, "evaluate", None).split())
-    selecting = dataclasses.replace(params, selection="cv")
-    assert "about 128 s" in " ".join(describe(selecting, place, "evaluate", None).split())
 
 
 def files_of(params: Params, place: Workspace, stage: str, item: str | None = None) -> tuple[list[str], list[str]]:
@@ -171,13 +154,25 @@ def test_studies_are_done_again_in_each_fold_and_counted(tmp_path: Path) -> None
     # the adapters in three, of 4 and 2 images with as many steps; all of it in each of four folds.
     images, steps = 4 * 8 * 54 * (1 + 3), 4 * 8 * 130 * (1 + 3)
     assert f"in 8 studies at most 64 trials, {images} images, {steps} classifier steps, 72 adapter steps" in flat
-    for recipe in params.active:
-        for stage in ("adapt", "generate"):
-            write_json(place.result(stage, recipe), {"seconds": 1.0})
-        write_json(place.result("train", recipe), {"runs": []})
-    write_json(place.result("train", "real"), {"runs": []})
-    # Not known before the studies have been done once.
-    assert "; about" not in describe(params, place, "evaluate", None)
-    for recipe in params.active:
-        write_json(place.result("tune", recipe), {"seconds": 10.0, "trials": []})
-    assert "about 96 s" in " ".join(describe(params, place, "evaluate", None).split())
+
+
+def test_a_plan_says_what_each_classifier_sees_and_how_long_it_learns(tmp_path: Path) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    write_split(place.splits, dataclasses.replace(read_split(place.splits), native=28))
+    rule = {"epochs": 3, "low": 1, "high": 100}
+    params = small(
+        train__classifiers=["resnet20", "clip_lora"],
+        train__baselines=["linear_probe"],
+        generate__per_class=20,
+        **{f"{ROW}train__clip_lora__steps": rule, f"{ROW}train__clip_lora__batch": 10},
+    )
+    told = yaml.safe_load(describe(params, place, "train", "stable_diffusion"))
+    assert told["classifiers"] == {
+        "resnet20": "sees 28 x 28 pixels, for the shots have 28 on their short side; 12 steps of 16 images",
+        # Two classes of 20 synthetic images are more than 12 shots: four batches, three times.
+        "clip_lora": "12 steps of 10 images, for 40 images",
+        "linear_probe": "6 steps of 16 images",
+    }
+    assert told["counts"]["steps of clip_lora"] == 2 * 12
+    empty = yaml.safe_load(describe(params, Workspace.at(tmp_path / "empty"), "train", "real"))
+    assert empty["classifiers"] == "known when `dreamset prepare` has run"

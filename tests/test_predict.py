@@ -28,6 +28,7 @@ from dreamset.core.images import Decoding
 from dreamset.data.splits import read_split, read_test
 from dreamset.evaluate import scoring
 from dreamset.use import predict
+from dreamset.use.score import _share
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +270,47 @@ def test_without_out_the_csv_goes_to_standard_output(
     assert capsys.readouterr().err == "dreamset: --threshold: expected a probability of 0 to 1, got 7.\n"
 
 
+def test_score_says_how_often_the_classifier_is_right(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the folder below the named one, or by the folder of a named file; a file that is none counts nowhere."""
+    for index, path in enumerate(delivered.wide(tmp_path / "new", 9)):
+        inside = tmp_path / "labelled" / toy.CLASSES[index % 3] / ("deeper" if index == 3 else ".")
+        inside.mkdir(parents=True, exist_ok=True)
+        path.rename(inside / path.name)
+    (tmp_path / "labelled" / toy.CLASSES[0] / "none.png").touch()
+    out = tmp_path / "out.csv"
+    common = ["--score", "--classifier", str(folder), "--out", str(out)]
+    main(["predict", str(tmp_path / "labelled"), *common])
+    said = capsys.readouterr().err.splitlines()
+    found = [row for row in rows(out) if not row["error"]]
+    assert len(found) == 9 and len(rows(out)) == 10
+    assert {row["given"] == row["file"].split("/labelled/")[1].split("/")[0] for row in rows(out)} == {True}
+    right = sum(row["given"] == row["label_1"] for row in found)
+    assert said[1].startswith(f"predict: {100 * right / 9:.1f} % right of 9 images (95 % interval ")
+    # Nine of nine, by Wilson: 9 / (9 + 1.96^2).
+    assert "(95 % interval 70.1 to 100.0)" in _share(9, 9, "images")
+    by_class = {name: [row["label_1"] for row in found if row["given"] == name] for name in toy.CLASSES}
+    for name, labels in by_class.items():
+        assert any(line.startswith(f"predict:   {name}: {100 * labels.count(name) / 3:.1f} %") for line in said)
+        for other in {*labels} - {name}:
+            assert f"predict:   {name} taken for {other}: {labels.count(other)}" in said
+
+    main(["predict", *map(str, sorted((tmp_path / "labelled" / toy.CLASSES[1]).glob("*.*"))), *common])
+    assert {row["given"] for row in rows(out)} == {toy.CLASSES[1]}
+
+
+def test_folders_that_name_no_class_are_not_scored(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delivered.wide(tmp_path / "labelled" / f"{toy.CLASSES[0]}s", 1)
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(tmp_path / "labelled"), "--score", "--classifier", str(folder)])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"the folder '{toy.CLASSES[0]}s' is no class of this classifier (did you mean '{toy.CLASSES[0]}'?" in said
+
+
 def test_a_reader_that_stops_reading_is_no_fault(folder: Path, tmp_path: Path) -> None:
     """As `| head` does: no traceback, and the status that the shell gives such programs."""
     delivered.wide(tmp_path, 2)
@@ -282,7 +324,7 @@ def test_a_reader_that_stops_reading_is_no_fault(folder: Path, tmp_path: Path) -
 
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
-    files = [predict.File(path, None) for path in delivered.wide(tmp_path, 5) * 20]
+    files = [predict.File(path, None, "") for path in delivered.wide(tmp_path, 5) * 20]
     blocks = predict.decoded(files, 16, Decoding(10**6), batch=8)
     sizes = [len(images) for _, images in blocks]
     assert sizes == [8] * 12 + [4]

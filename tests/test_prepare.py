@@ -663,3 +663,15 @@ def test_links_to_folders_are_told(raw: dict[str, Any], tmp_path: Path, inside: 
     (row,) = json.loads(workspace.rejected.read_text())
     assert row["reason"] == "a link to a folder, which is not followed; copy the folder to its place"
     assert row["file"].endswith("cat/linked")
+
+
+def test_grey_images_are_counted(tmp_path: Path, raw: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    for name, mode in (("a", "L"), ("b", "RGB")):
+        for index in range(4):
+            pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3)[: 2 if mode == "L" else 3], np.uint8)
+            (tmp_path / "mixed" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "mixed" / name / f"{index}.png")
+    raw["prepare"]["source"], raw["shots"] = f"imagefolder:{tmp_path / 'mixed'}", "all"
+    workspace = Workspace.at(tmp_path)
+    prepare.run(toy.parse(raw), workspace)
+    assert json.loads(workspace.result("prepare").read_text())["grey_images"] == "4 of 8"

@@ -62,9 +62,9 @@ def test_the_page_stands_alone_and_says_what_was_measured(params: Params, worksp
     assert "width=device-width" in source
 
     assert page.hero.one("p", "kicker").text == "toy · 4 shots per class · seed 0"
-    assert summary["verdict"] == "It helps"
+    assert summary["verdict"] == "Synthetic images helped"
     assert summary["warnings"] == []
-    assert page.hero.one("h1").text == "It helps."
+    assert page.hero.one("h1").text == "Synthetic images helped."
     assert page.hero.one("h1").fits("h1", "helps")
     assert page.lede == (
         "Trained on the real images and those of datadream_dset, resnet20 gets 4.5 percentage points more of 877 test "
@@ -212,7 +212,11 @@ def test_a_recipe_taken_out_leaves_the_page(params: Params, workspace: Workspace
 
 @pytest.mark.parametrize(
     ("over_real", "title"),
-    [((0.01, 0.03), "It helps"), ((-0.01, 0.01), "These images cannot tell"), ((-0.03, 0.009), "It does not help")],
+    [
+        ((0.01, 0.03), "Synthetic images helped"),
+        ((-0.01, 0.01), "These images cannot tell"),
+        ((-0.03, 0.009), "No gain found"),
+    ],
 )
 def test_the_page_opens_with_the_verdict(
     over_real: tuple[float, float], title: str, params: Params, workspace: Workspace
@@ -264,7 +268,7 @@ def test_the_best_real_arm_is_what_counts(params: Params, workspace: Workspace) 
             record["differences"].append(row | {"minus": row["minus"].replace("/real/", "/real_strong/")} | less)
 
     change(workspace, edit)
-    assert report.run(params, workspace)["verdict"] == "It does not help"
+    assert report.run(params, workspace)["verdict"] == "No gain found"
     page = read(workspace)[1]
     assert "0.5 percentage points fewer" in page.lede
     assert "than on the real ones alone with strong augmentation" in page.lede

@@ -174,7 +174,7 @@ def test_a_table_that_does_not_count_is_named(
     (warning,) = report.run(params, workspace)["warnings"]
     assert words in warning and f"`{command}` {remedy}" in warning
     page = read(workspace)[1]
-    assert page.hero.one("h1").text == "It helps."  # by this seed
+    assert page.hero.one("h1").text == "Synthetic images helped."  # by this seed
     assert page.caveat[0] == warning.replace("`", "")
     assert page.caveat[1].startswith("Indicative, one seed")
     assert page.hero.one("div", "caveat").texts("code")[:2] == ["results/table", command]

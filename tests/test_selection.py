@@ -16,7 +16,7 @@ import toy
 from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
 from dreamset.classifiers import fit, fitting, selection
-from dreamset.classifiers.parts import Part
+from dreamset.classifiers.parts import Part, learned
 from dreamset.command import plan
 from dreamset.command.cli import main
 from dreamset.core.errors import InputError
@@ -70,7 +70,7 @@ def test_no_wrong_image_is_no_certainty_and_many_images_are_nearly_one() -> None
 
 
 def test_every_arm_tries_the_same_configurations_and_the_row_first() -> None:
-    row, probe = toy.params().base.train.rows["resnet20"], toy.params().base.train.rows["linear_probe"]
+    row, probe = (toy.params().base.train.rows[name].course(500) for name in ("resnet20", "linear_probe"))
     found = selection.configurations(row, 0.8, 6, 0)
     assert found == selection.configurations(row, 0.8, 6, 0)
     assert found[:3] == selection.configurations(row, 0.8, 3, 0)
@@ -180,7 +180,7 @@ def test_selection_images_change_the_choice_and_nothing_else(tmp_path: Path) -> 
             write_split(place.splits, dataclasses.replace(split, selection=tuple(rows)))
         part = Part(params, place, read_split(place.splits), "real", place.shards)
         run = Run("real", REAL_ONLY, "resnet20")
-        fitted = [fitting._fit(part, run, own) for own in fitting.configurations(params, "resnet20")]
+        fitted = [fitting._fit(part, run, own) for own in fitting.configurations(part, "resnet20")]
         found[name] = [history for _, history, _ in fitted]
     assert len(found["clean"]) == 2
     for clean, poisoned in zip(found["clean"], found["poisoned"], strict=True):
@@ -315,3 +315,48 @@ def _images(place: Workspace) -> list[Any]:
     from dreamset.data.synthetic import read_metadata
 
     return read_metadata(place.synthetic(RECIPE))
+
+
+# 60 epochs of 100 classes with 500 images each, in batches of 256 (DataDream); then few images, and many.
+@pytest.mark.parametrize(("images", "steps"), [(50_000, 11_700), (500, 1_000), (10**6, 20_000)])
+def test_steps_follow_the_images_within_limits(images: int, steps: int) -> None:
+    rule = {"epochs": 60, "low": 1000, "high": 20_000}
+    row = toy.params(models__sd21_base__train__clip_lora__steps=rule).models["sd21_base"].train.rows["clip_lora"]
+    course = row.course(images)
+    assert (course.steps, course.warmup) == (steps, min(1170, steps // 10))
+    assert course.batch == row.batch
+
+
+def test_a_number_of_steps_stays_and_a_wrong_rule_is_named() -> None:
+    row = toy.params(models__bundled__train__resnet20__steps=90).base.train.rows["resnet20"]
+    assert {row.course(images).steps for images in (1, 10**6)} == {90}
+    key = "models.bundled.train.resnet20.steps"
+    for wrong, words in (
+        ({"epochs": 3, "low": 1}, rf"{key}\.high: is missing"),
+        ({"epochs": 0, "low": 1, "high": 2}, rf"{key}\.epochs: expected a number above 0"),
+        ({"epochs": 1, "low": 3, "high": 2}, rf"{key}: expected low of at most high"),
+        ("auto", rf"{key}: expected an integer of at least 1 or a mapping of epochs, low, high, got 'auto'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            toy.params(models__bundled__train__resnet20__steps=wrong)
+
+
+def test_all_arms_and_all_folds_take_the_steps_of_the_whole(tmp_path: Path) -> None:
+    place = Workspace.at(tmp_path)
+    split = toy.write_splits(place, shots=8)
+    toy.write_synthetic(place, "stable_diffusion", per_class=6)
+    rule = {"epochs": 1, "low": 1, "high": 100}
+    params = short(
+        selection="cv",
+        generate__per_class=6,
+        models__bundled__train__resnet20__steps=rule,
+        models__bundled__train__resnet20__batch=2,
+    )
+    # 24 shots, which are more than the 18 synthetic images; a fold has 18 of them.
+    assert learned(params, split) == 24
+    train.run(params, place, "real")
+    record = read_json(place.result("train", "real"), "x")
+    assert {run["steps"] for run in record["runs"]} == {12}
+    assert {max(point["step"] for point in run["selection_curve"]) for run in record["runs"]} == {12}
+    scored = Part(params, place, split, "stable_diffusion", place.shards)
+    assert [own.steps for own in fitting.configurations(scored, "resnet20")] == [12]

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import toy
 from dreamset.core.errors import InputError
+from dreamset.data.splits import Split
 from dreamset.sources import presets
 from sourced import image, names, read, run, tiny, write_coop
 
@@ -336,3 +338,24 @@ def test_an_index_file_of_caltech101(raw: dict[str, Any], tmp_path: Path) -> Non
     assert [Path(s.path).relative_to(CALTECH.resolve() / "images").as_posix() for s in split.train] == [
         path for path, _, _ in rows["train"]
     ]
+
+
+AN = "apple 8 11 eighty MRI F x hour heirloom urn umbrella uninvited onion egg_plant Abyssinian oven"
+A = "dog 1 unit unicorn one-way user European ewe USB utensil UFO zebra b house"
+
+
+def test_the_default_caption_has_the_article_of_the_name() -> None:
+    """Of one's own folder; a template with {class} is taken as it is written, as published ones are."""
+    for article, listed in (("an", AN), ("a", A)):
+        for name in listed.split():
+            split = Split("toy", (name, "b"), "a photo of {a class}", (), 1, 0, (), ())
+            assert split.prompt(0) == f"a photo of {article} {name.replace('_', ' ')}"
+    literal = Split("toy", ("apple", "b"), "a photo of a {class}", (), 1, 0, (), (), clip_templates=("{a class}.",))
+    assert literal.prompt(0) == "a photo of a apple"
+    assert literal.clip_prompts() == [["an apple.", "a b."]]
+
+
+def test_a_template_names_the_class_once() -> None:
+    assert toy.params(prepare__template="{a class} on a table").prepare.template == "{a class} on a table"
+    with pytest.raises(InputError, match=r"prepare.template: must hold \{class\} exactly once, or \{a class\}"):
+        toy.params(prepare__template="{a class} and {class}")

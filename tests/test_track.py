@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -261,6 +262,17 @@ def test_only_long_stages_and_the_report_send(workspace: Workspace, monkeypatch:
     track.finish(workspace, PARAMS, "adapt", time.time() - 121)
     track.finish(workspace, PARAMS, "report", time.time() - 1)
     assert flushed == [1, 1]
+
+
+def test_the_sender_of_the_last_stage_starts_with_it_and_ends_with_it(workspace: Workspace) -> None:
+    with track.sender(workspace, PARAMS, "evaluate") as process:
+        assert process is None
+    with pytest.raises(ZeroDivisionError), track.sender(workspace, PARAMS, "report") as process:
+        assert process.poll() is None
+        raise ZeroDivisionError
+    assert process.returncode == -signal.SIGKILL
+    with track.sender(workspace, aimed(None), "report") as process:
+        assert process is None
 
 
 def test_without_a_uri_nothing_is_written(workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ import pytest
 import toy
 from dreamset import adapt, generate, train, tune
 from dreamset.classifiers import parts as learned
-from dreamset.command import cli, verbs
+from dreamset.command import cli, times, verbs
 from dreamset.command.plan import describe
 from dreamset.core import audit
 from dreamset.core.errors import InputError
@@ -267,7 +267,7 @@ def test_images_are_drawn_with_what_was_chosen(small: Callable[..., Params], pla
     assert (summary["sampler"]["guidance"], summary["sampler"]["steps"]) == (4.5, 1)
     assert "1 steps, guidance 4.5" in (place.synthetic(PLAIN) / "README.md").read_text()
     assert {row.sampler["guidance"] for row in read_metadata(place.synthetic(PLAIN))} == {4.5}
-    assert "guidance: 4.5" in describe(params, place, "generate", PLAIN)
+    assert "guidance: 4.5" in describe(params, place, "generate", PLAIN, verbose=True)
     # What starts from it has its sampler, where its own row says nothing else.
     after = small(after={"stable_diffusion": PLAIN})
     assert tuned.values(after, place, "stable_diffusion") == {"guidance": 4.5, "steps": 1}
@@ -345,8 +345,8 @@ def test_a_dry_run_counts_what_a_study_does_at_most(small: Callable[..., Params]
     # 3 trials of 4 images of each of 3 classes; 1, 2 and 4 steps.
     assert "trials: 3 rungs: 3 images at most: 36 classifier steps at most: 21" in words
     assert "guidance: low: 1.0 high: 7.5" in words
-    write_json(place.result("tune", PLAIN), {"seconds": 8.0, "trials": [{}, {}], "best": None})
-    assert "12 s for all of it, at 4.0000 s per trial as last time" in describe(small(), place, "tune", PLAIN)
+    times.remember(small(), place, "tune", PLAIN, {"seconds": 12.0}, 12.0)
+    assert "takes: 12 s, as measured here on" in describe(small(), place, "tune", PLAIN)
 
 
 def test_a_dry_run_says_what_has_to_come_first(small: Callable[..., Params], tmp_path: Path) -> None:
@@ -365,7 +365,8 @@ def test_a_dry_run_shows_no_password(place: Workspace) -> None:
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import toy\n"
         "from dreamset.command import plan; from dreamset.core.workspace import Workspace\n"
         "params = toy.params(tune__storage='postgresql+psycopg://me:secret@host/studies')\n"
-        f"print(plan.describe(params, Workspace.at(Path({str(place.root / 'new')!r})), 'tune', {PLAIN!r}))\n"
+        f"there = Workspace.at(Path({str(place.root / 'new')!r}))\n"
+        f"print(plan.describe(params, there, 'tune', {PLAIN!r}, verbose=True))\n"
         "print([name for name in ('torch', 'optuna', 'sqlalchemy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)

@@ -80,8 +80,8 @@ def test_another_s_record_is_not_used(place: Workspace) -> None:
     # What changes nothing of it; a follower's row is no affair of the study.
     for same in (chain(tune__heartbeat_s=7), chain(**{f"recipes__{SECOND}__prompt": "label"})):
         assert tuned.values(same, place, FIRST) == {"guidance": 4.5}
-    assert "guidance: 4.5" in describe(params, place, "generate", FIRST)
-    assert "guidance: 4.5" not in describe(others[0], place, "generate", FIRST)
+    assert "guidance: 4.5" in describe(params, place, "generate", FIRST, verbose=True)
+    assert "guidance: 4.5" not in describe(others[0], place, "generate", FIRST, verbose=True)
     # A trial says its sampler itself, and what it starts from is as it was.
     assert tuned.values(scoring.params_at(params, SECOND, 1, 3), place, SECOND) == {}
     write_split(place.splits, fewer)

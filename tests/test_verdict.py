@@ -85,9 +85,9 @@ def test_the_best_real_arm_has_to_be_beaten() -> None:
     assert found is not None
     assert (found.outcome, found.minus, found.difference) == ("cannot_tell", ALONE_STRONG, 0.01)
     assert found.sentence == (
-        "These images cannot tell: trained on the real images and those of datadream_dset, resnet20 gets 1.0 "
-        "percentage points more of 640 test images right than on the real ones alone with strong augmentation, and "
-        "the 95% interval (−1.0 to +3.0) holds both no gain and one of +1.0 or more."
+        "These images cannot tell: +1.0 points (−1.0 to +3.0). Trained on the real images and those of datadream_dset, "
+        "resnet20 gets 1.0 percentage points more of 640 test images right than on the real ones alone with strong "
+        "augmentation, and the 95% interval (−1.0 to +3.0) holds both no gain and one of +1.0 or more."
     )
     assert verdict.judge(params, gains[2:4], 0.95, "640 test images") is None
 
@@ -103,8 +103,9 @@ def test_strong_augmentation_of_both_stands_against_the_best_real_arm_where_it_w
     assert found is not None
     assert (found.of, found.minus, found.difference) == (STRONG, ALONE_STRONG, 0.03)
     assert found.sentence.startswith(
-        "It helps: trained on the real images and those of datadream_dset with strong augmentation, resnet20 gets 3.0 "
-        "percentage points more of 640 test images right than on the real ones alone with strong augmentation, and"
+        "Synthetic images helped: +3.0 points (+1.0 to +5.0). Trained on the real images and those of "
+        "datadream_dset with strong augmentation, resnet20 gets 3.0 percentage points more of 640 test images right "
+        "than on the real ones alone with strong augmentation, and"
     )
     # A higher accuracy in the other augmentation counts for nothing, and the other classifiers have but that.
     assert verdict.over_real(gains, "datadream_dset", "resnet20", (BOTH,)) == gains[0]
@@ -115,8 +116,18 @@ def test_strong_augmentation_of_both_stands_against_the_best_real_arm_where_it_w
 @pytest.mark.parametrize(
     ("difference", "low", "high", "words"),
     [
-        (0.0312, 0.01, 0.05, "It helps: .* 3.1 percentage points more .* the whole 90% interval (+1.0 to +5.0) lies"),
-        (-0.02, -0.03, 0.004, "It does not help: .* 2.0 percentage points fewer .* ends below +1.0, the smallest gain"),
+        (
+            0.0312,
+            0.01,
+            0.05,
+            "helped: +3.1 points (+1.0 to +5.0). .* 3.1 percentage points more .* the whole 90% interval (+1.0",
+        ),
+        (
+            -0.02,
+            -0.03,
+            0.004,
+            "No gain found: −2.0 points (−3.0 to +0.4). .* 2.0 percentage points fewer .* ends below +1.0, the",
+        ),
         (0.0001, -0.02, 0.02, "cannot tell: .* as many of 60 labelled images, each held out once, right as on the"),
     ],
 )
@@ -133,6 +144,24 @@ def test_each_sentence_gives_its_numbers(difference: float, low: float, high: fl
         "low": low,
         "high": high,
     }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "gain", "low", "high", "words"),
+    [
+        ("helps", 0.023, 0.012, 0.033, "Synthetic images helped: +2.3 points (+1.2 to +3.3)."),
+        ("does_not_help", -0.003, -0.023, 0.009, "No gain found: −0.3 points (−2.3 to +0.9)."),
+        ("does_not_help", -0.012, -0.023, -0.001, "Synthetic images did harm: −1.2 points (−2.3 to −0.1)."),
+        ("cannot_tell", 0.017, -0.019, 0.053, "These images cannot tell: +1.7 points (−1.9 to +5.3)."),
+    ],
+)
+def test_the_finding_comes_first(outcome: str, gain: float, low: float, high: float, words: str) -> None:
+    assert verdict.finding({"outcome": outcome, "difference": gain, "low": low, "high": high}) == words
+
+
+def test_the_advice_is_on_what_is_delivered() -> None:
+    assert verdict.advice("real") == "Use the classifier of your real images: models/classifier."
+    assert verdict.advice("datadream_dset") == "Use the classifier of real and synthetic images: models/classifier."
 
 
 def test_the_choice_is_the_parameters() -> None:

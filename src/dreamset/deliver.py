@@ -1,8 +1,9 @@
 """``dreamset deliver``: the classifier to take away, in ``models/classifier/``.
 
-If the verdict says that the synthetic images help, this is the classifier trained with them. Otherwise it is the one
-trained on the real images alone. Beside its weights stand ``classifier.json`` (classes, preprocessing, temperature,
-threshold) and a card.
+It is the best by folds of the shots, among the verdict's, the one trained on the real images alone, the baselines and
+the simple ones. The verdict's is the classifier trained with the synthetic images if it says that they help, otherwise
+the one trained on the real images alone. Beside its weights stand ``classifier.json`` (classes, preprocessing,
+temperature, threshold) and a card.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dreamset.core import locks, shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.data import cards
-from dreamset.data.runs import REAL, REAL_STRONG, Run
+from dreamset.data import cards, primary
+from dreamset.data import folds as dividing
+from dreamset.data.runs import REAL, REAL_ONLY, REAL_STRONG, Run
 from dreamset.data.splits import read_split
-from dreamset.metrics import claims
-from dreamset.metrics.verdict import untested
+from dreamset.metrics import best, claims
+from dreamset.metrics.verdict import advice, finding, untested
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -44,11 +47,41 @@ import json
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from safetensors.torch import load_file
 
 record = json.load(open("classifier.json", encoding="utf-8"))
 side, size = record["preprocessing"]["side"], record["preprocessing"]["size"]
+
+
+def changed(image):
+    """An RGB image, changed as those that the classifier learned from."""
+    wanted = record["preprocessing"]
+    if wanted.get("invert"):
+        image = ImageOps.invert(image)
+    if wanted.get("crop") == "object":
+        width, height = image.size
+        sides = [(0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)]
+        edges = np.concatenate([np.asarray(image.crop(edge)).reshape(-1, 3) for edge in sides])
+        ground = tuple(np.median(edges, axis=0).astype(int).tolist())
+        difference = np.asarray(ImageChops.difference(image, Image.new("RGB", image.size, ground))).max(-1)
+        shown = difference > max(16, int(difference.max()) / 4)
+        spans = []
+        for reached in (shown.sum(0).cumsum(), shown.sum(1).cumsum()):
+            few = int(0.005 * reached[-1])
+            spans.append((int((reached > few).argmax()), int((reached >= reached[-1] - few).argmax()) + 1))
+        longest = max(end - start for start, end in spans)
+        if shown.any() and longest >= 4:  # else there is no object, and the picture stays whole
+            length = round(longest * 1.25)
+            left, top = ((start + end - length) // 2 for start, end in spans)
+            square = Image.new("RGB", (length, length), ground)
+            square.paste(image, (-left, -top))
+            image = square
+    if wanted.get("autocontrast"):
+        low, high = image.convert("L").getextrema()
+        if high - low > 16:
+            image = ImageOps.autocontrast(image, cutoff=0.5, preserve_tone=True)
+    return image
 
 
 def read(file):
@@ -66,7 +99,7 @@ def read(file):
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    image = changed(image.convert("RGB"))
     scale = side / min(image.size)
     image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -97,6 +130,22 @@ _SELECTED: Final = HeldOut("selection images", "They chose the epoch too")
 _FOLDED: Final = HeldOut("shots, each held out of a fold,", "They chose the threshold itself")
 
 
+class Compared(NamedTuple):
+    """Predictions of the candidates for the same shots, each held out of a fold.
+
+    Attributes:
+        best: the candidate that is delivered.
+        scores: ``accuracy_folds`` and ``nll_folds`` of each candidate.
+        logits: (n, classes) by candidate.
+        labels: (n,) of the shots.
+    """
+
+    best: Run
+    scores: dict[Run, dict[str, float]]
+    logits: dict[Run, NDArray[np.float32]]
+    labels: NDArray[np.int64]
+
+
 class Choice(NamedTuple):
     """A threshold of the top probability, 0..1, and a sentence with its reason."""
 
@@ -105,10 +154,10 @@ class Choice(NamedTuple):
 
 
 def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> dict[str, Any]:
-    """Write ``models/classifier/`` and ``results/deliver.json``, as the verdict decides.
+    """Write ``models/classifier/`` and ``results/deliver.json``, as the verdict and the folds of the shots decide.
 
     This is the verdict of the report. It rests on the seeds of ``results/table`` if the table holds six or more of this
-    setting, else on ``results/evaluate.json``.
+    setting, else on ``results/evaluate.json``. Without ``deliver.calibrate`` it decides alone.
 
     Args:
         params: all parameters.
@@ -120,6 +169,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     """
     from dreamset import classifiers
 
+    params = primary.settle(params, workspace)
     path = workspace.result("evaluate")
     evaluation = read_json(path, "dreamset evaluate")
     split = read_split(workspace.splits)
@@ -133,36 +183,53 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     decision = settled.verdict | {"seeds": settled.seeds, "basis": settled.basis}
     helps = decision["outcome"] == "helps"
     # Where they help, the very run that the verdict compares.
-    run = Run.parse(decision["of"]) if helps else Run(REAL, _ALONE, decision["classifier"])
-    rows = params.base.train.rows
-    program = rows[run.classifier].program if run.classifier in rows else None
-    if program is None:
+    pick = Run.parse(decision["of"]) if helps else Run(REAL, _ALONE, decision["classifier"])
+    if pick.classifier not in params.base.train.delivered:
         others = ", ".join(params.base.train.delivered)
         raise InputError(
-            f"{path}: its verdict names {run.classifier}, which cannot be delivered; name one of {others}."
+            f"{path}: its verdict names {pick.classifier}, which cannot be delivered; name one of {others}."
         )
+    compared: Compared | None = None
+    undivided = ""
+    if params.deliver.calibrate:
+        folds = cross_validate if evaluation.get("protocol") == "cv" else None
+        try:
+            dividing.held_out(split, dividing.SELECTING, "selection")
+        except InputError as error:
+            undivided = f"the shots cannot be divided into folds: {error}"
+        else:
+            compared = _compare(params, workspace, split, pick, folds)
+    run = compared.best if compared else pick
+    program = classifiers.program(run.classifier)
+    assert program is not None
     source, command = workspace.classifiers(run.arm) / run.folder, f"dreamset train {run.arm}"
     record = read_json(source / classifiers.RECORD, command)
     if "temperature" not in record:
         raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `{command}` again.")
     locks.boundary()
     predictor = classifiers.load(source)
-    side = classifiers.seen(predictor.size, params.base.resolution)
-    if params.deliver.calibrate and record.get("temperature_images") == 0:
-        folds = cross_validate if evaluation.get("protocol") == "cv" else None
-        calibrated = _calibrate(params, workspace, split, run, folds)
+    side = classifiers.seen(predictor.size, classifiers.finest(split.native, params.base.resolution))
+    # Where images are set apart for it, they give a trained classifier its temperature and threshold.
+    apart = record.get("temperature_images") != 0 and not best.is_simple(run.classifier)
+    if compared and not apart:
+        calibrated = _calibrate(params, compared)
         record |= calibrated.record
         choice = calibrated.choice
+    elif undivided and not apart:
+        choice = Choice(0.0, f"Threshold 0: it never abstains, for {undivided}")
     else:
         choice = _threshold(params, workspace, split, predictor, side)
+    among = {"learned": len(split.train), "chosen": helps and run == pick}
+    among |= {"candidates": len(compared.scores)} if compared else {}
     record |= {
         "base": record["base"] and cards.public_name(record["base"]),
         "preprocessing": _preprocessing(params, record["transform"], side),
         "threshold": choice.threshold,
         "threshold_reason": choice.reason,
         "verdict": decision,
-        "origin": params.recipes[run.arm].origin if helps else None,
-        "accuracy": _accuracy(evaluation, path, run) | {"learned": len(split.train), "chosen": helps},
+        "chosen": _chosen(evaluation, path, pick, compared, undivided),
+        "origin": params.recipes[run.arm].origin if run.arm != REAL else None,
+        "accuracy": _accuracy(evaluation, path, run) | among,
         "labels_per_class": {
             "train": evaluation["labels_train_per_class"],
             "selection": evaluation["labels_selection_per_class"],
@@ -178,6 +245,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
     summary = {
+        "finding": finding(decision),
+        "advice": advice(run.arm),
         "outcome": decision["outcome"],
         "seeds": decision["seeds"],
         "arm": run.arm,
@@ -190,9 +259,10 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         "temperature": record["temperature"],
         "threshold": choice.threshold,
         "threshold_reason": choice.reason,
-    }
+    } | record["chosen"]
     write_json(workspace.result("deliver"), summary)
-    return summary | {"warnings": [table.warning] if table.warning else []}
+    sentence = best.sentence(summary)
+    return summary | {"warnings": [table.warning] if table.warning else [], "sentences": [sentence] if sentence else []}
 
 
 class Calibration(NamedTuple):
@@ -202,10 +272,10 @@ class Calibration(NamedTuple):
     choice: Choice
 
 
-def _calibrate(
-    params: Params, workspace: Workspace, split: Split, run: Run, cross_validate: CrossValidate | None
-) -> Calibration:
-    """Return temperature and threshold of a classifier that nothing was set apart for, by folds of the shots.
+def _compare(
+    params: Params, workspace: Workspace, split: Split, pick: Run, cross_validate: CrossValidate | None
+) -> Compared:
+    """Return the candidates' predictions of the shots by folds, and the best one.
 
     Each fold repeats the whole method without the shots that it holds out. Cross-validation has done so already, and
     its predictions are found again.
@@ -213,22 +283,79 @@ def _calibrate(
     import numpy as np
 
     from dreamset import train
-    from dreamset.classifiers.calibration import fit_temperature, log_softmax
-    from dreamset.data import folds as dividing
     from dreamset.evaluate import scoring
 
+    alone = Run(REAL, _ALONE, params.primary_classifier)
+    names = (*params.train.baselines, *params.train.simple_classifiers)
+    candidates = list(dict.fromkeys([pick, alone, *(Run(REAL, REAL_ONLY, name) for name in names)]))
     if cross_validate is not None:
         folds = dividing.test_folds(params, workspace, split)
         _, by_fold = scoring.predicted(params, folds, cross_validate)
-        logits = np.concatenate([predictions.logits[run] for predictions in by_fold])
+        logits = {run: np.concatenate([predictions.logits[run] for predictions in by_fold]) for run in candidates}
         labels = np.array([sample.label for fold in folds for sample in fold.held_out], np.int64)
     else:
-        try:
-            dividing.held_out(split, dividing.SELECTING, "selection")
-        except InputError as error:
-            reason = f"Threshold 0: it never abstains, for the shots cannot be divided into folds: {error}"
-            return Calibration({}, Choice(0.0, reason))
-        logits, labels = train.held_out(params, workspace, run)
+        logits = train.held_out(params, workspace, candidates)
+        labels = np.array([sample.label for sample in split.train], np.int64)
+    chosen, scores = choose(logits, labels)
+    return Compared(chosen, scores, logits, labels)
+
+
+def choose(
+    logits: Mapping[Run, NDArray[np.float32]], labels: NDArray[np.int64]
+) -> tuple[Run, dict[Run, dict[str, float]]]:
+    """Return the best run by ``best.RULE``, and for each run ``accuracy_folds`` and ``nll_folds``.
+
+    Args:
+        logits: (n, classes) of the same n shots by run; of equals in both, the first one is the best.
+        labels: (n,).
+    """
+    from dreamset.classifiers import calibration
+
+    scores = {}
+    for run, values in logits.items():
+        loss = calibration.nll(values / calibration.fit_temperature(values, labels), labels)
+        scores[run] = {
+            "accuracy_folds": round(float((values.argmax(1) == labels).mean()), 4),
+            "nll_folds": round(loss, 4),
+        }
+    return max(scores, key=lambda run: (scores[run]["accuracy_folds"], -scores[run]["nll_folds"])), scores
+
+
+def _chosen(
+    evaluation: dict[str, Any], path: Path, pick: Run, compared: Compared | None, undivided: str
+) -> dict[str, Any]:
+    """Return what chose the classifier: the rule, and all candidates with their figures.
+
+    The accuracies on the images that score are reported beside those by folds, and have no part in the choice.
+
+    Raises:
+        InputError: the evaluation did not measure a candidate.
+    """
+    if compared is None:
+        why = f", for {undivided}" if undivided else ""
+        return {"chosen_by": f"The verdict alone{why}", "candidates": []}
+    rows = {(row["arm"], row["train_on"], row["classifier"]): row for row in evaluation["runs"]}
+    candidates = []
+    for run, scores in compared.scores.items():
+        measured = _accuracy(evaluation, path, run)
+        facts = {"run": str(run), "verdict": run == pick, "delivered": run == compared.best, **scores}
+        facts |= {"accuracy": measured["estimate"], "low": measured["low"], "high": measured["high"]}
+        candidates.append(facts | {"seconds": rows[run.arm, str(run.kind), run.classifier].get("seconds", 0.0)})
+    return {
+        "chosen_by": best.RULE,
+        "shots": len(compared.labels),
+        "images": evaluation["test_images"],
+        "candidates": candidates,
+    }
+
+
+def _calibrate(params: Params, compared: Compared) -> Calibration:
+    """Return temperature and threshold of the best classifier, by the same predictions of the shots."""
+    import numpy as np
+
+    from dreamset.classifiers.calibration import fit_temperature, log_softmax
+
+    logits, labels = compared.logits[compared.best], compared.labels
     temperature = round(fit_temperature(logits, labels), 4)
     choice = choose_threshold(np.exp(log_softmax(logits / temperature)), labels, params.deliver.precision, _FOLDED)
     return Calibration({"temperature": temperature, "temperature_images": len(labels)}, choice)
@@ -287,6 +414,7 @@ def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict
         "std": transform["std"],
         "max_pixels": params.prepare.max_pixels,
         "window": params.prepare.window,
+        **params.prepare.decoding.changes,
     }
 
 

@@ -1,19 +1,26 @@
 """``dreamset expect``: say how much synthetic images are likely to help, before the costly part begins.
 
 Three cheap measurements decide: whether the base and its CLIP know the classes, whether the base's pictures look
-like the shots, and what the table over seeds (``dreamset table``) measured at the nearest number of shots. No test
-image is opened.
+like the shots, and what the table over seeds (``dreamset table``) measured at the nearest number of shots. Cheap
+changes of the shots are tried, too, and one that clearly makes CLIP know them better is named. No test image is opened.
+
+Where no help is to be expected, ``decide`` asks whether to go on, or ends the stage. What costs depends on the file
+``data/splits/go`` and so does not run then.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.core.files import write_json
+from dreamset.core.errors import StoppedError
+from dreamset.core.files import atomic_write, read_json, write_json
+from dreamset.core.images import CHANGES, Decoding, changed, read_rgb, resize_crop
 from dreamset.core.seeds import seed_for
 from dreamset.data import licences, splits
 from dreamset.data.runs import REAL, SYNTHETIC
@@ -23,7 +30,7 @@ from dreamset.drawing.finish import finish
 from dreamset.metrics import claims
 from dreamset.metrics.gains import over_real
 from dreamset.params.recipe import Recipe, SamplerOverrides
-from dreamset.weights import hub
+from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,13 +38,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dreamset.classifiers import Predictor
     from dreamset.core.workspace import Workspace
     from dreamset.data.arrays import Labelled
     from dreamset.data.splits import Split
     from dreamset.params import Params
 
 _PERMUTATIONS: Final = 500
-_LEVEL: Final = 0.05  # of the permutation test
+_LEVEL: Final = 0.05  # of the permutation test, and of all tries of a change together
+_TRIED: Final = 8  # shots of a class that changes are tried on
+_CLOSE: Final = 0.02  # of the tried shots: changes this near to the best one are as good, and fewer are better
+_NO_HELP: Final = ("no help", "unlikely")
+_KNOWN: Final = 0.5  # share of the shots that CLIP names, from which on the base knows the classes (docs/recipes.md)
 _MOST_SHOTS: Final = 32  # of a class that pictures are compared with; more would make the kernel's matrix large
 _SPELLED: Final = 2.0  # letters per token; CLIP's own vocabulary takes 3 or more of an English word at once
 _WORD: Final = re.compile(r"[^\W\d_]{3,}")  # shorter ones, and numbers, are spelled in every vocabulary
@@ -62,9 +74,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     shots = [sample for sample in split.train if sample.label in labels]
     counts = Counter(sample.label for sample in split.train)
     pictures = _Pictures(params, workspace, split, labels)
-    zero_shot, read = _recognised(params, workspace, split, shots, pictures)
+    predictor = _zero_shot(params, workspace, split)
+    zero_shot, read = _recognised(params, workspace, predictor, shots, pictures)
 
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    judge = Judge(judging.find(workspace.root, params.base))
     side = seen(judge.size, params.base.resolution)
     few = [s for label in labels for s in [s for s in shots if s.label == label][:_MOST_SHOTS]]
     real, drawn = arrays.real(few, workspace.cell, side, workspace.scratch), pictures.read(side)
@@ -79,10 +92,50 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "read_as_prompted": read,
         "look": look(judge.features(real.images), real.labels, judge.features(drawn.images), drawn.labels),
         "table": measured(workspace, max(counts.values())),
+        "change": _change(params, workspace, split, predictor, shots),
+        "reach": _reach(params, workspace, split),
+        "seconds": _seconds(params, workspace, split, pictures),
     }
     record["expectation"], record["sentences"] = judgement(record)
+    record["primary"] = strength(zero_shot)
+    stands_in = judging.stand_in(workspace.root, params.base)
+    warnings = [] if stands_in is None else [stands_in]
+    hopeful = record["expectation"] not in _NO_HELP
+    goes_on = hopeful or params.expect.on_no_help == "go"
+    if goes_on and not hopeful:
+        warnings.append("no help is to be expected, and the run goes on: expect.on_no_help is go")
+    if warnings:
+        record["warnings"] = warnings
     write_json(workspace.result("expect"), record)
+    workspace.go.unlink(missing_ok=True)
+    if goes_on:
+        _write_go(workspace)
     return record
+
+
+def decide(params: Params, workspace: Workspace) -> None:
+    """Ask whether to go on where no help is to be expected, if ``expect.on_no_help`` and a terminal allow it.
+
+    Raises:
+        StoppedError: the run does not go on.
+    """
+    if workspace.go.is_file():
+        return
+    how = params.expect.on_no_help
+    if how == "ask" and sys.stdin.isatty():
+        print("Go on all the same? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            _write_go(workspace)
+            return
+    raise StoppedError(
+        f"expect: no help is to be expected (expect.on_no_help: {how}), so nothing is adapted, drawn or trained. "
+        "Change what the sentences above name, or go on with `dreamset set expect.on_no_help=go` and the same command "
+        f"again. {workspace.result('expect').relative_to(workspace.cell)} has the sentences and numbers."
+    )
+
+
+def _write_go(workspace: Workspace) -> None:
+    atomic_write(workspace.go, "go\n")
 
 
 def _chosen(classes: int, params: Params) -> list[int]:
@@ -120,7 +173,8 @@ class _Pictures:
         )
         key = "expect.steps" if steps == wanted.steps else f"models.{params.model}.generate.steps"
         blocks, needed, _ = finish(Work(short, workspace, part, "expect", key), [], {})
-        self.store, self.split = workspace.shards, split
+        self.store, self.split, self.steps = workspace.shards, split, steps
+        self.blocks = [block.key for block in blocks]
         self.rows = [
             (f"{block.key}/{image.file_name}", labels[image.label], image.sha256)
             for block in blocks
@@ -135,22 +189,94 @@ class _Pictures:
         return arrays.drawn(self.rows, self.store, self.split, side, "dreamset expect")
 
 
-def _recognised(
-    params: Params, workspace: Workspace, split: Split, shots: Sequence[splits.Sample], pictures: _Pictures
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return how many shots, and how many of the base's pictures, CLIP recognises without any training."""
+def _zero_shot(params: Params, workspace: Workspace, split: Split) -> Predictor:
+    """Return the CLIP beside the base as a classifier, as it is."""
     from dreamset import classifiers
-    from dreamset.classifiers import seen
-    from dreamset.data import arrays
 
     model = classifiers.build("clip_zeroshot", params.base, split, workspace.root)
-    predictor = classifiers.Predictor(model, split.classes)
-    side = seen(predictor.size, params.base.resolution)
+    return classifiers.Predictor(model, split.classes)
+
+
+def _recognised(
+    params: Params, workspace: Workspace, predictor: Predictor, shots: Sequence[splits.Sample], pictures: _Pictures
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how many shots, and how many of the base's pictures, CLIP recognises without any training."""
+    from dreamset.classifiers import finest, seen
+    from dreamset.data import arrays
+
+    side = seen(predictor.size, finest(pictures.split.native, params.base.resolution))
     shares = []
     for images in (arrays.real(shots, workspace.cell, side, workspace.scratch), pictures.read(side)):
         right = int((predictor.logits(images.images).argmax(1) == images.labels).sum())
-        shares.append(share(right, len(images), params.evaluate.confidence) | {"chance": 1 / len(split.classes)})
+        shares.append(share(right, len(images), params.evaluate.confidence) | {"chance": 1 / len(predictor.classes)})
     return shares[0], shares[1]
+
+
+def _change(
+    params: Params, workspace: Workspace, split: Split, predictor: Predictor, shots: Sequence[splits.Sample]
+) -> dict[str, Any] | None:
+    """Return the change of the shots with which CLIP names clearly more of them than as they are; None without one.
+
+    Every combination of the changes of ``images.changed`` that ``prepare`` has not made is tried, on a few shots of
+    each class. Of so many tries the best looks too good. So it counts only where McNemar's exact test is below 5 %
+    divided by their number, and among those about as good the one with the fewest changes is taken.
+    """
+    import numpy as np
+
+    from dreamset.classifiers import seen
+    from dreamset.metrics.mcnemar import mcnemar
+
+    few = [
+        s for label in dict.fromkeys(s.label for s in shots) for s in [s for s in shots if s.label == label][:_TRIED]
+    ]
+    side, labels = seen(predictor.size, params.base.resolution), np.array([sample.label for sample in few])
+    pictures = [read_rgb(workspace.cell / sample.path) for sample in few]
+
+    def right(decoding: Decoding) -> NDArray[np.bool_]:
+        images = np.stack([resize_crop(changed(picture, decoding)[0], side) for picture in pictures])
+        return predictor.logits(images).argmax(1) == labels
+
+    # A second inversion takes the first one back.
+    open_to = [name for name in CHANGES if name == "invert" or name not in (split.changes or {})]
+    tries = [names for count in range(1, len(open_to) + 1) for names in itertools.combinations(open_to, count)]
+    values = {"crop": "object"}
+    before = right(Decoding(0))
+    results = {names: right(Decoding(0, **{name: values.get(name, True) for name in names})) for names in tries}
+    clear = [
+        names
+        for names, after in results.items()
+        if after.sum() > before.sum()
+        and mcnemar(after.astype(np.float64) - before.astype(np.float64)).p < _LEVEL / len(tries)
+    ]
+    if not clear:
+        return None
+    best = max(results[names].mean() for names in clear)
+    names = next(names for names in clear if results[names].mean() >= best - _CLOSE)
+    undone = bool((split.changes or {}).get("invert"))
+    return {
+        "prepare": {name: values.get(name, not undone if name == "invert" else True) for name in names},
+        "before": int(before.sum()),
+        "after": int(results[names].sum()),
+        "of": len(few),
+        "tries": len(tries),
+    }
+
+
+def _reach(params: Params, workspace: Workspace, split: Split) -> dict[str, Any]:
+    """Return the gains that can be shown on the images that ``evaluate`` will score; only their number is looked at."""
+    from dreamset.metrics.mcnemar import reach
+
+    scored = len(split.train)
+    if split.protocol != "cv":
+        scored = read_json(workspace.result("prepare"), "dreamset prepare")["test"]
+    return reach(scored, params.evaluate.confidence)
+
+
+def _seconds(params: Params, workspace: Workspace, split: Split, pictures: _Pictures) -> float:
+    """Return the seconds that drawing the images of a recipe takes here, going by the pictures drawn just now."""
+    records = [read_json(workspace.shards / key / "record.json", "dreamset expect") for key in pictures.blocks]
+    each = sum(record["seconds"] for record in records) / sum(record["drawn"] for record in records) / pictures.steps
+    return round(each * params.base.generate.steps * sum(params.synthetic_per_class(split.train_per_class)), 1)
 
 
 def share(right: int, of: int, confidence: float) -> dict[str, Any]:
@@ -304,7 +430,8 @@ def judgement(record: dict[str, Any]) -> tuple[str, list[str]]:
         return "no help", [
             f"This base cannot know these classes: {len(words)} of {record['classes']} names, such as {words[0]!r}, "
             "are no words of its vocabulary, so that it spells them letter by letter. Expect no help from its images.",
-            f"{_look(seen)} Choose a base that has seen such pictures (docs/gpu.md).",
+            _look(seen),
+            *_ways_out(record),
         ]
     ends = f"{100 * zero_shot['low']:.0f} to {100 * zero_shot['high']:.0f}"
     known = (
@@ -316,16 +443,88 @@ def judgement(record: dict[str, Any]) -> tuple[str, list[str]]:
             f"Nothing shows that the CLIP beside this base knows these classes ({known}). Expect little or no help: "
             "what an image of each class looks like has to be learned from the shots alone.",
             _look(seen),
+            *_ways_out(record),
         ]
     drawing = f"{_percent(read['share'])} of its pictures are read as the class that was asked for"
     if read["low"] <= read["chance"]:
         return "unlikely", [
             f"CLIP knows these classes ({known}), but this base does not draw them: only {drawing}. Expect little.",
             _look(seen),
+            *_ways_out(record),
         ]
     differs = seen["p"] < _LEVEL
     sentences = [f"The base knows these classes ({known}; {drawing}).", _look(seen)]
-    return "adapt" if differs else "base", [*sentences, *_precedent(record, differs)]
+    return "adapt" if differs else "base", [
+        *sentences,
+        *_precedent(record, differs),
+        *_better(record),
+        *_costs(record),
+    ]
+
+
+def _ways_out(record: dict[str, Any]) -> list[str]:
+    """Return sentences on what may help instead, the likeliest first."""
+    return [
+        *_better(record),
+        "What may help instead: a base that knows such pictures (docs/gpu.md; docs/photographs.md without a GPU); more "
+        f"unlabelled pictures of this kind for the recipe retrieved (models.{record['model']}.retrieval="
+        "imagefolder:PATH); an adapter at full strength (datadream_dset); or more labelled images.",
+        *_costs(record),
+    ]
+
+
+def _costs(record: dict[str, Any]) -> list[str]:
+    """Return a sentence on the smallest gain that can be shown, and on the time that drawing takes."""
+    reach = record["reach"]
+    images, smallest, likely = reach["images"], reach["smallest_gain"], reach["detectable_gain"]
+    if smallest is None:
+        shown = f"{images} scored images can show no gain at all"
+    else:
+        shown = f"{images} scored images can show no gain below {100 * smallest:.1f} points"
+        if likely is not None:
+            shown += f", and find one of {100 * likely:.1f} four times in five"
+    return [f"{shown}; drawing a recipe's images takes about {_duration(record['seconds'])} on this machine."]
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(1, round(seconds))} seconds"
+
+
+def _better(record: dict[str, Any]) -> list[str]:
+    """Return a sentence on the change of the shots that CLIP knows them better by, if there is one."""
+    change = record["change"]
+    if change is None:
+        return []
+    done = [CHANGES[name] if value else "not inverted" for name, value in change["prepare"].items()]
+    words = " and ".join(filter(None, (", ".join(done[:-1]), done[-1])))
+    before, after = (_percent(change[key] / change["of"]) for key in ("before", "after"))
+    values = " ".join(f"prepare.{name}={str(value).lower()}" for name, value in change["prepare"].items())
+    return [
+        f"{words[0].upper()}{words[1:]}, {after} of {change['of']} shots are named rightly, and {before} as they are "
+        f"(best of {change['tries']} tries, which the test of the difference allows for): `dreamset set {values}`."
+    ]
+
+
+def strength(zero_shot: dict[str, Any]) -> dict[str, Any]:
+    """Return which recipe ``primary: auto`` takes, by the shots alone: the first active one of ``order``.
+
+    A base that knows the names gives more than the shots hold as long as its adapter is weak. One that does not has to
+    learn the classes at full strength.
+
+    Args:
+        zero_shot: the share of the shots that CLIP names, as ``share`` returns it, with ``chance``.
+
+    Returns:
+        ``known``, ``order`` and, in a sentence, ``reason``.
+    """
+    known = zero_shot["low"] > zero_shot["chance"] and zero_shot["share"] >= _KNOWN
+    order = ["datadream_light", "datadream_dset"] if known else ["datadream_dset", "datadream_light"]
+    names = f"the base's CLIP names {_percent(zero_shot['share'])} of the shots"
+    why = "so it knows the classes, and a weak adapter keeps that" if known else "so a full adapter has to teach them"
+    return {"known": known, "order": order, "reason": f"{names}, {why}."}
 
 
 def _look(seen: dict[str, Any]) -> str:

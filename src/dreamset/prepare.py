@@ -23,7 +23,7 @@ from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_te
 from dreamset.metrics import overlap
 from dreamset.sources import captions as reading
 from dreamset.sources import doubts, few_shot
-from dreamset.weights import hub
+from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     hub.check(workspace.root, base.judge, "judge")
     source = sources.read(params.prepare)
     unusable = len(source.rejected)
-    warnings = [*source.warnings, *doubts.of_source(source, workspace)]
+    stands_in = judging.stand_in(workspace.root, base)
+    warnings = [*([stands_in] if stands_in else []), *source.warnings, *doubts.of_source(source, workspace)]
     source, copies = overlap.pass_over(source)
     rejected = [{"file": file.file, "reason": file.reason} for file in source.rejected]
     rejected += [{"file": image.name, "reason": reason} for image, reason in copies]
@@ -81,7 +82,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     parts = {"train": train, "selection": selection, "test": test}
     warnings += _contradictions(source, parts)
     overlap.check_overlap(parts)
-    pairs = overlap.near_pairs(parts, hub.locate(workspace.root, params.base.judge, "judge"))
+    pairs = overlap.near_pairs(parts, judging.find(workspace.root, base))
     write_json(workspace.near_duplicates, pairs)
     touched = len({(pair["part"], pair["image"]) for pair in pairs})
     # A published split cannot be mended, and results on a part of it compare with no others.
@@ -112,6 +113,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         native=_native(train),
         channels=1 if all(image.grey for image in doubts.every(source)) else 3,
         protocol=protocol,
+        changes=params.prepare.decoding.changes or None,
     )
     held_out = TestSplit(source.classes, _samples(test, workspace.real_test, workspace.cell))
     written = {sample.sha256 for sample in (*split.train, *split.selection, *held_out.test)}
@@ -125,16 +127,24 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         split = folds.holdout(split)
     write_split(workspace.splits, split)
     write_test(workspace.test_split, held_out)
+    used = [*train, *selection, *test]
     summary = {
         "source": params.prepare.source,
         "protocol": protocol,
         "classes": len(source.classes),
         "class_names": f"({', '.join(source.classes[:_NAMED])}{' ...' if len(source.classes) > _NAMED else ''})",
         "shots": split.shots if isinstance(split.shots, int) else split.shots_in_words,
+        # Median short side, pixels: a classifier whose size is native sees the shots at it, within its limits.
+        "native": split.native,
         "train": len(split.train),
         "train_per_class": dict(zip(split.classes, split.train_per_class, strict=True)),
         "selection": len(split.selection),
         "test": len(test),
+        # None where each image is a group of its own.
+        "test_groups": groups if (groups := len({image.group for image in test})) < len(test) else None,
+        "side": split.native,
+        "channels": split.channels,
+        "grey_images": f"{sum(image.grey for image in used)} of {len(used)}",
         "rejected": unusable,
         "copies": len(copies),
         "near_duplicates": touched,

@@ -53,7 +53,9 @@ def run(
     """
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
-    if any(run.classifier not in params.base.train.from_scratch for run in runs(params, arm)):
+    quick = set(params.train.simple_classifiers)
+    alone = {*params.base.train.from_scratch, *(name for name in quick if name.endswith("_pixels"))}
+    if any(run.classifier not in alone for run in runs(params, arm)):
         from dreamset.weights import pretrained
 
         # Missing weights are an error now, and not after the hours that another classifier takes.
@@ -65,9 +67,15 @@ def run(
             f"{params.selection}; run `dreamset prepare` again."
         )
     part = Part(params, workspace, split, arm, store or workspace.shards)
-    trials, seconds = _over_folds(part, runs(params, arm)) if params.selection == "cv" else ({}, 0.0)
-    wanted = [run for run in runs(params, arm) if run.kind in kinds or run.kind.scale is not None]
+    every = [run for run in runs(params, arm) if run.classifier not in quick]
+    trials, seconds = _over_folds(part, every) if params.selection == "cv" else ({}, 0.0)
+    wanted = [run for run in every if run.kind in kinds or run.kind.scale is not None]
     fitted = [Fitted(part, run, trials.get(run, ())) for run in wanted]
+    simple = [run for run in runs(params, arm) if run.classifier in quick and run.kind in kinds]
+    if simple:
+        from dreamset.classifiers import simple_fit
+
+        fitted += simple_fit.units(part, simple)
     fitting.finish(part.store, fitted)
     final = workspace.classifiers(arm)
     with shards.assembling(final) as folder:
@@ -91,19 +99,32 @@ def run(
     return result
 
 
-def held_out(params: Params, workspace: Workspace, run: Run) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the logits (n, classes) of a run on the shots, each held out of a fold, and the labels (n,).
+def held_out(params: Params, workspace: Workspace, wanted: Collection[Run]) -> dict[Run, NDArray[np.float32]]:
+    """Return the logits (n, classes) of some runs on the n shots, in their order, each held out of a fold.
 
     Each fold repeats the whole method with the run's first configuration, to the last step, as ``selection: fixed``
-    does. Finished trials are found again.
+    does. Finished trials are found again. The simple classifiers have made their folds when they were fitted.
 
     Raises:
-        InputError: all shots of a class are of one group.
+        InputError: all shots of a class are of one group, or a simple classifier is missing.
     """
-    part = Part(params, workspace, read_split(workspace.splits), run.arm, workspace.shards)
-    trials, _ = _over_folds(part, [run], most=1)
-    scored = fitting.pooled(trials[run][0])
-    return scored.logits[max(scored.logits)], scored.labels
+    import numpy as np
+
+    split = read_split(workspace.splits)
+    place = {sample.path: row for row, sample in enumerate(split.train)}
+    parts = folds.held_out(split, folds.SELECTING, "selection")
+    order = np.argsort([place[sample.path] for part in parts for sample in part])
+    quick = [run for run in wanted if run.classifier in params.train.simple_classifiers]
+    logits = {run: fitting.by_folds(workspace.classifiers(run.arm) / run.folder) for run in quick}
+    for arm in dict.fromkeys(run.arm for run in wanted):
+        slow = [run for run in wanted if run.arm == arm and run not in logits]
+        if slow:
+            part = Part(params, workspace, split, arm, workspace.shards)
+            trials, _ = _over_folds(part, slow, most=1)
+            for run in slow:
+                scored = fitting.pooled(trials[run][0])
+                logits[run] = scored.logits[max(scored.logits)][order]
+    return {run: logits[run] for run in wanted}
 
 
 def _over_folds(
@@ -130,9 +151,9 @@ def _over_folds(
             # study in each fold would choose by a few images. The images that evaluate scores are in no study.
             seconds += adapt.run_lineage(params, workspace, place, arm)
             seconds += generate.run(params, place, arm)["seconds"]
-        part = Part(params, place, inner, arm, whole.store)
+        part = Part(params, place, inner, arm, whole.store, whole.images)
         tried = {
-            run: [Trial(part, run, choice, index) for choice in fitting.configurations(params, run.classifier)[:most]]
+            run: [Trial(part, run, choice, index) for choice in fitting.configurations(part, run.classifier)[:most]]
             for run in wanted
         }
         fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])

@@ -214,7 +214,11 @@ def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         "directions": _directions(params),
         "resource": list(model.per_class),
         "classifier": model.classifier,
-        "steps": model.steps,
+        "steps": model.steps_at(
+            model.per_class[-1],
+            len(objective.holdouts[0].split.classes),
+            params.base.train.rows[model.classifier].batch,
+        ),
         "selection": {
             "rule": rule,
             "folds": len(objective.holdouts),

@@ -10,6 +10,8 @@ gradient. The file has the name of the classifier and holds
 - ``load(folder, record) -> nn.Module``: reads what ``save`` wrote; ``record`` is the content of ``classifier.json``;
 - ``save_more(classifier, folder)``, if its program reads further files: writes these.
 
+``simple`` is a family: it has an object for each of its classifiers, which are fitted (``simple_fit``) and not trained.
+
 Heavy libraries are imported inside these functions: ``params.yaml`` is read without torch.
 """
 
@@ -17,14 +19,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50
+from dreamset.classifiers import clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50, simple
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import ModuleType
 
     import numpy as np
     import torch
@@ -44,7 +45,7 @@ _FILES: Final = {
         linear_probe,
         clip_zeroshot,
     )
-}
+} | simple.BY_NAME
 # The types of the rows of those that are trained.
 ROWS: Final[Mapping[str, type[ClassifierRow]]] = {
     name: file.Row for name, file in _FILES.items() if hasattr(file, "Row")
@@ -53,7 +54,14 @@ RECORD = "classifier.json"
 BATCH = 256  # images that a classifier predicts at once
 
 
-def _file(name: str) -> ModuleType:
+def program(name: str) -> str | None:
+    """Return the code with which others use a classifier; None where it cannot be delivered."""
+    file = _file(name)
+    code: str | None = getattr(file.Row if hasattr(file, "Row") else file, "program", None)
+    return code
+
+
+def _file(name: str) -> Any:
     if name not in _FILES:
         *others, last = _FILES
         raise InputError(f"{name}: is no classifier; there are {', '.join(others)} and {last}.")
@@ -131,6 +139,7 @@ class Predictor:
         self.classifier = classifier.to(self.device).eval()
         self.classes, self.temperature = classes, temperature
         self.size: int = classifier.size  # type: ignore[assignment]
+        # Whether it sees files at their own size, whatever the resolution of the base is.
 
     def logits(self, images: NDArray[np.uint8], batch: int = BATCH) -> NDArray[np.float32]:
         """Return float32 logits (n, classes) of RGB images (n, h, w, 3), resized to the classifier's input.
@@ -171,23 +180,33 @@ def autocast(where: torch.device) -> torch.autocast:
     return torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda")
 
 
-def stored(size: int, resolution: int) -> int:
+def finest(native: int | None, resolution: int) -> int:
+    """Return the side, in pixels, beyond which no image that a classifier learns from or is scored on has detail.
+
+    Args:
+        native: median of the shortest sides of the shots' files, pixels; None: unknown.
+        resolution: side of the model's images, pixels.
+    """
+    return max(native or resolution, resolution)
+
+
+def stored(size: int, finest: int) -> int:
     """Return the side, in pixels, of the squares that a classifier is trained on.
 
     Random crops come from a copy that is an eighth larger than the classifier's input: 256 pixels for a CLIP of 224.
     A crop of a quarter of the area is then enlarged by 7/4. From an original of 512 pixels it would be reduced by 7/8,
-    so such crops are softer here. The side is never larger than the model's resolution.
+    so such crops are softer here.
 
     Args:
         size: side of the classifier's input, pixels.
-        resolution: side of the model's images, pixels.
+        finest: the largest side that is of use, pixels: see the function of this name.
     """
-    return min(resolution, round(size * 8 / 7))
+    return min(finest, round(size * 8 / 7))
 
 
-def seen(size: int, resolution: int) -> int:
-    """Return the side, in pixels, of the squares that a classifier is scored on: its input, or a smaller resolution."""
-    return min(resolution, size)
+def seen(size: int, finest: int) -> int:
+    """Return the side, in pixels, of the squares that a network is scored on: its input, or ``finest`` if smaller."""
+    return min(finest, size)
 
 
 def to_float(images: Tensor, classifier: nn.Module, largest: int | None = None) -> Tensor:

@@ -82,9 +82,20 @@ class Clip(nn.Module):
         weight: Tensor = (self.model.logit_scale.exp() * self.class_features()).float()
         return weight
 
+    def last(self) -> nn.Module:
+        """Return what turns features of length one into logits, without captions or a text tower."""
+        head = self.head()
+        layer = nn.Linear(head.shape[1], len(head), bias=False)
+        layer.weight = nn.Parameter(head, requires_grad=False)
+        return layer
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return features (n, d) float32 of length one of (n, 3, size, size) images in 0..1."""
+        return F.normalize(self.model.encode_image((images - self.shift) / self.scale).float(), dim=-1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, classes) of (n, 3, size, size) images in 0..1."""
-        features = F.normalize(self.model.encode_image((images - self.shift) / self.scale).float(), dim=-1)
+        features = self.features(images)
         texts = self.class_features()
         # At a scale of 100, bfloat16 would round a logit by up to a quarter.
         with torch.autocast(images.device.type, enabled=False):

@@ -15,6 +15,7 @@ from dreamset.classifiers import selection
 from dreamset.classifiers.parts import prompts, sources
 from dreamset.core import locks, shards
 from dreamset.core.arithmetic import thinned
+from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from dreamset.classifiers.parts import Part
     from dreamset.classifiers.selection import Choice, Configuration
     from dreamset.data.runs import Kind, Run
-    from dreamset.params import Params
 
 RECORD: Final = "fitted.json"  # in a shard: its facts for `results/train`
+FOLDS: Final = "folds.safetensors"  # beside a simple classifier: its logits of the shots, each held out of a fold
 _LOGITS: Final = "logits.safetensors"
 _POINTS: Final = 50  # of a loss curve, at most
 
@@ -123,7 +124,7 @@ class Fitted:
     @property
     def tried(self) -> list[Configuration]:
         """Return the configurations that the rule chooses among."""
-        candidates = configurations(self.part.params, self.run.classifier)
+        candidates = configurations(self.part, self.run.classifier)
         return candidates if self.rule != "fixed" else candidates[:1]
 
     @functools.cached_property
@@ -180,7 +181,7 @@ class Fitted:
             "temperature_images": images,
         }
         classifiers.save(classifier, folder, {"classifier": run.classifier, "train_on": str(run.kind)} | facts)
-        write_json(folder / RECORD, facts | self._record(used, history, scored, chosen))
+        write_json(folder / RECORD, facts | {"size": classifier.size} | self._record(used, history, scored, chosen))
 
     def _record(
         self, used: Iterable[Source], history: History, scored: Sequence[Scored], chosen: Choice | None
@@ -247,6 +248,20 @@ class Fitted:
         return labels | record | {"machines": shards.machines(self.part.store, [self.key])}
 
 
+def by_folds(folder: Path) -> NDArray[np.float32]:
+    """Return the logits (n, classes) of a saved simple classifier on the n shots, each held out of a fold.
+
+    Raises:
+        InputError: it has none.
+    """
+    from safetensors.numpy import load
+
+    path = folder / FOLDS
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; run `dreamset train real` again.")
+    return load(path.read_bytes())["logits"]
+
+
 def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
     """Make the missing shards in order; at last wait for those that another process is making."""
     for unit, claim in shards.claimed(store, units, lambda unit: [unit.key]):
@@ -256,10 +271,11 @@ def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
                 unit.make(folder)
 
 
-def configurations(params: Params, name: str) -> list[Configuration]:
+def configurations(part: Part, name: str) -> list[Configuration]:
     """Return the configurations of a classifier that the rule chooses among; each classifier has as many."""
-    row = params.base.train.rows[name]
-    return selection.configurations(row, params.train.real_weight, params.train.configurations, params.seed)
+    params = part.params
+    course = params.base.train.rows[name].course(part.images)
+    return selection.configurations(course, params.train.real_weight, params.train.configurations, params.seed)
 
 
 def _selections(part: Part) -> int:
@@ -315,7 +331,7 @@ def _fit(
         classifier,
         used,
         selecting,
-        configuration.of(row),
+        configuration.of(row.course(part.images)),
         selections=params.train.selections,
         invariances=split.invariances,
         crop=params.base.train.crop,

@@ -6,7 +6,7 @@ It uses no captions: its weights start from zero. Like the other classifiers, it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from dreamset.params.model import ClassifierRow
 
@@ -20,17 +20,31 @@ if TYPE_CHECKING:
     from dreamset.weights.pretrained import Pretrained
 
 HEAD: Final = "head.safetensors"
+# How others use it: `logits` takes the result of `read`. The card of a delivered classifier prints both.
+PROGRAM: Final = """
+import open_clip
+
+model = open_clip.create_model("local-dir:.").eval()
+head = load_file("head.safetensors")
+mean, std = (torch.tensor(record["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
+
+
+def logits(images):
+    features = F.normalize(model.encode_image((images - mean) / std), dim=-1)
+    return F.linear(model.logit_scale.exp() * features, head["weight"], head["bias"])
+"""
 
 
 @dataclass(frozen=True)
 class Row(ClassifierRow):
     """``train.linear_probe`` of a model's row."""
 
+    program: ClassVar[str | None] = PROGRAM
+
 
 def network(base: Pretrained, prompts: Sequence[str]) -> Clip:
     """Return a pretrained CLIP with a linear head of zeros."""
     import torch
-    import torch.nn.functional as F
     from torch import Tensor, nn
 
     from dreamset.classifiers.clip import Clip, encode_captions
@@ -53,11 +67,17 @@ def network(base: Pretrained, prompts: Sequence[str]) -> Clip:
             self.model.eval()
             return self
 
+        def last(self) -> nn.Module:
+            """Return what turns features of length one into logits."""
+            weight, bias = self.model.logit_scale.exp() * self.probe.weight, self.probe.bias
+            layer = nn.Linear(weight.shape[1], len(weight))
+            layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+            return layer
+
         def forward(self, images: Tensor) -> Tensor:
             """Return logits (n, classes) of (n, 3, size, size) images in 0..1."""
             with torch.no_grad():
-                features = F.normalize(self.model.encode_image((images - self.shift) / self.scale).float(), dim=-1)
-                features = self.model.logit_scale.exp() * features
+                features = self.model.logit_scale.exp() * self.features(images)
             with torch.autocast(images.device.type, enabled=False):
                 logits: Tensor = self.probe(features)
             return logits

@@ -33,11 +33,15 @@ class Part:
         split: the shots and the selection images.
         arm: ``real``, or the recipe whose images are learned from as well.
         store: folder of finished shards, by key.
+        images: in a fold, what ``learned(params, split)`` is of the whole; None: of ``split``.
     """
 
-    def __init__(self, params: Params, workspace: Workspace, split: Split, arm: str, store: Path) -> None:
+    def __init__(
+        self, params: Params, workspace: Workspace, split: Split, arm: str, store: Path, images: int | None = None
+    ) -> None:
         self.params, self.workspace, self.split, self.arm = params, workspace, split, arm
         self.store = store
+        self.images = learned(params, split) if images is None else images
         self._size: int | None = None
         self._decoded: tuple[dict[str, Labelled], Labelled]
         self._lists: dict[tuple[int, ...], list[tuple[str, int, str]]] = {}
@@ -55,14 +59,14 @@ class Part:
 
         size: int = classifier.size  # type: ignore[assignment]
         if size != self._size:
-            cell, scratch, resolution = self.workspace.cell, self.workspace.scratch, self.params.base.resolution
-            side = stored(size, resolution)
+            cell, scratch, limit = self.workspace.cell, self.workspace.scratch, self._finest
+            side = stored(size, limit)
             data = {"real": arrays.real(self.split.train, cell, side, scratch)}
             if self.arm != REAL:
                 data["synthetic"] = self._drawn(side, self._usual)
             elif self.params.sets_apart:
                 data["more"] = arrays.real((*self.split.train, *self.split.selection), cell, side, scratch)
-            self._decoded = data, arrays.real(self.split.selection, cell, seen(size, resolution), scratch)
+            self._decoded = data, arrays.real(self.split.selection, cell, seen(size, limit), scratch)
             self._size = size
         return self._decoded
 
@@ -82,7 +86,7 @@ class Part:
 
         wanted = tuple(scale * shots for shots in self.split.train_per_class)
         size: int = classifier.size  # type: ignore[assignment]
-        images = self._drawn(stored(size, self.params.base.resolution), wanted)
+        images = self._drawn(stored(size, self._finest), wanted)
         if len(images) < sum(wanted):
             raise InputError(
                 f"{self.workspace.synthetic(self.arm)}: holds too few images for train.scales: {scale}; run `dreamset "
@@ -112,6 +116,7 @@ class Part:
             "classes": split.classes,
             "invariances": split.invariances,
             "resolution": self.params.base.resolution,
+            "native": split.native,
         }
 
     @functools.cached_property
@@ -123,6 +128,12 @@ class Part:
         # Savings of memory change how it is built.
         settings = {"memory": base.memory, "prompts": prompts(self.split)}
         return pretrained.identity(self.workspace.root, base.clip) | settings
+
+    @property
+    def _finest(self) -> int:
+        from dreamset.classifiers import finest
+
+        return finest(self.split.native, self.params.base.resolution)
 
     @property
     def _usual(self) -> tuple[int, ...]:
@@ -140,6 +151,11 @@ class Part:
 
         folder, scratch = self.workspace.synthetic(self.arm), self.workspace.scratch
         return arrays.drawn(self._listed(most), folder, self.split, side, f"dreamset generate {self.arm}", scratch)
+
+
+def learned(params: Params, split: Split) -> int:
+    """Return the number of images that steps follow, the same for every arm: of shots or synthetic ones, the more."""
+    return max(len(split.train), sum(params.training_per_class(split.train_per_class)))
 
 
 def prompts(split: Split) -> list[str]:

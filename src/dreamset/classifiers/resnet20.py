@@ -7,7 +7,7 @@ on real ones, its accuracy is the classification accuracy score, CAS (Ravuri and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from dreamset.core.strict import Range
 from dreamset.params.model import ScratchRow
@@ -50,8 +50,9 @@ class Row(ScratchRow):
     """``train.resnet20`` of a model's row."""
 
     program: ClassVar[str | None] = PROGRAM
+    native: ClassVar[tuple[int, int]] = (16, 32)  # below, its last stage has 2 x 2 pixels; above, it is CIFAR's no more
 
-    size: Annotated[int, Range(low=8)]
+    size: Annotated[int, Range(low=8)] | Literal["native"]
     width: Count
 
 
@@ -123,7 +124,7 @@ def network(classes: int, width: int, size: int, label_smoothing: float) -> nn.M
 
 def build(row: Row, model: Model, split: Split, root: Path) -> nn.Module:
     """Return an initialised network for the classes of ``split``."""
-    return network(len(split.classes), row.width, row.size, row.label_smoothing)
+    return network(len(split.classes), row.width, row.side(split.native), row.label_smoothing)
 
 
 def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ accuracy after training on synthetic images alone is the classification accuracy
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from dreamset.classifiers.resnet20 import TRANSFORM, WEIGHTS
 from dreamset.core.strict import Range
@@ -40,7 +40,8 @@ class Row(ScratchRow):
     program: ClassVar[str | None] = PROGRAM
 
     # The stem reduces each side to a quarter before the first block.
-    size: Annotated[int, Range(low=64)]
+    native: ClassVar[tuple[int, int]] = (64, 224)
+    size: Annotated[int, Range(low=64)] | Literal["native"]
 
 
 def network(classes: int, size: int, label_smoothing: float) -> nn.Module:
@@ -74,7 +75,7 @@ def network(classes: int, size: int, label_smoothing: float) -> nn.Module:
 
 def build(row: Row, model: Model, split: Split, root: Path) -> nn.Module:
     """Return an initialised network for the classes of ``split``."""
-    return network(len(split.classes), row.size, row.label_smoothing)
+    return network(len(split.classes), row.side(split.native), row.label_smoothing)
 
 
 def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:

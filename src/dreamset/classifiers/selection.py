@@ -35,7 +35,7 @@ def labels_per_class(rule: str, split: Split) -> float:
 
 
 class Row(Protocol):
-    """The settings of training that every classifier's row of ``params.yaml`` has; a configuration changes most."""
+    """The settings of training that every classifier has; a configuration changes most."""
 
     @property
     def lr(self) -> float: ...  # noqa: D102

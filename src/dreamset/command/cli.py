@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Few labelled images in; a labelled synthetic dataset, a better classifier and an honest\n"
         "measurement out. `dvc repro` runs every stage that is out of date; the verbs run one each.",
         epilog="examples:\n"
-        "  dvc repro                                   everything that is out of date\n"
+        "  dreamset run                                everything that is out of date\n"
         "  dreamset generate datadream_dset --dry-run  what one stage would do\n"
         "  dreamset table --shots 4 16 --seeds 0-4     the comparison over seeds",
         formatter_class=_FORMAT,
@@ -96,9 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         verb = _verb(commands, stage, help=what, description=what[0].upper() + what[1:] + ".", examples=examples)
         if item:
             verb.add_argument("item", metavar=item.upper(), help=_ITEM_HELP[item])
-        verb.add_argument(
-            "--dry-run", action="store_true", help="print parameters, inputs, outputs, counts; do nothing"
-        )
+        verb.add_argument("--dry-run", action="store_true", help="print what it would make and how long; do nothing")
+        verb.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: print the parameters, too")
         if stage == "tune":
             verb.add_argument(
                 "--worker", action="store_true", help="run trials beside other processes, and write no results"
@@ -153,6 +152,30 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
 def _beside(commands: Any) -> None:
     """Add the verbs that are no stages."""
     _project(commands)
+    run = _verb(
+        commands,
+        "run",
+        help="run the whole pipeline: what it costs, a question, one bar, the verdict",
+        description="Check everything first, say what to expect and what the run costs here, ask, and run every stage\n"
+        "that is out of date. `dvc repro` does the same without words. After a stop, the same command goes on.",
+        examples="  dreamset run\n"
+        "  dreamset run --images ~/photos    your own images, a folder per class\n"
+        "  dreamset run --yes                without a terminal",
+    )
+    run.add_argument("--images", type=Path, metavar="DIR", help="learn from this folder of class folders")
+    run.add_argument("--yes", action="store_true", help="do not ask")
+    run.set_defaults(run=verbs.run)
+
+    check = _verb(
+        commands,
+        "check",
+        help="say what stands against a run, before anything is changed",
+        description="Check parameters, weights, licence, images and places to write; say each problem and its mend.",
+        examples="  dreamset check",
+    )
+    _common(check)
+    check.set_defaults(run=verbs.check)
+
     table = _verb(
         commands,
         "table",
@@ -197,6 +220,33 @@ def _beside(commands: Any) -> None:
     _common(review)
     review.set_defaults(run=verbs.review)
 
+    change = _verb(
+        commands,
+        "set",
+        help="change single values of params.yaml, and keep the rest as it is",
+        description="Change values of params.yaml; comments and layout stay. The result is checked before the file is\n"
+        "replaced. A key that a row takes over from another one by <<: gets a line of its own.",
+        examples="  dreamset set shots=16 generate.per_class=200\n"
+        "  dreamset set model=sd21_base 'active=[stable_diffusion, datadream_dset]'\n"
+        "  dreamset set recipes.datadream_dset.sampler.guidance=3",
+    )
+    change.add_argument("changes", nargs="+", metavar="KEY=VALUE", help="a dotted key, and its value as YAML has it")
+    _common(change)
+    change.set_defaults(run=verbs.change)
+
+    compare = _verb(
+        commands,
+        "compare",
+        help="runs beside each other: gain, accuracy, time, and what differs in their parameters",
+        description="Show finished runs beside each other: those evaluated here, those that git keeps, and DVC's\n"
+        "experiments. Below stand the parameters that differ; models.* is the row that model names.",
+        examples="  dreamset compare\n  dreamset compare --last 8\n  dreamset compare now a1b2c3d",
+    )
+    compare.add_argument("runs", nargs="*", metavar="RUN", help="names of runs, as they stand above the columns")
+    compare.add_argument("--last", type=int, default=4, metavar="N", help="so many of the newest runs (default 4)")
+    _common(compare)
+    compare.set_defaults(run=verbs.compare)
+
     fetch = _verb(
         commands,
         "fetch",
@@ -214,10 +264,23 @@ def _beside(commands: Any) -> None:
         "gc",
         help="remove finished pieces of work that nothing uses any more",
         description="Remove shards that no dataset, adapter, classifier, unfinished study or table cell here uses.",
-        examples="  dreamset gc",
+        examples="  dreamset gc\n  dreamset gc --dry-run",
     )
+    gc.add_argument("--dry-run", action="store_true", help="say how much would go; remove nothing")
     _common(gc)
     gc.set_defaults(run=verbs.gc)
+
+    clean = _verb(
+        commands,
+        "clean",
+        help="remove what can be made again: generated images, adapters, classifiers, results, scratch",
+        description="Remove what the stages wrote, and finished and unfinished work. Your images, decisions and\n"
+        "parameters stay, and so do results/table, studies and MLflow's runs. Links are left as they are.",
+        examples="  dreamset clean --dry-run\n  dreamset clean --yes",
+    )
+    clean.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    clean.add_argument("--yes", action="store_true", help="do not ask")
+    clean.set_defaults(run=verbs.clean)
 
     track = _verb(
         commands,
@@ -273,11 +336,15 @@ def _classifier(commands: Any) -> None:
         "whether the classifier abstains, and its five best classes. Files that cannot be used get a row\n"
         "with the reason.",
         examples="  dreamset predict photos --out predictions.csv\n"
-        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8",
+        "  dreamset predict 'photos/*.jpg' one.png --threshold 0.8\n"
+        "  dreamset predict labelled --score --out predictions.csv   labelled/CLASS/IMAGE: how often is it right?",
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="an image file, a folder or a pattern")
     predict.add_argument("--out", type=Path, metavar="FILE", help="the CSV (default: standard output)")
     predict.add_argument("--threshold", type=float, metavar="T", help="abstain below it (default: the delivered one)")
+    predict.add_argument(
+        "--score", action="store_true", help="folders are named after classes: print the accuracy, add a column"
+    )
     _which(predict)
     predict.set_defaults(run=verbs.predict)
 

@@ -1,4 +1,4 @@
-"""``--dry-run``: what a stage would read, write and cost, without importing what it needs."""
+"""``--dry-run``: what a stage would make, how long that takes here, and what it reads and writes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from dreamset.command import counts, times
 from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError
 from dreamset.core.strict import read_yaml
 from dreamset.data import splits, tuned
-from dreamset.data.work import Work
+from dreamset.data.runs import arms, runs
 from dreamset.params import to_dict
+from dreamset.params.model import ScratchRow
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from dreamset.command.times import Timed
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
 
@@ -27,10 +30,26 @@ if TYPE_CHECKING:
 _WEIGHTS: Final = {"models/base/sd": "generator", "models/base/clip": "clip", "models/base/judge": "judge"}
 
 
-def describe(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
-    """Return a stage's resolved parameters, inputs, outputs, counts and estimate, as YAML.
+def describe(
+    params: Params,
+    workspace: Workspace,
+    stage: str,
+    item: str | None,
+    *,
+    steps: Mapping[str, Timed] | None = None,
+    verbose: bool = False,
+) -> str:
+    """Return what a stage makes and how long that takes here, its inputs, outputs and counts, as YAML.
 
     Inputs and outputs come from dvc.yaml in ``workspace.root``; where it is not there, a sentence says so.
+
+    Args:
+        params: all parameters.
+        workspace: of the project.
+        stage: the stage.
+        item: its recipe or arm.
+        steps: the timed steps of ``times.timed`` for it; None: none were timed.
+        verbose: whether the resolved parameters stand at the end.
     """
     resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}
     resolved[stage] = to_dict(getattr(params, stage))
@@ -44,24 +63,64 @@ def describe(params: Params, workspace: Workspace, stage: str, item: str | None)
         }
     if item in params.recipes:
         resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
-    if stage == "generate" and item and _is_tuned(params, workspace, item):
+    if stage == "generate" and item and counts.is_tuned(params, workspace, item):
         params = tuned.applied(params, workspace, item)
         resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
-    counts = _counts(params, workspace, stage, item)
+    work = counts.of(params, workspace, stage, item)
     plan: dict[str, Any] = {
         "stage": f"{stage} {item}" if item else stage,
-        "parameters": _plain(resolved),
-        **_files(params, workspace, stage, item),
-        "counts": counts,
-        "estimate": _estimate(workspace, stage, item, counts),
+        "makes": makes(params, workspace, stage, item),
+        "takes": times.estimate(params, workspace, stage, item, steps or {}).words,
     }
     if stage == "evaluate":
         plan |= _protocol(params, workspace)
+    plan |= _files(params, workspace, stage, item)
+    plan |= {"counts": work} if work else {}
     if stage == "tune" and item:
         plan |= {"searched": _plain(_searched(params, workspace, item))}
+    if stage == "train":
+        plan["classifiers"] = _classifiers(params, workspace)
     if stage in ("adapt", "generate") and item:
         plan["memory on a GPU"] = _memory(params, workspace, stage, item)
+    plan |= {"parameters": _plain(resolved)} if verbose else {}
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def makes(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
+    """Return what a stage makes, how many and where, in words."""
+    work, name = counts.of(params, workspace, stage, item), item or ""
+    if stage in ("adapt", "tune", "generate", "train") and not work:
+        return "known when `dreamset prepare` has run"
+    if stage == "adapt":
+        place = f"in {_named(workspace, workspace.adapter(name))}"
+        what = f"{_many(work['adapters'], 'adapter')}, {_many(work['steps'], 'step')}"
+        return f"{what}, {place}" if work["adapters"] else "nothing: the recipe trains no adapter"
+    if stage == "tune":
+        trials = work["trials"]
+        return f"a study of {_many(trials, 'trial')}" if trials else "nothing: the recipe searches no value"
+    if stage == "generate":
+        return f"{_many(work['images'], 'image')} in {_named(workspace, workspace.synthetic(name))}"
+    if stage == "train":
+        return f"{_many(len(runs(params, name)), 'classifier')} in {_named(workspace, workspace.classifiers(name))}"
+    return {
+        "prepare": f"the splits of {params.prepare.source}, in {_named(workspace, workspace.splits.parent)}",
+        "expect": "what synthetic images are likely to do here, in results/expect.json",
+        "evaluate": f"the accuracy of {_many(_measured(params), 'classifier')}, in results/evaluate.json",
+        "deliver": "the classifier to take away, in models/classifier",
+        "report": "the page, results/report.html",
+    }[stage]
+
+
+def _measured(params: Params) -> int:
+    return sum(len(runs(params, arm)) for arm in arms(params))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _named(workspace: Workspace, path: Path) -> str:
+    return path.relative_to(workspace.cell).as_posix()
 
 
 def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, Any]:
@@ -108,71 +167,6 @@ def _entry(params: Params, path: Path, stage: str, item: str | None) -> dict[str
     return entry
 
 
-def _counts(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
-    """Return the counts of a stage's work, as far as the present manifests tell."""
-    if stage not in ("adapt", "tune", "generate", "train") or not workspace.splits.is_file():
-        return {}
-    split = splits.read_split(workspace.splits)
-    if stage == "tune":
-        return _tuning(params, workspace, split, item or "")
-    if stage == "train":
-        return _training(params, item or "")
-    if stage == "generate" and not params.recipes[item or ""].draws:
-        return {"images": sum(params.synthetic_per_class(split.train_per_class))}
-    if stage == "generate":
-        sampler = params.sampler(item or "")
-        calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
-        return {"images": sum(params.synthetic_per_class(split.train_per_class)), "U-Net calls per image": calls}
-    adapters, steps = _adapting(params, item or "", split.train_per_class)
-    return {"adapters": adapters, "steps": steps}
-
-
-def _adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
-    """Return the number of a recipe's adapters, and of all their optimizer steps, for ``images`` of each class."""
-    row = params.recipes[recipe]
-    if not row.trains:
-        return 0, 0
-    schedule = params.schedule(recipe)
-    if not row.has_adapter_per_class:
-        return 1, schedule.steps(sum(images))
-    return len(images), sum(map(schedule.steps, images))
-
-
-def _is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
-    """Return whether every study before the images of ``recipe`` has chosen, for these shots and rows."""
-    studied = [name for name in params.lineage(recipe) if params.recipes[name].is_tuned]
-    if not all(workspace.result("tune", name).is_file() for name in studied):
-        return False
-    return not studied or (workspace.splits.is_file() and all(tuned.is_current(params, workspace, n) for n in studied))
-
-
-def _tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:
-    """Return the most that a study can do: nothing is pruned, and no two trials share their adapters."""
-    from dreamset.study import objective
-
-    search, tune = params.recipes[recipe].search, params.base.tune
-    if search is None:
-        return {"trials": 0}
-    holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
-    steps = sum(objective.steps_at(tune, rung) for rung in tune.per_class)
-    counts = {
-        "trials": trials,
-        "rungs": len(tune.per_class),
-        "images at most": trials * len(holdouts) * len(split.classes) * tune.per_class[-1],
-        "classifier steps at most": trials * len(holdouts) * steps,
-    }
-    # The recipes that it starts from have adapters in each holdout too, but the same ones in all trials.
-    adapting = sum(
-        _adapting(params, name, part.split.train_per_class)[1]
-        * (trials if name == recipe and (search.lr or search.epochs) else 1)
-        for part in holdouts
-        for name in params.lineage(recipe)
-    )
-    if adapting:
-        counts["adapter steps at most"] = adapting
-    return counts
-
-
 def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
     """Return the knobs of a study with their ranges, as far as they are known beforehand."""
     search = params.recipes[recipe].search
@@ -180,7 +174,7 @@ def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:
         return "nothing: the recipe has no search"
     if not workspace.splits.is_file():
         return dict.fromkeys(search.knobs, "known when `dreamset prepare` has run")
-    if not all(_is_tuned(params, workspace, name) for name in params.lineage(recipe)[:-1]):
+    if not all(counts.is_tuned(params, workspace, name) for name in params.lineage(recipe)[:-1]):
         return dict.fromkeys(search.knobs, "known when what it starts from is tuned")
     from dreamset.study import space
 
@@ -205,7 +199,6 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
         cost = f"cv, {len(folds)} folds, in each of which all that learns is done again: "
         divided = [fold.split for fold in folds]
         cost += _refitting(params, divided) + _tuning_again(params, workspace, divided)
-        cost += _refitting_time(params, workspace, len(folds))
     else:
         images = json.loads(path.read_text(encoding="utf-8"))["test"]
         cost = f"test, {images} images that were held out; nothing is trained for it"
@@ -222,11 +215,11 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
             for left_out in dividing.held_out(split, dividing.SELECTING, "selection"):
                 fewer = Counter(sample.label for sample in left_out)
                 learned.append(tuple(count - fewer[label] for label, count in enumerate(split.train_per_class)))
-    adapting = sum(_adapting(params, recipe, shots)[1] for recipe in params.active for shots in learned)
+    adapting = sum(counts.adapting(params, recipe, shots)[1] for recipe in params.active for shots in learned)
     images = len(params.active) * sum(sum(params.synthetic_per_class(shots)) for shots in learned)
-    counts = [_training(params, arm) for arm in ("real", *params.active)]
-    fitting = sum(count for work in counts for what, count in work.items() if what.startswith("steps"))
-    return f"{adapting} adapter steps, {images} images and {len(folds) * fitting} classifier steps"
+    every = [counts.training(params, split, arm) for split in folds for arm in ("real", *params.active)]
+    fitting = sum(count for work in every for what, count in work.items() if what.startswith("steps"))
+    return f"{adapting} adapter steps, {images} images and {fitting} classifier steps"
 
 
 def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split]) -> str:
@@ -235,7 +228,7 @@ def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split
     total: Counter[str] = Counter()
     for recipe in studied:
         for split in folds:
-            total.update(_tuning(params, workspace, split, recipe))
+            total.update(counts.tuning(params, workspace, split, recipe))
     if not studied:
         return ""
     del total["rungs"]
@@ -243,70 +236,24 @@ def _tuning_again(params: Params, workspace: Workspace, folds: list[splits.Split
     return f"; in {len(studied) * len(folds)} studies at most {work}"
 
 
-def _refitting_time(params: Params, workspace: Workspace, folds: int) -> str:
-    """Return in words how long that takes; empty where a stage has not recorded its time."""
-    from dreamset.data.folds import SELECTING
+def _classifiers(params: Params, workspace: Workspace) -> Any:
+    """Return in words what each trained classifier sees and how long it learns, the same in every arm."""
+    if not workspace.splits.is_file():
+        return "known when `dreamset prepare` has run"
+    from dreamset.classifiers.parts import learned
 
-    seconds, rounds = 0.0, 1 + SELECTING if params.selection == "cv" else 1
-    stages: dict[str, Sequence[str]] = dict.fromkeys(("adapt", "generate"), params.active)
-    stages["tune"] = [recipe for recipe in params.active if params.recipes[recipe].is_tuned]
-    stages["train"] = ("real", *params.active)
-    for stage, items in stages.items():
-        for item in items:
-            path = workspace.result(stage, item)
-            if not path.is_file():
-                return ""
-            record = json.loads(path.read_text(encoding="utf-8"))
-            # What training records is of the folds that select, too, and these have no studies of their own.
-            again = 1 if stage == "tune" else rounds
-            seconds += _trained(record) if stage == "train" else again * record["seconds"]
-    return f"; about {folds * seconds:.0f} s, going by the stages' last runs on all images"
-
-
-def _trained(record: dict[str, Any]) -> float:
-    """Return the seconds of all classifiers of an arm."""
-    return float(sum(run["seconds"] for run in record["runs"]))
-
-
-def _training(params: Params, arm: str) -> dict[str, int]:
-    """Return the optimizer steps by classifier, all that is tried included, without what the folds adapt and draw."""
-    from dreamset.classifiers import selection
-    from dreamset.data import folds
-    from dreamset.data.runs import REAL, runs
-
-    counts: dict[str, int] = {}
-    for run in runs(params, arm):
-        name = run.classifier
+    split, said = splits.read_split(workspace.splits), {}
+    images = learned(params, split)
+    for name in dict.fromkeys((*params.train.classifiers, *params.train.baselines)):
         row = params.base.train.rows[name]
-        count = 1 if run.kind.more else params.train.configurations
-        tried = selection.configurations(row, params.train.real_weight, count, params.seed)
-        steps = sum(configuration.steps for configuration in tried)
-        if params.selection == "cv":
-            # Then one more, on all the shots, of at most as many steps as the longest.
-            steps = folds.SELECTING * steps + max(configuration.steps for configuration in tried)
-        counts[f"steps of {name}"] = counts.get(f"steps of {name}", 0) + steps
-    if params.selection == "cv":
-        counts["folds, each adapted and drawn again" if arm != REAL else "folds"] = folds.SELECTING
-    return counts
-
-
-def _estimate(workspace: Workspace, stage: str, item: str | None, counts: dict[str, int]) -> str:
-    """Return the seconds, scaled from the last run's; records do not say which model that had."""
-    path = workspace.result(stage, item)
-    if not path.is_file():
-        return "no earlier run to estimate from"
-    last = json.loads(path.read_text(encoding="utf-8"))
-    unit = {"adapt": "steps", "tune": "trials", "generate": "images"}.get(stage)
-    seconds = _trained(last) if stage == "train" else last.get("seconds")
-    done = last.get("drawn", last.get(unit)) if unit else None
-    done = len(done) if isinstance(done, list) else done
-    if seconds is None:
-        return f"not known: {stage} does not record how long it takes"
-    if unit and counts.get(unit) and done:
-        each = seconds / done
-        every = f"{each * counts[unit]:.0f} s for all of it, at {each:.4f} s per {unit[:-1]}"
-        return f"{every} as last time, with whatever model"
-    return f"{seconds:.0f} s, as last time, with whatever model and steps"
+        course = row.course(images)
+        words = f"{course.steps} steps of {course.batch} images"
+        if isinstance(row, ScratchRow):
+            side = row.side(split.native)
+            whence = f", for the shots have {split.native} on their short side" if row.size == "native" else ""
+            words = f"sees {side} x {side} pixels{whence}; {words}"
+        said[name] = words if isinstance(row.steps, int) else f"{words}, for {images} images"
+    return said
 
 
 def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> str:

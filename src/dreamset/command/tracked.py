@@ -12,6 +12,7 @@ from dreamset import track
 from dreamset.command import tracked_runs as runs
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json, sha256_file
+from dreamset.data import primary
 from dreamset.data.runs import Kind, Run
 from dreamset.evaluate import output
 from dreamset.metrics.gains import Gain, over_real
@@ -27,7 +28,13 @@ _ITEMS: Final = ("adapt", "generate", "train")  # stages that run once per recip
 
 
 def stage(
-    params: Params, workspace: Workspace, name: str, item: str | None, summary: Mapping[str, Any], started: float
+    params: Params,
+    workspace: Workspace,
+    name: str,
+    item: str | None,
+    summary: Mapping[str, Any],
+    started: float,
+    process: track.Sender | None = None,
 ) -> None:
     """Spool what a stage has done, at its end; no failure of it fails the stage.
 
@@ -38,9 +45,11 @@ def stage(
         item: the recipe or the arm; None for a stage that runs once.
         summary: what its ``run`` returned.
         started: seconds since the epoch.
+        process: what sends, where ``track.sender`` has started it.
     """
     try:
-        _stage(params, workspace, name, item, summary, started)
+        if _stage(params, workspace, name, item, summary, started):
+            track.finish(workspace, params, name, started, process)
     except (InputError, OSError, LookupError, TypeError, ValueError) as error:
         # The stage has done its work, whatever its files lack that MLflow is told of.
         track.warn(f"{name} is not tracked ({type(error).__name__}: {error}).")
@@ -48,15 +57,15 @@ def stage(
 
 def _stage(
     params: Params, workspace: Workspace, name: str, item: str | None, summary: Mapping[str, Any], started: float
-) -> None:
+) -> bool:
+    """Return whether anything was spooled."""
     if params.track.uri is None:
-        return
+        return False
     private = not params.report.show_real
     if name == "tune" and item:
         files = runs.artifacts(workspace, name, item, private)
         track.study(workspace, params, item, read_json(workspace.result(name, item), f"dreamset tune {item}"), files)
-        track.finish(workspace, params, name, started)
-        return
+        return True
     tree, everything, tags = track.pipeline(workspace, params)
     top: dict[str, Any] = {}
     below: list[runs.Told] = []
@@ -67,14 +76,15 @@ def _stage(
     elif name == "deliver":
         top, below = _delivered(params, workspace)
     if item and not below:
-        return  # a recipe that nothing is trained for has nothing to tell yet
+        return False  # a recipe that nothing is trained for has nothing to tell yet
     files = [] if item else runs.artifacts(workspace, name, item, private)
+    top["tags"] = tags | top.get("tags", {})
     pipeline = spool.Run(
-        runs.PIPELINE, f"pipeline {tree[:8]}", "pipeline", started, time.time(), tags=tags, params=everything, **top
+        runs.PIPELINE, f"pipeline {tree[:8]}", "pipeline", started, time.time(), params=everything, **top
     )
     told = [(pipeline, spool.named(files)), *below]
     track.record(workspace, params, name, tree, [run for run, _ in told], {run.key: files for run, files in told})
-    track.finish(workspace, params, name, started)
+    return True
 
 
 def _evaluated(
@@ -82,8 +92,9 @@ def _evaluated(
 ) -> tuple[dict[str, Any], list[runs.Told]]:
     """Return what an evaluation says of its pipeline, and its recipes and classifiers, each whole."""
     rows, verdict = output.rows(dict(evaluation)), evaluation.get("verdict")
-    compact = output.summary(params, rows, verdict)
-    top: dict[str, Any] = {"metrics": runs.numbers(compact)}
+    choice = primary.settle(params, workspace)
+    compact = output.summary(choice, rows, verdict)
+    top: dict[str, Any] = {"metrics": runs.numbers(compact), "tags": {"primary": choice.primary_recipe}}
     if verdict:
         top |= {"note": verdict["sentence"]}
     gains = [Gain.read(row) for row in evaluation["differences"]]

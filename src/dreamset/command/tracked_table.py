@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dreamset import track
 from dreamset.command import tracked_runs as runs
 from dreamset.core.files import digest, read_json
+from dreamset.data import primary
 from dreamset.data.runs import REAL, Kind, Run
 from dreamset.evaluate import output
 from dreamset.metrics.claims import read_claims, read_csv
@@ -32,10 +33,10 @@ def record(params: Params, workspace: Workspace) -> None:
     ended = runs.written(folder / "claims.csv")
     curves: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     sentences = []
-    claims = read_claims(folder / "claims.csv")
+    claims, choice = read_claims(folder / "claims.csv"), primary.settle(params, workspace)
     for shots in sorted({claim.shots for claim in claims}):
         here = {(claim.gain.of, claim.gain.minus): claim for claim in claims if claim.shots == shots}
-        best = over_real([c.gain for c in here.values()], params.primary_recipe, params.primary_classifier)
+        best = over_real([c.gain for c in here.values()], choice.primary_recipe, choice.primary_classifier)
         if best is None:
             continue
         for name, value in (("gain", best.difference), ("gain_low", best.low), ("gain_high", best.high)):

@@ -11,9 +11,12 @@ import functools
 import hashlib
 import importlib.metadata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dreamset.core.files import digest, sha256_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Modules that change no number of any shard, study or cell: they refuse, report, lock or keep what others compute.
 ASIDE: Final = frozenset(
@@ -23,6 +26,7 @@ ASIDE: Final = frozenset(
         "dreamset.core.audit",
         "dreamset.core.code",
         "dreamset.core.errors",
+        "dreamset.core.interrupts",
         "dreamset.core.locks",
         "dreamset.core.progress",
         "dreamset.core.shards",
@@ -169,41 +173,46 @@ def _parsed(path: Path) -> tuple[frozenset[tuple[str, str]], str]:
 def _parsed_text(text: str) -> tuple[frozenset[tuple[str, str]], str]:
     """The imports of a source text as pairs (module, name in it or ""), and the hash of its code without its words."""
     tree = ast.parse(text)
-    names: set[tuple[str, str]] = set()
-    for node in ast.walk(tree):
+    said = _text(tree) or ""
+    return frozenset(_imported(tree.body)), hashlib.sha256(said.encode()).hexdigest()
+
+
+def _imported(statements: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    """The imports of some statements and of those within them; an expression has none."""
+    for node in statements:
         if isinstance(node, ast.Import):
-            names |= {(alias.name, "") for alias in node.names}
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {(node.module, alias.name) for alias in node.names}
-    return frozenset(names), hashlib.sha256(_text(_Silent().visit(tree)).encode()).hexdigest()
+            yield from ((node.module, alias.name) for alias in node.names)
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _imported(getattr(node, field, ()))
 
 
-def _text(node: object) -> str:
-    """A syntax tree as text, without empty fields: each version of Python has other ones, and keys outlive it."""
-    if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
-        return f"{type(node).__name__}({','.join(f'{name}={_text(value)}' for name, value in fields)})"
-    return f"[{','.join(map(_text, node))}]" if isinstance(node, list) else repr(node)
+def _text(node: object) -> str | None:
+    """A syntax tree as text, without words: None where nothing else is in it.
 
-
-class _Silent(ast.NodeTransformer):
-    """Drops docstrings, types of arguments, texts of errors and of ``print``, and functions that return words."""
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
-        node.returns = None
-        return None if node.name.endswith("_words") else self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+    Words are docstrings, types of arguments, texts of errors and of ``print``, and functions that return words. Empty
+    fields are left out, too: each version of Python has other ones, and keys outlive it.
+    """
+    match node:
+        case list():
+            items = [said for item in node if (said := _text(item)) is not None]
+            return f"[{','.join(items)}]" if items else None
+        case ast.Expr(value=ast.Constant(value=str())):
             return None
-        return self.generic_visit(node)
+        case ast.FunctionDef(name=name) if name.endswith("_words"):
+            return None
+        case ast.Call(func=ast.Name(id=name)) if name == "print" or name.endswith("Error"):
+            return f"Call(func={_text(node.func)})"
+        case ast.AST():
+            unsaid = _UNSAID.get(type(node))
+            fields = (
+                (name, said)
+                for name in node._fields
+                if name != unsaid and (value := getattr(node, name, None)) is not None and (said := _text(value))
+            )
+            return f"{type(node).__name__}({','.join(f'{name}={said}' for name, said in fields)})"
+    return repr(node)
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        if name == "print" or name.endswith("Error"):
-            return ast.Call(node.func, [], [])
-        return self.generic_visit(node)
+
+_UNSAID: Final[dict[type, str]] = {ast.FunctionDef: "returns", ast.arg: "annotation"}

@@ -7,14 +7,14 @@ import io
 import re
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from dreamset.core import formats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -39,6 +39,15 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What ``changed`` can do, by the name of its key in section prepare, and in words.
+CHANGES: Final = {"invert": "inverted", "crop": "cut to the object", "autocontrast": "contrast widened"}
+NO_OBJECT: Final = "shows no object, so that nothing was cut"
+_FAINT: Final = 16  # of 255: a difference of this size and less is none
+_STRAY: Final = 0.005  # share of the object's pixels at each end of a side that may be specks of dust
+_SMALLEST: Final = 4  # px: what is smaller on both sides is a speck and no object
+_MARGIN: Final = 1 / 8  # around the object, of its longer side; letters were read best from 0 to 1/5
+_CUTOFF: Final = 0.5  # per cent of the darkest and of the lightest pixels that contrast does not count
+
 _BITS_PER_SAMPLE: Final = 258  # of TIFF, and so are the next two
 _PHOTOMETRIC: Final = 262
 _SAMPLE_FORMAT: Final = 339
@@ -65,10 +74,28 @@ class Decoding:
     Attributes:
         max_pixels: a larger image is refused by its header, before any decoding.
         window: the values that become black and white in a grey file of more than 8 bits; None refuses such files.
+        invert: negative, as in ``changed``; the next two likewise.
+        crop: cut to the object.
+        autocontrast: darkest and lightest become black and white.
     """
 
     max_pixels: int
     window: tuple[float, float] | None = None
+    invert: bool = False
+    crop: Literal["object"] | None = None
+    autocontrast: bool = False
+
+    @classmethod
+    def recorded(cls, preprocessing: Mapping[str, Any]) -> Decoding:
+        """Return the decoding that the record of a delivered classifier states; older records know no changes."""
+        window = preprocessing["window"]
+        changes = {name: preprocessing[name] for name in CHANGES if name in preprocessing}
+        return cls(preprocessing["max_pixels"], tuple(window) if window else None, **changes)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Return the changes of ``changed`` that are asked for, by name; empty where the picture stays as it is."""
+        return {name: getattr(self, name) for name in CHANGES if getattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -108,9 +135,12 @@ def decode(data: bytes, decoding: Decoding) -> Decoded:
     except Exception as error:
         # On damaged bytes decoders raise errors of every kind: struct.error, KeyError, TypeError, zlib.error ...
         raise BadImageError(f"damaged: {str(error) or type(error).__name__}") from None
-    if whole:
+    if not whole:
+        decoded = replace(decoded, note="; ".join(filter(None, (decoded.note, _PASSED_OVER))))
+    if not decoding.changes:
         return decoded
-    return replace(decoded, note="; ".join(filter(None, (decoded.note, _PASSED_OVER))))
+    image, note = changed(decoded.image, decoding)
+    return Decoded(image, "; ".join(filter(None, (decoded.note, note))), converted=True)
 
 
 def _decoded(image: Image.Image, data: bytes, decoding: Decoding) -> Decoded:
@@ -144,6 +174,69 @@ def _opened(data: bytes, use: Callable[[Image.Image], _T]) -> tuple[_T, bool]:
             raise
     with Image.open(io.BytesIO(bare), formats=formats.FORMATS) as image:
         return use(image), False
+
+
+def changed(image: Image.Image, decoding: Decoding) -> tuple[Image.Image, str]:
+    """Return a picture as ``decoding`` changes it, and in words what was done.
+
+    The order is: inverted, cut to the object, contrast widened. The card of a delivered classifier holds the same steps
+    as a program (``dreamset.deliver``), and a test compares the two.
+
+    - Object: the pixels that differ from the border's median colour by more than a quarter of the largest difference,
+      and by more than 16 of 255. What is cut out is a square around them, with an eighth of their longer side as
+      margin, and filled with the border's colour where it reaches beyond the picture. Without an object, or with one of
+      less than 4 pixels, the picture stays whole.
+    - Contrast: the darkest 0.5 % become black and the lightest 0.5 % white, and greys and colours keep their tone. A
+      picture whose greys differ by no more than 16 of 255 stays as it is.
+
+    Args:
+        image: RGB.
+        decoding: says which changes.
+    """
+    words = [CHANGES[name] for name in decoding.changes]
+    if decoding.invert:
+        image = ImageOps.invert(image)
+    if decoding.crop:
+        cut = _object(image)
+        if cut is None:
+            words[words.index(CHANGES["crop"])] = NO_OBJECT
+        image = cut or image
+    if decoding.autocontrast:
+        low, high = image.convert("L").getextrema()
+        if high - low > _FAINT:  # type: ignore[operator]
+            image = ImageOps.autocontrast(image, cutoff=_CUTOFF, preserve_tone=True)
+    return image, ", ".join(words)
+
+
+def _object(image: Image.Image) -> Image.Image | None:
+    """Return the square around what differs from the border, or None where nothing does."""
+    import numpy as np
+
+    width, height = image.size
+    sides = ((0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height))
+    edges = np.concatenate([np.asarray(image.crop(side)).reshape(-1, 3) for side in sides])
+    red, green, blue = np.median(edges, axis=0).astype(int).tolist()
+    ground = Image.new("RGB", image.size, (red, green, blue))
+    difference = np.asarray(functools.reduce(ImageChops.lighter, ImageChops.difference(image, ground).split()))
+    shown = difference > max(_FAINT, int(difference.max()) / 4)
+    if not shown.any():
+        return None
+    (left, right), (top, bottom) = (_span(shown.sum(axis)) for axis in (0, 1))
+    longest = max(right - left, bottom - top)
+    if longest < _SMALLEST:
+        return None
+    side = round(longest * (1 + 2 * _MARGIN))
+    left, top = (left + right - side) // 2, (top + bottom - side) // 2
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(image, (-left, -top))
+    return square
+
+
+def _span(counts: NDArray[np.int64]) -> tuple[int, int]:
+    """Return where the counted pixels begin and end along a side, without the few that lie outermost."""
+    reached = counts.cumsum()
+    few = int(_STRAY * reached[-1])
+    return int((reached > few).argmax()), int((reached >= reached[-1] - few).argmax()) + 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -218,16 +218,16 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def collect_garbage(store: Path, used: set[str]) -> tuple[int, int]:
+def collect_garbage(store: Path, used: set[str], *, dry_run: bool = False) -> tuple[int, int]:
     """Remove every shard whose key is not in ``used``, and leftovers of killed runs.
 
     Only while no run is going on, whose shards nothing lists yet: see ``locks.busy``.
 
     Returns:
-        How many folders went, and how many bytes.
+        How many folders went, and how many bytes; with ``dry_run``, how many would go.
     """
     folders = [path for path in store.iterdir() if path.is_dir() and path.name not in used] if store.is_dir() else []
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
-    for folder in folders:
+    for folder in [] if dry_run else folders:
         shutil.rmtree(folder)
     return len(folders), size

@@ -19,6 +19,8 @@ _MARGIN: Final = 24
 _BLOCK_GAP: Final = 28
 _HEADER: Final = 34
 _LABEL: Final = 220
+_WIDTH: Final = 1400  # px for all pictures, about; more sources have fewer of each class
+_FEWEST: Final = 3  # of each class and source, however many sources there are
 _PAPER: Final = (255, 255, 255)
 _INK: Final = (28, 27, 25)
 
@@ -37,13 +39,18 @@ class Block:
 
 
 def contact_sheet(sources: Sequence[Block], names: Sequence[str]) -> Image.Image:
-    """Draw one row per class and a block of columns per source, under the sources' names."""
+    """Draw one row per class and a block of columns per source, under the sources' names.
+
+    Of many sources only the first pictures of each class are drawn, so that a page shows the sheet at a readable size.
+    """
     sources = [block for block in sources if block.columns]
     if not sources:
         return Image.new("RGB", (2 * _MARGIN, 2 * _MARGIN), _PAPER)
     first = next(image for block in sources for pictures in block.by_label for image in pictures)
     tile = first.width * -(-_TILE // first.width)
     step = tile + _GAP
+    most = max(_FEWEST, _WIDTH // (len(sources) * step))
+    sources = [Block(block.name, [pictures[:most] for pictures in block.by_label]) for block in sources]
     font, small = _font(16), _font(14)
     rows = len(sources[0].by_label)
     label = max(_width(small, _fitted(small, name, _LABEL)) for name in names[:rows]) + _BLOCK_GAP // 2

@@ -9,6 +9,7 @@ pydantic would need as many lines for the same sentences, and adds a quarter of 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -76,12 +77,25 @@ def read_yaml(path: Path) -> Any:
     Raises:
         InputError: the file cannot be read; the sentence names it, and the line of a mistake.
     """
+    return read_yaml_text(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of the project.
+
+    Raises:
+        InputError: the file cannot be read, or is no UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run this in the project's folder.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from error
+
+
+def read_yaml_text(text: str, path: Path) -> Any:
+    """Return the value of a YAML text, as ``read_yaml`` does; ``path`` names it in a sentence."""
     try:
         return yaml.load(text, _Names)
     except yaml.YAMLError as error:
@@ -120,6 +134,47 @@ def build(kind: type[T], raw: object, key: str = "") -> T:
     return kind(**values)
 
 
+def problems(kind: type, raw: object, key: str = "") -> typing.Iterator[str]:
+    """Yield a sentence for every key and value that ``build`` would refuse; ``build`` raises the first of them."""
+    if not isinstance(raw, dict):
+        yield from _refusal(build, kind, raw, key)
+        return
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}
+    rest = [name for name in fields if REST in typing.get_args(hints.get(name))]
+    if not rest:
+        for name in raw.keys() - fields.keys():
+            yield from _refusal(refuse_others, [name], fields, key)
+    for name, field in fields.items():
+        where, hint = join(key, name), hints[field.name]
+        if name in rest:
+            continue
+        if name not in raw:
+            if field.default is dataclasses.MISSING:
+                yield f"{where}: is missing; give it."
+        elif dataclasses.is_dataclass(hint):
+            yield from problems(typing.cast("type", hint), raw[name], where)
+        elif (row := _row(hint)) and isinstance(raw[name], dict) and raw[name]:
+            for other, value in raw[name].items():
+                yield from problems(row, value, join(where, other))
+        else:
+            yield from _refusal(_value, hint, raw[name], where)
+
+
+def _row(hint: Any) -> type | None:
+    """Return the dataclass of the rows of a mapping, or None where ``hint`` is no such mapping."""
+    row = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+    return row if dataclasses.is_dataclass(row) and isinstance(row, type) else None
+
+
+def _refusal(check: typing.Callable[..., object], *given: object) -> list[str]:
+    try:
+        check(*given)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
 def refuse_others(raw: typing.Iterable[object], allowed: typing.Collection[str], key: str) -> None:
     """Fail on a key that is not allowed.
 
@@ -128,7 +183,7 @@ def refuse_others(raw: typing.Iterable[object], allowed: typing.Collection[str],
     """
     for name in raw:
         if name not in allowed:
-            raise InputError(f"{join(key, name)}: unknown key; allowed are {listed(allowed)}.")
+            raise InputError(f"{join(key, name)}: unknown key{meant(name, allowed)}; allowed are {listed(allowed)}.")
 
 
 def one_of(value: str, allowed: typing.Collection[str], key: str) -> None:
@@ -138,7 +193,13 @@ def one_of(value: str, allowed: typing.Collection[str], key: str) -> None:
         InputError: naming the key, and what is allowed.
     """
     if value not in allowed:
-        raise InputError(f"{key}: expected one of {listed(allowed)}, got {_quoted(value)}.")
+        raise InputError(f"{key}: expected one of {listed(allowed)}, got {_quoted(value)}{meant(value, allowed)}.")
+
+
+def meant(given: object, allowed: typing.Iterable[object]) -> str:
+    """Return `` (did you mean X?)`` where a name is near an allowed one, else nothing."""
+    near = difflib.get_close_matches(str(given), [str(name) for name in allowed], 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _value(hint: Any, raw: object, key: str) -> Any:
@@ -152,7 +213,7 @@ def _value(hint: Any, raw: object, key: str) -> Any:
         return _any_of([arg for arg in args if arg is not type(None)], raw, key)
     if origin is Literal:
         if raw not in args or isinstance(raw, bool):
-            raise InputError(f"{key}: expected one of {listed(args)}, got {_quoted(raw)}.")
+            raise InputError(f"{key}: expected one of {listed(args)}, got {_quoted(raw)}{meant(raw, args)}.")
         return raw
     if origin is tuple:
         if not isinstance(raw, list):
@@ -176,7 +237,7 @@ def _any_of(hints: list[Any], raw: object, key: str) -> Any:
         return _value(hints[0], raw, key)
     for hint in hints:
         # An error inside a mapping names the inner key.
-        if isinstance(raw, dict) and raw and typing.get_origin(hint) is dict:
+        if isinstance(raw, dict) and raw and (typing.get_origin(hint) is dict or dataclasses.is_dataclass(hint)):
             return _value(hint, raw, key)
         try:
             return _value(hint, raw, key)
@@ -194,6 +255,8 @@ def _allowed(hint: Any) -> str:
         return f"a mapping of names to {'rows' if dataclasses.is_dataclass(args[1]) else _allowed(args[1])}"
     if origin is tuple:
         return f"a list of {_allowed(args[0])}"
+    if dataclasses.is_dataclass(hint):
+        return f"a mapping of {listed(field.name for field in dataclasses.fields(hint))}"
     return f"{_WORDS[args[0]]} {args[1]}".strip() if origin is Annotated else _WORDS[hint]
 
 

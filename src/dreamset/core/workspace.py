@@ -40,6 +40,11 @@ class Workspace:
         return self.cell / "data/splits/test.json"
 
     @property
+    def go(self) -> Path:
+        """File that ``expect`` writes where the run may go on; what costs depends on it, in ``dvc.yaml``."""
+        return self.cell / "data/splits/go"
+
+    @property
     def rejected(self) -> Path:
         """List of the source's rejected files, with reasons."""
         return self.cell / "data/splits/rejected.json"
@@ -53,6 +58,11 @@ class Workspace:
     def near_test(self) -> Path:
         """Folder of pictures that show synthetic images beside the test images they resemble; one file per recipe."""
         return self.cell / "data/near_test"
+
+    @property
+    def mistakes(self) -> Path:
+        """Folder of the held-out images that a classifier takes for another class, and of what it takes them for."""
+        return self.cell / "data/mistakes"
 
     @property
     def real(self) -> Path:
@@ -135,6 +145,11 @@ class Workspace:
     def artifacts(self) -> Path:
         """Folder of the pictures that trials keep for a dashboard, of all cells."""
         return self.root / ".dreamset/artifacts"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of a small record of every run that was evaluated here, which ``dreamset compare`` reads."""
+        return self.root / ".dreamset/runs"
 
     @property
     def spool(self) -> Path:

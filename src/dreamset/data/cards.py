@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
+from dreamset.core.images import CHANGES
 from dreamset.data import licences
 from dreamset.params.recipe import (
     NOT_ANONYMOUS,
@@ -289,7 +290,12 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield ""
     learned = "real images alone" if record["arm"] == "real" else f"real images and those of `{record['arm']}`"
     strongly = ", strongly augmented" if record.get("train_on", "").endswith("_strong") else ""
-    yield f"- Trained on {learned}{strongly}, because the verdict's outcome is `{record['verdict']['outcome']}`."
+    candidates = (record.get("chosen") or {}).get("candidates")
+    why = "it is the best by cross-validation on the shots" if candidates else ""
+    why = why or f"the verdict's outcome is `{record['verdict']['outcome']}`"
+    yield f"- Trained on {learned}{strongly}, because {why}."
+    if candidates:
+        yield f"- {record['chosen']['chosen_by']}, of these: {'; '.join(map(_candidate, candidates))}."
     yield f"- {_accuracy(record['accuracy'])}"
     if record["accuracy"].get("untested"):
         yield f"- {untested_words(record['accuracy']['untested'])}"
@@ -298,7 +304,7 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield (
         f"- Input: {pixels['channels']}; shortest side to {pixels['side']} pixels ({pixels['resample']}), centre square"
         f"{larger}; mean {pixels['mean']}, standard deviation {pixels['std']} of values in 0..1. Turned upright by "
-        "EXIF, transparency put on white."
+        f"EXIF, transparency put on white{''.join(f', {CHANGES[key]}' for key in CHANGES if pixels.get(key))}."
     )
     fitted = record.get("temperature_images")
     how = f", fitted on {fitted} images that were held out" if fitted else ""
@@ -345,10 +351,21 @@ def _accuracy(row: Mapping[str, Any]) -> str:
         return (
             f"Accuracy {row['estimate']:.1%} ({interval}): the folds' estimate on {row['images']} labelled images, "
             "each predicted by a classifier that had not seen it. This one was trained afterwards, on "
-            f"{_learned(row)}."
+            f"{_learned(row)}{_among(row)}."
         )
     chosen = "; the verdict chose it on the same images, so expect a little less" if row.get("chosen") else ""
     return f"Accuracy {row['estimate']:.1%} ({interval}) on {row['images']} test images that nothing had seen{chosen}."
+
+
+def _candidate(row: Mapping[str, Any]) -> str:
+    """Return a candidate with its accuracy by folds and on the images that score."""
+    return f"`{row['run']}` {row['accuracy_folds']:.1%} ({row['accuracy']:.1%} when measured)"
+
+
+def _among(row: Mapping[str, Any]) -> str:
+    """Return a phrase on a choice by the same predictions; an empty one where nothing was chosen."""
+    count = row.get("candidates", 1)
+    return f"; it was chosen among {count} by the same predictions, so expect a little less" if count > 1 else ""
 
 
 def untested_words(classes: Sequence[str]) -> str:

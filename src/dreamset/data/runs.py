@@ -106,13 +106,13 @@ def kinds(params: Params, arm: str, classifier: str) -> tuple[Kind, ...]:
 
 
 def runs(params: Params, arm: str) -> tuple[Run, ...]:
-    """Return every run of an arm, ``train.baselines`` on the shots alone included.
+    """Return every run of an arm, ``train.baselines`` and the simple classifiers on the shots alone included.
 
     The runs of ``train.scales`` take as many optimizer steps as any other, however large their sets are.
     """
     every = [(kind, name) for name in params.train.classifiers for kind in kinds(params, arm, name)]
     if arm == REAL:
-        every += [(REAL_ONLY, name) for name in params.train.baselines]
+        every += [(REAL_ONLY, name) for name in (*params.train.baselines, *params.train.simple_classifiers)]
     if params.scales:
         # The curve over scales, or its comparison: the same classifier on the real images alone.
         sized = [REAL_ONLY, REAL_STRONG] if arm == REAL else [Kind(synthetic=True, scale=s) for s in params.scales]

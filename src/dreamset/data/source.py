@@ -62,7 +62,7 @@ class Source:
 
     Attributes:
         classes: names of the classes, in label order.
-        template: the caption, with ``{class}`` in place of the class name.
+        template: the caption, with ``{class}`` for the class name, or ``{a class}`` for the name with its article.
         invariances: changes of an image that keep its label.
         train: the images that shots are drawn from.
         selection: selection images, or None where ``prepare`` draws them from ``train``.

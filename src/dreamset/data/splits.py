@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import class_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_WORD: Final = re.compile(r"[^\W\d_]+|\d+")
+_SPELLED: Final = 4  # letters of a word in capitals that is said letter by letter, such as an MRI
+# A vowel but not of one, use, unit or Europe; and the hour, whose h is silent.
+_VOWEL: Final = re.compile(
+    r"(?!one|once|eu|ew|uni(?!n|m)|us[aeu]|ut[eio]|ur[aeoi]|uk|ub[io]|ufo)[aeiou]|hour|hono|heir|honest"
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Split:
     Attributes:
         source: the name of the source.
         classes: names in label order, as the source gives them.
-        template: the caption, which holds ``{class}``.
+        template: the caption, which holds ``{class}``, or ``{a class}`` for the name with its article.
         invariances: the changes that keep a label.
         shots: what the parameters ask for, of each class: a number, ``all``, or a number by class.
         seed: the seed of the draw.
@@ -53,6 +61,7 @@ class Split:
             shots score each shot in turn.
         unseen: sha256 of the files of all labelled images that were drawn, test images included, as the source has
             them. Retrieval must return none of these. Folds keep it, since their manifests lack what they hold out.
+        changes: what ``images.changed`` did to every image, by the key of section prepare; None: nothing.
     """
 
     source: str
@@ -69,6 +78,7 @@ class Split:
     channels: int = 3
     protocol: Literal["test", "cv"] = "test"
     unseen: tuple[str, ...] = ()
+    changes: dict[str, Any] | None = None
 
     @property
     def train_per_class(self) -> tuple[int, ...]:
@@ -96,13 +106,13 @@ class Split:
         if kind == "class_vector":
             return class_vector(label, len(self.classes))
         name = self._name(label)
-        return self.template.replace("{class}", name) if kind == "template" else name
+        return caption(self.template, name) if kind == "template" else name
 
     def clip_prompts(self) -> list[list[str]]:
         """Return the captions of CLIP as it is: those of all classes by label, for each of its templates."""
         names = [self._name(label) for label in range(len(self.classes))]
         templates = self.clip_templates or (self.template,)
-        return [[template.replace("{class}", name) for name in names] for template in templates]
+        return [[caption(template, name) for name in names] for template in templates]
 
     def _name(self, label: int) -> str:
         return self.names[label] if self.names else spoken(self.classes[label])
@@ -128,6 +138,26 @@ class TestSplit:
 def spoken(name: str) -> str:
     """Return a class name as a prompt says it: underscores and line breaks become spaces."""
     return " ".join(name.replace("_", " ").split()) or name
+
+
+def caption(template: str, name: str) -> str:
+    """Return a template with a class's name in place of ``{class}``, and with "a" or "an" before it of ``{a class}``.
+
+    Published templates have ``a {class}`` for every name, and stay so: their numbers were measured with "a photo of a
+    airplane". Only the default caption of one's own images says ``{a class}``.
+    """
+    return template.replace("{a class}", f"{_article(name)} {name}").replace("{class}", name)
+
+
+def _article(name: str) -> str:
+    """Return the article before the sound that an English name begins with, as far as its letters tell."""
+    first = _WORD.search(name)
+    word = first[0] if first else ""
+    if word.isdigit():
+        return "an" if word.startswith("8") or word in ("11", "18") else "a"
+    if len(word) == 1 or (word.isupper() and len(word) <= _SPELLED):
+        return "an" if word[0].upper() in "AEFHILMNORSX" else "a"
+    return "an" if _VOWEL.match(word.lower()) else "a"
 
 
 def class_vector(label: int, classes: int) -> str:

@@ -19,7 +19,7 @@ from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file, write_json
 from dreamset.core.formats import SUFFIXES, left_behind
-from dreamset.core.images import BadImageError, Decoding, decode, resize_crop
+from dreamset.core.images import BadImageError, decode, resize_crop
 from dreamset.core.seeds import seed_for
 from dreamset.weights import pretrained
 
@@ -225,6 +225,7 @@ def _folder(work: Work, wanted: int) -> Pool:
             files.append((name, digest))
     key = shards.key_of(
         {"files": files, "resolution": params.base.resolution, "max_pixels": params.prepare.max_pixels}
+        | params.prepare.decoding.changes
         | _weights(params, workspace),
         __name__,
     )
@@ -278,7 +279,9 @@ def _cached_digest(path: Path, _size: int, _time: int) -> str:
 
 def _pixels(path: Path, params: Params) -> NDArray[np.uint8]:
     """Return the pixels of an image file at the base's resolution."""
-    return resize_crop(decode(path.read_bytes(), Decoding(params.prepare.max_pixels)).image, params.base.resolution)
+    # A window is for the source's own files; what else is done to the shots is done to what stands in for them.
+    decoding = dataclasses.replace(params.prepare.decoding, window=None)
+    return resize_crop(decode(path.read_bytes(), decoding).image, params.base.resolution)
 
 
 def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:

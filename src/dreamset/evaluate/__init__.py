@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.classifiers import selection
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
-from dreamset.data.runs import arms
+from dreamset.data import primary
+from dreamset.data.runs import REAL, arms
 from dreamset.data.splits import read_split, read_test
 from dreamset.evaluate import output, records, scoring
 from dreamset.metrics import verdict
-from dreamset.weights import hub, pretrained
+from dreamset.params.tree import AUTO
+from dreamset.weights import judging, pretrained
 
 if TYPE_CHECKING:
     from dreamset.core.workspace import Workspace
@@ -42,11 +44,13 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         The content of ``results/evaluate.json``.
 
     Raises:
-        InputError: a classifier, a dataset or a manifest is missing or has other classes; or all shots of a class are
-            of one group under cross-validation.
+        InputError: a classifier, a dataset or a manifest is missing or has other classes; all shots of a class are of
+            one group under cross-validation; or ``primary: auto`` has nothing from ``expect``.
     """
     from dreamset.metrics import accuracy, mcnemar
 
+    chosen = {"primary": primary.decision(workspace)} if params.primary == AUTO else {}
+    params = primary.settle(params, workspace)
     split, test_split = read_split(workspace.splits), read_test(workspace.test_split)
     if split.classes != test_split.classes:
         raise InputError(f"{workspace.test_split}: has other classes than the shots; run `dreamset prepare` again.")
@@ -89,15 +93,23 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
             for run in logits
         ],
         "differences": records.differences(params, right, groups),
+        "over_simple": records.over_simple(params, right, groups, trained),
         "clip": pretrained.identity(workspace.root, params.base.clip),
-        "judge": hub.identity(workspace.root, params.base.judge, "judge"),
+        "judge": judging.identity(workspace.root, params.base),
         "sets": scored.sets,
         "near_duplicates_real": scored.copies,
+        **chosen,
         "costs": {recipe: records.costs(params, workspace, recipe, trained[recipe]) for recipe in params.active},
     }
+    if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
+        evaluation["warnings"] = [stands_in]
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}
     output.write(params, workspace, evaluation, guesses, labels, rows, groups)
     output.write_nearest(workspace, scored.near)
+    # One of these is delivered; `deliver` decides which.
+    with_synthetic = evaluation["verdict"] and evaluation["verdict"]["of"]
+    shown = [run for run in logits if run.arm == REAL or str(run) == with_synthetic]
+    output.write_mistakes(workspace, shown, scored.scaled, labels, scored.samples, params.base.resolution)
     return evaluation

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dreamset.classifiers import finest, seen
 from dreamset.core.errors import InputError
 from dreamset.data.folds import Predictions
 from dreamset.data.runs import UNTRAINED, ZERO_SHOT, Run, runs
@@ -38,14 +39,22 @@ class Images:
         import numpy as np
 
         self.workspace, self.split, self.resolution = workspace, split, params.base.resolution
+        self.finest = finest(split.native, self.resolution)
         self.most = params.training_per_class(split.train_per_class)
         self.samples = test.test
         self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
         self.decoded: dict[int, Labelled] = {}
 
+    def judged(self, size: int) -> Labelled:
+        """Return the test images for a judge of ``size`` pixels, no finer than the base can draw."""
+        return self._test(self._side(size))
+
     def test(self, size: int) -> Labelled:
-        """Return the test images for a network of ``size`` pixels; those of the last two sizes are kept."""
-        side = self._side(size)
+        """Return the test images for a classifier of ``size`` pixels, as fine as they are."""
+        return self._test(seen(size, self.finest))
+
+    def _test(self, side: int) -> Labelled:
+        """Return the test images; those of the last two sides are kept."""
         if side not in self.decoded:
             # Two sizes are common, one for classifiers and one for the judge; more would only take memory.
             while len(self.decoded) > 1:
@@ -54,11 +63,11 @@ class Images:
         return self.decoded[side]
 
     def shots(self, size: int) -> Labelled:
-        """Return the shots for a network of ``size`` pixels."""
+        """Return the shots for a judge of ``size`` pixels."""
         return self._real(self.split.train, self._side(size))
 
     def synthetic(self, recipe: str, size: int) -> Labelled:
-        """Return the synthetic dataset of a recipe, without the images made for ``train.scales`` alone."""
+        """Return the synthetic dataset of a recipe for a judge, without the images made for ``train.scales`` alone."""
         from dreamset.data import arrays
 
         folder = self.workspace.synthetic(recipe)
@@ -70,8 +79,6 @@ class Images:
         return arrays.real(samples, self.workspace.cell, side, self.workspace.scratch)
 
     def _side(self, size: int) -> int:
-        from dreamset.classifiers import seen
-
         return seen(size, self.resolution)
 
 

@@ -7,22 +7,25 @@ import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.files import atomic_write, write_csv, write_json
-from dreamset.core.images import png
+from dreamset.core.images import png, read_rgb, resize_crop
 from dreamset.data.runs import REAL, SYNTHETIC, ZERO_SHOT, Kind
 from dreamset.evaluate.records import SCALE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.runs import Run
+    from dreamset.data.splits import Sample
     from dreamset.params import Params
 
 _MOST_CLASSES: Final = 100  # of a confusion matrix that is written whole
 _TOP_PAIRS: Final = 50  # of a larger one
+_MOST_MISTAKES: Final = 24  # of a classifier that are kept as pictures
+_THUMBNAIL: Final = 96  # px, their side at most
 
 # Measures of a synthetic dataset as a whole, in the judge's features.
 SET_MEASURES: Final = ("fid", "kid", "precision", "recall", "density", "coverage", "vendi")
@@ -62,6 +65,7 @@ ROW_COLUMNS: Final = (
     "seconds_generate",
     "seconds_train",
     "images",
+    "accuracy_folds",
 )
 _COSTS: Final = (
     *("labels_tune_per_class", "tune_trials"),
@@ -132,7 +136,9 @@ def rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
             "seconds_train": record["seconds"],
         }
         row |= {name: record[name] for name in ROW_COLUMNS if name in record}
-        row |= {name: sets.get(name) for name in SET_MEASURES}
+        # Numbers by CLIP in place of the judge stand in evaluate.json and on the page: here they would be compared.
+        by_judge = "stands_in_for" not in evaluation.get("judge", {})
+        row |= {name: sets.get(name) if by_judge else None for name in SET_MEASURES}
         row |= {name: costs.get(name) for name in _COSTS}
         table.append({name: row.get(name) for name in ROW_COLUMNS})
     return table
@@ -156,13 +162,17 @@ def summary(
         names = {"outcome": "outcome", "gain": "difference", "low": "low", "high": "high"}
         compact["verdict"] = {name: verdict[key] for name, key in names.items()}
     accuracy: dict[str, float] = {}
-    seconds = 0.0
+    seconds, folds = 0.0, -1.0
     for row in rows:
         kind = Kind.parse(row["train_on"])
         if row["recipe"] == ZERO_SHOT:
             accuracy[ZERO_SHOT] = row["accuracy"]
         elif row["classifier"] == classifier and row["recipe"] in (REAL, recipe) and kind.real and kind.scale is None:
             accuracy[str(kind)] = row["accuracy"]
+        # The best simple classifier by folds of the shots, not by the figure that stands here.
+        if row["classifier"] in params.train.simple_classifiers and (row.get("accuracy_folds") or 0.0) > folds:
+            folds, accuracy["simple"] = row.get("accuracy_folds") or 0.0, row["accuracy"]
+            compact["simple"] = row["classifier"]
         if row["recipe"] != recipe:
             continue
         if kind == SYNTHETIC and row["classifier"] in params.base.train.from_scratch:
@@ -207,3 +217,51 @@ def write_nearest(workspace: Workspace, near: dict[str, list[NDArray[np.uint8]]]
             # Each column is a pair, with the synthetic image above.
             sheet = np.concatenate([np.concatenate(list(pair)) for pair in pairs], axis=1)
             atomic_write(workspace.near_test / f"{recipe}.png", png(sheet))
+
+
+def write_mistakes(
+    workspace: Workspace,
+    runs: Iterable[Run],
+    scaled: Mapping[Run, NDArray[np.float32]],
+    labels: NDArray[np.int64],
+    samples: Sequence[Sample],
+    resolution: int,
+) -> None:
+    """Write the images that classifiers take for another class, for the page; no later stage opens test images.
+
+    ``data/mistakes/mistakes.json`` has the number of mistakes of each run, and class, answer and probabilities of those
+    of which it was surest. Their pictures stand side by side in one PNG per run, in the same order.
+
+    Args:
+        workspace: where the images are, and the files go.
+        runs: the classifiers.
+        scaled: logits over the temperature (images, classes) by run.
+        labels: the true classes, (images,).
+        samples: the images.
+        resolution: of the squares that networks see, pixels; larger ones become thumbnails.
+    """
+    import numpy as np
+
+    from dreamset.classifiers.calibration import log_softmax
+
+    shutil.rmtree(workspace.mistakes, ignore_errors=True)
+    side, record = min(resolution, _THUMBNAIL), {}
+    for run in runs:
+        probabilities = np.exp(log_softmax(scaled[run].astype(np.float64)))
+        guesses = probabilities.argmax(1)
+        wrong = np.flatnonzero(guesses != labels)
+        surest = wrong[np.argsort(-probabilities[wrong, guesses[wrong]], kind="stable")][:_MOST_MISTAKES]
+        rows = [
+            {
+                "actual": int(labels[row]),
+                "predicted": int(guesses[row]),
+                "probability": round(float(probabilities[row, guesses[row]]), 4),
+                "probability_actual": round(float(probabilities[row, labels[row]]), 4),
+            }
+            for row in surest
+        ]
+        record[str(run)] = {"count": len(wrong), "of": len(labels), "mistakes": rows}
+        if rows:
+            squares = [resize_crop(read_rgb(workspace.cell / samples[row].path), side) for row in surest]
+            atomic_write(workspace.mistakes / f"{run.arm}_{run.folder}.png", png(np.concatenate(squares, axis=1)))
+    write_json(workspace.mistakes / "mistakes.json", {"runs": record})

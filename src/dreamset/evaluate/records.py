@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core.arithmetic import total
 from dreamset.core.files import read_json
 from dreamset.core.seeds import seed_for
-from dreamset.data.runs import REAL, Run, kinds
+from dreamset.data.runs import BOTH_STRONG, REAL, REAL_ONLY, Run, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,11 +81,12 @@ def of_run(
         ],
     }
     untrained: dict[str, Any] = {"selection": "fixed", "temperature": 1.0, "steps": 0, "chosen_step": 0, "seconds": 0}
-    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
+    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0, "accuracy_folds": None}
     known = trained[run.arm]["runs"] if run.arm in trained else []
     wanted = (str(run.kind), run.classifier)
     history = next((entry for entry in known if (entry["train_on"], entry["classifier"]) == wanted), untrained)
-    record |= {fact: history[fact] for fact in untrained}
+    # Only the simple classifiers have predictions of shots that they did not learn from.
+    record |= {fact: history[fact] for fact in untrained if fact != "accuracy_folds" or fact in history}
     for suffix, scores in (("", logits), ("_scaled", scaled)):
         record[f"nll{suffix}"] = round(calibration.nll(scores, labels), 4)
         record[f"ece{suffix}"] = round(calibration.ece(scores, labels), 4)
@@ -140,8 +141,6 @@ def differences(
 
     The test takes images as independent. The interval is over groups where there are any.
     """
-    from dreamset.metrics.mcnemar import mcnemar
-
     baselines = [recipe for recipe in params.active if params.recipes[recipe].is_baseline]
     adapted = [recipe for recipe in params.active if params.recipes[recipe].trains]
     over = [(recipe, base) for recipe in adapted for base in baselines]
@@ -160,22 +159,53 @@ def differences(
         ]
         for first, second in pairs:
             of, minus = Run(*first, classifier), Run(*second, classifier)
-            difference = right[of] - right[minus]
-            interval, paired = _interval(params, difference, groups, paired=True), mcnemar(difference)
-            differences.append(
-                {
-                    "classifier": classifier,
-                    "of": str(of),
-                    "minus": str(minus),
-                    "difference": round(interval.estimate, 4),
-                    "low": round(interval.low, 4),
-                    "high": round(interval.high, 4),
-                    "gained": paired.gained,
-                    "lost": paired.lost,
-                    "mcnemar_p": float(f"{paired.p:.4g}"),
-                }
-            )
+            differences.append({"classifier": classifier} | _difference(params, right, groups, of, minus))
     return differences
+
+
+def over_simple(
+    params: Params,
+    right: dict[Run, NDArray[np.float64]],
+    groups: NDArray[np.int64] | None,
+    trained: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Return the difference of the verdict's run with synthetic images and the best simple classifier.
+
+    That is the best by folds of the shots, and not on the images that score. None where there is none.
+
+    Args:
+        params: gives the primary recipe and classifier.
+        right: (images,), 1 where a run's prediction is right, else 0.
+        groups: (images,), numbers of the images' groups; None where each image is a group.
+        trained: the record of ``dreamset train`` by arm.
+    """
+    names = params.train.simple_classifiers
+    simple = [row for row in trained[REAL]["runs"] if row["classifier"] in names and row["accuracy_folds"] is not None]
+    of = Run(params.primary_recipe, BOTH_STRONG, params.primary_classifier)
+    if not simple or of not in right:
+        return None
+    best = max(simple, key=lambda row: float(row["accuracy_folds"]))
+    return _difference(params, right, groups, of, Run(REAL, REAL_ONLY, best["classifier"]))
+
+
+def _difference(
+    params: Params, right: dict[Run, NDArray[np.float64]], groups: NDArray[np.int64] | None, of: Run, minus: Run
+) -> dict[str, Any]:
+    """Return the paired difference of two runs with its interval and McNemar's test."""
+    from dreamset.metrics.mcnemar import mcnemar
+
+    difference = right[of] - right[minus]
+    interval, paired = _interval(params, difference, groups, paired=True), mcnemar(difference)
+    return {
+        "of": str(of),
+        "minus": str(minus),
+        "difference": round(interval.estimate, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+        "gained": paired.gained,
+        "lost": paired.lost,
+        "mcnemar_p": float(f"{paired.p:.4g}"),
+    }
 
 
 def scales(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

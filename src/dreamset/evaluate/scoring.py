@@ -15,7 +15,7 @@ from dreamset.data.runs import Run, arms
 from dreamset.data.splits import TestSplit
 from dreamset.evaluate import logits as predicting
 from dreamset.evaluate.logits import Images
-from dreamset.weights import hub
+from dreamset.weights import judging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,8 +133,8 @@ def _sets(params: Params, workspace: Workspace, images: Images) -> tuple[dict[st
     from dreamset.metrics.compare import Reference
     from dreamset.metrics.features import Judge
 
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
-    shots, test = images.shots(judge.size), images.test(judge.size)
+    judge = Judge(judging.find(workspace.root, params.base))
+    shots, test = images.shots(judge.size), images.judged(judge.size)
     reference = Reference(params, judge, images.split, shots, test, [sample.group for sample in images.samples])
     compared = {recipe: reference.compare(images.synthetic(recipe, judge.size)) for recipe in params.active}
     return compared, reference.real_copies()
@@ -156,12 +156,12 @@ def _fold_sets(
     from dreamset.metrics.duplicates import near_duplicates
     from dreamset.metrics.features import Judge
 
-    judge, most = Judge(hub.locate(workspace.root, params.base.judge, "judge")), params.evaluate.worst_pairs
+    judge, most = Judge(judging.find(workspace.root, params.base)), params.evaluate.worst_pairs
     compared: dict[str, list[Compared]] = {recipe: [] for recipe in params.active}
     held_out = []
     for fold in folds:
         groups = [sample.group for sample in fold.samples]
-        reference = Reference(params, judge, fold.split, fold.shots(judge.size), fold.test(judge.size), groups)
+        reference = Reference(params, judge, fold.split, fold.shots(judge.size), fold.judged(judge.size), groups)
         held_out.append(reference.test_to_shots)
         for recipe in params.active:
             compared[recipe].append(reference.compare(fold.synthetic(recipe, judge.size)))

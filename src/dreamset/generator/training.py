@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from diffusers import DDPMScheduler
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from dreamset.core import locks
+from dreamset.core import interrupts, locks
 from dreamset.core.arithmetic import warm_up_cosine
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
@@ -115,6 +116,8 @@ class Together:
         self._resume()
         total, every = self.settings.steps, self.settings.checkpoint_every
         names = self.jobs[0].name if len(self.jobs) == 1 else f"{len(self.jobs)} adapters"
+        if self.step:
+            print(f"adapting {names}: from step {self.step} of {total}", file=sys.stderr, flush=True)
         with bar(total=total, what=f"adapting {names}", unit="step") as progress:
             progress.update(self.step)
             while True:
@@ -122,13 +125,16 @@ class Together:
                     self._draw_samples()
                 if self.step == total:
                     return
-                self._train_step()
-                progress.update()
-                # Before the checkpoint: a run that is killed between the two passes here again.
-                if keep and self.step in at:
-                    keep(self.step)
-                if self.step % every == 0 or self.step == total or locks.superseded():
-                    self._checkpoint()
+                with interrupts.held() as interrupted:
+                    self._train_step()
+                    progress.update()
+                    # Before the checkpoint: a run that is killed between the two passes here again.
+                    if keep and self.step in at:
+                        keep(self.step)
+                    # Samples take long, so they are drawn of what is saved already.
+                    drawn = self.step % self.settings.sample_every == 0 or self.step == total
+                    if drawn or self.step % every == 0 or interrupted() or locks.superseded():
+                        self._checkpoint()
                 locks.boundary()
 
     def save(self, index: int, folder: Path) -> None:

@@ -90,7 +90,7 @@ class Reference:
         names, share = synthetic.names, {"share_of_test_images": PERCENTILE / 100}
         record = {
             "images": len(synthetic),
-            "features": f"judge, {features.shape[1]} wide",
+            "features": f"{self.judge.name}, {features.shape[1]} wide",
             "reference": REFERENCE,
             "n": len(real),
             **distances,

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from dreamset.core import device
-from dreamset.metrics.judge import load_network
+from dreamset.metrics.judge import Clip, load_network
+from dreamset.weights.pretrained import Pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,12 +19,23 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """The judge of a model's row, which maps uint8 images to features; ``size`` is the side of its input, pixels."""
+    """The network that scores the images of a model's row, from uint8 images to features.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        place: the judge's folder, or the CLIP that stands in for it: what ``weights.judging.find`` returns.
+
+    Attributes:
+        size: side of its input, pixels.
+        name: what its numbers are called by: ``judge``, or ``CLIP in place of the judge``.
+    """
+
+    def __init__(self, place: Path | Pretrained) -> None:
         self.device = device.pick()
-        self.network = load_network(folder).to(self.device)
+        stands_in = isinstance(place, Pretrained)
+        network = Clip(place.create()).eval().requires_grad_(False) if stands_in else load_network(place)
+        self.network = network.to(self.device)
         self.size = self.network.size
+        self.name = "CLIP in place of the judge" if stands_in else "judge"
 
     def features(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
         """The float32 features (n, width) of RGB images (n, h, h, 3), which are resized to the judge's input."""

@@ -159,6 +159,21 @@ class Inception(_Normalised):
         return out
 
 
+class Clip(_Normalised):
+    """The image tower of a CLIP, an ``open_clip`` model, where the judge is not on this machine."""
+
+    def __init__(self, network: Any) -> None:
+        side = network.visual.image_size
+        facts = network.visual.preprocess_cfg
+        super().__init__(network, facts["mean"], facts["std"])
+        self.size = int(side if isinstance(side, int) else side[0])
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The image's features, (n, width), of float images (n, 3, size, size) in -1..1; they are not normalised."""
+        out: torch.Tensor = self.network.encode_image(self.normalised(images))
+        return out
+
+
 def load_network(folder: Path) -> Judge | Dinov2 | Inception:
     """Load the judge of a model's row, of any of the three kinds; on the CPU, in evaluation mode and frozen.
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from dreamset.data.source import Image, Source
     from dreamset.metrics.features import Judge
+    from dreamset.weights.pretrained import Pretrained
 
     # (later part, index, earlier part, index) of a pair, and its measures.
     _Pairs = Iterator[tuple[tuple[str, int, str, int], dict[str, Any]]]
@@ -129,12 +130,12 @@ def _classes(images: Iterable[Image]) -> Iterable[list[Image]]:
     return classes.values()
 
 
-def near_pairs(parts: dict[str, list[Image]], judge: Path) -> list[dict[str, Any]]:
+def near_pairs(parts: dict[str, list[Image]], judge: Path | Pretrained) -> list[dict[str, Any]]:
     """The near-duplicates between an earlier and a later part: pairs by hash first, the nearest first.
 
     Args:
         parts: images by the part's name, in order.
-        judge: folder of the network whose features are compared.
+        judge: the network whose features are compared: what ``weights.judging.find`` returns.
 
     Returns:
         For each pair the later ``part`` and its ``image``, and ``like_part`` and ``like``, the part and image that it
@@ -164,7 +165,7 @@ def _by_hash(parts: dict[str, list[Image]]) -> _Pairs:
             yield (later, pair.second, earlier, pair.first), measures
 
 
-def _by_features(parts: dict[str, list[Image]], judge: Path) -> _Pairs:
+def _by_features(parts: dict[str, list[Image]], judge: Path | Pretrained) -> _Pairs:
     """Yield the pairs of an image in a later part and its nearest in an earlier part, where the ratio is low."""
     from dreamset.metrics.duplicates import apart, nearest
     from dreamset.metrics.features import Judge

@@ -11,21 +11,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dreamset.data.runs import BOTH_STRONG, REAL_MORE, REAL_ONLY, REAL_STRONG, Run
+from dreamset.data.runs import BOTH_STRONG, REAL, REAL_MORE, REAL_ONLY, REAL_STRONG, Run
 from dreamset.metrics.gains import Gain, over_real
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from dreamset.params import Params
 
 Outcome = Literal["helps", "does_not_help", "cannot_tell"]
 
-TITLES: Final[dict[Outcome, str]] = {
-    "helps": "It helps",
-    "does_not_help": "It does not help",
+_TITLES: Final[dict[Outcome, str]] = {
+    "helps": "Synthetic images helped",
+    "does_not_help": "No gain found",
     "cannot_tell": "These images cannot tell",
 }
+_HARM: Final = "Synthetic images did harm"  # the whole interval lies below zero
 _ALONE: Final = {
     REAL_ONLY: "the real ones alone",
     REAL_STRONG: "the real ones alone with strong augmentation",
@@ -49,13 +50,34 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The outcome and its reason."""
-        return f"{TITLES[self.outcome]}: {self.reason}"
+        """The finding and its reason."""
+        return f"{finding(asdict(self))} {self.reason[:1].upper()}{self.reason[1:]}"
 
     @property
     def record(self) -> dict[str, Any]:
         """The fields and the sentence as JSON holds them, runs as text."""
         return asdict(self) | {"of": str(self.of), "minus": str(self.minus), "sentence": self.sentence}
+
+
+def title(verdict: Mapping[str, Any]) -> str:
+    """Return the outcome of a verdict's record in a few words."""
+    outcome: Outcome = verdict["outcome"]
+    return _HARM if outcome == "does_not_help" and verdict["high"] < 0 else _TITLES[outcome]
+
+
+def finding(verdict: Mapping[str, Any]) -> str:
+    """Return the sentence that opens wherever a verdict is told: the outcome, the gain in points and its interval.
+
+    Args:
+        verdict: its record: ``outcome``, ``difference``, ``low`` and ``high``.
+    """
+    low, high = points(verdict["low"]), points(verdict["high"])
+    return f"{title(verdict)}: {points(verdict['difference'])} points ({low} to {high})."
+
+
+def advice(arm: str, folder: str = "models/classifier") -> str:
+    """Return the sentence on which classifier to take: of which arm, and the folder that ``deliver`` writes it to."""
+    return f"Use the classifier of {'your real' if arm == REAL else 'real and synthetic'} images: {folder}."
 
 
 def decide(low: float, high: float, smallest_gain: float, *, significant: bool = True, enough: bool = True) -> Outcome:

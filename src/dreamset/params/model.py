@@ -90,12 +90,37 @@ class Sampler:
 
 
 @dataclass(frozen=True)
+class Epochs:
+    """Optimizer steps that follow the number of images: passes over them, within limits."""
+
+    epochs: Positive
+    low: Count
+    high: Count
+
+    def steps(self, images: int, batch: int) -> int:
+        """Return the number of steps. A pass has whole batches alone, as a loader that drops the last one."""
+        return min(max(int(self.epochs * max(1, images // batch)), self.low), self.high)
+
+
+@dataclass(frozen=True)
 class ModelTune:
     """``tune`` of a model's row: the classifier that scores trials, and the rungs at which Hyperband prunes."""
 
     classifier: str
-    steps: Count
+    steps: Count | Epochs
     per_class: tuple[Count, ...]
+
+    def steps_at(self, rung: int, classes: int, batch: int) -> int:
+        """Return the optimizer steps at ``rung`` images per class, in proportion to those at the last rung.
+
+        Args:
+            rung: images per class.
+            classes: number of classes.
+            batch: of the classifier.
+        """
+        last = self.per_class[-1]
+        steps = self.steps if isinstance(self.steps, int) else self.steps.steps(last * classes, batch)
+        return max(1, round(steps * rung / last))
 
 
 @dataclass(frozen=True)
@@ -116,18 +141,54 @@ class ClassifierRow:
     lr: Positive
     weight_decay: Share
     warmup: Natural
-    steps: Count
+    steps: Count | Epochs
     batch: Annotated[int, Range(low=2)]
+
+    def course(self, images: int) -> Course:
+        """Return the course of a training where every arm has ``images`` images at most.
+
+        Where the steps follow the images, the warm-up takes a tenth of them at most.
+        """
+        if isinstance(self.steps, int):
+            return Course(self.lr, self.weight_decay, self.warmup, self.steps, self.batch)
+        steps = self.steps.steps(images, self.batch)
+        return Course(self.lr, self.weight_decay, min(self.warmup, steps // 10), steps, self.batch)
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of a training: AdamW's peak learning rate and weight decay, and numbers of steps and images."""
+
+    lr: float
+    weight_decay: float
+    warmup: int
+    steps: int
+    batch: int
 
 
 @dataclass(frozen=True)
 class ScratchRow(ClassifierRow):
-    """The settings of every network that is trained from scratch."""
+    """The settings of every network that is trained from scratch.
+
+    Attributes:
+        native: the least and the largest side, pixels, that ``size: native`` takes.
+    """
 
     from_scratch: ClassVar[bool] = True
+    native: ClassVar[tuple[int, int]]
 
+    size: int | Literal["native"]
     label_smoothing: Share
     schedule: Literal["cosine", "plateau"]
+
+    def side(self, shots: int | None) -> int:
+        """Return the side, in pixels, of the squares that the network sees.
+
+        Args:
+            shots: median of the shortest sides of the shots' files; None, from an older ``prepare``: the least side.
+        """
+        least, largest = self.native
+        return self.size if isinstance(self.size, int) else min(max(shots or least, least), largest)
 
 
 @dataclass(frozen=True)

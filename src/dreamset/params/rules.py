@@ -6,14 +6,18 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
-from dreamset.core.strict import listed, one_of
+from dreamset.core.strict import listed, meant, one_of
 from dreamset.params import recipe as knobs
+from dreamset.params.model import Epochs
+from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dreamset.params.tree import Params
 
 # Names that the results use for something else than a recipe.
-_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot")
+_TAKEN: Final = ("real", "real_strong", "real_more", "both_strong", "zero_shot", "auto")
 _SELECTION: Final = re.compile(r"fixed|holdout|cv|coop|extra:[1-9][0-9]{0,5}")
 
 
@@ -52,20 +56,48 @@ def check(params: Params) -> None:
     Raises:
         InputError: one sentence naming the key and the mend.
     """
+    for sentence in problems(params):
+        raise InputError(sentence)
+
+
+def problems(params: Params) -> Iterator[str]:
+    """Yield the sentence of each group of rules that the parameters break.
+
+    Where a name is unknown, the other rules are left for later, because they look up what it names.
+    """
+    free = (_check_recipes, _check_models, _check_prepare)
+    for group in (_check_names, *free, _check_classifiers, _check_selection):
+        try:
+            group(params)
+        except InputError as error:
+            yield str(error)
+            if group not in free:
+                return
+
+
+def _check_names(params: Params) -> None:
+    """Check that the rows that are named exist."""
     if params.model not in params.models:
-        raise InputError(f"model: no row {params.model!r} in models; there are {listed(params.models)}.")
+        near = meant(params.model, params.models)
+        raise InputError(f"model: no row {params.model!r} in models{near}; there are {listed(params.models)}.")
     if not params.active:
         raise InputError("active: names no recipe; name at least one row of recipes.")
     if len(set(params.active)) < len(params.active):
         raise InputError("active: names a recipe twice; name each once.")
     for name in params.active:
         if name not in params.recipes:
-            raise InputError(f"active: no row {name!r} in recipes; there are {listed(params.recipes)}.")
-    if params.primary not in params.recipes:
-        raise InputError(f"primary: no row {params.primary!r} in recipes; there are {listed(params.recipes)}.")
+            near = meant(name, params.recipes)
+            raise InputError(f"active: no row {name!r} in recipes{near}; there are {listed(params.recipes)}.")
+    if params.primary not in (*params.recipes, AUTO):
+        near, names = meant(params.primary, (*params.recipes, AUTO)), listed((*params.recipes, AUTO))
+        raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {names}.")
     for name, parent in params.after.items():
         if parent not in params.active[: params.active.index(name)]:
             raise InputError(f"after.{name}: {parent!r} is not active before it; put it into active.")
+
+
+def _check_recipes(params: Params) -> None:
+    """Check the names of recipes, and the rules within each."""
     for name, recipe in params.recipes.items():
         if not name.replace("_", "").isalnum() or not name.isascii() or name in _TAKEN:
             raise InputError(
@@ -77,7 +109,10 @@ def check(params: Params) -> None:
         if active:
             check_retrieval(params, name)
             check_start(params, name)
-    _check_classifiers(params)
+
+
+def _check_selection(params: Params) -> None:
+    """Check what is trained, what selects, and what a study needs."""
     if len(set(params.train.classifiers)) < len(params.train.classifiers) or not params.train.classifiers:
         raise InputError("train.classifiers: name at least one classifier, and each once.")
     delivered = params.base.train.delivered
@@ -85,9 +120,12 @@ def check(params: Params) -> None:
         raise InputError(f"train.classifiers: name one of {listed(delivered)}, which are what can be delivered.")
     if len(set(params.train.baselines)) < len(params.train.baselines):
         raise InputError("train.baselines: names a classifier twice; name each once.")
+    if len(set(params.train.simple)) < len(params.train.simple):
+        raise InputError("train.simple: names features twice; name each once.")
     if not _SELECTION.fullmatch(params.selection):
         raise InputError(
-            f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}."
+            f"selection: expected fixed, holdout, cv, coop or extra:N with N of at least 1, got {params.selection!r}"
+            f"{meant(params.selection, ('fixed', 'holdout', 'cv', 'coop', 'extra:4'))}."
         )
     if params.selection == "fixed" and params.train.configurations > 1:
         raise InputError(
@@ -100,7 +138,19 @@ def check(params: Params) -> None:
         raise InputError("tune.storage: expected a URL such as sqlite:///studies.db.")
     if params.tune.grace_s <= params.tune.heartbeat_s:
         raise InputError("tune.grace_s: must be above tune.heartbeat_s, or workers that live are taken for dead.")
+
+
+def _check_models(params: Params) -> None:
+    """Check the rows of models."""
     for name, model in params.models.items():
+        for key, steps in (
+            ("tune", model.tune.steps),
+            *((f"train.{c}", row.steps) for c, row in model.train.rows.items()),
+        ):
+            if isinstance(steps, Epochs) and steps.low > steps.high:
+                raise InputError(
+                    f"models.{name}.{key}.steps: expected low of at most high, got {steps.low} and {steps.high}."
+                )
         rungs = model.tune.per_class
         if not rungs or list(rungs) != sorted(set(rungs)):
             raise InputError(f"models.{name}.tune.per_class: expected rising numbers, got {list(rungs)}.")
@@ -114,18 +164,27 @@ def check(params: Params) -> None:
             raise InputError(
                 f"models.{name}.retrieval: expected glyphs, imagefolder:PATH or null, got {model.retrieval!r}."
             )
+
+
+def _check_prepare(params: Params) -> None:
+    """Check how the images are prepared."""
     if params.prepare.few_shot is not None and not isinstance(params.shots, int):
         raise InputError("prepare.few_shot: such a file holds one number of images per class; set shots to it.")
     window = params.prepare.window
     if window is not None and (len(window) != 2 or window[0] >= window[1]):
         raise InputError(f"prepare.window: expected [low, high] with low below high, got {list(window)}.")
     template = params.prepare.template
-    if template is not None and template.count("{class}") != 1:
-        raise InputError(f"prepare.template: must hold {{class}} exactly once, got {template!r}.")
+    if template is not None and not _holds_a_class(template):
+        raise InputError(f"prepare.template: must hold {{class}} exactly once, or {{a class}}, got {template!r}.")
     given = params.prepare.clip_templates
     for template in () if given is None else given or ("",):
-        if template.count("{class}") != 1:
+        if not _holds_a_class(template):
             raise InputError(f"prepare.clip_templates: each must hold {{class}} exactly once, got {list(given or ())}.")
+
+
+def _holds_a_class(template: str) -> bool:
+    """Return whether a caption holds the class's name once, with or without its article."""
+    return template.count("{class}") + template.count("{a class}") == 1
 
 
 def _check_classifiers(params: Params) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from dreamset.core.strict import Range
-from dreamset.params.values import Count, Invariance, Natural, Positive, Share
+from dreamset.params.values import METHODS, Count, Features, Invariance, Natural, Positive, Share
+
+if TYPE_CHECKING:
+    from dreamset.core.images import Decoding
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,17 @@ class Prepare:
     max_rejected: Natural
     max_near_duplicates: Natural
     window: tuple[float, ...] | None
+    invert: bool
+    crop: Literal["object"] | None
+    autocontrast: bool
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the files of the source are read."""
+        from dreamset.core.images import Decoding
+
+        window = None if self.window is None else (self.window[0], self.window[1])
+        return Decoding(self.max_pixels, window, self.invert, self.crop, self.autocontrast)
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Expect:
     per_class: Annotated[int, Range(low=2, high=100)]
     steps: Annotated[int, Range(low=1, high=1000)]
     classes: Count
+    on_no_help: Literal["ask", "stop", "go"]
 
 
 @dataclass(frozen=True)
@@ -82,11 +97,17 @@ class Train:
 
     classifiers: tuple[str, ...]
     baselines: tuple[str, ...]
+    simple: tuple[Features, ...]
     real_weight: Share
     selections: Count
     configurations: Count
     # Ravuri and Vinyals (2019) define CAS with a synthetic set as large as the real one.
     scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
+
+    @property
+    def simple_classifiers(self) -> tuple[str, ...]:
+        """The names of the simple classifiers: each method on each of the features."""
+        return tuple(f"{method}_{features}" for features in self.simple for method in METHODS)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Shots = Count | Literal["all"] | dict[str, Count]
 
 
+AUTO: Final = "auto"  # of ``primary``: ``expect`` decides, see ``dreamset.data.primary``
+
 # Keys that differ between the cells of a table, keys that change no number of theirs, and rows that they do not use.
 _NO_SETTING: Final = (
     "shots",
@@ -117,7 +119,8 @@ class Params:
 
     @property
     def primary_recipe(self) -> str:
-        """The active recipe that the verdict is about."""
+        """The active recipe that the verdict is about; ``auto`` has to be settled before."""
+        assert self.primary != AUTO
         adapted = [name for name in self.active if self.recipes[name].trains]
         return next(name for name in (self.primary, *adapted, *self.active) if name in self.active)
 
@@ -137,9 +140,14 @@ class Params:
         setting: dict[str, Any] = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
         base = to_dict(self.base)
         del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
+        # They change no other run. Older tables have no such key.
+        del setting["train"]["simple"]
         if self.prepare.clip_templates is None:
             # Older tables have no such key.
             del setting["prepare"]["clip_templates"]
+        for name in ("invert", "crop", "autocontrast"):
+            if not setting["prepare"][name]:
+                del setting["prepare"][name]  # nor these
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
 
     def lineage(self, recipe: str) -> tuple[str, ...]:

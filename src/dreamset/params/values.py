@@ -1,6 +1,6 @@
 """Types of values that several parts of ``params.yaml`` share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from dreamset.core.strict import Range
 
@@ -13,3 +13,8 @@ Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
 Part = Literal["generator", "clip", "judge"]  # of a model's row: which pretrained weights
+
+# Simple classifiers: each method on each kind of features of the shots.
+METHODS: Final = ("nearest", "logistic", "forest")
+FEATURES: Final = ("pixels", "clip")
+Features = Literal["pixels", "clip"]

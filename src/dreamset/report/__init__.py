@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamset.core.files import atomic_write
 from dreamset.core.sheet import contact_sheet
+from dreamset.data import primary
 from dreamset.data.splits import spoken
 from dreamset.report import evidence as results
 from dreamset.report.headline import headline
@@ -32,7 +33,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     Raises:
         InputError: a result or a picture is missing or not whole.
     """
-    evidence = results.load(params, workspace)
+    evidence = results.load(primary.settle(params, workspace), workspace)
     sources = sources_of(evidence)
     first = blocks(evidence, sources)
     outcome = headline(evidence)

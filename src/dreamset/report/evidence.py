@@ -52,8 +52,11 @@ class Evidence:
     gains: dict[tuple[Run, Run], Gain]
     records: dict[tuple[str, str], dict[str, Any]]
     guesses: dict[str, Any]
+    mistakes: dict[str, Any]
+    delivered: dict[str, Any]
     expected: dict[str, Any]
     prepared: dict[str, Any]
+    delivered: dict[str, Any]
     studies: dict[str, dict[str, Any]]
     table: Table
 
@@ -149,8 +152,11 @@ def load(params: Params, workspace: Workspace) -> Evidence:
             if workspace.result(stage, item).is_file()
         },
         guesses=_optional(workspace.plots("evaluate") / "predictions.json", "dreamset evaluate"),
+        mistakes=_optional(workspace.mistakes / "mistakes.json", "dreamset evaluate"),
+        delivered=_optional(workspace.result("deliver"), "dreamset deliver"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
         prepared=_optional(workspace.result("prepare"), "dreamset prepare"),
+        delivered=_optional(workspace.result("deliver"), "dreamset deliver"),
         studies={name: study for name in params.active if (study := _study(workspace, name))},
         table=claims.read(params, workspace, arms),
     )

@@ -11,6 +11,7 @@ from PIL import Image
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb
 from dreamset.core.sheet import Block
+from dreamset.data.runs import REAL, REAL_STRONG, Kind, Run
 from dreamset.data.splits import spoken
 from dreamset.metrics.claims import read_csv
 from dreamset.metrics.verdict import scored_images
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreamset.report.evidence import Evidence
+    from dreamset.report.headline import Headline
 
 _ACROSS: Final = 4  # pictures beside each other in a strip
 _MOMENTS: Final = 4
+_DEEP: Final = 2  # pictures of each class in the page's first picture
 _OPEN: Final = 12  # classes that are not folded away
 _PICTURE_PX: Final = 40  # width of one small picture on the page
 _GRID_PX: Final = 96
@@ -52,6 +55,68 @@ def by_class(evidence: Evidence, blocks: list[Block]) -> Markup:
         sheets=sheets,
         turns=" and ".join(name for name in params.active if params.recipes[name].adapter_scales),
     )
+
+
+def opening(evidence: Evidence, blocks: list[Block], recipe: str) -> Markup | None:
+    """Return the page's first picture: a column per class, its shots above and images of the recipe below."""
+    rows = []
+    for block in blocks:
+        if block.name in (REAL, recipe):
+            images = [images[place] for place in range(_DEEP) for images in block.by_label[:_OPEN] if len(images) > place]
+            across = sum(bool(images) for images in block.by_label[:_OPEN])
+            beside = strip(images, across) if images else None
+            if beside is not None:
+                what = "real images" if block.name == REAL else "synthetic images"
+                rows.append((embedded(beside, images[0].width <= SMALL, f"{what}, one column per class", across * 48), what))
+    return fill("gallery.opening", rows=rows, recipe=recipe) if rows else None
+
+
+def mistakes(evidence: Evidence, verdict: Headline) -> Markup | None:
+    """Return the held-out images that the delivered classifier takes for another class; None where none were kept."""
+    runs, chosen = evidence.mistakes.get("runs", {}), evidence.delivered
+    if chosen:
+        run = Run(chosen["arm"], Kind.parse(chosen["train_on"]), chosen["classifier"])
+    elif verdict.outcome == "helps":
+        run = Run(verdict.recipe, evidence.together(verdict.classifier)[0], verdict.classifier)
+    else:
+        run = Run(REAL, REAL_STRONG, verdict.classifier)
+    record = runs.get(str(run))
+    if record is None:
+        return None
+    classes, rows = evidence.split.classes, record["mistakes"]
+    shown = evidence.params.report.show_real
+    path = evidence.workspace.mistakes / f"{run.arm}_{run.folder}.png"
+    pictures = _squares(path, len(rows)) if shown and rows else []
+    return fill(
+        "gallery.mistakes",
+        classifier=run.classifier,
+        count=number(record["count"]),
+        of=number(record["of"]),
+        scored=scored_images(evidence.evaluation),
+        shown=shown,
+        mistakes=[
+            (
+                embedded(image, image.width <= SMALL, f"{classes[row['actual']]}, read as {classes[row['predicted']]}", 72),
+                classes[row["actual"]],
+                classes[row["predicted"]],
+                f"{100 * row['probability']:.0f}%",
+            )
+            for image, row in zip(pictures, rows, strict=False)
+        ],
+    )
+
+
+def _squares(path: Path, count: int) -> list[Image.Image]:
+    """Return the pictures that `evaluate` has put side by side.
+
+    Raises:
+        InputError: the file is not whole.
+    """
+    try:
+        row = read_rgb(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be shown; run `dreamset evaluate` again.") from error
+    return [row.crop((i * row.height, 0, (i + 1) * row.height, row.height)) for i in range(count)]
 
 
 def name_of(source: str) -> str:

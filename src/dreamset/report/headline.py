@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreamset.data.cards import untested_words
-from dreamset.data.runs import SYNTHETIC, Run
+from dreamset.data.runs import REAL, SYNTHETIC, Run
 from dreamset.metrics import claims
 from dreamset.metrics import verdict as rule
 from dreamset.metrics.gains import TOGETHER
@@ -22,9 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Headline:
-    """The primary recipe and classifier, and the words on them; ``also`` holds further sentences, weightier first.
+    """The primary recipe and classifier, and the words on them.
 
-    ``seeds`` is the number of the table's seeds that the verdict rests on; 0 where it rests on this seed alone.
+    Attributes:
+        recipe: the primary one.
+        plain: the recipe that adaptation is measured against; None without one.
+        classifier: the primary one.
+        seeds: the number of the table's seeds that the verdict rests on; 0 where it rests on this seed alone.
+        outcome: of the verdict; None where nothing was trained on real and synthetic images together.
+        title: the finding in a few words.
+        gain: the gain with its interval, in points; empty without a verdict.
+        lede: the finding in plain words, with the two accuracies.
+        use: sentences on which classifier to take.
+        done: what was done, for readers who know nothing of it.
+        reason: of the verdict.
+        also: further sentences, weightier first.
+        caveat: how far the verdict holds, its rule and its test.
     """
 
     recipe: str
@@ -33,7 +46,11 @@ class Headline:
     seeds: int
     outcome: rule.Outcome | None
     title: str
+    gain: str
     lede: str
+    use: list[str]
+    done: str
+    reason: str
     also: list[str]
     caveat: list[str]
 
@@ -45,9 +62,13 @@ def headline(evidence: Evidence) -> Headline:
     plain = next((name for name in evidence.plain if params.recipes[name].draws), None)
     plain = plain if recipe in evidence.adapted else None
     settled = claims.settle(params, evidence.table, evidence.split, evidence.evaluation)
-    title, lede = "What was measured", "No classifier was trained on real and synthetic images together."
+    title, gain, reason = "What was measured", "", "No classifier was trained on real and synthetic images together."
+    lede, use = reason, []
     if settled.verdict is not None:
-        title, lede = rule.TITLES[settled.verdict["outcome"]], _sentence(settled.verdict["reason"])
+        title, _, gain = rule.finding(settled.verdict).partition(": ")
+        lede, reason = _plain_words(evidence, settled), _sentence(settled.verdict["reason"])
+        arm = settled.verdict["recipe"] if settled.verdict["outcome"] == "helps" else REAL
+        use = [rule.advice(evidence.delivered.get("arm", arm))]
     also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier)
     if settled.gains and settled.here:
         also.append(f"Seed {params.seed}, which the rest of this page is about: {settled.here['reason']}")
@@ -60,10 +81,59 @@ def headline(evidence: Evidence) -> Headline:
         seeds=pooled,
         outcome=settled.verdict["outcome"] if settled.verdict else None,
         title=title,
+        gain=gain,
         lede=lede,
+        use=use,
+        done=_done(evidence, recipe),
+        reason=reason,
         also=[*also, *([alone] if alone else [])],
         caveat=_caveat(evidence, settled),
     )
+
+
+def _plain_words(evidence: Evidence, settled: Settled) -> str:
+    """Return the verdict for readers who know no statistics: two accuracies, their difference, and what it means."""
+    found, params = settled.verdict, evidence.params
+    assert found is not None
+    of, minus = (_accuracy(evidence, settled, Run.parse(found[side])) for side in ("of", "minus"))
+    images = rule.basis(evidence.evaluation).rstrip(",")
+    mean = f" in the mean of {settled.seeds} seeds" if settled.gains else ""
+    beside = f"{of} of {images} rightly{mean}" if of else f"more or fewer of {images} rightly{mean}"
+    without = f", and {minus} without them" if minus else ""
+    meaning = {
+        "helps": "The whole interval lies above zero.",
+        "does_not_help": f"A gain of {points(params.evaluate.smallest_gain)} points or more is unlikely.",
+        "cannot_tell": "A gain and none are both possible: it takes more real images to tell.",
+    }[found["outcome"]]
+    return (
+        f"The classifier ({found['classifier']}) names {beside} when it also learns from the synthetic images of "
+        f"{found['recipe']}{without}. The {evidence.confidence} interval of the difference is "
+        f"{points(found['low'])} to {points(found['high'])} points. {meaning}"
+    )
+
+
+def _accuracy(evidence: Evidence, settled: Settled, run: Run) -> str:
+    """Return the accuracy of a run that the verdict compares; an empty text where it is not known."""
+    sweep = evidence.table.sweep
+    if settled.gains and sweep is not None:
+        mean = sweep.means_at(evidence.split.shots).get(run)
+        return percent(mean.accuracy) if mean else ""
+    score = evidence.scores.get(run)
+    return percent(score.accuracy) if score else ""
+
+
+def _done(evidence: Evidence, recipe: str) -> str:
+    """Return sentences on what was done, for readers who know nothing of it."""
+    split, row = evidence.split, evidence.params.recipes[recipe]
+    shots, classes = f"{len(split.train)} labelled images", f"{len(split.classes)} classes"
+    model = "A text-to-image model was adapted to" if row.trains else "A text-to-image model was given the class names of"
+    made = f"{model} {shots} of {classes}, and drew labelled synthetic images"
+    if not row.draws:
+        made = f"Synthetic images were looked for that resemble {shots} of {classes}"
+    scored = rule.basis(evidence.evaluation).rstrip(",")
+    if evidence.evaluation.get("protocol") != "cv":
+        scored += ", which nothing had learned from,"
+    return f"{made}. Classifiers learned from the real images, from the synthetic ones, and from both. {scored} scored them."
 
 
 def seeds(evidence: Evidence) -> str:
@@ -113,9 +183,9 @@ def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
     level = f"{100 * (1 - float(evaluation['confidence'])):.3g}%"
     least = points(params.evaluate.smallest_gain)
     sentences.append(
-        f"The rule: it helps where the whole {interval} lies above zero and a test rejects equality at {level}. The "
+        f"The rule: synthetic images helped where the whole {interval} lies above zero and a test rejects equality at {level}. The "
         "test is McNemar’s exact one or, over six seeds or more, that of sign flips, adjusted for the family of "
-        f"primary claims where it is one of them. It does not help where the interval ends below {least} points and "
+        f"primary claims where it is one of them. No gain is found where the interval ends below {least} points and "
         "so many images can show a difference at all. Otherwise these images cannot tell."
     )
     sentences.append(_fixed(evidence, settled))
@@ -129,6 +199,8 @@ def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
 
 def _fixed(evidence: Evidence, settled: Settled) -> str:
     """Return a sentence on what the records show of when recipe and classifier of the verdict were chosen."""
+    if chosen := evidence.evaluation.get("primary"):
+        return f"`primary: auto` took the recipe of the verdict by the shots alone: {chosen['reason']}"
     where = "Recipe and classifier of the verdict stand in `params.yaml` (`primary`, `deliver`)"
     if not settled.gains or evidence.table.sweep is None:
         return f"{where}; nothing records whether they were chosen before these images were first scored."

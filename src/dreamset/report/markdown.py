@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind
+from dreamset.metrics import best
 from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.verdict import points
 
@@ -39,6 +40,7 @@ def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequen
         "Per cent, means over seeds. Under a recipe's name: classifiers of its images alone; with `real +`, strongly "
         "augmented where that was trained, and else plainly.",
         _means(params, summary),
+        *_simple(summary),
         "## FID",
         "In the judge's features, means over seeds.",
         _fid(params, summary),
@@ -70,6 +72,18 @@ def _means(params: Params, summary: Sequence[dict[str, Any]]) -> str:
         *(f"real + {name}" for name in recipes),
     ]
     return _table(head, lines)
+
+
+def _simple(summary: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the paragraphs on the simple classifiers; none where the cells have none."""
+    rows = [row for row in summary if best.is_simple(row["classifier"])]
+    if not rows:
+        return []
+    means = {(row["classifier"], row["shots"]): f"{100 * row['accuracy']:.1f}" for row in rows}
+    shots, names = _shots(rows), dict.fromkeys(row["classifier"] for row in rows)
+    lines = [[name, *(means.get((name, count), _NONE) for count in shots)] for name in names]
+    head = ["", *(f"{count} shot{'' if count == 1 else 's'}" for count in shots)]
+    return ["The simple classifiers, of the real images alone, in the same per cent.", _table(head, lines)]
 
 
 def _fid(params: Params, summary: Sequence[dict[str, Any]]) -> str:

@@ -9,9 +9,10 @@ from dreamset import __version__
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind, Run
 from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.verdict import scored_images
-from dreamset.report import charts, gallery, quality, tables
+from dreamset.report import charts, gallery, quality, simple, tables
 from dreamset.report.charts import Bar
 from dreamset.report.figures import interval, percent
+from dreamset.report.glossary import defined
 from dreamset.report.headline import Headline, seeds
 from dreamset.report.markup import fill
 from dreamset.report.seeds import over_seeds
@@ -35,13 +36,17 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
     colours = {name: f"c{index % _COLOURS}" for index, name in enumerate(evidence.params.active)}
     sections = [
         _warned(evidence),
-        _expected(evidence),
-        _gains(evidence, verdict, colours),
         gallery.by_class(evidence, blocks),
-        _accuracy_chart(evidence, colours),
-        _scales(evidence, colours),
+        gallery.mistakes(evidence, verdict),
+        _gains(evidence, verdict, colours),
+        simple.candidates(evidence),
         over_seeds(evidence, colours),
+        _accuracy_chart(evidence, colours),
+    ]
+    details = [
+        _expected(evidence),
         tables.accuracies(evidence),
+        _scales(evidence, colours),
         quality.qualities(evidence),
         quality.correlations(evidence),
         gallery.adaptation(evidence, colours),
@@ -52,16 +57,20 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
         tables.facts(evidence),
         _again(evidence),
     ]
-    return fill(
+    document = fill(
         "page.page",
         source=tables.short_source(evidence),
+        classes=len(evidence.split.classes),
         shots=evidence.split.shots_in_words,
         seed=evidence.params.seed,
         verdict=verdict,
+        opening=gallery.opening(evidence, blocks, verdict.recipe),
         cards=_cards(evidence, verdict, colours),
         sections=[section for section in sections if section],
+        details=[section for section in details if section],
         version=__version__,
     )
+    return defined(document)
 
 
 def _warned(evidence: Evidence) -> Markup | None:
@@ -80,33 +89,35 @@ def _expected(evidence: Evidence) -> Markup | None:
 
 
 def _cards(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> list[tuple[str, str, str, str]]:
-    """Return the headline's numbers: the accuracy of the primary classifier by kind of training images.
+    """Return the accuracies of the primary classifier: on the real images alone, and with each active recipe's images.
 
-    Each is a style, the training images, the accuracy, and its interval or its standard deviation over the seeds.
+    Each is a style, the training images, the accuracy, and small print.
     """
-    runs = [
-        *((REAL, kind, tables.trained_on(REAL, kind), "real") for kind in evidence.real_kinds),
-        *(
-            (recipe, kind, tables.trained_on(recipe, kind), colours[recipe])
-            for kind in reversed(evidence.together(verdict.classifier))
-            for recipe in (verdict.plain, verdict.recipe)
-            if recipe
-        ),
-        *((name, SYNTHETIC, f"{name} alone", colours[name]) for name in (verdict.plain, verdict.recipe) if name),
-    ]
-    sweep = evidence.table.sweep
-    means = sweep.means_at(evidence.split.shots) if sweep else {}
-    cards = []
-    for arm, kind, words, colour in runs:
-        run = Run(arm, kind, verdict.classifier)
-        score, mean = evidence.scores.get(run), means.get(run)
-        if score is None:
-            continue
-        accuracy, spread = percent(score.accuracy), interval(score.low, score.high)
+    classifier, sweep = verdict.classifier, evidence.table.sweep
+    means = sweep.means_at(evidence.split.shots) if sweep and verdict.seeds else {}
+
+    def accuracy(run: Run) -> float | None:
         if verdict.seeds:
-            accuracy = percent(mean.accuracy if mean else None)
-            spread = f"± {100 * mean.sd:.1f} over the seeds" if mean and mean.sd is not None else ""
-        cards.append((colour + tables.STYLES.get(kind, ""), words, accuracy, spread))
+            return means[run].accuracy if run in means else None
+        return evidence.scores[run].accuracy if run in evidence.scores else None
+
+    def small(run: Run) -> str:
+        mean, score = means.get(run), evidence.scores.get(run)
+        if verdict.seeds:
+            return f"± {100 * mean.sd:.1f} over the seeds" if mean and mean.sd is not None else ""
+        return interval(score.low, score.high) if score else ""
+
+    alone = [Run(REAL, kind, classifier) for kind in evidence.real_kinds]
+    best = max(alone, key=lambda run: accuracy(run) or 0.0, default=None)
+    cards = [] if best is None else [("real", "real images alone", percent(accuracy(best)), small(best))]
+    for recipe in evidence.params.active:
+        kinds = [kind for kind in TOGETHER if Run(recipe, kind, classifier) in evidence.scores]
+        own = Run(recipe, SYNTHETIC, classifier)
+        if kinds:
+            run = Run(recipe, kinds[0], classifier)
+            less = [small(run), *([f"{percent(accuracy(own))} on synthetic alone"] if own in evidence.scores else [])]
+            style = colours[recipe] + (" primary" if recipe == verdict.recipe else "")
+            cards.append((style, f"real + {recipe}", percent(accuracy(run)), "\n".join(filter(None, less))))
     return cards
 
 
@@ -135,6 +146,12 @@ def _gains(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> Ma
             groups.append((recipe, bars))
     if not groups:
         return None
+    first = [
+        charts.gain_bar(gain, f"with the images of {recipe}", colours[recipe] + tables.STYLES.get(gain.of.kind, ""))
+        for recipe in evidence.params.active
+        for kind in evidence.together(verdict.classifier)[:1]
+        if (gain := evidence.over_real(recipe, verdict.classifier, kind))
+    ]
     ends = [end for _, bars in groups for bar in bars for end in (bar.low, bar.high)]
     span = min(ends), max(ends)
     return fill(
@@ -143,6 +160,7 @@ def _gains(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> Ma
         confidence=evidence.confidence,
         resamples=evidence.evaluation["bootstrap"],
         reach=seeds(evidence),
+        first=charts.intervals(first, "", {"zero": 0.0}, "Gains over the real images alone") if first else "",
         groups=[
             (recipe, colours[recipe], charts.intervals(bars, "", {"zero": 0.0}, f"Gains of {recipe}", span))
             for recipe, bars in groups

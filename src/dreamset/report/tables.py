@@ -198,6 +198,7 @@ def _distances_of(evidence: Evidence) -> str:
         words += f", KID in subsets of {one['kid_subset']}" if one.get("kid_subset") else ""
         small = any(measured.get("warning") for measured in sets)
         sentences.append(f"{words}{'; FID is biased upwards at such n' if small else ''}.")
+    sentences += [f"{warning[0].upper()}{warning[1:]}." for warning in evidence.evaluation.get("warnings", ())]
     known = dict.fromkeys(f"a {s.run.classifier}" for s in evidence.scores.values() if s.record.get("measure") == "CAS")
     if known:
         sentences.append(f"{' or '.join(known).capitalize()} trained on synthetic images alone is CAS.")

@@ -6,6 +6,7 @@ A source lists its images and the parts that they may go to; ``dreamset.prepare`
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from dreamset.data.source import Image, Source
 from dreamset.data.splits import spoken
 
 if TYPE_CHECKING:
+    from dreamset.core.images import Decoding
     from dreamset.params.sections import Prepare
 
 __all__ = ["KINDS", "Image", "Source", "read"]
@@ -27,13 +29,12 @@ def read(prepare: Prepare) -> Source:
     Raises:
         InputError: there is no such source, files are missing, or captions cannot distinguish two class names.
     """
-    from dreamset.core.images import Decoding
     from dreamset.sources import arrays, coop, digits, imagefolder, listing, naming, presets
 
     kind, _, argument = prepare.source.partition(":")
     if argument.startswith("~"):
         raise InputError(f"prepare.source: {argument} begins with ~, which only a shell knows; write the whole path.")
-    path, decoding = Path(argument), Decoding(prepare.max_pixels, _window(prepare))
+    path, decoding = Path(argument), prepare.decoding
     if kind == "digits" and not argument:
         source = digits.read()
     elif not argument:
@@ -60,11 +61,19 @@ def read(prepare: Prepare) -> Source:
             "\"prepare.source='imagefolder:data/raw'\"."
         )
     _check_classes(source, prepare.source)
-    return source
+    return _changed(source, prepare.decoding)
 
 
-def _window(prepare: Prepare) -> tuple[float, float] | None:
-    return None if prepare.window is None else (prepare.window[0], prepare.window[1])
+def _changed(source: Source, decoding: Decoding) -> Source:
+    """Change the pictures that a source has without files; files are changed as they are read."""
+    if not decoding.changes:
+        return source
+    from dreamset.sources.reading import changed
+
+    def part(images: list[Image] | None) -> list[Image] | None:
+        return images and [image if image.pixels is None else changed(image, decoding) for image in images]
+
+    return replace(source, train=part(source.train) or [], selection=part(source.selection), test=part(source.test))
 
 
 def _check_classes(source: Source, where: str) -> None:

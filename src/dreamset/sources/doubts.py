@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dreamset.core.images import NO_OBJECT
 from dreamset.data import folds
 from dreamset.metrics import overlap
 from dreamset.sources.layout import COPIES
@@ -37,6 +38,7 @@ def of_source(source: Source, workspace: Workspace) -> Iterator[str]:
         workspace: where rejected files are listed, and what DVC watches.
     """
     yield from _lost(source, workspace)
+    yield from _blank(source)
     if not source.published:
         yield from _copies(source)
         yield from _smaller(source)
@@ -109,6 +111,16 @@ def _lost(source: Source, workspace: Workspace) -> Iterator[str]:
         f"{' ...' if len(worst) > _NAMED else ''}; first {first.file}: {first.reason}; "
         f"{_short_name(workspace.rejected, workspace)} lists them"
     )
+
+
+def _blank(source: Source) -> Iterator[str]:
+    """Yield a warning of pictures in which prepare.crop found nothing to cut out."""
+    blank = [image for image in every(source) if NO_OBJECT in (image.note or "")]
+    if blank:
+        yield (
+            f"prepare.crop: {len(blank)} of {sum(1 for _ in every(source))} images show nothing of 4 px or more that "
+            f"differs from their border, and stay whole (first {blank[0].path or blank[0].name})"
+        )
 
 
 def _copies(source: Source) -> Iterator[str]:

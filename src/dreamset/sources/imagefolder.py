@@ -75,7 +75,7 @@ def read(root: Path, decoding: Decoding) -> Source:
     images = {part: _scan(root / name, classes_of[part], decoding, rejected, beside) for part, name in parts.items()}
     return Source(
         classes=tuple(classes),
-        template="a photo of a {class}",
+        template="a photo of {a class}",
         invariances=(),
         train=images["train"],
         selection=images.get("selection"),

@@ -73,7 +73,7 @@ def read(file: Path, decoding: Decoding) -> Source:
     }
     return Source(
         classes=classes,
-        template="a photo of a {class}",
+        template="a photo of {a class}",
         invariances=(),
         train=images["train"],
         selection=images["selection"] if rows["selection"] else None,

@@ -6,11 +6,12 @@ import os
 import re
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from dreamset.core import images
 from dreamset.core.errors import InputError
 from dreamset.core.files import sha256
 from dreamset.core.formats import SUFFIXES, unread_words
@@ -54,7 +55,7 @@ def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[Rejected]
         rejected: receives every file that cannot be used.
         what: the text beside the progress bar.
     """
-    images = []
+    read_images = []
     real = {root: Path(os.path.realpath(root)) for root in {row.root for row in rows}}
     with (
         ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
@@ -64,11 +65,11 @@ def read_files(rows: Sequence[Row], decoding: Decoding, rejected: list[Rejected]
             block = rows[start : start + _BLOCK]
             for row, read in zip(block, pool.map(partial(_read, real=real, decoding=decoding), block), strict=True):
                 if isinstance(read, Image):
-                    images.append(read)
+                    read_images.append(read)
                 else:
                     rejected.append(Rejected(printable(row.path.as_posix()), read, row.label))
                 progress.update()
-    return images
+    return read_images
 
 
 def inside(name: str, where: str, folder: Path | None = None) -> str:
@@ -179,6 +180,18 @@ def _image(row: Row, real: Path, decoding: Decoding) -> Image:
         decoding=decoding if decoded.converted else None,
         thumbnail=thumbnail(image),
     )
+
+
+def changed(image: Image, decoding: Decoding) -> Image:
+    """Return an image of a source without files, with its pixels as ``images.changed`` makes them."""
+    import numpy as np
+    from PIL import Image as Picture
+
+    assert image.pixels is not None
+    picture, note = images.changed(Picture.fromarray(image.pixels).convert("RGB"), decoding)
+    pixels = np.asarray(picture.convert("L") if image.pixels.ndim == 2 else picture)
+    digest = pixels_digest(pixels.shape, pixels.tobytes())
+    return replace(image, pixels=pixels, pixels_sha256=digest, note=note)
 
 
 def opened(path: Path, decoding: Decoding, real: Path | None = None) -> tuple[Decoded, bytes]:

@@ -12,6 +12,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from dreamset.classifiers.parts import learned
 from dreamset.core import locks
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from dreamset.generator.base_model import BaseModel
     from dreamset.metrics.features import Judge
     from dreamset.params import Params
-    from dreamset.params.model import ModelTune
 
 SECONDS: Final = "seconds_per_image"  # name of a constraint, as is the next, and of a fact of a trial
 FID: Final = "fid"
@@ -81,11 +81,6 @@ def holdouts(work: Work) -> list[Holdout]:
             "which cannot be made of so few images or groups; raise shots, or set selection to extra:N."
         ) from error
     return [Holdout(folds.without(split, fold, workspace), folds.absolute(fold, workspace)) for fold in divided]
-
-
-def steps_at(tune: ModelTune, rung: int) -> int:
-    """Return the optimizer steps of the classifier at a rung, in proportion to the images."""
-    return max(1, round(tune.steps * rung / tune.per_class[-1]))
 
 
 def key_of(work: Work, ranges: space.Space) -> str:
@@ -315,26 +310,27 @@ class Objective:
         import torch
 
         from dreamset import classifiers
-        from dreamset.classifiers import stored
+        from dreamset.classifiers import finest, stored
         from dreamset.classifiers.fit import Source, fit
         from dreamset.data import arrays
 
         split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
-        steps, row = steps_at(base.tune, rung), base.train.rows[name]
-        row = dataclasses.replace(row, steps=steps, warmup=round(row.warmup * steps / row.steps))
+        row = base.train.rows[name]
+        steps, course = base.tune.steps_at(rung, len(split.classes), row.batch), row.course(learned(params, split))
+        course = dataclasses.replace(course, steps=steps, warmup=round(course.warmup * steps / course.steps))
         # Neither trial nor rung is in the seeds, so that all classifiers start from the same weights.
         torch.manual_seed(seed_for("tune", self.params.seed, name, "start"))
         classifier = classifiers.build(name, base, split, place.root)
         size: int = classifier.size  # type: ignore[assignment]
-        real = self._real(index, size)
-        side = stored(size, base.resolution)
+        limit = finest(split.native, base.resolution)
+        real, side = self._real(index, size, limit), stored(size, limit)
         data = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
         fit(
             classifier,
             [Source("synthetic", data, 1.0, 1.0)],
             # The training has no images to select a step by: the last step is scored.
             dataclasses.replace(real, images=real.images[:0], labels=real.labels[:0], names=()),
-            row,
+            course,
             selections=1,
             invariances=split.invariances,
             crop=base.train.crop,
@@ -344,15 +340,15 @@ class Objective:
         logits = classifiers.Predictor(classifier, split.classes).logits(real.images)
         return np.asarray(logits.argmax(1) == real.labels)
 
-    def _real(self, index: int, size: int) -> Labelled:
-        """Return the real images of a holdout for a network of ``size`` pixels; they are decoded once."""
+    def _real(self, index: int, size: int, limit: int) -> Labelled:
+        """Return the real images of a holdout as ``classifiers.seen`` has them; they are decoded once."""
         from dreamset.classifiers import seen
         from dreamset.data import arrays
 
-        if (index, size) not in self._decoded:
-            side, scratch = seen(size, self.params.base.resolution), self.workspace.scratch
-            self._decoded[index, size] = arrays.real(self.holdouts[index].scored, self.workspace.cell, side, scratch)
-        return self._decoded[index, size]
+        side, scratch = seen(size, limit), self.workspace.scratch
+        if (index, side) not in self._decoded:
+            self._decoded[index, side] = arrays.real(self.holdouts[index].scored, self.workspace.cell, side, scratch)
+        return self._decoded[index, side]
 
     def _fid(self, places: list[Workspace]) -> float:
         """Return the FID to the real images that score, as a mean over the holdouts.
@@ -369,9 +365,11 @@ class Objective:
 
         params = self.params
         judge = self._judge = self._judge or Judge(hub.locate(self.workspace.root, params.base.judge, "judge"))
-        side, distances, counts = seen(judge.size, params.base.resolution), [], []
+        # Compared at the base's resolution: detail that its images cannot have would be all that the judge sees.
+        resolution, distances, counts = params.base.resolution, [], []
+        side = seen(judge.size, resolution)
         for index, place in enumerate(places):
-            split, real = self.holdouts[index].split, self._real(index, judge.size)
+            split, real = self.holdouts[index].split, self._real(index, judge.size, resolution)
             drawn = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
             # The seed is fixed, so that every trial is compared with the same real images.
             real_rows, drawn_rows = matched(real.labels, drawn.labels, len(split.classes), seed_for("matched"))

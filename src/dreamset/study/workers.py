@@ -32,13 +32,11 @@ def clear(study: Path) -> None:
         study.rmdir()
 
 
-def clear_abandoned(params: Params, workspace: Workspace) -> None:
-    """Remove the unfinished work of studies that no row of ``recipes`` asks for any more and that nobody runs.
+def abandoned(params: Params, workspace: Workspace) -> list[Path]:
+    """Return the folders of studies that no row of ``recipes`` asks for any more.
 
     A study that a row asks for may be unfinished, and goes on with its files.
     """
     searched = {name for name, row in params.recipes.items() if row.is_tuned}
-    for study in sorted(workspace.trials.glob("*/")):
-        # The name of a study is its recipe and a digest; other folders are temporary.
-        if study.name.rpartition("-")[0] not in searched:
-            clear(study)
+    # The name of a study is its recipe and a digest; other folders are temporary.
+    return [study for study in sorted(workspace.trials.glob("*/")) if study.name.rpartition("-")[0] not in searched]

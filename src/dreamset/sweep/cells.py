@@ -24,6 +24,7 @@ from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
+from dreamset.data import primary
 from dreamset.data.runs import REAL
 from dreamset.drawing import pools
 from dreamset.metrics import claims
@@ -62,6 +63,8 @@ class Cell:
     def made(self) -> dict[str, str]:
         """Return hashes of all that a finished cell depends on, recipes aside: one of the settings, one of the code."""
         settings = [self.params.shots, self.params.seed, self.params.setting(()), self.data, _few_shot(self.params)]
+        # No part of the setting, for they change no other run; a cell without them has to be run, though.
+        settings += [self.params.train.simple] if self.params.train.simple else []
         return {"settings": inputs(settings, self.workspace.root, self.params.base), "code": code_digest(*CELL)}
 
     @property
@@ -116,10 +119,13 @@ def run(
         A few lines with the results and the time they took.
 
     Raises:
-        InputError: each seed would be scored on other images; raised before any work.
+        InputError: each seed would be scored on other images, or ``primary: auto`` has nothing from ``expect``; raised
+            before any work.
         StoppedError: a cell that was run again gave other results.
     """
     started = time.monotonic()
+    # One recipe for all cells, so that its claims are one family; the project's shots decide it.
+    params = primary.settle(params, workspace)
     folder = workspace.results / "table"
     source = None if params.prepare.source == _BUNDLED else sources.read(params.prepare)
     data = None if source is None else _digest(source)

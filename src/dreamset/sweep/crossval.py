@@ -118,6 +118,7 @@ def _made_with(params: Params, fold: Fold, arm: str, scorer: str) -> str:
     settings |= {"held": [sample.sha256 for sample in fold.held_out]}
     if arm != REAL and not params.recipes[arm].draws:
         settings |= {"searched": pools.searched(params, fold.workspace), "max_pixels": params.prepare.max_pixels}
+        settings |= params.prepare.decoding.changes
     return fingerprint(settings, fold.workspace.root, params.base, __name__, scorer)
 
 

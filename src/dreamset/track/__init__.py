@@ -1,7 +1,8 @@
 """Tracking with MLflow: one run per pipeline, recipe, classifier, study. No failure of it can fail a stage.
 
 A stage writes a record into the spool (``.dreamset/track``) at its end. A separate process sends the records, so it
-can be killed when a server does not answer. Records that the server has not taken wait in the spool.
+can be killed when a server does not answer. Records that the server has not taken wait in the spool. The process of the
+last stage starts with the stage, and imports mlflow meanwhile.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sys
 import time
 import uuid
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dreamset.core.addresses import without_password
 from dreamset.core.files import digest
@@ -23,13 +25,14 @@ from dreamset.params import to_dict
 from dreamset.track import local, spool, studies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
 
-# Importing mlflow costs seconds, so a short stage leaves its record to a later one; ``report`` sends what is left.
+# Importing mlflow costs seconds, so a short stage leaves its record to a later one; the last one sends what is left.
+_LAST: Final = "report"
 _WORTH_SENDING_S: Final = 120.0
 # What a whole flush may take beyond the time limit of one call, and more for each run and each byte.
 _PATIENCE_S: Final = 60.0
@@ -37,6 +40,9 @@ _PER_RUN_S: Final = 0.2
 _BYTES_PER_S: Final = 5e6
 _LONGEST: Final = 400  # characters of a server's reason
 _EXCEPTION: Final = re.compile(r"^[\w.]*(?:Error|Exception): ")
+
+
+Sender: TypeAlias = "subprocess.Popen[str] | str"  # the process, or why there is none
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,22 @@ def record(
             warn(f"{stage} is tracked without {path}: there is no such file.")
 
 
-def finish(workspace: Workspace, params: Params, stage: str, started: float) -> None:
-    """Send at the end of a stage that was long enough, and of the last one."""
-    if stage == "report" or time.time() - started > _WORTH_SENDING_S:
-        flush(workspace, params)
+@contextmanager
+def sender(workspace: Workspace, params: Params, stage: str) -> Iterator[Sender | None]:
+    """Give the last stage the process that sends at its end; it ends with the stage, whatever becomes of that."""
+    process = _sender(workspace, params) if stage == _LAST and params.track.uri is not None else None
+    try:
+        yield process
+    finally:
+        if isinstance(process, subprocess.Popen):
+            with process:
+                process.kill()
+
+
+def finish(workspace: Workspace, params: Params, stage: str, started: float, process: Sender | None = None) -> None:
+    """Send at the end of a stage that was long enough, and of the last one, from its ``process``."""
+    if stage == _LAST or time.time() - started > _WORTH_SENDING_S:
+        flush(workspace, params, process)
 
 
 def study(
@@ -122,13 +140,17 @@ def study(
     record(workspace, params, "study", tree, runs, files)
 
 
-def flush(workspace: Workspace, params: Params) -> Flushed:
-    """Send every spooled record to ``track.uri`` in bounded time; warn of records that have to wait."""
+def flush(workspace: Workspace, params: Params, process: Sender | None = None) -> Flushed:
+    """Send every spooled record to ``track.uri`` in bounded time, from a new process where none is given.
+
+    Warn of records that have to wait.
+    """
     uri, folder = params.track.uri, workspace.spool
     if uri is None or not spool.records(folder):
         return Flushed()
     job = {"spool": str(folder.absolute()), "uri": uri, "experiment": params.track.experiment}
-    output, reason = _in_a_process(job, workspace.root, params.track.timeout_s, _needed(folder))
+    limit = round(params.track.timeout_s + _PATIENCE_S + _needed(folder), 1)
+    output, reason = _from(process or _sender(workspace, params), job, limit)
     events = Counter(output.splitlines())
     for line in events:
         if line.startswith(local.SAYS):
@@ -150,14 +172,13 @@ def _needed(folder: Path) -> float:
     return sum(runs for runs, _ in sizes) * _PER_RUN_S + sum(count for _, count in sizes) / _BYTES_PER_S
 
 
-def _in_a_process(job: dict[str, str], root: Path, timeout_s: float, needed_s: float) -> tuple[str, str]:
-    """Run the sender in a process that can be killed; return its output, and why it failed (empty: it did not)."""
-    limit = round(timeout_s + _PATIENCE_S + needed_s, 1)
+def _sender(workspace: Workspace, params: Params) -> Sender:
+    """Start a process that can be killed and waits for its job; return why not, where it cannot be started."""
     try:
-        sender = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "dreamset.track.send"],
-            cwd=root,  # sqlite:///mlflow.db then means the project's
-            env={**os.environ, **_environment(timeout_s)},
+            cwd=workspace.root,  # sqlite:///mlflow.db then means the project's
+            env={**os.environ, **_environment(params.track.timeout_s)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -165,14 +186,20 @@ def _in_a_process(job: dict[str, str], root: Path, timeout_s: float, needed_s: f
             errors="replace",
         )
     except OSError as error:
-        return "", f"no process to send from: {error.strerror or error}"
-    with sender:
+        return f"no process to send from: {error.strerror or error}"
+
+
+def _from(process: Sender, job: dict[str, str], limit: float) -> tuple[str, str]:
+    """Have a process do its job within so many seconds; return its output, and why it failed (empty: it did not)."""
+    if isinstance(process, str):
+        return "", process
+    with process:
         try:
-            output, chatter = sender.communicate(json.dumps(job), timeout=limit)
-            return output, _reason(chatter) if sender.returncode else ""
+            output, chatter = process.communicate(json.dumps(job), timeout=limit)
+            return output, _reason(chatter) if process.returncode else ""
         except subprocess.TimeoutExpired:
-            sender.kill()
-            return sender.communicate()[0], f"not done within {limit:g} s"
+            process.kill()
+            return process.communicate()[0], f"not done within {limit:g} s"
 
 
 def _environment(timeout_s: float) -> dict[str, str]:

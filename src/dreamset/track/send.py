@@ -188,4 +188,8 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 if __name__ == "__main__":
-    send_all(json.load(sys.stdin))
+    # While the stage that has started this process is at work.
+    from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+
+    if asked := sys.stdin.read():
+        send_all(json.loads(asked))

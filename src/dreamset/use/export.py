@@ -15,7 +15,7 @@ from dreamset.data import cards, decisions, tuned
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.use.predict import delivered
-from dreamset.weights import hub
+from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +35,9 @@ _NEEDED: Final = ("onnx", "onnxscript")
 def onnx(folder: Path, file: Path) -> None:
     """Write a delivered classifier as one ONNX file.
 
-    Its input ``images`` is uint8 (n, side, side, 3), RGB, with any n: images turned upright, resized and cropped as
-    ``preprocessing`` in the file's metadata says. Its outputs are ``logits`` and ``probabilities``, float32 (n,
+    Its input ``images`` is uint8 (n, side, side, 3), RGB, with any n: images turned upright, changed as ``invert``,
+    ``crop`` and ``autocontrast`` of ``preprocessing`` in the file's metadata say, then resized and cropped as it says.
+    These steps are outside the graph. Its outputs are ``logits`` and ``probabilities``, float32 (n,
     classes); the temperature is applied to the probabilities. The metadata holds class names, preprocessing,
     temperature, threshold and licence as JSON.
 
@@ -87,21 +88,20 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
     from dreamset.classifiers.clip import Clip
 
     class Images(nn.Module):
-        """A CLIP's image tower with the captions' features as its last layer."""
+        """A CLIP's image tower with what it makes of its features, such as those of the captions, as its last layer."""
 
         shift: Tensor
         scale: Tensor
-        weight: Tensor
 
         def __init__(self, clip: Clip) -> None:
             super().__init__()
-            self.visual = clip.model.visual
-            for name, value in (("shift", clip.shift), ("scale", clip.scale), ("weight", clip.head())):
+            self.visual, self.last = clip.model.visual, clip.last()
+            for name, value in (("shift", clip.shift), ("scale", clip.scale)):
                 self.register_buffer(name, value)
 
         def forward(self, pixels: Tensor) -> Tensor:
-            features = nn.functional.normalize(self.visual((pixels - self.shift) / self.scale), dim=-1)
-            return features @ self.weight.T
+            logits: Tensor = self.last(nn.functional.normalize(self.visual((pixels - self.shift) / self.scale), dim=-1))
+            return logits
 
     class Whole(nn.Module):
         """The computation of ``Predictor`` as one graph."""
@@ -200,10 +200,16 @@ def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> 
     from dreamset.metrics.features import Judge
 
     path = workspace.result("evaluate")
-    measured = read_json(path, "dreamset evaluate").get("sets", {}).get(recipe, {}).get("near_duplicates", {})
+    evaluation = read_json(path, "dreamset evaluate")
+    measured = evaluation.get("sets", {}).get(recipe, {}).get("near_duplicates", {})
     if "threshold" not in measured:
         raise InputError(f"{path}: has no near-duplicates of {recipe}; run `dreamset evaluate` with it in active.")
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    by, now = evaluation.get("judge", {}), judging.identity(workspace.root, params.base)
+    if by and by.get("sha256") != now["sha256"]:
+        raise InputError(
+            f"{path}: was scored by {by.get('name')}, and now {now['name']} would score; run `dreamset evaluate` again."
+        )
+    judge = Judge(judging.find(workspace.root, params.base))
     side = seen(judge.size, params.base.resolution)
     shots = arrays.real(split.train, workspace.cell, side, workspace.scratch)
     images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch)

@@ -20,6 +20,7 @@ from dreamset.core.images import BadImageError, Decoding, resize_crop
 from dreamset.core.progress import bar
 from dreamset.sources.imagefolder import files, natural
 from dreamset.sources.reading import opened, printable
+from dreamset.use.score import Score, labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,10 +34,17 @@ _THREADS: Final = min(16, os.cpu_count() or 1)
 
 
 class File(NamedTuple):
-    """A file to label; ``real`` is the resolved folder that no link may leave, or None if the user named the file."""
+    """A file to label.
+
+    Attributes:
+        path: of the file.
+        real: the resolved folder that no link may leave, or None if the user named the file.
+        folder: name of the folder that stands for its class: the one below the named folder, or that of the file.
+    """
 
     path: Path
     real: Path | None
+    folder: str
 
 
 class Counts(NamedTuple):
@@ -48,13 +56,18 @@ class Counts(NamedTuple):
     unusable: int
 
 
-def columns(classes: int) -> list[str]:
-    """The header: the label and its probability, the best ``TOP`` classes, and the error of an unusable file."""
+def columns(classes: int, *, given: bool = False) -> list[str]:
+    """The header: the label and its probability, the best ``TOP`` classes, and the error of an unusable file.
+
+    With ``given``, the class that a file's folder names comes first.
+    """
     best = [f"{name}_{rank}" for rank in range(1, min(TOP, classes) + 1) for name in ("label", "probability")]
-    return ["file", "label", "probability", "abstained", *best, "error"]
+    return ["file", *(["given"] if given else []), "label", "probability", "abstained", *best, "error"]
 
 
-def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float | None) -> Counts:
+def run(
+    paths: Sequence[str], folder: Path, out: Path | None, threshold: float | None, score: Score | None = None
+) -> Counts:
     """Write a row of CSV per file, in the order of ``find``.
 
     Below the threshold the classifier abstains: the label is empty, and ``label_1`` holds its guess.
@@ -64,10 +77,11 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
         folder: a delivered classifier.
         out: the CSV file; None: standard output.
         threshold: smallest top probability for a label, 0..1; None: the delivered threshold.
+        score: takes the answers about files, whose folders then have to name classes; None: folders say nothing.
 
     Raises:
-        InputError: there are no such files or no classifier, ``threshold`` is outside 0..1, or ``out`` cannot be
-            written.
+        InputError: there are no such files or no classifier, ``threshold`` is outside 0..1, ``out`` cannot be
+            written, or a folder to score names no class.
     """
     from dreamset import classifiers
 
@@ -79,24 +93,30 @@ def run(paths: Sequence[str], folder: Path, out: Path | None, threshold: float |
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold: expected a probability of 0 to 1, got {threshold:g}.")
     to_label = find(paths)
+    given = labels({file.folder for file in to_label}, record["classes"]) if score is not None else {}
     predictor = classifiers.load(folder)
     pixels = record["preprocessing"]
-    decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
+    decoding = Decoding.recorded(pixels)
     done = labelled = abstained = 0
     with (
-        _writer(out, columns(len(predictor.classes))) as writer,
+        _writer(out, columns(len(predictor.classes), given=score is not None)) as writer,
         bar(total=len(to_label), what="predict", unit="file") as progress,
     ):
         for block, images in decoded(to_label, pixels["side"], decoding, classifiers.BATCH):
             usable = [image for image in images if not isinstance(image, str)]
             probabilities = iter(predictor.probabilities(predictor.logits(stacked(usable, pixels["side"]))))
             for file, image in zip(block, images, strict=True):
-                name = printable(file.path.as_posix())
+                start = {"file": printable(file.path.as_posix())}
+                if score is not None:
+                    start["given"] = predictor.classes[given[file.folder]]
                 if isinstance(image, str):
-                    writer.writerow({"file": name, "error": image})
+                    writer.writerow(start | {"error": image})
                     continue
-                row = _row(next(probabilities), predictor.classes, threshold)
-                writer.writerow({"file": name, **row})
+                answer = next(probabilities)
+                row = _row(answer, predictor.classes, threshold)
+                writer.writerow(start | row)
+                if score is not None:
+                    score.add(given[file.folder], int(answer.argmax()), abstained=row["abstained"] == "yes")
                 labelled += row["abstained"] == "no"
                 abstained += row["abstained"] == "yes"
             done += len(block)
@@ -135,14 +155,20 @@ def find(paths: Sequence[str]) -> list[File]:
             path = Path(name)
             if path.is_dir():
                 real = Path(os.path.realpath(path))
-                inside = [File(path / file, real) for file in files(path)]
+                inside = [File(path / file, real, _first(file) or real.name) for file in files(path)]
             else:
-                inside = [File(path, None)]
+                inside = [File(path, None, path.absolute().parent.name)]
             for file in inside:
                 by_path.setdefault(str(file.path), file)
     if not by_path:
         raise InputError(f"{printable(', '.join(paths))}: holds no files; give image files, folders or patterns.")
     return list(by_path.values())
+
+
+def _first(file: str) -> str | None:
+    """The first folder of a relative path; None of a file without one."""
+    first, slash, _ = file.partition("/")
+    return first if slash else None
 
 
 def decoded(

@@ -40,7 +40,7 @@ class Served:
         from dreamset import classifiers
 
         pixels = self.record["preprocessing"]
-        decoding = Decoding(pixels["max_pixels"], tuple(pixels["window"]) if pixels["window"] else None)
+        decoding = Decoding.recorded(pixels)
         to_label = [find([path])[0] for path in model_input["path"]]
         rows: list[tuple[str, float, bool, str]] = []
         for _, images in decoded(to_label, pixels["side"], decoding, classifiers.BATCH):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.code import code_digest
 from dreamset.core.files import digest, sha256_file
-from dreamset.weights import hub, pretrained
+from dreamset.weights import hub, judging, pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def inputs(settings: Any, root: Path, row: Model) -> str:
     weights = [
         hub.identity(root, row.generator, "generator", row.variant),
         pretrained.identity(root, row.clip),
-        hub.identity(root, row.judge, "judge"),
+        judging.identity(root, row),
     ]
     look = root / _LOOK
     glyphs = sha256_file(look) if row.retrieval == "glyphs" and look.is_file() else None

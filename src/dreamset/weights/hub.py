@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import json
 import re
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
-from dreamset.core.files import digest, read_json, sha256_file, write_json
+from dreamset.core.files import digest, disk_full, read_json, sha256_file, write_json
 from dreamset.params.values import Part
 from dreamset.weights import tensors
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 RECORD: Final = "models/fetched.json"
 PICKLED: Final = ("bin", "ckpt", "pt", "pth")
+_PATIENCE: Final = 4.0  # seconds until the hub has to answer a first question
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _VOCABULARIES: Final = ("vocab.json", "vocab.txt", "*.model")  # of tokenizers in their older forms
 
 _NAME = re.compile(r"hub:(\w[\w.-]*/\w[\w.-]*?)(?:@([\w./-]+))?")
@@ -168,6 +171,63 @@ def recorded(root: Path) -> dict[str, Any]:
     return records
 
 
+def to_load(name: str, part: Part, variant: str | None = None) -> int:
+    """The bytes of a repository's files that the hub's cache lacks; one question to the hub, none where all are there.
+
+    Raises:
+        InputError: as ``fetch``.
+    """
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import filter_repo_objects
+
+    repo, selected = _to_fetch(name), _selected(part, variant)
+    if _COMMIT.fullmatch(repo.revision or ""):
+        # What a commit holds never changes.
+        with suppress(LocalEntryNotFoundError):
+            snapshot_download(repo.id, revision=repo.revision, local_files_only=True, **selected)
+            return 0
+    with _asking(repo):
+        # The download itself tries again and again, for half a minute where there is no network.
+        info = HfApi().model_info(repo.id, revision=repo.revision, files_metadata=True, timeout=_PATIENCE)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    wanted = filter_repo_objects(sizes, **selected)
+    return sum(
+        sizes[file] for file in wanted if not isinstance(try_to_load_from_cache(repo.id, file, revision=info.sha), str)
+    )
+
+
+def _to_fetch(name: str) -> Repository:
+    repo = repository(name)
+    if repo is None:
+        raise InputError(f"{name}: is a folder, which needs no fetching.")
+    return repo
+
+
+@contextmanager
+def _asking(repo: Repository) -> Iterator[None]:
+    """Turn what the hub's library raises into one sentence."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        yield
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{repo.id}: the hub knows no such repository, or it needs a login (`hf auth login`) and the acceptance "
+            "of its licence on its page."
+        ) from error
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
+        if disk_full(error, Path(constants.HF_HUB_CACHE)) is not None:
+            raise
+        offline = isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE
+        reason = "HF_HUB_OFFLINE is set" if offline else (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{repo.id}: the hub at {constants.ENDPOINT} gives nothing ({reason}); run the same command where there is "
+            "a network, and it goes on from what is here."
+        ) from error
+
+
 def fetch(root: Path, name: str, part: Part, variant: str | None = None) -> dict[str, Any]:
     """Download the missing files of a repository into the hub's cache, and record its commit and files.
 
@@ -175,20 +235,10 @@ def fetch(root: Path, name: str, part: Part, variant: str | None = None) -> dict
         InputError: there is no network, no such repository or revision, no access, or no safetensors in it.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    repo = repository(name)
-    if repo is None:
-        raise InputError(f"{name}: is a folder, which needs no fetching.")
-    try:
+    repo = _to_fetch(name)
+    with _asking(repo):
         folder = Path(snapshot_download(repo.id, revision=repo.revision, **_selected(part, variant)))
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"{repo.id}: the hub knows no such repository, or it needs a login (`hf auth login`) and the acceptance "
-            "of its licence on its page."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{repo.id}: cannot be fetched ({error}); run the same command to continue.") from error
     paths = files(folder, part, variant)
     if not any(path.suffix == ".safetensors" for path in paths):
         raise InputError(f"{repo.id}: holds no safetensors weights{_of(variant)}; name a repository that does.")

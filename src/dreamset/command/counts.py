@@ -1,0 +1,105 @@
+"""How much work a stage does, as far as the present manifests tell: what dry runs print and estimates multiply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dreamset.data import splits, tuned
+from dreamset.data.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dreamset.core.workspace import Workspace
+    from dreamset.params import Params
+
+
+def of(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
+    """Return the counts of a stage's work, as far as the present manifests tell."""
+    if stage not in ("adapt", "tune", "generate", "train") or not workspace.splits.is_file():
+        return {}
+    split = splits.read_split(workspace.splits)
+    if stage == "tune":
+        return tuning(params, workspace, split, item or "")
+    if stage == "train":
+        return training(params, split, item or "")
+    if stage == "generate" and not params.recipes[item or ""].draws:
+        return {"images": sum(params.synthetic_per_class(split.train_per_class))}
+    if stage == "generate":
+        sampler = params.sampler(item or "")
+        calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
+        return {"images": sum(params.synthetic_per_class(split.train_per_class)), "U-Net calls per image": calls}
+    adapters, steps = adapting(params, item or "", split.train_per_class)
+    return {"adapters": adapters, "steps": steps}
+
+
+def adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
+    """Return the number of a recipe's adapters, and of all their optimizer steps, for ``images`` of each class."""
+    row = params.recipes[recipe]
+    if not row.trains:
+        return 0, 0
+    schedule = params.schedule(recipe)
+    if not row.has_adapter_per_class:
+        return 1, schedule.steps(sum(images))
+    return len(images), sum(map(schedule.steps, images))
+
+
+def is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
+    """Return whether every study before the images of ``recipe`` has chosen, for these shots and rows."""
+    studied = [name for name in params.lineage(recipe) if params.recipes[name].is_tuned]
+    if not all(workspace.result("tune", name).is_file() for name in studied):
+        return False
+    return not studied or (workspace.splits.is_file() and all(tuned.is_current(params, workspace, n) for n in studied))
+
+
+def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:
+    """Return the most that a study can do: nothing is pruned, and no two trials share their adapters."""
+    from dreamset.study import objective
+
+    search, tune = params.recipes[recipe].search, params.base.tune
+    if search is None:
+        return {"trials": 0}
+    holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
+    batch = params.base.train.rows[tune.classifier].batch
+    steps = sum(tune.steps_at(rung, len(split.classes), batch) for rung in tune.per_class)
+    counts = {
+        "trials": trials,
+        "rungs": len(tune.per_class),
+        "images at most": trials * len(holdouts) * len(split.classes) * tune.per_class[-1],
+        "classifier steps at most": trials * len(holdouts) * steps,
+    }
+    # The recipes that it starts from have adapters in each holdout too, but the same ones in all trials.
+    trained = sum(
+        adapting(params, name, part.split.train_per_class)[1]
+        * (trials if name == recipe and (search.lr or search.epochs) else 1)
+        for part in holdouts
+        for name in params.lineage(recipe)
+    )
+    if trained:
+        counts["adapter steps at most"] = trained
+    return counts
+
+
+def training(params: Params, split: splits.Split, arm: str) -> dict[str, int]:
+    """Return the optimizer steps by classifier, all that is tried included, without what the folds adapt and draw."""
+    from dreamset.classifiers import selection
+    from dreamset.classifiers.parts import learned
+    from dreamset.data import folds
+    from dreamset.data.runs import REAL, runs
+
+    counts: dict[str, int] = {}
+    for run in runs(params, arm):
+        name = run.classifier
+        if name in params.train.simple_classifiers:
+            continue  # fitted in seconds, without steps
+        row = params.base.train.rows[name].course(learned(params, split))
+        count = 1 if run.kind.more else params.train.configurations
+        tried = selection.configurations(row, params.train.real_weight, count, params.seed)
+        steps = sum(configuration.steps for configuration in tried)
+        if params.selection == "cv":
+            # Then one more, on all the shots, of at most as many steps as the longest.
+            steps = folds.SELECTING * steps + max(configuration.steps for configuration in tried)
+        counts[f"steps of {name}"] = counts.get(f"steps of {name}", 0) + steps
+    if params.selection == "cv":
+        counts["folds, each adapted and drawn again" if arm != REAL else "folds"] = folds.SELECTING
+    return counts

@@ -1,0 +1,435 @@
+"""``dreamset run``: check, say what it costs and what it can show, ask, run ``dvc repro``, and say what came out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from dreamset.command import check, counts, own, plan, times
+from dreamset.command.reproduce import busy, reproduce
+from dreamset.command.screen import Screen, width, wrapped
+from dreamset.command.times import Estimate, duration
+from dreamset.core import locks
+from dreamset.core.errors import InputError, StoppedError
+from dreamset.core.workspace import Workspace
+from dreamset.data import folds, splits
+from dreamset.data.runs import REAL, arms, runs
+from dreamset.params import Params, load
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from dreamset.command.times import Timed
+
+FIRST: Final = "expect"  # the last stage of the first minute, after which the run asks
+_UNKNOWN: Final = 20.0  # seconds that the bar gives a stage whose time is not known
+_STAGES: Final = ("prepare", FIRST, "adapt", "tune", "generate", "train", "evaluate", "deliver", "report")
+# On disk: among the finished shards, in DVC's cache, and in the workspace; one where the file system shares blocks.
+_COPIES: Final = 3
+_PICTURE: Final = 2500  # bytes of a picture beside its pixels: what it says of its making
+_PIXEL: Final = 2.0  # bytes per pixel of a PNG of a photograph
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage that is out of date, or comes after one that is.
+
+    Attributes:
+        name: as DVC calls it.
+        stage: the verb of its command; empty where it is none of ours.
+        item: its recipe or arm.
+    """
+
+    name: str
+    stage: str
+    item: str | None
+
+
+def run(root: Path, images: Path | None, *, yes: bool) -> None:
+    """Run everything that is out of date in a project.
+
+    Args:
+        root: the project's folder.
+        images: a folder of class folders to learn from; None: what ``params.yaml`` names.
+        yes: whether to go on without asking.
+
+    Raises:
+        InputError: something stands against the run, or there is no terminal to ask on.
+        StoppedError: another run goes on here, or the disk is too small.
+        SystemExit: a stage failed, with its status.
+    """
+    check.project(root)
+    busy(root)
+    workspace, file = Workspace.at(root), root / "params.yaml"
+    lock = locks.take(workspace.locks / f"run{locks.SUFFIX}")
+    if lock is None:
+        raise StoppedError("`dreamset run` is running here already; wait for it, or stop it, and run this again.")
+    try:
+        with _hung_up():
+            for sentence in own.use(root, images) if images is not None else ():
+                print(wrapped(sentence, further=""))
+            params = check.refuse(root, file)
+            _room(params, workspace, {}, _all(params))
+            _first(root)
+            if workspace.splits.is_file():
+                _rest(params, workspace, file, yes=yes)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _hung_up() -> Iterator[None]:
+    """End the block like an interrupt where its terminal is closed, so that the stage saves its work."""
+
+    def leave(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGHUP)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _first(root: Path) -> None:
+    """Run the stages up to the one that says what to expect."""
+    print("First a look at the images, and at what the base makes of them: about a minute.", flush=True)
+    if FIRST not in _reproduce(root, [FIRST], {}):
+        # It had nothing to do and said nothing, but who runs it today may not have read it.
+        for sentence in _json(Workspace.at(root).result(FIRST)).get("sentences", ()):
+            print(wrapped(sentence))
+    print()
+
+
+def _reproduce(root: Path, targets: list[str], expected: Mapping[str, float]) -> Collection[str]:
+    """Run ``dvc repro`` under a bar, and return the stages that ran."""
+    screen = Screen(expected)
+    try:
+        reproduce(root, targets, screen.handle, screen.tick)
+    finally:
+        screen.close()
+    return screen.progress.done.keys()
+
+
+def _rest(params: Params, workspace: Workspace, file: Path, *, yes: bool) -> None:
+    """Say what the other stages cost, ask, and run them."""
+    root = workspace.root
+    todo = planned(root)
+    if not todo:
+        print("Everything is up to date; nothing has to run.\n")
+        print("\n".join(ending(params, workspace)))
+        return
+    steps, failed = _timed(params, workspace, file, todo)
+    estimates = {one.name: _estimate(params, workspace, one, steps) for one in todo}
+    print("\n".join(table(params, workspace, todo, estimates, steps)), flush=True)
+    for name, reason in failed.items():
+        print(wrapped(f"{name} could not be timed: {reason}."), flush=True)
+    _room(params, workspace, steps, todo)
+    if not yes:
+        _ask()
+    print()
+    known = {name: estimate.seconds for name, estimate in estimates.items()}
+    _reproduce(root, [], {name: _UNKNOWN if seconds is None else seconds for name, seconds in known.items()})
+    print()
+    print("\n".join(ending(load(file, _rows()), workspace)))
+
+
+def _rows() -> Any:
+    from dreamset import classifiers
+
+    return classifiers.ROWS
+
+
+def _timed(
+    params: Params, workspace: Workspace, file: Path, todo: Sequence[Planned]
+) -> tuple[dict[str, Timed], dict[str, str]]:
+    wanted = [name for one in todo if one.stage for name in times.wanted(params, workspace, one.stage, one.item)]
+    return times.timed(params, workspace, file, wanted)
+
+
+def _estimate(params: Params, workspace: Workspace, one: Planned, steps: Mapping[str, Timed]) -> Estimate:
+    if not one.stage:
+        return Estimate(None, "it is none of dreamset's stages")
+    return times.estimate(params, workspace, one.stage, one.item, steps)
+
+
+def _ask() -> None:
+    """Return if the person at the terminal agrees.
+
+    Raises:
+        InputError: there is no terminal.
+        SystemExit: they do not.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InputError("run: there is no terminal to ask on; `dreamset run --yes` runs all that stands above.")
+    try:
+        answer = input("\nGo on? [Y/n] ").strip().lower()
+    except EOFError:
+        answer = "n"
+    if answer not in ("", "y", "yes"):
+        print("Nothing more was run; `dreamset run` asks again.")
+        raise SystemExit(0)
+
+
+def planned(root: Path) -> list[Planned]:
+    """Return the stages that ``dvc repro`` would run at most, in their order.
+
+    A stage whose inputs come out as they were is skipped then, although it stands here.
+
+    Raises:
+        StoppedError: another DVC is at work here.
+        InputError: DVC cannot read the project.
+    """
+    with _quiet():
+        from dvc.exceptions import DvcException  # type: ignore[import-untyped]
+        from dvc.repo import Repo  # type: ignore[import-untyped]
+
+        try:
+            with Repo(str(root)) as repo:
+                changed, graph = repo.status(), repo.index.graph
+                order, stale = _ordered(graph), set[Any]()
+                for stage in order:
+                    # The graph's edges go from a stage to those that it depends on.
+                    if stage.addressing in changed or stale.intersection(graph.successors(stage)):
+                        stale.add(stage)
+                mine = [stage for stage in order if stage in stale and not stage.frozen]
+                return [Planned(stage.addressing, *_parsed(str(stage.cmd))) for stage in mine]
+        except DvcException as error:
+            reason = " ".join(str(error).split())
+            if "lock" in reason:
+                raise StoppedError("another run of DVC is going on here; wait for it, and run this again.") from error
+            raise InputError(f"dvc.yaml: DVC cannot tell what has changed ({reason}).") from error
+
+
+def _ordered(graph: Any) -> list[Any]:
+    """Return the stages of DVC's graph, each after those that it depends on."""
+    order: dict[Any, None] = {}
+
+    def visit(stage: Any) -> None:
+        if stage not in order:
+            for other in graph.successors(stage):
+                visit(other)
+            order[stage] = None
+
+    for stage in graph:
+        visit(stage)
+    return [*order]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DVC from saying which stages are frozen, and from drawing bars."""
+    before, logger = logging.root.manager.disable, logging.getLogger("dvc")
+    logging.disable(logging.CRITICAL)
+    # Its bars go by the level of its logger.
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logging.disable(before)
+
+
+def _parsed(command: str) -> tuple[str, str | None]:
+    """Return the stage and the item that a command of dvc.yaml runs."""
+    words = command.split()
+    if len(words) in (2, 3) and words[0] == "dreamset" and words[1] in _STAGES:
+        return words[1], words[2] if len(words) == 3 else None
+    return "", None
+
+
+def _all(params: Params) -> list[Planned]:
+    """Return the stages that need most of the disk, as if nothing were finished."""
+    drawn = [Planned(name, stage, name) for name in params.active for stage in ("adapt", "generate", "train")]
+    return [*drawn, Planned("train_real", "train", REAL)]
+
+
+def table(
+    params: Params,
+    workspace: Workspace,
+    todo: Sequence[Planned],
+    estimates: Mapping[str, Estimate],
+    steps: Mapping[str, Timed],
+) -> list[str]:
+    """Return the lines that say what will run, how long it takes, the disk, the download, and what it can show."""
+    lines = [f"{'What will run':<{width() - 12}}{'how long':>12}"]
+    for stage in _STAGES:
+        here = [one for one in todo if one.stage == stage]
+        if here:
+            known = [seconds for one in here if (seconds := estimates[one.name].seconds) is not None]
+            time = f"{duration(sum(known))}{' +' if len(known) < len(here) else ''}" if known else "?"
+            lines += _row(f"  {stage:<10} ", _work(params, workspace, stage, here), time)
+    others = [one.name for one in todo if not one.stage and one.name != "raw"]
+    lines += _row("  others     ", ", ".join(others), "?") if others else []
+    every = [estimates[one.name] for one in todo if one.stage]
+    seconds = sum(estimate.seconds or 0.0 for estimate in every)
+    unknown = any(estimate.seconds is None for estimate in every)
+    lines += _row("  in all     ", "", f"{'more than' if unknown else 'about'} {duration(seconds)}")
+    needed = disk(params, workspace, steps, todo)
+    free = shutil.disk_usage(workspace.root).free
+    lines += ["", *_fact("disk", f"about {_size(needed)}; {_size(free)} are free")]
+    lines += _fact("download", "nothing, all weights are here")
+    lines += _fact("can show", _reach(params, workspace))
+    lines += _fact("times", _sources(every))
+    return lines
+
+
+def _row(head: str, what: str, time: str) -> list[str]:
+    """Return the lines of a row: what is done on the left, the time on the right of its first line."""
+    import textwrap
+
+    room = width() - len(head) - len(time) - 2
+    parts = textwrap.wrap(what, max(20, room), break_long_words=False, break_on_hyphens=False) or [""]
+    first = f"{head}{parts[0]}"
+    return [
+        f"{first}{time:>{max(len(time) + 1, width() - len(first))}}",
+        *(" " * len(head) + part for part in parts[1:]),
+    ]
+
+
+def _fact(name: str, what: str) -> list[str]:
+    return wrapped(what, f"  {name:<10} ", " " * 13).splitlines()
+
+
+def _work(params: Params, workspace: Workspace, stage: str, here: Sequence[Planned]) -> str:
+    """Return in words what a stage does in all of its items."""
+    if len(here) == 1:
+        return plan.makes(params, workspace, stage, here[0].item).partition(", in ")[0].partition(" in ")[0]
+    total: dict[str, int] = {}
+    for one in here:
+        for what, count in counts.of(params, workspace, stage, one.item).items():
+            total[what] = total.get(what, 0) + count
+    named = [one.item or "" for one in here]
+    if stage == "adapt":
+        trained = [name for name in named if params.recipes[name].trains]
+        words = f"{total['steps']} steps of training for {', '.join(trained)}"
+        return words if trained else "nothing: no recipe trains an adapter"
+    if stage == "tune":
+        studied = [name for name in named if params.recipes[name].is_tuned]
+        return f"{total.get('trials', 0)} trials for {', '.join(studied)}" if studied else "nothing to search"
+    if stage == "generate":
+        return f"{total['images']} images by {len(named)} recipes"
+    return f"{sum(len(runs(params, name)) for name in named)} classifiers, on {len(named)} sets of images"
+
+
+def _sources(estimates: Sequence[Estimate]) -> str:
+    """Return where the times are from."""
+    known = [estimate.source for estimate in estimates if estimate.seconds is not None]
+    measured = sorted({source for source in known if source.startswith("measured")})
+    parts = [f"as {measured[-1]}"] if measured else []
+    parts += [f"from {times.STEPS} here"] if times.STEPS in known else []
+    missing = sorted({estimate.source for estimate in estimates if estimate.seconds is None})
+    parts += [f"? where {missing[0]}"] if missing else []
+    return "; ".join(parts)
+
+
+def _reach(params: Params, workspace: Workspace) -> str:
+    """Return the smallest gain that the images can show."""
+    from dreamset.metrics import power
+
+    split = splits.read_split(workspace.splits)
+    if split.protocol == "cv":
+        images, what = len(folds.scored_on(params, split).train), "shots, each held out once"
+    else:
+        images, what = times.tested(workspace), "test images"
+    return power.words(images, params.evaluate.confidence, what)
+
+
+def disk(params: Params, workspace: Workspace, steps: Mapping[str, Timed], todo: Sequence[Planned]) -> int:
+    """Return the bytes that a run writes at most: pictures, adapters and classifiers."""
+    if not workspace.splits.is_file():
+        return 0
+    side, total = params.base.resolution, 0.0
+    for one in todo:
+        work = counts.of(params, workspace, one.stage, one.item) if one.stage else {}
+        if one.stage == "generate":
+            total += work.get("images", 0) * (_PICTURE + side * side * _PIXEL)
+        elif one.stage == "adapt" and work.get("adapters"):
+            total += work["adapters"] * max(
+                (timed.bytes for name, timed in steps.items() if name.startswith("adapt")), default=0
+            )
+        elif one.stage == "train" and one.item in arms(params):
+            fitted = [steps.get(f"classifier {run.classifier}") for run in runs(params, one.item)]
+            total += sum(timed.bytes for timed in fitted if timed)
+    return round(_COPIES * total)
+
+
+def _room(params: Params, workspace: Workspace, steps: Mapping[str, Timed], todo: Sequence[Planned]) -> None:
+    """Refuse a run that does not fit on the disk.
+
+    Raises:
+        StoppedError: with the bytes needed and free.
+    """
+    needed, free = disk(params, workspace, steps, todo), shutil.disk_usage(workspace.root).free
+    if needed > free:
+        raise StoppedError(
+            f"{workspace.root}: the run writes about {_size(needed)} and {_size(free)} are free; make room (`dreamset "
+            "gc` removes what nothing uses), or lower generate.per_class. Nothing was changed."
+        )
+
+
+def _size(count: float) -> str:
+    """Return bytes in words."""
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
+    raise AssertionError
+
+
+def ending(params: Params, workspace: Workspace) -> list[str]:
+    """Return the last lines of a run: the verdict, the delivered classifier, where things are, and one next step."""
+    record = _json(workspace.classifier / "classifier.json")
+    delivered, evaluation = _json(workspace.result("deliver")), _json(workspace.result("evaluate"))
+    verdict = (record.get("verdict") or evaluation.get("verdict") or {}).get("sentence")
+    lines = [wrapped(verdict, further=""), ""] if verdict else []
+    if delivered.get("accuracy") is not None:
+        count, cv = evaluation.get("test_images", "the"), delivered.get("protocol") == "cv"
+        images = f"{count} images, each held out once" if cv else f"{count} test images"
+        of = "the real images alone" if delivered["arm"] == REAL else f"real images and those of {delivered['arm']}"
+        ends = " to ".join(f"{100 * delivered[end]:.1f}" for end in ("low", "high"))
+        lines.append(
+            wrapped(
+                f"The classifier to take away: {delivered['classifier']}, trained on {of}, gets "
+                f"{100 * delivered['accuracy']:.1f} % of {images} right ({ends}).",
+                further="",
+            )
+        )
+    places = {
+        "the page": workspace.results / "report.html",
+        "classifier": workspace.classifier,
+        "images": workspace.synthetic(params.primary_recipe),
+    }
+    lines += [
+        "",
+        *(f"  {name:<10}  {path.relative_to(workspace.root)}" for name, path in places.items() if path.exists()),
+    ]
+    lines += ["", wrapped(f"Next: {_next(params, delivered.get('outcome'))}")]
+    return lines
+
+
+def _next(params: Params, outcome: str | None) -> str:
+    """Return what to do next."""
+    if outcome == "cannot_tell" and params.prepare.source == "digits":
+        return f"`dreamset table --shots {params.shots} --seeds 0-5` measures over six draws of the shots."
+    if outcome == "cannot_tell":
+        return "add labelled images and run `dreamset run` again; so few leave the question open."
+    return "`dreamset predict FOLDER --out predictions.csv` labels new images."
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
