@@ -39,7 +39,7 @@ def flow_keys(node: yaml.Node, above: str = "") -> dict[str, Any]:
         ("active", ["stable_diffusion"], "active: [stable_diffusion]  # rows of `recipes` to run"),
         ("prepare.source", "imagefolder:data/raw", "  source: imagefolder:data/raw # digits |"),
         ("prepare.source", "imagefolder:/a b (1), c", "  source: imagefolder:/a b (1), c # digits |"),
-        ("prepare.template", "a photo of a {class}", "  template: a photo of a {class} # caption with {class};"),
+        ("prepare.template", "a photo of a {class}", "  template: a photo of a {class} # caption with"),
         ("prepare.template", "{class}: a photo", "  template: '{class}: a photo' # caption"),
         ("prepare.source", "csv:a #1.csv", "  source: 'csv:a #1.csv'    # digits |"),
         ("prepare.invariances", [], "  invariances: []           # label-preserving changes"),

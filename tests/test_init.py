@@ -18,6 +18,7 @@ from PIL import Image
 
 import toy
 from dreamset.command import cli, init, verbs, version
+from dreamset.command.run import planned
 from dreamset.core import code
 from dreamset.core.errors import DiskFullError, InputError
 from dreamset.core.shipped import shipped
@@ -145,6 +146,23 @@ def test_stages_of_a_project_depend_on_the_installed_version(tmp_path: Path) -> 
         assert missing == []
     assert stages["version"].always_changed
     assert above["version"] == set()
+
+
+def test_what_runs_each_time_makes_nothing_else_run(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  version: {cmd: test -e v || echo 1 > v, always_changed: true, outs: [v: {cache: false, persist: true}]}\n"
+        "  prepare: {cmd: dreamset prepare, deps: [v], outs: [w: {cache: false}]}\n"
+    )
+    (tmp_path / "v").write_text("1\n")
+    (tmp_path / "w").touch()
+    with Repo(str(tmp_path)) as repo:
+        repo.commit(force=True)
+    assert planned(tmp_path) == []
+    (tmp_path / "v").write_text("2\n")
+    assert [one.name for one in planned(tmp_path)] == ["version", "prepare"]
 
 
 def test_a_stage_is_given_all_of_its_code() -> None:

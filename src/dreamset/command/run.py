@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dreamset.command.times import Timed
 
 FIRST: Final = "expect"  # the last stage of the first minute, after which the run asks
+_ALWAYS: Final = ["always changed"]  # DVC's words for a stage that runs each time
 _UNKNOWN: Final = 20.0  # seconds that the bar gives a stage whose time is not known
 _STAGES: Final = ("prepare", FIRST, "adapt", "tune", "generate", "train", "evaluate", "deliver", "report")
 # On disk: among the finished shards, in DVC's cache, and in the workspace; one where the file system shares blocks.
@@ -198,8 +199,9 @@ def planned(root: Path) -> list[Planned]:
                 changed, graph = repo.status(), repo.index.graph
                 order, stale = _ordered(graph), set[Any]()
                 for stage in order:
-                    # The graph's edges go from a stage to those that it depends on.
-                    if stage.addressing in changed or stale.intersection(graph.successors(stage)):
+                    # The graph's edges go from a stage to those that it depends on. What a stage has written that
+                    # runs each time says whether others have to.
+                    if changed.get(stage.addressing, _ALWAYS) != _ALWAYS or stale.intersection(graph.successors(stage)):
                         stale.add(stage)
                 mine = [stage for stage in order if stage in stale and not stage.frozen]
                 return [Planned(stage.addressing, *_parsed(str(stage.cmd))) for stage in mine]

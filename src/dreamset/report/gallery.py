@@ -62,12 +62,16 @@ def opening(evidence: Evidence, blocks: list[Block], recipe: str) -> Markup | No
     rows = []
     for block in blocks:
         if block.name in (REAL, recipe):
-            images = [images[place] for place in range(_DEEP) for images in block.by_label[:_OPEN] if len(images) > place]
+            images = [
+                images[place] for place in range(_DEEP) for images in block.by_label[:_OPEN] if len(images) > place
+            ]
             across = sum(bool(images) for images in block.by_label[:_OPEN])
             beside = strip(images, across) if images else None
             if beside is not None:
                 what = "real images" if block.name == REAL else "synthetic images"
-                rows.append((embedded(beside, images[0].width <= SMALL, f"{what}, one column per class", across * 48), what))
+                rows.append(
+                    (embedded(beside, images[0].width <= SMALL, f"{what}, one column per class", across * 48), what)
+                )
     return fill("gallery.opening", rows=rows, recipe=recipe) if rows else None
 
 
@@ -96,7 +100,9 @@ def mistakes(evidence: Evidence, verdict: Headline) -> Markup | None:
         shown=shown,
         mistakes=[
             (
-                embedded(image, image.width <= SMALL, f"{classes[row['actual']]}, read as {classes[row['predicted']]}", 72),
+                embedded(
+                    image, image.width <= SMALL, f"{classes[row['actual']]}, read as {classes[row['predicted']]}", 72
+                ),
                 classes[row["actual"]],
                 classes[row["predicted"]],
                 f"{100 * row['probability']:.0f}%",

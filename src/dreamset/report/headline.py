@@ -126,7 +126,9 @@ def _done(evidence: Evidence, recipe: str) -> str:
     """Return sentences on what was done, for readers who know nothing of it."""
     split, row = evidence.split, evidence.params.recipes[recipe]
     shots, classes = f"{len(split.train)} labelled images", f"{len(split.classes)} classes"
-    model = "A text-to-image model was adapted to" if row.trains else "A text-to-image model was given the class names of"
+    model = (
+        "A text-to-image model was adapted to" if row.trains else "A text-to-image model was given the class names of"
+    )
     made = f"{model} {shots} of {classes}, and drew labelled synthetic images"
     if not row.draws:
         made = f"Synthetic images were looked for that resemble {shots} of {classes}"
