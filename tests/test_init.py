@@ -148,7 +148,8 @@ def test_stages_of_a_project_depend_on_the_installed_version(tmp_path: Path) -> 
     assert above["version"] == set()
 
 
-def test_what_runs_each_time_makes_nothing_else_run(tmp_path: Path) -> None:
+def test_what_runs_each_time_makes_nothing_else_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     (tmp_path / "dvc.yaml").write_text(

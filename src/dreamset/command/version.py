@@ -6,6 +6,7 @@ writes the hash of each stage's code into ``versions/``. An upgrade runs a stage
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from typing import TYPE_CHECKING, Final
@@ -69,12 +70,14 @@ def _digests(root: Path, stages: Collection[str]) -> dict[str, str]:
     except (OSError, ValueError):
         known = {}
     if known.get("state") != state:
-        known = {"state": state, "stages": {stage: _digest(stage) for stage in stages}}
+        known = {"state": state, "stages": {stage: _digest(stage, state) for stage in stages}}
         atomic_write(kept, json.dumps(known, indent=2) + "\n")
     return dict(known["stages"])
 
 
-def _digest(stage: str) -> str:
+@functools.cache
+def _digest(stage: str, _state: str) -> str:
+    """Return the hash of a stage's code, which is another one where the package's state is."""
     of = code.numbers_digest if stage in _DEAR else code.words_digest
     return of(f"dreamset.{stage}", *_HANDED.get(stage, ()))
 

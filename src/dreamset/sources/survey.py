@@ -128,7 +128,7 @@ def _model(survey: Survey, gpu_gb: float) -> tuple[str, str]:
         return "bundled", "small and grey: it may know such pictures, for it draws glyphs of 16 px"
     if gpu_gb >= _GPU_GB:
         return "sd21_base", f"photographs, and a GPU of {gpu_gb:.0f} GB; first: dreamset fetch sd21_base"
-    return "bundled", "no GPU of 16 GB here for sd21_base; it has never seen a photograph, so expect little"
+    return "bundled", "no GPU of 16 GB for sd21_base; it has never seen a photograph: docs/photographs.md"
 
 
 def _invariances(survey: Survey) -> tuple[list[str], str]:
