@@ -107,7 +107,7 @@ def run(target: Path, images: Path | None, stages: Collection[str], *, share: bo
         found = survey.of(read, str(images))
         lines = [*found.lines(), *(f"note     {warning}" for warning in read.warnings)]
         changes = survey.proposal(found, 0.0 if found.glyphs else _gpu_gb())
-        changes.append(("prepare.source", source, f"{_RAW} is a link to your folder, which nothing changes"))
+        changes.append(("prepare.source", source, "a link to your folder, which nothing changes"))
     for key, value, _ in changes:
         text = set_value(text, key, value)
     readme = _README.format(
@@ -123,11 +123,8 @@ def run(target: Path, images: Path | None, stages: Collection[str], *, share: bo
         ".gitignore": _IGNORED if share else _IGNORED + _RESULTS,
     }
     _build(target, files, raw, stages)
-    at = [f"{_line(text, key)} of params.yaml" for key, _, _ in changes]
-    lines += [
-        f"{key}: {_said(value)}  ({why}; line {place})" for (key, value, why), place in zip(changes, at, strict=True)
-    ]
-    return [*lines, f"{target} is made. Next: cd {target} && dreamset run"]
+    lines += [f"line {_line(text, key):<4}{key}: {_said(value)}  ({why})" for key, value, why in changes]
+    return [*lines, f"{target} is made; the lines are of its params.yaml. Next: cd {target} && dreamset run"]
 
 
 def stages_of_project(text: str) -> str:

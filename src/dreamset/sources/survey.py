@@ -53,7 +53,11 @@ class Survey:
         parts = ", ".join(f"{name} {_span(counts)} a class" for name, counts in self.parts.items())
         tested = "" if "test" in self.parts else "; no test/, so every shot is scored by cross-validation"
         named = ", ".join(self.classes[:_NAMED]) + (" ..." if len(self.classes) > _NAMED else "")
-        groups = f"{self.groups} groups of several images" if self.groups else "none known; docs: a list with groups"
+        groups = (
+            f"{self.groups} groups of several images"
+            if self.groups
+            else "none known; a list can name them (docs/own-images.md)"
+        )
         return [
             f"classes  {len(self.classes)}: {named}",
             f"images   {sum(map(sum, self.parts.values()))}, {colours}, {self.sizes}{self._lost()}",
@@ -62,7 +66,7 @@ class Survey:
         ]
 
     def _lost(self) -> str:
-        return f"; {self.rejected} files cannot be used" if self.rejected else ""
+        return f"; files that cannot be used: {self.rejected}" if self.rejected else ""
 
 
 def of(source: Source, where: str) -> Survey:
@@ -112,7 +116,7 @@ def proposal(survey: Survey, gpu_gb: float) -> list[tuple[str, Any, str]]:
     most = max(counts)
     shots: tuple[Any, str] = ("all", "every image is learned from")
     if most > _MANY:
-        shots = (_MANY, f"of up to {most} a class, to be quick; shots: all uses every one")
+        shots = (_MANY, f"of up to {most} a class, to be quick; all uses every one")
     return [
         ("model", *_model(survey, gpu_gb)),
         ("shots", *shots),
@@ -125,16 +129,16 @@ _GPU_GB: Final = 15  # what a GPU sold as one of 16 GB has at least
 
 def _model(survey: Survey, gpu_gb: float) -> tuple[str, str]:
     if survey.glyphs:
-        return "bundled", "small and grey: it may know such pictures, for it draws glyphs of 16 px"
+        return "bundled", "small and grey, as the glyphs are that it draws"
     if gpu_gb >= _GPU_GB:
-        return "sd21_base", f"photographs, and a GPU of {gpu_gb:.0f} GB; first: dreamset fetch sd21_base"
-    return "bundled", "no GPU of 16 GB for sd21_base; it has never seen a photograph: docs/photographs.md"
+        return "sd21_base", f"on a GPU of {gpu_gb:.0f} GB; first: dreamset fetch sd21_base"
+    return "bundled", "knows no photographs, but here is no GPU of 16 GB: docs/photographs.md"
 
 
 def _invariances(survey: Survey) -> tuple[list[str], str]:
     if survey.grey:
-        return [], "a guess: grey pictures may be signs, which mirrored are others"
-    return ["hflip"], "a guess: a mirrored photograph keeps its class; [] where writing or sides count"
+        return [], "a guess: mirrored signs are other signs; else [hflip]"
+    return ["hflip"], "a guess: [] where a mirrored picture is of another class"
 
 
 def _counts(images: Sequence[Image], source: Source) -> tuple[int, ...]:
