@@ -134,3 +134,5 @@ def test_layouts_of_other_people() -> None:
 def test_a_broken_file_is_named_with_its_line() -> None:
     with pytest.raises(InputError, match=r"params.yaml, line 3: is not plain YAML"):
         set_value("a: 1\nb: [1\nc: 2\n", "a", 2)
+    with pytest.raises(InputError, match=r"params.yaml: holds no keys"):
+        set_value("# nothing\n", "a", 2)

@@ -43,8 +43,11 @@ def set_value(text: str, key: str, value: Any, *, add: bool = False, file: str =
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{file}{line}: is not plain YAML ({problem}); correct it.") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{file}: holds no keys; write KEY: VALUE into it.")
     *above, last = key.split(".")
-    node, seen = root, ""
+    node: yaml.Node = root
+    seen = ""
     for name in above:
         found = _find(node, name)
         if found is None:
@@ -53,7 +56,7 @@ def set_value(text: str, key: str, value: Any, *, add: bool = False, file: str =
         if node.start_mark.index < found[0].start_mark.index:
             raise _by_hand(key, file, f"{seen} is another row's, by an alias")
     own = _find(node, last, merged=False)
-    if own is not None:
+    if own is not None and isinstance(node, yaml.MappingNode):
         changed = _replaced(text, node, own, value, key, file)
     elif isinstance(node, yaml.MappingNode) and (add or _find(node, last) is not None):
         changed = _added(text, node, last, value)
@@ -156,11 +159,11 @@ def _end(text: str, node: yaml.Node) -> int:
         last = entries[-1]
         if keys and last.start_mark.index < keys[-1].start_mark.index:
             # An alias: its node stands elsewhere.
-            line = text[keys[-1].end_mark.index :].partition("\n")[0].partition(" #")[0].rstrip()
-            return keys[-1].end_mark.index + len(line)
+            behind: int = keys[-1].end_mark.index
+            return behind + len(text[behind:].partition("\n")[0].partition(" #")[0].rstrip())
         return _end(text, last)
-    start, end = node.start_mark.index, node.end_mark.index
-    return start + len(text[start:end].rstrip())
+    start: int = node.start_mark.index
+    return start + len(text[start : node.end_mark.index].rstrip())
 
 
 def _flow(value: Any, mapping: yaml.MappingNode) -> str:
@@ -179,11 +182,10 @@ def _check(before: yaml.Node, text: str, key: str, value: Any, file: str) -> Non
         InputError: what the file says cannot be changed on one line.
     """
     try:
-        after = yaml.compose(text, yaml.SafeLoader)
-        right = get_value(text, key) == value
+        after, right = yaml.compose(text, yaml.SafeLoader), get_value(text, key) == value
     except yaml.YAMLError:
-        right = False
-    if not right or [*_others(before, "", key)] != [*_others(after, "", key)]:
+        after, right = None, False
+    if after is None or not right or [*_others(before, "", key)] != [*_others(after, "", key)]:
         raise _by_hand(key, file, "its layout is unusual")
 
 
