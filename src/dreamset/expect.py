@@ -77,12 +77,11 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "spelled": spelled(split, workspace, params),
         "zero_shot": zero_shot,
         "read_as_prompted": read,
-        "look": look(judge.features(real.images), real.labels, judge.features(drawn.images), drawn.labels),
+        "look": look(judge.features(real.images), real.labels, judge.features(drawn.images), drawn.labels)
+        | {"stand_in": judging.stand_in(workspace.root, params.base)},
         "table": measured(workspace, max(counts.values())),
     }
     record["expectation"], record["sentences"] = judgement(record)
-    if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
-        record["warnings"] = [stands_in]
     write_json(workspace.result("expect"), record)
     return record
 
@@ -335,6 +334,8 @@ def _look(seen: dict[str, Any]) -> str:
         f"KID {seen['kid']:.2f}, {seen['kid_exchanged']:.2f} where shots and pictures are exchanged at random, "
         f"p = {seen['p']:.2g}; {_percent(seen['near'])} of the pictures as near to a shot as shots are to one another"
     )
+    if seen.get("stand_in"):
+        numbers += f"; {seen['stand_in']}"
     if seen["p"] >= _LEVEL:
         return f"Its pictures do not measurably differ from the shots ({numbers})."
     how = "are far from" if seen["near"] < 0.5 else "do not quite have"
