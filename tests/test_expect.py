@@ -159,6 +159,13 @@ def test_the_sentences_follow_from_the_numbers(changes: dict[str, Any], word: st
     assert sentence in " ".join(sentences)
 
 
+def test_a_look_by_clip_in_place_of_the_judge_is_called_so() -> None:
+    seen = found()["look"]
+    for p in (0.002, 0.5):
+        _, sentences = expect.judgement(found(look=seen | {"p": p, "stand_in": "scored by CLIP's image features"}))
+        assert any("; scored by CLIP's image features)" in sentence for sentence in sentences)
+
+
 def test_what_was_measured_stands_with_where(workspace: Workspace) -> None:
     assert expect.measured(workspace, 4) is None
     write_table(

@@ -90,7 +90,8 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "spelled": spelled(split, workspace, params),
         "zero_shot": zero_shot,
         "read_as_prompted": read,
-        "look": look(judge.features(real.images), real.labels, judge.features(drawn.images), drawn.labels),
+        "look": look(judge.features(real.images), real.labels, judge.features(drawn.images), drawn.labels)
+        | {"stand_in": judging.stand_in(workspace.root, params.base)},
         "table": measured(workspace, max(counts.values())),
         "change": _change(params, workspace, split, predictor, shots),
         "reach": _reach(params, workspace, split),
@@ -98,14 +99,10 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
     }
     record["expectation"], record["sentences"] = judgement(record)
     record["primary"] = strength(zero_shot)
-    stands_in = judging.stand_in(workspace.root, params.base)
-    warnings = [] if stands_in is None else [stands_in]
     hopeful = record["expectation"] not in _NO_HELP
     goes_on = hopeful or params.expect.on_no_help == "go"
     if goes_on and not hopeful:
-        warnings.append("no help is to be expected, and the run goes on: expect.on_no_help is go")
-    if warnings:
-        record["warnings"] = warnings
+        record["warnings"] = ["no help is to be expected, and the run goes on: expect.on_no_help is go"]
     write_json(workspace.result("expect"), record)
     workspace.go.unlink(missing_ok=True)
     if goes_on:
@@ -532,6 +529,8 @@ def _look(seen: dict[str, Any]) -> str:
         f"KID {seen['kid']:.2f}, {seen['kid_exchanged']:.2f} where shots and pictures are exchanged at random, "
         f"p = {seen['p']:.2g}; {_percent(seen['near'])} of the pictures as near to a shot as shots are to one another"
     )
+    if seen.get("stand_in"):
+        numbers += f"; {seen['stand_in']}"
     if seen["p"] >= _LEVEL:
         return f"Its pictures do not measurably differ from the shots ({numbers})."
     how = "are far from" if seen["near"] < 0.5 else "do not quite have"

@@ -231,9 +231,9 @@ def fetch(arguments: argparse.Namespace) -> None:
             (clip, "clip", None),
             (row.judge, "judge", None),
         ]
-        for weights in parts:
-            wanted.setdefault(weights, name)
-    sizes = {weights: hub.to_load(*weights) for weights in wanted if hub.repository(weights[0]) is not None}
+        for each in parts:
+            wanted.setdefault(each, name)
+    sizes = {each: hub.to_load(*each) for each in wanted if hub.repository(each[0]) is not None}
     _check_room(sizes)
     for (weights, part, variant), name in wanted.items():
         if hub.repository(weights) is None:
@@ -369,8 +369,8 @@ def clean(arguments: argparse.Namespace) -> None:
         if input("Remove it? [y/N] ").strip().lower() not in ("y", "yes"):
             print("Nothing was removed.")
             return
-    for place in cleaning.remove(workspace, found):
-        print(f"{place} now holds what was not written by dreamset")
+    for moved in cleaning.remove(workspace, found):
+        print(f"{moved} now holds what was not written by dreamset")
     print("Removed. `dvc repro` makes it again, from DVC's cache where it can; `dvc gc -w` empties that.")
 
 

@@ -117,7 +117,7 @@ class Together:
         total, every = self.settings.steps, self.settings.checkpoint_every
         names = self.jobs[0].name if len(self.jobs) == 1 else f"{len(self.jobs)} adapters"
         if self.step:
-            print(f"adapting {names}: from step {self.step} of {total}", file=sys.stderr, flush=True)
+            print(f"adapt: going on from step {self.step} of {total}", file=sys.stderr, flush=True)
         with bar(total=total, what=f"adapting {names}", unit="step") as progress:
             progress.update(self.step)
             while True:

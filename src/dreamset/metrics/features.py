@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dreamset.core import device
-from dreamset.metrics.judge import Clip, load_network
+from dreamset.metrics.judge import Clip, Network, load_network
 from dreamset.weights.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -31,11 +31,13 @@ class Judge:
 
     def __init__(self, place: Path | Pretrained) -> None:
         self.device = device.pick()
-        stands_in = isinstance(place, Pretrained)
-        network = Clip(place.create()).eval().requires_grad_(False) if stands_in else load_network(place)
+        network: Network
+        if isinstance(place, Pretrained):
+            self.name, network = "CLIP in place of the judge", Clip(place.create()).eval().requires_grad_(False)
+        else:
+            self.name, network = "judge", load_network(place)
         self.network = network.to(self.device)
         self.size = self.network.size
-        self.name = "CLIP in place of the judge" if stands_in else "judge"
 
     def features(self, images: NDArray[np.uint8], batch: int = 256) -> NDArray[np.float32]:
         """The float32 features (n, width) of RGB images (n, h, h, 3), which are resized to the judge's input."""

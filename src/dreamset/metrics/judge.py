@@ -170,11 +170,15 @@ class Clip(_Normalised):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """The image's features, (n, width), of float images (n, 3, size, size) in -1..1; they are not normalised."""
-        out: torch.Tensor = self.network.encode_image(self.normalised(images))
+        network: Any = self.network
+        out: torch.Tensor = network.encode_image(self.normalised(images))
         return out
 
 
-def load_network(folder: Path) -> Judge | Dinov2 | Inception:
+Network = Judge | Dinov2 | Inception | Clip
+
+
+def load_network(folder: Path) -> Network:
     """Load the judge of a model's row, of any of the three kinds; on the CPU, in evaluation mode and frozen.
 
     Raises:

@@ -11,6 +11,7 @@ import json
 import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -179,7 +180,6 @@ def to_load(name: str, part: Part, variant: str | None = None) -> int:
     """
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.utils import filter_repo_objects
 
     repo, selected = _to_fetch(name), _selected(part, variant)
     if _COMMIT.fullmatch(repo.revision or ""):
@@ -191,10 +191,15 @@ def to_load(name: str, part: Part, variant: str | None = None) -> int:
         # The download itself tries again and again, for half a minute where there is no network.
         info = HfApi().model_info(repo.id, revision=repo.revision, files_metadata=True, timeout=_PATIENCE)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    wanted = filter_repo_objects(sizes, **selected)
-    return sum(
-        sizes[file] for file in wanted if not isinstance(try_to_load_from_cache(repo.id, file, revision=info.sha), str)
-    )
+
+    def missing(file: str) -> bool:
+        allowed, ignored = (
+            any(fnmatchcase(file, pattern) for pattern in selected[f"{which}_patterns"] or ())
+            for which in ("allow", "ignore")
+        )
+        return allowed and not ignored and not isinstance(try_to_load_from_cache(repo.id, file, revision=info.sha), str)
+
+    return sum(size for file, size in sizes.items() if missing(file))
 
 
 def _to_fetch(name: str) -> Repository:
@@ -208,7 +213,7 @@ def _to_fetch(name: str) -> Repository:
 def _asking(repo: Repository) -> Iterator[None]:
     """Turn what the hub's library raises into one sentence."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
         yield
@@ -217,7 +222,7 @@ def _asking(repo: Repository) -> Iterator[None]:
             f"{repo.id}: the hub knows no such repository, or it needs a login (`hf auth login`) and the acceptance "
             "of its licence on its page."
         ) from error
-    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # those of a network are of another library with each release of the hub's
         if disk_full(error, Path(constants.HF_HUB_CACHE)) is not None:
             raise
         offline = isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE
