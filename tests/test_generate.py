@@ -211,7 +211,8 @@ def test_a_base_for_non_commercial_use_waits_for_its_licence(small: dict[str, An
 def test_every_row_of_the_projects_models_has_a_known_licence(raw: dict[str, Any]) -> None:
     assert {row["licence"] for row in raw["models"].values()} <= licences.KNOWN.keys()
     assert [name for name, row in raw["models"].items() if not licences.KNOWN[row["licence"]].commercial] == [
-        "sdxl_turbo"
+        "sdxl_turbo",
+        "photographs_cpu",
     ]
     assert licences.front_matter("of-my-own") == ["license: of-my-own"]
     assert "read its limits" in licences.sentence("of-my-own")

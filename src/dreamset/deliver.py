@@ -56,7 +56,7 @@ side, size = record["preprocessing"]["side"], record["preprocessing"]["size"]
 
 def changed(image):
     """An RGB image, changed as those that the classifier learned from."""
-    wanted = record["preprocessing"]
+    wanted = record["preprocessing"].get("changes", {})
     if wanted.get("invert"):
         image = ImageOps.invert(image)
     if wanted.get("crop") == "object":
@@ -414,7 +414,7 @@ def _preprocessing(params: Params, transform: dict[str, Any], side: int) -> dict
         "std": transform["std"],
         "max_pixels": params.prepare.max_pixels,
         "window": params.prepare.window,
-        **params.prepare.decoding.changes,
+        "changes": params.prepare.decoding.changes,
     }
 
 

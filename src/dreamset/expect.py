@@ -231,14 +231,15 @@ def _change(
 
     def right(decoding: Decoding) -> NDArray[np.bool_]:
         images = np.stack([resize_crop(changed(picture, decoding)[0], side) for picture in pictures])
-        return predictor.logits(images).argmax(1) == labels
+        named: NDArray[np.bool_] = predictor.logits(images).argmax(1) == labels
+        return named
 
     # A second inversion takes the first one back.
     open_to = [name for name in CHANGES if name == "invert" or name not in (split.changes or {})]
     tries = [names for count in range(1, len(open_to) + 1) for names in itertools.combinations(open_to, count)]
-    values = {"crop": "object"}
+    values: dict[str, Any] = {"invert": True, "crop": "object", "autocontrast": True}
     before = right(Decoding(0))
-    results = {names: right(Decoding(0, **{name: values.get(name, True) for name in names})) for names in tries}
+    results = {names: right(Decoding(0, **{name: values[name] for name in names})) for names in tries}
     clear = [
         names
         for names, after in results.items()
@@ -249,9 +250,9 @@ def _change(
         return None
     best = max(results[names].mean() for names in clear)
     names = next(names for names in clear if results[names].mean() >= best - _CLOSE)
-    undone = bool((split.changes or {}).get("invert"))
+    values["invert"] = not (split.changes or {}).get("invert")
     return {
-        "prepare": {name: values.get(name, not undone if name == "invert" else True) for name in names},
+        "prepare": {name: values[name] for name in names},
         "before": int(before.sum()),
         "after": int(results[names].sum()),
         "of": len(few),
@@ -272,7 +273,9 @@ def _reach(params: Params, workspace: Workspace, split: Split) -> dict[str, Any]
 def _seconds(params: Params, workspace: Workspace, split: Split, pictures: _Pictures) -> float:
     """Return the seconds that drawing the images of a recipe takes here, going by the pictures drawn just now."""
     records = [read_json(workspace.shards / key / "record.json", "dreamset expect") for key in pictures.blocks]
-    each = sum(record["seconds"] for record in records) / sum(record["drawn"] for record in records) / pictures.steps
+    each: float = (
+        sum(record["seconds"] for record in records) / sum(record["drawn"] for record in records) / pictures.steps
+    )
     return round(each * params.base.generate.steps * sum(params.synthetic_per_class(split.train_per_class)), 1)
 
 

@@ -89,8 +89,7 @@ class Decoding:
     def recorded(cls, preprocessing: Mapping[str, Any]) -> Decoding:
         """Return the decoding that the record of a delivered classifier states; older records know no changes."""
         window = preprocessing["window"]
-        changes = {name: preprocessing[name] for name in CHANGES if name in preprocessing}
-        return cls(preprocessing["max_pixels"], tuple(window) if window else None, **changes)
+        return cls(preprocessing["max_pixels"], tuple(window) if window else None, **preprocessing.get("changes", {}))
 
     @property
     def changes(self) -> dict[str, Any]:

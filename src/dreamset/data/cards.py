@@ -304,7 +304,7 @@ def _classifier(record: Mapping[str, Any], snippet: str) -> Iterator[str]:
     yield (
         f"- Input: {pixels['channels']}; shortest side to {pixels['side']} pixels ({pixels['resample']}), centre square"
         f"{larger}; mean {pixels['mean']}, standard deviation {pixels['std']} of values in 0..1. Turned upright by "
-        f"EXIF, transparency put on white{''.join(f', {CHANGES[key]}' for key in CHANGES if pixels.get(key))}."
+        f"EXIF, transparency put on white{''.join(f', {CHANGES[key]}' for key in pixels.get('changes', {}))}."
     )
     fitted = record.get("temperature_images")
     how = f", fitted on {fitted} images that were held out" if fitted else ""

@@ -35,9 +35,9 @@ _NEEDED: Final = ("onnx", "onnxscript")
 def onnx(folder: Path, file: Path) -> None:
     """Write a delivered classifier as one ONNX file.
 
-    Its input ``images`` is uint8 (n, side, side, 3), RGB, with any n: images turned upright, changed as ``invert``,
-    ``crop`` and ``autocontrast`` of ``preprocessing`` in the file's metadata say, then resized and cropped as it says.
-    These steps are outside the graph. Its outputs are ``logits`` and ``probabilities``, float32 (n,
+    Its input ``images`` is uint8 (n, side, side, 3), RGB, with any n: images turned upright, changed as ``changes`` of
+    ``preprocessing`` in the file's metadata says, then resized and cropped as it says. These steps are outside the
+    graph. Its outputs are ``logits`` and ``probabilities``, float32 (n,
     classes); the temperature is applied to the probabilities. The metadata holds class names, preprocessing,
     temperature, threshold and licence as JSON.
 
