@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from benchmarks import causes, paired, phases, pruning, setting, studies
+from benchmarks import causes, paired, phases, pruning, setting, strength, studies
 
 import dreamset
 import toy
@@ -297,3 +297,22 @@ def test_both_sides_of_a_study_are_timed(file: Path, tmp_path: Path, tune: list[
     base = copy.copy(here.params.base)
     large = dataclasses.replace(here.params, models={here.params.model: dataclasses.replace(base, resolution=512)})
     assert studies.ladders(dataclasses.replace(here, params=large)) == []
+
+
+def test_the_strengths_are_means_over_seeds_and_gains_paired_by_seed() -> None:
+    def cell(seed: int, light: float, full: float) -> dict[str, Any]:
+        both = {f"{arm}/both_strong": 0.5 for arm in (strength.PLAIN, strength.LIGHT, strength.FULL)}
+        alone = {f"{arm}/synthetic": 0.25 for arm in (strength.PLAIN, strength.LIGHT, strength.FULL)}
+        both |= {f"{strength.LIGHT}/both_strong": light, f"{strength.FULL}/both_strong": full}
+        found = {"zero_shot": {"share": 0.9}, "expectation": "adapt"}
+        scores = {"real/real_strong": 0.5, **alone, **both}
+        return {"data": "digits", "seed": seed, "images": 200, "scores": scores, "expect": found}
+
+    (row,) = strength.summarise([cell(0, 0.75, 0.5), cell(1, 0.5, 0.5)])
+    assert (row["seeds"], row["images"]) == (2, 400)
+    assert row["full_over_light"] == {"mean": -0.125, "standard_error": 0.125}
+    assert row["light_over_real"]["mean"] == 0.125
+    head, _, line, *_ = strength.markdown([row]).splitlines()
+    assert line.count("|") == head.count("|")
+    assert "| 90.0 | 50.0 | 25.0 |" in line
+    assert "−12.5 ± 12.5" in line
