@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _FLIPS: Final = {"hflip": 3, "vflip": 2}  # axis of (n, 3, h, w) images by the change that keeps a label
 _BATCH: Final = 256  # images whose features are computed at once
 _SHARES: Final = 2**25  # shares of classes in the leaves of a forest, at most
-# Inverse strength of the penalty of logistic regression; fixed. Of 0.1 to 1000 it was the best on digits and letters that
-# are no test images, on both kinds of features (benchmarks/results/simple.md).
+# Inverse strength of the penalty of logistic regression; fixed. Of 0.1 to 1000 it was the best on digits and letters
+# that are no test images, with both kinds of features (benchmarks/results/simple.md).
 C: Final = 1.0
 
 
