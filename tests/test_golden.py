@@ -109,6 +109,7 @@ def _raw(**changes: Any) -> Raw:
     row["train"]["linear_probe"] |= {"steps": 4, "batch": 8, "warmup": 1}
     raw["adapt"] |= {"sample_images": 1, "sample_steps": 1}
     raw["train"] |= {"classifiers": ["resnet20", "clip_lora"], "baselines": ["linear_probe"], "scales": []}
+    raw["train"] |= {"simple": []}  # none is pinned
     raw["evaluate"] |= {"protocol": None, "bootstrap": 100, "kid_subset": 10, "worst_pairs": 3}
     return raw | changes
 

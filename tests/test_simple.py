@@ -137,7 +137,7 @@ def test_folds_of_trained_and_of_simple_ones_are_of_the_same_shots_in_one_order(
     shots = simple_fit.Shots(Part(params, workspace, split, REAL, workspace.shards))
     _, features = shots.features("pixels")
     rest = [row for row in range(12) if row not in left_out]
-    head = simple_fit.fit("logistic", features[0, rest], shots.labels[rest], simple_fit.C["pixels"], 0)
+    head = simple_fit.fit("logistic", features[0, rest], shots.labels[rest], simple_fit.C, 0)
     expected = head(torch.from_numpy(features[0, left_out])).numpy()
     np.testing.assert_allclose(logits[wanted[1]][left_out], expected, atol=1e-4)
 

@@ -244,7 +244,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         classifiers.save_more(run.classifier, predictor.classifier, folder)
         atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
-    summary = {
+    summary: dict[str, Any] = {
         "finding": finding(decision),
         "advice": advice(run.arm),
         "outcome": decision["outcome"],

@@ -62,9 +62,10 @@ class Cell:
     @property
     def made(self) -> dict[str, str]:
         """Return hashes of all that a finished cell depends on, recipes aside: one of the settings, one of the code."""
-        settings = [self.params.shots, self.params.seed, self.params.setting(()), self.data, _few_shot(self.params)]
+        params = self.params
+        settings: list[Any] = [params.shots, params.seed, params.setting(()), self.data, _few_shot(params)]
         # No part of the setting, for they change no other run; a cell without them has to be run, though.
-        settings += [self.params.train.simple] if self.params.train.simple else []
+        settings += [params.train.simple] if params.train.simple else []
         return {"settings": inputs(settings, self.workspace.root, self.params.base), "code": code_digest(*CELL)}
 
     @property
