@@ -14,7 +14,7 @@ TERMS: Final = {
     r"points": "percentage points of accuracy: a share of the images that score",
     r"\d+% intervals?": "the range that the true value lies in, with this confidence",
     r"shots?": "a real labelled image that a run learns from",
-    r"strongly augmented|strong augmentation": "trained on images that are cropped, coloured, blurred and mixed at random",
+    r"strongly augmented|strong augmentation": "trained on images cropped, coloured, blurred and mixed at random",
     r"recipes?": "a named way of making synthetic images, a row of params.yaml",
     r"adapters?": "weights that training on the shots adds to the generator",
     r"seeds?": "the number that redraws shots, noise and first weights",

@@ -58,7 +58,7 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
     ]
     document = fill(
         "page.page",
-        source=tables.short_source(evidence),
+        source=tables.short_source(evidence).rpartition(":")[2],
         classes=len(evidence.split.classes),
         shots=evidence.split.shots_in_words,
         seed=evidence.params.seed,
