@@ -22,7 +22,7 @@ TERMS: Final = {
     r"zero-shot": "without any training on the shots",
     r"CAS": "accuracy on real images of a network trained on synthetic ones alone",
     r"FID": "distance between two sets of images; lower is nearer",
-    r"KID": "distance between two sets of images, fair to small ones; lower is nearer",
+    r"KID": "like FID, and fair to small sets of images; lower is nearer",
     r"near-duplicates?": "an image that is almost the same picture as another one",
     r"McNemar": "test of two classifiers on the same images",
     r"guidance": "how strongly the prompt pulls each image",

@@ -191,8 +191,8 @@ def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
     sentences.append(
         f"The rule: synthetic images helped where the whole {interval} lies above zero and a test rejects equality at "
         f"{level}. The test is McNemar’s exact one or, over six seeds or more, that of sign flips, adjusted for the "
-        f"family of primary claims where it is one of them. No gain is found where the interval ends below {least} points and "
-        "so many images can show a difference at all. Otherwise these images cannot tell."
+        "family of primary claims where it is one of them. No gain is found where the interval ends below "
+        f"{least} points and so many images can show a difference at all. Otherwise these images cannot tell."
     )
     sentences.append(_fixed(evidence, settled))
     if len(evidence.real_kinds) > 1:
