@@ -90,9 +90,11 @@ def mistakes(evidence: Evidence, verdict: Headline) -> Markup | None:
     classes, shown = evidence.split.classes, evidence.params.report.show_real
     score = evidence.scores.get(run)
     temperature = chosen.get("temperature") or (score.record.get("temperature") if score else None) or 1.0
-    rows = [_answer(row, temperature) for row in record["mistakes"]]
+    answers = [_answer(row, temperature) for row in record["mistakes"]]
     path = evidence.workspace.mistakes / f"{run.arm}_{run.folder}.png"
-    pictures = _squares(path, len(rows)) if shown and rows else []
+    pictures = _squares(path, len(answers)) if shown and answers else []
+    # Without a temperature of its own, `evaluate` has put them into an order that may differ a little.
+    surest = sorted(zip(pictures, answers, strict=False), key=lambda pair: -pair[1][2])
     told = [
         (
             embedded(image, image.width <= SMALL, f"{classes[actual]}, taken for {classes[predicted]}", 72),
@@ -100,7 +102,7 @@ def mistakes(evidence: Evidence, verdict: Headline) -> Markup | None:
             classes[predicted],
             f"{100 * probability:.0f}%",
         )
-        for image, (actual, predicted, probability) in zip(pictures, rows, strict=False)
+        for image, (actual, predicted, probability) in surest
     ]
     return fill(
         "gallery.mistakes",
