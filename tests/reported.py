@@ -109,8 +109,18 @@ class Page(HTMLParser):
 
     @property
     def lede(self) -> str:
-        """The sentence under the title."""
+        """The sentences under the title."""
         return self.hero.one("p", "lede").text
+
+    @property
+    def reason(self) -> str:
+        """The verdict's reason, behind a fold."""
+        return self.hero.one("p", "reason").text
+
+    @property
+    def also(self) -> list[str]:
+        """The sentences between the reason and the rule."""
+        return [p.text for p in self.hero.one("details").children if isinstance(p, Element) and p.tag == "p"][1:]
 
     @property
     def caveat(self) -> list[str]:

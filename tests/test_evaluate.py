@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import shutil
 from collections import Counter
@@ -135,6 +136,32 @@ def test_the_verdict_is_of_the_primary_recipe_over_the_best_real_arm(
     assert lines.evaluate(evaluation).endswith(f" without\n  {verdict.finding(found)}")
     trained = lines.train(read_json(place.result("train", "datadream_dset"), "dreamset train datadream_dset"))
     assert trained.startswith("5 classifiers, 6 to 12 steps each, ")
+
+
+def test_mistakes_are_kept_as_pictures_outside_of_the_results(world: tuple[Workspace, dict[str, Any]]) -> None:
+    place, evaluation = world
+    guesses = read_json(place.plots("evaluate") / "predictions.json", "")
+    runs = read_json(place.mistakes / "mistakes.json", "")["runs"]
+    named_runs = {named(run) for run in evaluation["runs"] if run["arm"] == "real"}
+    assert set(runs) == named_runs | {evaluation["verdict"]["of"]}
+    test = read_test(place.test_split).test
+    for name, record in runs.items():
+        labels, predicted = np.array(guesses["labels"]), np.array(guesses["predicted"][name])
+        wrong = np.flatnonzero(labels != predicted)
+        rows = record["mistakes"]
+        assert (record["count"], record["of"], len(rows)) == (len(wrong), 24, min(24, len(wrong)))
+        assert sorted((labels[row], predicted[row]) for row in wrong) == sorted(
+            (row["actual"], int(np.argmax(row["logits"]))) for row in rows
+        )
+        tops = [np.exp(row["logits"]).max() / np.exp(row["logits"]).sum() for row in rows]
+        assert all(first >= second - 1e-3 for first, second in itertools.pairwise(tops))
+        if rows:
+            run = Run.parse(name)
+            sheet = np.asarray(Image.open(place.mistakes / f"{run.arm}_{run.folder}.png"))
+            assert sheet.shape == (16, 16 * len(rows), 3)
+            real = [np.asarray(Image.open(place.cell / test[row].path).convert("RGB")) for row in wrong]
+            assert any((sheet[:, :16] == picture).all() for picture in real)
+    assert any(record["mistakes"] for record in runs.values())
 
 
 def test_sets_have_equal_counts_and_the_planted_copy_leads(world: tuple[Workspace, dict[str, Any]]) -> None:

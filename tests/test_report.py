@@ -23,10 +23,11 @@ from dreamset.command import tracked_runs
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, write_json
 from dreamset.core.images import png
-from dreamset.core.sheet import _GAP, _HEADER, _MARGIN
+from dreamset.core.sheet import _GAP, _HEADER, _MARGIN, Block, contact_sheet
 from dreamset.core.workspace import Workspace
 from dreamset.data.splits import read_split, write_split
 from dreamset.data.synthetic import read_metadata, write_metadata
+from dreamset.report import glossary
 from reported import HOSTILE, RECIPES, accuracies, read
 
 if TYPE_CHECKING:
@@ -61,23 +62,33 @@ def test_the_page_stands_alone_and_says_what_was_measured(params: Params, worksp
     assert "prefers-color-scheme: dark" in source
     assert "width=device-width" in source
 
-    assert page.hero.one("p", "kicker").text == "toy · 4 shots per class · seed 0"
+    assert page.hero.one("p", "kicker").text == "toy · 3 classes · 4 labelled images per class"
     assert summary["verdict"] == "Synthetic images helped"
     assert summary["warnings"] == []
-    assert page.hero.one("h1").text == "Synthetic images helped."
+    assert page.hero.one("h1").text == "Synthetic images helped: +4.5 points (+3.4 to +5.7)."
     assert page.hero.one("h1").fits("h1", "helps")
     assert page.lede == (
+        "The classifier (resnet20) names 90.7% of 877 test images rightly when it also learns from the synthetic "
+        "images of datadream_dset, and 86.1% without them. The 95% interval of the difference is +3.4 to +5.7 points. "
+        "The whole interval lies above zero."
+    )
+    assert page.hero.texts("p", "use") == ["Use the classifier of real and synthetic images: models/classifier."]
+    assert page.hero.one("p", "done").text == (
+        "There are 12 labelled images of 3 classes. A text-to-image model was adapted to them and drew synthetic ones. "
+        "Classifiers learned from the real images, from the synthetic ones, and from both. 877 test images, which "
+        "nothing had learned from, scored them."
+    )
+    assert [strip.text for strip in page.hero.all("div", "strip")] == ["real images", "synthetic images"]
+    assert page.reason == (
         "Trained on the real images and those of datadream_dset, resnet20 gets 4.5 percentage points more of 877 test "
         "images right than on the real ones alone, and the whole 95% interval (+3.4 to +5.7) lies above zero."
     )
     assert page.cards == {
-        "real shots alone": ("86.1%", "84.0 to 88.0"),
-        "real + stable_diffusion": ("90.0%", "87.9 to 92.0"),
-        "real + datadream_dset": ("90.7%", "88.6 to 92.6"),
-        "stable_diffusion alone": ("64.6%", "62.5 to 66.5"),
-        "datadream_dset alone": ("88.3%", "86.2 to 90.2"),
+        "real images alone": ("86.1%", "84.0 to 88.0"),
+        "real + stable_diffusion": ("90.0%", "87.9 to 92.0 64.6% on synthetic alone"),
+        "real + datadream_dset": ("90.7%", "88.6 to 92.6 88.3% on synthetic alone"),
     }
-    adapting, alone = page.hero.texts("p")[2:4]
+    adapting, alone = page.also
     assert "+0.6 points beside the real images (−0.5 to +1.8)" in adapting
     assert "+23.7 points on synthetic images alone (+22.6 to +24.9)" in adapting
     assert alone == "On synthetic images alone resnet20 reaches 88.3%, against 64.6% with stable_diffusion."
@@ -207,7 +218,7 @@ def test_a_recipe_taken_out_leaves_the_page(params: Params, workspace: Workspace
     assert "datadream_dset" not in source
     assert "adaptation" not in page.sections
     assert "real + stable_diffusion" in page.cards
-    assert "3.9 percentage points more" in page.lede
+    assert "3.9 percentage points more" in page.reason
 
 
 @pytest.mark.parametrize(
@@ -228,7 +239,85 @@ def test_the_page_opens_with_the_verdict(
 
     change(workspace, edit)
     assert report.run(params, workspace)["verdict"] == title
-    assert read(workspace)[1].hero.one("h1").text == f"{title}."
+    assert read(workspace)[1].hero.one("h1").text.startswith(f"{title}: +4.5 points (")
+
+
+MISTAKES = [{"actual": 0, "logits": [1.0, 4.0, 0.0]}, {"actual": 2, "logits": [3.0, 1.0, 1.0]}]
+
+
+def write_mistakes(workspace: Workspace, *runs: str, side: int = 16) -> None:
+    """Mistakes of some runs, those of each in a colour of its own, as ``evaluate`` leaves them."""
+    record = {run: {"count": 5, "of": 877, "mistakes": MISTAKES} for run in runs}
+    write_json(workspace.mistakes / "mistakes.json", {"runs": record})
+    for place, run in enumerate(runs):
+        arm, kind, classifier = run.split("/")
+        file = workspace.mistakes / f"{arm}_{kind}_{classifier}.png"
+        Image.new("RGB", (2 * side, side), (200 + place, 10, 20)).save(file)
+
+
+def test_mistakes_of_the_delivered_classifier_are_shown_where_real_images_may_be(
+    params: Params, workspace: Workspace
+) -> None:
+    report.run(params, workspace)
+    assert "mistakes" not in read(workspace)[1].sections  # of an evaluation before there were any
+    write_mistakes(workspace, "real/real_strong/resnet20", "datadream_dset/both/resnet20", "real/real/linear_probe")
+    report.run(params, workspace)
+    source, page = read(workspace)
+    section = page.sections["mistakes"]
+    assert section.one("p").text == (
+        "resnet20, the classifier to take, reads 5 of 877 test images as another class. Below are the 2 of which it "
+        "was surest, with the probability of its answer."
+    )
+    assert section.texts("figcaption") == ["barread as plank, 94%", "spotread as bar, 79%"]
+    assert [image.attributes["alt"] for image in section.all("img")] == ["bar, taken for plank", "spot, taken for bar"]
+    colours = {tuple(image[0, 0]) for image in embedded(source) if image.shape == (16, 16, 3)}
+    assert (201, 10, 20) in colours and not colours & {(200, 10, 20), (202, 10, 20)}
+
+    # What `deliver` says is what counts: another classifier, with the temperature that it answers with.
+    chosen = {"arm": "real", "train_on": "real", "classifier": "linear_probe", "temperature": 3.0}
+    write_json(workspace.result("deliver"), chosen)
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert page.hero.texts("p", "use") == ["Use the classifier of your real images: models/classifier."]
+    assert page.sections["mistakes"].texts("figcaption") == ["barread as plank, 61%", "spotread as bar, 49%"]
+
+    report.run(replace(params, report=replace(params.report, show_real=False)), workspace)
+    section = read(workspace)[1].sections["mistakes"]
+    assert section.one("p").text.endswith("They are not shown, because report.show_real is false.")
+    assert not section.all("img") and not section.all("figcaption")
+    (workspace.mistakes / "real_real_linear_probe.png").write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"real_real_linear_probe.png: cannot be shown; run `dreamset evaluate` again"):
+        report.run(params, workspace)
+
+
+def test_a_term_has_its_definition_where_it_first_stands(params: Params, workspace: Workspace) -> None:
+    assert max(len(meaning.split()) for meaning in glossary.TERMS.values()) <= 12
+    known = (toy.ROOT / "docs/glossary.md").read_text(encoding="utf-8").lower()
+    assert [
+        term
+        for term in ("shot", "recipe", "adapter", "seed", "fold", "cas", "near-duplicate", "guidance")
+        if f"**{term}" not in known
+    ] == []
+    report.run(params, workspace)
+    source, page = read(workspace)
+    told = [element.text for element in page.root.all("dfn")]
+    assert len(told) == len(set(told)) and {"test images", "95% interval", "points", "FID"} <= set(told)
+    assert all(element.attributes["title"] in glossary.TERMS.values() for element in page.root.all("dfn"))
+    assert not any(element.all("dfn") for tag in ("h1", "h2", "svg", "code", "pre") for element in page.root.all(tag))
+    bare = re.sub(r"</?dfn[^>]*>", "", source)
+    assert glossary.defined(bare) == source
+    made = glossary.defined("<h2>shots</h2><p>A pot-shot, two <code>shots</code> &lt;shots&gt; and shots</p>")
+    assert made == (
+        '<h2>shots</h2><p>A pot-shot, two <code>shots</code> &lt;<dfn title="a real labelled image that a run learns '
+        'from">shots</dfn>&gt; and shots</p>'
+    )
+
+
+def test_of_many_sources_the_contact_sheet_shows_fewer_images_of_each() -> None:
+    tile = Image.new("RGB", (16, 16))
+    few, many = ([Block(str(i), [[tile] * 8]) for i in range(count)] for count in (2, 6))
+    assert contact_sheet(few, ["one"]).width > 2 * 8 * 48
+    assert 6 * 3 * 48 < contact_sheet(many, ["one"]).width < 1700
 
 
 def test_images_that_were_found_are_not_the_generator_as_it_is(params: Params, workspace: Workspace) -> None:
@@ -242,7 +331,7 @@ def test_images_that_were_found_are_not_the_generator_as_it_is(params: Params, w
 
     change(workspace, edit)
     report.run(replace(params, recipes=recipes, active=active), workspace)
-    adapting, alone = read(workspace)[1].hero.texts("p")[2:4]
+    adapting, alone = read(workspace)[1].also
     assert adapting.startswith("Adapting the generator, against stable_diffusion as it is: ")
     assert alone.endswith(" with stable_diffusion.")
 
@@ -270,8 +359,8 @@ def test_the_best_real_arm_is_what_counts(params: Params, workspace: Workspace) 
     change(workspace, edit)
     assert report.run(params, workspace)["verdict"] == "No gain found"
     page = read(workspace)[1]
-    assert "0.5 percentage points fewer" in page.lede
-    assert "than on the real ones alone with strong augmentation" in page.lede
+    assert "0.5 percentage points fewer" in page.reason
+    assert "than on the real ones alone with strong augmentation" in page.reason
     assert "the best of 2 ways of training on the real images alone" in page.caveat[-1]
     section = page.sections["accuracy"]
     assert section.row("real shots alone, strongly augmented")[0].startswith("91.1%")
@@ -306,7 +395,7 @@ def test_what_other_parts_measured_is_shown(params: Params, workspace: Workspace
     report.run(params, workspace)
     source, page = read(workspace)
     assert [image for image in embedded(source) if image.shape == beside.shape and (image == beside).all()]
-    assert "877 labelled images, each held out once, right" in page.lede
+    assert "877 labelled images, each held out once, right" in page.reason
     # With groups the interval over them decides, and not McNemar's test.
     assert page.caveat[-1] == (
         "The interval that decides reaches 1.1 points below the difference, so that a gain below 1.1 points would not "

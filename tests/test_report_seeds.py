@@ -83,9 +83,10 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     assert "over 6 seeds" in section.one("p").text
     assert "Holm" not in section.text  # of a table without tests
     # This seed alone would say that they helped.
-    assert page.hero.one("h1").text == "These images cannot tell."
-    assert "4.9 percentage points more of 877 test images, in the mean of 6 seeds, right" in page.lede
-    assert "the 95% interval (−1.1 to +5.9) holds both no gain and one of +1.0 or more" in page.lede
+    assert page.hero.one("h1").text == "These images cannot tell: +4.9 points (−1.1 to +5.9)."
+    assert "rightly in the mean of 6 seeds when it also learns" in page.lede
+    assert "4.9 percentage points more of 877 test images, in the mean of 6 seeds, right" in page.reason
+    assert "the 95% interval (−1.1 to +5.9) holds both no gain and one of +1.0 or more" in page.reason
     assert [told for told in page.hero.texts("p") if told.startswith("Seed 0, which the rest of this page is about: ")]
     assert page.cards["real + datadream_dset"] == ("81.8%", "± 0.4 over the seeds")
     assert page.sections["gains"].one("h2").text == "Did it help? Seed 0 alone"
@@ -94,7 +95,7 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     write_table(params, workspace, [row | {"seeds": 5} for row in OVER_SEEDS])
     report.run(params, workspace)
     page = read(workspace)[1]
-    assert "in the mean of" not in page.lede
+    assert "in the mean of" not in page.reason
     assert "4 shots per class" in page.sections["seeds"].texts("summary")
 
 
@@ -174,7 +175,7 @@ def test_a_table_that_does_not_count_is_named(
     (warning,) = report.run(params, workspace)["warnings"]
     assert words in warning and f"`{command}` {remedy}" in warning
     page = read(workspace)[1]
-    assert page.hero.one("h1").text == "Synthetic images helped."  # by this seed
+    assert page.hero.one("h1").text.startswith("Synthetic images helped: ")  # by this seed
     assert page.caveat[0] == warning.replace("`", "")
     assert page.caveat[1].startswith("Indicative, one seed")
     assert page.hero.one("div", "caveat").texts("code")[:2] == ["results/table", command]

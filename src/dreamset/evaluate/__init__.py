@@ -110,6 +110,6 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     output.write_nearest(workspace, scored.near)
     # One of these is delivered; `deliver` decides which.
     with_synthetic = evaluation["verdict"] and evaluation["verdict"]["of"]
-    shown = [run for run in logits if run.arm == REAL or str(run) == with_synthetic]
-    output.write_mistakes(workspace, shown, scored.scaled, labels, scored.samples, params.base.resolution)
+    shown = {run: scores for run, scores in logits.items() if run.arm == REAL or str(run) == with_synthetic}
+    output.write_mistakes(workspace, shown, labels, scored.samples, params.base.resolution)
     return evaluation

@@ -221,21 +221,19 @@ def write_nearest(workspace: Workspace, near: dict[str, list[NDArray[np.uint8]]]
 
 def write_mistakes(
     workspace: Workspace,
-    runs: Iterable[Run],
-    scaled: Mapping[Run, NDArray[np.float32]],
+    logits: Mapping[Run, NDArray[np.float32]],
     labels: NDArray[np.int64],
     samples: Sequence[Sample],
     resolution: int,
 ) -> None:
     """Write the images that classifiers take for another class, for the page; no later stage opens test images.
 
-    ``data/mistakes/mistakes.json`` has the number of mistakes of each run, and class, answer and probabilities of those
-    of which it was surest. Their pictures stand side by side in one PNG per run, in the same order.
+    ``data/mistakes/mistakes.json`` has the number of mistakes of each run, and class and logits of those of which it
+    was surest. Their pictures stand side by side in one PNG per run, in the same order.
 
     Args:
         workspace: where the images are, and the files go.
-        runs: the classifiers.
-        scaled: logits over the temperature (images, classes) by run.
+        logits: (images, classes) by run.
         labels: the true classes, (images,).
         samples: the images.
         resolution: of the squares that networks see, pixels; larger ones become thumbnails.
@@ -246,22 +244,16 @@ def write_mistakes(
 
     shutil.rmtree(workspace.mistakes, ignore_errors=True)
     side, record = min(resolution, _THUMBNAIL), {}
-    for run in runs:
-        probabilities = np.exp(log_softmax(scaled[run].astype(np.float64)))
-        guesses = probabilities.argmax(1)
+    for run, values in logits.items():
+        guesses, sureness = values.argmax(1), log_softmax(values.astype(np.float64)).max(1)
         wrong = np.flatnonzero(guesses != labels)
-        surest = wrong[np.argsort(-probabilities[wrong, guesses[wrong]], kind="stable")][:_MOST_MISTAKES]
+        surest = wrong[np.argsort(-sureness[wrong], kind="stable")][:_MOST_MISTAKES]
         rows = [
-            {
-                "actual": int(labels[row]),
-                "predicted": int(guesses[row]),
-                "probability": round(float(probabilities[row, guesses[row]]), 4),
-                "probability_actual": round(float(probabilities[row, labels[row]]), 4),
-            }
-            for row in surest
+            {"actual": int(labels[row]), "logits": [round(float(value), 3) for value in values[row]]} for row in surest
         ]
         record[str(run)] = {"count": len(wrong), "of": len(labels), "mistakes": rows}
         if rows:
             squares = [resize_crop(read_rgb(workspace.cell / samples[row].path), side) for row in surest]
             atomic_write(workspace.mistakes / f"{run.arm}_{run.folder}.png", png(np.concatenate(squares, axis=1)))
-    write_json(workspace.mistakes / "mistakes.json", {"runs": record})
+    text = json.dumps({"runs": record}, separators=(",", ":"))
+    atomic_write(workspace.mistakes / "mistakes.json", f"{text}\n")

@@ -87,10 +87,23 @@ def mistakes(evidence: Evidence, verdict: Headline) -> Markup | None:
     record = runs.get(str(run))
     if record is None:
         return None
-    classes, rows = evidence.split.classes, record["mistakes"]
-    shown = evidence.params.report.show_real
+    classes, shown = evidence.split.classes, evidence.params.report.show_real
+    score = evidence.scores.get(run)
+    temperature = chosen.get("temperature") or (score.record.get("temperature") if score else None) or 1.0
+    answers = [_answer(row, temperature) for row in record["mistakes"]]
     path = evidence.workspace.mistakes / f"{run.arm}_{run.folder}.png"
-    pictures = _squares(path, len(rows)) if shown and rows else []
+    pictures = _squares(path, len(answers)) if shown and answers else []
+    # Without a temperature of its own, `evaluate` has put them into an order that may differ a little.
+    surest = sorted(zip(pictures, answers, strict=False), key=lambda pair: -pair[1][2])
+    told = [
+        (
+            embedded(image, image.width <= SMALL, f"{classes[actual]}, taken for {classes[predicted]}", 72),
+            classes[actual],
+            classes[predicted],
+            f"{100 * probability:.0f}%",
+        )
+        for image, (actual, predicted, probability) in surest
+    ]
     return fill(
         "gallery.mistakes",
         classifier=run.classifier,
@@ -98,18 +111,16 @@ def mistakes(evidence: Evidence, verdict: Headline) -> Markup | None:
         of=number(record["of"]),
         scored=scored_images(evidence.evaluation),
         shown=shown,
-        mistakes=[
-            (
-                embedded(
-                    image, image.width <= SMALL, f"{classes[row['actual']]}, read as {classes[row['predicted']]}", 72
-                ),
-                classes[row["actual"]],
-                classes[row["predicted"]],
-                f"{100 * row['probability']:.0f}%",
-            )
-            for image, row in zip(pictures, rows, strict=False)
-        ],
+        all=len(told) == record["count"],
+        mistakes=told,
     )
+
+
+def _answer(row: dict[str, Any], temperature: float) -> tuple[int, int, float]:
+    """Return the true class of a mistake, the class that was read instead, and its probability."""
+    top = max(row["logits"])
+    total = sum(math.exp((value - top) / temperature) for value in row["logits"])
+    return row["actual"], row["logits"].index(top), 1 / total
 
 
 def _squares(path: Path, count: int) -> list[Image.Image]:

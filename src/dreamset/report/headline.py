@@ -12,7 +12,7 @@ from dreamset.metrics import verdict as rule
 from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import points
-from dreamset.report.figures import percent, point_interval
+from dreamset.report.figures import number, percent, point_interval
 
 if TYPE_CHECKING:
     from dreamset.metrics.claims import Settled
@@ -96,9 +96,8 @@ def _plain_words(evidence: Evidence, settled: Settled) -> str:
     found, params = settled.verdict, evidence.params
     assert found is not None
     of, minus = (_accuracy(evidence, settled, Run.parse(found[side])) for side in ("of", "minus"))
-    images = rule.basis(evidence.evaluation).rstrip(",")
     mean = f" in the mean of {settled.seeds} seeds" if settled.gains else ""
-    beside = f"{of} of {images} rightly{mean}" if of else f"more or fewer of {images} rightly{mean}"
+    beside = f"{of or 'some'} of {_images(evidence)} rightly{mean}"
     without = f", and {minus} without them" if minus else ""
     meaning = {
         "helps": "The whole interval lies above zero.",
@@ -125,17 +124,22 @@ def _accuracy(evidence: Evidence, settled: Settled, run: Run) -> str:
 def _done(evidence: Evidence, recipe: str) -> str:
     """Return sentences on what was done, for readers who know nothing of it."""
     split, row = evidence.split, evidence.params.recipes[recipe]
-    shots, classes = f"{len(split.train)} labelled images", f"{len(split.classes)} classes"
-    model = (
-        "A text-to-image model was adapted to" if row.trains else "A text-to-image model was given the class names of"
-    )
-    made = f"{model} {shots} of {classes}, and drew labelled synthetic images"
+    made = "A text-to-image model drew synthetic ones"
+    if row.trains:
+        made = "A text-to-image model was adapted to them and drew synthetic ones"
     if not row.draws:
-        made = f"Synthetic images were looked for that resemble {shots} of {classes}"
-    scored = rule.basis(evidence.evaluation).rstrip(",")
-    if evidence.evaluation.get("protocol") != "cv":
-        scored += ", which nothing had learned from,"
-    return f"{made}. Classifiers learned from the real images, from the synthetic ones, and from both. {scored} scored them."
+        made = "Images that resemble them were looked for in a large collection"
+    scored = f"{_images(evidence)}, which nothing had learned from, scored them."
+    if evidence.evaluation.get("protocol") == "cv":
+        scored = "Each real image was held out once, and scored classifiers that had not learned from it."
+    return (
+        f"There are {number(len(split.train))} labelled images of {len(split.classes)} classes. {made}. Classifiers "
+        f"learned from the real images, from the synthetic ones, and from both. {scored}"
+    )
+
+
+def _images(evidence: Evidence) -> str:
+    return f"{number(evidence.evaluation['test_images'])} {rule.scored_images(evidence.evaluation)}"
 
 
 def seeds(evidence: Evidence) -> str:
@@ -185,10 +189,10 @@ def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
     level = f"{100 * (1 - float(evaluation['confidence'])):.3g}%"
     least = points(params.evaluate.smallest_gain)
     sentences.append(
-        f"The rule: synthetic images helped where the whole {interval} lies above zero and a test rejects equality at {level}. The "
-        "test is McNemar’s exact one or, over six seeds or more, that of sign flips, adjusted for the family of "
-        f"primary claims where it is one of them. No gain is found where the interval ends below {least} points and "
-        "so many images can show a difference at all. Otherwise these images cannot tell."
+        f"The rule: synthetic images helped where the whole {interval} lies above zero and a test rejects equality at "
+        f"{level}. The test is McNemar’s exact one or, over six seeds or more, that of sign flips, adjusted for the "
+        "family of primary claims where it is one of them. No gain is found where the interval ends below "
+        f"{least} points and so many images can show a difference at all. Otherwise these images cannot tell."
     )
     sentences.append(_fixed(evidence, settled))
     if len(evidence.real_kinds) > 1:

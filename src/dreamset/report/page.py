@@ -59,7 +59,7 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
     ]
     document = fill(
         "page.page",
-        source=tables.short_source(evidence),
+        source=tables.short_source(evidence).rpartition(":")[2],
         classes=len(evidence.split.classes),
         shots=evidence.split.shots_in_words,
         seed=evidence.params.seed,
@@ -112,10 +112,10 @@ def _cards(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> li
     cards = [] if best is None else [("real", "real images alone", percent(accuracy(best)), small(best))]
     for recipe in evidence.params.active:
         kinds = [kind for kind in TOGETHER if Run(recipe, kind, classifier) in evidence.scores]
-        own = Run(recipe, SYNTHETIC, classifier)
         if kinds:
             run = Run(recipe, kinds[0], classifier)
-            less = [small(run), *([f"{percent(accuracy(own))} on synthetic alone"] if own in evidence.scores else [])]
+            apart = accuracy(Run(recipe, SYNTHETIC, classifier))
+            less = [small(run), "" if apart is None else f"{percent(apart)} on synthetic alone"]
             style = colours[recipe] + (" primary" if recipe == verdict.recipe else "")
             cards.append((style, f"real + {recipe}", percent(accuracy(run)), "\n".join(filter(None, less))))
     return cards

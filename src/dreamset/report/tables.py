@@ -295,6 +295,6 @@ def _recipe(evidence: Evidence, name: str) -> str:
 
 
 def short_source(evidence: Evidence) -> str:
-    """Return the source without the folders above it, which describe a machine and not the data."""
+    """Return the source; of an absolute path only the last part, for the rest describes a machine and not the data."""
     kind, colon, path = evidence.split.source.partition(":")
-    return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2]}"
+    return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2] if path.startswith('/') else path}"
