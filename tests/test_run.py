@@ -608,3 +608,30 @@ def test_the_end_names_the_verdict_the_classifier_and_one_next_step(place: Works
     assert "results/report.html" in text
     assert lines[-1].startswith("Next: `dreamset predict")
     assert json.loads(place.result("deliver").read_text())["outcome"] == "helps"
+
+
+@pytest.mark.parametrize(
+    ("expectation", "answer", "goes"), [("adapt", "", True), ("no help", "", False), ("no help", "y", True)]
+)
+def test_no_answer_means_no_where_no_help_is_expected(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, expectation: str, answer: str, goes: bool
+) -> None:
+    write_json(place.result("expect"), {"expectation": expectation})
+    monkeypatch.setattr(run, "_watched", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    if goes:
+        run._ask(place)
+        return
+    with pytest.raises(SystemExit) as left:
+        run._ask(place)
+    assert left.value.code == 0
+
+
+def test_what_expect_said_is_shown_where_it_has_nothing_to_do(
+    stubs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stubs / "fake.py").write_text("print(\"Stage 'expect' didn't change, skipping\")")
+    faked(monkeypatch)
+    write_json(Workspace.at(stubs).result("expect"), {"sentences": ["Expect no help."]})
+    run.run(stubs, None, yes=True)
+    assert "Expect no help." in capsys.readouterr().out

@@ -143,6 +143,11 @@ class Screen:
             self.bar.n = round(1000 * share)
             self.bar.set_description_str(self.words(now), refresh=True)
 
+    def interrupted(self) -> None:
+        """Remove what the terminal has echoed of an interrupt, with the bar."""
+        if self.bar is not None:
+            print("\r\x1b[K", end="", flush=True)
+
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
