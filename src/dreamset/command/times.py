@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 STEPS: Final = "five timed steps"
+_FORMAT: Final = 1  # of the file; what another version has written is measured again
 _UNITS: Final = {"adapt": "steps", "tune": "trials", "generate": "images"}
 _PATIENCE: Final = 300  # seconds for all timed steps of one call
 _DONE: Final = 0.7  # share of its own seconds that a stage must have been at work for its record to count
@@ -457,13 +458,14 @@ def _path(workspace: Workspace) -> Path:
 
 
 def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """Return what is kept; nothing where the file is missing or not whole, for then it is measured again."""
+    """Return what is kept; nothing where the file is missing, not whole or of another format: it is measured again."""
     try:
         kept = json.loads(_path(workspace).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         kept = {}
-    return {part: kept.get(part, {}) for part in ("runs", "steps")}
+    known = isinstance(kept, dict) and kept.get("format") == _FORMAT
+    return {part: kept.get(part, {}) if known else {} for part in ("runs", "steps")}
 
 
 def _write(workspace: Workspace, kept: dict[str, dict[str, Any]]) -> None:
-    write_json(_path(workspace), kept)
+    write_json(_path(workspace), {"format": _FORMAT} | kept)
