@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 STEPS: Final = 5
 _BUDGET: Final = 8.0  # seconds of one step at most, and about of all of a measure; else of fewer images, or fewer
-    8.0  # seconds that one step, and about all steps, of a measure may take; else on fewer images, or fewer
-)
 _SCORED: Final = 64  # images
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 STEPS: Final = "five timed steps"
+START: Final = "a timed start"
 _FORMAT: Final = 1  # of the file; what another version has written is measured again
 _UNITS: Final = {"adapt": "steps", "tune": "trials", "generate": "images"}
 _PATIENCE: Final = 300  # seconds for all timed steps of one call
@@ -158,7 +159,8 @@ def estimate(
         return Estimate(None, f"{error.args[0]} could not be timed here")
     if seconds is None:
         return Estimate(None, "it has not run here yet")
-    return Estimate(seconds + (steps["start"].seconds if "start" in steps else 0.0), STEPS)
+    start = steps["start"].seconds if "start" in steps else 0.0
+    return Estimate(start + seconds, START if stage == "report" else STEPS)
 
 
 def wanted(params: Params, workspace: Workspace, stage: str, item: str | None) -> list[str]:
