@@ -128,7 +128,7 @@ class Screen:
 
     def words(self, now: float) -> str:
         """Return where the run is."""
-        stage = self.progress.stage.replace("@", " ")
+        stage = self.progress.stage.replace("_after", "").replace("@", " ").replace("train_real", "train real")
         spent = duration(now - self.progress.since) if stage else ""
         if not self.count:
             return f"{stage}, {spent}" if stage else "DVC looks at what has changed"
