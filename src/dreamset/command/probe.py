@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dreamset.generator.base_model import BaseModel
 
 STEPS: Final = 5
-_BUDGET: Final = 8.0  # seconds that the steps of one measure may take; beyond, they are taken on fewer images
+_BUDGET: Final = 8.0  # seconds of one step at most, and about of all of a measure; else of fewer images, or fewer
 _SCORED: Final = 64  # images
 
 
@@ -115,13 +115,13 @@ def adapting(params: Params, split: Split, base: BaseModel, recipe: str, workspa
     together = params.base.adapt.together if row.has_adapter_per_class else 1
     together = min(together, len(split.classes))
     whole = schedule.batch * together
-    few = _fitting(whole, lambda count: steps(2, count, 1)[0])
-    seconds, size = steps(1 + STEPS, schedule.batch, together) if few == whole else steps(1 + STEPS, few, 1)
+    few, times = _fitting(whole, lambda count: steps(2, count, 1)[0])
+    seconds, size = steps(1 + times, schedule.batch, together) if few == whole else steps(1 + times, few, 1)
     return {"seconds": seconds * whole / few, "images": few, "bytes": size}
 
 
-def _fitting(most: int, step: Callable[[int], float]) -> int:
-    """Return the number of images, at most ``most``, of which five steps keep to the budget.
+def _fitting(most: int, step: Callable[[int], float]) -> tuple[int, int]:
+    """Return the number of images of a step that keeps to the budget, at most ``most``, and how many such steps do.
 
     Args:
         most: images of a whole step.
@@ -129,10 +129,10 @@ def _fitting(most: int, step: Callable[[int], float]) -> int:
     """
     step(1)
     count, seconds = 1, step(1)
-    while count < most and seconds * STEPS * min(most / count, 8) < _BUDGET:
+    while count < most and seconds * min(most / count, 8) < _BUDGET:
         count = min(most, 8 * count)
         seconds = step(count)
-    return count
+    return count, min(STEPS, max(1, round(_BUDGET / seconds)))
 
 
 def drawing(params: Params, base: BaseModel) -> dict[str, Any]:
@@ -153,9 +153,9 @@ def drawing(params: Params, base: BaseModel) -> dict[str, Any]:
         draw(base, sampler, prompts, empty, generators).cpu()
         return time.perf_counter() - begun
 
-    count = _fitting(row.batch, lambda count: seconds(count, 1))
-    short, long = seconds(count, 1), seconds(count, 1 + STEPS)
-    step = max(0.0, long - short) / STEPS
+    count, times = _fitting(row.batch, lambda count: seconds(count, 1))
+    short, long = seconds(count, 1), seconds(count, 1 + times)
+    step = max(0.0, long - short) / times
     return {"seconds": step / count, "fixed": max(0.0, short - step) / count, "images": count}
 
 
@@ -190,9 +190,10 @@ def fitting(params: Params, split: Split, name: str, workspace: Workspace) -> di
         return history.seconds
 
     stored = sum(tensor.numel() * 4 for tensor in classifier.state_dict().values())
-    batch = max(2, _fitting(row.batch, lambda count: seconds(1, max(2, count))))
+    count, times = _fitting(row.batch, lambda count: seconds(1, max(2, count)))
+    batch = max(2, count)
     first = seconds(1, batch)
-    each = max(1e-6, seconds(1 + STEPS, batch) - first) / STEPS
+    each = max(1e-6, seconds(1 + times, batch) - first) / times
     return {"seconds": each * row.batch / batch, "images": batch, "bytes": stored}
 
 

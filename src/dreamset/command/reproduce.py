@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from dreamset.core.errors import StoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 DVC: Final = (sys.executable, "-m", "dvc", "repro")
 Kind = Literal["start", "end", "skip", "line", "fail"]
@@ -95,7 +95,13 @@ def follow(lines: Iterable[str]) -> Iterator[Event]:
         yield Event("end", stage)
 
 
-def reproduce(root: Path, targets: list[str], handle: Callable[[Event], None], tick: Callable[[], None]) -> None:
+def reproduce(
+    root: Path,
+    targets: list[str],
+    handle: Callable[[Event], None],
+    tick: Callable[[], None],
+    variables: Mapping[str, str],
+) -> None:
     """Run ``dvc repro``, and hand on what happens.
 
     DVC and its stages are a group of processes of their own, so that an interrupt reaches the stage, which saves its
@@ -106,13 +112,14 @@ def reproduce(root: Path, targets: list[str], handle: Callable[[Event], None], t
         targets: stages; empty: all.
         handle: is called with each event.
         tick: is called about once a second.
+        variables: of the environment, for the stages.
 
     Raises:
         KeyboardInterrupt: the run was interrupted, and its stage has ended.
         StoppedError: another run of DVC goes on here.
         SystemExit: a stage failed, and has said why; with its status.
     """
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(variables)
     # So that stages find `dreamset` where its environment is not activated.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     before = signal.getsignal(signal.SIGINT)

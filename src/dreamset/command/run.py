@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FIRST: Final = "expect"  # the last stage of the first minute, after which the run asks
 _ALWAYS: Final = ["always changed"]  # DVC's words for a stage that runs each time
+_QUICK: Final = ("raw", "version")  # stages of a second, which the table leaves out
+_NO_HELP: Final = ("no help", "unlikely")  # expectations where no answer means no
 _UNKNOWN: Final = 20.0  # seconds that the bar gives a stage whose time is not known
 _STAGES: Final = ("prepare", FIRST, "adapt", "tune", "generate", "train", "evaluate", "deliver", "report")
 # On disk: among the finished shards, in DVC's cache, and in the workspace; one where the file system shares blocks.
@@ -78,7 +80,7 @@ def run(root: Path, images: Path | None, *, yes: bool) -> None:
                 print(wrapped(sentence, further=""))
             params = check.refuse(root, file)
             _room(params, workspace, {}, _all(params))
-            _first(root)
+            _first(root, asks=_watched() and not yes)
             if workspace.splits.is_file():
                 _rest(params, workspace, file, yes=yes)
     finally:
@@ -101,21 +103,32 @@ def _hung_up() -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-def _first(root: Path) -> None:
-    """Run the stages up to the one that says what to expect."""
+def _watched() -> bool:
+    """Return whether there is a terminal to ask on."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _first(root: Path, *, asks: bool) -> None:
+    """Run the stages up to the one that says what to expect; ``asks``: whether a question follows."""
     print("First a look at the images, and at what the base makes of them: about a minute.", flush=True)
-    if FIRST not in _reproduce(root, [FIRST], {}):
+    # Where a question follows anyway, the stage need not stop because it cannot ask one.
+    if FIRST not in _reproduce(root, [FIRST], {}, {"DREAMSET_ASKS": "1"} if asks else {}):
         # It had nothing to do and said nothing, but who runs it today may not have read it.
         for sentence in _json(Workspace.at(root).result(FIRST)).get("sentences", ()):
             print(wrapped(sentence))
     print()
 
 
-def _reproduce(root: Path, targets: list[str], expected: Mapping[str, float]) -> Collection[str]:
+def _reproduce(
+    root: Path, targets: list[str], expected: Mapping[str, float], more: Mapping[str, str] | None = None
+) -> Collection[str]:
     """Run ``dvc repro`` under a bar, and return the stages that ran."""
     screen = Screen(expected)
     try:
-        reproduce(root, targets, screen.handle, screen.tick)
+        reproduce(root, targets, screen.handle, screen.tick, more or {})
+    except KeyboardInterrupt:
+        screen.interrupted()
+        raise
     finally:
         screen.close()
     return screen.progress.done.keys()
@@ -136,10 +149,10 @@ def _rest(params: Params, workspace: Workspace, file: Path, *, yes: bool) -> Non
         print(wrapped(f"{name} could not be timed: {reason}."), flush=True)
     _room(params, workspace, steps, todo)
     if not yes:
-        _ask()
+        _ask(workspace)
     print()
-    known = {name: estimate.seconds for name, estimate in estimates.items()}
-    _reproduce(root, [], {name: _UNKNOWN if seconds is None else seconds for name, seconds in known.items()})
+    unknown = {one.name: 1.0 if one.name in _QUICK else _UNKNOWN for one in todo}
+    _reproduce(root, [], {name: estimate.seconds or unknown[name] for name, estimate in estimates.items()})
     print()
     print("\n".join(ending(load(file, _rows()), workspace)))
 
@@ -153,8 +166,11 @@ def _rows() -> Any:
 def _timed(
     params: Params, workspace: Workspace, file: Path, todo: Sequence[Planned]
 ) -> tuple[dict[str, Timed], dict[str, str]]:
-    wanted = [name for one in todo if one.stage for name in times.wanted(params, workspace, one.stage, one.item)]
-    return times.timed(params, workspace, file, wanted)
+    """Return the timed steps of some stages, and why others could not be timed."""
+    ours = [(one.stage, one.item) for one in todo if one.stage]
+    steps, failed = times.timed(params, workspace, file, [n for s in ours for n in times.wanted(params, workspace, *s)])
+    # Where a record stands for the seconds, what was timed once still says how large things are.
+    return times.kept(params, workspace, [n for s in ours for n in times.needed(params, *s)]) | steps, failed
 
 
 def _estimate(params: Params, workspace: Workspace, one: Planned, steps: Mapping[str, Timed]) -> Estimate:
@@ -163,20 +179,21 @@ def _estimate(params: Params, workspace: Workspace, one: Planned, steps: Mapping
     return times.estimate(params, workspace, one.stage, one.item, steps)
 
 
-def _ask() -> None:
+def _ask(workspace: Workspace) -> None:
     """Return if the person at the terminal agrees.
 
     Raises:
         InputError: there is no terminal.
         SystemExit: they do not.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _watched():
         raise InputError("run: there is no terminal to ask on; `dreamset run --yes` runs all that stands above.")
     try:
-        answer = input("\nGo on? [Y/n] ").strip().lower()
+        usual = "n" if _json(workspace.result(FIRST)).get("expectation") in _NO_HELP else "y"
+        answer = input(f"\nGo on? {'[Y/n]' if usual == 'y' else '[y/N]'} ").strip().lower() or usual
     except EOFError:
         answer = "n"
-    if answer not in ("", "y", "yes"):
+    if answer not in ("y", "yes"):
         print("Nothing more was run; `dreamset run` asks again.")
         raise SystemExit(0)
 
@@ -271,7 +288,7 @@ def table(
             known = [seconds for one in here if (seconds := estimates[one.name].seconds) is not None]
             time = f"{duration(sum(known))}{' +' if len(known) < len(here) else ''}" if known else "?"
             lines += _row(f"  {stage:<10} ", _work(params, workspace, stage, here), time)
-    others = [one.name for one in todo if not one.stage and one.name != "raw"]
+    others = [one.name for one in todo if not one.stage and one.name not in _QUICK]
     lines += _row("  others     ", ", ".join(others), "?") if others else []
     every = [estimates[one.name] for one in todo if one.stage]
     seconds = sum(estimate.seconds or 0.0 for estimate in every)

@@ -128,7 +128,7 @@ class Screen:
 
     def words(self, now: float) -> str:
         """Return where the run is."""
-        stage = self.progress.stage.replace("@", " ")
+        stage = self.progress.stage.replace("_after", "").replace("@", " ").replace("train_real", "train real")
         spent = duration(now - self.progress.since) if stage else ""
         if not self.count:
             return f"{stage}, {spent}" if stage else "DVC looks at what has changed"
@@ -142,6 +142,11 @@ class Screen:
             share, _ = self.progress.at(now)
             self.bar.n = round(1000 * share)
             self.bar.set_description_str(self.words(now), refresh=True)
+
+    def interrupted(self) -> None:
+        """Remove what the terminal has echoed of an interrupt, with the bar."""
+        if self.bar is not None:
+            print("\r\x1b[K", end="", flush=True)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from dreamset.params import Params
 
 STEPS: Final = "five timed steps"
+START: Final = "a timed start"
+_FORMAT: Final = 1  # of the file; what another version has written is measured again
 _UNITS: Final = {"adapt": "steps", "tune": "trials", "generate": "images"}
 _PATIENCE: Final = 300  # seconds for all timed steps of one call
 _DONE: Final = 0.7  # share of its own seconds that a stage must have been at work for its record to count
@@ -157,20 +159,28 @@ def estimate(
         return Estimate(None, f"{error.args[0]} could not be timed here")
     if seconds is None:
         return Estimate(None, "it has not run here yet")
-    return Estimate(seconds + (steps["start"].seconds if "start" in steps else 0.0), STEPS)
+    start = steps["start"].seconds if "start" in steps else 0.0
+    return Estimate(start + seconds, START if stage == "report" else STEPS)
 
 
 def wanted(params: Params, workspace: Workspace, stage: str, item: str | None) -> list[str]:
     """Return the names of the timed steps that the estimate of a stage multiplies, none where a record is there."""
     if not workspace.splits.is_file() or _read(workspace)["runs"].get(_key(params, workspace, stage, item)):
-        return ["start"]
+        return []
+    cv = splits.read_split(workspace.splits).protocol == "cv"
+    return needed(params, stage, item, cv=cv)
+
+
+def needed(params: Params, stage: str, item: str | None, *, cv: bool = False) -> list[str]:
+    """Return the names of the timed steps of which a stage consists; ``cv``: under cross-validation."""
     row = params.recipes.get(item or "")
     recipes = params.active if stage == "evaluate" else (item,) if item in params.recipes else ()
     adapters = [f"adapt {_trained_as(params, name)}" for name in recipes if name and params.recipes[name].trains]
     fitted = {run.classifier for arm in (REAL, *recipes) for run in runs(params, arm)} if stage != "tune" else set()
     fitted |= {params.base.tune.classifier} if stage == "tune" else set()
-    classifiers = [f"classifier {name}" for name in sorted(fitted)]
-    cv, again = splits.read_split(workspace.splits).protocol == "cv", params.selection == "cv"
+    # What has no row is fitted in seconds.
+    classifiers = [f"classifier {name}" for name in sorted(fitted & params.base.train.rows.keys())]
+    again = params.selection == "cv"
     by_stage = {
         "expect": ["draw"],
         "adapt": [*adapters, *(["draw"] if adapters else [])],
@@ -194,8 +204,7 @@ def timed(
         file: the parameters' file.
         names: what ``wanted`` returned.
     """
-    keys = {name: digest([machine(), *_measured(params, workspace, name)])[:16] for name in dict.fromkeys(names)}
-    kept = _read(workspace)
+    keys, kept = _keys(params, workspace, names), _read(workspace)
     missing = [name for name in keys if keys[name] not in kept["steps"]]
     failed: dict[str, str] = {}
     # The start alone is not worth a process.
@@ -209,10 +218,24 @@ def timed(
             else:
                 kept["steps"][keys[name]] = {"name": name} | facts
         _write(workspace, kept)
+    return _found(kept, keys), failed
+
+
+def kept(params: Params, workspace: Workspace, names: Collection[str]) -> dict[str, Timed]:
+    """Return those of the timed steps that were timed before."""
+    return _found(_read(workspace), _keys(params, workspace, names))
+
+
+def _keys(params: Params, workspace: Workspace, names: Collection[str]) -> dict[str, str]:
+    """Return what each timed step is kept under: the machine, and the settings that its seconds depend on."""
+    return {name: digest([machine(), *_measured(params, workspace, name)])[:16] for name in dict.fromkeys(names)}
+
+
+def _found(kept: dict[str, dict[str, Any]], keys: Mapping[str, str]) -> dict[str, Timed]:
     known = {name: kept["steps"][key] for name, key in keys.items() if key in kept["steps"]}
     return {
         name: Timed(facts["seconds"], facts.get("fixed", 0.0), facts.get("bytes", 0)) for name, facts in known.items()
-    }, failed
+    }
 
 
 def _probe(root: Path, file: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -333,9 +356,11 @@ def _by_steps(
             return None if again is None else seconds + dividing.SELECTING * again
         return seconds
     if stage == "deliver":
-        each = params.base.train.rows[params.primary_classifier].steps
+        name = params.primary_classifier
+        alike = sum(run.classifier == name for run in runs(params, REAL))
+        each = counts.training(params, REAL)[f"steps of {name}"] / alike
         again = dividing.SELECTING if params.deliver.calibrate and split.protocol == "test" else 0
-        return _FEW + again * each * steps[f"classifier {params.primary_classifier}"].seconds
+        return _FEW + again * each * steps[f"classifier {name}"].seconds
     return _evaluated(params, workspace, split, steps)
 
 
@@ -405,9 +430,10 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
     seconds = 2 * _FEW
     for arm in arms:
         for run in runs(params, arm):
-            row = params.base.train.rows[run.classifier]
-            # A step goes forward and back, which is about three times as much as going forward.
-            seconds += scored * steps[f"classifier {run.classifier}"].seconds / row.batch / 3
+            row = params.base.train.rows.get(run.classifier)
+            if row is not None:
+                # A step goes forward and back, which is about three times as much as going forward.
+                seconds += scored * steps[f"classifier {run.classifier}"].seconds / row.batch / 3
     drawn = sum(sum(params.synthetic_per_class(split.train_per_class)) for _ in params.active)
     seconds += (scored + len(split.train) + drawn) * steps["judge"].seconds
     if split.protocol != "cv":
@@ -434,13 +460,14 @@ def _path(workspace: Workspace) -> Path:
 
 
 def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """Return what is kept; nothing where the file is missing or not whole, for then it is measured again."""
+    """Return what is kept; nothing where the file is missing, not whole or of another format: it is measured again."""
     try:
         kept = json.loads(_path(workspace).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         kept = {}
-    return {part: kept.get(part, {}) for part in ("runs", "steps")}
+    known = isinstance(kept, dict) and kept.get("format") == _FORMAT
+    return {part: kept.get(part, {}) if known else {} for part in ("runs", "steps")}
 
 
 def _write(workspace: Workspace, kept: dict[str, dict[str, Any]]) -> None:
-    write_json(_path(workspace), kept)
+    write_json(_path(workspace), {"format": _FORMAT} | kept)

@@ -56,7 +56,6 @@ class Evidence:
     delivered: dict[str, Any]
     expected: dict[str, Any]
     prepared: dict[str, Any]
-    delivered: dict[str, Any]
     studies: dict[str, dict[str, Any]]
     table: Table
 
@@ -156,7 +155,6 @@ def load(params: Params, workspace: Workspace) -> Evidence:
         delivered=_optional(workspace.result("deliver"), "dreamset deliver"),
         expected=_optional(workspace.result("expect"), "dreamset expect"),
         prepared=_optional(workspace.result("prepare"), "dreamset prepare"),
-        delivered=_optional(workspace.result("deliver"), "dreamset deliver"),
         studies={name: study for name in params.active if (study := _study(workspace, name))},
         table=claims.read(params, workspace, arms),
     )
