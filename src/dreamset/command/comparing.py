@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from dreamset.core.errors import InputError
-from dreamset.core.files import digest, write_json
+from dreamset.core.files import digest, read_json, write_json
 from dreamset.core.strict import join, read_yaml
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Run:
 
 def keep(workspace: Workspace, params: Path) -> None:
     """Record the run that was just evaluated, with the parameters that it used."""
-    run = Run("", time.time(), json.loads(_metrics(workspace).read_text(encoding="utf-8")), _used(read_yaml(params)))
+    run = Run("", time.time(), read_json(_metrics(workspace), "dreamset evaluate"), _used(read_yaml(params)))
     record = {"when": run.when, "metrics": run.metrics, "params": run.params}
     write_json(workspace.runs / f"{run.content[:12]}.json", record)
 
@@ -60,7 +60,7 @@ def find(workspace: Workspace, params: Path) -> list[Run]:
     found = sorted((*_recorded(workspace), *_committed(workspace.root), *_experiments(workspace.root)), key=_newest)
     metrics = _metrics(workspace)
     if metrics.is_file():
-        numbers = json.loads(metrics.read_text(encoding="utf-8"))
+        numbers = read_json(metrics, "dreamset evaluate")
         # The file of parameters may have been changed since; the record of the same results has those that were used.
         same = [run.params for run in found if run.metrics == numbers]
         found.insert(0, Run(NOW, metrics.stat().st_mtime, numbers, same[0] if same else _used(read_yaml(params))))
@@ -121,7 +121,7 @@ def _newest(run: Run) -> float:
 
 def _recorded(workspace: Workspace) -> Iterator[Run]:
     for path in sorted(workspace.runs.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, "dreamset evaluate")
         yield Run(path.stem[:7], record["when"], record["metrics"], record["params"])
 
 
