@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import yaml
 
 import toy
 from dreamset import params as parameters
-from dreamset import prepare
 from dreamset.core import device
 from dreamset.core.workspace import Workspace
 
@@ -102,20 +100,11 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path)
 
 
-@pytest.fixture(scope="session")
-def place_of_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the splits of the small parameters, which ``prepared`` fills once."""
-    return tmp_path_factory.mktemp("splits")
-
-
 @pytest.fixture
-def prepared(small: dict[str, Any], workspace: Workspace, place_of_splits: Path) -> tuple[parameters.Params, Workspace]:
+def prepared(small: dict[str, Any], workspace: Workspace) -> tuple[parameters.Params, Workspace]:
     """Small parameters, and a workspace with their splits."""
     params = toy.parse(small)
-    made = Workspace.at(place_of_splits)
-    if not made.result("prepare").is_file():
-        prepare.run(params, made)
-    shutil.copytree(made.root, workspace.root, dirs_exist_ok=True)
+    toy.prepare(params, workspace)
     return params, workspace
 
 

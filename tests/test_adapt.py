@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import toy
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, generate
 from dreamset.command.plan import _adapting
 from dreamset.core import shards
 from dreamset.core.errors import InputError
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_and_ends_equal(
     params = toy.parse(longer)
     unbroken, broken = Workspace.at(tmp_path / "a"), Workspace.at(tmp_path / "b")
     for workspace in (unbroken, broken):
-        prepare.run(params, workspace)
+        toy.prepare(params, workspace)
     adapt.run(params, unbroken, recipe)
 
     # Class adapters train four at once: the second kill comes in the second group, after the first is finished.
@@ -106,7 +106,7 @@ def test_a_torn_checkpoint_is_never_seen(
     longer: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: Any
 ) -> None:
     params, workspace = toy.parse(longer), Workspace.at(tmp_path)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     with pytest.raises(Killed):
         killed_at(4)
         adapt.run(params, workspace, "datadream_dset")
@@ -134,7 +134,7 @@ def test_an_adapter_does_not_depend_on_its_company(small: dict[str, Any], tmp_pa
         mine = copy.deepcopy(small)
         mine["models"]["bundled"]["adapt"]["together"] = together
         params, workspace = toy.parse(mine), Workspace.at(tmp_path / str(together))
-        prepare.run(params, workspace)
+        toy.prepare(params, workspace)
         adapt.run(params, workspace, "datadream_cls")
         found.append(weights(workspace.adapter("datadream_cls")))
     assert max((found[0][key] - found[1][key]).abs().max().item() for key in found[0]) < 1e-4
@@ -144,7 +144,7 @@ def test_training_learns_and_files_say_of_what(small: dict[str, Any], workspace:
     small["models"]["bundled"]["adapt"]["dataset"] |= {"max_steps": 60, "batch": 8, "lr": 0.01}
     small["models"]["bundled"]["adapt"]["sample_every"] = 30
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     summary = adapt.run(params, workspace, "datadream_dset")
     (adapter,) = read_adapters(workspace.adapter("datadream_dset"))
     losses = json.loads((workspace.shards / adapter.shard / "adapter.json").read_text())["losses"]
@@ -163,7 +163,7 @@ def test_another_seed_draws_another_adapter(small: dict[str, Any], tmp_path: Pat
         small["seed"] = seed
         workspace = Workspace.at(tmp_path / f"{len(keys)}")
         params = toy.parse(small)
-        prepare.run(params, workspace)
+        toy.prepare(params, workspace)
         adapt.run(params, workspace, "datadream_dset")
         keys.append(read_adapters(workspace.adapter("datadream_dset"))[0])
     assert keys[0].sha256 == keys[2].sha256
@@ -211,7 +211,7 @@ def test_a_flipped_bit_stops_the_next_stage(prepared: tuple[Params, Workspace]) 
 def test_an_exploding_loss_is_one_sentence(small: dict[str, Any], workspace: Workspace) -> None:
     small["models"]["bundled"]["adapt"]["dataset"] |= {"lr": 1e30, "warmup": 0}
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     with pytest.raises(InputError, match="loss is not finite"):
         adapt.run(params, workspace, "datadream_dset")
     assert shards.find(workspace.shards, "x") is None
@@ -223,7 +223,7 @@ def in_half_precision(raw: dict[str, Any], workspace: Workspace) -> None:
     raw["generate"]["per_class"] = 1
     raw["active"] = ["datadream_dset", "datadream_cls"]
     params = toy.parse(raw)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     for recipe in params.active:
         summary = adapt.run(params, workspace, recipe)
         assert np.isfinite(summary["loss_last"])
@@ -337,7 +337,7 @@ def test_classes_of_unequal_numbers_train_for_epochs_of_their_own(small: dict[st
     small["shots"] = dict(zip(digits.CLASS_NAMES, [5, 1, 3, 5, 2, 1, 1, 1, 1, 5], strict=True))
     small["models"]["bundled"]["adapt"]["class"] |= {"batch": 2, "epochs": 2, "max_steps": 100}
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     summary = adapt.run(params, workspace, "datadream_cls")
     steps = [6, 2, 4, 6, 2, 2, 2, 2, 2, 6]
     rows = read_adapters(workspace.adapter("datadream_cls"))
@@ -359,7 +359,7 @@ def test_a_class_trains_as_in_a_run_where_all_have_its_number(small: dict[str, A
     for shots in ({"zero": 2}, {"zero": 2, "one": 4, "two": 4}):
         small["shots"] = {name: shots.get(name, 2) for name in digits.CLASS_NAMES}
         params, workspace = toy.parse(small), Workspace.at(tmp_path / str(len(found)))
-        prepare.run(params, workspace)
+        toy.prepare(params, workspace)
         adapt.run(params, workspace, "datadream_cls")
         found.append([row.sha256 for row in read_adapters(workspace.adapter("datadream_cls"))])
     # Only the second and third class have other images.

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import toy
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, generate
 from dreamset.command.plan import describe
 from dreamset.core.errors import InputError
 from dreamset.core.images import png
@@ -54,7 +54,7 @@ def vectors(small: dict[str, Any]) -> dict[str, Any]:
 
 def ready(raw: dict[str, Any], folder: Path) -> tuple[Params, Workspace]:
     params, workspace = toy.parse(raw), Workspace.at(folder)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     return params, workspace
 
 

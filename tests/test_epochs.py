@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import toy
-from dreamset import adapt, generate, prepare, tune
+from dreamset import adapt, generate, tune
 from dreamset.core import locks
 from dreamset.core.errors import InputError
 from dreamset.core.strict import read_yaml
@@ -49,7 +49,7 @@ def raw_epochs(small: dict[str, Any]) -> dict[str, Any]:
 
 def ready(raw: dict[str, Any], folder: Path) -> tuple[Params, Workspace]:
     params, workspace = toy.parse(raw), Workspace.at(folder)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     return params, workspace
 
 
@@ -159,7 +159,7 @@ def test_what_is_searched_is_there_in_every_fold_and_on_all_shots(
     params = toy.parse(raw)
     workspace, kept = Workspace.at(tmp_path), params.base.adapt.kept
     params = params.with_values(ENCODER, {"epoch": 0.5})
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     toy.write_study(params, workspace, ENCODER, best={"epoch": 0.5})
     assert space.ranges(params, workspace, recipe)["epoch"] == space.Range(0.1, 1.0, 1 / kept)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import toy
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, generate
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data import synthetic
@@ -57,7 +57,7 @@ def test_adapted_and_drawn_from_end_to_end(
     small["models"]["bundled"]["generator"] = str(folders[family])
     small["models"]["bundled"]["adapt"]["class"]["max_steps"] = 2
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     adapt.run(params, workspace, "datadream_cls")
     assert len(read_adapters(workspace.adapter("datadream_cls"))) == 10
     generate.run(params, workspace, "datadream_cls")

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 import toy
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, generate
 from dreamset.core import xmp
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb
@@ -38,7 +38,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def made(params: Params, workspace: Workspace, recipe: str = "stable_diffusion") -> Path:
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     adapt.run(params, workspace, recipe)
     generate.run(params, workspace, recipe)
     return workspace.synthetic(recipe)
@@ -193,7 +193,7 @@ def test_any_prompt_makes_whole_xml(prompt: str) -> None:
 def test_a_base_for_non_commercial_use_waits_for_its_licence(small: dict[str, Any], workspace: Workspace) -> None:
     small["models"]["bundled"]["licence"] = "sai-nc-community"
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     for stage in (adapt.run, generate.run):
         with pytest.raises(InputError, match=r"sai-nc-community allows no commercial use .* accept_licence: true"):
             stage(params, workspace, "datadream_dset")
@@ -318,7 +318,7 @@ def test_memory_is_flat_in_the_number_of_images(small: dict[str, Any], tmp_path:
 def test_shards_are_keyed_by_what_changes_their_bytes(
     small: dict[str, Any], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare.run(toy.parse(small), workspace)
+    toy.prepare(toy.parse(small), workspace)
 
     def keys(change: dict[str, Any] | None = None, **row: Any) -> list[str]:
         mine = copy.deepcopy(small)
@@ -345,7 +345,7 @@ def test_as_many_images_are_planned_as_are_asked_for(
     if scales:
         small["recipes"]["datadream_dset"]["adapter_scales"] = scales
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     work = Work.read(params, workspace, "datadream_dset")
     adapters = [Adapter(tuple(range(10)), "weights", "0" * 64, "shard")]
     found = plan(work, adapters)

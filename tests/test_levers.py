@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import toy
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, generate
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data.synthetic import read_metadata
@@ -97,7 +97,7 @@ def test_adapters_train_in_the_order_that_a_gpu_convolves_in(
 
         monkeypatch.setattr(base_model, "load", in_order)
         place = Workspace(tmp_path / str(layout), tmp_path / str(layout))
-        prepare.run(params, place)
+        toy.prepare(params, place)
         adapt.run(params, place, "datadream_dset")
         (record,) = place.shards.glob("*/adapter.json")
         losses.append(json.loads(record.read_text())["losses"])
@@ -113,7 +113,7 @@ def test_whole_blocks_are_compiled_and_redraws_are_not(
     plain = toy.parse(small)
     small["models"]["bundled"]["generate"]["compile"] = True
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     adapt.run(params, workspace, "stable_diffusion")
     generate.run(params, workspace, "stable_diffusion")
     assert sum(image.redraws for image in read_metadata(workspace.synthetic("stable_diffusion"))) == 1

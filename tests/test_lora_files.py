@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import toy
-from dreamset import adapt, prepare
+from dreamset import adapt
 from dreamset.command.cli import main
 from dreamset.core.errors import InputError
 from dreamset.core.files import sha256_file, write_json
@@ -228,7 +228,7 @@ def test_a_card_says_at_which_scales_its_recipe_draws(small: dict[str, Any], wor
     small["active"] = ["stable_diffusion", "datadream_dset", "datadream_light", "datadream_cls"]
     small["models"]["bundled"]["adapt"]["dataset"]["max_steps"] = 2
     params = toy.parse(small)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     for recipe in ("datadream_dset", "datadream_light"):
         adapt.run(params, workspace, recipe)
     full, light = (

@@ -15,7 +15,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 import toy
-from dreamset import adapt, generate, prepare
+from dreamset import adapt, generate
 from dreamset.command import cli, plan
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb, resize_crop
@@ -52,7 +52,7 @@ def base(started: dict[str, Any]) -> BaseModel:
 
 
 def made(params: Params, place: Workspace) -> list[SyntheticImage]:
-    prepare.run(params, place)
+    toy.prepare(params, place)
     adapt.run(params, place, RECIPE)
     generate.run(params, place, RECIPE)
     return read_metadata(place.synthetic(RECIPE))
@@ -145,7 +145,7 @@ def test_an_image_depends_on_no_company(base: BaseModel, monkeypatch: pytest.Mon
 
 
 def test_shots_take_turns(started: dict[str, Any], workspace: Workspace) -> None:
-    prepare.run(toy.parse(started), workspace)
+    toy.prepare(toy.parse(started), workspace)
     split = read_split(workspace.splits)
     ten = [starts.choose(split, 0, [(label, index) for index in range(10)]) for label in range(10)]
     for label, shots in enumerate(ten):
@@ -160,7 +160,7 @@ def test_shots_take_turns(started: dict[str, Any], workspace: Workspace) -> None
 
 def test_a_shot_is_encoded_once_and_as_the_base_sees_it(started: dict[str, Any], workspace: Workspace) -> None:
     params = toy.parse(started)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     shot = read_split(workspace.splits).train[0]
     base = base_model.load(Path(params.base.generator), params.base, torch.device("cpu"))
     known = starts.Latents(workspace.cell)
@@ -229,7 +229,7 @@ def test_a_degenerate_image_starts_again_from_its_own_shot(
 
 
 def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any], workspace: Workspace) -> None:
-    prepare.run(toy.parse(started), workspace)
+    toy.prepare(toy.parse(started), workspace)
     split = read_split(workspace.splits)
 
     def keys(strength: float = 0.5, **change: Any) -> list[str]:
@@ -254,7 +254,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
 
 def test_a_fold_starts_from_its_own_shots_alone(started: dict[str, Any], workspace: Workspace) -> None:
     params = toy.parse(started)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     split = read_split(workspace.splits)
     held = split.train[::3]  # the first of each class
     place = folds.at(workspace, "selection", 0)
@@ -274,7 +274,7 @@ def test_a_strength_that_draws_nothing_is_refused(started: dict[str, Any], works
 
 def test_a_dry_run_names_the_real_images(started: dict[str, Any], workspace: Workspace) -> None:
     params = toy.parse(started)
-    prepare.run(params, workspace)
+    toy.prepare(params, workspace)
     shutil.copyfile(toy.ROOT / "dvc.yaml", workspace.root / "dvc.yaml")
     assert "- data/real\n" in plan.describe(params, workspace, "generate", RECIPE).partition("outputs")[0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,30 @@ def params(**changes: Any) -> Params:
             row = row[parent]
         row[last] = value
     return parse(raw)
+
+
+_SPLITS: dict[str, dict[str, bytes]] = {}
+
+
+def prepare(params: Params, workspace: Workspace) -> None:
+    """The splits of the digits as ``dreamset prepare`` writes them, made once in a process for what decides them."""
+    from dreamset import prepare
+
+    assert params.prepare.source == "digits"
+    row = params.base
+    weights = (row.generator, row.clip, row.judge, row.variant)
+    key = repr((params.active, params.evaluate, params.prepare, params.seed, params.selection, params.shots, weights))
+    if key not in _SPLITS:
+        with tempfile.TemporaryDirectory() as folder:
+            prepare.run(params, Workspace(workspace.root, Path(folder)))
+            files = (path for path in Path(folder).rglob("*") if path.is_file())
+            _SPLITS[key] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    for place in (workspace.real, workspace.real_test):
+        shutil.rmtree(place, ignore_errors=True)
+    for name, data in _SPLITS[key].items():
+        path = workspace.cell / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def _real(cell: Path, part: str, counts: int, rng: np.random.Generator) -> tuple[Sample, ...]:
