@@ -45,7 +45,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "table": None,
         "change": None,
         "reach": {"images": 640, "smallest_gain": 0.0094, "detectable_gain": 0.052},
-        "seconds": 25.0,
+        "drawing_s": 25.0,
     }
     return numbers | changes
 
@@ -353,7 +353,7 @@ def test_no_more_than_six_sentences_each_with_what_can_be_done() -> None:
         assert "640 scored images can show no gain below 0.9 points, and find one of 5.2 four times in five" in text
         assert "drawing a recipe's images takes about 25 seconds on this machine" in text
         assert ("What may help instead: a base that knows such pictures" in text) == (word in ("no help", "unlikely"))
-    text = " ".join(expect.judgement(found(change=change | {"prepare": {"invert": False}}, seconds=9000.0))[1])
+    text = " ".join(expect.judgement(found(change=change | {"prepare": {"invert": False}}, drawing_s=9000.0))[1])
     assert "Not inverted, 89 %" in text and "`dreamset set prepare.invert=false`" in text and "about 2 hours" in text
     none = {"images": 3, "smallest_gain": None, "detectable_gain": None}
     assert "3 scored images can show no gain at all" in expect.judgement(found(reach=none))[1][-1]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.core.images import CHANGES, Decoding, changed, read_rgb, resize_crop
+from dreamset.core.images import CHANGES, Decoding, changed, read_rgb, resize, resize_crop
 from dreamset.core.seeds import seed_for
 from dreamset.data import licences, splits
 from dreamset.data.runs import REAL, SYNTHETIC
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _PERMUTATIONS: Final = 500
 _LEVEL: Final = 0.05  # of the permutation test, and of all tries of a change together
 _TRIED: Final = 8  # shots of a class that changes are tried on
+_ENOUGH: Final = 1024  # px of their shortest side; the changes of a whole photograph would take a second each
 _CLOSE: Final = 0.02  # of the tried shots: changes this near to the best one are as good, and fewer are better
 _NO_HELP: Final = ("no help", "unlikely")
 _KNOWN: Final = 0.5  # share of the shots that CLIP names, from which on the base knows the classes (docs/recipes.md)
@@ -95,7 +96,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         "table": measured(workspace, max(counts.values())),
         "change": _change(params, workspace, split, predictor, shots),
         "reach": _reach(params, workspace, split),
-        "seconds": _seconds(params, workspace, split, pictures),
+        "drawing_s": _seconds(params, workspace, split, pictures),
     }
     record["expectation"], record["sentences"] = judgement(record)
     record["primary"] = strength(zero_shot)
@@ -226,20 +227,21 @@ def _change(
     few = [
         s for label in dict.fromkeys(s.label for s in shots) for s in [s for s in shots if s.label == label][:_TRIED]
     ]
-    side, labels = seen(predictor.size, params.base.resolution), np.array([sample.label for sample in few])
-    pictures = [read_rgb(workspace.cell / sample.path) for sample in few]
-
-    def right(decoding: Decoding) -> NDArray[np.bool_]:
-        images = np.stack([resize_crop(changed(picture, decoding)[0], side) for picture in pictures])
-        named: NDArray[np.bool_] = predictor.logits(images).argmax(1) == labels
-        return named
-
     # A second inversion takes the first one back.
     open_to = [name for name in CHANGES if name == "invert" or name not in (split.changes or {})]
     tries = [names for count in range(1, len(open_to) + 1) for names in itertools.combinations(open_to, count)]
     values: dict[str, Any] = {"invert": True, "crop": "object", "autocontrast": True}
-    before = right(Decoding(0))
-    results = {names: right(Decoding(0, **{name: values[name] for name in names})) for names in tries}
+    decodings = {names: Decoding(0, **{name: values[name] for name in names}) for names in ((), *tries)}
+    side = seen(predictor.size, params.base.resolution)
+    seen_as: dict[tuple[str, ...], list[NDArray[np.uint8]]] = {names: [] for names in decodings}
+    for sample in few:
+        picture = read_rgb(workspace.cell / sample.path)
+        picture = resize(picture, min(_ENOUGH, *picture.size))
+        for names, decoding in decodings.items():
+            seen_as[names].append(resize_crop(changed(picture, decoding)[0], side))
+    labels = np.array([sample.label for sample in few])
+    results = {names: predictor.logits(np.stack(images)).argmax(1) == labels for names, images in seen_as.items()}
+    before = results.pop(())
     clear = [
         names
         for names, after in results.items()
@@ -483,7 +485,7 @@ def _costs(record: dict[str, Any]) -> list[str]:
         shown = f"{images} scored images can show no gain below {100 * smallest:.1f} points"
         if likely is not None:
             shown += f", and find one of {100 * likely:.1f} four times in five"
-    return [f"{shown}; drawing a recipe's images takes about {_duration(record['seconds'])} on this machine."]
+    return [f"{shown}; drawing a recipe's images takes about {_duration(record['drawing_s'])} on this machine."]
 
 
 def _duration(seconds: float) -> str:
