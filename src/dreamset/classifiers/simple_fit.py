@@ -146,11 +146,9 @@ class Quick(Fitted):
             seed = seed_for("simple", self.part.params.seed, which.name) % 2**32
             # Whole groups leave a fold with few shots of some classes. Each class counts as among all shots, or a fold
             # would know little but which classes it has many of.
-            weight = (np.bincount(labels) / np.maximum(np.bincount(labels[rows], minlength=labels.max() + 1), 1))[
-                labels
-            ]
-            every = len(features)
-            return fit(which.method, x, np.tile(labels[rows], every), C, seed, np.tile(weight[rows], every))
+            own, every = labels[rows], len(features)
+            weight = (np.bincount(labels) / np.bincount(own))[own]
+            return fit(which.method, x, np.tile(own, every), C, seed, np.tile(weight, every))
 
         facts: dict[str, Any] = {"temperature": 1.0, "temperature_images": 0, "accuracy_folds": None}
         if held_out is not None:
