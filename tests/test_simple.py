@@ -79,9 +79,9 @@ def test_every_run_has_them_and_they_come_back_from_disk(workspace: Workspace) -
     by_name = {row["classifier"]: row for row in record["runs"]}
     for name in simple.BY_NAME:
         predictor = classifiers.load(workspace.classifiers(REAL) / f"real_{name}")
-        # The shots were learned from, and a nearest neighbour is itself; the tower is random.
+        # The shots were learned from, and a nearest neighbour is itself. The features of a random tower say little.
         right = (predictor.logits(images).argmax(1) == [sample.label for sample in split.train]).mean()
-        assert right == 1 if name.startswith("nearest") else right > 0.5, name
+        assert right == 1 if name.startswith("nearest") else right > (0.5 if name.endswith("pixels") else 0.2), name
         row = by_name[name]
         assert predictor.temperature == row["temperature"] != 1
         assert row["temperature_images"] == row["real_images"] == 12 and 0 <= row["accuracy_folds"] <= 1
@@ -137,7 +137,9 @@ def test_folds_of_trained_and_of_simple_ones_are_of_the_same_shots_in_one_order(
     shots = simple_fit.Shots(Part(params, workspace, split, REAL, workspace.shards))
     _, features = shots.features("pixels")
     rest = [row for row in range(12) if row not in left_out]
-    head = simple_fit.fit("logistic", features[0, rest], shots.labels[rest], simple_fit.C, 0)
+    # Each class counts in the fold as among all the shots.
+    weight = (np.bincount(shots.labels) / np.bincount(shots.labels[rest]))[shots.labels[rest]]
+    head = simple_fit.fit("logistic", features[0, rest], shots.labels[rest], simple_fit.C, 0, weight)
     expected = head(torch.from_numpy(features[0, left_out])).numpy()
     np.testing.assert_allclose(logits[wanted[1]][left_out], expected, atol=1e-4)
 

@@ -144,7 +144,11 @@ class Quick(Fitted):
         def learned(rows: NDArray[np.int64]) -> nn.Module:
             x = features[:, rows].reshape(-1, features.shape[-1])
             seed = seed_for("simple", self.part.params.seed, which.name) % 2**32
-            return fit(which.method, x, np.tile(labels[rows], len(features)), C, seed)
+            # Whole groups leave a fold with few shots of some classes. Each class counts as among all shots, or a fold
+            # would know little but which classes it has many of.
+            own, every = labels[rows], len(features)
+            weight = (np.bincount(labels) / np.bincount(own))[own]
+            return fit(which.method, x, np.tile(own, every), C, seed, np.tile(weight, every))
 
         facts: dict[str, Any] = {"temperature": 1.0, "temperature_images": 0, "accuracy_folds": None}
         if held_out is not None:
@@ -183,7 +187,14 @@ def units(part: Part, runs: Sequence[Run]) -> list[Fitted]:
     return [Quick(part, run, shots=shots) for run in runs if run.classifier in simple.BY_NAME]
 
 
-def fit(method: str, features: NDArray[np.float32], labels: NDArray[np.int64], c: float, seed: int) -> nn.Module:
+def fit(
+    method: str,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    c: float,
+    seed: int,
+    weight: NDArray[np.float64] | None = None,
+) -> nn.Module:
     """Return a fitted head.
 
     Args:
@@ -192,13 +203,16 @@ def fit(method: str, features: NDArray[np.float32], labels: NDArray[np.int64], c
         labels: (n,), with every class from 0 on.
         c: inverse strength of the penalty of logistic regression.
         seed: of the forest, 0 to 2^32-1.
+        weight: (n,), what each row counts; None: 1. A nearest neighbour is the nearest whatever it counts.
     """
     if method == "nearest":
         return _nearest(features, labels)
     with warnings.catch_warnings():
         # With one or two shots per class it asks whether the labels are numbers.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        return _logistic(features, labels, c) if method == "logistic" else _forest(features, labels, seed)
+        if method == "logistic":
+            return _logistic(features, labels, weight, c)
+        return _forest(features, labels, weight, seed)
 
 
 def _nearest(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Nearest:
@@ -213,27 +227,32 @@ def _nearest(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Neares
     return Nearest(_tensor(features), _tensor(of_class), torch.tensor(scale if scale > 1e-6 else 1.0))
 
 
-def _logistic(features: NDArray[np.float32], labels: NDArray[np.int64], c: float) -> Logistic:
+def _logistic(
+    features: NDArray[np.float32], labels: NDArray[np.int64], weight: NDArray[np.float64] | None, c: float
+) -> Logistic:
     from sklearn.linear_model import LogisticRegression
 
     # The weights lie in the span of the shots, whose basis has as many dimensions as there are shots.
     basis = np.linalg.svd(features, full_matrices=False)[2] if features.shape[0] < features.shape[1] else None
     x = features if basis is None else features @ basis.T
-    model = LogisticRegression(C=c, max_iter=1000).fit(x, labels)
-    weight = model.coef_ if basis is None else model.coef_ @ basis
+    model = LogisticRegression(C=c, max_iter=1000).fit(x, labels, weight)
+    layer = model.coef_ if basis is None else model.coef_ @ basis
     bias = model.intercept_
-    if len(weight) == 1:  # of two classes it gives one logit, their difference
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return Logistic(_tensor(weight.astype(np.float32)), _tensor(bias.astype(np.float32)))
+    if len(layer) == 1:  # of two classes it gives one logit, their difference
+        layer, bias = np.concatenate([-layer, layer]) / 2, np.concatenate([-bias, bias]) / 2
+    return Logistic(_tensor(layer.astype(np.float32)), _tensor(bias.astype(np.float32)))
 
 
-def _forest(features: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> Forest:
+def _forest(
+    features: NDArray[np.float32], labels: NDArray[np.int64], weight: NDArray[np.float64] | None, seed: int
+) -> Forest:
     from sklearn.ensemble import RandomForestClassifier
 
     # Every node holds the shares of all classes, which would fill the memory with thousands of shots of many classes.
     most = _SHARES // (TREES * (int(labels.max()) + 1))
     leaves = None if len(features) <= most else most
-    model = RandomForestClassifier(TREES, max_leaf_nodes=leaves, random_state=seed).fit(features, labels)
+    model = RandomForestClassifier(TREES, max_leaf_nodes=leaves, random_state=seed)
+    model.fit(features, labels, weight)
     trees = [tree.tree_ for tree in model.estimators_]
     root = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
     own = np.arange(sum(tree.node_count for tree in trees))
