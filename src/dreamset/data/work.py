@@ -25,6 +25,7 @@ class Work:
         split: the shots and the selection images.
         recipe: the name of a row of ``recipes``.
         steps_at: the key of the sampler's steps, where no recipe and no model's row gives them.
+        avoided: by label, the prompt of the unconditional half of guidance; none: the empty prompt for all.
     """
 
     params: Params
@@ -32,6 +33,7 @@ class Work:
     split: Split
     recipe: str
     steps_at: str | None = None
+    avoided: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, params: Params, workspace: Workspace, recipe: str) -> Work:

@@ -58,12 +58,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Request:
-    """One image of a block; ``shot`` is the real image that it starts from, None where it starts from noise."""
+    """One image of a block.
+
+    ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
+    unconditional half, and ``toward`` the real image that it is pulled toward.
+    """
 
     label: int
     index: int
     prompt: str
     shot: Sample | None = None
+    avoid: str = ""
+    toward: Sample | None = None
 
 
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
@@ -101,6 +107,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
         "seed": params.seed,
         "redraws": params.generate.redraws,
     }
+    if row.guide or row.guide_until:
+        shared["guide"] = [row.guide, row.guide_until, row.pull_share]
     everyone = tuple(range(len(split.classes)))
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
     if adapters:
@@ -119,6 +127,10 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                 if row.starts_from_shots:
                     shots = starts.choose(split, params.seed, places(chunk, indices))
                     place["starts"] = [shot.sha256 for shot in shots]
+                if row.pulls:
+                    place["modes"] = [shot.sha256 for shot in starts.choose(split, params.seed, places(chunk, indices))]
+                if work.avoided:
+                    place["avoided"] = [work.avoided[label] for label in chunk]
                 key = shards.key_of(shared | place, _MAKER)
                 block = Block(key, adapter if scale else None, chunk, indices.start, indices.stop, stride, scale)
                 blocks.append(block)
@@ -142,11 +154,16 @@ def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int
 def requests(work: Work, block: Block) -> list[Request]:
     """Return the images of a block, in the order of drawing."""
     row, split, wanted = work.row, work.split, places(block.labels, block.indices)
-    plain = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
-    if not row.starts_from_shots:
+    avoided = work.avoided or [""] * len(split.classes)
+    plain = [Request(label, index, split.prompt(label, row.prompt), avoid=avoided[label]) for label, index in wanted]
+    if not (row.starts_from_shots or row.pulls):
         return plain
     shots = starts.choose(split, work.params.seed, wanted)
-    return [dataclasses.replace(request, shot=shot) for request, shot in zip(plain, shots, strict=True)]
+    begun, pulled = row.starts_from_shots, row.pulls
+    return [
+        dataclasses.replace(request, shot=shot if begun else None, toward=shot if pulled else None)
+        for request, shot in zip(plain, shots, strict=True)
+    ]
 
 
 def read_blocks(workspace: Workspace, blocks: list[Block]) -> Iterator[SyntheticImage]:

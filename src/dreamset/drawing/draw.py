@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dreamset.drawing.blocks import Block, Request
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
+    from dreamset.generator.sampler import Guide
     from dreamset.params import Params
 
 
@@ -68,8 +69,10 @@ def draw_all(
         InputError: an image stays degenerate after all redraws, or the sampler begins with little noise.
         StoppedError: a single image does not fit into memory.
     """
+    import torch
+
     from dreamset.generator import trained
-    from dreamset.generator.sampler import check_first_step
+    from dreamset.generator.sampler import Guide, check_first_step
 
     workspace = work.workspace
     base = load_base(work.params, workspace) if load is None else load()
@@ -81,6 +84,14 @@ def draw_all(
     current: tuple[int | None, float] | None = None
     embeds: dict[str, Condition] = {}
     latents = starts.Latents(workspace.cell)
+    guide, unguided = Guide(), None
+    if work.row.guide_until is not None:
+        guide = dataclasses.replace(guide, until=work.row.guide_until)
+    if work.row.guide == "base":
+        # Before any adapter is installed: the base's own U-Net, and its empty prompt.
+        guide = dataclasses.replace(guide, network=base.twin())
+        with torch.no_grad():
+            unguided = base.encode([""])
     with (
         ThreadPoolExecutor(max_workers=1) as writer,
         bar(total=total, what=f"drawing {work.recipe}", unit="img") as progress,
@@ -97,7 +108,7 @@ def draw_all(
                         file = tuned.adapters(work.params, workspace, work.recipe) / adapter.file
                     installed.enter_context(trained.installed(base, file, block.scale))
                     embeds, current = {}, (block.adapter, block.scale)
-                drawn = draw(work, base, block, embeds, latents)
+                drawn = draw(work, base, block, embeds, latents, guide, unguided)
                 if written:
                     written.result()
                 sha = None if adapter is None else adapter.sha256
@@ -121,7 +132,15 @@ class Drawn:
     seconds: float
 
 
-def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition], latents: starts.Latents) -> Drawn:
+def draw(
+    work: Work,
+    base: BaseModel,
+    block: Block,
+    embeds: dict[str, Condition],
+    latents: starts.Latents,
+    guide: Guide,
+    unguided: Condition | None = None,
+) -> Drawn:
     """Draw a block, and draw its degenerate images again.
 
     Args:
@@ -130,6 +149,8 @@ def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition]
         block: to draw.
         embeds: cache of the encoded prompts of this adapter.
         latents: cache of the encoded shots.
+        guide: of the recipe, without the modes of the images.
+        unguided: condition of the guiding network; None: that of the adapted one.
 
     Raises:
         InputError: an image stays degenerate after all redraws.
@@ -143,7 +164,7 @@ def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition]
     params, split, recipe = work.params, work.split, work.recipe
     started = time.perf_counter()
     wanted = requests(work, block)
-    new = [prompt for prompt in dict.fromkeys(["", *(r.prompt for r in wanted)]) if prompt not in embeds]
+    new = [prompt for prompt in dict.fromkeys(p for r in wanted for p in (r.avoid, r.prompt)) if prompt not in embeds]
     if new:
         with torch.no_grad():
             embeds.update(zip(new, base.encode(new).split(), strict=True))
@@ -156,13 +177,16 @@ def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition]
             request = wanted[row]
             seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
         conditions = cat([embeds[wanted[row].prompt] for row in rows])
-        empty = embeds[""].expand(len(rows))
+        empty = unguided.expand(len(rows)) if unguided else cat([embeds[wanted[row].avoid] for row in rows])
         # Redraws are not compiled: their number is chance, and each number would be compiled anew.
         drawer = base if attempt == 0 else dataclasses.replace(base, compiled=None)
         shots = [shot for row in rows if (shot := wanted[row].shot)]
+        modes = [shot for row in rows if (shot := wanted[row].toward)]
         try:
             begun = latents.of(base, shots) if shots else None
-            drawn = draw_fitting(drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun)
+            if modes:
+                guide = dataclasses.replace(guide, modes=latents.of(base, modes), pull=work.row.pull_share)
+            drawn = draw_fitting(drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun, guide)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -220,6 +244,8 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                     adapter_scale=scale,
                     sha256=sha256(files[-1][1]),
                     shot=None if request.shot is None else request.shot.sha256,
+                    avoid=request.avoid or None,
+                    toward=None if request.toward is None else request.toward.sha256,
                 )
             )
         with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:

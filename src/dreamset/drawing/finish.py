@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dreamset.core import shards
 from dreamset.data import decisions
-from dreamset.drawing import draw
+from dreamset.drawing import draw, guides
 from dreamset.drawing.blocks import Block, plan, read_blocks
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def finish(
         The blocks, all of them finished shards; for each label the number of images from index 0 that includes all
         wanted ones; and the number of images that this call drew.
     """
-    workspace = work.workspace
+    work, workspace = guides.applied(work), work.workspace
     wanted = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
     needed = wanted
     drawn_now = 0

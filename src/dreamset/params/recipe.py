@@ -214,7 +214,7 @@ def start_words(strength: float | None, *, published: bool) -> str:
 
 def shots_words(row: Recipe) -> str:
     """Return a warning of the parts of shots in a recipe's images; empty where there can be none."""
-    if not row.starts_from_shots:
+    if not (row.starts_from_shots or row.pulls):
         return NOT_ANONYMOUS if row.trains else ""
     learned = ", and adapters contain the shots" if row.trains else ""
     return f"Not anonymised; the images contain parts of the shots{learned}."
@@ -258,6 +258,48 @@ def _check_guidance(row: Recipe, key: str, context: Context) -> None:
 def _labels_reach_without_guidance(row: Recipe) -> bool:
     """Whether images depend on their class by their start, or by a U-Net of its own, even where the prompt does not."""
     return row.starts_from_shots or (row.has_adapter_per_class and row.unet is True and all(row.strengths))
+
+
+# --- guide: what stands for the unconditional half of guidance, or pulls beside it; and how long.
+
+Guide = Literal["adapted", "base", "other_class", "mode"]
+GuideUntil = Annotated[float, Range(above=0, high=1)]
+Pull = Annotated[float, Range(above=0, high=1)]
+_PULL: Final = 0.1
+
+_GUIDED: Final = {
+    "base": "the unconditional half is the base's, as it was before it was adapted",
+    "other_class": "the prompt of the class that CLIP finds nearest stands for the empty prompt",
+    "mode": "each image is pulled toward a shot of its class, by {pull:g} of what is left at each step",
+}
+
+
+def _check_guide(row: Recipe, key: str, context: Context) -> None:
+    if not row.draws and (row.guide or row.guide_until):
+        raise InputError(f"{key}: origin: retrieval draws nothing that could be guided; remove guide and guide_until.")
+    if row.pull is not None and not row.pulls:
+        raise InputError(f"{key}.pull: belongs to guide: mode; remove it.")
+    if row.guide == "base" and not row.trains:
+        raise InputError(f"{key}.guide: base needs an adapter; adapter: none draws with the base anyway.")
+    if row.guide == "base" and context.active and "offload" in context.model.memory:
+        raise InputError(
+            f"{key}.guide: base keeps two U-Nets on the device; take offload out of models.{context.model_name}.memory."
+        )
+    own, searched = row.sampler.guidance, None if row.search is None else row.search.guidance
+    guidance = context.model.generate.guidance if own is None else own
+    # A pull needs no unconditional half.
+    if (row.guide in ("base", "other_class") or (row.guide_until and not row.pulls)) and not searched and guidance == 1:
+        raise InputError(
+            f"{key}.sampler.guidance: 1 is the prompt alone, so that guide has no part; set it above or below 1."
+        )
+
+
+def guide_words(row: Recipe) -> str:
+    """Return a sentence on the guidance of a recipe; empty where the adapted network guides to the end."""
+    words = [_GUIDED[row.guide].format(pull=row.pull_share)] if row.guide in _GUIDED else []
+    if row.guide_until is not None and row.guide_until < 1:
+        words.append(f"guidance ends after {100 * row.guide_until:g} % of the steps")
+    return f"Guidance: {'; '.join(words)}." if words else ""
 
 
 # --- search: the knobs that a study chooses.
@@ -362,6 +404,9 @@ class Recipe:
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
+    guide: Guide | None = field(default=None, metadata=_LATER)
+    guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
+    pull: Pull | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -423,6 +468,16 @@ class Recipe:
         return self.init == "image"
 
     @property
+    def pulls(self) -> bool:
+        """Whether images are pulled toward shots while they are drawn."""
+        return self.guide == "mode"
+
+    @property
+    def pull_share(self) -> float:
+        """The share of the way to its shot that an image is pulled at each step; 0 where it is not."""
+        return (_PULL if self.pull is None else self.pull) if self.pulls else 0.0
+
+    @property
     def is_tuned(self) -> bool:
         """Whether a study chooses some of its values."""
         return self.search is not None
@@ -430,7 +485,7 @@ class Recipe:
     @property
     def is_baseline(self) -> bool:
         """Whether adaptation is measured against it: nothing is adapted or tuned, and no image starts from a shot."""
-        return not (self.trains or self.is_tuned or self.starts_from_shots)
+        return not (self.trains or self.is_tuned or self.starts_from_shots or self.pulls)
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
@@ -460,7 +515,10 @@ class Recipe:
         return Lora(self.rank, self.alpha, self.unet, self.text_encoder)
 
 
-_NO_TRAINING: Final = ("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search")
+_NO_TRAINING: Final = (
+    *("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search"),
+    *("guide", "guide_until", "pull"),
+)
 
 
 @dataclass(frozen=True)
@@ -508,5 +566,6 @@ def check(row: Recipe, context: Context) -> None:
     _check_prompt(row, key)
     _check_init(row, key)
     _check_guidance(row, key, context)
+    _check_guide(row, key, context)
     _check_origin(row, key)
     _check_search(row, key, context)
