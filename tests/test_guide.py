@@ -89,7 +89,9 @@ def test_guidance_ends_where_the_recipe_says(base: BaseModel, monkeypatch: pytes
 @pytest.mark.parametrize("name", sorted(sampler.SCHEDULERS))
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_a_full_pull_draws_the_shot(small: dict[str, Any], tmp_path: Path, name: str, prediction: str) -> None:
-    row = dataclasses.replace(toy.parse(small).base, generator=str(write_pipeline(tmp_path, prediction_type=prediction)))
+    row = dataclasses.replace(
+        toy.parse(small).base, generator=str(write_pipeline(tmp_path, prediction_type=prediction))
+    )
     base = base_model.load(Path(row.generator), row, torch.device("cpu"))
     modes = torch.randn((2, *base.latent_shape), generator=torch.Generator().manual_seed(5))
     shots = base.decode(modes)
