@@ -64,7 +64,7 @@ def test_the_base_guides_what_its_adapter_draws(base: BaseModel, adapted: Path) 
     with lora.fused(base, adapted):
         ordinary = drawn(base, None, 2.0)
         guided = drawn(base, Guide(network=twin), 2.0, empty)
-        # eps_base(empty) + w (eps_adapted(prompt) - eps_base(empty)): at 0 the base alone is left, at 1 the adapted one.
+        # eps_base(empty) + w (eps_adapted(prompt) - eps_base(empty)): at 0 only the base is left, at 1 the adapted one.
         assert (drawn(base, Guide(network=twin), 0.0, empty) - alone).abs().max() < 1e-5
         assert torch.equal(drawn(base, Guide(network=twin), 1.0, empty), drawn(base, None, 1.0))
     assert (guided - ordinary).abs().max() > 0.01
@@ -89,9 +89,8 @@ def test_guidance_ends_where_the_recipe_says(base: BaseModel, monkeypatch: pytes
 @pytest.mark.parametrize("name", sorted(sampler.SCHEDULERS))
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_a_full_pull_draws_the_shot(small: dict[str, Any], tmp_path: Path, name: str, prediction: str) -> None:
-    row = dataclasses.replace(
-        toy.parse(small).base, generator=str(write_pipeline(tmp_path, prediction_type=prediction))
-    )
+    generator = str(write_pipeline(tmp_path, prediction_type=prediction))
+    row = dataclasses.replace(toy.parse(small).base, generator=generator)
     base = base_model.load(Path(row.generator), row, torch.device("cpu"))
     modes = torch.randn((2, *base.latent_shape), generator=torch.Generator().manual_seed(5))
     shots = base.decode(modes)

@@ -17,6 +17,7 @@ from dreamset.params.recipe import (
     NOT_ANONYMOUS,
     adapter_words,
     drawn_words,
+    filter_words,
     guide_words,
     opening_words,
     prompt_words,
@@ -50,6 +51,8 @@ _TYPES: Final[dict[str, str | dict[str, str]]] = {
     "nearness": "float64",
     "shot": "string",
     "adapter_scale": "float64",
+    "tries": "int64",
+    "gave_up": "bool",
     "avoid": "string",
     "toward": "string",
 }
@@ -173,7 +176,8 @@ def _dataset(
     yield "task_categories: [image-classification]"
     yield "tags: [synthetic]"
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
-    used = [name for name, used in (("avoid", row.guide == "other_class"), ("toward", row.pulls)) if used]
+    uses = {"tries": row.filters, "gave_up": row.filters, "avoid": row.guide == "other_class", "toward": row.pulls}
+    used = [name for name, used in uses.items() if used]
     yield from loading(split.classes, every_column(used) if removed is None else PUBLIC)
     yield "---"
     yield f"# Synthetic images: {recipe}"
@@ -202,6 +206,8 @@ def _dataset(
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
     if guide_words(row):
         yield f"- {guide_words(row)}"
+    if filter_words(row):
+        yield f"- {filter_words(row)} CLIP: {public_name(params.base.clip)}; the judge has no part in it."
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
     yield f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}"

@@ -36,6 +36,8 @@ class SyntheticImage:
         nearness: how near a retrieved image is.
         shot: sha256 of the real image that drawing started from.
         adapter_scale: the factor of a LoRA.
+        tries: the number of candidates that were drawn for it; None: there was no filter.
+        gave_up: whether the filter accepted none of them.
         avoid: the prompt of another class that guidance led away from.
         toward: sha256 of the real image that drawing was pulled toward.
     """
@@ -55,12 +57,14 @@ class SyntheticImage:
     nearness: float | None = None
     shot: str | None = None
     adapter_scale: float | None = None
+    tries: int | None = None
+    gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("avoid", "toward")
+LATER: Final = ("tries", "gave_up", "avoid", "toward")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

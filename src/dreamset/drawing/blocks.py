@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from dreamset.core import shards
 from dreamset.data import cards
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.drawing import starts
+from dreamset.drawing.candidates import GROUP
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
 
     No block crosses the number of images that the parameters ask for, so that no more than these are drawn. Beyond
     that number, where rejected images are replaced, blocks are always whole: one more rejection then changes none. They
-    are always whole for a compiled U-Net too, which would be compiled anew for a smaller one. Classes that share a
+    are always whole for a compiled U-Net too, which would be compiled anew for a smaller one, and for a filter that
+    chooses among the images of a block. Classes that share a
     block may need unequal numbers: the surplus of a class is drawn and left out.
 
     Args:
@@ -109,18 +112,25 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     }
     if row.guide or row.guide_until:
         shared["guide"] = [row.guide, row.guide_until, row.pull_share]
+    if work.filter_key:
+        shared["filter"] = work.filter_key
     everyone = tuple(range(len(split.classes)))
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
     if adapters:
         scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
     stride, blocks = len(row.strengths), []
+    whole = base.generate.compile or row.filter == "k_of_n"
     for (adapter, labels, sha), (turn, scale) in itertools.product(scopes, enumerate(row.strengths)):
         depth = max(1, batch // (len(labels) * stride))
+        if row.filter == "k_of_n":
+            # A block holds whole groups, among which unlike images are chosen.
+            unit = math.lcm(GROUP, stride) // stride
+            depth = max(1, depth // unit) * unit
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
             most, last = (max(counts[label] for label in chunk) for counts in (asked, needed or asked))
-            for indices in _runs(turn, 0 if base.generate.compile else most, last, stride, depth):
+            for indices in _runs(turn, 0 if whole else most, last, stride, depth):
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}

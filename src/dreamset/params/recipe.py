@@ -302,6 +302,35 @@ def guide_words(row: Recipe) -> str:
     return f"Guidance: {'; '.join(words)}." if words else ""
 
 
+# --- filter: which candidates become images; filter_tries: the candidates of an image at most.
+
+Filter = Literal["none", "argmax", "threshold", "real_features", "k_of_n", "influence"]
+FilterTries = Annotated[int, Range(low=2, high=1000)]
+_TRIES: Final = 8
+
+_FILTERED: Final = {
+    "argmax": "takes the first that zero-shot CLIP reads as its class",
+    "threshold": "takes the first that zero-shot CLIP gives to its class with more than an even chance among classes",
+    "real_features": "takes the first that lies nearest to a shot of its class in CLIP's features",
+    "k_of_n": "takes, of those that a probe on the shots gives to the class, the one least like its neighbours",
+    "influence": "takes the first whose gradient agrees more with held-out shots of its class than with others",
+}
+
+
+def _check_filter(row: Recipe, key: str) -> None:
+    if row.filters and not row.draws:
+        raise InputError(f"{key}.filter: origin: retrieval draws no candidates; remove it.")
+    if row.filter_tries is not None and not row.filters:
+        raise InputError(f"{key}.filter_tries: belongs to a filter; remove it, or name one.")
+
+
+def filter_words(row: Recipe) -> str:
+    """Return a sentence on the filter of a recipe; empty without one."""
+    if row.filter not in _FILTERED:
+        return ""
+    return f"Filter: of at most {row.tries} candidates an image, it {_FILTERED[row.filter]}."
+
+
 # --- search: the knobs that a study chooses.
 
 _WHOLE: Final = ("steps", "epochs")
@@ -407,6 +436,8 @@ class Recipe:
     guide: Guide | None = field(default=None, metadata=_LATER)
     guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
     pull: Pull | None = field(default=None, metadata=_LATER)
+    filter: Filter | None = field(default=None, metadata=_LATER)
+    filter_tries: FilterTries | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -478,6 +509,16 @@ class Recipe:
         return (_PULL if self.pull is None else self.pull) if self.pulls else 0.0
 
     @property
+    def filters(self) -> bool:
+        """Whether candidates are drawn for each image, of which a filter takes one."""
+        return self.filter not in (None, "none")
+
+    @property
+    def tries(self) -> int:
+        """The number of candidates that an image has at most."""
+        return (self.filter_tries or _TRIES) if self.filters else 1
+
+    @property
     def is_tuned(self) -> bool:
         """Whether a study chooses some of its values."""
         return self.search is not None
@@ -485,12 +526,17 @@ class Recipe:
     @property
     def is_baseline(self) -> bool:
         """Whether adaptation is measured against it: nothing is adapted or tuned, and no image starts from a shot."""
-        return not (self.trains or self.is_tuned or self.starts_from_shots or self.pulls)
+        return not (self.trains or self.is_tuned or self.starts_from_shots or self.pulls or self.filters)
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, and with its adapter at full strength."""
-        return dataclasses.replace(self, search=None), dataclasses.replace(self, adapter_scales=None)
+        """The same row without its study, with its adapter at full strength, without its filter, without its guide."""
+        return (
+            dataclasses.replace(self, search=None),
+            dataclasses.replace(self, adapter_scales=None),
+            dataclasses.replace(self, filter=None, filter_tries=None),
+            dataclasses.replace(self, guide=None, guide_until=None, pull=None),
+        )
 
     def searches(self, knob: str) -> bool:
         """Return whether its study chooses a knob."""
@@ -517,7 +563,7 @@ class Recipe:
 
 _NO_TRAINING: Final = (
     *("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search"),
-    *("guide", "guide_until", "pull"),
+    *("guide", "guide_until", "pull", "filter", "filter_tries"),
 )
 
 
@@ -567,5 +613,6 @@ def check(row: Recipe, context: Context) -> None:
     _check_init(row, key)
     _check_guidance(row, key, context)
     _check_guide(row, key, context)
+    _check_filter(row, key)
     _check_origin(row, key)
     _check_search(row, key, context)
