@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import generate
+from dreamset import adapt, generate
 from dreamset.core.errors import InputError
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
@@ -35,6 +35,7 @@ def _found_from_anywhere(small: dict[str, Any]) -> None:
 def made(small: dict[str, Any], workspace: Workspace, **knobs: Any) -> tuple[Work, list[SyntheticImage]]:
     small["recipes"][RECIPE] |= knobs
     params = toy.parse(small)
+    adapt.run(params, workspace, RECIPE)
     generate.run(params, workspace, RECIPE)
     return Work.read(params, workspace, RECIPE), read_metadata(workspace.synthetic(RECIPE))
 
@@ -129,9 +130,7 @@ def test_a_filter_that_accepts_none_of_a_class_says_so(
         return Rated(labels != 3, np.ones(len(labels), np.float32), np.zeros((len(labels), 2), np.float32))
 
     monkeypatch.setattr(Filter, "rate", rate)
-    words = (
-        r"filter: threshold accepted none of 10 candidates of class 'three'; take another filter, raise filter_tries"
-    )
+    words = r"filter: threshold accepted none of 10 candidates of class 'three'; take another filter, raise"
     with pytest.raises(InputError, match=words):
         made(small, prepared[1], filter="threshold", filter_tries=2)
     assert list(prepared[1].shards.glob("*/done.json"))  # nothing that was drawn is lost

@@ -75,10 +75,12 @@ class Filter:
             shots = arrays.real(work.split.train, work.workspace.cell, self.side)
             self.labels = shots.labels
             self.shots = self._features(shots.images)
-        if self.kind in ("influence", "k_of_n"):
+        if self.kind == "k_of_n":
             self.probe = _Probe(self.shots, self.labels, len(work.split.classes))
         if self.kind == "influence":
-            self.directions = _directions(self.shots, self.labels, len(work.split.classes))
+            # CLIP's features share one direction, which a bias takes up; gradients would agree by it alone.
+            self.middle = self.shots.mean(0)
+            self.directions = _directions(self.shots - self.middle, self.labels, len(work.split.classes))
         self.head = self.clip.head().cpu().numpy().astype(np.float32)
 
     def rate(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Rated:
@@ -101,7 +103,7 @@ class Filter:
             mine = self.labels == labels[:, None]
             score = np.where(mine, near, -2).max(1) - np.where(mine, -2, near).max(1)
         else:
-            score = self._influence(features, labels)
+            score = self._influence(features - self.middle, labels)
         return Rated(score > 0, score.astype(np.float32), features)
 
     def choose(self, rated: list[Rated]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
