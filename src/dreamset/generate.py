@@ -9,6 +9,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dreamset.core import shards
@@ -68,6 +69,7 @@ def run(
             f"generate.max_redrawn_share = {params.generate.max_redrawn_share:g}; look at its sample grids, then "
             "lower the adapter's learning rate or the guidance."
         )
+    chosen = _filtered(work, images)
     summary = {
         "recipe": recipe,
         "images": len(images),
@@ -80,9 +82,31 @@ def run(
         "images_per_s": round(drawn / seconds, 2),
         "sampler": dataclasses.asdict(work.sampler) if draws else None,
         "machines": shards.machines(workspace.shards, [block.key for block in blocks]),
-    }
+    } | ({"filter": chosen} if chosen else {})
     write_json(workspace.result("generate", recipe), summary)
     return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": _warnings(work, drawn_now)}
+
+
+def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:
+    """Return what the filter did, by class: candidates it looked at, and images where it accepted none.
+
+    Raises:
+        InputError: it accepted no image of a class.
+    """
+    if not work.row.filters:
+        return {}
+    candidates, gave_up = Counter[str](), Counter[str]()
+    count = Counter(image.class_name for image in images)
+    for image in images:
+        candidates[image.class_name] += image.tries or 0
+        gave_up[image.class_name] += bool(image.gave_up)
+    for name, number in count.items():
+        if gave_up[name] == number:
+            raise InputError(
+                f"recipes.{work.recipe}.filter: {work.row.filter} accepted none of {candidates[name]} candidates of "
+                f"class {name!r}; take another filter, raise filter_tries, or set filter: none. Drawn images are kept."
+            )
+    return {"kind": work.row.filter, "candidates": dict(candidates), "gave_up": dict(gave_up)}
 
 
 def _warnings(work: Work, drawn_now: int) -> list[str]:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import __version__
 from dreamset.core.images import CHANGES
 from dreamset.data import licences
+from dreamset.data.synthetic import LATER
 from dreamset.params.recipe import (
     NOT_ANONYMOUS,
     adapter_words,
     drawn_words,
+    filter_words,
+    guide_words,
     opening_words,
     prompt_words,
     scale_call_words,
@@ -49,6 +52,10 @@ _TYPES: Final[dict[str, str | dict[str, str]]] = {
     "nearness": "float64",
     "shot": "string",
     "adapter_scale": "float64",
+    "tries": "int64",
+    "gave_up": "bool",
+    "avoid": "string",
+    "toward": "string",
 }
 OPENS: Final = (
     "Opens with `datasets.load_dataset(FOLDER)`, which reads names and order of the classes from the head of this "
@@ -87,7 +94,7 @@ def loading(classes: Sequence[str], columns: Sequence[str] | None = None) -> Ite
 
     Args:
         classes: names by label.
-        columns: of ``metadata.jsonl``; None: all that ``SyntheticImage`` has.
+        columns: of ``metadata.jsonl``; None: those that every dataset has.
     """
     yield "configs:"
     yield "- config_name: default"
@@ -95,8 +102,13 @@ def loading(classes: Sequence[str], columns: Sequence[str] | None = None) -> Ite
     yield "  - split: train"
     yield '    path: [metadata.jsonl, "*/*.png"]'
     yield "  features:"
-    for column in columns or ("file_name", "label", *_TYPES):
+    for column in columns or every_column(()):
         yield from _feature(column, classes)
+
+
+def every_column(later: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of ``metadata.jsonl``: those that every dataset has, and those of ``later``."""
+    return ("file_name", "label", *(name for name in _TYPES if name not in LATER or name in later))
 
 
 def _feature(column: str, classes: Sequence[str]) -> Iterator[str]:
@@ -165,7 +177,9 @@ def _dataset(
     yield "task_categories: [image-classification]"
     yield "tags: [synthetic]"
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
-    yield from loading(split.classes, None if removed is None else PUBLIC)
+    uses = {"tries": row.filters, "gave_up": row.filters, "avoid": row.guide == "other_class", "toward": row.pulls}
+    used = [name for name, used in uses.items() if used]
+    yield from loading(split.classes, every_column(used) if removed is None else PUBLIC)
     yield "---"
     yield f"# Synthetic images: {recipe}"
     yield ""
@@ -191,6 +205,10 @@ def _dataset(
         scales = f", and {scales_words(row)}" if row.adapter_scales else ""
         yield f"- Adapter: {adapter_words(row)}, {learned}{scales}. {COPIES}"
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
+    if guide_words(row):
+        yield f"- {guide_words(row)}"
+    if filter_words(row):
+        yield f"- {filter_words(row)} CLIP: {public_name(params.base.clip)}; the judge has no part in it."
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
     yield f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}"

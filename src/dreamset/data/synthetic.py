@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
@@ -36,6 +36,10 @@ class SyntheticImage:
         nearness: how near a retrieved image is.
         shot: sha256 of the real image that drawing started from.
         adapter_scale: the factor of a LoRA.
+        tries: the number of candidates that were drawn for it; None: there was no filter.
+        gave_up: whether the filter accepted none of them.
+        avoid: the prompt of another class that guidance led away from.
+        toward: sha256 of the real image that drawing was pulled toward.
     """
 
     file_name: str
@@ -53,12 +57,22 @@ class SyntheticImage:
     nearness: float | None = None
     shot: str | None = None
     adapter_scale: float | None = None
+    tries: int | None = None
+    gave_up: bool | None = None
+    avoid: str | None = None
+    toward: str | None = None
+
+
+# Columns that only few recipes use.
+LATER: Final = ("tries", "gave_up", "avoid", "toward")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:
-    """Write ``metadata.jsonl``, one row per image."""
-    rows = (json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in images)
-    atomic_write(folder / "metadata.jsonl", "".join(rows))
+    """Write ``metadata.jsonl``, one row per image; columns of ``LATER`` that no image uses are left out."""
+    rows = [asdict(image) for image in images]
+    unused = {name for name in LATER if all(row[name] is None for row in rows)}
+    lines = ({name: value for name, value in row.items() if name not in unused} for row in rows)
+    atomic_write(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines))
 
 
 def read_metadata(folder: Path) -> list[SyntheticImage]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from dreamset.data.splits import read_split
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dreamset.core.workspace import Workspace
     from dreamset.data.splits import Split
     from dreamset.params import Params
@@ -25,6 +27,8 @@ class Work:
         split: the shots and the selection images.
         recipe: the name of a row of ``recipes``.
         steps_at: the key of the sampler's steps, where no recipe and no model's row gives them.
+        filter_key: what the choices of its filter depend on; empty without one.
+        avoided: by label, the prompt of the unconditional half of guidance; none: the empty prompt for all.
     """
 
     params: Params
@@ -32,6 +36,8 @@ class Work:
     split: Split
     recipe: str
     steps_at: str | None = None
+    avoided: tuple[str, ...] = ()
+    filter_key: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, params: Params, workspace: Workspace, recipe: str) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from dreamset.core import shards
 from dreamset.data import cards
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.drawing import starts
+from dreamset.drawing.candidates import GROUP
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -58,12 +60,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Request:
-    """One image of a block; ``shot`` is the real image that it starts from, None where it starts from noise."""
+    """One image of a block.
+
+    ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
+    unconditional half, and ``toward`` the real image that it is pulled toward.
+    """
 
     label: int
     index: int
     prompt: str
     shot: Sample | None = None
+    avoid: str = ""
+    toward: Sample | None = None
 
 
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
@@ -71,7 +79,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
 
     No block crosses the number of images that the parameters ask for, so that no more than these are drawn. Beyond
     that number, where rejected images are replaced, blocks are always whole: one more rejection then changes none. They
-    are always whole for a compiled U-Net too, which would be compiled anew for a smaller one. Classes that share a
+    are always whole for a compiled U-Net too, which would be compiled anew for a smaller one, and for a filter that
+    chooses among the images of a block. Classes that share a
     block may need unequal numbers: the surplus of a class is drawn and left out.
 
     Args:
@@ -101,24 +110,37 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
         "seed": params.seed,
         "redraws": params.generate.redraws,
     }
+    if row.guide or row.guide_until:
+        shared["guide"] = [row.guide, row.guide_until, row.pull_share]
+    if work.filter_key:
+        shared["filter"] = work.filter_key
     everyone = tuple(range(len(split.classes)))
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
     if adapters:
         scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
     stride, blocks = len(row.strengths), []
+    whole = base.generate.compile or row.filter == "k_of_n"
     for (adapter, labels, sha), (turn, scale) in itertools.product(scopes, enumerate(row.strengths)):
         depth = max(1, batch // (len(labels) * stride))
+        if row.filter == "k_of_n":
+            # A block holds whole groups, among which unlike images are chosen.
+            unit = math.lcm(GROUP, stride) // stride
+            depth = max(1, depth // unit) * unit
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
             most, last = (max(counts[label] for label in chunk) for counts in (asked, needed or asked))
-            for indices in _runs(turn, 0 if base.generate.compile else most, last, stride, depth):
+            for indices in _runs(turn, 0 if whole else most, last, stride, depth):
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
                 if row.starts_from_shots:
                     shots = starts.choose(split, params.seed, places(chunk, indices))
                     place["starts"] = [shot.sha256 for shot in shots]
+                if row.pulls:
+                    place["modes"] = [shot.sha256 for shot in starts.choose(split, params.seed, places(chunk, indices))]
+                if work.avoided:
+                    place["avoided"] = [work.avoided[label] for label in chunk]
                 key = shards.key_of(shared | place, _MAKER)
                 block = Block(key, adapter if scale else None, chunk, indices.start, indices.stop, stride, scale)
                 blocks.append(block)
@@ -142,11 +164,16 @@ def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int
 def requests(work: Work, block: Block) -> list[Request]:
     """Return the images of a block, in the order of drawing."""
     row, split, wanted = work.row, work.split, places(block.labels, block.indices)
-    plain = [Request(label, index, split.prompt(label, row.prompt)) for label, index in wanted]
-    if not row.starts_from_shots:
+    avoided = work.avoided or [""] * len(split.classes)
+    plain = [Request(label, index, split.prompt(label, row.prompt), avoid=avoided[label]) for label, index in wanted]
+    if not (row.starts_from_shots or row.pulls):
         return plain
     shots = starts.choose(split, work.params.seed, wanted)
-    return [dataclasses.replace(request, shot=shot) for request, shot in zip(plain, shots, strict=True)]
+    begun, pulled = row.starts_from_shots, row.pulls
+    return [
+        dataclasses.replace(request, shot=shot if begun else None, toward=shot if pulled else None)
+        for request, shot in zip(plain, shots, strict=True)
+    ]
 
 
 def read_blocks(workspace: Workspace, blocks: list[Block]) -> Iterator[SyntheticImage]:

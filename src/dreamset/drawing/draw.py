@@ -6,7 +6,7 @@ import dataclasses
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dreamset import __version__
@@ -20,6 +20,7 @@ from dreamset.data import cards, tuned
 from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.drawing import starts
 from dreamset.drawing.blocks import requests
+from dreamset.drawing.candidates import GROUP
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from dreamset.data.adapters import Adapter
     from dreamset.data.work import Work
     from dreamset.drawing.blocks import Block, Request
+    from dreamset.drawing.candidates import Chooser
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
+    from dreamset.generator.sampler import Guide
     from dreamset.params import Params
 
 
@@ -52,6 +55,7 @@ def draw_all(
     adapters: list[Adapter],
     missing: list[Block],
     load: Callable[[], BaseModel] | None = None,
+    chooser: Chooser | None = None,
 ) -> int:
     """Draw blocks, adapter by adapter; a second thread encodes and writes each while the next is drawn.
 
@@ -60,6 +64,7 @@ def draw_all(
         adapters: of the recipe.
         missing: the blocks.
         load: returns the base; None: ``load_base``.
+        chooser: the recipe's filter; None: there is none.
 
     Returns:
         The number of images that this call drew; fewer than are missing where another process draws the same blocks.
@@ -68,8 +73,10 @@ def draw_all(
         InputError: an image stays degenerate after all redraws, or the sampler begins with little noise.
         StoppedError: a single image does not fit into memory.
     """
+    import torch
+
     from dreamset.generator import trained
-    from dreamset.generator.sampler import check_first_step
+    from dreamset.generator.sampler import Guide, check_first_step
 
     workspace = work.workspace
     base = load_base(work.params, workspace) if load is None else load()
@@ -79,8 +86,15 @@ def draw_all(
     written: Future[None] | None = None
     count = 0
     current: tuple[int | None, float] | None = None
-    embeds: dict[str, Condition] = {}
-    latents = starts.Latents(workspace.cell)
+    guide, unguided = Guide(), None
+    if work.row.guide_until is not None:
+        guide = dataclasses.replace(guide, until=work.row.guide_until)
+    if work.row.guide == "base":
+        # Before any adapter is installed: the base's own U-Net, and its empty prompt.
+        guide = dataclasses.replace(guide, network=base.twin())
+        with torch.no_grad():
+            unguided = base.encode([""])
+    drawer = Drawer(work, base, guide, unguided, chooser, starts.Latents(workspace.cell))
     with (
         ThreadPoolExecutor(max_workers=1) as writer,
         bar(total=total, what=f"drawing {work.recipe}", unit="img") as progress,
@@ -96,8 +110,8 @@ def draw_all(
                     if adapter is not None:
                         file = tuned.adapters(work.params, workspace, work.recipe) / adapter.file
                     installed.enter_context(trained.installed(base, file, block.scale))
-                    embeds, current = {}, (block.adapter, block.scale)
-                drawn = draw(work, base, block, embeds, latents)
+                    drawer.embeds, current = {}, (block.adapter, block.scale)
+                drawn = drawer.draw(block)
                 if written:
                     written.result()
                 sha = None if adapter is None else adapter.sha256
@@ -112,74 +126,175 @@ def draw_all(
 
 @dataclass(frozen=True)
 class Drawn:
-    """The images of a block: requests, pixels (n, h, w, 3) uint8, seed and redraws of each, and the seconds taken."""
+    """The images of a block.
+
+    Attributes:
+        requests: of the images.
+        pixels: (n, h, w, 3) uint8.
+        seeds: of each image.
+        redraws: of each, how many degenerate tries came before it.
+        seconds: taken.
+        tries: of each, the number of candidates that a filter looked at; None without a filter.
+        gave_up: of each, whether the filter accepted none of them.
+    """
 
     requests: list[Request]
     pixels: NDArray[np.uint8]
     seeds: list[int]
     redraws: list[int]
     seconds: float
+    tries: list[int] | None = None
+    gave_up: list[bool] | None = None
 
 
-def draw(work: Work, base: BaseModel, block: Block, embeds: dict[str, Condition], latents: starts.Latents) -> Drawn:
-    """Draw a block, and draw its degenerate images again.
+@dataclass
+class Drawer:
+    """Draws the images of a recipe's blocks.
 
-    Args:
+    Attributes:
         work: on the recipe.
-        base: with the adapter installed.
-        block: to draw.
-        embeds: cache of the encoded prompts of this adapter.
+        base: with the adapter of the moment installed.
+        guide: of the recipe, without the modes of the images.
+        unguided: condition of the guiding network; None: that of the adapted one.
+        chooser: the filter of the recipe; None: the first candidate is the image.
         latents: cache of the encoded shots.
-
-    Raises:
-        InputError: an image stays degenerate after all redraws.
-        StoppedError: a single image does not fit into memory.
+        embeds: cache of the encoded prompts of this adapter.
     """
-    import torch
 
-    from dreamset.generator.conditions import cat
-    from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
+    work: Work
+    base: BaseModel
+    guide: Guide
+    unguided: Condition | None
+    chooser: Chooser | None
+    latents: starts.Latents
+    embeds: dict[str, Condition] = field(default_factory=dict)
 
-    params, split, recipe = work.params, work.split, work.recipe
-    started = time.perf_counter()
-    wanted = requests(work, block)
-    new = [prompt for prompt in dict.fromkeys(["", *(r.prompt for r in wanted)]) if prompt not in embeds]
-    if new:
-        with torch.no_grad():
-            embeds.update(zip(new, base.encode(new).split(), strict=True))
-    redraws = [0] * len(wanted)
-    seeds = [image_seed(params.seed, split.classes[r.label], r.index) for r in wanted]
-    rows, images = list(range(len(wanted))), torch.empty(0)
-    for attempt in range(params.generate.redraws + 1):
-        for row in rows:
-            redraws[row] = attempt
-            request = wanted[row]
-            seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, attempt)
-        conditions = cat([embeds[wanted[row].prompt] for row in rows])
-        empty = embeds[""].expand(len(rows))
-        # Redraws are not compiled: their number is chance, and each number would be compiled anew.
-        drawer = base if attempt == 0 else dataclasses.replace(base, compiled=None)
-        shots = [shot for row in rows if (shot := wanted[row].shot)]
-        try:
-            begun = latents.of(base, shots) if shots else None
-            drawn = draw_fitting(drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise StoppedError(
-                f"generate {recipe}: no memory to draw one image by itself; put attention_slicing, vae_slicing or "
-                f"offload into models.{params.model}.memory in params.yaml. Finished images are kept."
-            ) from error
-        images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
-        rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
-        if not rows:
-            return Drawn(wanted, to_uint8(images).numpy(), seeds, redraws, time.perf_counter() - started)
-    request = wanted[rows[0]]
-    raise InputError(
-        f"{recipe}: image {request.index} of class {split.classes[request.label]!r} (and {len(rows) - 1} more) is "
-        f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
-        "(models.*.adapt) or the guidance."
-    )
+    def draw(self, block: Block) -> Drawn:
+        """Draw a block, as far as its filter asks for.
+
+        Raises:
+            InputError: an image stays degenerate after all redraws.
+            StoppedError: a single image does not fit into memory.
+        """
+        import torch
+
+        started = time.perf_counter()
+        wanted = requests(self.work, block)
+        new = [p for p in dict.fromkeys(p for r in wanted for p in (r.avoid, r.prompt)) if p not in self.embeds]
+        if new:
+            with torch.no_grad():
+                self.embeds.update(zip(new, self.base.encode(new).split(), strict=True))
+        if self.chooser is None:
+            drawn = self._candidates(wanted, 0)
+        elif self.work.row.filter == "k_of_n":
+            drawn = self._best_of_all(wanted, self.chooser)
+        else:
+            drawn = self._first_accepted(wanted, self.chooser)
+        return dataclasses.replace(drawn, seconds=time.perf_counter() - started)
+
+    def _candidates(self, wanted: list[Request], turn: int) -> Drawn:
+        """Draw the candidates of one turn, and draw degenerate ones again."""
+        import torch
+
+        from dreamset.generator.conditions import cat
+        from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
+
+        work, base = self.work, self.base
+        params, split, recipe = work.params, work.split, work.recipe
+        redraws, seeds = [0] * len(wanted), [0] * len(wanted)
+        rows, images = list(range(len(wanted))), torch.empty(0)
+        for attempt in range(params.generate.redraws + 1):
+            for row in rows:
+                redraws[row] = attempt
+                request = wanted[row]
+                nth = turn * (params.generate.redraws + 1) + attempt
+                seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, nth)
+            conditions = cat([self.embeds[wanted[row].prompt] for row in rows])
+            if self.unguided is None:
+                empty = cat([self.embeds[wanted[row].avoid] for row in rows])
+            else:
+                empty = self.unguided.expand(len(rows))
+            # Redraws are not compiled: their number is chance, and each number would be compiled anew.
+            drawer = base if attempt == turn == 0 else dataclasses.replace(base, compiled=None)
+            shots = [shot for row in rows if (shot := wanted[row].shot)]
+            modes = [shot for row in rows if (shot := wanted[row].toward)]
+            try:
+                begun = self.latents.of(base, shots) if shots else None
+                guide = self.guide
+                if modes:
+                    guide = dataclasses.replace(guide, modes=self.latents.of(base, modes), pull=work.row.pull_share)
+                drawn = draw_fitting(
+                    drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun, guide
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise StoppedError(
+                    f"generate {recipe}: no memory to draw one image by itself; put attention_slicing, vae_slicing or "
+                    f"offload into models.{params.model}.memory in params.yaml. Finished images are kept."
+                ) from error
+            images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
+            rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]
+            if not rows:
+                return Drawn(wanted, to_uint8(images).numpy(), seeds, redraws, 0.0)
+        request = wanted[rows[0]]
+        raise InputError(
+            f"{recipe}: image {request.index} of class {split.classes[request.label]!r} (and {len(rows) - 1} more) is "
+            f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
+            "(models.*.adapt) or the guidance."
+        )
+
+    def _first_accepted(self, wanted: list[Request], chooser: Chooser) -> Drawn:
+        """Draw turn after turn what the filter has not accepted; at the end take the best of what is left."""
+        import numpy as np
+
+        rows = np.arange(len(wanted))
+        tries, best = np.zeros(len(wanted), int), np.full(len(wanted), -np.inf)
+        taken: Drawn | None = None
+        for turn in range(self.work.row.tries):
+            drawn = self._candidates([wanted[row] for row in rows], turn)
+            rated = chooser.rate(drawn.pixels, np.array([request.label for request in drawn.requests]))
+            tries[rows] = turn + 1
+            if taken is None:
+                taken = dataclasses.replace(drawn, requests=wanted)
+            # What is accepted is better than anything that is not.
+            worth = np.where(rated.accepted, np.inf, rated.score)
+            for place, row in enumerate(rows):
+                if turn == 0 or worth[place] > best[row]:
+                    best[row] = worth[place]
+                    taken.pixels[row], taken.seeds[row] = drawn.pixels[place], drawn.seeds[place]
+                    taken.redraws[row] = drawn.redraws[place]
+            rows = rows[~rated.accepted]
+            if not len(rows):
+                break
+        assert taken is not None
+        left = set(rows.tolist())
+        gave_up = [row in left for row in range(len(wanted))]
+        return dataclasses.replace(taken, tries=tries.tolist(), gave_up=gave_up)
+
+    def _best_of_all(self, wanted: list[Request], chooser: Chooser) -> Drawn:
+        """Draw all candidates, and let the filter choose among those of each group of a class."""
+        import numpy as np
+
+        labels = np.array([request.label for request in wanted])
+        turns = [self._candidates(wanted, turn) for turn in range(self.work.row.tries)]
+        rated = [chooser.rate(drawn.pixels, labels) for drawn in turns]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row, request in enumerate(wanted):
+            groups.setdefault((request.label, request.index // GROUP), []).append(row)
+        chosen, accepted = np.zeros(len(wanted), int), np.zeros(len(wanted), bool)
+        for rows in groups.values():
+            rows.sort(key=lambda row: wanted[row].index)
+            chosen[rows], accepted[rows] = chooser.choose([one.rows(rows) for one in rated])
+        return Drawn(
+            wanted,
+            np.stack([turns[turn].pixels[row] for row, turn in enumerate(chosen)]),
+            [turns[turn].seeds[row] for row, turn in enumerate(chosen)],
+            [turns[turn].redraws[row] for row, turn in enumerate(chosen)],
+            0.0,
+            [len(turns)] * len(wanted),
+            (~accepted).tolist(),
+        )
 
 
 def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: ExitStack) -> None:
@@ -191,8 +306,8 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
     scale = block.scale if adapter is not None and work.row.trains_lora else None
     with claim:
         tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *work.base.pretrained)
-        for request, pixels, seed, redraws in zip(
-            drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True
+        for place, (request, pixels, seed, redraws) in enumerate(
+            zip(drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True)
         ):
             name = f"{split.folder(request.label)}/{request.index:05d}.png"
             source = xmp.GENERATED if request.shot is None else xmp.EDITED
@@ -220,6 +335,10 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                     adapter_scale=scale,
                     sha256=sha256(files[-1][1]),
                     shot=None if request.shot is None else request.shot.sha256,
+                    tries=None if drawn.tries is None else drawn.tries[place],
+                    gave_up=None if drawn.gave_up is None else drawn.gave_up[place],
+                    avoid=request.avoid or None,
+                    toward=None if request.toward is None else request.toward.sha256,
                 )
             )
         with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:
@@ -227,4 +346,5 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(data)
             write_metadata(folder, images)
-            write_json(folder / "record.json", {"drawn": len(images), "seconds": drawn.seconds})
+            candidates = len(images) if drawn.tries is None else sum(drawn.tries)
+            write_json(folder / "record.json", {"drawn": candidates, "seconds": drawn.seconds})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from dreamset.core import shards
 from dreamset.data import decisions
-from dreamset.drawing import draw
+from dreamset.drawing import draw, filters, guides
 from dreamset.drawing.blocks import Block, plan, read_blocks
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def finish(
         The blocks, all of them finished shards; for each label the number of images from index 0 that includes all
         wanted ones; and the number of images that this call drew.
     """
-    workspace = work.workspace
+    work, workspace = guides.applied(work), work.workspace
+    work = dataclasses.replace(work, filter_key=filters.key(work))
     wanted = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
     needed = wanted
     drawn_now = 0
@@ -48,7 +50,8 @@ def finish(
         else:
             blocks = plan(work, adapters, needed)
             missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-            new = draw.draw_all(work, adapters, missing, load) if missing else 0
+            chooser = filters.Filter(work) if missing and work.row.filters else None
+            new = draw.draw_all(work, adapters, missing, load, chooser) if missing else 0
         drawn_now += new
         # An image must be drawn before its sha256 shows whether it was rejected. A replacement may be rejected too.
         rejected: dict[int, list[int]] = {label: [] for label in needed}

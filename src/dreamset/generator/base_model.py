@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import diffusers
@@ -90,6 +91,12 @@ class BaseModel:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         side = self.resolution // factor
         return int(self.unet.config.in_channels), side, side
+
+    def twin(self) -> BaseModel:
+        """Return this base with a U-Net of its own, which later adapters do not change, and with its text encoders."""
+        unet = copy.deepcopy(self.unet)
+        compiled = None if self.compiled is None else torch.compile(unet, dynamic=False)
+        return replace(self, parts=self.parts | {"unet": unet}, compiled=compiled, class_contexts=None, mixed=False)
 
     def need(self, *names: str) -> None:
         """Move the named parts to the device; with ``offload``, move all others off it, except those in ``kept``."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import diffusers
@@ -86,6 +89,28 @@ def late_start_words(schedule: dict[str, Any], sampler: Sampler, key: str) -> st
     )
 
 
+@dataclass(frozen=True)
+class Guide:
+    """What guides the images of a batch, apart from their prompts.
+
+    Attributes:
+        until: the share of the steps, above 0 to 1, after which the prompt alone is left.
+        network: predicts the unconditional half; None: the network that draws.
+        modes: (n, c, h, w) scaled latents that images are pulled toward; None: nothing pulls.
+        pull: the share of the way to its mode that the predicted image goes at each step.
+    """
+
+    until: float = 1.0
+    network: BaseModel | None = None
+    modes: torch.Tensor | None = None
+    pull: float = 0.0
+
+    def rows(self, index: range) -> Guide:
+        """Return the guide of some images of the batch."""
+        modes = None if self.modes is None else self.modes[index.start : index.stop]
+        return dataclasses.replace(self, modes=modes)
+
+
 @torch.inference_mode()
 def draw(
     base: BaseModel,
@@ -94,6 +119,7 @@ def draw(
     empty: Condition,
     generators: Sequence[torch.Generator],
     starts: torch.Tensor | None = None,
+    guide: Guide | None = None,
 ) -> torch.Tensor:
     """Draw one image per generator.
 
@@ -101,10 +127,11 @@ def draw(
         base: the model, with an adapter fused into it or attached to it.
         sampler: scheduler, steps and guidance scale g: eps_u + g (eps_c - eps_u); at g = 1 eps_u is not computed.
         prompts: n conditions, one per image.
-        empty: n conditions of the empty prompt, each from the same adapter as its image's.
+        empty: n conditions of the unconditional half: of the empty prompt, or of another class.
         generators: n CPU generators; each draws the starting noise of its image, then the sampler's further noise.
         starts: (n, c, h, w) scaled latents; the sampler's ``strength`` says how much noise is added to them. None:
             images start from noise alone.
+        guide: what guides beside the prompts; None: the same network, to the end.
 
     Returns:
         (n, 3, h, w) float32, nominally in [-1, 1], neither clipped nor checked.
@@ -118,20 +145,42 @@ def draw(
     else:
         steps, timesteps = _last_steps(base, sampler)
         latents = steps.add_noise(starts.to(noise), noise, timesteps[:1])
-    guided = sampler.guidance != 1.0
+    guide = guide or Guide()
     # The two rows of an image are neighbours, so that the batch stays ordered by adapter.
-    context = interleave(empty, prompts) if guided else prompts
+    both = interleave(empty, prompts) if sampler.guidance != 1.0 and guide.network is None else None
     extra = {"generator": list(generators)} if sampler.scheduler == "euler_ancestral" else {}
-    for t in timesteps:
+    last = math.ceil(guide.until * len(timesteps) - 1e-6)
+    for step, t in enumerate(timesteps):
         inputs = steps.scale_model_input(latents, t)
-        if guided:
-            inputs = inputs.repeat_interleave(2, dim=0)
-        predicted = base.predict(inputs, t, context)
-        if guided:
-            uncond, cond = predicted.unflatten(0, (-1, 2)).unbind(1)
+        if sampler.guidance == 1.0 or step >= last:
+            predicted = base.predict(inputs, t, prompts)
+        else:
+            if both is None:
+                assert guide.network is not None
+                uncond, cond = guide.network.predict(inputs, t, empty), base.predict(inputs, t, prompts)
+            else:
+                predicted = base.predict(inputs.repeat_interleave(2, dim=0), t, both)
+                uncond, cond = predicted.unflatten(0, (-1, 2)).unbind(1)
             predicted = uncond + sampler.guidance * (cond - uncond)
+        if guide.modes is not None and step < last:
+            predicted = _pulled(predicted, inputs, steps, t, guide.modes.to(inputs), guide.pull)
         latents = steps.step(predicted, t, latents, return_dict=False, **extra)[0]
     return base.decode(latents)
+
+
+def _pulled(
+    predicted: torch.Tensor, inputs: torch.Tensor, steps: Any, t: torch.Tensor, modes: torch.Tensor, pull: float
+) -> torch.Tensor:
+    """Return the prediction whose image lies nearer to its mode, by the share ``pull`` of the way.
+
+    With x = a x0 + s e, the image x0 moves by d = pull (mode - x0) while x stays. So e moves by -a d / s, and
+    v = a e - s x0 by -d / s. Mode guidance (arXiv 2505.18963) adds such a pull to each step until it stops.
+    """
+    signal: torch.Tensor = steps.alphas_cumprod[round(float(t))].to(inputs)
+    a, s = signal.sqrt(), (1 - signal).sqrt()
+    if steps.config.prediction_type == "v_prediction":
+        return predicted - pull * (modes - (a * inputs - s * predicted)) / s
+    return predicted - a / s * pull * (modes - (inputs - s * predicted) / a)
 
 
 def _last_steps(base: BaseModel, sampler: Sampler) -> tuple[Any, torch.Tensor]:
@@ -155,11 +204,12 @@ def draw_fitting(
     empty: Condition,
     seeds: Sequence[int],
     starts: torch.Tensor | None = None,
+    guide: Guide | None = None,
 ) -> torch.Tensor:
     """Draw images as ``draw`` does, from seeds; where memory runs out, in half batches with the same noise."""
     try:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return draw(base, sampler, prompts, empty, generators, starts)
+        return draw(base, sampler, prompts, empty, generators, starts, guide)
     except torch.OutOfMemoryError:
         if len(seeds) == 1:
             raise
@@ -176,6 +226,7 @@ def draw_fitting(
                 empty.rows(p),
                 [seeds[i] for i in p],
                 None if starts is None else starts[p.start : p.stop],
+                None if guide is None else guide.rows(p),
             )
             for p in parts
         ]

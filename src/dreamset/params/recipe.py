@@ -214,7 +214,7 @@ def start_words(strength: float | None, *, published: bool) -> str:
 
 def shots_words(row: Recipe) -> str:
     """Return a warning of the parts of shots in a recipe's images; empty where there can be none."""
-    if not row.starts_from_shots:
+    if not (row.starts_from_shots or row.pulls):
         return NOT_ANONYMOUS if row.trains else ""
     learned = ", and adapters contain the shots" if row.trains else ""
     return f"Not anonymised; the images contain parts of the shots{learned}."
@@ -258,6 +258,77 @@ def _check_guidance(row: Recipe, key: str, context: Context) -> None:
 def _labels_reach_without_guidance(row: Recipe) -> bool:
     """Whether images depend on their class by their start, or by a U-Net of its own, even where the prompt does not."""
     return row.starts_from_shots or (row.has_adapter_per_class and row.unet is True and all(row.strengths))
+
+
+# --- guide: what stands for the unconditional half of guidance, or pulls beside it; and how long.
+
+Guide = Literal["adapted", "base", "other_class", "mode"]
+GuideUntil = Annotated[float, Range(above=0, high=1)]
+Pull = Annotated[float, Range(above=0, high=1)]
+_PULL: Final = 0.1
+
+_GUIDED: Final = {
+    "base": "the unconditional half is the base's, as it was before it was adapted",
+    "other_class": "the prompt of the class that CLIP finds nearest stands for the empty prompt",
+    "mode": "each image is pulled toward a shot of its class, by {pull:g} of what is left at each step",
+}
+
+
+def _check_guide(row: Recipe, key: str, context: Context) -> None:
+    if not row.draws and (row.guide or row.guide_until):
+        raise InputError(f"{key}: origin: retrieval draws nothing that could be guided; remove guide and guide_until.")
+    if row.pull is not None and not row.pulls:
+        raise InputError(f"{key}.pull: belongs to guide: mode; remove it.")
+    if row.guide == "base" and not row.trains:
+        raise InputError(f"{key}.guide: base needs an adapter; adapter: none draws with the base anyway.")
+    if row.guide == "base" and context.active and "offload" in context.model.memory:
+        raise InputError(
+            f"{key}.guide: base keeps two U-Nets on the device; take offload out of models.{context.model_name}.memory."
+        )
+    own, searched = row.sampler.guidance, None if row.search is None else row.search.guidance
+    guidance = context.model.generate.guidance if own is None else own
+    # A pull needs no unconditional half.
+    if (row.guide in ("base", "other_class") or (row.guide_until and not row.pulls)) and not searched and guidance == 1:
+        raise InputError(
+            f"{key}.sampler.guidance: 1 is the prompt alone, so that guide has no part; set it above or below 1."
+        )
+
+
+def guide_words(row: Recipe) -> str:
+    """Return a sentence on the guidance of a recipe; empty where the adapted network guides to the end."""
+    words = [_GUIDED[row.guide].format(pull=row.pull_share)] if row.guide in _GUIDED else []
+    if row.guide_until is not None and row.guide_until < 1:
+        words.append(f"guidance ends after {100 * row.guide_until:g} % of the steps")
+    return f"Guidance: {'; '.join(words)}." if words else ""
+
+
+# --- filter: which candidates become images; filter_tries: the candidates of an image at most.
+
+Filter = Literal["none", "argmax", "threshold", "real_features", "k_of_n", "influence"]
+FilterTries = Annotated[int, Range(low=2, high=1000)]
+_TRIES: Final = 8
+
+_FILTERED: Final = {
+    "argmax": "takes the first that zero-shot CLIP reads as its class",
+    "threshold": "takes the first that zero-shot CLIP gives to its class with more than an even chance among classes",
+    "real_features": "takes the first that lies nearest to a shot of its class in CLIP's features",
+    "k_of_n": "takes, of those that a probe on the shots gives to the class, the one least like its neighbours",
+    "influence": "takes the first whose gradient agrees more with held-out shots of its class than with others",
+}
+
+
+def _check_filter(row: Recipe, key: str) -> None:
+    if row.filters and not row.draws:
+        raise InputError(f"{key}.filter: origin: retrieval draws no candidates; remove it.")
+    if row.filter_tries is not None and not row.filters:
+        raise InputError(f"{key}.filter_tries: belongs to a filter; remove it, or name one.")
+
+
+def filter_words(row: Recipe) -> str:
+    """Return a sentence on the filter of a recipe; empty without one."""
+    if row.filter not in _FILTERED:
+        return ""
+    return f"Filter: of at most {row.tries} candidates an image, it {_FILTERED[row.filter]}."
 
 
 # --- search: the knobs that a study chooses.
@@ -362,6 +433,11 @@ class Recipe:
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
+    guide: Guide | None = field(default=None, metadata=_LATER)
+    guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
+    pull: Pull | None = field(default=None, metadata=_LATER)
+    filter: Filter | None = field(default=None, metadata=_LATER)
+    filter_tries: FilterTries | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -423,6 +499,26 @@ class Recipe:
         return self.init == "image"
 
     @property
+    def pulls(self) -> bool:
+        """Whether images are pulled toward shots while they are drawn."""
+        return self.guide == "mode"
+
+    @property
+    def pull_share(self) -> float:
+        """The share of the way to its shot that an image is pulled at each step; 0 where it is not."""
+        return (_PULL if self.pull is None else self.pull) if self.pulls else 0.0
+
+    @property
+    def filters(self) -> bool:
+        """Whether candidates are drawn for each image, of which a filter takes one."""
+        return self.filter not in (None, "none")
+
+    @property
+    def tries(self) -> int:
+        """The number of candidates that an image has at most."""
+        return (self.filter_tries or _TRIES) if self.filters else 1
+
+    @property
     def is_tuned(self) -> bool:
         """Whether a study chooses some of its values."""
         return self.search is not None
@@ -430,12 +526,17 @@ class Recipe:
     @property
     def is_baseline(self) -> bool:
         """Whether adaptation is measured against it: nothing is adapted or tuned, and no image starts from a shot."""
-        return not (self.trains or self.is_tuned or self.starts_from_shots)
+        return not (self.trains or self.is_tuned or self.starts_from_shots or self.pulls or self.filters)
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, and with its adapter at full strength."""
-        return dataclasses.replace(self, search=None), dataclasses.replace(self, adapter_scales=None)
+        """The same row without its study, with its adapter at full strength, without its filter, without its guide."""
+        return (
+            dataclasses.replace(self, search=None),
+            dataclasses.replace(self, adapter_scales=None),
+            dataclasses.replace(self, filter=None, filter_tries=None),
+            dataclasses.replace(self, guide=None, guide_until=None, pull=None),
+        )
 
     def searches(self, knob: str) -> bool:
         """Return whether its study chooses a knob."""
@@ -460,7 +561,10 @@ class Recipe:
         return Lora(self.rank, self.alpha, self.unet, self.text_encoder)
 
 
-_NO_TRAINING: Final = ("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search")
+_NO_TRAINING: Final = (
+    *("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search"),
+    *("guide", "guide_until", "pull", "filter", "filter_tries"),
+)
 
 
 @dataclass(frozen=True)
@@ -508,5 +612,7 @@ def check(row: Recipe, context: Context) -> None:
     _check_prompt(row, key)
     _check_init(row, key)
     _check_guidance(row, key, context)
+    _check_guide(row, key, context)
+    _check_filter(row, key)
     _check_origin(row, key)
     _check_search(row, key, context)
