@@ -41,7 +41,7 @@ def check(words: list[str]) -> None:
         arguments = cli._parser().parse_args(rest)
         if rest[0] == "set":
             text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-            for pair in arguments.pairs:
+            for pair in arguments.changes:
                 key, _, value = pair.partition("=")
                 text = set_value(text, key, yaml.safe_load(value))
             toy.parse(yaml.safe_load(text))
