@@ -186,7 +186,12 @@ def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
                 f"{row}.retrieval: {folder} is no folder; name one, or take {retrieving[0]} out of active."
             )
 
-    yield from _refusals(generator, clip, lambda: _located(root, base.judge, "judge", None, f"{row}.judge"), searched)
+    def judge() -> None:
+        # Where it has not been fetched, CLIP stands in for it.
+        if not isinstance(judging.find(root, base), pretrained.Pretrained):
+            _located(root, base.judge, "judge", None, f"{row}.judge")
+
+    yield from _refusals(generator, clip, judge, searched)
 
 
 def _located(root: Path, name: str, part: Any, variant: str | None, key: str) -> Path:

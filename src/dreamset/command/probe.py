@@ -200,8 +200,9 @@ def fitting(params: Params, split: Split, name: str, workspace: Workspace) -> di
 def judging(params: Params, workspace: Workspace) -> dict[str, Any]:
     """Return the seconds in which the judge looks at an image."""
     from dreamset.metrics.features import Judge
+    from dreamset.weights import judging as network
 
-    judge = Judge(hub.locate(workspace.root, params.base.judge, "judge"))
+    judge = Judge(network.find(workspace.root, params.base))
     images = _noise(_SCORED, judge.size)
     begun = time.perf_counter()
     judge.features(images[:1])
