@@ -13,10 +13,7 @@ from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_MORE, REAL_ONLY, RE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-RULE: Final = (
-    "The most right of the shots, each held out of a fold; of equals the one whose probabilities of the true classes "
-    "are higher"
-)
+RULE: Final = "The one with the highest probabilities of the true classes of the shots, each held out of a fold"
 _METHODS: Final = {
     "nearest": "nearest neighbour",
     "logistic": "logistic regression",
@@ -69,7 +66,11 @@ def sentence(record: Mapping[str, Any]) -> str | None:
             f"({folds}{tested})."
         )
     lead = "Leave synthetic data out: " if run.arm == REAL else ""
-    better = "is better" if best["accuracy_folds"] > pick["accuracy_folds"] else "is as often right and surer"
+    gain = best["accuracy_folds"] - pick["accuracy_folds"]
+    # It is the best by its probabilities, and mostly by its answers, too.
+    better = (
+        "is better" if gain > 0 else "is as often right and surer" if gain == 0 else "is surer, if less often right,"
+    )
     takes = f" and takes {max(1, round(best['seconds']))} s" if is_simple(run.classifier) else ""
     text = (
         f"{lead}{words(run)} {better} than {words(other)} ({folds} against {_percent(pick['accuracy_folds'])} by "

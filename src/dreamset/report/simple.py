@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dreamset.report.evidence import Evidence
 
-_HEAD: Final = ("Classifier", "by folds of the shots", "measured", "to train, s")
+_HEAD: Final = ("Classifier", "by folds of the shots", "loss there", "measured", "to train, s")
 
 
 def sentence(evidence: Evidence) -> str | None:
@@ -25,9 +25,7 @@ def sentence(evidence: Evidence) -> str | None:
 
 def candidates(evidence: Evidence) -> Markup | None:
     """Return the section with the candidates, best first; None where ``deliver`` compared none."""
-    rows = sorted(
-        evidence.delivered.get("candidates") or (), key=lambda row: (-row["accuracy_folds"], row["nll_folds"])
-    )
+    rows = sorted(evidence.delivered.get("candidates") or (), key=lambda row: row["nll_folds"])
     if not rows:
         return None
     table = Table(
@@ -36,6 +34,7 @@ def candidates(evidence: Evidence) -> Markup | None:
             [
                 best.words(Run.parse(row["run"])),
                 percent(row["accuracy_folds"]),
+                number(row["nll_folds"], 3),
                 aside(percent(row["accuracy"]), interval(row["low"], row["high"])),
                 number(row["seconds"], 1),
             ]
