@@ -325,6 +325,7 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
         *(f"{stage} {recipe}" for stage in ("adapt", "tune", "generate", "train") for recipe in raw["active"]),
         "train real",
         "evaluate",
+        "deliver",
         "report",
     ]
     assert sorted(repro(tmp_path)) == sorted(everything)
@@ -338,5 +339,4 @@ def test_repro_runs_what_a_change_touches_and_nothing_else(tmp_path: Path) -> No
         ["dvc", "status", "--json"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
     )
     own = [f"{stage}@stable_diffusion" for stage in ("adapt", "tune", "generate", "train")]
-    # Nobody has asked for the classifier to take away.
     assert sorted(json.loads(status.stdout)) == sorted([*own, "evaluate", "report", "deliver"])
