@@ -49,7 +49,8 @@ def prepare(summary: Summary) -> str:
 
 def expect(summary: Summary) -> str:
     """Return the expectation; the stage's sentences follow it."""
-    return _EXPECTED.get(summary["expectation"], summary["expectation"])
+    word: str = summary["expectation"]
+    return _EXPECTED.get(word, word)
 
 
 def adapt(summary: Summary) -> str:
