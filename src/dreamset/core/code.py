@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from dreamset.core.files import digest, sha256_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # Modules that change no number of any shard, study or cell: they refuse, report, lock or keep what others compute.
 ASIDE: Final = frozenset(
@@ -177,7 +177,7 @@ def _parsed_text(text: str) -> tuple[frozenset[tuple[str, str]], str]:
     return frozenset(_imported(tree.body)), hashlib.sha256(said.encode()).hexdigest()
 
 
-def _imported(statements: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+def _imported(statements: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
     """The imports of some statements and of those within them; an expression has none."""
     for node in statements:
         if isinstance(node, ast.Import):
