@@ -309,7 +309,15 @@ def test_killed_repro_makes_only_the_rest_and_then_what_a_change_touches(tmp_pat
     made, whole = tmp_path / "data/synthetic/stable_diffusion", tmp_path / "unbroken/data/synthetic/stable_diffusion"
     assert not made.exists()
 
-    rest = ["expect", "generate stable_diffusion", "train real", "train stable_diffusion", "evaluate", "deliver", "report"]
+    rest = [
+        "expect",
+        "generate stable_diffusion",
+        "train real",
+        "train stable_diffusion",
+        "evaluate",
+        "deliver",
+        "report",
+    ]
     assert sorted(repro(tmp_path)) == sorted(rest)
     assert before.items() <= finished().items()
     assert len(json.loads((made / "shards.json").read_text())) == 6

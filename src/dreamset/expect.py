@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -50,6 +51,7 @@ _TRIED: Final = 8  # shots of a class that changes are tried on
 _ENOUGH: Final = 1024  # px of their shortest side; the changes of a whole photograph would take a second each
 _CLOSE: Final = 0.02  # of the tried shots: changes this near to the best one are as good, and fewer are better
 _NO_HELP: Final = ("no help", "unlikely")
+ASKS: Final = "DREAMSET_ASKS"
 _KNOWN: Final = 0.5  # share of the shots that CLIP names, from which on the base knows the classes (docs/recipes.md)
 _MOST_SHOTS: Final = 32  # of a class that pictures are compared with; more would make the kernel's matrix large
 _SPELLED: Final = 2.0  # letters per token; CLIP's own vocabulary takes 3 or more of an English word at once
@@ -114,12 +116,17 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
 def decide(params: Params, workspace: Workspace) -> None:
     """Ask whether to go on where no help is to be expected, if ``expect.on_no_help`` and a terminal allow it.
 
+    With the environment variable ``ASKS`` the caller asks, as `dreamset run` does.
+
     Raises:
         StoppedError: the run does not go on.
     """
     if workspace.go.is_file():
         return
     how = params.expect.on_no_help
+    if how == "ask" and os.environ.get(ASKS):
+        _write_go(workspace)
+        return
     if how == "ask" and sys.stdin.isatty():
         print("Go on all the same? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() in ("y", "yes"):

@@ -19,7 +19,7 @@ from dreamset.core.files import check_target
 from dreamset.core.workspace import Workspace
 from dreamset.data import licences
 from dreamset.params import Params, parse, rules
-from dreamset.weights import hub
+from dreamset.weights import hub, judging, pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -170,8 +170,6 @@ def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
         hub.refuse_pickles(folder, base.variant)
 
     def clip() -> None:
-        from dreamset.weights import pretrained
-
         name = pretrained.hub_name(base.clip) or base.clip
         if name.startswith("open_clip:"):
             pretrained.find(root, name)

@@ -5,11 +5,11 @@ DVC watches ``data/raw`` and no other place, so that name becomes a link to the 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
+from dreamset.params.edit import get_value, set_value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,33 +52,11 @@ def use(root: Path, images: Path) -> list[str]:
     file = root / "params.yaml"
     text = file.read_text(encoding="utf-8")
     changed = text
-    if _value(text, "prepare.source") != SOURCE:
+    if get_value(text, "prepare.source") != SOURCE:
         # All of one's own images, unless this project has been told how many before.
         for key, value in (("prepare.source", SOURCE), ("shots", "all")):
-            changed = _set(changed, key, value)
+            changed = set_value(changed, key, value)
             told.append(f"params.yaml: {key} is now {value}.")
     if changed != text:
         atomic_write(file, changed)
     return told
-
-
-def _line(key: str) -> re.Pattern[str]:
-    """Return the pattern of the line of a key: what stands before its value, the value, and what follows."""
-    *section, name = key.split(".")
-    above = rf"^{section[0]}:[^\n]*\n(?:(?:[ #][^\n]*)?\n)*?  " if section else "^"
-    return re.compile(rf"({above}{name}:[ ]*)([^\s#][^\n#]*?)([ ]*(?:#[^\n]*)?)$", re.MULTILINE)
-
-
-def _value(text: str, key: str) -> str | None:
-    found = _line(key).search(text)
-    return found[2] if found else None
-
-
-def _set(text: str, key: str, value: str) -> str:
-    """Return a file of parameters with another value of a key, and every other character as it was."""
-    found = _line(key).search(text)
-    if found is None:
-        raise InputError(f"params.yaml: no line of {key} was found; write {key} = {value} into it by hand.")
-    # The comment stays in its column where there is room.
-    after = found[3].lstrip() and (" " * max(1, len(found[2] + found[3]) - len(found[3].lstrip()) - len(value)))
-    return f"{text[: found.start()]}{found[1]}{value}{after}{found[3].lstrip()}{text[found.end() :]}"

@@ -20,6 +20,8 @@ from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, splits
 from dreamset.data.runs import REAL, arms, runs
+from dreamset.expect import ASKS
+from dreamset.metrics import best
 from dreamset.params import Params, load
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def _first(root: Path, *, asks: bool) -> None:
     """Run the stages up to the one that says what to expect; ``asks``: whether a question follows."""
     print("First a look at the images, and at what the base makes of them: about a minute.", flush=True)
     # Where a question follows anyway, the stage need not stop because it cannot ask one.
-    if FIRST not in _reproduce(root, [FIRST], {}, {"DREAMSET_ASKS": "1"} if asks else {}):
+    if FIRST not in _reproduce(root, [FIRST], {}, {ASKS: "1"} if asks else {}):
         # It had nothing to do and said nothing, but who runs it today may not have read it.
         for sentence in _json(Workspace.at(root).result(FIRST)).get("sentences", ()):
             print(wrapped(sentence))
@@ -408,10 +410,9 @@ def _size(count: float) -> str:
 
 def ending(params: Params, workspace: Workspace) -> list[str]:
     """Return the last lines of a run: the verdict, the delivered classifier, where things are, and one next step."""
-    record = _json(workspace.classifier / "classifier.json")
     delivered, evaluation = _json(workspace.result("deliver")), _json(workspace.result("evaluate"))
-    verdict = (record.get("verdict") or evaluation.get("verdict") or {}).get("sentence")
-    lines = [wrapped(verdict, further=""), ""] if verdict else []
+    said = [delivered.get("finding"), best.sentence(delivered) or delivered.get("advice")]
+    lines = [wrapped(" ".join(filter(None, said)), further=""), ""] if any(said) else []
     if delivered.get("accuracy") is not None:
         count, cv = evaluation.get("test_images", "the"), delivered.get("protocol") == "cv"
         images = f"{count} images, each held out once" if cv else f"{count} test images"

@@ -227,5 +227,6 @@ def _directions(
         sums = np.zeros((classes, classes, features.shape[1]), np.float32)
         np.add.at(sums, labels[held], error[:, :, None] * features[held][:, None, :])
         counts = np.bincount(labels[held], minlength=classes).clip(min=1)
-        pairs.append((probe, sums / counts[:, None, None].astype(np.float32)))
+        means: NDArray[np.float32] = (sums / counts[:, None, None]).astype(np.float32)
+        pairs.append((probe, means))
     return pairs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dreamset.data.cards import untested_words
 from dreamset.data.runs import REAL, SYNTHETIC, Run
-from dreamset.metrics import claims
+from dreamset.metrics import best, claims
 from dreamset.metrics import verdict as rule
 from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.statistics import indicative
@@ -69,6 +69,8 @@ def headline(evidence: Evidence) -> Headline:
         lede, reason = _plain_words(evidence, settled), _sentence(settled.verdict["reason"])
         arm = settled.verdict["recipe"] if settled.verdict["outcome"] == "helps" else REAL
         use = [rule.advice(evidence.delivered.get("arm", arm))]
+        if (compared := best.sentence(evidence.delivered)) is not None:
+            use.append(compared)
     also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier)
     if settled.gains and settled.here:
         also.append(f"Seed {params.seed}, which the rest of this page is about: {settled.here['reason']}")
