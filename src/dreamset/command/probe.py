@@ -169,7 +169,8 @@ def fitting(params: Params, split: Split, name: str, workspace: Workspace) -> di
     row = params.base.train.rows[name]
     classifier = classifiers.build(name, params.base, split, workspace.root)
     size: int = classifier.size  # type: ignore[assignment]
-    side, count = classifiers.stored(size, params.base.resolution), len(split.classes)
+    finest = classifiers.finest(split.native, params.base.resolution)
+    side, count = classifiers.stored(size, finest), len(split.classes)
     images = Labelled(_noise(count, side), np.arange(count), ("",) * count)
     none = Labelled(images.images[:0], images.labels[:0], ())
 

@@ -358,7 +358,7 @@ def _by_steps(
     if stage == "deliver":
         name = params.primary_classifier
         alike = sum(run.classifier == name for run in runs(params, REAL))
-        each = counts.training(params, REAL)[f"steps of {name}"] / alike
+        each = counts.training(params, split, REAL)[f"steps of {name}"] / alike
         again = dividing.SELECTING if params.deliver.calibrate and split.protocol == "test" else 0
         return _FEW + again * each * steps[f"classifier {name}"].seconds
     return _evaluated(params, workspace, split, steps)
@@ -447,7 +447,7 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
         making = 0.0 if arm == REAL else _making(params, workspace, arm, len(split.classes), steps)
         if making is None:
             return None
-        fitting = _fitted(counts.training(params, arm), steps)
+        fitting = _fitted(counts.training(params, split, arm), steps)
         studying = 0.0
         if arm != REAL and params.recipes[arm].is_tuned:
             studying = _tuned(params, arm, counts.tuning(params, workspace, split, arm), steps)
