@@ -102,7 +102,7 @@ def test_every_library_that_is_reached_is_in_a_key_or_decides_no_number() -> Non
         ("dreamset.params.recipe", "LoRA of rank", "A LoRA of rank"),
         ("dreamset.data.splits", '"""', '"""Changed. '),
         ("dreamset.core.seeds", "    import", '    """Added."""\n    import'),
-        ("dreamset.core.images", "\ndef ", "\n# A comment.\ndef "),
+        ("dreamset.core.images", "\n\ndef ", "\n\n# A comment.\ndef "),
         ("dreamset.core.images", ") -> bytes:", ") -> object:"),
     ],
 )
