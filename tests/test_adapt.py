@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import toy
 from dreamset import adapt, generate
-from dreamset.command.plan import _adapting
+from dreamset.command.counts import adapting
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb
@@ -344,7 +344,7 @@ def test_classes_of_unequal_numbers_train_for_epochs_of_their_own(small: dict[st
     records = [json.loads((workspace.shards / row.shard / "adapter.json").read_text()) for row in rows]
     assert [record["steps"] for record in records] == [len(record["losses"]) for record in records] == steps
     assert summary["steps"] == sum(steps)
-    assert _adapting(params, "datadream_cls", [5, 1, 3, 5, 2, 1, 1, 1, 1, 5]) == (10, sum(steps))
+    assert adapting(params, "datadream_cls", [5, 1, 3, 5, 2, 1, 1, 1, 1, 5]) == (10, sum(steps))
     # Each class is on every grid, as it was last.
     grids = sorted((workspace.plots("adapt", "datadream_cls")).glob("*.png"))
     assert [path.name for path in grids] == [f"samples_{step:05d}.png" for step in (0, 2, 4, 6)]

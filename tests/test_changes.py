@@ -15,7 +15,7 @@ import toy
 from dreamset import prepare
 from dreamset.core.images import NO_OBJECT, Decoding, changed, decode, resize_crop
 from dreamset.data.splits import read_split
-from test_deliver import snippet_of
+from delivered import snippet_of
 
 if TYPE_CHECKING:
     from pathlib import Path

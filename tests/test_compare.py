@@ -129,6 +129,7 @@ def test_evaluate_keeps_a_record(project: Workspace, monkeypatch: pytest.MonkeyP
     from dreamset.command import tracked, verbs
 
     monkeypatch.setattr(tracked, "stage", lambda *_: None)
+    monkeypatch.setattr(verbs, "_print", lambda *_: None)
     monkeypatch.setattr(verbs, "stage_function", lambda _: lambda *_: run(0.01) or {})  # type: ignore[func-returns-value]
     main(["evaluate"])
     (record,) = project.runs.iterdir()

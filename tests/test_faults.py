@@ -415,16 +415,16 @@ def note(line: object) -> None:
 
 def noting_draws(wait_for: str = "") -> None:
     """Note each block that is drawn; with the first in hand, wait for a file."""
-    original = draw.draw
+    original = draw.Drawer.draw
 
     def slow(*args: Any) -> draw.Drawn:
-        note(args[2].key)
+        note(args[1].key)
         drawn = original(*args)
         if wait_for:
             faults.until(Path(wait_for).exists)
         return drawn
 
-    draw.draw = slow
+    draw.Drawer.draw = slow
     cli.main(GENERATE)
 
 
@@ -464,15 +464,15 @@ def test_a_newer_run_takes_over_and_nothing_is_made_twice(
 
 def one_cell(root: Path, cell: Path) -> None:
     """A cell's images; both cells wait for each other before they begin."""
-    original = draw.draw
+    original = draw.Drawer.draw
 
     def slow(*args: Any) -> draw.Drawn:
         with (root / "log").open("a") as file:
-            file.write(f"{args[2].key} {os.getpid()}\n")
+            file.write(f"{args[1].key} {os.getpid()}\n")
         time.sleep(0.3)
         return original(*args)
 
-    draw.draw = slow
+    draw.Drawer.draw = slow
     (cell / "ready").touch()
     faults.until(lambda: all((root / name / "ready").exists() for name in "ab"))
     generate.run(toy.load(root / "params.yaml"), Workspace(root, cell), GENERATE[1])

@@ -155,6 +155,7 @@ def test_the_nearest_other_class_is_another_one(prepared: tuple[Params, Workspac
         ("stable_diffusion", {"guide": "base"}, r"recipes\.stable_diffusion\.guide: base needs an adapter"),
         (RECIPE, {"pull": 0.2}, r"pull: belongs to guide: mode"),
         (RECIPE, {"sampler": {"guidance": 1.0}}, r"guidance: 1 is the prompt alone, so that guide has no part"),
+        ("datadream_cls", {"guide": "base", "sampler": {"guidance": 1}}, r"guidance: 1 is the prompt alone"),
         (RECIPE, {"guide_until": 0}, r"guide_until.*above 0"),
         (RECIPE, {"guide": "elsewhere"}, r"recipes\.datadream_guided\.guide"),
         ("retrieved", {"guide": "mode"}, r"retrieval draws nothing that could be guided"),

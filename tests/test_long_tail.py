@@ -107,7 +107,7 @@ def test_classifiers_learn_from_unequal_classes(workspace: Workspace) -> None:
     assert {row["shots"] for row in output.rows(evaluation)} == {"1 to 6"}
     report.run(settings, workspace)
     document = (workspace.results / "report.html").read_text()
-    assert "1 to 6 shots per class" in document
+    assert "1 to 6 images per class" in document
 
 
 def test_a_stream_of_unequal_classes_shows_each_image_once_before_any_again() -> None:

@@ -82,7 +82,7 @@ def test_what_cannot_be_decided_is_one_sentence_before_any_work(workspace: Works
         ):
             with pytest.raises(InputError, match=words):
                 work()
-    with pytest.raises(InputError, match=r"primary: no row 'aut' in recipes; there are .*, auto"):
+    with pytest.raises(InputError, match=r"primary: no row 'aut' in recipes .did you mean auto.*, auto"):
         toy.params(primary="aut")
 
 

@@ -601,13 +601,14 @@ def test_a_folder_of_one_s_own_takes_the_place_of_the_digits(project: Path, tmp_
 
 
 def test_the_end_names_the_verdict_the_classifier_and_one_next_step(place: Workspace) -> None:
-    write_json(place.result("evaluate"), {"test_images": 640, "verdict": {"sentence": "It helps: by much."}})
+    write_json(place.result("evaluate"), {"test_images": 640})
     delivered = {"arm": "real", "classifier": "resnet20", "accuracy": 0.9516, "low": 0.9, "high": 0.99}
-    write_json(place.result("deliver"), delivered | {"outcome": "helps", "protocol": "test"})
+    told = {"finding": "Synthetic images helped: +2.0 points.", "advice": "Use this one."}
+    write_json(place.result("deliver"), delivered | told | {"outcome": "helps", "protocol": "test"})
     (place.results / "report.html").write_text("")
     lines = run.ending(toy.params(), place)
     text = "\n".join(lines)
-    assert lines[0] == "It helps: by much."
+    assert lines[0] == "Synthetic images helped: +2.0 points. Use this one."
     assert "95.2 % of 640 test images right (90.0 to 99.0)" in " ".join(text.split())
     assert "results/report.html" in text
     assert lines[-1].startswith("Next: `dreamset predict")

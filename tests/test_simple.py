@@ -303,6 +303,7 @@ def test_the_page_has_every_candidate_the_best_first(tmp_path: Path) -> None:
     ]
     rows = [row | {"verdict": not index, "delivered": bool(index)} for index, row in enumerate(rows)]
     record = {"chosen_by": best.RULE, "shots": 12, "images": 877, "candidates": rows, "protocol": "test"}
+    record |= {"arm": "real", "train_on": "real", "classifier": "forest_pixels"}
     write_json(workspace.result("deliver"), record)
     evaluation = json.loads(workspace.result("evaluate").read_text())
     over = {"of": "datadream_dset/both_strong/resnet20", "minus": "real/real/forest_pixels", "mcnemar_p": 0.2}

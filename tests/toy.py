@@ -77,7 +77,9 @@ def prepare(params: Params, workspace: Workspace) -> None:
     """The splits of the digits as ``dreamset prepare`` writes them, made once in a process for what decides them."""
     from dreamset import prepare
 
-    assert params.prepare.source == "digits"
+    if params.prepare.source != "digits":
+        prepare.run(params, workspace)
+        return
     row = params.base
     weights = (row.generator, row.clip, row.judge, row.variant)
     key = repr((params.active, params.evaluate, params.prepare, params.seed, params.selection, params.shots, weights))

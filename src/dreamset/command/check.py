@@ -216,7 +216,7 @@ def _targets(params: Params, workspace: Workspace) -> Iterator[str]:
     items = dict.fromkeys(("adapt", "tune", "generate"), params.active) | {"train": ("real", *params.active)}
     files = [workspace.result(stage) for stage in ("prepare", "expect", "evaluate", "deliver")]
     files += [workspace.result(stage, item) for stage, names in items.items() for item in names]
-    files += [workspace.splits, workspace.test_split, workspace.root / "dvc.lock"]
+    files += [workspace.splits, workspace.root / "dvc.lock"]
     folders = [workspace.real, workspace.classifier, workspace.shards, workspace.locks, workspace.plots("evaluate")]
     folders += [place(item) for item in params.active for place in (workspace.adapter, workspace.synthetic)]
     seen: set[str] = set()

@@ -287,6 +287,8 @@ def _check_guide(row: Recipe, key: str, context: Context) -> None:
         )
     own, searched = row.sampler.guidance, None if row.search is None else row.search.guidance
     guidance = context.model.generate.guidance if own is None else own
+    if own is None and not context.active:
+        return
     # A pull needs no unconditional half.
     if (row.guide in ("base", "other_class") or (row.guide_until and not row.pulls)) and not searched and guidance == 1:
         raise InputError(
