@@ -23,6 +23,7 @@ from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.work import Work
 from dreamset.drawing import retrieve
 from dreamset.drawing.blocks import plan
+from dreamset.drawing.finish import settled
 from dreamset.generator import training
 from dreamset.generator.lora import WEIGHTS
 from dreamset.params import Params
@@ -263,6 +264,11 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "epoch": ("datadream_dset", {"epoch": 0.5}),
     "lr": ("datadream_dset", {"lr": 0.5}),
     "epochs": ("datadream_dset", {"epochs": 1}),
+    "guide": ("datadream_dset", {"guide": "base"}),
+    "guide_until": ("datadream_dset", {"guide_until": 0.5}),
+    "pull": ("datadream_dset", {"guide": "mode", "pull": 0.3}),
+    "filter": ("datadream_dset", {"filter": "argmax"}),
+    "filter_tries": ("datadream_dset", {"filter": "argmax", "filter_tries": 3}),
 }
 
 
@@ -281,7 +287,7 @@ def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
         raw["recipes"][name] = {key: value for key, value in row.items() if value is not None}
         raw["models"]["bundled"]["adapt"]["kept"] = 2
         raw["models"]["bundled"]["clip"] = str(toy.ROOT / "models/base/clip")
-        work = Work.read(toy.parse(raw), workspace, name)
+        work = settled(Work.read(toy.parse(raw), workspace, name))
         if not work.row.draws:
             return [block.key for block in retrieve.plan(work, 2)]
         # The same weights for any adapter, so that a block is told apart by its own inputs alone.

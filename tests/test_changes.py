@@ -12,10 +12,10 @@ from PIL import Image
 
 import delivered
 import toy
+from delivered import snippet_of
 from dreamset import prepare
 from dreamset.core.images import NO_OBJECT, Decoding, changed, decode, resize_crop
 from dreamset.data.splits import read_split
-from delivered import snippet_of
 
 if TYPE_CHECKING:
     from pathlib import Path

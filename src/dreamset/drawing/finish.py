@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from dreamset.generator.base_model import BaseModel
 
 
+def settled(work: Work) -> Work:
+    """Return the work with what its guide avoids and its filter depends on, which the keys of its images hold.
+
+    Raises:
+        InputError: there is one class alone, or the CLIP is missing.
+    """
+    return dataclasses.replace(guides.applied(work), filter_key=filters.key(work))
+
+
 def finish(
     work: Work,
     adapters: list[Adapter] | None,
@@ -37,8 +46,7 @@ def finish(
         The blocks, all of them finished shards; for each label the number of images from index 0 that includes all
         wanted ones; and the number of images that this call drew.
     """
-    work, workspace = guides.applied(work), work.workspace
-    work = dataclasses.replace(work, filter_key=filters.key(work))
+    work, workspace = settled(work), work.workspace
     wanted = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
     needed = wanted
     drawn_now = 0
