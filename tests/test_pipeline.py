@@ -137,6 +137,7 @@ def test_what_costs_waits_for_the_decision_of_expect(tmp_path: Path) -> None:
     made_by = {path: name for name, stage in stages.items() for path in outs(stage)}
     assert made_by["data/splits/go"] == "expect"
 
+    @functools.cache
     def before(name: str) -> set[str]:
         needs = deps(stages[name])
         direct = {made for path, made in made_by.items() if any(Path(path).is_relative_to(need) for need in needs)}
