@@ -144,7 +144,7 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
         "  dreamset train real\n  dreamset train datadream_dset",
     ),
     "evaluate": (None, "measure everything on the test images", "  dreamset evaluate"),
-    "deliver": (None, "write the classifier that the verdict chooses, ready for use", "  dreamset deliver"),
+    "deliver": (None, "write the classifier that is best by folds of the shots, ready for use", "  dreamset deliver"),
     "report": (None, "write the contact sheet and the HTML page", "  dreamset report"),
 }
 
