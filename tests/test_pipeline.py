@@ -18,6 +18,7 @@ import yaml
 from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import Stage
+from ruamel.yaml import YAML
 
 import toy
 from dreamset import adapt, generate, prepare
@@ -179,6 +180,11 @@ def test_what_python_compiles_is_no_change_of_the_source(tmp_path: Path) -> None
     assert not dep.status()
     (core / "errors.py").write_text("...")
     assert dep.status()
+
+
+def test_dvc_s_files_are_parsed_in_c() -> None:
+    # ruamel.yaml 0.19.1 installs its parser in C no more by itself (findings/ruamel_yaml_installs_no_c_parser.sh).
+    assert YAML(typ="safe").Parser.__name__ == "CParser"
 
 
 def test_only_evaluate_depends_on_the_test_images() -> None:
