@@ -1,5 +1,6 @@
 """Every command of the README, of the notebook and of the Dockerfile is one that this project has."""
 
+import ast
 import json
 import re
 import shlex
@@ -97,4 +98,8 @@ def test_the_image_is_made_of_files_that_are_there() -> None:
     copied = [name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()]
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied) == kept
+    # All that setup.py puts into the package, and what it is itself built from.
+    shipped = next(line for line in (ROOT / "setup.py").read_text().splitlines() if line.startswith("SHIPPED"))
+    for name in ("setup.py", "pyproject.toml", "src", *ast.literal_eval(shipped.partition(" = ")[2])):
+        assert any(Path(name).is_relative_to(source) for source in copied), name
     assert all((ROOT / name).exists() for name in copied)
