@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import toy
-from dreamset.command import check, cli, own, plan, reproduce, run, screen, times
+from dreamset.command import check, cli, costs, own, plan, reproduce, run, screen, times
 from dreamset.command.reproduce import Event
 from dreamset.core import locks
 from dreamset.core.errors import InputError, StoppedError
@@ -314,7 +314,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_runs(stubs: Path, monk
     monkeypatch.setattr(reproduce, "DVC", ("false",))
     toy.write_splits(Workspace.at(stubs))
     usage = shutil.disk_usage(stubs)
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(costs.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(StoppedError, match=r"writes about .* MB and 1\.0 kB are free; make room"):
         run.run(stubs, None, yes=True)
 
