@@ -15,6 +15,7 @@ RUN pip install --no-cache-dir -r requirements.lock
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE params.yaml dvc.yaml .dvcignore ./
 COPY .dvc .dvc
 COPY src src
+COPY data/prompts data/prompts
 COPY models/base models/base
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 

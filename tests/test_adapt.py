@@ -269,6 +269,11 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "pull": ("datadream_dset", {"guide": "mode", "pull": 0.3}),
     "filter": ("datadream_dset", {"filter": "argmax"}),
     "filter_tries": ("datadream_dset", {"filter": "argmax", "filter_tries": 3}),
+    "templates": ("datadream_dset", {"templates": ["a picture of the {class}", "an image of the {class}"]}),
+    "negative": ("datadream_dset", {"negative": "blurry"}),
+    "descriptions": ("fakeit", {"descriptions": "data/prompts/other.yaml"}),
+    "captions": ("disef", {"captions": "file:data/prompts/captions.yaml"}),
+    "caption_dropout": ("datadream_dset", {"caption_dropout": 0.7}),
 }
 
 
@@ -280,6 +285,11 @@ def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
     _, workspace = prepared
     (workspace.root / "models/base").mkdir(parents=True)
     shutil.copyfile(toy.ROOT / "models/base/params.yaml", workspace.root / "models/base/params.yaml")
+    prompts = workspace.root / "data/prompts"
+    shutil.copytree(toy.ROOT / "data/prompts", prompts)
+    (prompts / "other.yaml").write_text("".join(f"{name}: [bold]\n" for name in digits.CLASS_NAMES))
+    shots = read_split(workspace.splits).train
+    (prompts / "captions.yaml").write_text("".join(f"{sample.sha256}: thin\n" for sample in shots))
 
     def keys(name: str, change: dict[str, Any]) -> list[str]:
         raw = copy.deepcopy(small)

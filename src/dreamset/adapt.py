@@ -23,6 +23,7 @@ from dreamset.core.files import atomic_write, digest, read_json, sha256_file, wr
 from dreamset.core.seeds import seed_for
 from dreamset.data import cards, licences, tuned
 from dreamset.data.adapters import Adapter, set_aside
+from dreamset.data.asking import learned
 from dreamset.data.work import Work
 from dreamset.weights import hub
 
@@ -161,6 +162,7 @@ def _trained(work: Work) -> Training:
 
 
 def _training(work: Work) -> Training:
+    work = _asking(work)
     plan, start = scopes(work), _start(work)
     jobs, settings = _jobs(work, plan, start)
     rows, epoch = work.base.adapt, work.row.epoch
@@ -178,6 +180,15 @@ def _training(work: Work) -> Training:
         for job, labels in zip(jobs, plan, strict=True)
     }
     return Training(plan, jobs, files, settings, start, kept, stops)
+
+
+def _asking(work: Work) -> Work:
+    """Return the work with what its recipe asks with; of shots, what is seen in them is learned with them."""
+    if not (work.row.tells_shots or work.row.descriptions):
+        return work
+    from dreamset.generator import asking
+
+    return asking.applied(work)
 
 
 def _counts(split: Split, plan: list[tuple[int, ...]]) -> list[int]:
@@ -222,7 +233,7 @@ def _dropout(params: Params, recipe: str) -> float:
     """Return the share of images that are trained without their condition; guidance moves away from these."""
     row = params.recipes[recipe]
     if not row.asks_by_vectors:
-        return params.base.adapt.caption_dropout
+        return params.base.adapt.caption_dropout if row.caption_dropout is None else row.caption_dropout
     if row.trains_unet:
         return _dropout(params, params.after[recipe])
     return row.class_dropout or 0.0
@@ -264,8 +275,8 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         samples = [sample for sample in split.train if sample.label in labels]
         name = split.classes[labels[0]] if row.has_adapter_per_class else "dataset"
         seed = seed_for("adapter", params.seed, name)
-        prompts = tuple(split.prompt(sample.label, row.prompt) for sample in samples)
-        grid = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:_GRID_CLASSES])
+        prompts = tuple(learned(split, row, work.told, samples))
+        grid = tuple((split.classes[label], work.lead(label)) for label in labels[:_GRID_CLASSES])
         inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "adapter": seed}
         inputs |= {name: value for name, value in dataclasses.asdict(own).items() if name not in _NO_WEIGHT}
         jobs.append(Job(shards.key_of(inputs, __name__), f"adapter_{index}", seed, [], prompts, grid))
@@ -322,6 +333,7 @@ def _train(work: Work, training: Training) -> None:
     missing = [group for group in groups if not all(shards.find(workspace.shards, key) for key in keys_of(group))]
     if not missing:
         return
+    _warn_of_cuts(work, training)
     base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
     if not (work.row.starts_from_shots or work.row.searches("steps") or work.row.searches("scheduler")):
         # Before the long work, though only `generate` draws so.
@@ -357,6 +369,20 @@ def _train(work: Work, training: Training) -> None:
                             write_json(shard / "adapter.json", record | {"seconds": seconds})
                 together.close()
                 shards.remove(folder)
+
+
+def _warn_of_cuts(work: Work, training: Training) -> None:
+    """Say which prompts that adapters learn with are longer than the text encoder's window."""
+    from dreamset.generator import asking
+
+    classes = [[s.label for s in work.split.train if s.label in labels] for labels in training.scopes]
+    prompts = [
+        (work.split.classes[label], prompt)
+        for labels, job in zip(classes, training.jobs, strict=True)
+        for label, prompt in zip(labels, job.prompts, strict=True)
+    ]
+    for sentence in asking.too_long(work, prompts):
+        print(f"adapt: warning: {sentence}.", file=sys.stderr, flush=True)
 
 
 def _spent(folder: Path) -> float:

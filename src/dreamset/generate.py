@@ -84,7 +84,7 @@ def run(
         "machines": shards.machines(workspace.shards, [block.key for block in blocks]),
     } | ({"filter": chosen} if chosen else {})
     write_json(workspace.result("generate", recipe), summary)
-    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": _warnings(work, drawn_now)}
+    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": _warnings(work, images, drawn_now)}
 
 
 def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:
@@ -109,15 +109,19 @@ def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:
     return {"kind": work.row.filter, "candidates": dict(candidates), "gave_up": dict(gave_up)}
 
 
-def _warnings(work: Work, drawn_now: int) -> list[str]:
-    """Return what to say of new pictures that a generator drew from noise."""
-    if not (drawn_now and work.row.draws) or work.row.starts_from_shots:
+def _warnings(work: Work, images: list[SyntheticImage], drawn_now: int) -> list[str]:
+    """Return what to say of new pictures that a generator drew: of their prompts, and of their start from noise."""
+    if not (drawn_now and work.row.draws):
         return []
+    from dreamset.generator import asking
     from dreamset.generator.sampler import late_start_words
 
+    cut = asking.too_long(work, [(image.class_name, image.prompt) for image in images])
+    if work.row.starts_from_shots:
+        return cut
     folder = hub.locate(work.workspace.root, *work.base.pretrained)
     schedule = read_json(folder / "scheduler/scheduler_config.json", "dreamset fetch")
-    return [words for words in [late_start_words(schedule, work.sampler, work.steps_key)] if words]
+    return [*cut, *(words for words in [late_start_words(schedule, work.sampler, work.steps_key)] if words)]
 
 
 def _adapters(params: Params, workspace: Workspace, recipe: str) -> list[Adapter]:

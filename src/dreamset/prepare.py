@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,7 +107,7 @@ def run(params: Params, workspace: Workspace) -> dict[str, Any]:
         invariances=source.invariances if params.prepare.invariances is None else params.prepare.invariances,
         shots=params.shots,
         seed=params.seed,
-        train=_samples(_together(train), workspace.real, workspace.cell),
+        train=_captioned(_samples(_together(train), workspace.real, workspace.cell), train),
         selection=_samples(selection, workspace.real, workspace.cell),
         names=source.names,
         clip_templates=params.prepare.clip_templates or source.clip_templates,
@@ -385,6 +386,18 @@ def _samples(images: list[sources.Image], folder: Path, cell: Path) -> tuple[Sam
         named = path.relative_to(here) if path.is_relative_to(here) else path
         samples.append(Sample(named.as_posix(), image.label, image.group, hashed, image.note))
     return tuple(samples)
+
+
+def _captioned(samples: tuple[Sample, ...], images: list[sources.Image]) -> tuple[Sample, ...]:
+    """Return the samples with the texts that stand beside their images as IMAGE.txt, in UTF-8 and not empty."""
+    captioned = []
+    for sample, image in zip(samples, images, strict=True):
+        text = None
+        if image.path is not None and (beside := image.path.with_suffix(".txt")).is_file():
+            with suppress(UnicodeDecodeError):
+                text = beside.read_text(encoding="utf-8").strip() or None
+        captioned.append(replace(sample, caption=text))
+    return tuple(captioned)
 
 
 def _written(image: sources.Image, folder: Path) -> tuple[Path, bytes]:

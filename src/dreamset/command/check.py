@@ -184,12 +184,17 @@ def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
                 f"{row}.retrieval: {folder} is no folder; name one, or take {retrieving[0]} out of active."
             )
 
+    def captioner() -> None:
+        for name in params.active:
+            if name in params.recipes and (model := params.recipes[name].captioner) is not None:
+                _located(root, model, "captioner", None, f"recipes.{name}.captions")
+
     def judge() -> None:
         # Where it has not been fetched, CLIP stands in for it.
         if not isinstance(judging.find(root, base), pretrained.Pretrained):
             _located(root, base.judge, "judge", None, f"{row}.judge")
 
-    yield from _refusals(generator, clip, judge, searched)
+    yield from _refusals(generator, clip, judge, searched, captioner)
 
 
 def _located(root: Path, name: str, part: Any, variant: str | None, key: str) -> Path:

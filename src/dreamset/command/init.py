@@ -22,7 +22,7 @@ from dreamset.sources import survey
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-_COPIED: Final = (".dvcignore", ".dvc/.gitignore", ".dvc/config")
+_COPIED: Final = (".dvcignore", ".dvc/.gitignore", ".dvc/config", "data/prompts/README.md", "data/prompts/digits.yaml")
 _PLOTS: Final = ".dvc/plots"
 _RAW: Final = "data/raw"
 _SPACE: Final = 100 * 2**20  # bytes: the base, git's folder, and the first splits

@@ -14,6 +14,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.strict import read_yaml
 from dreamset.data import splits, tuned
 from dreamset.data.runs import arms, runs
+from dreamset.data.work import Work
 from dreamset.params import to_dict
 from dreamset.params.model import ScratchRow
 from dreamset.weights import hub
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from dreamset.command.times import Timed
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
+
+_CLASSES: Final = 3  # whose prompts are shown
 
 # Where dvc.yaml names the bundled weights, a stage reads those of the model's row.
 _WEIGHTS: Final = {"models/base/sd": "generator", "models/base/clip": "clip", "models/base/judge": "judge"}
@@ -80,6 +83,8 @@ def describe(
         plan |= {"searched": _plain(_searched(params, workspace, item))}
     if stage == "train":
         plan["classifiers"] = _classifiers(params, workspace)
+    if stage == "generate" and item and params.recipes[item].draws:
+        plan["prompts"] = _prompts(params, workspace, item)
     if stage in ("adapt", "generate") and item:
         plan["memory on a GPU"] = _memory(params, workspace, stage, item)
     plan |= {"parameters": _plain(resolved)} if verbose else {}
@@ -165,6 +170,24 @@ def _entry(params: Params, path: Path, stage: str, item: str | None) -> dict[str
     if not all(isinstance(path, str) for path in listed):
         raise InputError(f"{path}: stage {name} lists something that is no path; `git checkout dvc.yaml` has it.")
     return entry
+
+
+def _prompts(params: Params, workspace: Workspace, recipe: str) -> Any:
+    """Return the prompt of the first image of three classes, by class; of what shots tell, the way it is asked."""
+    if not workspace.splits.is_file():
+        return "known when `dreamset prepare` has run"
+    work = Work.read(params, workspace, recipe)
+    labels = range(min(_CLASSES, len(work.split.classes)))
+    if work.row.tells_shots:
+        # Reading captions and attributes takes networks, which a plan does without.
+        told = "the caption of a shot of the class" if work.row.prompt == "caption" else "the attributes of a shot"
+        return {work.split.classes[label]: f"{work.lead(label)}, and {told}" for label in labels}
+    if work.row.descriptions is not None:
+        from dreamset.generator import asking
+
+        work = asking.applied(work)
+    asked = work.asked([(label, 0) for label in labels])
+    return {work.split.classes[label]: one.prompt for label, one in zip(labels, asked, strict=True)}
 
 
 def _searched(params: Params, workspace: Workspace, recipe: str) -> Any:

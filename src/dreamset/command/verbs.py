@@ -233,6 +233,9 @@ def fetch(arguments: argparse.Namespace) -> None:
         ]
         for each in parts:
             wanted.setdefault(each, name)
+    for name in params.active:
+        if (captioner := params.recipes[name].captioner) is not None:
+            wanted.setdefault((captioner, "captioner", None), name)
     sizes = {each: hub.to_load(*each) for each in wanted if hub.repository(each[0]) is not None}
     _check_room(sizes)
     for (weights, part, variant), name in wanted.items():

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER: Final = "versions"
-# What stages depend on and nobody has to fill: a person's decisions, and the table over seeds.
-_THERE: Final = ("data/review", "results/table")
+# What stages depend on and nobody has to fill: a person's prompts and decisions, and the table over seeds.
+_THERE: Final = ("data/prompts", "data/review", "results/table")
 _BASE: Final = "models/base"
 _TRAINING: Final = ("dvc.yaml", "dvc.lock")  # in the repository, how the base was trained
 # Stages whose work is dear, and whose words are few: only code that changes numbers makes them run again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ def image_seed(seed: int, class_name: str, index: int, attempt: int = 0) -> int:
     """
     parts: tuple[str | int, ...] = ("image", seed, class_name, index)
     return seed_for(*parts) if attempt == 0 else seed_for(*parts, attempt)
+
+
+@lru_cache(maxsize=4096)
+def order(purpose: str, seed: int, class_name: str, turn: int, count: int) -> tuple[int, ...]:
+    """Return the order in which ``count`` things take part in a round; each round has another."""
+    return tuple(sorted(range(count), key=lambda item: seed_for(purpose, seed, class_name, turn, item)))
 
 
 def generator(*parts: str | int) -> torch.Generator:

@@ -122,6 +122,11 @@ class Workspace:
         return self.root / ".dreamset/shards"
 
     @property
+    def captions(self) -> Path:
+        """Folder of the captions and attributes of shots, by what wrote them; git and DVC ignore it."""
+        return self.root / ".dreamset/captions"
+
+    @property
     def unfinished(self) -> Path:
         """Folder of the checkpoints of adapters in training, by key."""
         return self.root / ".dreamset/unfinished"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import __version__
 from dreamset.core.images import CHANGES
 from dreamset.data import licences
+from dreamset.data.asking import lead
 from dreamset.data.synthetic import LATER
 from dreamset.params.recipe import (
     NOT_ANONYMOUS,
@@ -22,6 +23,7 @@ from dreamset.params.recipe import (
     guide_words,
     opening_words,
     prompt_words,
+    quoted_words,
     scale_call_words,
     scales_words,
     shots_words,
@@ -56,6 +58,8 @@ _TYPES: Final[dict[str, str | dict[str, str]]] = {
     "gave_up": "bool",
     "avoid": "string",
     "toward": "string",
+    "told": "string",
+    "attributes": {},  # by group, which differ by model
 }
 OPENS: Final = (
     "Opens with `datasets.load_dataset(FOLDER)`, which reads names and order of the classes from the head of this "
@@ -86,7 +90,9 @@ def quoted(text: str) -> str:
     return '"' + "".join({"\\": "\\\\", '"': '\\"'}.get(letter, letter) for letter in letters) + '"'
 
 
-def loading(classes: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[str]:
+def loading(
+    classes: Sequence[str], columns: Sequence[str] | None = None, groups: Iterable[str] = ()
+) -> Iterator[str]:
     """Yield the lines of a card's head by which ``datasets.load_dataset`` opens the folder of a synthetic dataset.
 
     Without them it takes a class folder for a split where its name holds a word such as train or test, leaves the
@@ -95,6 +101,7 @@ def loading(classes: Sequence[str], columns: Sequence[str] | None = None) -> Ite
     Args:
         classes: names by label.
         columns: of ``metadata.jsonl``; None: those that every dataset has.
+        groups: of the words in the column ``attributes``.
     """
     yield "configs:"
     yield "- config_name: default"
@@ -103,7 +110,7 @@ def loading(classes: Sequence[str], columns: Sequence[str] | None = None) -> Ite
     yield '    path: [metadata.jsonl, "*/*.png"]'
     yield "  features:"
     for column in columns or every_column(()):
-        yield from _feature(column, classes)
+        yield from _feature(column, classes, groups)
 
 
 def every_column(later: Sequence[str]) -> tuple[str, ...]:
@@ -111,7 +118,7 @@ def every_column(later: Sequence[str]) -> tuple[str, ...]:
     return ("file_name", "label", *(name for name in _TYPES if name not in LATER or name in later))
 
 
-def _feature(column: str, classes: Sequence[str]) -> Iterator[str]:
+def _feature(column: str, classes: Sequence[str], groups: Iterable[str]) -> Iterator[str]:
     if column == "file_name":
         # Each row's file is read into this column.
         yield from ("  - name: image", "    dtype: image")
@@ -121,7 +128,7 @@ def _feature(column: str, classes: Sequence[str]) -> Iterator[str]:
         yield from ("    dtype:", "      class_label:", "        names:")
         yield from (f"          '{label}': {quoted(name)}" for label, name in enumerate(classes))
         return
-    kind = _TYPES[column]
+    kind = dict.fromkeys(groups, "string") if column == "attributes" else _TYPES[column]
     if isinstance(kind, str):
         yield f"    dtype: {kind}"
         return
@@ -177,9 +184,12 @@ def _dataset(
     yield "task_categories: [image-classification]"
     yield "tags: [synthetic]"
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
-    uses = {"tries": row.filters, "gave_up": row.filters, "avoid": row.guide == "other_class", "toward": row.pulls}
+    away = row.guide == "other_class" or row.negative is not None
+    uses = {"tries": row.filters, "gave_up": row.filters, "avoid": away, "toward": row.pulls}
+    uses |= {"told": row.tells_shots, "attributes": row.reads_attributes}
     used = [name for name, used in uses.items() if used]
-    yield from loading(split.classes, every_column(used) if removed is None else PUBLIC)
+    columns = every_column(used) if removed is None else PUBLIC
+    yield from loading(split.classes, columns, params.base.attributes or ())
     yield "---"
     yield f"# Synthetic images: {recipe}"
     yield ""
@@ -211,11 +221,11 @@ def _dataset(
         yield f"- {filter_words(row)} CLIP: {public_name(params.base.clip)}; the judge has no part in it."
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
-    yield f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}"
-    columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
+    yield f"- {prompt_words(row, quoted_words(lead(split, row, 0)))}"
+    listed = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
     if row.adapter_scales and removed is None:
-        columns += "; adapter_scale, null where it is the base alone"
-    yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({columns})."
+        listed += "; adapter_scale, null where it is the base alone"
+    yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({listed})."
     yield "- The metadata of each file (IPTC, as XMP) say that it is synthetic, and give the model and the seed."
     yield ""
     yield OPENS
@@ -258,7 +268,7 @@ def kohya(params: Params, split: Split, recipe: str, base: Mapping[str, Any]) ->
         f"- Made by dreamset {__version__}. In kohya's layout, which ComfyUI and A1111 read, for the base above.",
         f"- The recipe draws at strength {scales}: `<lora:NAME:{one:g}>` in a prompt of A1111; in ComfyUI both "
         "strength_model and strength_clip.",
-        f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}",
+        f"- {prompt_words(row, quoted_words(lead(split, row, 0)))}",
     ]
     return _joined(lines)
 

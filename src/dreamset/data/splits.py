@@ -31,6 +31,7 @@ class Sample:
         group: images of one group stay together in every split (a writer, a patient, a burst).
         sha256: the digest of the file.
         note: a peculiarity of the file that reading it corrects, such as a rotation in its EXIF data.
+        caption: of a shot, the text of the file IMAGE.txt beside it.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Sample:
     group: str
     sha256: str
     note: str | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,10 @@ class SyntheticImage:
         adapter_scale: the factor of a LoRA.
         tries: the number of candidates that were drawn for it; None: there was no filter.
         gave_up: whether the filter accepted none of them.
-        avoid: the prompt of another class that guidance led away from.
+        avoid: the prompt that guidance led away from, of another class or a negative one.
         toward: sha256 of the real image that drawing was pulled toward.
+        told: sha256 of the real image whose caption or attributes the prompt tells.
+        attributes: the word of each group that zero-shot CLIP read in that image, "none" included.
     """
 
     file_name: str
@@ -61,10 +63,12 @@ class SyntheticImage:
     gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
+    told: str | None = None
+    attributes: dict[str, str] | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward")
+LATER: Final = ("tries", "gave_up", "avoid", "toward", "told", "attributes")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dreamset.data import asking
+from dreamset.data.asking import Told
 from dreamset.data.splits import read_split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.splits import Split
@@ -28,6 +30,7 @@ class Work:
         recipe: the name of a row of ``recipes``.
         steps_at: the key of the sampler's steps, where no recipe and no model's row gives them.
         filter_key: what the choices of its filter depend on; empty without one.
+        told: what its recipe asks with, beside the names of the classes.
         avoided: by label, the prompt of the unconditional half of guidance; none: the empty prompt for all.
     """
 
@@ -38,6 +41,7 @@ class Work:
     steps_at: str | None = None
     avoided: tuple[str, ...] = ()
     filter_key: Mapping[str, Any] = field(default_factory=dict)
+    told: Told = field(default_factory=Told)
 
     @classmethod
     def read(cls, params: Params, workspace: Workspace, recipe: str) -> Work:
@@ -57,6 +61,14 @@ class Work:
     def base(self) -> Model:
         """The row of the model."""
         return self.params.base
+
+    def asked(self, wanted: Iterable[tuple[int, int]]) -> list[asking.Asked]:
+        """Return the prompts of images, by label and index of each."""
+        return asking.asked(self.split, self.row, self.params.seed, self.told, wanted)
+
+    def lead(self, label: int) -> str:
+        """Return how the prompts of a class begin; where all its images have one prompt, that prompt."""
+        return asking.lead(self.split, self.row, label)
 
     @property
     def steps_key(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
 from dreamset.core import shards
-from dreamset.data import cards
+from dreamset.data import asking, cards
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.drawing import starts
 from dreamset.drawing.candidates import GROUP
@@ -63,7 +63,8 @@ class Request:
     """One image of a block.
 
     ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
-    unconditional half, and ``toward`` the real image that it is pulled toward.
+    unconditional half, and ``toward`` the real image that it is pulled toward. ``told`` is the sha256 of the shot that
+    the prompt tells of, and ``attributes`` holds what CLIP read in that.
     """
 
     label: int
@@ -72,6 +73,8 @@ class Request:
     shot: Sample | None = None
     avoid: str = ""
     toward: Sample | None = None
+    told: str | None = None
+    attributes: Mapping[str, str] | None = None
 
 
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
@@ -128,12 +131,16 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
             depth = max(1, depth // unit) * unit
         for first in range(0, len(labels), batch):
             chunk = labels[first : first + batch]
-            prompts = [[split.classes[label], split.prompt(label, row.prompt)] for label in chunk]
+            prompts = [[split.classes[label], work.lead(label)] for label in chunk]
             most, last = (max(counts[label] for label in chunk) for counts in (asked, needed or asked))
             for indices in _runs(turn, 0 if whole else most, last, stride, depth):
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
+                if not asking.is_plain(row):
+                    place["asked"] = [dataclasses.astuple(one) for one in work.asked(places(chunk, indices))]
+                if row.negative is not None:
+                    place["negative"] = row.negative
                 if row.starts_from_shots:
                     shots = starts.choose(split, params.seed, places(chunk, indices))
                     place["starts"] = [shot.sha256 for shot in shots]
@@ -164,8 +171,11 @@ def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int
 def requests(work: Work, block: Block) -> list[Request]:
     """Return the images of a block, in the order of drawing."""
     row, split, wanted = work.row, work.split, places(block.labels, block.indices)
-    avoided = work.avoided or [""] * len(split.classes)
-    plain = [Request(label, index, split.prompt(label, row.prompt), avoid=avoided[label]) for label, index in wanted]
+    avoided = work.avoided or [row.negative or ""] * len(split.classes)
+    plain = [
+        Request(label, index, one.prompt, avoid=avoided[label], told=one.shot, attributes=one.attributes)
+        for (label, index), one in zip(wanted, work.asked(wanted), strict=True)
+    ]
     if not (row.starts_from_shots or row.pulls):
         return plain
     shots = starts.choose(split, work.params.seed, wanted)

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dreamset import __version__
 from dreamset.core import locks, shards, xmp
@@ -17,6 +17,7 @@ from dreamset.core.files import sha256, write_json
 from dreamset.core.progress import bar
 from dreamset.core.seeds import image_seed
 from dreamset.data import cards, tuned
+from dreamset.data.asking import is_plain
 from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.drawing import starts
 from dreamset.drawing.blocks import requests
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from dreamset.generator.conditions import Condition
     from dreamset.generator.sampler import Guide
     from dreamset.params import Params
+
+_ENCODED: Final = 2000  # prompts that are kept encoded; at Stable Diffusion's size each takes 150 kB
 
 
 def load_base(params: Params, workspace: Workspace) -> BaseModel:
@@ -90,10 +93,10 @@ def draw_all(
     if work.row.guide_until is not None:
         guide = dataclasses.replace(guide, until=work.row.guide_until)
     if work.row.guide == "base":
-        # Before any adapter is installed: the base's own U-Net, and its empty prompt.
+        # Before any adapter is installed: the base's own U-Net, and its empty or negative prompt.
         guide = dataclasses.replace(guide, network=base.twin())
         with torch.no_grad():
-            unguided = base.encode([""])
+            unguided = base.encode([work.row.negative or ""])
     drawer = Drawer(work, base, guide, unguided, chooser, starts.Latents(workspace.cell))
     with (
         ThreadPoolExecutor(max_workers=1) as writer,
@@ -180,10 +183,14 @@ class Drawer:
 
         started = time.perf_counter()
         wanted = requests(self.work, block)
+        if len(self.embeds) > _ENCODED:
+            self.embeds.clear()
         new = [p for p in dict.fromkeys(p for r in wanted for p in (r.avoid, r.prompt)) if p not in self.embeds]
-        if new:
+        # Prompts that differ from image to image are encoded one by one, since the last bits depend on a batch's others.
+        batches = [new] if is_plain(self.work.row) else [[prompt] for prompt in new]
+        for batch in filter(None, batches):
             with torch.no_grad():
-                self.embeds.update(zip(new, self.base.encode(new).split(), strict=True))
+                self.embeds.update(zip(batch, self.base.encode(batch).split(), strict=True))
         if self.chooser is None:
             drawn = self._candidates(wanted, 0)
         elif self.work.row.filter == "k_of_n":
@@ -339,6 +346,8 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                     gave_up=None if drawn.gave_up is None else drawn.gave_up[place],
                     avoid=request.avoid or None,
                     toward=None if request.toward is None else request.toward.sha256,
+                    told=request.told,
+                    attributes=None if request.attributes is None else dict(request.attributes),
                 )
             )
         with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:

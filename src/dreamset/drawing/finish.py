@@ -9,6 +9,7 @@ from dreamset.core import shards
 from dreamset.data import decisions
 from dreamset.drawing import draw, filters, guides
 from dreamset.drawing.blocks import Block, plan, read_blocks
+from dreamset.generator import asking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def settled(work: Work) -> Work:
-    """Return the work with what its guide avoids and its filter depends on, which the keys of its images hold.
+    """Return the work with what it asks with, its guide avoids and its filter depends on, which keys of images hold.
 
     Raises:
-        InputError: there is one class alone, or the CLIP is missing.
+        InputError: there is one class alone, a file of prompts or a network is missing, or CLIP cannot read attributes.
     """
-    return dataclasses.replace(guides.applied(work), filter_key=filters.key(work))
+    return dataclasses.replace(guides.applied(asking.applied(work)), filter_key=filters.key(work))
 
 
 def finish(

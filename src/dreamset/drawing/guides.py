@@ -30,7 +30,7 @@ def applied(work: Work) -> Work:
     if len(split.classes) < 2:
         raise InputError(f"recipes.{work.recipe}.guide: other_class needs a second class; remove it.")
     nearest = _nearest(work.workspace.root, work.base.clip, split)
-    return dataclasses.replace(work, avoided=tuple(split.prompt(other, work.row.prompt) for other in nearest))
+    return dataclasses.replace(work, avoided=tuple(work.lead(other) for other in nearest))
 
 
 @lru_cache(maxsize=4)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import sha256_file
 from dreamset.core.images import read_rgb, resize_crop
-from dreamset.core.seeds import seed_for
+from dreamset.core.seeds import order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,13 +53,8 @@ def choose(split: Split, seed: int, wanted: Iterable[tuple[int, int]]) -> list[S
     for label, index in wanted:
         shots = by_label[label]
         turn, place = divmod(index, len(shots))
-        chosen.append(shots[_order(seed, split.classes[label], turn, len(shots))[place]])
+        chosen.append(shots[order("start", seed, split.classes[label], turn, len(shots))[place]])
     return chosen
-
-
-@lru_cache(maxsize=4096)
-def _order(seed: int, class_name: str, turn: int, count: int) -> tuple[int, ...]:
-    return tuple(sorted(range(count), key=lambda shot: seed_for("start", seed, class_name, turn, shot)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dreamset.core.files import read_json
 from dreamset.data import primary
 from dreamset.data.runs import REAL, arms
 from dreamset.data.splits import read_split, read_test
-from dreamset.evaluate import output, records, scoring
+from dreamset.evaluate import output, records, scoring, slices
 from dreamset.metrics import verdict
 from dreamset.params.tree import AUTO
 from dreamset.weights import judging, pretrained
@@ -103,6 +103,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     }
     if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
         evaluation["warnings"] = [stands_in]
+    sliced = slices.of(params, workspace, split, scored.samples, right)
+    evaluation |= {"slices": sliced} if sliced else {}
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}

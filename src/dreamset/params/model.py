@@ -246,6 +246,8 @@ class Model:
     generate: ModelGenerate
     tune: ModelTune
     train: ModelTrain
+    # Groups of words, of which CLIP reads one of each in a picture.
+    attributes: dict[str, tuple[str, ...]] | None = None
 
     @property
     def pretrained(self) -> tuple[str, Part, str | None]:

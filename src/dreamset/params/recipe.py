@@ -7,6 +7,7 @@ Each knob has one part of this file: its allowed values, a rule if these do not 
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -166,23 +167,102 @@ def _epoch_words(row: Recipe) -> str:
     return "" if row.epoch in (None, 1) else f", its weights those after {100 * row.epoch:g} % of the training"
 
 
-# --- prompt: the condition of the U-Net; with retrieval, the query for images.
+# --- prompt: the condition of the U-Net; with retrieval, the query for images. The knobs after it belong to it.
 
-Prompt = Literal["template", "label", "class_vector"]
+Prompt = Literal["template", "label", "description", "caption", "context", "class_vector"]
+Templates = tuple[str, ...]
+
+PROMPTS: Final = "data/prompts"  # the folder of descriptions and captions, which DVC watches
+_FILE: Final = "file:"
+_OF_TEMPLATES: Final = ("template", "description", "caption", "context")
+
+_ASKED: Final = {
+    "description": "Asked for by the class and a sentence on it, from {descriptions}, in turn",
+    "caption": "Asked for by the caption of a shot of the class{another}, made {captions}",
+    "context": "Asked for by the class and the attributes of a shot of any class, as zero-shot CLIP reads them",
+}
+_CAPTIONED: Final = {
+    "beside": "by who put it beside the image",
+    "attributes": "of the attributes that zero-shot CLIP reads",
+}
 
 
-def _check_prompt(row: Recipe, key: str) -> None:
+def _check_prompt(row: Recipe, key: str, context: Context) -> None:
     if row.asks_by_vectors and not (row.trains_class_encoder or row.trains_unet):
         raise InputError(f"{key}.prompt: class_vector needs adapter: class_encoder, or unet after such a recipe.")
     if row.trains_class_encoder and not row.asks_by_vectors:
         raise InputError(f"{key}.prompt: must be class_vector with adapter: class_encoder.")
+    for knob, prompt in (("descriptions", "description"), ("captions", "caption")):
+        given = getattr(row, knob) is not None
+        if given and row.prompt != prompt:
+            raise InputError(f"{key}.{knob}: belongs to prompt: {prompt}; remove it.")
+        if not given and row.prompt == prompt:
+            raise InputError(f"{key}.{knob}: is missing; prompt: {prompt} needs it.")
+    if not row.draws and (row.prompt in _ASKED or row.templates or row.negative):
+        raise InputError(
+            f"{key}: origin: retrieval searches by one caption of each class; set prompt to template or label, and "
+            "remove templates and negative."
+        )
+    for knob, file in (("descriptions", row.descriptions), ("captions", row.captions_file)):
+        if file is not None and not file.startswith(f"{PROMPTS}/"):
+            raise InputError(f"{key}.{knob}: {file} is not in {PROMPTS}/, the folder that DVC watches; put it there.")
+    if row.reads_attributes and context.active and not context.model.attributes:
+        raise InputError(
+            f"{key}: asks with attributes, and models.{context.model_name}.attributes names none; give it groups of "
+            "words."
+        )
+    _check_templates(row, key)
+    _check_negative(row, key, context)
+    if row.caption_dropout is not None and (row.asks_by_vectors or not row.trains):
+        raise InputError(f"{key}.caption_dropout: belongs to an adapter that learns from prompts; remove it.")
+
+
+def _check_templates(row: Recipe, key: str) -> None:
+    if row.templates is None:
+        return
+    if row.prompt not in _OF_TEMPLATES:
+        raise InputError(f"{key}.templates: has no part in prompt: {row.prompt}; remove it, or set prompt to template.")
+    if not row.templates:
+        raise InputError(f"{key}.templates: names none; name one or more, or remove it.")
+    for template in row.templates:
+        if template.count("{class}") + template.count("{a class}") != 1:
+            raise InputError(f"{key}.templates: each must hold {{class}} exactly once, or {{a class}}, got {template!r}.")
+
+
+def _check_negative(row: Recipe, key: str, context: Context) -> None:
+    if row.negative is None:
+        return
+    if row.asks_by_vectors:
+        raise InputError(f"{key}.negative: class vectors have no text to lead away from; remove it.")
+    if row.guide == "other_class":
+        raise InputError(f"{key}.negative: guide: other_class leads away from another class; remove one of them.")
+    own, searched = row.sampler.guidance, None if row.search is None else row.search.guidance
+    guidance = context.model.generate.guidance if own is None else own
+    if not searched and guidance == 1 and (own is not None or context.active):
+        raise InputError(
+            f"{key}.sampler.guidance: 1 is the prompt alone, so that negative has no part; set it above 1, or remove "
+            "negative."
+        )
 
 
 def prompt_words(row: Recipe, prompt: str) -> str:
     """Return a sentence on how the images of a class were asked for; ``prompt`` is that of class 0, quoted."""
     if row.asks_by_vectors:
         return f"Asked for by a learned vector of the class, without text: that of class 0 is called {prompt}."
-    return f"Prompt of class 0: {prompt}."
+    turns = f"; {len(row.templates)} templates take turns" if row.templates and len(row.templates) > 1 else ""
+    away = f" Negative prompt: {quoted_words(row.negative)}." if row.negative else ""
+    if row.prompt not in _ASKED:
+        return f"Prompt of class 0: {prompt}{turns}.{away}"
+    how = _CAPTIONED.get(row.captions or "", f"by {(row.captions or '').removeprefix('hub:').removeprefix(_FILE)}")
+    asked = _ASKED[row.prompt].format(
+        descriptions=row.descriptions, captions=how, another=" (where it starts from a shot, another one)"
+    )
+    return f"{asked}. That of class 0 begins with {prompt}{turns}.{away}"
+
+
+def quoted_words(text: str | None) -> str:
+    """Return a text in double quotes, as cards show it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 # --- init: whether an image starts from noise or from a shot.
@@ -440,6 +520,11 @@ class Recipe:
     pull: Pull | None = field(default=None, metadata=_LATER)
     filter: Filter | None = field(default=None, metadata=_LATER)
     filter_tries: FilterTries | None = field(default=None, metadata=_LATER)
+    templates: Templates | None = field(default=None, metadata=_LATER)
+    negative: str | None = field(default=None, metadata=_LATER)
+    descriptions: str | None = field(default=None, metadata=_LATER)
+    captions: str | None = field(default=None, metadata=_LATER)
+    caption_dropout: Share | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -491,6 +576,27 @@ class Recipe:
         return self.prompt == "class_vector"
 
     @property
+    def tells_shots(self) -> bool:
+        """Whether prompts tell what is seen in shots: their captions, or their attributes."""
+        return self.prompt in ("caption", "context")
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether CLIP reads attributes of the shots for its prompts."""
+        return self.prompt == "context" or self.captions == "attributes"
+
+    @property
+    def captions_file(self) -> str | None:
+        """The file of its captions; None where they come from elsewhere."""
+        return self.captions.removeprefix(_FILE) if (self.captions or "").startswith(_FILE) else None
+
+    @property
+    def captioner(self) -> str | None:
+        """The model that writes its captions, a folder or ``hub:OWNER/NAME[@REVISION]``; None without one."""
+        by_hand = self.captions in (None, "beside", "attributes") or self.captions_file is not None
+        return None if by_hand else self.captions
+
+    @property
     def needs_vectors_of_another(self) -> bool:
         """Whether it takes these vectors from the recipe that it starts from."""
         return self.trains_unet and self.asks_by_vectors
@@ -527,17 +633,24 @@ class Recipe:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether adaptation is measured against it: nothing is adapted or tuned, and no image starts from a shot."""
-        return not (self.trains or self.is_tuned or self.starts_from_shots or self.pulls or self.filters)
+        """Whether adaptation is measured against it: nothing is adapted or tuned, and no shot has a part in images."""
+        shots = self.starts_from_shots or self.pulls or self.tells_shots
+        return not (self.trains or self.is_tuned or shots or self.filters)
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, with its adapter at full strength, without its filter, without its guide."""
+        """The same row without its study, its scales, its filter, its guide, its negative prompt; asked by a template."""
         return (
             dataclasses.replace(self, search=None),
             dataclasses.replace(self, adapter_scales=None),
             dataclasses.replace(self, filter=None, filter_tries=None),
             dataclasses.replace(self, guide=None, guide_until=None, pull=None),
+            dataclasses.replace(self, negative=None),
+            dataclasses.replace(
+                self,
+                prompt="template" if self.prompt in _ASKED else self.prompt,
+                **dict.fromkeys(("templates", "descriptions", "captions"), None),
+            ),
         )
 
     def searches(self, knob: str) -> bool:
@@ -565,7 +678,7 @@ class Recipe:
 
 _NO_TRAINING: Final = (
     *("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search"),
-    *("guide", "guide_until", "pull", "filter", "filter_tries"),
+    *("guide", "guide_until", "pull", "filter", "filter_tries", "negative"),
 )
 
 
@@ -611,7 +724,7 @@ def check(row: Recipe, context: Context) -> None:
     _check_class_dropout(row, key)
     _check_training(row, key, context)
     _check_adapter_scales(row, key, context)
-    _check_prompt(row, key)
+    _check_prompt(row, key, context)
     _check_init(row, key)
     _check_guidance(row, key, context)
     _check_guide(row, key, context)

@@ -65,7 +65,7 @@ def problems(params: Params) -> Iterator[str]:
 
     Where a name is unknown, the other rules are left for later, because they look up what it names.
     """
-    free = (_check_recipes, _check_models, _check_prepare)
+    free = (_check_recipes, _check_models, _check_prepare, _check_attributes)
     for group in (_check_names, *free, _check_classifiers, _check_selection):
         try:
             group(params)
@@ -180,6 +180,19 @@ def _check_prepare(params: Params) -> None:
     for template in () if given is None else given or ("",):
         if not _holds_a_class(template):
             raise InputError(f"prepare.clip_templates: each must hold {{class}} exactly once, got {list(given or ())}.")
+
+
+def _check_attributes(params: Params) -> None:
+    """Check that every group of words has words to choose among, and that accuracy is sliced by groups that exist."""
+    for name, model in params.models.items():
+        for group, words in (model.attributes or {}).items():
+            if len(set(words)) < max(2, len(words)):
+                raise InputError(
+                    f"models.{name}.attributes.{group}: expected two or more words, each once, got {list(words)}; the "
+                    "word none says nothing."
+                )
+    for group in params.evaluate.slices:
+        one_of(group, params.base.attributes or {}, "evaluate.slices")
 
 
 def _holds_a_class(template: str) -> bool:

@@ -121,6 +121,7 @@ class Evaluate:
     kid_subset: Annotated[int, Range(low=2)]
     smallest_gain: Annotated[float, Range(low=0, high=0.5)]
     worst_pairs: Annotated[int, Range(low=1, high=100)]
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -139,12 +139,14 @@ class Params:
         """Return the settings that runs of several seeds and numbers of shots must share to stand in one table."""
         setting: dict[str, Any] = {name: value for name, value in to_dict(self).items() if name not in _NO_SETTING}
         base = to_dict(self.base)
-        del setting["evaluate"]["smallest_gain"], setting["evaluate"]["worst_pairs"]
+        for name in ("smallest_gain", "worst_pairs", "slices"):
+            del setting["evaluate"][name]
         # They change no other run. Older tables have no such key.
         del setting["train"]["simple"]
         if self.prepare.clip_templates is None:
             # Older tables have no such key.
             del setting["prepare"]["clip_templates"]
+        del base["attributes"]  # nor this; ``making`` has it where it is read
         for name in ("invert", "crop", "autocontrast"):
             if not setting["prepare"][name]:
                 del setting["prepare"][name]  # nor these
@@ -173,10 +175,11 @@ class Params:
         """Return all that the images of ``recipe`` depend on: its row, those it starts from, and studies."""
         rows = [self.recipes[name] for name in self.lineage(recipe)]
         studied = any(row.is_tuned for row in rows)
-        return {
+        made = {
             "rows": [row.recorded() for row in rows],
             "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
         }
+        return made | ({"attributes": self.base.attributes} if any(row.reads_attributes for row in rows) else {})
 
     def sampler(self, recipe: str) -> Sampler:
         """Return the model's sampler with the overrides of ``recipe``."""

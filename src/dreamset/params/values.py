@@ -12,7 +12,8 @@ Positive = Annotated[float, Range(above=0)]
 Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
-Part = Literal["generator", "clip", "judge"]  # of a model's row: which pretrained weights
+# Which pretrained weights: of a model's row, or what writes the captions of a recipe.
+Part = Literal["generator", "clip", "judge", "captioner"]
 
 # Simple classifiers: each method on each kind of features of the shots.
 METHODS: Final = ("nearest", "logistic", "forest")

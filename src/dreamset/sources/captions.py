@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreamset.core.errors import InputError
-from dreamset.core.files import read_json
+from dreamset.data.asking import lead
 from dreamset.weights import hub, pretrained
+from dreamset.weights.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,12 +70,18 @@ def check(split: Split, params: Params, workspace: Workspace) -> list[str]:
 def _readings(split: Split, params: Params, workspace: Workspace) -> Iterator[tuple[str, Reading]]:
     """Yield what each model reads of the captions that this run gives it, with the key that names the model."""
     rows = [params.recipes[name] for name in params.active]
-    kinds = sorted({row.prompt for row in rows if row.draws and not row.asks_by_vectors})
+    asking = [row for row in rows if row.draws and not row.asks_by_vectors]
     labels, key = range(len(split.classes)), f"models.{params.model}"
     folder = _generator(params, workspace)
     if folder is not None:
-        for kind in kinds:
-            yield f"{key}.generator", _by_generator(folder, [split.prompt(label, kind) for label in labels])
+        tokens = Tokens.of(folder)
+        begun = {
+            tuple(lead(split, row, label, turn) for label in labels): None
+            for row in asking
+            for turn in range(len(row.templates or ("",)))
+        }
+        for captions in begun:
+            yield f"{key}.generator", _by_generator(tokens, captions)
     try:
         clip = pretrained.find(workspace.root, params.base.clip)
     except InputError:
@@ -102,21 +109,14 @@ def _generator(params: Params, workspace: Workspace) -> Path | None:
     return folder if (folder / "tokenizer").is_dir() else None
 
 
-def _by_generator(folder: Path, captions: Sequence[str]) -> Reading:
-    from transformers import CLIPTokenizer
-
-    parts = [name for name in ("text_encoder", "text_encoder_2") if (folder / name).is_dir()]
-    tokenizers = [CLIPTokenizer.from_pretrained(folder / part.replace("text_encoder", "tokenizer")) for part in parts]
-    configs = [read_json(folder / part / "config.json", "dreamset fetch") for part in parts]
-    positions = [int(config["max_position_embeddings"]) for config in configs]
-    length = min(*positions, *(int(tokenizer.model_max_length) for tokenizer in tokenizers))
+def _by_generator(tokens: Tokens, captions: Sequence[str]) -> Reading:
     # The end of a caption is a token too, so that a cut one differs from one that ends there.
-    whole = [[tokenizer(caption).input_ids for tokenizer in tokenizers] for caption in captions]
-    tokens = [
-        tuple(tuple(tokenizer(caption, truncation=True, max_length=length).input_ids) for tokenizer in tokenizers)
-        for caption in captions
-    ]
-    return Reading(captions, tokens, length, [any(len(ids) > length for ids in each) for each in whole])
+    return Reading(
+        captions,
+        [tokens.read(caption) for caption in captions],
+        tokens.length,
+        [tokens.lost(caption) > 0 for caption in captions],
+    )
 
 
 def _by_clip(tokenizer: Any, captions: Sequence[str]) -> Reading:

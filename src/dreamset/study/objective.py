@@ -19,12 +19,13 @@ from dreamset.core.files import digest, read_json
 from dreamset.core.seeds import seed_for
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
+from dreamset.data.asking import files_digest
 from dreamset.data.splits import write_split
 from dreamset.drawing.draw import load_base
 from dreamset.params import to_dict
 from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import kills, space
-from dreamset.weights import hub
+from dreamset.weights import hub, pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ def holdouts(work: Work) -> list[Holdout]:
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
         return [Holdout(shots, folds.absolute(split.selection, workspace))]
-    if not (row.trains or row.starts_from_shots):
+    if not (row.trains or row.starts_from_shots or row.tells_shots):
         return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection")
@@ -93,7 +94,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
     params, workspace, split, recipe = work.params, work.workspace, work.split, work.recipe
     base, tune = to_dict(params.base), params.making(recipe)["tune"]
     del tune["trials"]
-    for name in ("clip", "judge", "retrieval", "licence", "train", "generator", "variant"):
+    for name in ("clip", "judge", "retrieval", "licence", "train", "generator", "variant", "attributes"):
         del base[name]
     # The other fields of the section are about sample grids and checkpoints.
     adapting = {"weight_decay": params.adapt.weight_decay, "max_grad_norm": params.adapt.max_grad_norm}
@@ -119,7 +120,21 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "selection": params.selection,
             "seeds": [params.seed, split.seed],
         }
+        | _told(work)
     )
+
+
+def _told(work: Work) -> dict[str, Any]:
+    """Return what a recipe and its parents ask with beside the names of the classes; empty where there is nothing."""
+    params, root = work.params, work.workspace.root
+    rows = [params.recipes[name] for name in params.lineage(work.recipe)]
+    if not any(row.tells_shots or row.descriptions for row in rows):
+        return {}
+    told: dict[str, Any] = {"files": files_digest(params, root, work.recipe)}
+    told["beside"] = [sample.caption for sample in work.split.train]
+    if any(row.reads_attributes for row in rows):
+        told |= {"clip": pretrained.identity(root, params.base.clip)["sha256"], "groups": params.base.attributes}
+    return {"told": told}
 
 
 def _labels(split: Split) -> range:

@@ -25,6 +25,7 @@ from dreamset.core.files import atomic_write, digest, read_json, sha256_file, wr
 from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
 from dreamset.data import primary
+from dreamset.data.asking import files_digest
 from dreamset.data.runs import REAL
 from dreamset.drawing import pools
 from dreamset.metrics import claims
@@ -342,6 +343,7 @@ def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[st
             [
                 params.making(name),
                 pools.searched(params, workspace) if not params.recipes[name].draws else None,
+                *files_digest(params, workspace.root, name),
             ]
         )
         for name in names

@@ -15,6 +15,7 @@ from dreamset import generate, train, tune
 from dreamset.core import audit, locks
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.core.progress import bar
+from dreamset.data.asking import files_digest
 from dreamset.data.folds import Predictions
 from dreamset.data.runs import REAL, Run, arms
 from dreamset.data.splits import TestSplit, write_split, write_test
@@ -113,8 +114,11 @@ def _made_with(params: Params, fold: Fold, arm: str, scorer: str) -> str:
     settings: dict[str, Any] = {
         name: value for name, value in to_dict(params).items() if name not in (*_NOT_THE_FOLDS, "models")
     }
-    settings |= {"base": to_dict(params.base), "arm": arm, "split": dataclasses.asdict(fold.split)}
+    base = {name: value for name, value in to_dict(params.base).items() if name != "attributes"}
+    settings |= {"base": base, "arm": arm, "split": dataclasses.asdict(fold.split)}
     settings |= {"recipe": None if arm == REAL else params.making(arm)}
+    if arm != REAL and (asked := files_digest(params, fold.workspace.root, arm)):
+        settings["asked"] = asked
     settings |= {"held": [sample.sha256 for sample in fold.held_out]}
     if arm != REAL and not params.recipes[arm].draws:
         settings |= {"searched": pools.searched(params, fold.workspace), "max_pixels": params.prepare.max_pixels}

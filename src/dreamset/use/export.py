@@ -14,10 +14,12 @@ from dreamset.core.files import atomic_write, check_target, read_json
 from dreamset.data import cards, decisions, tuned
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
+from dreamset.data.work import Work
 from dreamset.use.predict import delivered
 from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -121,7 +123,7 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
 def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> dict[str, Any]:
     """Write the synthetic dataset of ``recipe`` without the images that must not be published.
 
-    It leaves out copies of a shot, and images whose prompt says more than the name of their class. Copies are sought by
+    It leaves out copies of a shot, and images whose prompt says more than templates, sentences and attributes do. Copies are sought by
     pixels (``metrics.copies``) and in the judge's features, by the evaluation's threshold. The other files are copied
     unchanged.
 
@@ -158,7 +160,7 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         )
     replaced = read_json(workspace.result("generate", recipe), f"dreamset generate {recipe}")["rejected"]
     copies = _copies(params, workspace, split, recipe)
-    revealing = [row.prompt != split.prompt(row.label, knobs.prompt) for row in rows]
+    revealing = _revealing(Work.read(params, workspace, recipe), rows)
     published = [row for row, copy, reveals in zip(rows, copies, revealing, strict=True) if not copy and not reveals]
     removed = {
         "near-duplicates of shots": int(copies.sum()),
@@ -170,6 +172,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         # Readers number the class folders that exist: a missing one would shift the labels after it.
         if not any(row.label == label for row in published):
             mend = "start farther from the shots (strength)" if knobs.starts_from_shots else "adapt in fewer steps"
+            if all(revealing):
+                mend = "ask with captions: attributes, whose words are of no single image"
             raise InputError(
                 f"{source}: no image of class {name!r} may be published ({_counts(removed)}); draw more images, or "
                 f"{mend}."
@@ -189,6 +193,28 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         card = cards.dataset(chosen, split, recipe, labels, base, removed, checked=checked)
         atomic_write(folder / "README.md", card)
     return {"images": len(published), "removed": removed}
+
+
+def _revealing(work: Work, images: Sequence[SyntheticImage]) -> list[bool]:
+    """Return whether the prompt of each image tells more than templates, sentences on classes and words of attributes.
+
+    The caption of a shot may tell what only its owner knows.
+    """
+    from dreamset.data import asking
+
+    if work.row.descriptions is not None:
+        from dreamset.generator import asking as telling
+
+        work = telling.applied(work)
+    split, row = work.split, work.row
+    public = [asking.public_prompts(split, row, work.told, label) for label in range(len(split.classes))]
+    revealing = []
+    for image in images:
+        allowed = public[image.label]
+        if image.attributes is not None:
+            allowed = {asking.with_attributes(begun, image.attributes) for begun in allowed}
+        revealing.append(image.prompt not in allowed)
+    return revealing
 
 
 def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> NDArray[np.bool_]:

@@ -30,12 +30,13 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _VOCABULARIES: Final = ("vocab.json", "vocab.txt", "*.model")  # of tokenizers in their older forms
 
 _NAME = re.compile(r"hub:(\w[\w.-]*/\w[\w.-]*?)(?:@([\w./-]+))?")
-_TEXTS = ["*.json", "*.txt", "*.model"]
+_TEXTS = ["*.json", "*.txt", "*.model", "*.jinja"]
 # Where each kind of repository keeps its weights; many repositories hold the same weights again in other forms.
 _WEIGHTS: dict[Part, list[str]] = {
     "generator": ["unet/*", "vae/*", "text_encoder/*", "text_encoder_2/*"],
     "clip": ["open_clip_model"],
     "judge": ["*"],
+    "captioner": ["*"],
 }
 
 
