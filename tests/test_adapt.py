@@ -20,6 +20,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb
 from dreamset.core.workspace import Workspace
 from dreamset.data.adapters import Adapter, read_adapters
+from dreamset.data.splits import read_split
 from dreamset.data.work import Work
 from dreamset.drawing import retrieve
 from dreamset.drawing.blocks import plan

@@ -84,7 +84,8 @@ def run(
         "machines": shards.machines(workspace.shards, [block.key for block in blocks]),
     } | ({"filter": chosen} if chosen else {})
     write_json(workspace.result("generate", recipe), summary)
-    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": _warnings(work, images, drawn_now)}
+    warnings = _warnings(work, images, drawn_now)
+    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": warnings}
 
 
 def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def _prompts(params: Params, workspace: Workspace, recipe: str) -> Any:
     labels = range(min(_CLASSES, len(work.split.classes)))
     if work.row.tells_shots:
         # Reading captions and attributes takes networks, which a plan does without.
-        told = "the caption of a shot of the class" if work.row.prompt == "caption" else "the attributes of a shot"
+        told = "the caption of a shot of the class" if work.row.tells_captions else "the attributes of a shot"
         return {work.split.classes[label]: f"{work.lead(label)}, and {told}" for label in labels}
     if work.row.descriptions is not None:
         from dreamset.generator import asking

@@ -66,12 +66,7 @@ def lead(split: Split, row: Recipe, label: int, turn: int = 0) -> str:
     """
     if row.templates:
         return caption(row.templates[turn % len(row.templates)], split.prompt(label, "label"))
-    return split.prompt(label, {"caption": "template", "context": "template"}.get(row.prompt, row.prompt))
-
-
-def is_plain(row: Recipe) -> bool:
-    """Return whether all images of a class have one prompt."""
-    return row.templates is None and row.prompt in ("template", "label", "class_vector")
+    return split.prompt(label, "template" if row.tells_shots else row.prompt)
 
 
 def asked(split: Split, row: Recipe, seed: int, told: Told, wanted: Iterable[tuple[int, int]]) -> list[Asked]:
@@ -95,14 +90,14 @@ def asked(split: Split, row: Recipe, seed: int, told: Told, wanted: Iterable[tup
     for label, index in wanted:
         name = split.classes[label]
         begun = lead(split, row, label, _turn("template", seed, name, index, len(row.templates or ("",))))
-        if row.prompt == "description":
+        if row.describes:
             sentences = told.descriptions[label]
             sentence = sentences[_turn("description", seed, name, index, len(sentences))]
             prompts.append(Asked(_joined(split, label, begun, sentence)))
-        elif row.prompt == "context":
+        elif row.tells_context:
             sample = split.train[_turn("context", seed, name, index, len(split.train))]
             prompts.append(_of_shot(split, label, begun, told, sample))
-        elif row.prompt == "caption":
+        elif row.tells_captions:
             shots = by_label[label]
             prompts.append(_of_shot(split, label, begun, told, shots[_another(seed, name, index, len(shots))]))
         else:
@@ -121,7 +116,7 @@ def learned(split: Split, row: Recipe, told: Told, samples: Sequence[Sample]) ->
         label, turn = sample.label, place.get(sample.label, 0)
         place[label] = turn + 1
         begun = lead(split, row, label, turn)
-        if row.prompt == "description":
+        if row.describes:
             sentences = told.descriptions[label]
             prompts.append(_joined(split, label, begun, sentences[turn % len(sentences)]))
         elif row.tells_shots:
@@ -139,7 +134,7 @@ def with_attributes(begun: str, attributes: Mapping[str, str]) -> str:
 def public_prompts(split: Split, row: Recipe, told: Told, label: int) -> set[str]:
     """Return the prompts of a class that tell nothing of a shot."""
     leads = [lead(split, row, label, turn) for turn in range(len(row.templates or ("",)))]
-    sentences = told.descriptions[label] if row.prompt == "description" else ()
+    sentences = told.descriptions[label] if row.describes else ()
     return {*leads, *(_joined(split, label, begun, sentence) for begun in leads for sentence in sentences)}
 
 
@@ -155,8 +150,8 @@ def _joined(split: Split, label: int, begun: str, text: str) -> str:
     name = split.prompt(label, "label")
     if "{class}" in text or "{a class}" in text:
         return caption(text, name)
-    named = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in (name, split.classes[label]))
-    return text if any(named) else f"{begun}, {text}"
+    words = "|".join(map(re.escape, (name, split.classes[label])))
+    return text if re.search(rf"(?<!\w)({words})(?!\w)", text, re.IGNORECASE) else f"{begun}, {text}"
 
 
 def _turn(purpose: str, seed: int, class_name: str, index: int, count: int) -> int:

@@ -90,9 +90,7 @@ def quoted(text: str) -> str:
     return '"' + "".join({"\\": "\\\\", '"': '\\"'}.get(letter, letter) for letter in letters) + '"'
 
 
-def loading(
-    classes: Sequence[str], columns: Sequence[str] | None = None, groups: Iterable[str] = ()
-) -> Iterator[str]:
+def loading(classes: Sequence[str], columns: Sequence[str] | None = None, groups: Iterable[str] = ()) -> Iterator[str]:
     """Yield the lines of a card's head by which ``datasets.load_dataset`` opens the folder of a synthetic dataset.
 
     Without them it takes a class folder for a split where its name holds a word such as train or test, leaves the

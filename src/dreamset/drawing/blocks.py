@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
 from dreamset.core import shards
-from dreamset.data import asking, cards
+from dreamset.data import cards
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.drawing import starts
 from dreamset.drawing.candidates import GROUP
@@ -137,7 +137,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
-                if not asking.is_plain(row):
+                if not row.asks_alike:
                     place["asked"] = [dataclasses.astuple(one) for one in work.asked(places(chunk, indices))]
                 if row.negative is not None:
                     place["negative"] = row.negative

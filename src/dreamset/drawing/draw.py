@@ -17,7 +17,6 @@ from dreamset.core.files import sha256, write_json
 from dreamset.core.progress import bar
 from dreamset.core.seeds import image_seed
 from dreamset.data import cards, tuned
-from dreamset.data.asking import is_plain
 from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.drawing import starts
 from dreamset.drawing.blocks import requests
@@ -186,8 +185,8 @@ class Drawer:
         if len(self.embeds) > _ENCODED:
             self.embeds.clear()
         new = [p for p in dict.fromkeys(p for r in wanted for p in (r.avoid, r.prompt)) if p not in self.embeds]
-        # Prompts that differ from image to image are encoded one by one, since the last bits depend on a batch's others.
-        batches = [new] if is_plain(self.work.row) else [[prompt] for prompt in new]
+        # Prompts that differ from image to image are encoded one by one, since last bits depend on a batch's others.
+        batches = [new] if self.work.row.asks_alike else [[prompt] for prompt in new]
         for batch in filter(None, batches):
             with torch.no_grad():
                 self.embeds.update(zip(batch, self.base.encode(batch).split(), strict=True))

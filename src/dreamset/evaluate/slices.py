@@ -55,14 +55,9 @@ def of(
         best = likely.argmax(1)
         for place, word in enumerate(groups[group]):
             here = best == place
-            there = bool(here.any())
-            rows.append(
-                {
-                    "group": group,
-                    "word": word,
-                    "images": int(here.sum()),
-                    "probability": round(float(likely[here, place].mean()), 4) if there else None,
-                    "accuracy": {str(run): round(float(hits[here].mean()), 4) if there else None for run, hits in right.items()},
-                }
-            )
+            measured: dict[str, Any] = {"probability": None, "accuracy": None}
+            if here.any():
+                measured["probability"] = round(float(likely[here, place].mean()), 4)
+                measured["accuracy"] = {str(run): round(float(hits[here].mean()), 4) for run, hits in right.items()}
+            rows.append({"group": group, "word": word, "images": int(here.sum())} | measured)
     return rows

@@ -99,8 +99,8 @@ def check_apart(group: str, words: Sequence[str], likely: Iterable[Sequence[floa
     best, first_word, second_word = max(margins)
     if best < _MARGIN:
         raise InputError(
-            f"{key}.{group}: CLIP cannot tell its words apart (at best {first_word!r} is {100 * best:.2g} % likelier than "
-            f"{second_word!r}, on {len(margins)} shots); name other words, or remove the group."
+            f"{key}.{group}: CLIP cannot tell its words apart (at best {first_word!r} is {100 * best:.2g} % likelier "
+            f"than {second_word!r}, on {len(margins)} shots); name other words, or remove the group."
         )
 
 

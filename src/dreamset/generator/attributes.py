@@ -103,4 +103,4 @@ def captions(split: Split) -> list[str]:
 
 def winners(likely: Mapping[str, Sequence[float]], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return the likeliest word of each group, of the probabilities of one picture."""
-    return {group: max(zip(likely[group], words, strict=True), key=lambda pair: pair[0])[1] for group, words in groups.items()}
+    return {group: words[max(range(len(words)), key=likely[group].__getitem__)] for group, words in groups.items()}

@@ -13,7 +13,7 @@ from dreamset.core.strict import read_text, read_yaml
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from dreamset.core.workspace import Workspace
@@ -36,8 +36,8 @@ def beside(samples: Sequence[Sample], key: str) -> dict[str, str]:
     missing = [sample for sample in samples if sample.caption is None]
     if missing:
         raise InputError(
-            f"{key}: {len(missing)} of {len(samples)} shots have no caption beside them (first: {missing[0].path}); write "
-            "a file of the same name that ends in .txt, and run `dreamset prepare` again."
+            f"{key}: {len(missing)} of {len(samples)} shots have no caption beside them (first: {missing[0].path}); "
+            "write a UTF-8 text of the same name that ends in .txt, and run `dreamset prepare` again."
         )
     return {sample.sha256: " ".join((sample.caption or "").split()) for sample in samples}
 
@@ -189,16 +189,18 @@ def _load(folder: Path, key: str) -> tuple[Any, Any]:
     device = pick()
     dtype: Any = "auto" if device.type == "cuda" else "float32"
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dtype
         )
         # A model of two that were put together (ViT and GPT-2) has no processor of its own.
-        kind = AutoImageProcessor if model.config.model_type == "vision-encoder-decoder" else AutoProcessor
+        kind: Any = AutoImageProcessor if model.config.model_type == "vision-encoder-decoder" else AutoProcessor
         processor = kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{key}: {folder} holds no image-to-text model of transformers ({reason}); correct it.") from error
-    return processor, model.to(device).eval()
+        raise InputError(
+            f"{key}: {folder} holds no image-to-text model of transformers ({reason}); correct it."
+        ) from error
+    return processor, model.eval().to(device)
 
 
 def _tokenizer(folder: Path) -> Any:

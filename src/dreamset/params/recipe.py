@@ -226,7 +226,7 @@ def _check_templates(row: Recipe, key: str) -> None:
         raise InputError(f"{key}.templates: names none; name one or more, or remove it.")
     for template in row.templates:
         if template.count("{class}") + template.count("{a class}") != 1:
-            raise InputError(f"{key}.templates: each must hold {{class}} exactly once, or {{a class}}, got {template!r}.")
+            raise InputError(f"{key}.templates: each must hold {{class}} once, or {{a class}}, got {template!r}.")
 
 
 def _check_negative(row: Recipe, key: str, context: Context) -> None:
@@ -576,19 +576,40 @@ class Recipe:
         return self.prompt == "class_vector"
 
     @property
+    def asks_alike(self) -> bool:
+        """Whether all images of a class have one prompt."""
+        return self.templates is None and self.prompt not in _ASKED
+
+    @property
+    def describes(self) -> bool:
+        """Whether prompts hold a sentence on the class."""
+        return self.prompt == "description"
+
+    @property
+    def tells_captions(self) -> bool:
+        """Whether prompts are captions of shots of the class."""
+        return self.prompt == "caption"
+
+    @property
+    def tells_context(self) -> bool:
+        """Whether prompts hold the attributes of a shot of any class."""
+        return self.prompt == "context"
+
+    @property
     def tells_shots(self) -> bool:
         """Whether prompts tell what is seen in shots: their captions, or their attributes."""
-        return self.prompt in ("caption", "context")
+        return self.tells_captions or self.tells_context
 
     @property
     def reads_attributes(self) -> bool:
         """Whether CLIP reads attributes of the shots for its prompts."""
-        return self.prompt == "context" or self.captions == "attributes"
+        return self.tells_context or self.captions == "attributes"
 
     @property
     def captions_file(self) -> str | None:
         """The file of its captions; None where they come from elsewhere."""
-        return self.captions.removeprefix(_FILE) if (self.captions or "").startswith(_FILE) else None
+        given = self.captions or ""
+        return given.removeprefix(_FILE) if given.startswith(_FILE) else None
 
     @property
     def captioner(self) -> str | None:
@@ -639,19 +660,19 @@ class Recipe:
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, its scales, its filter, its guide, its negative prompt; asked by a template."""
+        """The same row without its study, its scales, its filter, its guide, its negative prompt; or asked plainly."""
         return (
             dataclasses.replace(self, search=None),
             dataclasses.replace(self, adapter_scales=None),
             dataclasses.replace(self, filter=None, filter_tries=None),
             dataclasses.replace(self, guide=None, guide_until=None, pull=None),
             dataclasses.replace(self, negative=None),
-            dataclasses.replace(
-                self,
-                prompt="template" if self.prompt in _ASKED else self.prompt,
-                **dict.fromkeys(("templates", "descriptions", "captions"), None),
-            ),
+            dataclasses.replace(self, prompt=self._plain_prompt, templates=None, descriptions=None, captions=None),
         )
+
+    @property
+    def _plain_prompt(self) -> Prompt:
+        return "template" if self.prompt in _ASKED else self.prompt
 
     def searches(self, knob: str) -> bool:
         """Return whether its study chooses a knob."""

@@ -123,9 +123,9 @@ def _from_bytes(classifier: nn.Module, temperature: float) -> nn.Module:
 def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> dict[str, Any]:
     """Write the synthetic dataset of ``recipe`` without the images that must not be published.
 
-    It leaves out copies of a shot, and images whose prompt says more than templates, sentences and attributes do. Copies are sought by
-    pixels (``metrics.copies``) and in the judge's features, by the evaluation's threshold. The other files are copied
-    unchanged.
+    It leaves out copies of a shot, and images whose prompt says more than templates, sentences and attributes do.
+    Copies are sought by pixels (``metrics.copies``) and in the judge's features, by the evaluation's threshold. The
+    other files are copied unchanged.
 
     Args:
         params: gives the judge, the recipe and the licence.
