@@ -99,7 +99,10 @@ def test_what_a_recipe_starts_from_is_an_input(tmp_path: Path) -> None:
 def test_inputs_and_outputs_are_those_of_the_graph(tmp_path: Path) -> None:
     place = workspace_of(tmp_path, "fixed")
     assert files_of(small(), place, "adapt", "datadream_cls") == (
-        ["data/real  (missing)", "data/splits/go  (missing)", "data/splits/train.json", "models/base/sd  (missing)"],
+        [
+            *("data/prompts  (missing)", "data/real  (missing)", "data/splits/go  (missing)"),
+            *("data/splits/train.json", "models/base/clip  (missing)", "models/base/sd  (missing)"),
+        ],
         [
             "models/adapters/datadream_cls",
             "results/adapt/datadream_cls.json",

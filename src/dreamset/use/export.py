@@ -202,12 +202,11 @@ def _revealing(work: Work, images: Sequence[SyntheticImage]) -> list[bool]:
     """
     from dreamset.data import asking
 
-    if work.row.descriptions is not None:
-        from dreamset.generator import asking as telling
-
-        work = telling.applied(work)
-    split, row = work.split, work.row
-    public = [asking.public_prompts(split, row, work.told, label) for label in range(len(split.classes))]
+    split, row, told = work.split, work.row, asking.Told()
+    if row.descriptions is not None:
+        file = work.workspace.root / row.descriptions
+        told = asking.Told(asking.read_descriptions(file, split, f"recipes.{work.recipe}.descriptions"))
+    public = [asking.public_prompts(split, row, told, label) for label in range(len(split.classes))]
     revealing = []
     for image in images:
         allowed = public[image.label]
