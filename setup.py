@@ -10,7 +10,13 @@ from setuptools.command.build_py import build_py
 
 # Files, and folders with all that is in them. `dreamset init` makes a project of these.
 SHIPPED = (
-    *("params.yaml", "dvc.yaml", ".dvcignore", ".dvc/.gitignore", ".dvc/config", ".dvc/plots", "data/prompts"),
+    "params.yaml",
+    "dvc.yaml",
+    ".dvcignore",
+    ".dvc/.gitignore",
+    ".dvc/config",
+    ".dvc/plots",
+    "data/prompts",
     "models/base",
 )
 # How the base was trained concerns nobody who uses it.

@@ -99,7 +99,7 @@ def test_the_image_is_made_of_files_that_are_there() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied) == kept
     # All that setup.py puts into the package, and what it is itself built from.
-    shipped = next(line for line in (ROOT / "setup.py").read_text().splitlines() if line.startswith("SHIPPED"))
-    for name in ("setup.py", "pyproject.toml", "src", *ast.literal_eval(shipped.partition(" = ")[2])):
+    shipped = (ROOT / "setup.py").read_text().partition("SHIPPED = ")[2].partition("\n# ")[0]
+    for name in ("setup.py", "pyproject.toml", "src", *ast.literal_eval(shipped)):
         assert any(Path(name).is_relative_to(source) for source in copied), name
     assert all((ROOT / name).exists() for name in copied)
