@@ -348,6 +348,73 @@ def test_a_model_of_transformers_writes_captions_once(
         work_of(small, workspace, prompt="caption", captions=name)
 
 
+def instructed(folder: Path) -> Path:
+    """A LLaVA of a few thousand random weights, which takes instructions."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    words = ["<s>", "</s>", "<pad>", "<unk>", "<image>", "USER", "ASSISTANT", "five", "bold", "thin"]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **special)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(num_hidden_layers=2, image_size=16, patch_size=8, projection_dim=16, **sizes),
+        text_config=LlamaConfig(vocab_size=len(words), num_hidden_layers=1, num_key_value_heads=2, **sizes),
+        image_token_id=4,
+        image_seq_length=4,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.suppress_tokens = [0, 1, 2, 3, 4, 5, 6]
+    model.generation_config.pad_token_id = 2
+    model.save_pretrained(folder)
+    said = (
+        "{% for m in messages %}USER {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}"
+        "{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT"
+    )
+    LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        fast,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=said,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_takes_instructions_is_told_the_class(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    told: list[str] = []
+    apply = transformers.LlavaProcessor.apply_chat_template
+
+    def heard(self: Any, *given: Any, **more: Any) -> Any:
+        told.append(apply(self, *given, **more))
+        return told[-1]
+
+    monkeypatch.setattr(transformers.LlavaProcessor, "apply_chat_template", heard)
+    work = work_of(small, prepared[1], prompt="caption", captions=str(instructed(tmp_path / "llava")))
+    assert len(told) == len(work.split.train)
+    assert all(text.startswith("USER <image> This is a photo of ") and text.endswith("ASSISTANT") for text in told)
+    assert {text.split()[7] for text in told} == {f"{name}." for name in digits.CLASS_NAMES}
+    # What it was told is no part of what it says.
+    assert all(set(text.split()) <= {"five", "bold", "thin"} for text in work.told.captions.values())
+
+
 def test_a_folder_that_is_no_captioner(
     prepared: tuple[Params, Workspace], small: dict[str, Any], tmp_path: Path
 ) -> None:

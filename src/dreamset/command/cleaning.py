@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
 
-KEPT: Final = "data/raw, data/review, params.yaml, models/base, results/table, studies, MLflow's runs and DVC's cache"
-_KEPT: Final = ("data/raw", "data/review", "results/table", "models/base")
-_WORK: Final = ("folds", "scratch", "shards", "table", "tune", "unfinished")  # folders of .dreamset
+KEPT: Final = (
+    "data/raw, data/review, data/prompts, params.yaml, models/base, results/table, studies, MLflow's runs and DVC's "
+    "cache"
+)
+_KEPT: Final = ("data/raw", "data/review", "data/prompts", "results/table", "models/base")
+_WORK: Final = ("captions", "folds", "scratch", "shards", "table", "tune", "unfinished")  # folders of .dreamset
 _ITEM: Final = re.compile(r"\$\{[^}]*\}")
 
 
