@@ -419,7 +419,7 @@ def test_of_many_tries_the_luckiest_is_no_finding(tmp_path: Path, monkeypatch: p
     clear = letters(tmp_path / "3", ink=255, ground=0)
     assert clear is not None and (clear["before"], clear["after"]) == (0, 10)
     assert len(clear["prepare"]) == 1  # equal ones: the fewest changes
-    monkeypatch.setattr(expect, "_LEVEL", 7 * 2 * 0.5**10)  # ten to nil is no longer below it
+    monkeypatch.setattr(expect, "LEVEL", 7 * 2 * 0.5**10)  # ten to nil is no longer below it
     lucky[:] = 0
     assert letters(tmp_path / "4", ink=255, ground=0) is None
 
