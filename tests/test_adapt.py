@@ -252,6 +252,7 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "sampler": ("datadream_dset", {"sampler": {"guidance": 3.5}}),
     "origin": ("stable_diffusion", {"origin": "retrieval"}),
     "init": ("datadream_dset", {"init": "image", "sampler": {"strength": 0.5}}),
+    "mix": ("datadream_dset", {"init": "image", "mix": "pixels", "sampler": {"strength": 0.5}}),
     "scope": ("datadream_dset", {"scope": "class"}),
     "rank": ("datadream_dset", {"rank": 2}),
     "alpha": ("datadream_dset", {"alpha": 2}),

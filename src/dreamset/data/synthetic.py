@@ -40,6 +40,8 @@ class SyntheticImage:
         gave_up: whether the filter accepted none of them.
         avoid: the prompt of another class that guidance led away from.
         toward: sha256 of the real image that drawing was pulled toward.
+        beside: sha256 of the real image that ``shot`` was mixed with.
+        share: the share of ``shot`` in the mixture.
     """
 
     file_name: str
@@ -61,10 +63,12 @@ class SyntheticImage:
     gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
+    beside: str | None = None
+    share: float | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward")
+LATER: Final = ("tries", "gave_up", "avoid", "toward", "beside", "share")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

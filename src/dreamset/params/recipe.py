@@ -7,6 +7,7 @@ Each knob has one part of this file: its allowed values, a rule if these do not 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -198,6 +199,35 @@ def _check_init(row: Recipe, key: str) -> None:
         raise InputError(f"{key}.sampler.strength: belongs to init: image, which needs it.")
 
 
+# --- mix: an image starts between two shots of its class; strength: by_shots follows the number of shots.
+
+Mix = Literal["pixels", "slerp"]
+
+_MIXED: Final = {
+    "pixels": "the mean of two of its class, weighted by a draw from Beta(0.2, 0.2)",
+    "slerp": "a point between two of its class, on the arc that their noised latents span",
+}
+# IsSynth (arXiv 2210.07574) keeps less of each shot where a class has few: its steps of 100, by images per class.
+_BY_SHOTS: Final = {1: 0.5, 2: 0.4, 4: 0.35, 8: 0.2, 16: 0.15}
+
+
+def _check_mix(row: Recipe, key: str) -> None:
+    if row.mix is not None and not row.starts_from_shots:
+        raise InputError(f"{key}.mix: belongs to init: image; remove it.")
+
+
+def strength_by_shots(shots: int | None) -> float:
+    """Return IsSynth's strength for a number of shots per class; of others that of the nearest by ratio; None: many."""
+    if shots is None:
+        return _BY_SHOTS[max(_BY_SHOTS)]
+    return _BY_SHOTS[min(_BY_SHOTS, key=lambda known: (abs(math.log(known / shots)), known))]
+
+
+def mix_words(row: Recipe) -> str:
+    """Return a sentence on the mixture that images start from; empty where each starts from one shot."""
+    return f"For the start, a shot is {_MIXED[row.mix]}; with one alone, that one." if row.mix else ""
+
+
 def drawn_words(row: Recipe) -> str:
     """Return a phrase on how the images were drawn."""
     return "over real ones by a model" if row.starts_from_shots else "by a diffusion model, none of them a photograph"
@@ -230,7 +260,7 @@ class SamplerOverrides:
     scheduler: Scheduler | None = None
     steps: Annotated[int, Range(low=1, high=1000)] | None = None
     guidance: Annotated[float, Range(low=0, high=50)] | None = None
-    strength: Annotated[float, Range(above=0, high=1)] | None = None
+    strength: Annotated[float, Range(above=0, high=1)] | Literal["by_shots"] | None = None
 
 
 # guidance g draws with eps_u + g (eps_c - eps_u): 1 is the prompt alone, which some papers call 0. At our 0 the prompt
@@ -435,6 +465,7 @@ class Recipe:
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
+    mix: Mix | None = field(default=None, metadata=_LATER)
     guide: Guide | None = field(default=None, metadata=_LATER)
     guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
     pull: Pull | None = field(default=None, metadata=_LATER)
@@ -532,12 +563,13 @@ class Recipe:
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, with its adapter at full strength, without its filter, without its guide."""
+        """The same row without its study, with its adapter at full strength, without filter, guide or mix."""
         return (
             dataclasses.replace(self, search=None),
             dataclasses.replace(self, adapter_scales=None),
             dataclasses.replace(self, filter=None, filter_tries=None),
             dataclasses.replace(self, guide=None, guide_until=None, pull=None),
+            dataclasses.replace(self, mix=None),
         )
 
     def searches(self, knob: str) -> bool:
@@ -564,7 +596,7 @@ class Recipe:
 
 
 _NO_TRAINING: Final = (
-    *("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search"),
+    *("sampler", "init", "mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
     *("guide", "guide_until", "pull", "filter", "filter_tries"),
 )
 
@@ -613,6 +645,7 @@ def check(row: Recipe, context: Context) -> None:
     _check_adapter_scales(row, key, context)
     _check_prompt(row, key)
     _check_init(row, key)
+    _check_mix(row, key)
     _check_guidance(row, key, context)
     _check_guide(row, key, context)
     _check_filter(row, key)
