@@ -65,11 +65,13 @@ def adapter_words(row: Recipe) -> str:
     if row.trains_lora:
         parts = [part for part, on in (("U-Net", row.unet), ("text encoder", row.text_encoder)) if on]
         where = f"on the attention of the {' and '.join(parts)}"
-        return f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, one per {row.scope}{_epoch_words(row)}"
+        kind = f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, one per {row.scope}"
+        return f"{kind}{_losses_words(row)}{_epoch_words(row)}"
     if row.trains_class_encoder:
         vectors = f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder"
-        return f"{vectors}{_class_dropout_words(row)}{_epoch_words(row)}"
-    return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}{_epoch_words(row)}"
+        return f"{vectors}{_class_dropout_words(row)}{_losses_words(row)}{_epoch_words(row)}"
+    whole = f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}"
+    return f"{whole}{_losses_words(row)}{_epoch_words(row)}"
 
 
 def opening_words(row: Recipe, classes: int) -> str:
@@ -165,6 +167,24 @@ def _check_training(row: Recipe, key: str, context: Context) -> None:
 def _epoch_words(row: Recipe) -> str:
     # None means the end of the training.
     return "" if row.epoch in (None, 1) else f", its weights those after {100 * row.epoch:g} % of the training"
+
+
+# --- preserve, diversity: weights of losses beside that of the noise, while an adapter trains; 0 where not said.
+
+Weight = Annotated[float, Range(above=0, high=10)]
+
+
+def _check_losses(row: Recipe, key: str) -> None:
+    for knob in ("preserve", "diversity"):
+        if getattr(row, knob) is not None and not row.trains:
+            raise InputError(f"{key}.{knob}: there is nothing that adapter: none trains; remove it.")
+    if row.preserve is not None and row.asks_by_vectors:
+        raise InputError(f"{key}.preserve: needs captions that name no class, and class_vector has none; remove it.")
+
+
+def _losses_words(row: Recipe) -> str:
+    held = f", held to the base on captions without a class at a weight of {row.preserve:g}" if row.preserve else ""
+    return held + (f", its images driven apart at a weight of {row.diversity:g}" if row.diversity else "")
 
 
 # --- prompt: the condition of the U-Net; with retrieval, the query for images.
@@ -465,6 +485,8 @@ class Recipe:
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
+    preserve: Weight | None = field(default=None, metadata=_LATER)
+    diversity: Weight | None = field(default=None, metadata=_LATER)
     mix: Mix | None = field(default=None, metadata=_LATER)
     guide: Guide | None = field(default=None, metadata=_LATER)
     guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
@@ -642,6 +664,7 @@ def check(row: Recipe, context: Context) -> None:
     _check_adapter(row, key)
     _check_class_dropout(row, key)
     _check_training(row, key, context)
+    _check_losses(row, key)
     _check_adapter_scales(row, key, context)
     _check_prompt(row, key)
     _check_init(row, key)
