@@ -21,6 +21,7 @@ from dreamset.params.recipe import (
     drawn_words,
     filter_words,
     guide_words,
+    init_mix_words,
     opening_words,
     prompt_words,
     quoted_words,
@@ -58,6 +59,8 @@ _TYPES: Final[dict[str, str | dict[str, str]]] = {
     "gave_up": "bool",
     "avoid": "string",
     "toward": "string",
+    "beside": "string",
+    "share": "float64",
     "told": "string",
     "attributes": {},  # by group, which differ by model
 }
@@ -185,6 +188,7 @@ def _dataset(
     away = row.guide == "other_class" or row.negative is not None
     uses = {"tries": row.filters, "gave_up": row.filters, "avoid": away, "toward": row.pulls}
     uses |= {"told": row.tells_shots, "attributes": row.reads_attributes}
+    uses |= {"beside": row.init_mix is not None, "share": row.init_mix is not None}
     used = [name for name, used in uses.items() if used]
     columns = every_column(used) if removed is None else PUBLIC
     yield from loading(split.classes, columns, params.base.attributes or ())
@@ -219,6 +223,8 @@ def _dataset(
         yield f"- {filter_words(row)} CLIP: {public_name(params.base.clip)}; the judge has no part in it."
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
+        if row.init_mix:
+            yield f"- {init_mix_words(row)}"
     yield f"- {prompt_words(row, quoted_words(lead(split, row, 0)))}"
     listed = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
     if row.adapter_scales and removed is None:

@@ -40,6 +40,8 @@ class SyntheticImage:
         gave_up: whether the filter accepted none of them.
         avoid: the prompt that guidance led away from, of another class or a negative one.
         toward: sha256 of the real image that drawing was pulled toward.
+        beside: sha256 of the real image that ``shot`` was mixed with.
+        share: the share of ``shot`` in the mixture.
         told: sha256 of the real image whose caption or attributes the prompt tells.
         attributes: the word of each group that zero-shot CLIP read in that image, "none" included.
     """
@@ -63,12 +65,14 @@ class SyntheticImage:
     gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
+    beside: str | None = None
+    share: float | None = None
     told: str | None = None
     attributes: dict[str, str] | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward", "told", "attributes")
+LATER: Final = ("tries", "gave_up", "avoid", "toward", "beside", "share", "told", "attributes")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

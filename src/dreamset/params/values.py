@@ -17,5 +17,5 @@ Part = Literal["generator", "clip", "judge", "captioner"]
 
 # Simple classifiers: each method on each kind of features of the shots.
 METHODS: Final = ("nearest", "logistic", "forest")
-FEATURES: Final = ("pixels", "clip")
-Features = Literal["pixels", "clip"]
+FEATURES: Final = ("pixels", "clip", "judge")
+Features = Literal["pixels", "clip", "judge"]
