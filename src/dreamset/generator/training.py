@@ -49,7 +49,7 @@ class Job:
 
     ``images`` are (h, w, 3) uint8, with the shorter side at the base's resolution. ``prompts`` holds one caption per
     image. ``sampled`` holds the (class name, prompt) pairs of the sample grids. ``classless`` is a caption that names
-    no class, which ``Settings.preserve`` needs. ``kinds`` tells which images are of one class, where ``prompts`` do not.
+    no class, which ``Settings.preserve`` needs. ``kinds`` tells which images are of one class where prompts do not.
     """
 
     key: str
