@@ -268,6 +268,8 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "guide_until": ("datadream_dset", {"guide_until": 0.5}),
     "pull": ("datadream_dset", {"guide": "mode", "pull": 0.3}),
     "filter": ("datadream_dset", {"filter": "argmax"}),
+    "mix": ("loft", {"mix": "dirichlet"}),
+    "concentration": ("loft", {"mix": "dirichlet", "concentration": 5.0}),
     "filter_tries": ("datadream_dset", {"filter": "argmax", "filter_tries": 3}),
 }
 

@@ -29,7 +29,7 @@ class SyntheticImage:
         seed: the seed of the starting noise; of a retrieved image, that of the run.
         redraws: how many degenerate tries came before it.
         sampler: the sampler's settings.
-        adapter: sha256 of the adapter's file; None: no adapter.
+        adapter: sha256 of the adapter's file; None: no adapter, or those of ``adapters``.
         sha256: the digest of the image file.
         origin: ``generator`` or ``retrieval``.
         source: the image that was retrieved.
@@ -40,6 +40,8 @@ class SyntheticImage:
         gave_up: whether the filter accepted none of them.
         avoid: the prompt of another class that guidance led away from.
         toward: sha256 of the real image that drawing was pulled toward.
+        adapters: sha256 of the files of the LoRAs of shots that it was drawn with.
+        adapter_weights: the weight of each, as ``set_adapters`` takes it; ``adapter_scale`` is in it.
     """
 
     file_name: str
@@ -61,10 +63,12 @@ class SyntheticImage:
     gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
+    adapters: list[str] | None = None
+    adapter_weights: list[float] | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward")
+LATER: Final = ("tries", "gave_up", "avoid", "toward", "adapters", "adapter_weights")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

@@ -12,7 +12,7 @@ from dreamset import __version__
 from dreamset.core import shards
 from dreamset.data import cards
 from dreamset.data.synthetic import SyntheticImage, read_metadata
-from dreamset.drawing import starts
+from dreamset.drawing import mixes, starts
 from dreamset.drawing.candidates import GROUP
 from dreamset.weights import hub
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dreamset.data.adapters import Adapter
     from dreamset.data.splits import Sample
     from dreamset.data.work import Work
+    from dreamset.drawing.mixes import Mix
 
 _MAKER: Final = "dreamset.drawing.draw"  # the module that draws a block; it imports this one
 
@@ -39,6 +40,7 @@ class Block:
         stop: index after the last image.
         stride: distance of two indices.
         scale: factor of the adapter.
+        mixes: of each image, in the order of drawing, its LoRAs of shots; none where all images have one adapter.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Block:
     stop: int
     stride: int = 1
     scale: float = 1.0
+    mixes: tuple[Mix, ...] = ()
 
     @property
     def indices(self) -> range:
@@ -62,7 +65,7 @@ class Block:
 class Request:
     """One image of a block.
 
-    ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
+    ``mix`` is the LoRAs of shots that it is drawn with. ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
     unconditional half, and ``toward`` the real image that it is pulled toward.
     """
 
@@ -72,6 +75,7 @@ class Request:
     shot: Sample | None = None
     avoid: str = ""
     toward: Sample | None = None
+    mix: Mix = ()
 
 
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
@@ -116,7 +120,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
         shared["filter"] = work.filter_key
     everyone = tuple(range(len(split.classes)))
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
-    if adapters:
+    mixed = row.has_adapter_per_shot
+    if adapters and not mixed:
         scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
     stride, blocks = len(row.strengths), []
     whole = base.generate.compile or row.filter == "k_of_n"
@@ -141,8 +146,12 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                     place["modes"] = [shot.sha256 for shot in starts.choose(split, params.seed, places(chunk, indices))]
                 if work.avoided:
                     place["avoided"] = [work.avoided[label] for label in chunk]
+                drawn = mixes.choose(work, adapters, places(chunk, indices), scale) if mixed and scale else ()
+                if drawn:
+                    place["mixes"] = drawn
                 key = shards.key_of(shared | place, _MAKER)
-                block = Block(key, adapter if scale else None, chunk, indices.start, indices.stop, stride, scale)
+                own = adapter if scale else None
+                block = Block(key, own, chunk, indices.start, indices.stop, stride, scale, drawn)
                 blocks.append(block)
     return blocks
 
@@ -166,6 +175,8 @@ def requests(work: Work, block: Block) -> list[Request]:
     row, split, wanted = work.row, work.split, places(block.labels, block.indices)
     avoided = work.avoided or [""] * len(split.classes)
     plain = [Request(label, index, split.prompt(label, row.prompt), avoid=avoided[label]) for label, index in wanted]
+    if block.mixes:
+        plain = [dataclasses.replace(request, mix=mix) for request, mix in zip(plain, block.mixes, strict=True)]
     if not (row.starts_from_shots or row.pulls):
         return plain
     shots = starts.choose(split, work.params.seed, wanted)

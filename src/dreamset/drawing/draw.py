@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dreamset.drawing.candidates import Chooser
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
+    from dreamset.generator.mixture import Mixes, Mixture
     from dreamset.generator.sampler import Guide
     from dreamset.params import Params
 
@@ -76,6 +77,7 @@ def draw_all(
     import torch
 
     from dreamset.generator import trained
+    from dreamset.generator.mixture import Mixture
     from dreamset.generator.sampler import Guide, check_first_step
 
     workspace = work.workspace
@@ -85,7 +87,7 @@ def draw_all(
     total = sum(map(len, missing))
     written: Future[None] | None = None
     count = 0
-    current: tuple[int | None, float] | None = None
+    current: tuple[int | None, float, bool] | None = None
     guide, unguided = Guide(), None
     if work.row.guide_until is not None:
         guide = dataclasses.replace(guide, until=work.row.guide_until)
@@ -104,13 +106,20 @@ def draw_all(
             with claim:
                 locks.boundary()
                 adapter = None if block.adapter is None else adapters[block.adapter]
-                if (block.adapter, block.scale) != current:
+                # The scale of mixed LoRAs is in the weights of each image.
+                wanted = (block.adapter, 1.0 if block.mixes else block.scale, bool(block.mixes))
+                if wanted != current:
                     installed.close()
-                    file = None
+                    file, drawer.mixture = None, None
                     if adapter is not None:
                         file = tuned.adapters(work.params, workspace, work.recipe) / adapter.file
-                    installed.enter_context(trained.installed(base, file, block.scale))
-                    drawer.embeds, current = {}, (block.adapter, block.scale)
+                    if block.mixes:
+                        folder = tuned.adapters(work.params, workspace, work.recipe)
+                        mixture = Mixture(base, {each.sha256: folder / each.file for each in adapters})
+                        drawer.mixture = installed.enter_context(mixture)
+                    else:
+                        installed.enter_context(trained.installed(base, file, block.scale))
+                    drawer.embeds, current = {}, wanted
                 drawn = drawer.draw(block)
                 if written:
                     written.result()
@@ -159,6 +168,7 @@ class Drawer:
         chooser: the filter of the recipe; None: the first candidate is the image.
         latents: cache of the encoded shots.
         embeds: cache of the encoded prompts of this adapter.
+        mixture: the LoRAs of shots beside the base's weights; None: all images have the same adapter, or none.
     """
 
     work: Work
@@ -168,6 +178,7 @@ class Drawer:
     chooser: Chooser | None
     latents: starts.Latents
     embeds: dict[str, Condition] = field(default_factory=dict)
+    mixture: Mixture | None = None
 
     def draw(self, block: Block) -> Drawn:
         """Draw a block, as far as its filter asks for.
@@ -181,7 +192,7 @@ class Drawer:
         started = time.perf_counter()
         wanted = requests(self.work, block)
         new = [p for p in dict.fromkeys(p for r in wanted for p in (r.avoid, r.prompt)) if p not in self.embeds]
-        if new:
+        if new and not (self.mixture and self.mixture.changes_conditions):
             with torch.no_grad():
                 self.embeds.update(zip(new, self.base.encode(new).split(), strict=True))
         if self.chooser is None:
@@ -196,7 +207,7 @@ class Drawer:
         """Draw the candidates of one turn, and draw degenerate ones again."""
         import torch
 
-        from dreamset.generator.conditions import cat
+        from dreamset.generator.mixture import Mixes
         from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
 
         work, base = self.work, self.base
@@ -209,9 +220,10 @@ class Drawer:
                 request = wanted[row]
                 nth = turn * (params.generate.redraws + 1) + attempt
                 seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, nth)
-            conditions = cat([self.embeds[wanted[row].prompt] for row in rows])
+            mixes = None if self.mixture is None else Mixes(self.mixture, [wanted[row].mix for row in rows])
+            conditions = self._encoded([wanted[row].prompt for row in rows], mixes)
             if self.unguided is None:
-                empty = cat([self.embeds[wanted[row].avoid] for row in rows])
+                empty = self._encoded([wanted[row].avoid for row in rows], mixes)
             else:
                 empty = self.unguided.expand(len(rows))
             # Redraws are not compiled: their number is chance, and each number would be compiled anew.
@@ -224,7 +236,7 @@ class Drawer:
                 if modes:
                     guide = dataclasses.replace(guide, modes=self.latents.of(base, modes), pull=work.row.pull_share)
                 drawn = draw_fitting(
-                    drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun, guide
+                    drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun, guide, mixes
                 )
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -243,6 +255,18 @@ class Drawer:
             f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
             "(models.*.adapt) or the guidance."
         )
+
+    def _encoded(self, prompts: list[str], mixes: Mixes | None) -> Condition:
+        """Return the conditions of prompts, one per image; LoRAs on the text encoder give each image its own."""
+        import torch
+
+        from dreamset.generator.conditions import cat
+
+        if mixes is None or not mixes.mixture.changes_conditions:
+            return cat([self.embeds[prompt] for prompt in prompts])
+        with torch.no_grad():
+            mixes.use()
+            return self.base.encode_each(prompts)
 
     def _first_accepted(self, wanted: list[Request], chooser: Chooser) -> Drawn:
         """Draw turn after turn what the filter has not accepted; at the end take the best of what is left."""
@@ -303,7 +327,7 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
 
     workspace, split = work.workspace, work.split
     files, images = [], []
-    scale = block.scale if adapter is not None and work.row.trains_lora else None
+    scale = block.scale if (adapter is not None or block.mixes) and work.row.trains_lora else None
     with claim:
         tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *work.base.pretrained)
         for place, (request, pixels, seed, redraws) in enumerate(
@@ -339,6 +363,8 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                     gave_up=None if drawn.gave_up is None else drawn.gave_up[place],
                     avoid=request.avoid or None,
                     toward=None if request.toward is None else request.toward.sha256,
+                    adapters=[sha for sha, _ in request.mix] or None,
+                    adapter_weights=[weight for _, weight in request.mix] or None,
                 )
             )
         with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:

@@ -200,14 +200,14 @@ def attach(base: BaseModel, lora: Lora, seeds: Mapping[str, int], images: Sequen
             up = down.new_zeros(len(seeds), max(heads), layer.out_features, lora.rank)
             adapters.layers[prefix, path] = _Stack(layer, down, up, lora.alpha / lora.rank, adapters.rows)
     for (prefix, path), stack in adapters.layers.items():
-        _put(adapters.models[prefix], path, stack)
+        put(adapters.models[prefix], path, stack)
     return adapters
 
 
 def detach(adapters: Adapters) -> None:
     """Remove every adapter, so that the models are as they were loaded."""
     for (prefix, path), stack in adapters.layers.items():
-        _put(adapters.models[prefix], path, stack.base_layer)
+        put(adapters.models[prefix], path, stack.base_layer)
     adapters.base.kept -= adapters.models.keys()
 
 
@@ -248,7 +248,7 @@ def _unused(base: BaseModel, prefix: str) -> int | None:
     return None
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module in the place of the one at ``path``."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
@@ -315,11 +315,11 @@ def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[No
     if file is None:
         yield
         return
-    adapted = _adapted(base, file)
+    layers = adapted(base, file)
     pristine: list[tuple[nn.Parameter, torch.Tensor]] = []
     try:
         with torch.no_grad():
-            for at in adapted:
+            for at in layers:
                 weight = at.layer.weight
                 if weight.dtype == torch.float32:
                     pristine.append((weight, weight.detach().clone()))
@@ -331,14 +331,15 @@ def fused(base: BaseModel, file: Path | None, scale: float = 1.0) -> Iterator[No
         with torch.no_grad():
             for weight, original in pristine:
                 weight.copy_(original)
-        for at in adapted:
+        for at in layers:
             at.replace(at.layer)
 
 
 @dataclass(frozen=True)
-class _Adapted:
-    """A layer and the LoRA that adapts it; ``model`` holds the layer, under ``path``."""
+class Adapted:
+    """A layer and the LoRA that adapts it; the model of that name in a pipeline holds the layer, under ``path``."""
 
+    name: str
     model: nn.Module
     path: str
     layer: Any
@@ -346,7 +347,7 @@ class _Adapted:
 
     def replace(self, module: nn.Module) -> None:
         """Put a module in the place of the layer."""
-        _put(self.model, self.path, module)
+        put(self.model, self.path, module)
 
 
 class _Beside(nn.Module):
@@ -359,7 +360,7 @@ class _Beside(nn.Module):
     down: torch.Tensor
     weights: torch.Tensor
 
-    def __init__(self, at: _Adapted, scale: float) -> None:
+    def __init__(self, at: Adapted, scale: float) -> None:
         super().__init__()
         weight, self.bias, pair = at.layer.weight, at.layer.bias, at.pair
         up = scale * pair.alpha / pair.down.shape[0] * pair.up.float()
@@ -371,9 +372,13 @@ class _Beside(nn.Module):
         return F.linear(torch.cat([x, F.linear(x, self.down)], dim=-1), self.weights, self.bias)
 
 
-def _adapted(base: BaseModel, file: Path) -> list[_Adapted]:
-    """The layers that a file adapts."""
-    adapted: list[_Adapted] = []
+def adapted(base: BaseModel, file: Path) -> list[Adapted]:
+    """Return the layers that a file adapts.
+
+    Raises:
+        InputError: the file holds anything but finite LoRA weights that fit this base.
+    """
+    found: list[Adapted] = []
     for path, pair in read_pairs(file).items():
         prefix, _, inner = path.partition(".")
         try:
@@ -381,14 +386,15 @@ def _adapted(base: BaseModel, file: Path) -> list[_Adapted]:
             # Files name a text encoder's layers with or without `text_model.`.
             own = (NESTED if hasattr(model, "text_model") else "") + inner.removeprefix(NESTED)
             layer = model.get_submodule(own)
+            layer = getattr(layer, "layer", layer)  # of a layer that has LoRAs beside it
             weight: torch.Tensor = layer.weight
         except (KeyError, AttributeError) as error:
             raise InputError(f"{file}: adapts {path}, which the base does not have; adapt this base.") from error
         if (pair.up.shape[0], pair.down.shape[1]) != tuple(weight.shape):
             raise InputError(f"{file}: the shapes of {path} do not fit the base; run `dreamset adapt` again.")
-        if any(layer is other.layer for other in adapted):
+        if any(layer is other.layer for other in found):
             raise InputError(f"{file}: adapts {path} twice, under two names; run `dreamset adapt` again.")
         if not pair.delta.isfinite().all():
             raise InputError(f"{file}: {path} holds NaN or infinite weights; adapt with a lower learning rate.")
-        adapted.append(_Adapted(model, own, layer, pair))
-    return adapted
+        found.append(Adapted(prefix, model, own, layer, pair))
+    return found
