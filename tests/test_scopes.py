@@ -361,6 +361,7 @@ def test_a_killed_training_of_shots_goes_on_and_ends_equal(
     stronger: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stronger["models"]["bundled"]["adapt"]["together"] = 5
+    stronger["models"]["bundled"]["adapt"]["class"]["batch"] = 2
     whole, broken = Workspace.at(tmp_path / "a"), Workspace.at(tmp_path / "b")
     made(stronger, whole, recipe)
     steps, step = iter(range(4)), training.Together._train_step
