@@ -35,6 +35,7 @@ from dreamset.generator.mixture import Mixes, Mixture
 from dreamset.params import Params
 from dreamset.params.model import Sampler
 from dreamset.params.recipe import Lora, scale_call_words
+from dreamset.sources import digits
 from dreamset.use import kohya
 from test_generator import images, shaken
 
@@ -77,9 +78,7 @@ def alone(base: BaseModel, params: Params, workspace: Workspace, recipe: str, ro
                 at.layer.weight.add_(weight * at.pair.delta)
     with torch.no_grad():
         condition, empty = base.encode([row.prompt]), base.encode([""])
-    drawn = sampler.draw(
-        base, params.sampler(recipe), condition, empty, [torch.Generator().manual_seed(row.seed)]
-    )
+    drawn = sampler.draw(base, params.sampler(recipe), condition, empty, [torch.Generator().manual_seed(row.seed)])
     with torch.no_grad():
         for layer, weight in state.values():
             layer.weight.copy_(weight)
@@ -140,9 +139,7 @@ def test_stock_diffusers_draws_the_same_with_set_adapters(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_mixed_layers_compute_the_weighted_sum_of_each_image(
-    small: dict[str, Any], tmp_path: Path, dtype: str
-) -> None:
+def test_mixed_layers_compute_the_weighted_sum_of_each_image(small: dict[str, Any], tmp_path: Path, dtype: str) -> None:
     small["models"]["bundled"]["dtype"] = dtype
     model = toy.parse(small).base
     base = base_model.load(Path(model.generator), model, torch.device("cpu"))
@@ -163,12 +160,21 @@ def test_mixed_layers_compute_the_weighted_sum_of_each_image(
         drawn = sampler.draw(base, SAMPLER, conditions, empty, randoms, mixes=each)
         # A part of the batch, as after memory ran out, and the prompt alone, as after the end of guidance.
         part = sampler.draw(
-            base, SAMPLER, conditions.rows([2]), empty.rows([2]), [torch.Generator().manual_seed(2)],
+            base,
+            SAMPLER,
+            conditions.rows([2]),
+            empty.rows([2]),
+            [torch.Generator().manual_seed(2)],
             mixes=each.rows([2]),
         )
         late = sampler.draw(
-            base, SAMPLER, conditions, empty, [torch.Generator().manual_seed(seed) for seed in range(3)],
-            guide=sampler.Guide(until=0.5), mixes=each,
+            base,
+            SAMPLER,
+            conditions,
+            empty,
+            [torch.Generator().manual_seed(seed) for seed in range(3)],
+            guide=sampler.Guide(until=0.5),
+            mixes=each,
         )
     assert torch.equal(images(base, ["a", "b", "c"]), plain)  # nothing stays
     near = 1e-4 if dtype == "float32" else 0.1
@@ -226,8 +232,11 @@ def test_the_mix_of_an_image_depends_on_seed_class_and_index_alone(small: dict[s
     for label in range(10):
         pairs = [frozenset(sha for sha, _ in chosen[label, index]) for index in range(12)]
         # All six pairs, and then again, in another order.
-        assert {*pairs[:6]} == {*pairs[6:]} == {frozenset(pair) for pair in itertools.combinations(
-            (f"{label}-{k}" for k in range(4)), 2)}
+        assert (
+            {*pairs[:6]}
+            == {*pairs[6:]}
+            == {frozenset(pair) for pair in itertools.combinations((f"{label}-{k}" for k in range(4)), 2)}
+        )
         assert all([weight for _, weight in chosen[label, index]] == [0.5, 0.5] for index in range(12))
     assert [p for p in chosen if p[0] == 0] and any(
         [chosen[label, k] for k in range(6)] != [chosen[label, k] for k in range(6, 12)] for label in range(10)
@@ -248,13 +257,15 @@ def test_the_mix_of_an_image_depends_on_seed_class_and_index_alone(small: dict[s
 
 @pytest.mark.parametrize("recipe", ROWS)
 def test_files_records_and_cards_of_shots(stronger: dict[str, Any], workspace: Workspace, recipe: str) -> None:
-    stronger["shots"] = {name: 1 + (index == 0) for index, name in enumerate(["zero", *("one two three four five six "
-        "seven eight nine").split()])}
+    stronger["shots"] = {name: 1 + (index == 0) for index, name in enumerate(digits.CLASS_NAMES)}
     params = made(stronger, workspace, recipe)
     folder = workspace.adapter(recipe)
     found, work = read_adapters(folder), Work.read(params, workspace, recipe)
     assert [adapter.file for adapter in found[:3]] == [
-        "000_zero/000.safetensors", "000_zero/001.safetensors", "001_one/000.safetensors"]
+        "000_zero/000.safetensors",
+        "000_zero/001.safetensors",
+        "001_one/000.safetensors",
+    ]
     assert len(found) == 11 and {adapter.shot for adapter in found} == {sample.sha256 for sample in work.split.train}
     one, two = (read_pairs(folder / adapter.file) for adapter in found[:2])
     assert {pair.down.shape[0] for pair in one.values()} == {params.recipes[recipe].rank}
@@ -338,8 +349,9 @@ def test_a_shared_a_learns_from_all_and_each_b_from_its_image(small: dict[str, A
         (tmp_path / name).mkdir()
         together = training.Together(base, [job], settings, tmp_path / name, losses=[[]])
         together._train_step()
-        state = [{k: v.detach().clone() for k, v in together.adapters.parameters("a", head).items()}
-                 for head in range(3)]
+        state = [
+            {k: v.detach().clone() for k, v in together.adapters.parameters("a", head).items()} for head in range(3)
+        ]
         together.close()
         return state
 
@@ -452,7 +464,9 @@ def test_other_knobs_work_with_loras_of_shots(
     ],
 )
 def test_what_does_not_fit_is_refused(raw: dict[str, Any], recipe: str, change: dict[str, Any], words: str) -> None:
-    raw["recipes"][recipe] = {key: value for key, value in (raw["recipes"][recipe] | change).items() if value is not None}
+    raw["recipes"][recipe] = {
+        key: value for key, value in (raw["recipes"][recipe] | change).items() if value is not None
+    }
     with pytest.raises(InputError, match=words):
         toy.parse(raw)
 

@@ -174,13 +174,13 @@ def _training(work: Work) -> Training:
         kept.append({step: shards.key_of({"training": job.key, "step": step}, __name__) for step in early})
         stop = own.steps if epoch is None else steps[rows.place(epoch)]
         stops.append(None if stop == own.steps else stop)
-    learned = _samples(work, plan)
+    learned = images_of(work, plan)
     files = {job.key: [sample.path for sample in own] for job, own in zip(jobs, learned, strict=True)}
     return Training(plan, jobs, files, settings, start, kept, stops)
 
 
-def _samples(work: Work, plan: list[tuple[int, ...]]) -> list[list[Sample]]:
-    """Return the images that each adapter learns from."""
+def images_of(work: Work, plan: Sequence[tuple[int, ...]]) -> list[list[Sample]]:
+    """Return the images that each training learns from, for the labels that ``scopes`` gives."""
     if work.row.scope == "image":
         return [[sample] for sample in _by_class(work.split)]
     return [[sample for sample in work.split.train if sample.label in labels] for labels in plan]
@@ -263,7 +263,7 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         ),
         seed=params.seed,
     )
-    learned = _samples(work, plan)
+    learned = images_of(work, plan)
     each = [dataclasses.replace(settings, steps=schedule.steps(len(own))) for own in learned]
     weights = hub.identity(work.workspace.root, *base.pretrained)["sha256"]
     shared = {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
@@ -426,7 +426,7 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
     from dreamset.generator.trained import FILES
 
     workspace, split, recipe, row = work.workspace, work.split, work.recipe, work.row
-    weights, learned = FILES[row.adapter], _samples(work, training.scopes)
+    weights, learned = FILES[row.adapter], images_of(work, training.scopes)
     each = row.has_adapter_per_class or row.has_adapter_per_shot
     number = Counter[int]()  # of the shots of each class so far
     rows, curves, first, last, parameters, steps, seconds = [], [], [], [], 0, 0, 0.0

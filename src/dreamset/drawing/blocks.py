@@ -65,8 +65,9 @@ class Block:
 class Request:
     """One image of a block.
 
-    ``mix`` is the LoRAs of shots that it is drawn with. ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
-    unconditional half, and ``toward`` the real image that it is pulled toward.
+    ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
+    unconditional half, and ``toward`` the real image that it is pulled toward. ``mix`` is the LoRAs of shots that it is
+    drawn with.
     """
 
     label: int

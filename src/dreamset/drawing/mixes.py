@@ -1,4 +1,4 @@
-"""The LoRAs of shots that each image is drawn with: a pair (LoFT, arXiv 2505.11703) or all (ChimeraLoRA, 2602.19708)."""
+"""The LoRAs of shots that each image is drawn with: a pair (LoFT) or all of its class (ChimeraLoRA)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Adapters:
     @property
     def models(self) -> dict[str, nn.Module]:
         """The adapted models by their names in a pipeline."""
-        return _models(self.base, self.lora)
+        return models(self.base, self.lora)
 
     @property
     def learns_conditions(self) -> bool:
@@ -166,7 +166,7 @@ class Adapters:
                 own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
                 layers[f"{prefix}_lora_layers"] = {key: value.detach().cpu().contiguous() for key, value in own.items()}
                 # Without this metadata, diffusers assumes alpha == rank when it loads the file.
-                layers[f"{prefix}_lora_adapter_metadata"] = _metadata(_config(self.base, prefix, self.lora), prefix)
+                layers[f"{prefix}_lora_adapter_metadata"] = _metadata(config(self.base, prefix, self.lora), prefix)
             xl = len(self.base.encoders) > 1
             loader = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
             file = shot_file(head) if self.lora.shared else WEIGHTS
@@ -225,7 +225,8 @@ def _drawn(prefix: str, rank: int, linear: Sequence[tuple[str, Any]], seed: int)
     return found
 
 
-def _models(base: BaseModel, lora: Lora) -> dict[str, nn.Module]:
+def models(base: BaseModel, lora: Lora) -> dict[str, nn.Module]:
+    """Return the models that a LoRA adapts, by their names in a pipeline."""
     names = ["unet"] * lora.unet + [*base.encoders] * lora.text_encoder
     return {name: base.parts[name] for name in names}
 
@@ -281,7 +282,8 @@ def _metadata(config: LoraConfig, prefix: str) -> dict[str, Any]:
     return {"target_modules": _targets(prefix)} | {name: value for name, value in values.items() if value is not None}
 
 
-def _config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
+def config(base: BaseModel, prefix: str, lora: Lora) -> LoraConfig:
+    """Return peft's configuration of a LoRA on the model ``prefix``."""
     layer_choice: dict[str, Any] = {}
     unused = _unused(base, prefix)
     if unused is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
+    from dreamset.generator.mixture import Mixes
     from dreamset.params.model import Sampler
 
 SCHEDULERS: Final = {
