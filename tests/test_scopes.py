@@ -495,3 +495,14 @@ def test_blocks_of_mixed_images_hold_all_classes(stronger: dict[str, Any], works
 
 def test_columns_of_mixes_are_in_the_types_of_cards() -> None:
     assert {"adapters", "adapter_weights"} <= {*cards.every_column(("adapters", "adapter_weights"))}
+
+
+def test_the_code_of_the_docs_loads_two_loras(stronger: dict[str, Any], workspace: Workspace) -> None:
+    params = made(stronger, workspace, "loft")
+    text = (toy.ROOT / "docs/recipes.md").read_text().split("## One adapter per image")[1]
+    code = text.split("```python")[1].split("```")[0]
+    assert code.count("models/base/sd") == 1
+    code = code.replace("models/base/sd", str(params.base.generator))
+    known: dict[str, Any] = {}
+    exec(code.replace("models/adapters", str(workspace.adapter("loft").parent)), known)
+    assert known["pipeline"].get_active_adapters() == ["first", "second"]
