@@ -20,6 +20,7 @@ from dreamset.params.recipe import (
     drawn_words,
     filter_words,
     guide_words,
+    init_mix_words,
     mix_words,
     opening_words,
     prompt_words,
@@ -57,6 +58,8 @@ _TYPES: Final[dict[str, str | dict[str, str] | list[str]]] = {
     "gave_up": "bool",
     "avoid": "string",
     "toward": "string",
+    "beside": "string",
+    "share": "float64",
     "adapters": ["string"],
     "adapter_weights": ["float64"],
 }
@@ -184,6 +187,7 @@ def _dataset(
     yield "tags: [synthetic]"
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
     uses = {"tries": row.filters, "gave_up": row.filters, "avoid": row.guide == "other_class", "toward": row.pulls}
+    uses |= {"beside": row.init_mix is not None, "share": row.init_mix is not None}
     uses |= dict.fromkeys(("adapters", "adapter_weights"), row.has_adapter_per_shot)
     used = [name for name, used in uses.items() if used]
     yield from loading(split.classes, every_column(used) if removed is None else PUBLIC)
@@ -219,6 +223,8 @@ def _dataset(
         yield f"- {filter_words(row)} CLIP: {public_name(params.base.clip)}; the judge has no part in it."
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
+        if row.init_mix:
+            yield f"- {init_mix_words(row)}"
     yield f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}"
     columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
     if row.has_adapter_per_shot and removed is None:

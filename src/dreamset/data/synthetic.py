@@ -40,6 +40,8 @@ class SyntheticImage:
         gave_up: whether the filter accepted none of them.
         avoid: the prompt of another class that guidance led away from.
         toward: sha256 of the real image that drawing was pulled toward.
+        beside: sha256 of the real image that ``shot`` was mixed with.
+        share: the share of ``shot`` in the mixture.
         adapters: sha256 of the files of the LoRAs of shots that it was drawn with.
         adapter_weights: the weight of each, as ``set_adapters`` takes it; ``adapter_scale`` is in it.
     """
@@ -63,12 +65,14 @@ class SyntheticImage:
     gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
+    beside: str | None = None
+    share: float | None = None
     adapters: list[str] | None = None
     adapter_weights: list[float] | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward", "adapters", "adapter_weights")
+LATER: Final = ("tries", "gave_up", "avoid", "toward", "beside", "share", "adapters", "adapter_weights")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:
