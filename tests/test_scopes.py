@@ -436,6 +436,7 @@ def test_more_images_and_weaker_ones_keep_the_mixes(
         {"init": "image", "sampler": {"strength": 0.5}},
         {"mix": "dirichlet"},
         {"prompt": "label", "epoch": 0.5},
+        {"preserve": 0.1, "diversity": 0.01, "text_encoder": True},
     ],
 )
 @pytest.mark.parametrize("recipe", ROWS)
