@@ -1,8 +1,9 @@
 """Many LoRAs of shots at once against one at a time, in one run: ``python -m benchmarks.scopes``.
 
-Images: batches whose images have LoRAs of their own, against one mix at a time. A mix is fused into the weights, and
-all images that have it are drawn in one batch. With 4 shots a class has 6 pairs, each of 8 images in 50; with 16 shots
-it has 120, and each image another one. Both sides draw the same images; neither writes files.
+Images: batches whose images have LoRAs of their own, against one mix at a time. The first row is a stock pipeline that
+works as the reference does: it loads the LoRAs of a mix, calls ``set_adapters``, draws and unloads them. In the second,
+our own loop adds LoRAs that are in memory to the weights. Both draw all images that have a mix at once. With 4 shots a
+class has 6 pairs, each of 8 images in 50; with 16 shots it has 120, and each image another one. No row writes files.
 
 Adapters: as many trainings at once as the model's row allows, against the same code with one. Set-up counts, spread
 over all steps of a training. Sample grids do not; both sides would draw as many.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from diffusers import StableDiffusionPipeline
 
 from benchmarks import timing
 from benchmarks.adapters import jobs
@@ -41,7 +43,7 @@ from dreamset.drawing.blocks import plan, requests
 from dreamset.generator import base_model, lora
 from dreamset.generator.conditions import cat
 from dreamset.generator.mixture import Mixes, Mixture
-from dreamset.generator.sampler import draw, to_uint8
+from dreamset.generator.sampler import draw, scheduler, to_uint8
 from dreamset.generator.training import Together
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from dreamset.generator.base_model import BaseModel
 
 ROOT = Path(__file__).parents[1]
-ONES = 16  # batches, of one mix each, that are timed
+ONES, STOCK = 16, 4  # batches, of one mix each, that are timed: with our own loop, and with a stock pipeline
 
 
 def make(raw: dict[str, Any], folder: Path, shots: int, *, quick: bool) -> Setting:
@@ -72,6 +74,7 @@ class Images:
 
     setting: Setting
     recipe: str
+    pipeline: Any = None
 
     def __post_init__(self) -> None:
         adapters(self.setting, self.recipe)
@@ -119,6 +122,32 @@ class Images:
             drawn |= {(one.label, one.index): image for one, image in zip(wanted, images, strict=True)}
         return drawn
 
+    def stock(self, mixes: int) -> dict[tuple[int, int], torch.Tensor]:
+        """Return the images of the first mixes, as a stock pipeline draws them."""
+        kind, seed, split = self.work.sampler, self.setting.params.seed, self.setting.split
+        if self.pipeline is None:
+            self.pipeline = _pipeline(self.setting, kind.scheduler)
+        pipeline, drawn = self.pipeline, {}
+        for (_, mix), wanted in list(self.alone.items())[:mixes]:
+            names = [f"shot{number}" for number in range(len(mix))]
+            for name, (sha, _) in zip(names, mix, strict=True):
+                pipeline.load_lora_weights(self.files[sha], adapter_name=name)
+            pipeline.set_adapters(names, [weight for _, weight in mix])
+            seeds = [image_seed(seed, split.classes[request.label], request.index) for request in wanted]
+            images = pipeline(
+                [request.prompt for request in wanted],
+                height=self.base.resolution,
+                width=self.base.resolution,
+                num_inference_steps=kind.steps,
+                guidance_scale=kind.guidance,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="pt",
+            ).images
+            pipeline.unload_lora_weights()
+            pixels = to_uint8(images * 2 - 1)
+            drawn |= {(one.label, one.index): image for one, image in zip(wanted, pixels, strict=True)}
+        return drawn
+
     @contextmanager
     def _fused(self, mix: Sequence[tuple[str, float]]) -> Iterator[None]:
         """Add LoRAs, read before, to the weights; restore these afterwards."""
@@ -132,7 +161,7 @@ class Images:
                 weight.copy_(value)
 
     def ladder(self, blocks: int = 2) -> Ladder:
-        """Return the two ways to draw, by seconds per image."""
+        """Return the ways to draw, by seconds per image."""
 
         def each(way: str, amount: int) -> float:
             start = clock()
@@ -144,10 +173,18 @@ class Images:
             f"Images of {self.recipe}, {shots} shots per class, {len(self.blocks[0])} in a batch",
             "images",
             [
-                Rung(f"one mix at a time ({count} images in the first batch)", lambda: each("one_at_a_time", ONES)),
+                Rung("stock pipeline, one mix at a time", lambda: each("stock", STOCK)),
+                Rung(f"own loop, one mix at a time ({count} in the first batch)", lambda: each("one_at_a_time", ONES)),
                 Rung("mixed batches", lambda: each("mixed", blocks)),
             ],
         )
+
+
+def _pipeline(setting: Setting, name: str) -> Any:
+    pipeline = StableDiffusionPipeline.from_pretrained(setting.generator, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = scheduler(name, dict(pipeline.scheduler.config))
+    return pipeline.to(setting.device)
 
 
 def trainings(setting: Setting, recipe: str, base: BaseModel) -> Ladder:

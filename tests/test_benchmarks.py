@@ -204,6 +204,8 @@ def test_mixed_batches_and_one_mix_at_a_time_draw_the_same_images(tmp_path: Path
     mixed, alone = drawn.mixed(2), drawn.one_at_a_time(1000)
     assert mixed.keys() == alone.keys() and len(mixed) == 20
     assert max((mixed[key].int() - alone[key].int()).abs().max().item() for key in mixed) <= 1
+    stock = drawn.stock(2)
+    assert stock and max((mixed[key].int() - stock[key].int()).abs().max().item() for key in stock) <= 1
     ladder = scopes.trainings(here, "loft", drawn.base)
     assert [rung.lever for rung in ladder.rungs] == ["one training at a time", "30 trainings at once"]
     assert all(rung.seconds() > 0 for rung in ladder.rungs)
