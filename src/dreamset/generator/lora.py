@@ -63,7 +63,8 @@ class _Stack(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map activations (rows, ..., in) to (rows, ..., out); the rows are in the order of the adapters."""
         out: torch.Tensor = self.base_layer(x)
-        down, up = self.down, self.up
+        down: torch.Tensor = self.down
+        up: torch.Tensor = self.up
         if self.rows.jobs is not None:
             down, up = down.index_select(0, self.rows.jobs), up.index_select(0, self.rows.jobs)
         parts = torch.bmm(x.reshape(len(down), -1, x.shape[-1]).to(down.dtype), down.mT)
