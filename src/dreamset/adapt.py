@@ -181,7 +181,7 @@ def _training(work: Work) -> Training:
 
 def images_of(work: Work, plan: Sequence[tuple[int, ...]]) -> list[list[Sample]]:
     """Return the images that each training learns from, for the labels that ``scopes`` gives."""
-    if work.row.scope == "image":
+    if work.row.trains_each_shot:
         return [[sample] for sample in _by_class(work.split)]
     return [[sample for sample in work.split.train if sample.label in labels] for labels in plan]
 
@@ -209,7 +209,7 @@ def _start(work: Work) -> Path | None:
 def scopes(work: Work) -> list[tuple[int, ...]]:
     """Return the labels of each training of a recipe: one per class, per shot, or for the data set."""
     labels = tuple(range(len(work.split.classes)))
-    if work.row.scope == "image":
+    if work.row.trains_each_shot:
         return [(sample.label,) for sample in _by_class(work.split)]
     return [(label,) for label in labels] if work.row.has_adapter_per_class or work.row.shares_down else [labels]
 
@@ -272,9 +272,9 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
     jobs: list[Job] = []
     seen = Counter[tuple[int, str]]()
     for index, (labels, samples, own) in enumerate(zip(plan, learned, each, strict=True)):
-        name = "dataset" if row.scope == "dataset" or row.scope is None else split.classes[labels[0]]
+        name = "dataset" if row.has_one_adapter else split.classes[labels[0]]
         seed = seed_for("adapter", params.seed, name)
-        if row.scope == "image":
+        if row.trains_each_shot:
             # By content and not by number: folds that leave out other shots of the class share the adapter.
             shot = (labels[0], samples[0].sha256)
             seed = seed_for("adapter", params.seed, name, *shot[1:], *[seen[shot]] * (seen[shot] > 0))
@@ -450,7 +450,7 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
                     (own if row.shares_down else weights, f"{inside}{own}", sample.sha256)
                     for own, sample in zip(names, samples, strict=True)
                 ]
-                name = f"{name}/{made[0][1].rpartition('/')[2].partition('.')[0]}" if row.scope == "image" else name
+                name = f"{name}/{made[0][1].rpartition('/')[2].partition('.')[0]}" if row.trains_each_shot else name
             for source, file, shot in made:
                 shards.link(workspace.shards / used / source, folder / file)
                 rows.append(Adapter(labels, file, sha256_file(folder / file), used, shot).row())

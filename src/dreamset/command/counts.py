@@ -39,7 +39,7 @@ def adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, i
     if not row.trains:
         return 0, 0
     schedule = params.schedule(recipe)
-    if row.scope == "image":
+    if row.trains_each_shot:
         return sum(images), sum(images) * schedule.steps(1)
     if row.shares_down:
         return sum(images), sum(map(schedule.steps, images))

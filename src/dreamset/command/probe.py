@@ -112,7 +112,7 @@ def adapting(params: Params, split: Split, base: BaseModel, recipe: str, workspa
             size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.name != "state.safetensors")
         return (stamps[-1] - stamps[0]) / (count - 1), size
 
-    shots = len(split.train) if row.scope == "image" else len(split.classes)
+    shots = len(split.train) if row.trains_each_shot else len(split.classes)
     together = max(1, min(params.together(recipe), shots))
     whole = schedule.batch * together
     few, times = _fitting(whole, lambda count: steps(2, count, 1)[0])

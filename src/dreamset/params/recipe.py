@@ -582,6 +582,16 @@ class Recipe:
         return self.scope in ("image", "shared")
 
     @property
+    def has_one_adapter(self) -> bool:
+        """Whether all classes share one adapter, or there is none."""
+        return self.scope in (None, "dataset")
+
+    @property
+    def trains_each_shot(self) -> bool:
+        """Whether each shot is trained on by itself."""
+        return self.scope == "image"
+
+    @property
     def shares_down(self) -> bool:
         """Whether the LoRAs of a class have the same A, and are trained together."""
         return self.scope == "shared"
