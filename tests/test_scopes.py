@@ -507,3 +507,18 @@ def test_the_code_of_the_docs_loads_two_loras(stronger: dict[str, Any], workspac
     known: dict[str, Any] = {}
     exec(code.replace("models/adapters", str(workspace.adapter("loft").parent)), known)
     assert known["pipeline"].get_active_adapters() == ["first", "second"]
+
+
+def test_tables_of_other_scopes_keep_their_setting() -> None:
+    params = toy.params()
+    assert not {"image", "shared"} & params.setting(["datadream_dset"])["base"]["adapt"].keys()
+    assert {"image", "shared"} & params.setting(["loft"])["base"]["adapt"].keys() == {"image"}
+
+
+def test_as_many_shots_are_trained_at_once_as_see_as_many_images(raw: dict[str, Any]) -> None:
+    params = toy.parse(raw)
+    assert [params.together(name) for name in ("datadream_dset", "datadream_cls", "loft", "chimera")] == [1, 10, 40, 10]
+    raw["model"] = "sd21_base"
+    params = toy.parse(raw)
+    assert [params.together(name) for name in ("datadream_cls", "loft", "chimera")] == [1, 8, 1]
+    assert (params.schedule("loft").lr, params.schedule("loft").steps(1)) == (1e-3, 600)
