@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
+from peft.tuners.lora import LoraLayer
 from PIL import Image, ImageOps
+from torch import nn
 from torchvision import transforms
 
 from benchmarks import arithmetic
@@ -55,12 +57,13 @@ class Plain:
     ) -> None:
         self.base, self.job, self.files, self.settings, self.distinct = base, job, files, settings, distinct
         assert isinstance(settings.kind, Lora)
-        self.adapters = lora.Adapters(base, settings.kind, (job.name,))
-        for prefix, model in self.adapters.models.items():
+        self.layers: list[tuple[nn.Module, str, LoraLayer]] = []
+        for prefix, model in lora.models(base, settings.kind).items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for("lora", prefix, job.seed))
-                model.add_adapter(lora._config(base, prefix, settings.kind), adapter_name=job.name)
-        self.weights = list(self.adapters.parameters(job.name).values())
+                model.add_adapter(lora.config(base, prefix, settings.kind), adapter_name=job.name)
+            self.layers += [(model, path, at) for path, at in model.named_modules() if isinstance(at, LoraLayer)]
+        self.weights = [side[job.name].weight for _, _, at in self.layers for side in (at.lora_A, at.lora_B)]
         for weight in self.weights:
             weight.data = weight.data.float()
             weight.requires_grad_(True)
@@ -85,7 +88,11 @@ class Plain:
 
     def close(self) -> None:
         """Take the adapter off the base."""
-        lora.detach(self.adapters)
+        for model, path, at in self.layers:
+            lora.put(model, path, at.base_layer)
+            if hasattr(model, "peft_config"):
+                del model.peft_config
+            model._hf_peft_config_loaded = False
 
     def _step(self, step: int) -> None:
         batch, base = self.settings.schedule.batch, self.base
@@ -128,7 +135,7 @@ class Plain:
         for caption in wanted:
             if not self.distinct or caption not in self.tokens:
                 self.tokens[caption] = self._tokenized(caption)
-        with torch.set_grad_enabled(self.adapters.learns_conditions):
+        with torch.set_grad_enabled(self.settings.kind.text_encoder):
             encoder = self.base.parts["text_encoder"]
             hidden = encoder(torch.stack([self.tokens[caption] for caption in wanted]).to(self.base.device))[0]
         rows = torch.tensor([wanted.index(caption) for caption in captions], device=hidden.device)
@@ -145,17 +152,13 @@ def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Se
     work = Work(setting.params, setting.workspace, setting.split, recipe)
     plan = adapt.scopes(work)
     bare, settings = adapt._jobs(work, plan, None)
+    files = [[sample.path for sample in own] for own in adapt.images_of(work, plan)]
     found = [
-        adapt.with_images(
-            setting.workspace,
-            job,
-            [sample.path for sample in setting.split.train if sample.label in labels],
-            setting.params.base.resolution,
-        )
-        for job, labels in zip(bare, plan, strict=True)
+        adapt.with_images(setting.workspace, job, own, setting.params.base.resolution)
+        for job, own in zip(bare, files, strict=True)
     ]
-    # Every class has the same number of shots, so all jobs have the same settings.
-    return found, [setting.files(labels) for labels in plan], settings[0]
+    # All classes have the same number of shots, so all jobs have the same settings.
+    return found, [[setting.workspace.cell / path for path in own] for own in files], settings[0]
 
 
 def ladders(setting: Setting) -> list[Ladder]:

@@ -145,10 +145,13 @@ def _reduce(row: dict[str, Any]) -> None:
     row["train"]["resnet20"] |= {"batch": 8, "width": 8}
 
 
+_SCOPES = ("dataset", "class_", "image", "shared")
+
+
 def adapters(setting: Setting, recipe: str) -> None:
     """Adapters of a few steps, which cost as much to draw with as good ones."""
     given, row = setting.params, setting.params.base
-    brief = {name: replace(getattr(row.adapt, name), max_steps=3, warmup=1) for name in ("dataset", "class_")}
+    brief = {name: replace(getattr(row.adapt, name), max_steps=3, warmup=1) for name in _SCOPES}
     short = replace(
         given,
         adapt=replace(given.adapt, sample_images=1),

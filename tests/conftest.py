@@ -84,7 +84,7 @@ def small(raw: dict[str, Any], tiny_generator: Path) -> dict[str, Any]:
     """Raw parameters of a run of seconds on the random generator."""
     row = raw["models"]["bundled"]
     row["generator"] = str(tiny_generator)
-    for scope in ("dataset", "class"):
+    for scope in ("dataset", "class", "image", "shared"):
         row["adapt"][scope] |= {"max_steps": 2, "warmup": 1, "batch": 4}
     row["adapt"] |= {"sample_every": 4, "together": 10}
     row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}

@@ -281,6 +281,8 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "guide_until": ("datadream_dset", {"guide_until": 0.5}),
     "pull": ("datadream_dset", {"guide": "mode", "pull": 0.3}),
     "filter": ("datadream_dset", {"filter": "argmax"}),
+    "mix": ("loft", {"mix": "dirichlet"}),
+    "concentration": ("loft", {"mix": "dirichlet", "concentration": 5.0}),
     "filter_tries": ("datadream_dset", {"filter": "argmax", "filter_tries": 3}),
     "templates": ("datadream_dset", {"templates": ["a picture of the {class}", "an image of the {class}"]}),
     "negative": ("datadream_dset", {"negative": "blurry"}),

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from benchmarks import __main__ as command
-from benchmarks import adapters, arithmetic, classifiers, images, published, setting, timing
+from benchmarks import adapters, arithmetic, classifiers, images, published, scopes, setting, timing
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -194,3 +194,18 @@ def test_a_quick_run_prints_and_keeps_ratios(
     assert len(task["rows"]) == 4
     assert task["rows"][0]["times_plain"] == 1
     assert "| plain loop |" in capsys.readouterr().out
+
+
+def test_mixed_batches_and_one_mix_at_a_time_draw_the_same_images(tmp_path: Path) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    raw["models"]["bundled"]["generate"] |= {"per_class": 2, "batch": 10, "steps": 2}
+    here = scopes.make(raw, tmp_path, 3, quick=True)
+    drawn = scopes.Images(here, "loft")
+    mixed, alone = drawn.mixed(2), drawn.one_at_a_time(1000)
+    assert mixed.keys() == alone.keys() and len(mixed) == 20
+    assert max((mixed[key].int() - alone[key].int()).abs().max().item() for key in mixed) <= 1
+    stock = drawn.stock(2)
+    assert stock and max((mixed[key].int() - stock[key].int()).abs().max().item() for key in stock) <= 1
+    ladder = scopes.trainings(here, "loft", drawn.base)
+    assert [rung.lever for rung in ladder.rungs] == ["one training at a time", "30 trainings at once"]
+    assert all(rung.seconds() > 0 for rung in ladder.rungs)

@@ -69,7 +69,7 @@ def shaken(base: BaseModel, kind: ClassVectors | WholeUnet, amount: float = 0.1)
     made = trained.attach(base, kind, {"one": 0})
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in made.parameters("one").values():
+        for parameter in made.tensors:
             parameter.add_(amount * torch.randn(parameter.shape, generator=random))
     return made
 

@@ -123,7 +123,7 @@ def test_kohya_s_layout_has_every_pair_and_the_true_alpha(
     }
     starts = {"lora_unet": "unet", first: "text_encoder", "lora_te2": "text_encoder_2"}
     # The names are those of the layers themselves, and the products what changes these.
-    changed = {id(at.layer): at.pair.delta for at in lora._adapted(base, file)}
+    changed = {id(at.layer): at.pair.delta for at in lora.adapted(base, file)}
     for start, part in starts.items():
         for path, module in base.parts[part].named_modules() if part in base.parts else ():
             nested = "" if part == "unet" else "text_model."

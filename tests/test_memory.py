@@ -33,7 +33,7 @@ def test_the_count_is_that_of_a_real_step(raw: dict[str, Any], tmp_path: Path, w
     expected = memory.of_adapting(memory.on_meta(folder, row), SPEC, batch=8, together=2, offload=False)
     base = base_model.load(folder, row, torch.device("cpu"))
     adapters = lora.attach(base, SPEC, {"one": 1, "two": 2})
-    trained = sum(p.numel() for name in adapters.names for p in adapters.parameters(name).values())
+    trained = sum(p.numel() for p in adapters.tensors)
     assert expected["trained"] == trained * memory.TRAINED_BYTES
     assert expected["weights"] == sum(base_model.parameters(part) * 4 for part in base.parts.values()) - 4 * trained
     with memory.Peak() as peak:
@@ -102,7 +102,7 @@ def test_the_estimate_holds_on_a_gpu(raw: dict[str, Any], tmp_path: Path, saved:
         for tensor in (*part.parameters(), *part.buffers()):
             torch.nn.init.zeros_(tensor)
     adapters = lora.attach(base, spec, {"one": 0})
-    optimizer = torch.optim.AdamW(adapters.parameters("one").values(), lr=1e-4)
+    optimizer = torch.optim.AdamW(adapters.tensors, lr=1e-4)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         condition = base.embed(torch.zeros((1, 1, 77), dtype=torch.int64, device="cuda")).rows([0] * 8)

@@ -1,4 +1,4 @@
-"""``dreamset adapt RECIPE``: train adapters of the base on the shots, one for the data set or one per class.
+"""``dreamset adapt RECIPE``: train adapters of the base on the shots, one for the data set, per class or per shot.
 
 The output ``models/adapters/<recipe>/`` holds ``adapters.json`` and the weights of each adapter: a LoRA file in
 diffusers' layout, a class encoder, or the changes to the U-Net. Where a study searches the epoch, the training also
@@ -11,6 +11,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import cards, licences, tuned
-from dreamset.data.adapters import Adapter, set_aside
+from dreamset.data.adapters import Adapter, set_aside, shot_file
 from dreamset.data.asking import learned
 from dreamset.data.work import Work
 from dreamset.weights import hub
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
-    from dreamset.data.splits import Split
+    from dreamset.data.splits import Sample, Split
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
 
@@ -175,10 +176,8 @@ def _training(work: Work) -> Training:
         kept.append({step: shards.key_of({"training": job.key, "step": step}, __name__) for step in early})
         stop = own.steps if epoch is None else steps[rows.place(epoch)]
         stops.append(None if stop == own.steps else stop)
-    files = {
-        job.key: [sample.path for sample in work.split.train if sample.label in labels]
-        for job, labels in zip(jobs, plan, strict=True)
-    }
+    images = images_of(work, plan)
+    files = {job.key: [sample.path for sample in own] for job, own in zip(jobs, images, strict=True)}
     return Training(plan, jobs, files, settings, start, kept, stops)
 
 
@@ -191,9 +190,15 @@ def _asking(work: Work) -> Work:
     return asking.applied(work)
 
 
-def _counts(split: Split, plan: list[tuple[int, ...]]) -> list[int]:
-    """Return the number of images that each adapter learns from."""
-    return [sum(split.train_per_class[label] for label in labels) for labels in plan]
+def images_of(work: Work, plan: Sequence[tuple[int, ...]]) -> list[list[Sample]]:
+    """Return the images that each training learns from, for the labels that ``scopes`` gives."""
+    if work.row.trains_each_shot:
+        return [[sample] for sample in _by_class(work.split)]
+    return [[sample for sample in work.split.train if sample.label in labels] for labels in plan]
+
+
+def _by_class(split: Split) -> list[Sample]:
+    return sorted(split.train, key=lambda sample: sample.label)
 
 
 def _start(work: Work) -> Path | None:
@@ -213,9 +218,11 @@ def _start(work: Work) -> Path | None:
 
 
 def scopes(work: Work) -> list[tuple[int, ...]]:
-    """Return the labels that each adapter of a recipe serves."""
+    """Return the labels of each training of a recipe: one per class, per shot, or for the data set."""
     labels = tuple(range(len(work.split.classes)))
-    return [(label,) for label in labels] if work.row.has_adapter_per_class else [labels]
+    if work.row.trains_each_shot:
+        return [(sample.label,) for sample in _by_class(work.split)]
+    return [(label,) for label in labels] if work.row.has_adapter_per_class or work.row.shares_down else [labels]
 
 
 def _write_empty(workspace: Workspace, recipe: str) -> dict[str, Any]:
@@ -269,18 +276,28 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         ),
         seed=params.seed,
     )
-    each = [dataclasses.replace(settings, steps=schedule.steps(count)) for count in _counts(split, plan)]
+    images = images_of(work, plan)
+    each = [dataclasses.replace(settings, steps=schedule.steps(len(own))) for own in images]
     weights = hub.identity(work.workspace.root, *base.pretrained)["sha256"]
     shared = {"base": weights, "dtype": base.dtype, "resolution": base.resolution, "memory": base.memory}
-    jobs = []
-    for index, (labels, own) in enumerate(zip(plan, each, strict=True)):
-        samples = [sample for sample in split.train if sample.label in labels]
-        name = split.classes[labels[0]] if row.has_adapter_per_class else "dataset"
+    jobs: list[Job] = []
+    seen = Counter[tuple[int, str]]()
+    for index, (labels, samples, own) in enumerate(zip(plan, images, each, strict=True)):
+        name = "dataset" if row.has_one_adapter else split.classes[labels[0]]
         seed = seed_for("adapter", params.seed, name)
+        if row.trains_each_shot:
+            # By content and not by number: folds that leave out other shots of the class share the adapter.
+            shot = (labels[0], samples[0].sha256)
+            seed = seed_for("adapter", params.seed, name, *shot[1:], *[seen[shot]] * (seen[shot] > 0))
+            seen[shot] += 1
         prompts = tuple(learned(split, row, work.told, samples))
         grid = tuple((split.classes[label], work.lead(label)) for label in labels[:_GRID_CLASSES])
+        if row.has_adapter_per_shot and (labels[0] >= _GRID_CLASSES or (index and plan[index - 1] == labels)):
+            grid = ()  # of the shots of a class, the first is shown
         inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "adapter": seed}
         inputs |= {name: value for name, value in dataclasses.asdict(own).items() if name not in _NO_WEIGHT}
+        if not row.shares_down:
+            inputs["kind"] = {name: value for name, value in inputs["kind"].items() if name != "shared"}
         kinds = tuple(work.lead(sample.label) for sample in samples)
         if row.diversity and not row.asks_alike:
             inputs["kinds"] = kinds
@@ -319,7 +336,7 @@ def _train(work: Work, training: Training) -> None:
     from dreamset.generator.sampler import check_first_step
     from dreamset.generator.training import Together
 
-    workspace, at_once = work.workspace, work.base.adapt.together
+    workspace, at_once = work.workspace, work.params.together(work.recipe)
     keeping = work.row.epoch is not None or work.row.searches("epoch")
     # The groups do not depend on what is finished: the last bits of an adapter depend on the others of its group.
     equal: dict[int, list[int]] = {}
@@ -442,15 +459,30 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
 
     from dreamset.generator.trained import FILES
 
-    workspace, split, recipe = work.workspace, work.split, work.recipe
-    weights, each = FILES[work.row.adapter], work.row.has_adapter_per_class
+    workspace, split, recipe, row = work.workspace, work.split, work.recipe, work.row
+    weights, learned = FILES[row.adapter], images_of(work, training.scopes)
+    each = row.has_adapter_per_class or row.has_adapter_per_shot
+    number = Counter[int]()  # of the shots of each class so far
     rows, curves, first, last, parameters, steps, seconds = [], [], [], [], 0, 0, 0.0
     with shards.assembling(workspace.adapter(recipe)) as folder:
-        for labels, job, used, stop in zip(training.scopes, training.jobs, training.used, training.stops, strict=True):
+        for labels, samples, job, used, stop in zip(
+            training.scopes, learned, training.jobs, training.used, training.stops, strict=True
+        ):
             name = split.folder(labels[0]) if each else "dataset"
-            file = f"{_hundred(labels[0], len(training.jobs))}{name}/{weights}" if each else weights
-            shards.link(workspace.shards / used / weights, folder / file)
-            rows.append(dataclasses.asdict(Adapter(labels, file, sha256_file(folder / file), used)))
+            inside = f"{_hundred(labels[0], len(split.classes))}{name}/" if each else ""
+            # The files of a training, with their shots where each has one.
+            made: list[tuple[str, str, str | None]] = [(weights, f"{inside}{weights}", None)]
+            if row.has_adapter_per_shot:
+                names = [shot_file(number[labels[0]] + index) for index in range(len(samples))]
+                number[labels[0]] += len(samples)
+                made = [
+                    (own if row.shares_down else weights, f"{inside}{own}", sample.sha256)
+                    for own, sample in zip(names, samples, strict=True)
+                ]
+                name = f"{name}/{made[0][1].rpartition('/')[2].partition('.')[0]}" if row.trains_each_shot else name
+            for source, file, shot in made:
+                shards.link(workspace.shards / used / source, folder / file)
+                rows.append(Adapter(labels, file, sha256_file(folder / file), used, shot).row())
             record = read_json(workspace.shards / job.key / "adapter.json", f"dreamset adapt {recipe}")
             losses = record["losses"][:stop]
             thinner = thinned(losses, max(1, len(losses) // _POINTS))
@@ -459,9 +491,11 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
             last.append(thinner[-1]["loss"])
             steps += len(losses)
             seconds += record["seconds"] * len(losses) / len(record["losses"])
-            with safe_open(folder / file, "pt") as opened:
-                shapes = [opened.get_slice(tensor).get_shape() for tensor in opened.keys()]  # noqa: SIM118
-                parameters += sum(math.prod(shape) for shape in shapes)
+            for place, (_, file, _) in enumerate(made):
+                with safe_open(folder / file, "pt") as opened:
+                    # Files of one training share their A.
+                    names = [tensor for tensor in opened.keys() if not (place and ".lora_A." in tensor)]  # noqa: SIM118
+                    parameters += sum(math.prod(opened.get_slice(tensor).get_shape()) for tensor in names)
         card = _card(work) | {"adapters": rows}
         if work.row.searches("epoch"):
             # Later trials of the study want these shards, though no adapter is assembled from them yet.
@@ -471,8 +505,9 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
         atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"], sharing))
     with shards.assembling(workspace.plots("adapt", recipe)) as plots:
         write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
-        shown = training.jobs[:_GRID_CLASSES]
-        _grids([workspace.shards / job.key for job in shown], training.stops[:_GRID_CLASSES], plots)
+        shown = [(job, stop) for job, stop in zip(training.jobs, training.stops, strict=True) if job.sampled]
+        shown = shown[:_GRID_CLASSES]
+        _grids([workspace.shards / job.key for job, _ in shown], [stop for _, stop in shown], plots)
     return {
         "recipe": recipe,
         "adapters": len(rows),
@@ -482,7 +517,7 @@ def _assemble(work: Work, training: Training) -> dict[str, Any]:
         "loss_last": round(sum(last) / len(last), 5),
         "seconds": round(seconds, 2),
         "machines": shards.machines(workspace.shards, training.used),
-    }
+    } | ({} if len(rows) == len(training.jobs) else {"trainings": len(training.jobs)})
 
 
 def _sharing(work: Work, used: list[str]) -> list[str]:

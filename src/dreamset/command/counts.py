@@ -39,6 +39,10 @@ def adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, i
     if not row.trains:
         return 0, 0
     schedule = params.schedule(recipe)
+    if row.trains_each_shot:
+        return sum(images), sum(images) * schedule.steps(1)
+    if row.shares_down:
+        return sum(images), sum(map(schedule.steps, images))
     if not row.has_adapter_per_class:
         return 1, schedule.steps(sum(images))
     return len(images), sum(map(schedule.steps, images))

@@ -297,7 +297,7 @@ def _memory(params: Params, workspace: Workspace, stage: str, recipe: str) -> st
     base, offload = memory.on_meta(folder, model), "offload" in model.memory
     if stage == "adapt":
         batch = params.schedule(recipe).batch
-        together = model.adapt.together if row.has_adapter_per_class else 1
+        together = params.together(recipe)
         # The vectors of a class are many numbers, one class more or less is few.
         classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 1
         gigabytes = memory.of_adapting(base, trained.kind_of(row, classes), batch, together, offload=offload)

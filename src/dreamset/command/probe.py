@@ -112,8 +112,8 @@ def adapting(params: Params, split: Split, base: BaseModel, recipe: str, workspa
             size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.name != "state.safetensors")
         return (stamps[-1] - stamps[0]) / (count - 1), size
 
-    together = params.base.adapt.together if row.has_adapter_per_class else 1
-    together = min(together, len(split.classes))
+    shots = len(split.train) if row.trains_each_shot else len(split.classes)
+    together = max(1, min(params.together(recipe), shots))
     whole = schedule.batch * together
     few, times = _fitting(whole, lambda count: steps(2, count, 1)[0])
     seconds, size = steps(1 + times, schedule.batch, together) if few == whole else steps(1 + times, few, 1)

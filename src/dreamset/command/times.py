@@ -261,7 +261,7 @@ def _measured(params: Params, workspace: Workspace, name: str) -> list[Any]:
     if kind == "adapt":
         classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 2
         row = dataclasses.asdict(params.recipes[item].training())
-        return [kind, generator, row, params.schedule(item).batch, base.adapt.together, classes]
+        return [kind, generator, row, params.schedule(item).batch, params.together(item), classes]
     if kind == "classifier":
         return [kind, base.clip, base.resolution, base.train.crop, dataclasses.asdict(base.train.rows[item])]
     return [kind, base.judge if kind == "judge" else ""]
@@ -381,9 +381,10 @@ def _adapted(params: Params, recipe: str, adapters: int, total: int, classes: in
     first = _trained_as(params, recipe)
     if not adapters or first != recipe:
         return 0.0  # nothing is trained, or the recipe before it has trained the same
-    adapt, each = params.base.adapt, total / adapters
-    together = min(adapt.together, adapters)
-    grids = adapters * (2 + each // adapt.sample_every)
+    adapt, row = params.base.adapt, params.recipes[recipe]
+    trainings = classes if row.shares_down else adapters
+    each, together = total / trainings, min(params.together(recipe), trainings)
+    grids = (min(_GRID, classes) if row.has_adapter_per_shot else adapters) * (2 + each // adapt.sample_every)
     pictures = params.adapt.sample_images * (1 if adapters > 1 else min(_GRID, classes))
     drawing = grids * pictures * _image(steps, params.adapt.sample_steps)
     return total / together * steps[f"adapt {first}"].seconds + drawing
@@ -397,8 +398,7 @@ def _tuned(params: Params, recipe: str, work: Mapping[str, int], steps: Mapping[
     fitting = work["classifier steps at most"] * steps[f"classifier {params.base.tune.classifier}"].seconds
     adapting = work.get("adapter steps at most", 0)
     if adapting:
-        row, together = params.recipes[recipe], params.base.adapt.together
-        share = together if row.has_adapter_per_class else 1
+        share = params.together(recipe)
         adapting_seconds = adapting / share * steps[f"adapt {_trained_as(params, recipe)}"].seconds
         return drawing + fitting + adapting_seconds
     return drawing + fitting

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file
@@ -20,12 +21,25 @@ _OURS: Final = ("README.md", "adapters.json")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter: the labels it serves, its file in the recipe's folder, and the shard it comes from."""
+    """An adapter: the labels it serves, its file in the recipe's folder, and the shard it comes from.
+
+    ``shot`` is the sha256 of the only image that it, or its B, was trained on; None where it was trained on more.
+    """
 
     labels: tuple[int, ...]
     file: str
     sha256: str
     shard: str
+    shot: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return the adapter as ``adapters.json`` holds it."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "shot" or value is not None}
+
+
+def shot_file(index: int) -> str:
+    """Return the name of the LoRA file of a shot, by its number among those of its class."""
+    return f"{index:03d}.safetensors"
 
 
 def set_aside(folder: Path, target: Path) -> list[str]:
@@ -78,7 +92,10 @@ def read_adapters(folder: Path, stage: str = "adapt") -> list[Adapter]:
     record = folder / "adapters.json"
     try:
         rows = read_json(record, again)["adapters"]
-        adapters = [Adapter(tuple(row["labels"]), str(row["file"]), row["sha256"], row["shard"]) for row in rows]
+        adapters = [
+            Adapter(tuple(row["labels"]), str(row["file"]), row["sha256"], row["shard"], row.get("shot"))
+            for row in rows
+        ]
     except (KeyError, TypeError) as error:
         raise InputError(f"{record}: is not a record of adapters ({error}); run `{again}` again.") from error
     for adapter in adapters:

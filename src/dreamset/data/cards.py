@@ -22,6 +22,7 @@ from dreamset.params.recipe import (
     filter_words,
     guide_words,
     init_mix_words,
+    mix_words,
     opening_words,
     prompt_words,
     quoted_words,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
 
 # Their types as the hub's cards write them, beside the two that `_feature` knows.
-_TYPES: Final[dict[str, str | dict[str, str]]] = {
+_TYPES: Final[dict[str, str | dict[str, str] | list[str]]] = {
     "class_name": "string",
     "index": "int64",
     "prompt": "string",
@@ -63,6 +64,8 @@ _TYPES: Final[dict[str, str | dict[str, str]]] = {
     "share": "float64",
     "told": "string",
     "attributes": {},  # by group, which differ by model
+    "adapters": ["string"],
+    "adapter_weights": ["float64"],
 }
 OPENS: Final = (
     "Opens with `datasets.load_dataset(FOLDER)`, which reads names and order of the classes from the head of this "
@@ -133,6 +136,9 @@ def _feature(column: str, classes: Sequence[str], groups: Iterable[str]) -> Iter
     if isinstance(kind, str):
         yield f"    dtype: {kind}"
         return
+    if isinstance(kind, list):
+        yield f"    list: {kind[0]}"
+        return
     yield "    struct:"
     for name, dtype in kind.items():
         yield from (f"    - name: {name}", f"      dtype: {dtype}")
@@ -189,6 +195,7 @@ def _dataset(
     uses = {"tries": row.filters, "gave_up": row.filters, "avoid": away, "toward": row.pulls}
     uses |= {"told": row.tells_shots, "attributes": row.reads_attributes}
     uses |= {"beside": row.init_mix is not None, "share": row.init_mix is not None}
+    uses |= dict.fromkeys(("adapters", "adapter_weights"), row.has_adapter_per_shot)
     used = [name for name, used in uses.items() if used]
     columns = every_column(used) if removed is None else PUBLIC
     yield from loading(split.classes, columns, params.base.attributes or ())
@@ -215,7 +222,8 @@ def _dataset(
     else:
         learned = f"trained on {span(split.train_per_class)} images per class of `{source}`"
         scales = f", and {scales_words(row)}" if row.adapter_scales else ""
-        yield f"- Adapter: {adapter_words(row)}, {learned}{scales}. {COPIES}"
+        mixed = f" {mix_words(row)}" if mix_words(row) else ""
+        yield f"- Adapter: {adapter_words(row)}, {learned}{scales}.{mixed} {COPIES}"
     yield f"- Sampler: {sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:g}; seed {params.seed}."
     if guide_words(row):
         yield f"- {guide_words(row)}"
@@ -227,6 +235,8 @@ def _dataset(
             yield f"- {init_mix_words(row)}"
     yield f"- {prompt_words(row, quoted_words(lead(split, row, 0)))}"
     listed = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
+    if row.has_adapter_per_shot and removed is None:
+        listed = listed.replace("adapter", "adapters, adapter_weights")
     if row.adapter_scales and removed is None:
         listed += "; adapter_scale, null where it is the base alone"
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({listed})."
@@ -246,9 +256,10 @@ def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any],
         sharing: other recipes that draw with the same weights.
     """
     row = params.recipes[recipe]
+    served = "class, and of which shot it is" if row.has_adapter_per_shot else "classes"
     lines = [
         *_adapters_head(
-            params, split, recipe, base, "diffusers", "`adapters.json` says which file serves which classes."
+            params, split, recipe, base, "diffusers", f"`adapters.json` says which file serves which {served}."
         ),
         f"- Made by dreamset {__version__}. {opening_words(row, len(split.classes))}",
     ]
@@ -267,6 +278,8 @@ def kohya(params: Params, split: Split, recipe: str, base: Mapping[str, Any]) ->
     row = params.recipes[recipe]
     scales, one = " and ".join(f"{scale:g}" for scale in row.strengths), next(filter(None, row.strengths))
     files = "One file per class, named after it." if row.has_adapter_per_class else "One file for all classes."
+    if row.has_adapter_per_shot:
+        files = f"One file per shot, named after its class and its number there. {mix_words(row)}"
     lines = [
         *_adapters_head(params, split, recipe, base, None, files),
         f"- Made by dreamset {__version__}. In kohya's layout, which ComfyUI and A1111 read, for the base above.",

@@ -29,7 +29,7 @@ class SyntheticImage:
         seed: the seed of the starting noise; of a retrieved image, that of the run.
         redraws: how many degenerate tries came before it.
         sampler: the sampler's settings.
-        adapter: sha256 of the adapter's file; None: no adapter.
+        adapter: sha256 of the adapter's file; None: no adapter, or those of ``adapters``.
         sha256: the digest of the image file.
         origin: ``generator`` or ``retrieval``.
         source: the image that was retrieved.
@@ -44,6 +44,8 @@ class SyntheticImage:
         share: the share of ``shot`` in the mixture.
         told: sha256 of the real image whose caption or attributes the prompt tells.
         attributes: the word of each group that zero-shot CLIP read in that image, "none" included.
+        adapters: sha256 of the files of the LoRAs of shots that it was drawn with.
+        adapter_weights: the weight of each, as ``set_adapters`` takes it; ``adapter_scale`` is in it.
     """
 
     file_name: str
@@ -69,10 +71,15 @@ class SyntheticImage:
     share: float | None = None
     told: str | None = None
     attributes: dict[str, str] | None = None
+    adapters: list[str] | None = None
+    adapter_weights: list[float] | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward", "beside", "share", "told", "attributes")
+LATER: Final = (
+    *("tries", "gave_up", "avoid", "toward", "beside", "share", "told", "attributes"),
+    *("adapters", "adapter_weights"),
+)
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

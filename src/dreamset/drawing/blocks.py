@@ -12,7 +12,7 @@ from dreamset import __version__
 from dreamset.core import shards
 from dreamset.data import cards
 from dreamset.data.synthetic import SyntheticImage, read_metadata
-from dreamset.drawing import starts
+from dreamset.drawing import mixes, starts
 from dreamset.drawing.candidates import GROUP
 from dreamset.weights import hub
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dreamset.data.adapters import Adapter
     from dreamset.data.splits import Sample
     from dreamset.data.work import Work
+    from dreamset.drawing.mixes import Mix
 
 _MAKER: Final = "dreamset.drawing.draw"  # the module that draws a block; it imports this one
 
@@ -39,6 +40,7 @@ class Block:
         stop: index after the last image.
         stride: distance of two indices.
         scale: factor of the adapter.
+        mixes: of each image, in the order of drawing, its LoRAs of shots; none where all images have one adapter.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Block:
     stop: int
     stride: int = 1
     scale: float = 1.0
+    mixes: tuple[Mix, ...] = ()
 
     @property
     def indices(self) -> range:
@@ -65,7 +68,7 @@ class Request:
     ``shot`` is the real image that it starts from, None where it starts from noise; ``beside`` the one that this is
     mixed with, and ``share`` the share of ``shot`` in the mixture. ``avoid`` is the prompt of the unconditional half,
     and ``toward`` the real image that it is pulled toward. ``told`` is the sha256 of the shot that the prompt tells of,
-    and ``attributes`` holds what CLIP read in that.
+    and ``attributes`` holds what CLIP read in that. ``mix`` is the LoRAs of shots that it is drawn with.
     """
 
     label: int
@@ -78,6 +81,7 @@ class Request:
     share: float = 1.0
     told: str | None = None
     attributes: Mapping[str, str] | None = None
+    mix: Mix = ()
 
 
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
@@ -122,7 +126,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
         shared["filter"] = work.filter_key
     everyone = tuple(range(len(split.classes)))
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
-    if adapters:
+    mixed = row.has_adapter_per_shot
+    if adapters and not mixed:
         scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
     stride, blocks = len(row.strengths), []
     whole = base.generate.compile or row.filter == "k_of_n"
@@ -154,8 +159,12 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                     place["modes"] = [shot.sha256 for shot in starts.choose(split, params.seed, places(chunk, indices))]
                 if work.avoided:
                     place["avoided"] = [work.avoided[label] for label in chunk]
+                drawn = mixes.choose(work, adapters, places(chunk, indices), scale) if mixed and scale else ()
+                if drawn:
+                    place["mixes"] = drawn
                 key = shards.key_of(shared | place, _MAKER)
-                block = Block(key, adapter if scale else None, chunk, indices.start, indices.stop, stride, scale)
+                own = adapter if scale else None
+                block = Block(key, own, chunk, indices.start, indices.stop, stride, scale, drawn)
                 blocks.append(block)
     return blocks
 
@@ -182,6 +191,8 @@ def requests(work: Work, block: Block) -> list[Request]:
         Request(label, index, one.prompt, avoid=avoided[label], told=one.shot, attributes=one.attributes)
         for (label, index), one in zip(wanted, work.asked(wanted), strict=True)
     ]
+    if block.mixes:
+        plain = [dataclasses.replace(request, mix=mix) for request, mix in zip(plain, block.mixes, strict=True)]
     if not (row.starts_from_shots or row.pulls):
         return plain
     shots = starts.choose(split, work.params.seed, wanted)

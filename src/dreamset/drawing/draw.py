@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dreamset.drawing.candidates import Chooser
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
+    from dreamset.generator.mixture import Mixes, Mixture
     from dreamset.generator.sampler import Between, Guide
     from dreamset.params import Params
 
@@ -79,6 +80,7 @@ def draw_all(
     import torch
 
     from dreamset.generator import trained
+    from dreamset.generator.mixture import Mixture
     from dreamset.generator.sampler import Guide, check_first_step
 
     workspace = work.workspace
@@ -88,7 +90,7 @@ def draw_all(
     total = sum(map(len, missing))
     written: Future[None] | None = None
     count = 0
-    current: tuple[int | None, float] | None = None
+    current: tuple[int | None, float, bool] | None = None
     guide, unguided = Guide(), None
     if work.row.guide_until is not None:
         guide = dataclasses.replace(guide, until=work.row.guide_until)
@@ -107,13 +109,20 @@ def draw_all(
             with claim:
                 locks.boundary()
                 adapter = None if block.adapter is None else adapters[block.adapter]
-                if (block.adapter, block.scale) != current:
+                # The scale of mixed LoRAs is in the weights of each image.
+                wanted = (block.adapter, 1.0 if block.mixes else block.scale, bool(block.mixes))
+                if wanted != current:
                     installed.close()
-                    file = None
+                    file, drawer.mixture = None, None
                     if adapter is not None:
                         file = tuned.adapters(work.params, workspace, work.recipe) / adapter.file
-                    installed.enter_context(trained.installed(base, file, block.scale))
-                    drawer.embeds, current = {}, (block.adapter, block.scale)
+                    if block.mixes:
+                        folder = tuned.adapters(work.params, workspace, work.recipe)
+                        mixture = Mixture(base, {each.sha256: folder / each.file for each in adapters})
+                        drawer.mixture = installed.enter_context(mixture)
+                    else:
+                        installed.enter_context(trained.installed(base, file, block.scale))
+                    drawer.embeds, current = {}, wanted
                 drawn = drawer.draw(block)
                 if written:
                     written.result()
@@ -162,6 +171,7 @@ class Drawer:
         chooser: the filter of the recipe; None: the first candidate is the image.
         latents: cache of the encoded shots.
         embeds: cache of the encoded prompts of this adapter.
+        mixture: the LoRAs of shots beside the base's weights; None: all images have the same adapter, or none.
     """
 
     work: Work
@@ -171,6 +181,7 @@ class Drawer:
     chooser: Chooser | None
     latents: starts.Latents
     embeds: dict[str, Condition] = field(default_factory=dict)
+    mixture: Mixture | None = None
 
     def draw(self, block: Block) -> Drawn:
         """Draw a block, as far as its filter asks for.
@@ -186,6 +197,8 @@ class Drawer:
         if len(self.embeds) > _ENCODED:
             self.embeds.clear()
         new = [p for p in dict.fromkeys(p for r in wanted for p in (r.avoid, r.prompt)) if p not in self.embeds]
+        if self.mixture and self.mixture.changes_conditions:
+            new = []  # each image's text encoder is another
         # Prompts that differ from image to image are encoded one by one, since last bits depend on a batch's others.
         batches = [new] if self.work.row.asks_alike else [[prompt] for prompt in new]
         for batch in filter(None, batches):
@@ -203,7 +216,7 @@ class Drawer:
         """Draw the candidates of one turn, and draw degenerate ones again."""
         import torch
 
-        from dreamset.generator.conditions import cat
+        from dreamset.generator.mixture import Mixes
         from dreamset.generator.sampler import degenerate, draw_fitting, to_uint8
 
         work, base = self.work, self.base
@@ -216,9 +229,10 @@ class Drawer:
                 request = wanted[row]
                 nth = turn * (params.generate.redraws + 1) + attempt
                 seeds[row] = image_seed(params.seed, split.classes[request.label], request.index, nth)
-            conditions = cat([self.embeds[wanted[row].prompt] for row in rows])
+            mixes = None if self.mixture is None else Mixes(self.mixture, [wanted[row].mix for row in rows])
+            conditions = self._encoded([wanted[row].prompt for row in rows], mixes)
             if self.unguided is None:
-                empty = cat([self.embeds[wanted[row].avoid] for row in rows])
+                empty = self._encoded([wanted[row].avoid for row in rows], mixes)
             else:
                 empty = self.unguided.expand(len(rows))
             # Redraws are not compiled: their number is chance, and each number would be compiled anew.
@@ -231,7 +245,7 @@ class Drawer:
                 if modes:
                     guide = dataclasses.replace(guide, modes=self.latents.of(base, modes), pull=work.row.pull_share)
                 drawn = draw_fitting(
-                    drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun, guide
+                    drawer, work.sampler, conditions, empty, [seeds[row] for row in rows], begun, guide, mixes
                 )
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -250,6 +264,18 @@ class Drawer:
             f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
             "(models.*.adapt) or the guidance."
         )
+
+    def _encoded(self, prompts: list[str], mixes: Mixes | None) -> Condition:
+        """Return the conditions of prompts, one per image; LoRAs on the text encoder give each image its own."""
+        import torch
+
+        from dreamset.generator.conditions import cat
+
+        if mixes is None or not mixes.mixture.changes_conditions:
+            return cat([self.embeds[prompt] for prompt in prompts])
+        with torch.no_grad():
+            mixes.use()
+            return self.base.encode_each(prompts)
 
     def _begun(self, wanted: list[Request]) -> Tensor | Between:
         """Return the latents that images start from."""
@@ -328,7 +354,7 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
 
     workspace, split = work.workspace, work.split
     files, images = [], []
-    scale = block.scale if adapter is not None and work.row.trains_lora else None
+    scale = block.scale if (adapter is not None or block.mixes) and work.row.trains_lora else None
     with claim:
         tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *work.base.pretrained)
         for place, (request, pixels, seed, redraws) in enumerate(
@@ -368,6 +394,8 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                     share=None if request.beside is None else request.share,
                     told=request.told,
                     attributes=None if request.attributes is None else dict(request.attributes),
+                    adapters=[sha for sha, _ in request.mix] or None,
+                    adapter_weights=[weight for _, weight in request.mix] or None,
                 )
             )
         with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:

@@ -27,7 +27,7 @@ from dreamset.core.seeds import seed_for
 from dreamset.generator.conditions import ClassContexts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dreamset.generator.base_model import BaseModel
@@ -82,10 +82,19 @@ class Encoder:
     base: BaseModel
     encoder: ClassEncoder
     learns_conditions: bool = True
+    tells_images_apart: bool = False
 
-    def parameters(self, name: str) -> dict[str, torch.Tensor]:
-        """The trainable tensors by name, float32; there is one encoder, so ``name`` does not matter."""
-        return dict(self.encoder.named_parameters())
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The trainable tensors, float32."""
+        return [*self.encoder.parameters()]
+
+    def select(self, images: Sequence[Sequence[int]], jobs: Sequence[int] | None = None) -> None:
+        """Do nothing: the weights are the same for all images."""
+
+    def clip(self, most: float) -> None:
+        """Scale the gradients to a norm of at most ``most``."""
+        nn.utils.clip_grad_norm_(self.tensors, most, foreach=True)
 
     @torch.no_grad()
     def save(self, name: str, folder: Path) -> None:

@@ -141,14 +141,16 @@ def of_adapting(base: BaseModel, kind: Kind, batch: int, together: int, *, offlo
     weights = sum(_bytes(part) for name, part in base.parts.items() if not (offload and name == "vae"))
     with torch.device("meta"):
         names = [f"adapter_{i}" for i in range(together)]
-        adapters = trained.attach(base, kind, {name: i for i, name in enumerate(names)})
-    parameters_trained = [parameter for name in names for parameter in adapters.parameters(name).values()]
+        adapters = trained.attach(base, kind, {name: i for i, name in enumerate(names)}, [batch] * together)
+        adapters.select([range(batch)] * together)
+    parameters_trained = adapters.tensors
     numbers = sum(parameter.numel() for parameter in parameters_trained)
     count = batch * together
 
     def step() -> None:
         with torch.set_grad_enabled(adapters.learns_conditions):
-            condition = _condition(base, together).rows([i % together for i in range(count)])
+            own = count if adapters.tells_images_apart else together
+            condition = _condition(base, own).rows([i % own for i in range(count)])
         latents = torch.empty((count, *base.latent_shape), device="meta")
         base.predict(latents, torch.empty(count, device="meta"), condition).float().square().mean().backward()
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
+    from dreamset.generator.mixture import Mixes
     from dreamset.params.model import Sampler
 
 SCHEDULERS: Final = {
@@ -159,6 +160,7 @@ def draw(
     generators: Sequence[torch.Generator],
     starts: torch.Tensor | Between | None = None,
     guide: Guide | None = None,
+    mixes: Mixes | None = None,
 ) -> torch.Tensor:
     """Draw one image per generator.
 
@@ -171,10 +173,13 @@ def draw(
         starts: (n, c, h, w) scaled latents; the sampler's ``strength`` says how much noise is added to them. Of
             two latents each has noise of its own. None: images start from noise alone.
         guide: what guides beside the prompts; None: the same network, to the end.
+        mixes: the LoRAs of each image; None: all have those of the base.
 
     Returns:
         (n, 3, h, w) float32, nominally in [-1, 1], neither clipped nor checked.
     """
+    if mixes is not None:
+        mixes.use()
     noise = torch.stack([torch.randn(base.latent_shape, generator=generator) for generator in generators])
     noise = noise.to(base.device, base.dtype)
     if starts is None:
@@ -250,11 +255,12 @@ def draw_fitting(
     seeds: Sequence[int],
     starts: torch.Tensor | Between | None = None,
     guide: Guide | None = None,
+    mixes: Mixes | None = None,
 ) -> torch.Tensor:
     """Draw images as ``draw`` does, from seeds; where memory runs out, in half batches with the same noise."""
     try:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return draw(base, sampler, prompts, empty, generators, starts, guide)
+        return draw(base, sampler, prompts, empty, generators, starts, guide, mixes)
     except torch.OutOfMemoryError:
         if len(seeds) == 1:
             raise
@@ -272,6 +278,7 @@ def draw_fitting(
                 [seeds[i] for i in p],
                 None if starts is None else starts[p.start : p.stop],
                 None if guide is None else guide.rows(p),
+                None if mixes is None else mixes.rows(p),
             )
             for p in parts
         ]

@@ -11,7 +11,7 @@ from dreamset.generator.whole_unet import WholeUnet
 from dreamset.params.recipe import Lora
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -32,8 +32,22 @@ class Trained(Protocol):
         """Whether training changes the U-Net's conditions."""
         ...
 
-    def parameters(self, name: str) -> dict[str, torch.Tensor]:
-        """The trainable tensors of an adapter by name."""
+    @property
+    def tells_images_apart(self) -> bool:
+        """Whether the condition of a caption depends on the image that it belongs to."""
+        ...
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All trainable tensors."""
+        ...
+
+    def select(self, images: Sequence[Sequence[int]], jobs: Sequence[int] | None = None) -> None:
+        """Say which images of each adapter the rows of the next batch show; ``jobs`` None: of all adapters."""
+        ...
+
+    def clip(self, most: float) -> None:
+        """Scale the gradients of each adapter to a norm of at most ``most``."""
         ...
 
     def save(self, name: str, folder: Path) -> None:
@@ -62,19 +76,20 @@ def kind_of(row: Recipe, classes: int, encoder: str | None = None) -> Kind:
     return ClassVectors(classes, row.context_length, row.unconditional)
 
 
-def attach(base: BaseModel, kind: Kind, seeds: Mapping[str, int]) -> Trained:
+def attach(base: BaseModel, kind: Kind, seeds: Mapping[str, int], images: Sequence[int] = ()) -> Trained:
     """Attach new weights of a kind to a base.
 
     Args:
         base: the frozen model.
         kind: the kind of weights to train.
         seeds: the seed of each adapter's initial weights, by name; only LoRAs may be several.
+        images: of each adapter, the number of its images; only LoRAs that share an A need it.
 
     Raises:
         InputError: the base does not take this kind.
     """
     if isinstance(kind, Lora):
-        return lora.attach(base, kind, seeds)
+        return lora.attach(base, kind, seeds, images)
     assert len(seeds) == 1
     if isinstance(kind, ClassVectors):
         return class_encoder.attach(base, kind, seeds)

@@ -107,9 +107,9 @@ class Together:
         # Before any adapter is attached, so that it is the base as it was.
         self.held = losses.Held(self.base, [job.classless for job in self.jobs]) if self.settings.preserve else None
         self.apart = [losses.Apart(self.settings.diversity) for _ in self.jobs] if self.settings.diversity else []
-        self.adapters = trained.attach(self.base, self.settings.kind, {job.name: job.seed for job in self.jobs})
-        self.parameters = [list(self.adapters.parameters(job.name).values()) for job in self.jobs]
-        self.flat = [parameter for parameters in self.parameters for parameter in parameters]
+        seeds = {job.name: job.seed for job in self.jobs}
+        self.adapters = trained.attach(self.base, self.settings.kind, seeds, [len(job.images) for job in self.jobs])
+        self.flat = self.adapters.tensors
         self.averaged = [parameter.detach().clone() for parameter in self.flat]
         self.optimizer = torch.optim.AdamW(
             self.flat, lr=self.settings.schedule.lr, weight_decay=self.settings.weight_decay, fused=True
@@ -178,8 +178,7 @@ class Together:
         # A sum over adapters, so that each gets the same gradient as if trained alone.
         each = squares.reshape(len(self.jobs), -1).mean(dim=1)
         self._with_others(each, noisy, t, predicted, latents).sum().backward()
-        for parameters in self.parameters:
-            torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm, foreach=True)
+        self.adapters.clip(settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         # TensorFlow's warm-up of the decay: early on, the average must not cling to the initial weights.
@@ -222,8 +221,9 @@ class Together:
         batch = self.settings.schedule.batch
         shape = (batch, *self.base.latent_shape)
         latents, noises, times, prompts = [], [], [], []
-        for job, cached in zip(self.jobs, self.latents, strict=True):
-            rows = _rows(job, step, batch)
+        shown = [_rows(job, step, batch) for job in self.jobs]
+        self.adapters.select(shown)
+        for job, cached, rows in zip(self.jobs, self.latents, shown, strict=True):
             random = generator("adapt step", job.seed, step)
             posterior = torch.randn(shape, generator=random)
             noises.append(torch.randn(shape, generator=random))
@@ -238,6 +238,8 @@ class Together:
 
     def _context(self, prompts: list[list[str]]) -> Condition:
         """The conditions of each job's captions; each distinct caption of a job is encoded once."""
+        if self.adapters.tells_images_apart:
+            return self.base.encode_each([caption for captions in prompts for caption in captions])
         distinct = [list(dict.fromkeys(captions)) for captions in prompts]
         width = max(len(captions) for captions in distinct)
         # The adapted layers need equal parts per job, so short lists repeat their first caption.
@@ -275,24 +277,31 @@ class Together:
         return self.base.moments(_to_model(crops))
 
     def _draw_samples(self) -> None:
-        """Write a picture per job with a strip of samples per class, from the same noise every time."""
+        """Write a picture per job with a strip of samples per class, from the same noise every time.
+
+        Jobs without classes in ``sampled`` get none.
+        """
         settings = self.settings
-        paths = [self.folder / f"samples_{self.step:05d}_{index}.png" for index in range(len(self.jobs))]
+        shown = [index for index, job in enumerate(self.jobs) if job.sampled]
+        paths = [self.folder / f"samples_{self.step:05d}_{index}.png" for index in shown]
         if all(path.is_file() for path in paths):
             return
         count = settings.sample_images
-        sampled = [[pair for pair in job.sampled for _ in range(count)] for job in self.jobs]
+        sampled = [[pair for pair in self.jobs[index].sampled for _ in range(count)] for index in shown]
         generators = [
             torch.Generator().manual_seed(image_seed(settings.seed, name, k % count))
             for pairs in sampled
             for k, (name, _) in enumerate(pairs)
         ]
+        # Where each image has a B of its own, these take turns.
+        images = [[k % len(self.jobs[index].images) for k in range(len(sampled[0]))] for index in shown]
+        self.adapters.select(images, None if len(shown) == len(self.jobs) else shown)
         with swapped(self.flat, self.averaged), torch.no_grad():
             conditions = self._context([[prompt for _, prompt in pairs] for pairs in sampled])
             empty = self._context([[""] * len(pairs) for pairs in sampled])
             pixels = to_uint8(draw(self.base, settings.sampler, conditions, empty, generators)).numpy()
         size = self.base.resolution
-        for path, part in zip(paths, pixels.reshape(len(self.jobs), -1, count, size, size, 3), strict=True):
+        for path, part in zip(paths, pixels.reshape(len(shown), -1, count, size, size, 3), strict=True):
             rows = part.transpose(0, 2, 1, 3, 4).reshape(-1, count * size, 3)
             atomic_write(path, png(rows))
 

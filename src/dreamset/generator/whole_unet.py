@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from dreamset.core.errors import InputError
 from dreamset.generator import class_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from dreamset.generator.base_model import BaseModel
@@ -38,10 +39,19 @@ class Unet:
     base: BaseModel
     pristine: dict[str, torch.Tensor]
     learns_conditions: bool = False
+    tells_images_apart: bool = False
 
-    def parameters(self, name: str) -> dict[str, torch.Tensor]:
-        """The trainable tensors by name; there is one U-Net, so ``name`` does not matter."""
-        return dict(self.base.unet.named_parameters())
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The trainable tensors, float32."""
+        return [*self.base.unet.parameters()]
+
+    def select(self, images: Sequence[Sequence[int]], jobs: Sequence[int] | None = None) -> None:
+        """Do nothing: the weights are the same for all images."""
+
+    def clip(self, most: float) -> None:
+        """Scale the gradients to a norm of at most ``most``."""
+        nn.utils.clip_grad_norm_(self.tensors, most, foreach=True)
 
     @torch.no_grad()
     def save(self, name: str, folder: Path) -> None:

@@ -45,14 +45,18 @@ class ModelAdapt:
     kept: Count
     dataset: AdaptSchedule
     class_: AdaptSchedule
+    image: AdaptSchedule
+    shared: AdaptSchedule
     class_encoder: AdaptSchedule
     whole_unet: AdaptSchedule
 
     def schedule(self, key: str) -> AdaptSchedule:
-        """Return the schedule of a key of the row: ``dataset``, ``class``, ``class_encoder`` or ``whole_unet``."""
+        """Return the schedule of a key of the row: a scope of LoRAs, ``class_encoder`` or ``whole_unet``."""
         return {
             "dataset": self.dataset,
             "class": self.class_,
+            "image": self.image,
+            "shared": self.shared,
             "class_encoder": self.class_encoder,
             "whole_unet": self.whole_unet,
         }[key]

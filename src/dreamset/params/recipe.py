@@ -34,12 +34,19 @@ def _check_origin(row: Recipe, key: str) -> None:
 # --- adapter: the weights that are trained, with the knobs of each.
 
 Adapter = Literal["none", "lora", "class_encoder", "unet"]
-Scope = Literal["dataset", "class"]
+Scope = Literal["dataset", "class", "image", "shared"]
 Unconditional = Literal["zero", "learned"]
 
 _OF_ADAPTER: Final = {  # knobs that an adapter needs, and that only it has
     "lora": ("scope", "rank", "alpha", "unet", "text_encoder"),
     "class_encoder": ("context_length", "unconditional", "class_dropout"),
+}
+_SCOPED: Final = {  # the words of each scope
+    "dataset": "one per dataset",
+    "class": "one per class",
+    "image": "one per shot",
+    "shared": "one per shot, those of a class with the same A (down) and each with a B (up) of its own",
+    None: "",
 }
 _CONTEXTS: Final = (
     "`contexts` in it condition the U-Net: rows by label, and last the unconditional one ({rows} in all). A stock "
@@ -66,7 +73,7 @@ def adapter_words(row: Recipe) -> str:
     if row.trains_lora:
         parts = [part for part, on in (("U-Net", row.unet), ("text encoder", row.text_encoder)) if on]
         where = f"on the attention of the {' and '.join(parts)}"
-        kind = f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, one per {row.scope}"
+        kind = f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, {_SCOPED[row.scope]}"
         return f"{kind}{_losses_words(row)}{_epoch_words(row)}"
     if row.trains_class_encoder:
         vectors = f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder"
@@ -104,6 +111,31 @@ def _class_dropout_words(row: Recipe) -> str:
     return f", with a null class from {100 * row.class_dropout:g} % of the images" if row.class_dropout else ""
 
 
+# --- mix: the LoRAs of a class that an image is drawn with, where each shot has its own; concentration: of dirichlet.
+
+Mix = Literal["pair", "dirichlet"]
+Concentration = Annotated[float, Range(low=0.01, high=1000)]
+_MIXES: Final = {"image": "pair", "shared": "dirichlet"}  # where not said
+_CONCENTRATION: Final = 1.0  # all weights that sum up to 1 are equally likely
+
+
+def _check_mix(row: Recipe, key: str) -> None:
+    if row.mix is not None and not row.has_adapter_per_shot:
+        raise InputError(f"{key}.mix: belongs to scope: image and scope: shared; remove it.")
+    if row.concentration is not None and row.mixes_by != "dirichlet":
+        raise InputError(f"{key}.concentration: belongs to mix: dirichlet; remove it, or set mix to dirichlet.")
+
+
+def mix_words(row: Recipe) -> str:
+    """Return a sentence on the LoRAs that each image is drawn with; empty where all images of a class share one."""
+    if row.mixes_by == "pair":
+        return "Each image is drawn with two LoRAs of its class at weights 0.5 and 0.5; the pairs take turns."
+    if row.mixes_by == "dirichlet":
+        weights = f"drawn for the image from a Dirichlet distribution of concentration {row.concentration_of:g}"
+        return f"Each image is drawn with all LoRAs of its class, at weights {weights}."
+    return ""
+
+
 # --- adapter_scales: n factors; image k of a class is drawn with the LoRA times the (k mod n)-th of them.
 
 AdapterScales = tuple[Annotated[float, Range(low=0, high=2)], ...]
@@ -138,14 +170,31 @@ def scale_call_words(row: Recipe) -> str:
     scales = [f"{scale:g}" for scale in row.strengths]
     turns = f"scales {', '.join(scales)}, image by image in turn" if len(scales) > 1 else f"scale {scales[0]}"
     one = next(f"{scale:g}" for scale in row.strengths if scale)
+    if row.has_adapter_per_shot:
+        return f"{mix_words(row)} {_mix_call_words(row)}{_alpha_words(row)}"
     words = (
         f"Drawn at {turns} (1 is the strength of the training, and what a loaded LoRA has): "
         f'`load_lora_weights(FOLDER, adapter_name="shots")`, then `set_adapters("shots", {one})`; or '
         f'`cross_attention_kwargs={{"scale": {one}}}` in each call of the pipeline.'
     )
-    if row.alpha != row.rank and row.alpha and row.rank:
-        words += f" A diffusers before 0.34 reads no alpha; times {row.alpha / row.rank:g} its scales are the same."
-    return words
+    return words + _alpha_words(row)
+
+
+def _alpha_words(row: Recipe) -> str:
+    if row.alpha == row.rank or not (row.alpha and row.rank):
+        return ""
+    return f" A diffusers before 0.34 reads no alpha; times {row.alpha / row.rank:g} its scales are the same."
+
+
+def _mix_call_words(row: Recipe) -> str:
+    half = next(0.5 * scale for scale in row.strengths if scale)
+    words = (
+        '`load_lora_weights(FIRST, adapter_name="first")` and `load_lora_weights(SECOND, adapter_name="second")`, then '
+        f'`set_adapters(["first", "second"], [{half:g}, {half:g}])`, draw with two of these files. `metadata.jsonl` '
+        "has the sha256 and the weight of each file that an image was drawn with (`adapters`, `adapter_weights`)."
+    )
+    scales = ", ".join(f"{scale:g}" for scale in row.adapter_scales or ())
+    return words + (f" All weights of an image are times {scales}, image by image in turn." if scales else "")
 
 
 # --- epoch, lr, epochs: the share of the training after which weights are taken, and changes to the schedule.
@@ -387,7 +436,8 @@ def _check_guidance(row: Recipe, key: str, context: Context) -> None:
 
 def _labels_reach_without_guidance(row: Recipe) -> bool:
     """Whether images depend on their class by their start, or by a U-Net of its own, even where the prompt does not."""
-    return row.starts_from_shots or (row.has_adapter_per_class and row.unet is True and all(row.strengths))
+    own = row.has_adapter_per_class or row.has_adapter_per_shot
+    return row.starts_from_shots or (own and row.unet is True and all(row.strengths))
 
 
 # --- guide: what stands for the unconditional half of guidance, or pulls beside it; and how long.
@@ -578,6 +628,8 @@ class Recipe:
     descriptions: str | None = field(default=None, metadata=_LATER)
     captions: str | None = field(default=None, metadata=_LATER)
     caption_dropout: Share | None = field(default=None, metadata=_LATER)
+    mix: Mix | None = field(default=None, metadata=_LATER)
+    concentration: Concentration | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -610,13 +662,43 @@ class Recipe:
         return self.scope == "class"
 
     @property
+    def has_adapter_per_shot(self) -> bool:
+        """Whether each shot has a LoRA of its own, so that images of one batch are drawn with different LoRAs."""
+        return self.scope in ("image", "shared")
+
+    @property
+    def has_one_adapter(self) -> bool:
+        """Whether all classes share one adapter, or there is none."""
+        return self.scope in (None, "dataset")
+
+    @property
+    def trains_each_shot(self) -> bool:
+        """Whether each shot is trained on by itself."""
+        return self.scope == "image"
+
+    @property
+    def shares_down(self) -> bool:
+        """Whether the LoRAs of a class have the same A, and are trained together."""
+        return self.scope == "shared"
+
+    @property
+    def mixes_by(self) -> str | None:
+        """How the LoRAs of an image are chosen, ``pair`` or ``dirichlet``; None where shots have none of their own."""
+        return (self.mix or _MIXES[self.scope or ""]) if self.has_adapter_per_shot else None
+
+    @property
+    def concentration_of(self) -> float:
+        """The concentration of the Dirichlet distribution of an image's weights."""
+        return _CONCENTRATION if self.concentration is None else self.concentration
+
+    @property
     def schedule(self) -> str:
         """The key under ``adapt`` of the model's row with the schedule of the training."""
         if self.trains_class_encoder:
             return "class_encoder"
         if self.trains_unet:
             return "whole_unet"
-        return "dataset" if self.scope == "dataset" else "class"
+        return self.scope or "class"
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -751,23 +833,27 @@ class Recipe:
     def lora(self) -> Lora:
         """Return the LoRA knobs of a recipe that trains one."""
         assert self.rank and self.alpha and self.unet is not None and self.text_encoder is not None
-        return Lora(self.rank, self.alpha, self.unet, self.text_encoder)
+        return Lora(self.rank, self.alpha, self.unet, self.text_encoder, self.shares_down)
 
 
 _NO_TRAINING: Final = (
     *("sampler", "init", "init_mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
-    *("guide", "guide_until", "pull", "filter", "filter_tries", "negative"),
+    *("guide", "guide_until", "pull", "filter", "filter_tries", "negative", "mix", "concentration"),
 )
 
 
 @dataclass(frozen=True)
 class Lora:
-    """The rank and alpha of a LoRA, and the parts whose attention layers get it."""
+    """The rank and alpha of a LoRA, and the parts whose attention layers get it.
+
+    With ``shared`` there is one B for each image of the training beside the one A.
+    """
 
     rank: int
     alpha: float
     unet: bool
     text_encoder: bool
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -803,6 +889,7 @@ def check(row: Recipe, context: Context) -> None:
     _check_training(row, key, context)
     _check_losses(row, key)
     _check_adapter_scales(row, key, context)
+    _check_mix(row, key)
     _check_prompt(row, key, context)
     _check_init(row, key)
     _check_init_mix(row, key)

@@ -147,6 +147,9 @@ class Params:
             # Older tables have no such key.
             del setting["prepare"]["clip_templates"]
         del base["attributes"]  # nor this; ``making`` has it where it is read
+        recipes = tuple(recipes)
+        for name in {"image", "shared"} - {self.recipes[recipe].schedule for recipe in recipes}:
+            del base["adapt"][name]  # nor these
         for name in ("invert", "crop", "autocontrast"):
             if not setting["prepare"][name]:
                 del setting["prepare"][name]  # nor these
@@ -203,6 +206,18 @@ class Params:
         row = self.recipes[recipe]
         schedule = self.base.adapt.schedule(row.schedule)
         return dataclasses.replace(schedule, lr=row.lr or schedule.lr, epochs=row.epochs or schedule.epochs)
+
+    def together(self, recipe: str) -> int:
+        """Return the number of adapters of ``recipe`` that are trained at once.
+
+        The model's row counts adapters of classes. Of others as many see as many images in a step.
+        """
+        row, adapt = self.recipes[recipe], self.base.adapt
+        if row.has_adapter_per_class:
+            return adapt.together
+        if row.has_adapter_per_shot:
+            return max(1, adapt.together * adapt.class_.batch // self.schedule(recipe).batch)
+        return 1
 
     def with_values(self, recipe: str, values: Mapping[str, Any]) -> Params:
         """Return a copy with ``values`` for knobs of a recipe: of its sampler, or ``epoch``, ``lr`` and ``epochs``."""

@@ -161,7 +161,8 @@ def _learned(record: dict[str, Any], curves: int) -> str:
         return ""
     count, steps = int(record["adapters"]), int(record.get("steps", 0))
     many = "one adapter" if count == 1 else f"{count} adapters"
-    words = f"{many}, {number(steps / count)} steps{'' if count == 1 else ' each'}"
+    # The adapters of a class may come from one training.
+    words = f"{many}, {number(steps / record.get('trainings', count))} steps{'' if count == 1 else ' each'}"
     if "loss_first" in record and "loss_last" in record:
         words += f", mean loss {record['loss_first']:.3g} at the first step and {record['loss_last']:.3g} at the end"
     return words + (f"; the first {MOST_CLASSES} are drawn" if curves > MOST_CLASSES else "")

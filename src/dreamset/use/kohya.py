@@ -67,7 +67,9 @@ def kohya(params: Params, workspace: Workspace, recipe: str, target: Path) -> di
         for adapter in adapters:
             read = read_pairs(source / adapter.file)
             pairs = len(read)
-            name = f"_{PurePosixPath(adapter.file).parent.name}" if row.has_adapter_per_class else ""
+            file = PurePosixPath(adapter.file)
+            name = f"_{file.parent.name}" if row.has_adapter_per_class or row.has_adapter_per_shot else ""
+            name += f"_{file.stem}" if row.has_adapter_per_shot else ""
             first = next(iter(read.values()))
             about = {
                 "format": "pt",
