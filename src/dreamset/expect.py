@@ -166,7 +166,7 @@ class _Pictures:
         short = dataclasses.replace(
             params,
             recipes={"expect": Recipe("none", "template", SamplerOverrides(steps=steps))},
-            generate=dataclasses.replace(params.generate, per_class=wanted.per_class),
+            generate=dataclasses.replace(params.generate, per_class=wanted.per_class, budget_s=None),
             models={params.model: dataclasses.replace(base, generate=row)},
         )
         part = dataclasses.replace(

@@ -21,6 +21,7 @@ from dreamset.params.recipe import (
     filter_words,
     guide_words,
     opening_words,
+    post_augment_words,
     prompt_words,
     scale_call_words,
     scales_words,
@@ -33,9 +34,16 @@ if TYPE_CHECKING:
 
     from dreamset.data.splits import Split
     from dreamset.params import Params
+    from dreamset.params.recipe import Recipe
 
 # Columns of metadata.jsonl in a published dataset. An adapter's hash would help only those who have the adapter.
 PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
+
+
+def public_columns(row: Recipe) -> tuple[str, ...]:
+    """Return the columns of ``metadata.jsonl`` in a published dataset of a recipe."""
+    return (*PUBLIC, "copy_of") if row.copies else PUBLIC
+
 
 # Their types as the hub's cards write them, beside the two that `_feature` knows.
 _TYPES: Final[dict[str, str | dict[str, str]]] = {
@@ -56,6 +64,7 @@ _TYPES: Final[dict[str, str | dict[str, str]]] = {
     "gave_up": "bool",
     "avoid": "string",
     "toward": "string",
+    "copy_of": "string",
 }
 OPENS: Final = (
     "Opens with `datasets.load_dataset(FOLDER)`, which reads names and order of the classes from the head of this "
@@ -144,6 +153,7 @@ def dataset(
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None = None,
     *,
+    copies: int = 0,
     checked: str,
 ) -> str:
     """Return the card of a synthetic dataset.
@@ -155,9 +165,10 @@ def dataset(
         labels: the label of each image.
         base: the generator, as ``hub.identity`` describes it.
         removed: the number of images left out, by reason, of a dataset for publication; None of any other dataset.
+        copies: how many of the images are copies of others.
         checked: a phrase on who has checked the labels.
     """
-    return _joined(_dataset(params, split, recipe, labels, base, removed, checked))
+    return _joined(_dataset(params, split, recipe, labels, base, removed, copies, checked))
 
 
 def _dataset(
@@ -167,6 +178,7 @@ def _dataset(
     labels: Sequence[int],
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None,
+    copies: int,
     checked: str,
 ) -> Iterator[str]:
     sampler, row = params.sampler(recipe), params.recipes[recipe]
@@ -178,8 +190,9 @@ def _dataset(
     yield "tags: [synthetic]"
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
     uses = {"tries": row.filters, "gave_up": row.filters, "avoid": row.guide == "other_class", "toward": row.pulls}
+    uses["copy_of"] = row.copies > 0
     used = [name for name, used in uses.items() if used]
-    yield from loading(split.classes, every_column(used) if removed is None else PUBLIC)
+    yield from loading(split.classes, every_column(used) if removed is None else public_columns(row))
     yield "---"
     yield f"# Synthetic images: {recipe}"
     yield ""
@@ -209,6 +222,8 @@ def _dataset(
         yield f"- {guide_words(row)}"
     if filter_words(row):
         yield f"- {filter_words(row)} CLIP: {public_name(params.base.clip)}; the judge has no part in it."
+    if row.post_augment:
+        yield f"- {post_augment_words(row, split.invariances, len(labels) - copies, copies)}"
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
     yield f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}"

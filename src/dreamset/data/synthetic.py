@@ -40,6 +40,7 @@ class SyntheticImage:
         gave_up: whether the filter accepted none of them.
         avoid: the prompt of another class that guidance led away from.
         toward: sha256 of the real image that drawing was pulled toward.
+        copy_of: ``file_name`` of the drawn image that it is a copy of; the index is that of the drawn image, too.
     """
 
     file_name: str
@@ -61,10 +62,11 @@ class SyntheticImage:
     gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
+    copy_of: str | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward")
+LATER: Final = ("tries", "gave_up", "avoid", "toward", "copy_of")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:
