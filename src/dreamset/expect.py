@@ -285,7 +285,10 @@ def _seconds(params: Params, workspace: Workspace, split: Split, pictures: _Pict
     each: float = (
         sum(record["seconds"] for record in records) / sum(record["drawn"] for record in records) / pictures.steps
     )
-    return round(each * params.base.generate.steps * sum(params.synthetic_per_class(split.train_per_class)), 1)
+    seconds = each * params.base.generate.steps * sum(params.synthetic_per_class(split.train_per_class))
+    # A budget without a number of images is used up.
+    budget, counted = params.generate.budget_s, params.generate.per_class is not None
+    return round(seconds if budget is None else min(budget, seconds) if counted else budget, 1)
 
 
 def share(right: int, of: int, confidence: float) -> dict[str, Any]:

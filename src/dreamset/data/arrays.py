@@ -87,7 +87,9 @@ def synthetic(
         InputError: a file is missing or changed, the classes differ from those of ``split``, or ``scratch`` has no
             room.
     """
-    return drawn(listed(folder, split, most, copies=copies), folder, split, size, f"dreamset generate {folder.name}", scratch)
+    return drawn(
+        listed(folder, split, most, copies=copies), folder, split, size, f"dreamset generate {folder.name}", scratch
+    )
 
 
 def listed(

@@ -127,10 +127,8 @@ def _copied(work: Work, source: Path, image: SyntheticImage) -> list[tuple[Synth
         rng = np.random.default_rng(seed_for("copy", work.params.seed, image.class_name, image.index, copy))
         pixels = np.asarray(changed(picture, split.invariances, rng))
         data = png(pixels, text | {"CopyOf": image.file_name})
-        row = dataclasses.replace(
-            image, file_name=f"{stem}_{copy}.png", sha256=sha256(data), copy_of=image.file_name, tries=None, gave_up=None
-        )
-        made.append((row, data))
+        row = dataclasses.replace(image, file_name=f"{stem}_{copy}.png", sha256=sha256(data), copy_of=image.file_name)
+        made.append((dataclasses.replace(row, tries=None, gave_up=None), data))
     return made
 
 

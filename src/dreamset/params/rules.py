@@ -152,8 +152,8 @@ def _check_budget(params: Params) -> None:
         )
     if params.scales:
         raise InputError(
-            f"train.scales: {listed(params.scales)} times the shots may be more images than fit into generate.budget_s; "
-            "set scales to [], or budget_s to null."
+            f"train.scales: {listed(params.scales)} times the shots may be more images than fit into "
+            "generate.budget_s; set scales to [], or budget_s to null."
         )
 
 
