@@ -89,7 +89,7 @@ def run(
         "seconds": round(seconds + copying, 2),
         "images_per_s": round(drawn / seconds, 2),
         "sampler": dataclasses.asdict(work.sampler) if draws else None,
-        "machines": shards.machines(workspace.shards, [one.key for one in (*blocks, *copied)]),
+        "machines": shards.machines(workspace.shards, _keys(blocks, copied)),
     } | ({"filter": chosen} if chosen else {})
     if copied:
         summary["copies"] = {"images": len(images) - len(own), "seconds": round(copying, 2)}
@@ -142,6 +142,11 @@ def _adapters(params: Params, workspace: Workspace, recipe: str) -> list[Adapter
     return read_adapters(folder, "adapt" if folder == workspace.adapter(recipe) else "tune")
 
 
+def _keys(blocks: list[Block], copied: list[Copies]) -> list[str]:
+    """Return the keys of all shards that a dataset consists of."""
+    return [*(block.key for block in blocks), *(one.key for one in copied)]
+
+
 def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((workspace.shards / block.key / "record.json").read_text())
     return record
@@ -177,7 +182,7 @@ def _assemble(
         for image, source in files:
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
-        write_json(folder / "shards.json", [one.key for one in (*blocks, *copied)])
+        write_json(folder / "shards.json", _keys(blocks, copied))
         atomic_write(folder / "README.md", _card(work, images, looked))
     return images, looked
 

@@ -114,7 +114,8 @@ def _work(params: Params, workspace: Workspace, stage: str, here: Sequence[Plann
                 for name in named
                 if not counts.has_budget(params, name)
             )
-            fit = f"as many images as fit into {params.generate.budget_s:g} s each by {timed} recipes"
+            each = f"each by {timed} recipes" if timed > 1 else "by 1 recipe"
+            fit = f"as many images as fit into {params.generate.budget_s:g} s {each}"
             return f"{fit}, and {rest} images by {len(named) - timed}" if timed < len(named) else fit
         own = sum(counts.drawn(counts.of(params, workspace, stage, name)) for name in named)
         copied = f" ({own} drawn, the others copies)" if own < total["images"] else ""
