@@ -51,7 +51,7 @@ def tensors(
 
     ``images.safetensors`` holds ``images`` (n, 3, height, width), uint8 as they are or float32 normalised, and
     ``labels`` (n,) int64, numbers of ``classes``. ``labels.json`` has the classes, and for each image the name of its
-    class and its file. Drawn images are seen as classifiers see them: no finer than the shots, and grey where these are.
+    class and its file. Drawn images are as classifiers see them: no finer than the shots, and grey where these are.
 
     Args:
         params: gives the licence and the resolution.
