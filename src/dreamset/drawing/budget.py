@@ -56,7 +56,7 @@ class Spent:
         """What a person should know of it."""
         return (
             f"{self.per_class} images per class fit into {self.budget:g} seconds, of which they took "
-            f"{self.seconds:.3g}; generate.per_class: {self.per_class} with budget_s: null gives the same images."
+            f"{self.seconds:.1f}; generate.per_class: {self.per_class} with budget_s: null gives the same images."
         )
 
 
