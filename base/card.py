@@ -27,7 +27,7 @@ handwriting.
 |---|---|---|---|
 | `sd/` | Stable Diffusion: autoencoder {vae:,}, text encoder {text_encoder:,}, U-Net {unet:,} | {sd_total:,} | `StableDiffusionPipeline.from_pretrained("models/base/sd")` |
 | `clip/` | CLIP, a vision transformer and the text tower that the text encoder was copied from | {clip:,} | `open_clip.create_model_and_transforms("local-dir:models/base/clip")` |
-| `judge/` | residual classifier of glyphs, trained apart from both, used only to score images | {judge:,} | `dreamset.metrics.judge.load_judge(Path("models/base/judge"))` |
+| `judge/` | residual classifier of glyphs, trained apart from both: scores images, and draws, filters and chooses none | {judge:,} | `dreamset.weights.judge.load_judge(Path("models/base/judge"))` |
 
 `sd/` needs transformers 5 or newer, for release 4 finds no `vocab.json` and leaves the text encoder at random; a copy
 that both read comes from `python -m base.older FOLDER`, run in the project's root.

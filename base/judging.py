@@ -11,7 +11,7 @@ from base.training import begin, fit
 from dreamset.core.shards import assembling
 from dreamset.glyphs.look import Params
 from dreamset.glyphs.render import Glyphs, groups, split_pairs
-from dreamset.metrics.judge import Judge, save_judge
+from dreamset.weights.judge import Judge, save_judge
 
 
 def train(params: Params, folder: Path) -> None:

@@ -16,7 +16,7 @@ from base.captions import prompt
 from dreamset.glyphs.fonts import CHARACTERS
 from dreamset.glyphs.look import Params, Score
 from dreamset.glyphs.render import SIZE, Glyphs, group_of, groups, split_pairs
-from dreamset.metrics.judge import Judge
+from dreamset.weights.judge import Judge
 
 _BATCH = 256
 

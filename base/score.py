@@ -14,7 +14,7 @@ from base.card import write_card
 from base.training import device
 from dreamset.glyphs.fonts import CHARACTERS
 from dreamset.glyphs.look import Params
-from dreamset.metrics.judge import load_judge
+from dreamset.weights.judge import load_judge
 
 _DIGITS = CHARACTERS[:10]
 _SAMPLES_EACH = 6  # of each character, in the picture

@@ -71,10 +71,19 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
-@pytest.mark.parametrize("recipe", ["datadream_dset", "datadream_cls"])
+@pytest.mark.parametrize(
+    ("recipe", "losses"),
+    [("datadream_dset", {}), ("datadream_cls", {}), ("datadream_dset", {"preserve": 0.5, "diversity": 0.1})],
+)
 def test_a_killed_run_goes_on_and_ends_equal(
-    longer: dict[str, Any], tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch, killed_at: Any
+    longer: dict[str, Any],
+    tmp_path: Path,
+    recipe: str,
+    losses: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: Any,
 ) -> None:
+    longer["recipes"][recipe] |= losses
     params = toy.parse(longer)
     unbroken, broken = Workspace.at(tmp_path / "a"), Workspace.at(tmp_path / "b")
     for workspace in (unbroken, broken):
@@ -252,6 +261,9 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "sampler": ("datadream_dset", {"sampler": {"guidance": 3.5}}),
     "origin": ("stable_diffusion", {"origin": "retrieval"}),
     "init": ("datadream_dset", {"init": "image", "sampler": {"strength": 0.5}}),
+    "preserve": ("datadream_dset", {"preserve": 0.5}),
+    "diversity": ("datadream_dset", {"diversity": 0.008}),
+    "mix": ("datadream_dset", {"init": "image", "mix": "pixels", "sampler": {"strength": 0.5}}),
     "scope": ("datadream_dset", {"scope": "class"}),
     "rank": ("datadream_dset", {"rank": 2}),
     "alpha": ("datadream_dset", {"alpha": 2}),

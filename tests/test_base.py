@@ -13,7 +13,7 @@ from base.captions import prompt
 
 from dreamset.core.errors import InputError
 from dreamset.glyphs import look
-from dreamset.metrics.judge import load_judge
+from dreamset.weights.judge import load_judge
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "models" / "base"

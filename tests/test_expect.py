@@ -17,6 +17,7 @@ from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import write_csv, write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data.splits import Sample, Split, write_split
+from dreamset.metrics import expectation, resemblance
 from dreamset.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +77,7 @@ def test_look_finds_no_difference_where_there_is_none() -> None:
     rng, labels = np.random.default_rng(0), np.repeat(np.arange(6), 2)
     drawn, centres = np.repeat(np.arange(6), 5), rng.normal(size=(6, 8)) * 2
     p = [
-        expect.look(
+        resemblance.look(
             (centres[labels] + rng.normal(size=(12, 8))).astype(np.float32),
             labels,
             (centres[drawn] + rng.normal(size=(30, 8))).astype(np.float32),
@@ -94,10 +95,10 @@ def test_look_finds_a_difference_even_of_one_shot_a_class() -> None:
     centres = rng.normal(size=(10, 8)) * 2
     shots = (centres[labels] + rng.normal(size=(10, 8))).astype(np.float32)
     pictures = (centres[drawn] + rng.normal(size=(80, 8)) + 3).astype(np.float32)
-    seen = expect.look(shots, labels, pictures, drawn)
+    seen = resemblance.look(shots, labels, pictures, drawn)
     assert seen["p"] < 0.01 and seen["kid"] > seen["kid_exchanged"]
-    near = expect.look(shots, labels, centres[drawn].astype(np.float32), drawn)["near"]
-    far = expect.look(shots, labels, pictures + 50, drawn)["near"]
+    near = resemblance.look(shots, labels, centres[drawn].astype(np.float32), drawn)["near"]
+    far = resemblance.look(shots, labels, pictures + 50, drawn)["near"]
     assert (near, far) == (1.0, 0.0)
 
 
@@ -154,7 +155,7 @@ def test_clips_own_vocabulary_spells_no_common_word(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_the_sentences_follow_from_the_numbers(changes: dict[str, Any], word: str, sentence: str) -> None:
-    judged, sentences = expect.judgement(found(**changes))
+    judged, sentences = expectation.judgement(found(**changes))
     assert judged == word
     assert sentence in " ".join(sentences)
 
@@ -162,7 +163,7 @@ def test_the_sentences_follow_from_the_numbers(changes: dict[str, Any], word: st
 def test_a_look_by_clip_in_place_of_the_judge_is_called_so() -> None:
     seen = found()["look"]
     for p in (0.002, 0.5):
-        _, sentences = expect.judgement(found(look=seen | {"p": p, "stand_in": "scored by CLIP's image features"}))
+        _, sentences = expectation.judgement(found(look=seen | {"p": p, "stand_in": "scored by CLIP's image features"}))
         assert any("; scored by CLIP's image features)" in sentence for sentence in sentences)
 
 
@@ -188,15 +189,15 @@ def test_what_was_measured_stands_with_where(workspace: Workspace) -> None:
     many = expect.measured(workspace, 100)
     assert many and (many["shots"], many["lift"], many["gains"]) == (16, [0.24, 0.24], [])
 
-    text = " ".join(expect.judgement(found(table=few))[1])
+    text = " ".join(expectation.judgement(found(table=few))[1])
     assert "is likely to raise the accuracy on synthetic images alone: by +17 to +21 points" in text
     assert "(digits, base bundled, 4 per class, 5 seeds)" in text
     assert "expect some gain on top of the real ones: there 1 of 2 additions" in text
-    text = " ".join(expect.judgement(found(table=many, shots=[12, 16], source="imagefolder:x"))[1])
+    text = " ".join(expectation.judgement(found(table=many, shots=[12, 16], source="imagefolder:x"))[1])
     assert "may raise" in text and "which are other images or another base than yours" in text
     assert "With 12 to 16 labelled images per class expect little on top of the real ones: there 0 of 1" in text
     # Where nothing has to be adapted, nothing is said about adapting.
-    text = " ".join(expect.judgement(found(table=few, look=found()["look"] | {"p": 0.9}))[1])
+    text = " ".join(expectation.judgement(found(table=few, look=found()["look"] | {"p": 0.9}))[1])
     assert "lift" not in text and "in the table over seeds" in text
 
 
@@ -343,7 +344,7 @@ def test_no_more_than_six_sentences_each_with_what_can_be_done() -> None:
     change = {"prepare": {"invert": True, "crop": "object"}, "before": 4, "after": 71, "of": 80, "tries": 7}
     nothing = {"of": 40, "share": 0.05, "low": 0.01, "high": 0.2, "chance": 0.1}
     for changes in ({}, {"spelled": list("abcdef")}, {"zero_shot": nothing}, {"read_as_prompted": nothing}):
-        word, sentences = expect.judgement(found(table=table, change=change, **changes))
+        word, sentences = expectation.judgement(found(table=table, change=change, **changes))
         assert len(sentences) <= 6
         text = " ".join(sentences)
         assert (
@@ -353,10 +354,10 @@ def test_no_more_than_six_sentences_each_with_what_can_be_done() -> None:
         assert "640 scored images can show no gain below 0.9 points, and find one of 5.2 four times in five" in text
         assert "drawing a recipe's images takes about 25 seconds on this machine" in text
         assert ("What may help instead: a base that knows such pictures" in text) == (word in ("no help", "unlikely"))
-    text = " ".join(expect.judgement(found(change=change | {"prepare": {"invert": False}}, drawing_s=9000.0))[1])
+    text = " ".join(expectation.judgement(found(change=change | {"prepare": {"invert": False}}, drawing_s=9000.0))[1])
     assert "Not inverted, 89 %" in text and "`dreamset set prepare.invert=false`" in text and "about 2 hours" in text
     none = {"images": 3, "smallest_gain": None, "detectable_gain": None}
-    assert "3 scored images can show no gain at all" in expect.judgement(found(reach=none))[1][-1]
+    assert "3 scored images can show no gain at all" in expectation.judgement(found(reach=none))[1][-1]
 
 
 def letters(tmp_path: Path, ink: int, ground: int, changes: dict[str, Any] | None = None) -> dict[str, Any] | None:
@@ -418,7 +419,7 @@ def test_of_many_tries_the_luckiest_is_no_finding(tmp_path: Path, monkeypatch: p
     clear = letters(tmp_path / "3", ink=255, ground=0)
     assert clear is not None and (clear["before"], clear["after"]) == (0, 10)
     assert len(clear["prepare"]) == 1  # equal ones: the fewest changes
-    monkeypatch.setattr(expect, "_LEVEL", 7 * 2 * 0.5**10)  # ten to nil is no longer below it
+    monkeypatch.setattr(expect, "LEVEL", 7 * 2 * 0.5**10)  # ten to nil is no longer below it
     lucky[:] = 0
     assert letters(tmp_path / "4", ink=255, ground=0) is None
 

@@ -69,6 +69,7 @@ def test_a_folder_of_small_grey_pictures_becomes_a_project(tmp_path: Path) -> No
     changed = {number: line for number, line in enumerate(params.splitlines(), 1) if line not in shipped_lines}
     assert [line.split("#")[0].strip() for line in changed.values()] == [
         "shots: all",
+        "primary: auto",
         "source: imagefolder:data/raw",
         "invariances: []",
     ]
@@ -251,7 +252,8 @@ def test_what_is_proposed(
     from dreamset.sources import imagefolder
 
     source = imagefolder.read(pictures(tmp_path / "pics", counts, size, grey=grey), Decoding(10**6, None))
-    assert tuple(value for _, value, _ in survey.proposal(survey.of(source, "pics"), gpu)) == expected
+    proposed = tuple(value for _, value, _ in survey.proposal(survey.of(source, "pics"), gpu))
+    assert proposed == (*expected, "auto")
 
 
 def test_parts_groups_and_a_list(tmp_path: Path) -> None:

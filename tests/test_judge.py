@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import toy
+from dreamset.classifiers import simple, simple_judge, simple_network
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data.arrays import Labelled
 from dreamset.metrics.compare import Reference
 from dreamset.metrics.features import Judge
-from dreamset.metrics.judge import Dinov2, load_network
 from dreamset.weights import judging
+from dreamset.weights.judge import Clip, Dinov2, load_network
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,47 @@ def test_an_inception_without_all_of_its_weights_is_refused(inception: Path, tmp
     )
     with pytest.raises(InputError, match=r"Mixed_8a\.weight, unknown"):
         load_network(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["glyphs", "dinov2", "inception_v3"])
+def test_a_classifier_of_its_features_comes_back_and_its_card_answers_alike(
+    kind: str, dinov2: Path, inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = {"dinov2": dinov2, "inception_v3": inception}.get(kind, tmp_path / "judge")
+    if kind == "glyphs":
+        toy.write_judge(source)
+    network = load_network(source)
+    assert not isinstance(network, Clip)
+    identity = {"name": "judge", "commit": None, "sha256": "0" * 64}
+    width = network.features(torch.zeros(1, 3, network.size, network.size)).shape[1]
+    head = simple_network.Logistic(torch.randn(2, width), torch.zeros(2))
+    made = simple_judge.JudgeFeatures(network, identity, head).eval()
+    folder = tmp_path / "classifier"
+    folder.mkdir()
+    which = simple.BY_NAME["logistic_judge"]
+    record = which.save(made, folder) | {"classes": ["a", "b"]}
+    images = torch.rand(2, 3, network.size, network.size)
+    with torch.inference_mode():
+        expected = made(images)
+        again = which.load(folder, record).eval()(images)
+    assert torch.equal(again, expected) and record["base"] == "judge" and record["judge"]["kind"] == kind
+    monkeypatch.chdir(folder)
+    scope: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "load_file": load_file, "record": record}
+    exec(compile(which.program(record), "card", "exec"), scope)
+    with torch.inference_mode():
+        np.testing.assert_allclose(scope["logits"](images).numpy(), expected.numpy(), atol=2e-3)
+    save_file({"weight": torch.zeros(3, width), "bias": torch.zeros(3)}, folder / record["head"])
+    with pytest.raises(InputError, match="is of 3 classes, unlike its record"):
+        which.load(folder, record)
+
+
+def test_where_clip_stands_in_for_the_judge_its_features_are_taken(workspace: Workspace) -> None:
+    split = toy.write_splits(workspace)
+    toy.write_clip(workspace.root / "clip")
+    row = toy.params(models__bundled__clip="clip", models__bundled__judge="hub:no/judge@0").base
+    assert isinstance(simple.network("judge", row, split, workspace.root), simple_network.ClipFeatures)
 
 
 def test_the_bundled_judge_is_known_by_its_file(tmp_path: Path) -> None:

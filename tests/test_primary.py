@@ -14,6 +14,7 @@ from dreamset.core.files import read_json, write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import primary
 from dreamset.data.runs import arms
+from dreamset.metrics import expectation
 from dreamset.report.evidence import load
 from dreamset.report.headline import headline
 from dreamset.sweep import cells, crossval
@@ -24,7 +25,7 @@ LIGHT, FULL, PLAIN = "datadream_light", "datadream_dset", "stable_diffusion"
 
 def found(right: int, of: int, classes: int) -> dict[str, Any]:
     """What ``expect`` decides where CLIP names so many of the shots."""
-    return expect.strength(expect.share(right, of, 0.95) | {"chance": 1 / classes})
+    return expectation.strength(expect.share(right, of, 0.95) | {"chance": 1 / classes})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import reported
@@ -527,3 +528,26 @@ def test_what_prepare_warned_of_and_classes_without_test_images_are_on_the_page(
     private = replace(params, report=replace(params.report, show_real=False))
     report.run(private, workspace)
     assert page.sections["warned"].one("li") and "anna" not in read(workspace)[0]
+
+
+def test_what_a_filter_threw_out_stands_on_the_page_with_what_it_did_to_cas(tmp_path: Path) -> None:
+    plain, adapted = reported.RECIPES
+    row = yaml.safe_load((toy.ROOT / "params.yaml").read_text())["recipes"][plain]
+    params = toy.params(report__images_per_class=3, **{f"recipes__{adapted}": row | {"filter": "argmax"}})
+    workspace = reported.write(tmp_path, params)
+    report.run(params, workspace)
+    assert "filters" not in reported.read(workspace)[1].sections
+    path = workspace.result("generate", adapted)
+    first, second, third = read_split(workspace.splits).classes
+    images = params.synthetic_per_class((4, 4, 4))[0]
+    chosen = {first: 4 * images, second: images, third: images}
+    gave_up = {first: 2, second: 0, third: 0}
+    write_json(
+        path, json.loads(path.read_text()) | {"filter": {"kind": "argmax", "candidates": chosen, "gave_up": gave_up}}
+    )
+    report.run(params, workspace)
+    section = reported.read(workspace)[1].sections["filters"]
+    cells = dict(zip(section.rows[0][1:], section.row(adapted), strict=True))
+    assert cells["candidates"] == f"{6 * images}" and cells["thrown out"] == "50.0%" and cells["none accepted"] == "2"
+    assert cells["most thrown out of"].startswith(f"{first} 75.0%, ")
+    assert (cells["CAS"], cells["without it"]) == ("88.3%", "64.6%")

@@ -34,7 +34,7 @@ from dreamset.use import export
 SMALL = {
     "train__classifiers": ["resnet20"],
     "train__baselines": [],
-    "train__simple": ["pixels", "clip"],
+    "train__simple": ["pixels", "clip", "judge"],
     "models__bundled__clip": "clip",
 }
 
@@ -45,6 +45,7 @@ def learnt(workspace: Workspace, split: Split | None = None, **changes: Any) -> 
     split = split or replace(made, native=16)
     write_split(workspace.splits, split)
     toy.write_clip(workspace.root / "clip")
+    toy.write_judge(workspace.root / "models/base/judge")
     params = toy.params(**{**SMALL, **changes})
     return params, split, train.run(params, workspace, REAL, (REAL_ONLY, REAL_STRONG))
 
@@ -74,7 +75,7 @@ def test_the_heads_answer_as_scikit_learn_does(classes: int) -> None:
 
 def test_every_run_has_them_and_they_come_back_from_disk(workspace: Workspace) -> None:
     params, split, record = learnt(workspace)
-    assert [run.classifier for run in runs(params, REAL)][-6:] == list(simple.BY_NAME)
+    assert [run.classifier for run in runs(params, REAL)][-9:] == list(simple.BY_NAME)
     images = arrays.real(split.train, workspace.cell, 16).images
     by_name = {row["classifier"]: row for row in record["runs"]}
     for name in simple.BY_NAME:
@@ -162,7 +163,7 @@ def test_the_best_by_folds_is_delivered_and_the_card_says_why(workspace: Workspa
     write_json(workspace.result("evaluate"), evaluation(params))
     summary = deliver.run(params, workspace, crossval.run)
     candidates = {row["run"]: row for row in summary["candidates"]}
-    assert len(candidates) == 7 and summary["classifier"] in simple.BY_NAME
+    assert len(candidates) == 10 and summary["classifier"] in simple.BY_NAME
     chosen = candidates[f"real/real/{summary['classifier']}"]
     assert chosen["delivered"] and not chosen["verdict"] and candidates["real/real_strong/resnet20"]["verdict"]
     assert chosen == min(candidates.values(), key=lambda row: row["nll_folds"])

@@ -1,6 +1,7 @@
 """Images that start from shots: the same whatever they are drawn with, spread evenly, and from no held-out image."""
 
 import dataclasses
+import io
 import json
 import shutil
 from collections import Counter
@@ -296,3 +297,67 @@ def test_who_publishes_such_images_is_told(
     )
     assert "**Each image was drawn over a real one" in (tmp_path / "published/README.md").read_text()
     assert "shot" not in (tmp_path / "published/metadata.jsonl").read_text()
+
+
+@pytest.mark.parametrize("mix", ["pixels", "slerp"])
+def test_an_image_starts_between_two_shots(started: dict[str, Any], tmp_path: Path, mix: str) -> None:
+    started["recipes"][RECIPE] |= {"mix": mix}
+    whole = Workspace.at(tmp_path / "whole")
+    images = made(toy.parse(started), whole)
+    for image in images:
+        assert image.beside != image.shot and 0 <= (image.share or 0.0) <= 1
+    assert len({image.share for image in images}) > 1
+    card = (whole.synthetic(RECIPE) / "README.md").read_text()
+    assert "a shot is " in card and "name: beside" in card
+    # Another batch and more images change none.
+    started["models"]["bundled"]["generate"] |= {"batch": 5}
+    started["generate"]["per_class"] = 4
+    more = Workspace.at(tmp_path / "more")
+    made(toy.parse(started), more)
+    before, after = content(whole.synthetic(RECIPE)), content(more.synthetic(RECIPE))
+    for name, data in before.items():
+        one, two = (np.asarray(Image.open(io.BytesIO(d))).astype(int) for d in (data, after[name]))
+        assert abs(one - two).max() <= 1
+    # Without the mixture another image comes out of the same noise.
+    del started["recipes"][RECIPE]["mix"]
+    plain = Workspace.at(tmp_path / "plain")
+    made(toy.parse(started), plain)
+    assert content(plain.synthetic(RECIPE)) != after
+
+
+def test_a_class_of_one_shot_starts_from_it_alone(started: dict[str, Any], workspace: Workspace) -> None:
+    started["recipes"][RECIPE] |= {"mix": "pixels"}
+    started["shots"] = 1
+    images = made(toy.parse(started), workspace)
+    assert all(image.shot and image.beside is None and image.share is None for image in images)
+
+
+def test_the_arc_between_two_noises_keeps_their_length() -> None:
+    one, two = torch.randn(2, 5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    share = torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0])
+    mixed = sampler.slerp(one, two, share)
+    assert torch.allclose(mixed[0], two[0], atol=1e-4) and torch.allclose(mixed[-1], one[-1], atol=1e-4)
+    lengths = [part.flatten(1).norm(dim=1) for part in (mixed, one, two)]
+    assert (lengths[0] - torch.lerp(lengths[2], lengths[1], share)).abs().max() < 0.5
+    # The mean of two noises is shorter.
+    assert ((one + two) / 2).flatten(1).norm(dim=1).max() < 0.8 * lengths[0].min()
+    # Of equal ones nothing is left to mix.
+    assert torch.allclose(sampler.slerp(one, one, share), one, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shots", "strength"), [(1, 0.5), (2, 0.4), (3, 0.35), (4, 0.35), (8, 0.2), (16, 0.15), (100, 0.15), ("all", 0.15)]
+)
+def test_the_strength_follows_the_shots(started: dict[str, Any], shots: Any, strength: float) -> None:
+    started["shots"] = shots
+    started["recipes"][RECIPE]["sampler"]["strength"] = "by_shots"
+    assert toy.parse(started).sampler(RECIPE).strength == strength
+
+
+def test_a_mixture_needs_a_start(started: dict[str, Any]) -> None:
+    started["recipes"][RECIPE] = {"adapter": "none", "prompt": "template", "sampler": {}, "mix": "slerp"}
+    with pytest.raises(InputError, match=r"recipes\.stable_diffusion\.mix: belongs to init: image; remove it"):
+        toy.parse(started)
+    started["recipes"][RECIPE] = {"adapter": "none", "prompt": "template", "sampler": {"strength": "often"}}
+    with pytest.raises(InputError, match=r"strength"):
+        toy.parse(started)

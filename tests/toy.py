@@ -187,7 +187,7 @@ def write_judge(folder: Path) -> None:
     """A narrow random judge."""
     import torch
 
-    from dreamset.metrics.judge import Judge, save_judge
+    from dreamset.weights.judge import Judge, save_judge
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)

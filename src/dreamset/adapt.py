@@ -243,6 +243,8 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         max_grad_norm=schedule.max_grad_norm or params.adapt.max_grad_norm,
         caption_dropout=_dropout(params, work.recipe),
         ema=base.adapt.ema,
+        preserve=row.preserve or 0.0,
+        diversity=row.diversity or 0.0,
         checkpoint_every=params.adapt.checkpoint_every,
         sample_every=base.adapt.sample_every,
         sample_images=params.adapt.sample_images,
@@ -268,7 +270,10 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         grid = tuple((split.classes[label], split.prompt(label, row.prompt)) for label in labels[:_GRID_CLASSES])
         inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "adapter": seed}
         inputs |= {name: value for name, value in dataclasses.asdict(own).items() if name not in _NO_WEIGHT}
-        jobs.append(Job(shards.key_of(inputs, __name__), f"adapter_{index}", seed, [], prompts, grid))
+        if row.preserve:
+            inputs["classless"] = split.classless
+        key = shards.key_of(inputs, __name__)
+        jobs.append(Job(key, f"adapter_{index}", seed, [], prompts, grid, split.classless))
     return jobs, each
 
 

@@ -200,12 +200,12 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         else:
             compared = _compare(params, workspace, split, pick, folds)
     run = compared.best if compared else pick
-    program = classifiers.program(run.classifier)
-    assert program is not None
     source, command = workspace.classifiers(run.arm) / run.folder, f"dreamset train {run.arm}"
     record = read_json(source / classifiers.RECORD, command)
     if "temperature" not in record:
         raise InputError(f"{source / classifiers.RECORD}: holds no temperature; run `{command}` again.")
+    program = classifiers.program(run.classifier, record)
+    assert program is not None
     locks.boundary()
     predictor = classifiers.load(source)
     side = classifiers.seen(predictor.size, classifiers.finest(split.native, params.base.resolution))

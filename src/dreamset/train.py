@@ -54,12 +54,16 @@ def run(
     if arm not in arms(params):
         raise InputError(f"{arm}: is neither 'real' nor an active recipe; there are {', '.join(arms(params))}.")
     quick = set(params.train.simple_classifiers)
-    alone = {*params.base.train.from_scratch, *(name for name in quick if name.endswith("_pixels"))}
+    alone = {*params.base.train.from_scratch, *(name for name in quick if not name.endswith("_clip"))}
     if any(run.classifier not in alone for run in runs(params, arm)):
         from dreamset.weights import pretrained
 
         # Missing weights are an error now, and not after the hours that another classifier takes.
         pretrained.identity(workspace.root, params.base.clip)
+    if any(name.endswith("_judge") for name in quick) and arm == REAL:
+        from dreamset.weights import judging
+
+        judging.identity(workspace.root, params.base)
     split = read_split(workspace.splits)
     if params.sets_apart != bool(split.selection):
         raise InputError(

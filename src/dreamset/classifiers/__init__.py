@@ -54,10 +54,10 @@ RECORD = "classifier.json"
 BATCH = 256  # images that a classifier predicts at once
 
 
-def program(name: str) -> str | None:
-    """Return the code with which others use a classifier; None where it cannot be delivered."""
+def program(name: str, record: Mapping[str, Any]) -> str | None:
+    """Return the code with which others use a saved classifier of a record; None where it cannot be delivered."""
     file = _file(name)
-    code: str | None = getattr(file.Row if hasattr(file, "Row") else file, "program", None)
+    code: str | None = file.Row.program if hasattr(file, "Row") else getattr(file, "program", lambda _: None)(record)
     return code
 
 

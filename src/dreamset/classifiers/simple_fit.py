@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dreamset.classifiers import simple
-from dreamset.classifiers.calibration import fit_temperature
+from dreamset.classifiers.calibration import fit_temperature, nll
 from dreamset.classifiers.fitting import FOLDS, RECORD, Fitted
 from dreamset.classifiers.simple_network import TREES, Forest, Logistic, Nearest
 from dreamset.core import shards
@@ -25,6 +25,7 @@ from dreamset.core.files import write_json
 from dreamset.core.seeds import seed_for
 from dreamset.data import folds
 from dreamset.data.runs import REAL_ONLY
+from dreamset.weights import judging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,9 +121,11 @@ class Quick(Fitted):
     def key(self) -> str:
         """Return the key of the shard."""
         part, which = self.part, simple.BY_NAME[self.run.classifier]
+        judge = judging.identity(part.workspace.root, part.params.base) if which.features == "judge" else {}
         inputs = {
             "classifier": which.name,
             "clip": part.clip if which.features == "clip" else None,
+            "judge": judge.get("sha256"),
             "size": simple.size_of(part.split) if which.features == "pixels" else None,
             "groups": [sample.group for sample in part.split.train],
             "seeds": [part.params.seed, part.split.seed],
@@ -150,7 +153,8 @@ class Quick(Fitted):
             weight = (np.bincount(labels) / np.bincount(own))[own]
             return fit(which.method, x, np.tile(own, every), C, seed, np.tile(weight, every))
 
-        facts: dict[str, Any] = {"temperature": 1.0, "temperature_images": 0, "accuracy_folds": None}
+        facts: dict[str, Any] = {"temperature": 1.0, "temperature_images": 0}
+        facts |= {"accuracy_folds": None, "nll_folds": None}
         if held_out is not None:
             logits = np.zeros((len(labels), len(self.part.split.classes)), np.float32)
             for rows in held_out:
@@ -158,9 +162,11 @@ class Quick(Fitted):
                 with torch.inference_mode():
                     logits[rows] = head(torch.from_numpy(features[0, rows])).numpy()
             (folder / FOLDS).write_bytes(save({"logits": logits}))
+            temperature = fit_temperature(logits, labels)
             facts = {
-                "temperature": round(fit_temperature(logits, labels), 4),
+                "temperature": round(temperature, 4),
                 "temperature_images": len(labels),
+                "nll_folds": round(nll(logits / temperature, labels), 4),
                 "accuracy_folds": round(float((logits.argmax(1) == labels).mean()), 4),
             }
         facts = {"steps": 0, "chosen_step": 0, "selection": "fixed"} | facts

@@ -108,6 +108,12 @@ class Split:
         name = self._name(label)
         return caption(self.template, name) if kind == "template" else name
 
+    @property
+    def classless(self) -> str:
+        """The caption without the name of a class, such as "a photo of the digit"."""
+        words = " ".join(self.template.replace("{a class}", "").replace("{class}", "").split())
+        return words.replace(" ,", ",").strip(" ,;:")
+
     def clip_prompts(self) -> list[list[str]]:
         """Return the captions of CLIP as it is: those of all classes by label, for each of its templates."""
         names = [self._name(label) for label in range(len(self.classes))]

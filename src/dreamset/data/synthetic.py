@@ -40,6 +40,8 @@ class SyntheticImage:
         gave_up: whether the filter accepted none of them.
         avoid: the prompt of another class that guidance led away from.
         toward: sha256 of the real image that drawing was pulled toward.
+        beside: sha256 of the real image that ``shot`` was mixed with.
+        share: the share of ``shot`` in the mixture.
         copy_of: ``file_name`` of the drawn image that it is a copy of; the index is that of the drawn image, too.
     """
 
@@ -62,11 +64,13 @@ class SyntheticImage:
     gave_up: bool | None = None
     avoid: str | None = None
     toward: str | None = None
+    beside: str | None = None
+    share: float | None = None
     copy_of: str | None = None
 
 
 # Columns that only few recipes use.
-LATER: Final = ("tries", "gave_up", "avoid", "toward", "copy_of")
+LATER: Final = ("tries", "gave_up", "avoid", "toward", "beside", "share", "copy_of")
 
 
 def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:

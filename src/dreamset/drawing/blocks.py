@@ -62,7 +62,8 @@ class Block:
 class Request:
     """One image of a block.
 
-    ``shot`` is the real image that it starts from, None where it starts from noise. ``avoid`` is the prompt of the
+    ``shot`` is the real image that it starts from, None where it starts from noise; ``beside`` the one that this is
+    mixed with, and ``share`` the share of ``shot`` in the mixture. ``avoid`` is the prompt of the
     unconditional half, and ``toward`` the real image that it is pulled toward.
     """
 
@@ -72,6 +73,8 @@ class Request:
     shot: Sample | None = None
     avoid: str = ""
     toward: Sample | None = None
+    beside: Sample | None = None
+    share: float = 1.0
 
 
 def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None = None) -> list[Block]:
@@ -137,6 +140,9 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                 if row.starts_from_shots:
                     shots = starts.choose(split, params.seed, places(chunk, indices))
                     place["starts"] = [shot.sha256 for shot in shots]
+                    if row.mix:
+                        others = starts.beside(split, params.seed, row.mix, places(chunk, indices), shots)
+                        place["mix"] = [row.mix, [other and (other[0].sha256, other[1]) for other in others]]
                 if row.pulls:
                     place["modes"] = [shot.sha256 for shot in starts.choose(split, params.seed, places(chunk, indices))]
                 if work.avoided:
@@ -170,9 +176,16 @@ def requests(work: Work, block: Block) -> list[Request]:
         return plain
     shots = starts.choose(split, work.params.seed, wanted)
     begun, pulled = row.starts_from_shots, row.pulls
-    return [
+    drawn = [
         dataclasses.replace(request, shot=shot if begun else None, toward=shot if pulled else None)
         for request, shot in zip(plain, shots, strict=True)
+    ]
+    if not row.mix:
+        return drawn
+    others = starts.beside(split, work.params.seed, row.mix, wanted, shots)
+    return [
+        request if other is None else dataclasses.replace(request, beside=other[0], share=other[1])
+        for request, other in zip(drawn, others, strict=True)
     ]
 
 

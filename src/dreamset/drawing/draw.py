@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.adapters import Adapter
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from dreamset.drawing.candidates import Chooser
     from dreamset.generator.base_model import BaseModel
     from dreamset.generator.conditions import Condition
-    from dreamset.generator.sampler import Guide
+    from dreamset.generator.sampler import Between, Guide
     from dreamset.params import Params
 
 
@@ -227,7 +228,7 @@ class Drawer:
             shots = [shot for row in rows if (shot := wanted[row].shot)]
             modes = [shot for row in rows if (shot := wanted[row].toward)]
             try:
-                begun = self.latents.of(base, shots) if shots else None
+                begun = self._begun([wanted[row] for row in rows]) if shots else None
                 guide = self.guide
                 if modes:
                     guide = dataclasses.replace(guide, modes=self.latents.of(base, modes), pull=work.row.pull_share)
@@ -251,6 +252,24 @@ class Drawer:
             f"constant, black or NaN after {params.generate.redraws} redraws; lower the adapter's learning rate "
             "(models.*.adapt) or the guidance."
         )
+
+    def _begun(self, wanted: list[Request]) -> Tensor | Between:
+        """Return the latents that images start from."""
+        import torch
+
+        from dreamset.generator.sampler import Between
+
+        shots = [request.shot for request in wanted if request.shot is not None]
+        if self.work.row.mix is None:
+            return self.latents.of(self.base, shots)
+        if self.work.row.mix == "pixels":
+            return self.latents.mixed(
+                self.base, [(shot, one.beside, one.share) for shot, one in zip(shots, wanted, strict=True)]
+            )
+        # A class of one shot stays with it: its share is 1.
+        others = [one.beside or shot for shot, one in zip(shots, wanted, strict=True)]
+        share = torch.tensor([one.share for one in wanted])
+        return Between(self.latents.of(self.base, shots), self.latents.of(self.base, others), share)
 
     def _first_accepted(self, wanted: list[Request], chooser: Chooser) -> Drawn:
         """Draw turn after turn what the filter has not accepted; at the end take the best of what is left."""
@@ -347,6 +366,8 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
                     gave_up=None if drawn.gave_up is None else drawn.gave_up[place],
                     avoid=request.avoid or None,
                     toward=None if request.toward is None else request.toward.sha256,
+                    beside=None if request.beside is None else request.beside.sha256,
+                    share=None if request.beside is None else request.share,
                 )
             )
         with shards.writing(workspace.shards, block.key, sum(len(data) for _, data in files)) as folder:

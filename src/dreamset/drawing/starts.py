@@ -58,6 +58,35 @@ def choose(split: Split, seed: int, wanted: Iterable[tuple[int, int]]) -> list[S
     return chosen
 
 
+def beside(
+    split: Split, seed: int, mix: str, wanted: Iterable[tuple[int, int]], chosen: Iterable[Sample]
+) -> list[tuple[Sample, float] | None]:
+    """Return, for each image, the shot that its own is mixed with and the share of its own; None in a class of one.
+
+    Both depend on the seed, the class and the index alone. The share is drawn from Beta(0.2, 0.2) for pixels, as in
+    DISEF (arXiv 2312.03046), where it mostly lies near 0 or 1, and evenly from 0 to 1 for slerp.
+
+    Args:
+        split: with the shots.
+        seed: of the run.
+        mix: ``pixels`` or ``slerp``.
+        wanted: label and index of each image.
+        chosen: the shot of each image, as ``choose`` returns it.
+    """
+    import numpy as np
+
+    found: list[tuple[Sample, float] | None] = []
+    for (label, index), own in zip(wanted, chosen, strict=True):
+        others = [sample for sample in split.train if sample.label == label and sample.sha256 != own.sha256]
+        if not others:
+            found.append(None)
+            continue
+        rng = np.random.default_rng(seed_for("mix", seed, split.classes[label], index))
+        other = others[int(rng.integers(len(others)))]
+        found.append((other, round(float(rng.beta(0.2, 0.2) if mix == "pixels" else rng.uniform()), 6)))
+    return found
+
+
 @lru_cache(maxsize=4096)
 def _order(seed: int, class_name: str, turn: int, count: int) -> tuple[int, ...]:
     return tuple(sorted(range(count), key=lambda shot: seed_for("start", seed, class_name, turn, shot)))
@@ -86,6 +115,25 @@ class Latents:
                 with torch.inference_mode():
                     self._known[sample.sha256] = base.moments(self._pixels(sample, base.resolution))[0][0].cpu()
         return torch.stack([self._known[sample.sha256] for sample in samples])
+
+    def mixed(self, base: BaseModel, pairs: Sequence[tuple[Sample, Sample | None, float]]) -> Tensor:
+        """Return the posterior means of mixtures of two shots' pixels, as ``of`` does; a second of None mixes nothing.
+
+        Args:
+            base: encodes them.
+            pairs: for each image its shot, the other one, and the share of the first.
+        """
+        import torch
+
+        encoded = []
+        for first, second, share in pairs:
+            if second is None:
+                encoded.append(self.of(base, [first])[0])
+                continue
+            one, two = self._pixels(first, base.resolution), self._pixels(second, base.resolution)
+            with torch.inference_mode():
+                encoded.append(base.moments(share * one + (1 - share) * two)[0][0].cpu())
+        return torch.stack(encoded)
 
     def _pixels(self, sample: Sample, size: int) -> Tensor:
         """Return the pixels of a shot for the base: (1, 3, size, size) float32 in [-1, 1]."""

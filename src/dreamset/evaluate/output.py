@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core.files import atomic_write, write_csv, write_json
 from dreamset.core.images import png, read_rgb, resize_crop
 from dreamset.data.runs import REAL, SYNTHETIC, ZERO_SHOT, Kind
+from dreamset.evaluate import records
 from dreamset.evaluate.records import SCALE_COLUMNS
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ ROW_COLUMNS: Final = (
     "seconds_generate",
     "seconds_train",
     "images",
-    "accuracy_folds",
+    *records.BY_FOLDS,
 )
 _COSTS: Final = (
     *("labels_tune_per_class", "tune_trials"),
@@ -162,16 +163,17 @@ def summary(
         names = {"outcome": "outcome", "gain": "difference", "low": "low", "high": "high"}
         compact["verdict"] = {name: verdict[key] for name, key in names.items()}
     accuracy: dict[str, float] = {}
-    seconds, folds = 0.0, -1.0
+    seconds, least = 0.0, float("inf")
     for row in rows:
         kind = Kind.parse(row["train_on"])
         if row["recipe"] == ZERO_SHOT:
             accuracy[ZERO_SHOT] = row["accuracy"]
         elif row["classifier"] == classifier and row["recipe"] in (REAL, recipe) and kind.real and kind.scale is None:
             accuracy[str(kind)] = row["accuracy"]
-        # The best simple classifier by folds of the shots, not by the figure that stands here.
-        if row["classifier"] in params.train.simple_classifiers and (row.get("accuracy_folds") or 0.0) > folds:
-            folds, accuracy["simple"] = row.get("accuracy_folds") or 0.0, row["accuracy"]
+        # The best simple classifier by its loss in folds of the shots, not by the figure that stands here.
+        loss = row.get("nll_folds")
+        if row["classifier"] in params.train.simple_classifiers and loss is not None and loss < least:
+            least, accuracy["simple"] = loss, row["accuracy"]
             compact["simple"] = row["classifier"]
         if row["recipe"] != recipe:
             continue

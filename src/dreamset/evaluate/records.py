@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dreamset.metrics.accuracy import Interval
     from dreamset.params import Params
 
+BY_FOLDS: Final = ("accuracy_folds", "nll_folds")  # of a simple classifier: on shots that each fold holds out
 SCALE_COLUMNS: Final = ("run", "classifier", "scale", "accuracy", "low", "high")  # of what `scales` returns
 
 
@@ -81,12 +82,13 @@ def of_run(
         ],
     }
     untrained: dict[str, Any] = {"selection": "fixed", "temperature": 1.0, "steps": 0, "chosen_step": 0, "seconds": 0}
-    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0, "accuracy_folds": None}
+    untrained |= {"labels_train_per_class": 0, "labels_selection_per_class": 0}
+    untrained |= dict.fromkeys(BY_FOLDS)
     known = trained[run.arm]["runs"] if run.arm in trained else []
     wanted = (str(run.kind), run.classifier)
     history = next((entry for entry in known if (entry["train_on"], entry["classifier"]) == wanted), untrained)
     # Only the simple classifiers have predictions of shots that they did not learn from.
-    record |= {fact: history[fact] for fact in untrained if fact != "accuracy_folds" or fact in history}
+    record |= {fact: history[fact] for fact in untrained if fact not in BY_FOLDS or fact in history}
     for suffix, scores in (("", logits), ("_scaled", scaled)):
         record[f"nll{suffix}"] = round(calibration.nll(scores, labels), 4)
         record[f"ece{suffix}"] = round(calibration.ece(scores, labels), 4)
@@ -171,7 +173,8 @@ def over_simple(
 ) -> dict[str, Any] | None:
     """Return the difference of the verdict's run with synthetic images and the best simple classifier.
 
-    That is the best by folds of the shots, and not on the images that score. None where there is none.
+    That is the one with the least loss by folds of the shots, as ``deliver`` chooses, and not on the images that score.
+    None where there is none.
 
     Args:
         params: gives the primary recipe and classifier.
@@ -180,11 +183,11 @@ def over_simple(
         trained: the record of ``dreamset train`` by arm.
     """
     names = params.train.simple_classifiers
-    simple = [row for row in trained[REAL]["runs"] if row["classifier"] in names and row["accuracy_folds"] is not None]
+    simple = [row for row in trained[REAL]["runs"] if row["classifier"] in names and row["nll_folds"] is not None]
     of = Run(params.primary_recipe, BOTH_STRONG, params.primary_classifier)
     if not simple or of not in right:
         return None
-    best = max(simple, key=lambda row: float(row["accuracy_folds"]))
+    best = min(simple, key=lambda row: float(row["nll_folds"]))
     return _difference(params, right, groups, of, Run(REAL, REAL_ONLY, best["classifier"]))
 
 

@@ -111,6 +111,45 @@ class Guide:
         return dataclasses.replace(self, modes=modes)
 
 
+@dataclass(frozen=True)
+class Between:
+    """The starts of images between two noised latents each.
+
+    Attributes:
+        first: (n, c, h, w) scaled latents.
+        second: (n, c, h, w) scaled latents.
+        share: (n,), the share of the first.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    share: torch.Tensor
+
+    def __getitem__(self, rows: slice) -> Between:
+        """Return the starts of some images of the batch."""
+        return Between(self.first[rows], self.second[rows], self.share[rows])
+
+
+def slerp(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Return points on the arc from ``second`` to ``first``: sin(s w) / sin(w) first + sin((1 - s) w) / sin(w) second.
+
+    A weighted sum of two noised latents would have too little noise; the arc keeps its length (Shoemake 1985).
+
+    Args:
+        first: (n, ...).
+        second: (n, ...).
+        share: (n,) s, 0 to 1.
+    """
+    one, two = first.flatten(1).float(), second.flatten(1).float()
+    cosine = torch.cosine_similarity(one, two).clamp(-1, 1)
+    angle = torch.arccos(cosine).clamp_min(1e-4)
+    s = share.to(one)
+    mixed = (one * torch.sin(s * angle)[:, None] + two * torch.sin((1 - s) * angle)[:, None]) / torch.sin(angle)[
+        :, None
+    ]
+    return mixed.view_as(first).to(first.dtype)
+
+
 @torch.inference_mode()
 def draw(
     base: BaseModel,
@@ -118,7 +157,7 @@ def draw(
     prompts: Condition,
     empty: Condition,
     generators: Sequence[torch.Generator],
-    starts: torch.Tensor | None = None,
+    starts: torch.Tensor | Between | None = None,
     guide: Guide | None = None,
 ) -> torch.Tensor:
     """Draw one image per generator.
@@ -129,8 +168,8 @@ def draw(
         prompts: n conditions, one per image.
         empty: n conditions of the unconditional half: of the empty prompt, or of another class.
         generators: n CPU generators; each draws the starting noise of its image, then the sampler's further noise.
-        starts: (n, c, h, w) scaled latents; the sampler's ``strength`` says how much noise is added to them. None:
-            images start from noise alone.
+        starts: (n, c, h, w) scaled latents; the sampler's ``strength`` says how much noise is added to them. Of
+            two latents each has noise of its own. None: images start from noise alone.
         guide: what guides beside the prompts; None: the same network, to the end.
 
     Returns:
@@ -142,6 +181,12 @@ def draw(
         steps = scheduler(sampler.scheduler, base.schedule)
         steps.set_timesteps(sampler.steps, device=base.device)
         latents, timesteps = noise * steps.init_noise_sigma, steps.timesteps
+    elif isinstance(starts, Between):
+        steps, timesteps = _last_steps(base, sampler)
+        further = torch.stack([torch.randn(base.latent_shape, generator=generator) for generator in generators])
+        one = steps.add_noise(starts.first.to(noise), noise, timesteps[:1])
+        two = steps.add_noise(starts.second.to(noise), further.to(noise), timesteps[:1])
+        latents = slerp(one, two, starts.share)
     else:
         steps, timesteps = _last_steps(base, sampler)
         latents = steps.add_noise(starts.to(noise), noise, timesteps[:1])
@@ -203,7 +248,7 @@ def draw_fitting(
     prompts: Condition,
     empty: Condition,
     seeds: Sequence[int],
-    starts: torch.Tensor | None = None,
+    starts: torch.Tensor | Between | None = None,
     guide: Guide | None = None,
 ) -> torch.Tensor:
     """Draw images as ``draw`` does, from seeds; where memory runs out, in half batches with the same noise."""

@@ -26,7 +26,7 @@ from dreamset.core.files import atomic_write
 from dreamset.core.images import png
 from dreamset.core.progress import bar
 from dreamset.core.seeds import generator, image_seed
-from dreamset.generator import trained
+from dreamset.generator import losses, trained
 from dreamset.generator.lora import swapped
 from dreamset.generator.sampler import draw, to_uint8
 
@@ -48,7 +48,8 @@ class Job:
     """One adapter to train.
 
     ``images`` are (h, w, 3) uint8, with the shorter side at the base's resolution. ``prompts`` holds one caption per
-    image. ``sampled`` holds the (class name, prompt) pairs of the sample grids.
+    image. ``sampled`` holds the (class name, prompt) pairs of the sample grids. ``classless`` is a caption that names
+    no class, which ``Settings.preserve`` needs.
     """
 
     key: str
@@ -57,11 +58,15 @@ class Job:
     images: list[NDArray[np.uint8]]
     prompts: tuple[str, ...]
     sampled: tuple[tuple[str, str], ...]
+    classless: str = ""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that all adapters of a recipe share."""
+    """The settings that all adapters of a recipe share.
+
+    ``preserve`` and ``diversity`` are weights of further losses, 0 for none (``generator.losses``).
+    """
 
     kind: Kind
     schedule: AdaptSchedule
@@ -75,6 +80,8 @@ class Settings:
     sample_images: int
     sampler: Sampler
     seed: int
+    preserve: float = 0.0
+    diversity: float = 0.0
 
     def lr(self, step: int) -> float:
         """The learning rate of a step: a linear warm-up from 0, then half a cosine to 0."""
@@ -96,6 +103,9 @@ class Together:
     losses: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Before any adapter is attached, so that it is the base as it was.
+        self.held = losses.Held(self.base, [job.classless for job in self.jobs]) if self.settings.preserve else None
+        self.apart = [losses.Apart(self.settings.diversity) for _ in self.jobs] if self.settings.diversity else []
         self.adapters = trained.attach(self.base, self.settings.kind, {job.name: job.seed for job in self.jobs})
         self.parameters = [list(self.adapters.parameters(job.name).values()) for job in self.jobs]
         self.flat = [parameter for parameters in self.parameters for parameter in parameters]
@@ -165,8 +175,8 @@ class Together:
         predicted = self.base.predict(noisy, t, context)
         squares = F.mse_loss(predicted.float(), target, reduction="none")
         # A sum over adapters, so that each gets the same gradient as if trained alone.
-        losses = squares.reshape(len(self.jobs), -1).mean(dim=1)
-        losses.sum().backward()
+        each = squares.reshape(len(self.jobs), -1).mean(dim=1)
+        self._with_others(each, noisy, t, predicted, latents).sum().backward()
         for parameters in self.parameters:
             torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm, foreach=True)
         self.optimizer.step()
@@ -174,11 +184,35 @@ class Together:
         # TensorFlow's warm-up of the decay: early on, the average must not cling to the initial weights.
         decay = min(settings.ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averaged, [parameter.detach() for parameter in self.flat], 1 - decay)
-        for history, loss in zip(self.losses, losses.tolist(), strict=True):
+        for history, loss in zip(self.losses, each.tolist(), strict=True):
             history.append(loss)
         if not all(math.isfinite(history[-1]) for history in self.losses):
             raise InputError(f"the loss is not finite at step {step}; lower models.*.adapt.*.lr in params.yaml.")
         self.step += 1
+
+    def _with_others(
+        self,
+        each: torch.Tensor,
+        noisy: torch.Tensor,
+        t: torch.Tensor,
+        predicted: torch.Tensor,
+        latents: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the losses of the jobs, (jobs,), with those of ``preserve`` and ``diversity``."""
+        settings, batch = self.settings, self.settings.schedule.batch
+        if self.held is not None:
+            context = self._context([[job.classless] * batch for job in self.jobs])
+            drift = (self.base.predict(noisy, t, context).float() - self.held.predict(noisy, t)) ** 2
+            each = each + settings.preserve * drift.reshape(len(self.jobs), -1).mean(dim=1)
+        if self.apart:
+            drawn = losses.clean(self.noise_schedule, noisy, t, predicted.float()).unflatten(0, (-1, batch))
+            real = latents.unflatten(0, (-1, batch))
+            further = [
+                apart.loss([job.prompts[row] for row in _rows(job, self.step, batch)], drawn[index], real[index])
+                for index, (apart, job) in enumerate(zip(self.apart, self.jobs, strict=True))
+            ]
+            each = each + torch.stack(further)
+        return each
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Condition]:
         """The latents, noise, timesteps and conditions of a step, (jobs * batch, ...), ordered by job."""
@@ -266,8 +300,11 @@ class Together:
             state = self.optimizer.state[parameter]
             tensors |= {f"{i}.value": parameter.detach(), f"{i}.average": average}
             tensors |= {f"{i}.{moment}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
+        for i, apart in enumerate(self.apart):
+            tensors |= {f"apart.{i}.{name}": value for name, value in apart.state().items()}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        atomic_write(self.folder / "state.safetensors", save(tensors, {"state": json.dumps({"step": self.step})}))
+        state = {"step": self.step, "apart": [apart.captions for apart in self.apart]}
+        atomic_write(self.folder / "state.safetensors", save(tensors, {"state": json.dumps(state)}))
 
     def _resume(self) -> None:
         path = self.folder / "state.safetensors"
@@ -276,11 +313,15 @@ class Together:
             return
         try:
             with safe_open(path, "pt") as opened:
-                self.step = json.loads(opened.metadata()["state"])["step"]
+                state = json.loads(opened.metadata()["state"])
+            self.step = state["step"]
             tensors = load_file(path)
         except SafetensorError as error:
             raise InputError(f"{path}: is not a complete checkpoint ({error}); remove it and run again.") from error
         self.losses = tensors["losses"].tolist()
+        for i, apart in enumerate(self.apart):
+            kept = {name: tensors[f"apart.{i}.{name}"].to(self.base.device) for name in apart.state()}
+            apart.restore(state["apart"][i], kept)
         with torch.no_grad():
             for i, (parameter, average) in enumerate(zip(self.flat, self.averaged, strict=True)):
                 parameter.copy_(tensors[f"{i}.value"])

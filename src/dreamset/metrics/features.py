@@ -1,4 +1,8 @@
-"""The judge's features of images; the judge only scores, and neither draws, filters nor classifies."""
+"""The judge's features of images.
+
+The judge draws, filters and chooses no synthetic image, and no classifier that learns from one uses it. Beside scoring
+it gives features of the shots to simple classifiers of these alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from dreamset.core import device
-from dreamset.metrics.judge import Clip, Network, load_network
+from dreamset.weights.judge import Clip, Network, load_network
 from dreamset.weights.pretrained import Pretrained
 
 if TYPE_CHECKING:

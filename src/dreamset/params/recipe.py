@@ -7,6 +7,7 @@ Each knob has one part of this file: its allowed values, a rule if these do not 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -66,11 +67,13 @@ def adapter_words(row: Recipe) -> str:
     if row.trains_lora:
         parts = [part for part, on in (("U-Net", row.unet), ("text encoder", row.text_encoder)) if on]
         where = f"on the attention of the {' and '.join(parts)}"
-        return f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, one per {row.scope}{_epoch_words(row)}"
+        kind = f"LoRA of rank {row.rank}, alpha {row.alpha:g}, {where}, one per {row.scope}"
+        return f"{kind}{_losses_words(row)}{_epoch_words(row)}"
     if row.trains_class_encoder:
         vectors = f"Class encoder of {row.context_length} vectors per class, in the place of the text encoder"
-        return f"{vectors}{_class_dropout_words(row)}{_epoch_words(row)}"
-    return f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}{_epoch_words(row)}"
+        return f"{vectors}{_class_dropout_words(row)}{_losses_words(row)}{_epoch_words(row)}"
+    whole = f"Difference of the whole U-Net to the base's, conditioned by {row.prompt}"
+    return f"{whole}{_losses_words(row)}{_epoch_words(row)}"
 
 
 def opening_words(row: Recipe, classes: int) -> str:
@@ -169,6 +172,24 @@ def _epoch_words(row: Recipe) -> str:
     return "" if row.epoch in (None, 1) else f", its weights those after {100 * row.epoch:g} % of the training"
 
 
+# --- preserve, diversity: weights of losses beside that of the noise, while an adapter trains; 0 where not said.
+
+Weight = Annotated[float, Range(above=0, high=10)]
+
+
+def _check_losses(row: Recipe, key: str) -> None:
+    for knob in ("preserve", "diversity"):
+        if getattr(row, knob) is not None and not row.trains:
+            raise InputError(f"{key}.{knob}: there is nothing that adapter: none trains; remove it.")
+    if row.preserve is not None and row.asks_by_vectors:
+        raise InputError(f"{key}.preserve: needs captions that name no class, and class_vector has none; remove it.")
+
+
+def _losses_words(row: Recipe) -> str:
+    held = f", held to the base on captions without a class at a weight of {row.preserve:g}" if row.preserve else ""
+    return held + (f", its images driven apart at a weight of {row.diversity:g}" if row.diversity else "")
+
+
 # --- prompt: the condition of the U-Net; with retrieval, the query for images.
 
 Prompt = Literal["template", "label", "class_vector"]
@@ -199,6 +220,35 @@ NOT_ANONYMOUS: Final = "Not anonymised; adapters contain the shots."
 def _check_init(row: Recipe, key: str) -> None:
     if row.starts_from_shots != (row.sampler.strength is not None):
         raise InputError(f"{key}.sampler.strength: belongs to init: image, which needs it.")
+
+
+# --- mix: an image starts between two shots of its class; strength: by_shots follows the number of shots.
+
+Mix = Literal["pixels", "slerp"]
+
+_MIXED: Final = {
+    "pixels": "the mean of two of its class, weighted by a draw from Beta(0.2, 0.2)",
+    "slerp": "a point between two of its class, on the arc that their noised latents span",
+}
+# IsSynth (arXiv 2210.07574) keeps less of each shot where a class has few: its steps of 100, by images per class.
+_BY_SHOTS: Final = {1: 0.5, 2: 0.4, 4: 0.35, 8: 0.2, 16: 0.15}
+
+
+def _check_mix(row: Recipe, key: str) -> None:
+    if row.mix is not None and not row.starts_from_shots:
+        raise InputError(f"{key}.mix: belongs to init: image; remove it.")
+
+
+def strength_by_shots(shots: int | None) -> float:
+    """Return IsSynth's strength for a number of shots per class; of others that of the nearest by ratio; None: many."""
+    if shots is None:
+        return _BY_SHOTS[max(_BY_SHOTS)]
+    return _BY_SHOTS[min(_BY_SHOTS, key=lambda known: (abs(math.log(known / shots)), known))]
+
+
+def mix_words(row: Recipe) -> str:
+    """Return a sentence on the mixture that images start from; empty where each starts from one shot."""
+    return f"For the start, a shot is {_MIXED[row.mix]}; with one alone, that one." if row.mix else ""
 
 
 def drawn_words(row: Recipe) -> str:
@@ -233,7 +283,7 @@ class SamplerOverrides:
     scheduler: Scheduler | None = None
     steps: Annotated[int, Range(low=1, high=1000)] | None = None
     guidance: Annotated[float, Range(low=0, high=50)] | None = None
-    strength: Annotated[float, Range(above=0, high=1)] | None = None
+    strength: Annotated[float, Range(above=0, high=1)] | Literal["by_shots"] | None = None
 
 
 # guidance g draws with eps_u + g (eps_c - eps_u): 1 is the prompt alone, which some papers call 0. At our 0 the prompt
@@ -473,6 +523,9 @@ class Recipe:
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
+    preserve: Weight | None = field(default=None, metadata=_LATER)
+    diversity: Weight | None = field(default=None, metadata=_LATER)
+    mix: Mix | None = field(default=None, metadata=_LATER)
     guide: Guide | None = field(default=None, metadata=_LATER)
     guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
     pull: Pull | None = field(default=None, metadata=_LATER)
@@ -581,12 +634,13 @@ class Recipe:
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, at full strength, without its filter, without its guide, without copies."""
+        """The same row without its study, at full strength, without its filter, guide, mix or copies."""
         return (
             dataclasses.replace(self, search=None),
             dataclasses.replace(self, adapter_scales=None),
             dataclasses.replace(self, filter=None, filter_tries=None),
             dataclasses.replace(self, guide=None, guide_until=None, pull=None),
+            dataclasses.replace(self, mix=None),
             dataclasses.replace(self, post_augment=None),
         )
 
@@ -614,7 +668,7 @@ class Recipe:
 
 
 _NO_TRAINING: Final = (
-    *("sampler", "init", "epoch", "lr", "epochs", "adapter_scales", "search"),
+    *("sampler", "init", "mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
     *("guide", "guide_until", "pull", "filter", "filter_tries"),
     "post_augment",
 )
@@ -661,9 +715,11 @@ def check(row: Recipe, context: Context) -> None:
     _check_adapter(row, key)
     _check_class_dropout(row, key)
     _check_training(row, key, context)
+    _check_losses(row, key)
     _check_adapter_scales(row, key, context)
     _check_prompt(row, key)
     _check_init(row, key)
+    _check_mix(row, key)
     _check_guidance(row, key, context)
     _check_guide(row, key, context)
     _check_filter(row, key)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from dreamset.core.strict import EMPTY, Range
 from dreamset.params.model import AdaptSchedule, Model, Sampler
-from dreamset.params.recipe import Recipe
+from dreamset.params.recipe import Recipe, strength_by_shots
 from dreamset.params.sections import Adapt, Deliver, Evaluate, Expect, Generate, Prepare, Report, Track, Train, Tune
 from dreamset.params.values import Count
 
@@ -203,8 +203,15 @@ class Params:
             overrides.scheduler or base.scheduler,
             overrides.steps or base.steps,
             base.guidance if overrides.guidance is None else overrides.guidance,
-            overrides.strength,
+            self._strength(overrides.strength),
         )
+
+    def _strength(self, given: float | str | None) -> float | None:
+        if given is None or isinstance(given, float | int):
+            return given
+        shots = self.shots
+        # Of unequal classes the smallest decides: nothing is kept more of than it allows.
+        return strength_by_shots(shots if isinstance(shots, int) else None if shots == "all" else min(shots.values()))
 
     def schedule(self, recipe: str) -> AdaptSchedule:
         """Return the model's schedule for the adapter of ``recipe``, with the recipe's lr and epochs if it has any."""

@@ -16,5 +16,5 @@ Part = Literal["generator", "clip", "judge"]  # of a model's row: which pretrain
 
 # Simple classifiers: each method on each kind of features of the shots.
 METHODS: Final = ("nearest", "logistic", "forest")
-FEATURES: Final = ("pixels", "clip")
-Features = Literal["pixels", "clip"]
+FEATURES: Final = ("pixels", "clip", "judge")
+Features = Literal["pixels", "clip", "judge"]

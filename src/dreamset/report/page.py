@@ -48,6 +48,7 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
         tables.accuracies(evidence),
         _scales(evidence, colours),
         quality.qualities(evidence),
+        quality.filtered(evidence),
         quality.correlations(evidence),
         gallery.adaptation(evidence, colours),
         studies(evidence, colours),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.metrics.verdict import scored_images
 from dreamset.report.figures import MINUS, number, percent
 from dreamset.report.gallery import sheet
@@ -24,6 +27,7 @@ _MEASURES: Final = {
     "coverage": ("coverage", 3, "↑"),
     "vendi": ("Vendi", 2, "↑"),
 }
+_WORST: Final = 3  # classes that a filter threw most out of
 _COPIES: Final = ("near_duplicates", "near_duplicates_test")
 
 
@@ -61,6 +65,40 @@ def qualities(evidence: Evidence) -> Markup | None:
         # The pair names shots, which `report.show_real` may keep off the page.
         nearest=near["pairs"][0] if near.get("count") and evidence.params.report.show_real else None,
     )
+
+
+def filtered(evidence: Evidence) -> Markup | None:
+    """Return a table of what each filter threw out, and CAS beside that of the same recipe without it; None without."""
+    rows = []
+    for recipe in evidence.params.active:
+        chosen = evidence.record("generate", recipe).get("filter")
+        if not chosen:
+            continue
+        looked, gave_up = Counter(chosen["candidates"]), Counter(chosen["gave_up"])
+        share = {name: 1 - kept / looked[name] for name, kept in _kept(evidence, recipe, looked).items()}
+        worst = sorted(share, key=lambda name: -share[name])[:_WORST]
+        row = dataclasses.replace(evidence.params.recipes[recipe], filter=None, filter_tries=None)
+        plain = next((name for name in evidence.params.active if evidence.params.recipes[name] == row), None)
+        images = sum(_kept(evidence, recipe, looked).values())
+        cells = [recipe, chosen["kind"], number(looked.total()), percent(1 - images / looked.total())]
+        cells += [number(gave_up.total()), ", ".join(f"{name} {percent(share[name])}" for name in worst)]
+        rows.append([*cells, _cas(evidence, recipe), _cas(evidence, plain) if plain else "–"])
+    if not rows:
+        return None
+    head = ["Recipe", "filter", "candidates", "thrown out", "none accepted", "most thrown out of", "CAS", "without it"]
+    return fill("quality.filtered", table=Table(head, rows, columns={"most thrown out of": "names"}))
+
+
+def _kept(evidence: Evidence, recipe: str, looked: Counter[str]) -> dict[str, int]:
+    """Return the images of each class; candidates are counted for those that a person rejected, too."""
+    wanted = evidence.params.synthetic_per_class(evidence.split.train_per_class)
+    return {name: min(wanted[label], looked[name]) for label, name in enumerate(evidence.split.classes) if looked[name]}
+
+
+def _cas(evidence: Evidence, recipe: str) -> str:
+    """Return the accuracy of the first network that was trained from scratch on a recipe's images alone."""
+    known = (Run(recipe, SYNTHETIC, name) for name in evidence.params.base.train.from_scratch)
+    return next((percent(evidence.scores[run].accuracy) for run in known if run in evidence.scores), "–")
 
 
 def _test_copies(evidence: Evidence, sets: dict[str, dict[str, Any]]) -> list[tuple[str, Markup | None, list[Any]]]:

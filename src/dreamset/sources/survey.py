@@ -121,6 +121,7 @@ def proposal(survey: Survey, gpu_gb: float) -> list[tuple[str, Any, str]]:
         ("model", *_model(survey, gpu_gb)),
         ("shots", *shots),
         ("prepare.invariances", *_invariances(survey)),
+        ("primary", "auto", "a weak adapter where the base knows the names, else a full one"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The judge: a network that only scores images.
+"""The judge: a network that scores images, and draws, filters and chooses none.
 
 It shares no weights, random numbers or architecture with the networks that make or filter images, so that its features
 are a fair basis for FID and KID. The bundled judge is a small convolutional classifier of glyphs. For a full-size base
