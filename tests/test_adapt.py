@@ -263,7 +263,7 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "init": ("datadream_dset", {"init": "image", "sampler": {"strength": 0.5}}),
     "preserve": ("datadream_dset", {"preserve": 0.5}),
     "diversity": ("datadream_dset", {"diversity": 0.008}),
-    "mix": ("datadream_dset", {"init": "image", "mix": "pixels", "sampler": {"strength": 0.5}}),
+    "init_mix": ("datadream_dset", {"init": "image", "init_mix": "pixels", "sampler": {"strength": 0.5}}),
     "scope": ("datadream_dset", {"scope": "class"}),
     "rank": ("datadream_dset", {"rank": 2}),
     "alpha": ("datadream_dset", {"alpha": 2}),

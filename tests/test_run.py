@@ -382,6 +382,8 @@ def test_the_time_left_follows_the_pace_of_what_is_done() -> None:
     share, left = progress.at(150.0)
     assert share == pytest.approx(1 / 3)
     assert left == pytest.approx(240)
+    # A stage that goes on longer than thought says that the rest will, too.
+    assert progress.at(600.0)[1] > 240 > progress.at(260.0)[1]
     # What takes longer than thought stays almost done, and what was up to date is no work.
     assert progress.at(1000.0)[0] < 2 / 3
     progress.skip("c")

@@ -301,7 +301,7 @@ def test_who_publishes_such_images_is_told(
 
 @pytest.mark.parametrize("mix", ["pixels", "slerp"])
 def test_an_image_starts_between_two_shots(started: dict[str, Any], tmp_path: Path, mix: str) -> None:
-    started["recipes"][RECIPE] |= {"mix": mix}
+    started["recipes"][RECIPE] |= {"init_mix": mix}
     whole = Workspace.at(tmp_path / "whole")
     images = made(toy.parse(started), whole)
     for image in images:
@@ -319,14 +319,14 @@ def test_an_image_starts_between_two_shots(started: dict[str, Any], tmp_path: Pa
         one, two = (np.asarray(Image.open(io.BytesIO(d))).astype(int) for d in (data, after[name]))
         assert abs(one - two).max() <= 1
     # Without the mixture another image comes out of the same noise.
-    del started["recipes"][RECIPE]["mix"]
+    del started["recipes"][RECIPE]["init_mix"]
     plain = Workspace.at(tmp_path / "plain")
     made(toy.parse(started), plain)
     assert content(plain.synthetic(RECIPE)) != after
 
 
 def test_a_class_of_one_shot_starts_from_it_alone(started: dict[str, Any], workspace: Workspace) -> None:
-    started["recipes"][RECIPE] |= {"mix": "pixels"}
+    started["recipes"][RECIPE] |= {"init_mix": "pixels"}
     started["shots"] = 1
     images = made(toy.parse(started), workspace)
     assert all(image.shot and image.beside is None and image.share is None for image in images)
@@ -355,8 +355,8 @@ def test_the_strength_follows_the_shots(started: dict[str, Any], shots: Any, str
 
 
 def test_a_mixture_needs_a_start(started: dict[str, Any]) -> None:
-    started["recipes"][RECIPE] = {"adapter": "none", "prompt": "template", "sampler": {}, "mix": "slerp"}
-    with pytest.raises(InputError, match=r"recipes\.stable_diffusion\.mix: belongs to init: image; remove it"):
+    started["recipes"][RECIPE] = {"adapter": "none", "prompt": "template", "sampler": {}, "init_mix": "slerp"}
+    with pytest.raises(InputError, match=r"recipes\.stable_diffusion\.init_mix: belongs to init: image; remove it"):
         toy.parse(started)
     started["recipes"][RECIPE] = {"adapter": "none", "prompt": "template", "sampler": {"strength": "often"}}
     with pytest.raises(InputError, match=r"strength"):

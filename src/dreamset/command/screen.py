@@ -56,11 +56,15 @@ class Progress:
         """Note that a stage was up to date; it says nothing of the pace."""
         self.expected.pop(stage, None)
 
-    @property
-    def pace(self) -> float:
-        """Seconds per expected second, of the stages that are done; near 1 while they are short."""
+    def pace(self, spent: float) -> float:
+        """Return seconds per expected second, of the stages that are done; near 1 while they are short.
+
+        The running stage counts too, from when its ``spent`` seconds are more than were expected.
+        """
         known = [stage for stage in self.done if stage in self.expected]
         took, thought = (sum(times[stage] for stage in known) for times in (self.done, self.expected))
+        if spent > (this := self.expected.get(self.stage, spent)):
+            took, thought = took + spent, thought + this
         return (took + _PRIOR) / (thought + _PRIOR)
 
     def at(self, now: float) -> tuple[float, float]:
@@ -69,9 +73,10 @@ class Progress:
         this = self.expected.get(self.stage, 0.0)
         spent = now - self.since if self.stage else 0.0
         total = sum(self.expected.values()) or 1.0
+        pace = self.pace(spent)
         # A stage that takes longer than thought stays almost done.
-        part = min(spent / self.pace, 0.95 * this)
-        left = (total - before - this) * self.pace + max(this * self.pace - spent, 0.05 * this * self.pace)
+        part = min(spent / pace, 0.95 * this)
+        left = (total - before - this) * pace + max(this * pace - spent, 0.05 * this * pace)
         return min(1.0, (before + part) / total), left
 
 

@@ -20,7 +20,7 @@ from dreamset.params.recipe import (
     drawn_words,
     filter_words,
     guide_words,
-    mix_words,
+    init_mix_words,
     opening_words,
     post_augment_words,
     prompt_words,
@@ -194,7 +194,7 @@ def _dataset(
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
     uses = {"tries": row.filters, "gave_up": row.filters, "avoid": row.guide == "other_class", "toward": row.pulls}
     uses["copy_of"] = row.copies > 0
-    uses |= {"beside": row.mix is not None, "share": row.mix is not None}
+    uses |= {"beside": row.init_mix is not None, "share": row.init_mix is not None}
     used = [name for name, used in uses.items() if used]
     yield from loading(split.classes, every_column(used) if removed is None else public_columns(row))
     yield "---"
@@ -230,8 +230,8 @@ def _dataset(
         yield f"- {post_augment_words(row, split.invariances, len(labels) - copies, copies)}"
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
-        if row.mix:
-            yield f"- {mix_words(row)}"
+        if row.init_mix:
+            yield f"- {init_mix_words(row)}"
     yield f"- {prompt_words(row, json.dumps(split.prompt(0, row.prompt), ensure_ascii=False))}"
     columns = "prompt, seed, adapter, sha256" if removed is None else "prompt, seed, sampler, sha256"
     if row.adapter_scales and removed is None:

@@ -140,9 +140,9 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                 if row.starts_from_shots:
                     shots = starts.choose(split, params.seed, places(chunk, indices))
                     place["starts"] = [shot.sha256 for shot in shots]
-                    if row.mix:
-                        others = starts.beside(split, params.seed, row.mix, places(chunk, indices), shots)
-                        place["mix"] = [row.mix, [other and (other[0].sha256, other[1]) for other in others]]
+                    if row.init_mix:
+                        others = starts.beside(split, params.seed, row.init_mix, places(chunk, indices), shots)
+                        place["init_mix"] = [row.init_mix, [other and (other[0].sha256, other[1]) for other in others]]
                 if row.pulls:
                     place["modes"] = [shot.sha256 for shot in starts.choose(split, params.seed, places(chunk, indices))]
                 if work.avoided:
@@ -180,9 +180,9 @@ def requests(work: Work, block: Block) -> list[Request]:
         dataclasses.replace(request, shot=shot if begun else None, toward=shot if pulled else None)
         for request, shot in zip(plain, shots, strict=True)
     ]
-    if not row.mix:
+    if not row.init_mix:
         return drawn
-    others = starts.beside(split, work.params.seed, row.mix, wanted, shots)
+    others = starts.beside(split, work.params.seed, row.init_mix, wanted, shots)
     return [
         request if other is None else dataclasses.replace(request, beside=other[0], share=other[1])
         for request, other in zip(drawn, others, strict=True)

@@ -260,9 +260,9 @@ class Drawer:
         from dreamset.generator.sampler import Between
 
         shots = [request.shot for request in wanted if request.shot is not None]
-        if self.work.row.mix is None:
+        if self.work.row.init_mix is None:
             return self.latents.of(self.base, shots)
-        if self.work.row.mix == "pixels":
+        if self.work.row.init_mix == "pixels":
             return self.latents.mixed(
                 self.base, [(shot, one.beside, one.share) for shot, one in zip(shots, wanted, strict=True)]
             )

@@ -222,9 +222,9 @@ def _check_init(row: Recipe, key: str) -> None:
         raise InputError(f"{key}.sampler.strength: belongs to init: image, which needs it.")
 
 
-# --- mix: an image starts between two shots of its class; strength: by_shots follows the number of shots.
+# --- init_mix: an image starts between two shots of its class; strength: by_shots follows the number of shots.
 
-Mix = Literal["pixels", "slerp"]
+InitMix = Literal["pixels", "slerp"]
 
 _MIXED: Final = {
     "pixels": "the mean of two of its class, weighted by a draw from Beta(0.2, 0.2)",
@@ -234,9 +234,9 @@ _MIXED: Final = {
 _BY_SHOTS: Final = {1: 0.5, 2: 0.4, 4: 0.35, 8: 0.2, 16: 0.15}
 
 
-def _check_mix(row: Recipe, key: str) -> None:
-    if row.mix is not None and not row.starts_from_shots:
-        raise InputError(f"{key}.mix: belongs to init: image; remove it.")
+def _check_init_mix(row: Recipe, key: str) -> None:
+    if row.init_mix is not None and not row.starts_from_shots:
+        raise InputError(f"{key}.init_mix: belongs to init: image; remove it.")
 
 
 def strength_by_shots(shots: int | None) -> float:
@@ -246,9 +246,9 @@ def strength_by_shots(shots: int | None) -> float:
     return _BY_SHOTS[min(_BY_SHOTS, key=lambda known: (abs(math.log(known / shots)), known))]
 
 
-def mix_words(row: Recipe) -> str:
+def init_mix_words(row: Recipe) -> str:
     """Return a sentence on the mixture that images start from; empty where each starts from one shot."""
-    return f"For the start, a shot is {_MIXED[row.mix]}; with one alone, that one." if row.mix else ""
+    return f"For the start, a shot is {_MIXED[row.init_mix]}; with one alone, that one." if row.init_mix else ""
 
 
 def drawn_words(row: Recipe) -> str:
@@ -525,7 +525,7 @@ class Recipe:
     search: Search | None = None
     preserve: Weight | None = field(default=None, metadata=_LATER)
     diversity: Weight | None = field(default=None, metadata=_LATER)
-    mix: Mix | None = field(default=None, metadata=_LATER)
+    init_mix: InitMix | None = field(default=None, metadata=_LATER)
     guide: Guide | None = field(default=None, metadata=_LATER)
     guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
     pull: Pull | None = field(default=None, metadata=_LATER)
@@ -634,13 +634,13 @@ class Recipe:
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, at full strength, without its filter, guide, mix or copies."""
+        """The same row without its study, at full strength, without its filter, guide, mixture or copies."""
         return (
             dataclasses.replace(self, search=None),
             dataclasses.replace(self, adapter_scales=None),
             dataclasses.replace(self, filter=None, filter_tries=None),
             dataclasses.replace(self, guide=None, guide_until=None, pull=None),
-            dataclasses.replace(self, mix=None),
+            dataclasses.replace(self, init_mix=None),
             dataclasses.replace(self, post_augment=None),
         )
 
@@ -668,7 +668,7 @@ class Recipe:
 
 
 _NO_TRAINING: Final = (
-    *("sampler", "init", "mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
+    *("sampler", "init", "init_mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
     *("guide", "guide_until", "pull", "filter", "filter_tries"),
     "post_augment",
 )
@@ -719,7 +719,7 @@ def check(row: Recipe, context: Context) -> None:
     _check_adapter_scales(row, key, context)
     _check_prompt(row, key)
     _check_init(row, key)
-    _check_mix(row, key)
+    _check_init_mix(row, key)
     _check_guidance(row, key, context)
     _check_guide(row, key, context)
     _check_filter(row, key)
