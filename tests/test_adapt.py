@@ -22,7 +22,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.splits import read_split
 from dreamset.data.work import Work
-from dreamset.drawing import retrieve
+from dreamset.drawing import copies, retrieve
 from dreamset.drawing.blocks import plan
 from dreamset.drawing.finish import settled
 from dreamset.generator import training
@@ -289,6 +289,7 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "descriptions": ("fakeit", {"descriptions": "data/prompts/other.yaml"}),
     "captions": ("disef", {"captions": "file:data/prompts/captions.yaml"}),
     "caption_dropout": ("datadream_dset", {"caption_dropout": 0.7}),
+    "post_augment": ("datadream_dset", {"post_augment": {"copies": 2}}),
 }
 
 
@@ -318,7 +319,8 @@ def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
         # The same weights for any adapter, so that a block is told apart by its own inputs alone.
         scopes = adapt.scopes(work) if work.row.trains else []
         blocks = plan(work, [Adapter(labels, "weights", "0" * 64, "shard") for labels in scopes])
-        return [*(adapt.used_shards(work) if work.row.trains else ()), *(block.key for block in blocks)]
+        drawn = [*blocks, *copies.plan(work, blocks)]
+        return [*(adapt.used_shards(work) if work.row.trains else ()), *(one.key for one in drawn)]
 
     assert [knob for knob, (name, change) in KNOBS.items() if keys(name, change) == keys(name, {})] == []
 

@@ -142,7 +142,7 @@ def test_copies_of_test_images_are_passed_over_in_a_published_split(raw: dict[st
 
 
 def test_the_table_of_presets_is_whole() -> None:
-    assert len(presets.PRESETS) == 10
+    assert len(presets.PRESETS) == 12
     for preset in presets.PRESETS.values():
         assert set(preset.invariances) <= {"hflip", "vflip", "rotation", "colour"}
         assert preset.classes > 1
@@ -151,7 +151,7 @@ def test_the_table_of_presets_is_whole() -> None:
     for name, preset in presets.PRESETS.items():
         row = next(line for line in docs.splitlines() if line.startswith(f"| `{name}:PATH`"))
         for fact in (preset.classes, *preset.counts):
-            assert f"| {fact or '—'} " in row, (name, fact)
+            assert f"| {'any' if fact is None else fact or '—'} " in row, (name, fact)
         assert preset.home in docs
 
 
@@ -261,6 +261,91 @@ def test_imagenet_is_tested_on_its_validation_images(
         file.write("n99999999 nothing\n")
     with pytest.raises(InputError, match="holds no folder n99999999"):
         read(raw, f"imagenet:{tmp_path}")
+
+
+def write_tiny_imagenet(root: Path) -> None:
+    """The layout of tiny-imagenet-200.zip: three classes of two training and two validation images, and a test one."""
+    words = {"n02124075": "Egyptian cat", "n01443537": "goldfish, Carassius auratus", "n03126707": "crane"}
+    for c, wnid in enumerate(words):
+        for i in range(2):
+            image(root / f"train/{wnid}/images/{wnid}_{i}.JPEG", 10 * c + i)
+        (root / f"train/{wnid}/{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
+    lines = []
+    for number, wnid in enumerate([*words] * 2):
+        image(root / f"val/images/val_{number}.JPEG", 100 + number)
+        lines.append(f"val_{number}.JPEG\t{wnid}\t0\t32\t44\t62\n")
+    (root / "val/val_annotations.txt").write_text("".join(lines))
+    image(root / "test/images/test_0.JPEG", 200)
+    # The list of ids is not sorted, and that of words has far more ids.
+    (root / "wnids.txt").write_text("n02124075\nn01443537\nn03126707\n")
+    every = {"n00001740": "entity", **words, "n02012849": "crane"}
+    (root / "words.txt").write_text("".join(f"{wnid}\t{name}\n" for wnid, name in every.items()))
+
+
+@pytest.mark.parametrize("inner", ["", "tiny-imagenet-200"])
+def test_tiny_imagenet_is_read_as_its_archive_is_laid_out(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    root, source = tmp_path / "d" / inner, f"tiny_imagenet:{tmp_path / 'd'}"
+    write_tiny_imagenet(root)
+    with pytest.raises(InputError, match=r"has 3 classes and 6 \+ 0 \+ 6 .*but 200 and 100000 \+ 0 \+ 10000 were"):
+        read(raw, source)
+    tiny(monkeypatch, "tiny_imagenet", 3, (6, 0, 6))
+    split, test = run(raw, tmp_path / "w", source, shots=1, selection="extra:1")
+    assert split.classes == ("goldfish", "Egyptian cat", "crane")
+    assert split.prompt(1) == "a photo of a Egyptian cat"
+    labels = {Path(s.path).name: split.classes[s.label] for s in test.test}
+    of = ("Egyptian cat", "goldfish", "crane") * 2
+    assert labels == {f"val_{number}.JPEG": name for number, name in enumerate(of)}
+    assert all("/train/" in s.path for s in (*split.train, *split.selection))
+    (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn09999999\t0\t0\t1\t1\n")
+    with pytest.raises(InputError, match=r"val_annotations\.txt, line 1: 'n09999999' is not in wnids\.txt"):
+        read(raw, source)
+    (root / "words.txt").write_text("n02124075\tEgyptian cat\n")
+    with pytest.raises(InputError, match=r"words\.txt: has no name for n01443537 and 1 others"):
+        read(raw, source)
+    (root / "wnids.txt").unlink()
+    with pytest.raises(InputError, match=r"wnids\.txt: cannot be read .*; get it with tiny_imagenet \(https://"):
+        read(raw, source)
+
+
+@pytest.mark.parametrize("parts", [("train", "train", "val"), ("train.X1", "train.X2", "val.X")])
+def test_imagenet100_is_read_with_names_from_a_list(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, str, str]
+) -> None:
+    root, source = tmp_path / "d", f"imagenet100:{tmp_path / 'd'}"
+    # Two classes share a first name, and the list's order is not that of the folders.
+    words = {"n03126707": "crane", "n02869837": "bonnet, poke bonnet", "n02012849": "crane, bird"}
+    for c, wnid in enumerate(words):
+        for i in range(3):
+            image(root / parts[c % 2] / wnid / f"{wnid}_{i}.JPEG", 10 * c + i)
+        for i in range(2):
+            image(root / parts[2] / wnid / f"ILSVRC2012_val_{c}{i}.JPEG", 100 + 10 * c + i)
+    with pytest.raises(InputError, match=r"classnames\.txt: cannot be read"):
+        read(raw, source)
+    if parts[0] == "train":
+        lines = [f"{wnid} {name}" for wnid, name in words.items()]
+        (root / "classnames.txt").write_text("\n".join([*lines, "n09999999 nothing"]))
+    else:
+        (root / "Labels.json").write_text(json.dumps(words))
+    with pytest.raises(InputError, match=r"has 3 classes and 9 \+ 0 \+ 6 .*but 100 and 9 \+ 0 \+ 5000 were published"):
+        read(raw, source)
+    tiny(monkeypatch, "imagenet100", 3, (9, 0, 6))
+    split, test = run(raw, tmp_path / "w", source, shots=2, selection="extra:1")
+    assert split.classes == ("crane, bird", "bonnet", "crane")
+    assert [(Path(s.path).name, s.label) for s in test.test][:2] == [
+        ("ILSVRC2012_val_20.JPEG", 0),
+        ("ILSVRC2012_val_21.JPEG", 0),
+    ]
+    for path in (root / parts[2] / "n02869837").iterdir():
+        path.unlink()
+    (root / parts[2] / "n02869837").rmdir()
+    with pytest.raises(InputError, match=r"holds no folder n02869837, which train has"):
+        read(raw, source)
+    if parts[0] != "train":
+        (root / "Labels.json").write_text("[]")
+        with pytest.raises(InputError, match=r"Labels\.json: is no JSON of names by WordNet id"):
+            read(raw, source)
 
 
 # Index files of shots

@@ -62,6 +62,92 @@ def test_cifar_that_is_not_there_or_was_changed(
         read(raw, f"{kind}:{tmp_path}")
 
 
+def test_cifar100_has_its_labels_by_name(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine labels of the file's own names, whatever coarse ones and another order of names say."""
+    from torchvision.datasets import CIFAR100
+
+    folder = tmp_path / CIFAR100.base_folder
+    folder.mkdir()
+    fine = ["apple", "aquarium_fish", "beaver"]
+    rng = np.random.default_rng(0)
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def part(name: str) -> list[str]:
+        labels = [2, 0, 1] * 4
+        data = rng.integers(0, 255, (len(labels), 3072), np.uint8)
+        return write(name, {"data": data, "fine_labels": labels, "coarse_labels": [0, 4, 1] * 4})
+
+    monkeypatch.setattr(CIFAR100, "train_list", [part("train")])
+    monkeypatch.setattr(CIFAR100, "test_list", [part("test")])
+    names_in = {"fine_label_names": fine, "coarse_label_names": ["aquatic_mammals", "fish"]}
+    md5 = write("meta", names_in)[1]
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5})
+    split, test = run(raw, tmp_path / "w", f"cifar100:{tmp_path}", shots=2, selection="extra:1")
+    assert split.classes == tuple(fine)
+    assert split.prompt(1) == "a photo of a aquarium fish"
+    stored = pickle.loads((folder / "test").read_bytes())
+    named = {
+        row.reshape(3, 32, 32).transpose(1, 2, 0).tobytes(): fine[label]
+        for row, label in zip(stored["data"], stored["fine_labels"], strict=True)
+    }
+    assert len(test.test) == 12
+    for sample in test.test:
+        with Image.open(tmp_path / "w" / sample.path) as written:
+            assert named[np.asarray(written).tobytes()] == split.classes[sample.label]
+
+
+def write_stl10(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The files of stl10_binary.tar.gz with few images, whose checksums torchvision is told; the pictures by part."""
+    from torchvision.datasets import STL10
+
+    folder, pictures = root / STL10.base_folder, {}
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+
+    def write(name: str, data: Any) -> list[str]:
+        (folder / name).write_bytes(data.tobytes())
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def part(name: str, labels: list[int]) -> list[list[str]]:
+        pictures[name] = rng.integers(0, 255, (len(labels), 96, 96, 3), np.uint8)
+        # Channels first, and each of them column by column.
+        columns = pictures[name].transpose(0, 3, 2, 1)
+        return [write(f"{name}_X.bin", columns), write(f"{name}_y.bin", np.array(labels, np.uint8))]
+
+    unlabeled = write("unlabeled_X.bin", rng.integers(0, 255, (1, 3, 96, 96), np.uint8))
+    monkeypatch.setattr(STL10, "train_list", [*part("train", [2, 1, 3] * 4), unlabeled])
+    monkeypatch.setattr(STL10, "test_list", part("test", [3, 1, 2, 2]))
+    (folder / "class_names.txt").write_text("airplane\nbird\ncar\n")
+    (folder / "fold_indices.txt").write_text("0 1 2\n")
+    return pictures
+
+
+def test_stl10_is_read_from_its_binary_files(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = write_stl10(tmp_path, monkeypatch)
+    split, test = run(raw, tmp_path / "w", f"stl10:{tmp_path}", shots=2, selection="extra:1")
+    assert split.classes == ("airplane", "bird", "car")
+    assert split.prompt(0) == "a photo of a airplane" and split.invariances == ("hflip",)
+    assert (len(split.train), len(split.selection)) == (6, 3)
+    named = dict(
+        zip((picture.tobytes() for picture in pictures["test"]), ("car", "airplane", "bird", "bird"), strict=True)
+    )
+    assert len(test.test) == 4
+    for sample in test.test:
+        with Image.open(tmp_path / "w" / sample.path) as written:
+            assert named[np.asarray(written).tobytes()] == split.classes[sample.label]
+    (tmp_path / "stl10_binary/class_names.txt").unlink()
+    with pytest.raises(InputError, match=r"holds no complete stl10_binary; download http.*tar\.gz and unpack it"):
+        read(raw, f"stl10:{tmp_path}")
+    (tmp_path / "stl10_binary/test_y.bin").write_bytes(b"0")
+    with pytest.raises(InputError, match="holds no complete stl10_binary"):
+        read(raw, f"stl10:{tmp_path}")
+
+
 def medmnist(path: Path, shape: tuple[int, ...] = (28, 28), classes: int = 2, **changes: Any) -> str:
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {}

@@ -165,7 +165,7 @@ class _Pictures:
         short = dataclasses.replace(
             params,
             recipes={"expect": Recipe("none", "template", SamplerOverrides(steps=steps))},
-            generate=dataclasses.replace(params.generate, per_class=wanted.per_class),
+            generate=dataclasses.replace(params.generate, per_class=wanted.per_class, budget_s=None),
             models={params.model: dataclasses.replace(base, generate=row)},
         )
         part = dataclasses.replace(
@@ -284,7 +284,10 @@ def _seconds(params: Params, workspace: Workspace, split: Split, pictures: _Pict
     each: float = (
         sum(record["seconds"] for record in records) / sum(record["drawn"] for record in records) / pictures.steps
     )
-    return round(each * params.base.generate.steps * sum(params.synthetic_per_class(split.train_per_class)), 1)
+    seconds = each * params.base.generate.steps * sum(params.synthetic_per_class(split.train_per_class))
+    # A budget without a number of images is used up.
+    budget, counted = params.generate.budget_s, params.generate.per_class is not None
+    return round(seconds if budget is None else min(budget, seconds) if counted else budget, 1)
 
 
 def share(right: int, of: int, confidence: float) -> dict[str, Any]:

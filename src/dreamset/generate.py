@@ -19,15 +19,18 @@ from dreamset.data import cards, decisions, licences, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.data.work import Work
+from dreamset.drawing import budget, copies
 from dreamset.drawing.finish import finish
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.decisions import Decision, Looked, Picture
     from dreamset.drawing.blocks import Block
+    from dreamset.drawing.copies import Copies
     from dreamset.generator.base_model import BaseModel
     from dreamset.params import Params
 
@@ -58,18 +61,23 @@ def run(
     draws = work.row.draws
     adapters = _adapters(params, workspace, recipe) if draws else None
     reviewed = decisions.read(workspace.review(recipe))
+    work, spent = budget.fitted(work, adapters, load)
+    params = work.params
     blocks, needed, drawn_now = finish(work, adapters, reviewed, load)
-    images, looked = _assemble(work, blocks, needed, reviewed)
+    copied = copies.plan(work, blocks)
+    copies.make(work, copied)
+    images, looked = _assemble(work, blocks, copied, needed, reviewed)
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
-    redrawn = sum(image.redraws > 0 for image in images)
-    if redrawn > params.generate.max_redrawn_share * len(images):
+    copying, own = copies.seconds(workspace.shards, copied), [image for image in images if image.copy_of is None]
+    redrawn = sum(image.redraws > 0 for image in own)
+    if redrawn > params.generate.max_redrawn_share * len(own):
         raise InputError(
-            f"{recipe}: {redrawn} of {len(images)} images came out constant, black or NaN and were redrawn, more than "
+            f"{recipe}: {redrawn} of {len(own)} images came out constant, black or NaN and were redrawn, more than "
             f"generate.max_redrawn_share = {params.generate.max_redrawn_share:g}; look at its sample grids, then "
             "lower the adapter's learning rate or the guidance."
         )
-    chosen = _filtered(work, images)
+    chosen = _filtered(work, own)
     summary = {
         "recipe": recipe,
         "images": len(images),
@@ -78,14 +86,22 @@ def run(
         "redrawn": redrawn,
         "looked_at": looked.looked_at,
         "rejected": looked.rejected,
-        "seconds": round(seconds, 2),
+        "seconds": round(seconds + copying, 2),
         "images_per_s": round(drawn / seconds, 2),
         "sampler": dataclasses.asdict(work.sampler) if draws else None,
-        "machines": shards.machines(workspace.shards, [block.key for block in blocks]),
+        "machines": shards.machines(workspace.shards, _keys(blocks, copied)),
     } | ({"filter": chosen} if chosen else {})
+    if copied:
+        summary["copies"] = {"images": len(images) - len(own), "seconds": round(copying, 2)}
+    if spent is not None:
+        summary["budget"] = {"budget_s": spent.budget, "seconds": round(spent.seconds, 2), "per_class": spent.per_class}
+        drawn_now += spent.drawn_now
     write_json(workspace.result("generate", recipe), summary)
-    warnings = _warnings(work, images, drawn_now)
-    return summary | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": warnings}
+    return (
+        summary
+        | {"drawn_now": drawn_now, "elapsed": time.time() - started, "warnings": _warnings(work, images, drawn_now)}
+        | ({"sentences": [spent.sentence]} if spent is not None else {})
+    )
 
 
 def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:
@@ -130,18 +146,27 @@ def _adapters(params: Params, workspace: Workspace, recipe: str) -> list[Adapter
     return read_adapters(folder, "adapt" if folder == workspace.adapter(recipe) else "tune")
 
 
+def _keys(blocks: list[Block], copied: list[Copies]) -> list[str]:
+    """Return the keys of all shards that a dataset consists of."""
+    return [*(block.key for block in blocks), *(one.key for one in copied)]
+
+
 def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((workspace.shards / block.key / "record.json").read_text())
     return record
 
 
 def _assemble(
-    work: Work, blocks: list[Block], needed: Mapping[int, int], reviewed: Mapping[Picture, Decision]
+    work: Work,
+    blocks: list[Block],
+    copied: list[Copies],
+    needed: Mapping[int, int],
+    reviewed: Mapping[Picture, Decision],
 ) -> tuple[list[SyntheticImage], Looked]:
-    """Assemble the dataset's folder from finished shards, without rejected images.
+    """Assemble the dataset's folder from finished shards, without rejected images and their copies.
 
     Returns:
-        The images by label and index, and how many of them people looked at.
+        The images by label and index, each before its copies, and how many of the drawn ones people looked at.
     """
     workspace = work.workspace
     files = [
@@ -155,24 +180,50 @@ def _assemble(
     if reviewed:
         _warn_of_stale(workspace, work.recipe, decisions.stale(reviewed, every, work.split.classes))
     files = [pair for pair in files if reviewed.get(decisions.picture(pair[0])) != "rejected"]
-    images, looked = [image for image, _ in files], decisions.count(reviewed, every)
+    files, looked = _with_copies(work, files, copied), decisions.count(reviewed, every)
+    images = [image for image, _ in files]
     with shards.assembling(workspace.synthetic(work.recipe)) as folder:
         for image, source in files:
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
-        write_json(folder / "shards.json", [block.key for block in blocks])
+        write_json(folder / "shards.json", _keys(blocks, copied))
         atomic_write(folder / "README.md", _card(work, images, looked))
     return images, looked
 
 
+def _with_copies(
+    work: Work, files: list[tuple[SyntheticImage, Path]], copied: list[Copies]
+) -> list[tuple[SyntheticImage, Path]]:
+    """Return drawn images, each followed by its copies, of each class as many as are wanted of both together."""
+    if not copied:
+        return files
+    store = work.workspace.shards
+    by_image: dict[str, list[tuple[SyntheticImage, Path]]] = {}
+    for one in copied:
+        for image in read_metadata(store / one.key):
+            assert image.copy_of is not None
+            by_image.setdefault(image.copy_of, []).append((image, store / one.key / image.file_name))
+    left = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
+    kept = []
+    for image, path in files:
+        here = [(image, path), *by_image[image.file_name]][: left[image.label]]
+        left[image.label] -= len(here)
+        kept += here
+    return kept
+
+
 def _card(work: Work, images: list[SyntheticImage], looked: Looked) -> str:
-    checked = decisions.checked(len(images), looked)
+    drawn = sum(image.copy_of is None for image in images)
+    checked = decisions.checked(drawn, looked)
     if not work.row.draws:
         from dreamset.drawing import retrieve
 
-        return retrieve.card(work, len(images), checked)
+        return retrieve.card(work, drawn, len(images) - drawn, checked)
     base = hub.identity(work.workspace.root, *work.base.pretrained)
-    return cards.dataset(work.params, work.split, work.recipe, [image.label for image in images], base, checked=checked)
+    labels = [image.label for image in images]
+    return cards.dataset(
+        work.params, work.split, work.recipe, labels, base, copies=len(images) - drawn, checked=checked
+    )
 
 
 def _warn_of_stale(workspace: Workspace, recipe: str, count: int) -> None:

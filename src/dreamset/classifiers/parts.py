@@ -44,7 +44,7 @@ class Part:
         self.images = learned(params, split) if images is None else images
         self._size: int | None = None
         self._decoded: tuple[dict[str, Labelled], Labelled]
-        self._lists: dict[tuple[int, ...], list[tuple[str, int, str]]] = {}
+        self._lists: dict[tuple[int, ...] | None, list[tuple[str, int, str]]] = {}
 
     def of(self, classifier: nn.Module) -> tuple[dict[str, Labelled], Labelled]:
         """Return the training images by source, and the selection images, at the size that a classifier needs.
@@ -136,17 +136,17 @@ class Part:
         return finest(self.split.native, self.params.base.resolution)
 
     @property
-    def _usual(self) -> tuple[int, ...]:
-        return self.params.training_per_class(self.split.train_per_class)
+    def _usual(self) -> tuple[int, ...] | None:
+        return self.params.taken_per_class(self.split.train_per_class)
 
-    def _listed(self, most: tuple[int, ...]) -> list[tuple[str, int, str]]:
+    def _listed(self, most: tuple[int, ...] | None) -> list[tuple[str, int, str]]:
         from dreamset.data import arrays
 
         if most not in self._lists:
             self._lists[most] = arrays.listed(self.workspace.synthetic(self.arm), self.split, most)
         return self._lists[most]
 
-    def _drawn(self, side: int, most: tuple[int, ...]) -> Labelled:
+    def _drawn(self, side: int, most: tuple[int, ...] | None) -> Labelled:
         from dreamset.data import arrays
 
         folder, scratch = self.workspace.synthetic(self.arm), self.workspace.scratch

@@ -126,7 +126,7 @@ def _outline(params: Params, workspace: Workspace) -> None:
     from dreamset.sources import imagefolder, presets
 
     kind, _, argument = params.prepare.source.partition(":")
-    known = {"imagefolder", "cifar10", "cifar100", *_FILES, *presets.PRESETS}
+    known = {"imagefolder", "cifar10", "cifar100", "stl10", *_FILES, *presets.PRESETS}
     if kind not in known or not argument or argument.startswith("~"):
         if (kind, argument) != ("digits", ""):
             sources.read(params.prepare)  # which refuses it

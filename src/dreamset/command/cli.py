@@ -351,18 +351,25 @@ def _classifier(commands: Any) -> None:
     export = _verb(
         commands,
         "export",
-        help="write the classifier as ONNX, a dataset for publication, or LoRAs for ComfyUI and A1111",
+        help="write the classifier as ONNX, a dataset for publication or as tensors, or LoRAs for ComfyUI and A1111",
         description="Write the delivered classifier as one ONNX file, a synthetic dataset without near-copies of the\n"
-        "shots for publication, or the LoRAs of a recipe in kohya's layout for ComfyUI and A1111.",
+        "shots for publication, a synthetic dataset as tensors with the names of its classes, or the LoRAs of a\n"
+        "recipe in kohya's layout for ComfyUI and A1111.",
         examples="  dreamset export --onnx classifier.onnx\n"
         "  dreamset export --public published --recipe datadream_dset\n"
+        "  dreamset export --tensors tensors --recipe turbo_distill --size 32x32 --normalise cifar100\n"
         "  dreamset export --kohya loras --recipe datadream_dset",
     )
     target = export.add_mutually_exclusive_group(required=True)
     target.add_argument("--onnx", type=Path, metavar="FILE", help="write the classifier to this file")
     target.add_argument("--public", type=Path, metavar="FOLDER", help="write the dataset to this folder")
+    target.add_argument("--tensors", type=Path, metavar="FOLDER", help="write the dataset as tensors to this folder")
     target.add_argument("--kohya", type=Path, metavar="FOLDER", help="write the LoRAs to this folder")
     export.add_argument("--recipe", metavar="RECIPE", help="the recipe whose dataset or LoRAs are written")
+    export.add_argument("--size", metavar="HxW", help="of tensors, in pixels (default: that of the shots)")
+    export.add_argument(
+        "--normalise", metavar="NAME", help="of tensors: imagenet, cifar10, cifar100 or own (default: 0 to 255)"
+    )
     _which(export)
     _common(export)
     export.set_defaults(run=verbs.export)

@@ -107,7 +107,19 @@ def _work(params: Params, workspace: Workspace, stage: str, here: Sequence[Plann
         studied = [name for name in named if params.recipes[name].is_tuned]
         return f"{total.get('trials', 0)} trials for {', '.join(studied)}" if studied else "nothing to search"
     if stage == "generate":
-        return f"{total['images']} images by {len(named)} recipes"
+        timed = sum(counts.has_budget(params, name) for name in named)
+        if timed:
+            rest = sum(
+                counts.of(params, workspace, stage, name)["images"]
+                for name in named
+                if not counts.has_budget(params, name)
+            )
+            each = f"each by {timed} recipes" if timed > 1 else "by 1 recipe"
+            fit = f"as many images as fit into {params.generate.budget_s:g} s {each}"
+            return f"{fit}, and {rest} images by {len(named) - timed}" if timed < len(named) else fit
+        own = sum(counts.drawn(counts.of(params, workspace, stage, name)) for name in named)
+        copied = f" ({own} drawn, the others copies)" if own < total["images"] else ""
+        return f"{total['images']} images by {len(named)} recipes{copied}"
     return f"{sum(len(runs(params, name)) for name in named)} classifiers, on {len(named)} sets of images"
 
 
@@ -142,7 +154,7 @@ def disk(params: Params, workspace: Workspace, steps: Mapping[str, Timed], todo:
     for one in todo:
         work = counts.of(params, workspace, one.stage, one.item) if one.stage else {}
         if one.stage == "generate":
-            total += work.get("images", 0) * (_PICTURE + side * side * _PIXEL)
+            total += times.images(params, workspace, one.item or "", steps) * (_PICTURE + side * side * _PIXEL)
         elif one.stage == "adapt" and work.get("adapters"):
             total += work["adapters"] * max(
                 (timed.bytes for name, timed in steps.items() if name.startswith("adapt")), default=0

@@ -8,7 +8,7 @@ from dreamset.data import splits, tuned
 from dreamset.data.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
@@ -23,14 +23,35 @@ def of(params: Params, workspace: Workspace, stage: str, item: str | None) -> di
         return tuning(params, workspace, split, item or "")
     if stage == "train":
         return training(params, split, item or "")
-    if stage == "generate" and not params.recipes[item or ""].draws:
-        return {"images": sum(params.synthetic_per_class(split.train_per_class))}
     if stage == "generate":
-        sampler = params.sampler(item or "")
-        calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
-        return {"images": sum(params.synthetic_per_class(split.train_per_class)), "U-Net calls per image": calls}
+        return generating(params, split, item or "")
     adapters, steps = adapting(params, item or "", split.train_per_class)
     return {"adapters": adapters, "steps": steps}
+
+
+def generating(params: Params, split: splits.Split, recipe: str) -> dict[str, int]:
+    """Return the images of a dataset, how many of them are drawn where others are copies, and the cost of one.
+
+    Under a budget without a number of images, these are the model's row's; how many fit is known afterwards.
+    """
+    row, shots = params.recipes[recipe], split.train_per_class
+    found = {"images": sum(params.synthetic_per_class(shots))}
+    if row.copies:
+        found["images drawn"] = sum(params.drawn_per_class(recipe, shots))
+    if row.draws:
+        sampler = params.sampler(recipe)
+        found["U-Net calls per image"] = sampler.steps * (1 if sampler.guidance == 1 else 2)
+    return found
+
+
+def drawn(work: Mapping[str, int]) -> int:
+    """Return the number of images that have to be drawn, of what ``generating`` returned."""
+    return work.get("images drawn", work.get("images", 0))
+
+
+def has_budget(params: Params, recipe: str) -> bool:
+    """Return whether seconds, and not a number of images, say when drawing ends."""
+    return params.generate.budget_s is not None and params.recipes[recipe].draws
 
 
 def adapting(params: Params, recipe: str, images: Sequence[int]) -> tuple[int, int]:
@@ -64,12 +85,12 @@ def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: st
     if search is None:
         return {"trials": 0}
     holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
-    batch = params.base.train.rows[tune.classifier].batch
+    batch, most = params.base.train.rows[tune.classifier].batch, params.recipes[recipe].drawn(tune.per_class[-1])
     steps = sum(tune.steps_at(rung, len(split.classes), batch) for rung in tune.per_class)
     counts = {
         "trials": trials,
         "rungs": len(tune.per_class),
-        "images at most": trials * len(holdouts) * len(split.classes) * tune.per_class[-1],
+        "images at most": trials * len(holdouts) * len(split.classes) * most,
         "classifier steps at most": trials * len(holdouts) * steps,
     }
     # The recipes that it starts from have adapters in each holdout too, but the same ones in all trials.

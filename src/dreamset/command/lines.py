@@ -77,11 +77,13 @@ def tune(summary: Summary) -> str:
 
 def generate(summary: Summary) -> str:
     """Return how many images there are, of each class, and how fast they came."""
-    images = f"{counted(summary['images'], 'image')}, {summary['per_class']} per class"
+    images, copies = f"{counted(summary['images'], 'image')}", summary.get("copies", {}).get("images", 0)
+    images += f" ({number(copies)} of them copies)" if copies else ""
+    images += f", {summary['per_class']} per class"
     how = "found" if summary["sampler"] is None else "drawn"
     if not summary["drawn_now"]:
         speed = f"all {how} before"
-    elif summary["drawn_now"] < summary["images"]:
+    elif summary["drawn_now"] < summary["images"] - copies:
         speed = f"{number(summary['drawn_now'])} of them {how} now, {_speed(summary)}"
     else:
         speed = _speed(summary)

@@ -104,7 +104,7 @@ def makes(params: Params, workspace: Workspace, stage: str, item: str | None) ->
         trials = work["trials"]
         return f"a study of {_many(trials, 'trial')}" if trials else "nothing: the recipe searches no value"
     if stage == "generate":
-        return f"{_many(work['images'], 'image')} in {_named(workspace, workspace.synthetic(name))}"
+        return f"{_images(params, name, work)} in {_named(workspace, workspace.synthetic(name))}"
     if stage == "train":
         return f"{_many(len(runs(params, name)), 'classifier')} in {_named(workspace, workspace.classifiers(name))}"
     return {
@@ -114,6 +114,17 @@ def makes(params: Params, workspace: Workspace, stage: str, item: str | None) ->
         "deliver": "the classifier to take away, in models/classifier",
         "report": "the page, results/report.html",
     }[stage]
+
+
+def _images(params: Params, recipe: str, work: Mapping[str, int]) -> str:
+    """Return how many images a dataset has, or in how many seconds they are drawn, and how many of them are copies."""
+    copies = params.recipes[recipe].copies
+    if counts.has_budget(params, recipe):
+        most = f", at most {params.generate.per_class}" if params.generate.per_class is not None else ""
+        each = f", with {_many(copies, 'copy').replace('copys', 'copies')} of each drawn one" if copies else ""
+        return f"as many images of each class as fit into {params.generate.budget_s:g} s{most}{each},"
+    said = _many(work["images"], "image")
+    return f"{said}, {work['images drawn']} of them drawn and the others copies," if copies else said
 
 
 def _measured(params: Params) -> int:
@@ -239,7 +250,7 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
                 fewer = Counter(sample.label for sample in left_out)
                 learned.append(tuple(count - fewer[label] for label, count in enumerate(split.train_per_class)))
     adapting = sum(counts.adapting(params, recipe, shots)[1] for recipe in params.active for shots in learned)
-    images = len(params.active) * sum(sum(params.synthetic_per_class(shots)) for shots in learned)
+    images = sum(sum(params.drawn_per_class(recipe, shots)) for recipe in params.active for shots in learned)
     every = [counts.training(params, split, arm) for split in folds for arm in ("real", *params.active)]
     fitting = sum(count for work in every for what, count in work.items() if what.startswith("steps"))
     return f"{adapting} adapter steps, {images} images and {fitting} classifier steps"

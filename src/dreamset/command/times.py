@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 STEPS: Final = "five timed steps"
 START: Final = "a timed start"
+BUDGET: Final = "generate.budget_s"
 _FORMAT: Final = 1  # of the file; what another version has written is measured again
-_UNITS: Final = {"adapt": "steps", "tune": "trials", "generate": "images"}
+_UNITS: Final = {"adapt": ("steps",), "tune": ("trials",), "generate": ("images drawn", "images")}
 _PATIENCE: Final = 300  # seconds for all timed steps of one call
 _DONE: Final = 0.7  # share of its own seconds that a stage must have been at work for its record to count
 _GRID: Final = 10  # classes on a sample grid, at most
@@ -149,6 +150,31 @@ def estimate(
     """
     if not workspace.splits.is_file() and stage != "prepare":
         return Estimate(None, "`dreamset prepare` has not run yet")
+    if stage == "generate" and counts.has_budget(params, item or ""):
+        return _budgeted(params, workspace, item or "", steps)
+    return _usual(params, workspace, stage, item, steps)
+
+
+def _budgeted(params: Params, workspace: Workspace, recipe: str, steps: Mapping[str, Timed]) -> Estimate:
+    """Return the seconds of drawing into a budget: these, or fewer where the most images are drawn before."""
+    budget = params.generate.budget_s or 0.0
+    most = _usual(params, workspace, "generate", recipe, steps).seconds if params.generate.per_class else None
+    return Estimate(budget if most is None else min(budget, most), BUDGET)
+
+
+def images(params: Params, workspace: Workspace, recipe: str, steps: Mapping[str, Timed]) -> int:
+    """Return the images of a dataset; under a budget as many as the timed steps let expect, where there are any."""
+    work = counts.of(params, workspace, "generate", recipe)
+    planned = work.get("images", 0)
+    if not planned or not counts.has_budget(params, recipe) or "draw" not in steps:
+        return planned
+    row, budget = params.recipes[recipe], params.generate.budget_s or 0.0
+    fitting = int(budget / _drawn(params, workspace, recipe, 1, steps)) * (1 + row.copies)
+    return min(fitting, planned) if params.generate.per_class else fitting
+
+
+def _usual(params: Params, workspace: Workspace, stage: str, item: str | None, steps: Mapping[str, Timed]) -> Estimate:
+    """Return how long a stage takes whose work is counted beforehand."""
     found = _read(workspace)["runs"].get(_key(params, workspace, stage, item))
     if found:
         more = _units(params, workspace, stage, item) / (found["units"] or 1) - 1
@@ -282,7 +308,7 @@ def _trained_as(params: Params, recipe: str) -> str:
 def _units(params: Params, workspace: Workspace, stage: str, item: str | None) -> int:
     """Return the work of a stage in its unit; 1 where it has none."""
     found = counts.of(params, workspace, stage, item)
-    return found.get(_UNITS[stage], 0) if stage in _UNITS else 1
+    return next((found[name] for name in _UNITS[stage] if name in found), 0) if stage in _UNITS else 1
 
 
 def _key(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:
@@ -346,7 +372,7 @@ def _by_steps(
     if stage == "adapt" and item:
         return _adapted(params, item, work["adapters"], work["steps"], len(split.classes), steps)
     if stage == "generate" and item and row:
-        return _drawn(params, workspace, item, work["images"], steps) if row.draws else None
+        return _drawn(params, workspace, item, counts.drawn(work), steps) if row.draws else None
     if stage == "tune" and item and row:
         return _tuned(params, item, work, steps)
     if stage == "train" and item:
@@ -420,7 +446,9 @@ def _making(
     if not params.recipes[recipe].draws:
         return None
     adapting = counts.of(params, workspace, "adapt", recipe)
-    drawing = _drawn(params, workspace, recipe, counts.of(params, workspace, "generate", recipe)["images"], steps)
+    drawing = _drawn(params, workspace, recipe, counts.drawn(counts.of(params, workspace, "generate", recipe)), steps)
+    if counts.has_budget(params, recipe):
+        drawing = _budgeted(params, workspace, recipe, steps).seconds or 0.0
     return _adapted(params, recipe, adapting["adapters"], adapting["steps"], classes, steps) + drawing
 
 
@@ -434,7 +462,7 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
             if row is not None:
                 # A step goes forward and back, which is about three times as much as going forward.
                 seconds += scored * steps[f"classifier {run.classifier}"].seconds / row.batch / 3
-    drawn = sum(sum(params.synthetic_per_class(split.train_per_class)) for _ in params.active)
+    drawn = sum(sum(params.drawn_per_class(recipe, split.train_per_class)) for recipe in params.active)
     seconds += (scored + len(split.train) + drawn) * steps["judge"].seconds
     if split.protocol != "cv":
         return seconds

@@ -167,14 +167,17 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """Write the delivered classifier as ONNX, a dataset for publication, or LoRAs in kohya's layout."""
+    """Write the delivered classifier as ONNX, a dataset for publication or as tensors, or LoRAs in kohya's layout."""
+    for option in ("size", "normalise"):
+        if getattr(arguments, option) is not None and not arguments.tensors:
+            raise InputError(f"export --{option}: belongs to --tensors; leave it out.")
     if arguments.onnx:
         from dreamset.use.export import onnx
 
         onnx(arguments.classifier, arguments.onnx)
         print(f"export: {arguments.onnx}")
         return
-    option = "--public" if arguments.public else "--kohya"
+    option = "--public" if arguments.public else "--tensors" if arguments.tensors else "--kohya"
     if not arguments.recipe:
         raise InputError(f"export {option}: needs --recipe; name the recipe whose {_WHAT[option]} written.")
     params, workspace = _open(arguments)
@@ -185,10 +188,17 @@ def export(arguments: argparse.Namespace) -> None:
         written = kohya(params, workspace, arguments.recipe, arguments.kohya)
         print(f"export: {written['files']} LoRAs of {written['pairs']} layers in {arguments.kohya}")
         return
+    if arguments.tensors:
+        from dreamset.use.tensors import tensors
+
+        done = tensors(params, workspace, arguments.recipe, arguments.tensors, arguments.size, arguments.normalise)
+        shape = " x ".join(map(str, done["shape"]))
+        print(f"export: {shape} {done['dtype']} in {arguments.tensors}; near-duplicates of shots are among them")
+        return
     _publish(params, workspace, arguments.recipe, arguments.public)
 
 
-_WHAT: Final = {"--public": "dataset is", "--kohya": "LoRAs are"}
+_WHAT: Final = {"--public": "dataset is", "--tensors": "dataset is", "--kohya": "LoRAs are"}
 
 
 def _publish(params: Params, workspace: Workspace, recipe: str, target: Path) -> None:

@@ -63,7 +63,13 @@ def real(samples: Iterable[Sample], cell: Path, size: int, scratch: Path | None 
 
 
 def synthetic(
-    folder: Path, split: Split, size: int, scratch: Path | None = None, most: Sequence[int] | None = None
+    folder: Path,
+    split: Split,
+    size: int,
+    scratch: Path | None = None,
+    most: Sequence[int] | None = None,
+    *,
+    copies: bool = True,
 ) -> Labelled:
     """Return the images of a synthetic dataset, ``size`` pixels square, after checking them against its metadata.
 
@@ -75,21 +81,27 @@ def synthetic(
         size: pixels.
         scratch: as for ``real``.
         most: as for ``listed``.
+        copies: as for ``listed``.
 
     Raises:
         InputError: a file is missing or changed, the classes differ from those of ``split``, or ``scratch`` has no
             room.
     """
-    return drawn(listed(folder, split, most), folder, split, size, f"dreamset generate {folder.name}", scratch)
+    return drawn(
+        listed(folder, split, most, copies=copies), folder, split, size, f"dreamset generate {folder.name}", scratch
+    )
 
 
-def listed(folder: Path, split: Split, most: Sequence[int] | None = None) -> list[tuple[str, int, str]]:
+def listed(
+    folder: Path, split: Split, most: Sequence[int] | None = None, *, copies: bool = True
+) -> list[tuple[str, int, str]]:
     """Return (path, label, sha256) of every image of a synthetic dataset, as ``drawn`` takes them.
 
     Args:
         folder: the dataset.
         split: holds the classes of the dataset.
         most: the largest number of images of each label, by label; the first ones are taken. None: all images.
+        copies: whether copies of drawn images are among them; without, they are counted in ``most`` all the same.
 
     Raises:
         InputError: the dataset holds no images, or its classes differ from those of ``split``.
@@ -105,7 +117,7 @@ def listed(folder: Path, split: Split, most: Sequence[int] | None = None) -> lis
     files = []
     for row in rows:
         left[row.label] -= 1
-        if left[row.label] >= 0:
+        if left[row.label] >= 0 and (copies or row.copy_of is None):
             files.append((row.file_name, row.label, row.sha256))
     return files
 

@@ -24,6 +24,7 @@ from dreamset.params.recipe import (
     init_mix_words,
     mix_words,
     opening_words,
+    post_augment_words,
     prompt_words,
     quoted_words,
     scale_call_words,
@@ -37,9 +38,16 @@ if TYPE_CHECKING:
 
     from dreamset.data.splits import Split
     from dreamset.params import Params
+    from dreamset.params.recipe import Recipe
 
 # Columns of metadata.jsonl in a published dataset. An adapter's hash would help only those who have the adapter.
 PUBLIC: Final = ("file_name", "label", "class_name", "prompt", "seed", "sampler", "sha256")
+
+
+def public_columns(row: Recipe) -> tuple[str, ...]:
+    """Return the columns of ``metadata.jsonl`` in a published dataset of a recipe."""
+    return (*PUBLIC, "copy_of") if row.copies else PUBLIC
+
 
 # Their types as the hub's cards write them, beside the two that `_feature` knows.
 _TYPES: Final[dict[str, str | dict[str, str] | list[str]]] = {
@@ -66,6 +74,7 @@ _TYPES: Final[dict[str, str | dict[str, str] | list[str]]] = {
     "attributes": {},  # by group, which differ by model
     "adapters": ["string"],
     "adapter_weights": ["float64"],
+    "copy_of": "string",
 }
 OPENS: Final = (
     "Opens with `datasets.load_dataset(FOLDER)`, which reads names and order of the classes from the head of this "
@@ -158,6 +167,7 @@ def dataset(
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None = None,
     *,
+    copies: int = 0,
     checked: str,
 ) -> str:
     """Return the card of a synthetic dataset.
@@ -169,9 +179,10 @@ def dataset(
         labels: the label of each image.
         base: the generator, as ``hub.identity`` describes it.
         removed: the number of images left out, by reason, of a dataset for publication; None of any other dataset.
+        copies: how many of the images are copies of others.
         checked: a phrase on who has checked the labels.
     """
-    return _joined(_dataset(params, split, recipe, labels, base, removed, checked))
+    return _joined(_dataset(params, split, recipe, labels, base, removed, copies, checked))
 
 
 def _dataset(
@@ -181,6 +192,7 @@ def _dataset(
     labels: Sequence[int],
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None,
+    copies: int,
     checked: str,
 ) -> Iterator[str]:
     sampler, row = params.sampler(recipe), params.recipes[recipe]
@@ -193,11 +205,11 @@ def _dataset(
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
     away = row.guide == "other_class" or row.negative is not None
     uses = {"tries": row.filters, "gave_up": row.filters, "avoid": away, "toward": row.pulls}
-    uses |= {"told": row.tells_shots, "attributes": row.reads_attributes}
+    uses |= {"told": row.tells_shots, "attributes": row.reads_attributes, "copy_of": row.copies > 0}
     uses |= {"beside": row.init_mix is not None, "share": row.init_mix is not None}
     uses |= dict.fromkeys(("adapters", "adapter_weights"), row.has_adapter_per_shot)
     used = [name for name, used in uses.items() if used]
-    columns = every_column(used) if removed is None else PUBLIC
+    columns = every_column(used) if removed is None else public_columns(row)
     yield from loading(split.classes, columns, params.base.attributes or ())
     yield "---"
     yield f"# Synthetic images: {recipe}"
@@ -229,6 +241,8 @@ def _dataset(
         yield f"- {guide_words(row)}"
     if filter_words(row):
         yield f"- {filter_words(row)} CLIP: {public_name(params.base.clip)}; the judge has no part in it."
+    if row.post_augment:
+        yield f"- {post_augment_words(row, split.invariances, len(labels) - copies, copies)}"
     if row.starts_from_shots:
         yield f"- {start_words(sampler.strength, published=removed is not None)}"
         if row.init_mix:

@@ -46,6 +46,7 @@ class SyntheticImage:
         attributes: the word of each group that zero-shot CLIP read in that image, "none" included.
         adapters: sha256 of the files of the LoRAs of shots that it was drawn with.
         adapter_weights: the weight of each, as ``set_adapters`` takes it; ``adapter_scale`` is in it.
+        copy_of: ``file_name`` of the drawn image that it is a copy of; the index is that of the drawn image, too.
     """
 
     file_name: str
@@ -73,12 +74,13 @@ class SyntheticImage:
     attributes: dict[str, str] | None = None
     adapters: list[str] | None = None
     adapter_weights: list[float] | None = None
+    copy_of: str | None = None
 
 
 # Columns that only few recipes use.
 LATER: Final = (
     *("tries", "gave_up", "avoid", "toward", "beside", "share", "told", "attributes"),
-    *("adapters", "adapter_weights"),
+    *("adapters", "adapter_weights", "copy_of"),
 )
 
 

@@ -96,7 +96,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     Args:
         work: on the recipe.
         adapters: of the recipe; none for the base alone.
-        needed: images by label; None: ``Params.synthetic_per_class``.
+        needed: images by label; None: ``Params.drawn_per_class``.
 
     Raises:
         InputError: images start from shots, and ``strength`` leaves no step.
@@ -104,7 +104,7 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     params, split, base, row = work.params, work.split, work.base, work.row
     if row.starts_from_shots:
         starts.check(params, work.recipe)
-    asked = dict(enumerate(params.synthetic_per_class(split.train_per_class)))
+    asked = dict(enumerate(params.drawn_per_class(work.recipe, split.train_per_class)))
     batch = base.generate.batch
     weights = hub.identity(work.workspace.root, *base.pretrained)
     shared = {

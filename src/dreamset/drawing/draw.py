@@ -60,6 +60,7 @@ def draw_all(
     missing: list[Block],
     load: Callable[[], BaseModel] | None = None,
     chooser: Chooser | None = None,
+    is_over: Callable[[Block, int, float], bool] | None = None,
 ) -> int:
     """Draw blocks, adapter by adapter; a second thread encodes and writes each while the next is drawn.
 
@@ -69,6 +70,8 @@ def draw_all(
         missing: the blocks.
         load: returns the base; None: ``load_base``.
         chooser: the recipe's filter; None: there is none.
+        is_over: says before a block, by the images and the seconds of this call so far, whether to stop there; None:
+            all blocks are drawn.
 
     Returns:
         The number of images that this call drew; fewer than are missing where another process draws the same blocks.
@@ -89,7 +92,7 @@ def draw_all(
         check_first_step(base.schedule, work.sampler, work.steps_key)
     total = sum(map(len, missing))
     written: Future[None] | None = None
-    count = 0
+    count, seconds = 0, 0.0
     current: tuple[int | None, float, bool] | None = None
     guide, unguided = Guide(), None
     if work.row.guide_until is not None:
@@ -108,6 +111,9 @@ def draw_all(
         for block, claim in shards.claimed(workspace.shards, missing, lambda block: [block.key]):
             with claim:
                 locks.boundary()
+                if is_over is not None and is_over(block, count, seconds):
+                    break
+                began = time.perf_counter()
                 adapter = None if block.adapter is None else adapters[block.adapter]
                 # The scale of mixed LoRAs is in the weights of each image.
                 wanted = (block.adapter, 1.0 if block.mixes else block.scale, bool(block.mixes))
@@ -123,13 +129,15 @@ def draw_all(
                     else:
                         installed.enter_context(trained.installed(base, file, block.scale))
                     drawer.embeds, current = {}, wanted
+                installing = time.perf_counter() - began
                 drawn = drawer.draw(block)
+                drawn = dataclasses.replace(drawn, seconds=drawn.seconds + installing)
                 if written:
                     written.result()
                 sha = None if adapter is None else adapter.sha256
                 # The claim on the shard lasts until the writer has written it.
                 written = writer.submit(write, work, block, sha, drawn, claim.pop_all())
-            count += len(drawn.requests)
+            count, seconds = count + len(drawn.requests), seconds + drawn.seconds
             progress.update(len(drawn.requests))
         if written:
             written.result()

@@ -48,7 +48,7 @@ def finish(
         wanted ones; and the number of images that this call drew.
     """
     work, workspace = settled(work), work.workspace
-    wanted = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
+    wanted = dict(enumerate(work.params.drawn_per_class(work.recipe, work.split.train_per_class)))
     needed = wanted
     drawn_now = 0
     while True:

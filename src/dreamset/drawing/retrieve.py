@@ -26,6 +26,7 @@ from dreamset.data.cards import span
 from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.drawing import pools
 from dreamset.drawing.blocks import Block
+from dreamset.params.recipe import post_augment_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,19 +151,26 @@ def draft(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return picked
 
 
-def card(work: Work, count: int, checked: str) -> str:
-    """Return the dataset card in the layout of the Hugging Face hub; ``checked`` says who has checked the labels."""
-    return "\n".join(_card(work, count, checked)) + "\n"
+def card(work: Work, count: int, copies: int, checked: str) -> str:
+    """Return the dataset card in the layout of the Hugging Face hub.
+
+    Args:
+        work: on the recipe.
+        count: the number of retrieved images.
+        copies: the number of copies of these.
+        checked: a phrase on who has checked the labels.
+    """
+    return "\n".join(_card(work, count, copies, checked)) + "\n"
 
 
-def _card(work: Work, count: int, checked: str) -> Iterator[str]:
+def _card(work: Work, count: int, copies: int, checked: str) -> Iterator[str]:
     params, split, recipe = work.params, work.split, work.recipe
-    glyphs, each = pools.endless(params), span(params.synthetic_per_class(split.train_per_class))
+    glyphs, each = pools.endless(params), span(params.drawn_per_class(recipe, split.train_per_class))
     yield "---"
     yield f"license: {params.base.licence if glyphs else 'other'}"
     yield "task_categories: [image-classification]"
     yield f"pretty_name: {cards.quoted(f'{recipe} for {split.source}')}"
-    yield from cards.loading(split.classes)
+    yield from cards.loading(split.classes, cards.every_column(("copy_of",) if copies else ()))
     yield "---"
     yield f"# Retrieved images: {recipe}"
     yield ""
@@ -181,6 +189,8 @@ def _card(work: Work, count: int, checked: str) -> Iterator[str]:
         f"the caption, in the features of `{params.base.clip}`; seed {params.seed}."
     )
     yield f"- Caption of class 0: {json.dumps(_caption(work, 0), ensure_ascii=False)}."
+    if copies:
+        yield f"- {post_augment_words(work.row, split.invariances, count, copies)}"
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (caption, source, sha256)."
     yield ""
     yield cards.OPENS

@@ -40,7 +40,7 @@ class Images:
 
         self.workspace, self.split, self.resolution = workspace, split, params.base.resolution
         self.finest = finest(split.native, self.resolution)
-        self.most = params.training_per_class(split.train_per_class)
+        self.most = params.taken_per_class(split.train_per_class)
         self.samples = test.test
         self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
         self.decoded: dict[int, Labelled] = {}
@@ -67,11 +67,15 @@ class Images:
         return self._real(self.split.train, self._side(size))
 
     def synthetic(self, recipe: str, size: int) -> Labelled:
-        """Return the synthetic dataset of a recipe for a judge, without the images made for ``train.scales`` alone."""
+        """Return the synthetic dataset of a recipe for a judge.
+
+        It lacks the images made for ``train.scales`` alone, and copies: a changed copy is no new image, and would count
+        as variety, or hide a near-duplicate of a shot.
+        """
         from dreamset.data import arrays
 
         folder = self.workspace.synthetic(recipe)
-        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch, self.most)
+        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch, self.most, copies=False)
 
     def _real(self, samples: tuple[Sample, ...], side: int) -> Labelled:
         from dreamset.data import arrays

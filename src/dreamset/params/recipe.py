@@ -17,6 +17,8 @@ from dreamset.core.strict import Range, listed
 from dreamset.params.values import Count, Positive, Scheduler, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dreamset.params.model import Model
 
 # --- origin: whether images are drawn, or taken from the training images of the base.
@@ -150,12 +152,13 @@ def _check_adapter_scales(row: Recipe, key: str, context: Context) -> None:
         raise InputError(f"{key}.adapter_scales: name at least one above 0, or set adapter to none.")
     # Every dataset, and every rung of a study, must use each strength.
     count, rungs = len(row.adapter_scales), context.model.tune.per_class
-    if context.active and context.per_class < count:
+    if context.active and row.drawn(context.per_class) < count:
         raise InputError(f"{key}.adapter_scales: {count} scales need as many images; raise generate.per_class.")
-    if row.is_tuned and any(rung % count for rung in rungs):
+    drawn = tuple(map(row.drawn, rungs))
+    if row.is_tuned and any(number % count for number in drawn):
         raise InputError(
-            f"{key}.adapter_scales: a study draws {listed(rungs)} images per class, and {count} scales do not divide "
-            f"these; set models.{context.model_name}.tune.per_class to multiples of {count}."
+            f"{key}.adapter_scales: a study draws {listed(drawn)} images per class, and {count} scales do not divide "
+            f"these; set models.{context.model_name}.tune.per_class to multiples of {count * (1 + row.copies)}."
         )
 
 
@@ -513,6 +516,41 @@ def filter_words(row: Recipe) -> str:
     return f"Filter: of at most {row.tries} candidates an image, it {_FILTERED[row.filter]}."
 
 
+# --- post_augment: copies of each drawn image, changed only as its label allows.
+
+
+@dataclass(frozen=True)
+class PostAugment:
+    """The copies of a drawn image: how many, and whether they are made at its size or at that of the real images."""
+
+    copies: Annotated[int, Range(low=1, high=1000)]
+    at: Literal["drawn", "target"] = "drawn"
+
+
+_CHANGED: Final = {"hflip": "mirrored", "vflip": "turned upside down", "rotation": "turned by up to 60 degrees"}
+_COPIED_AT: Final = {"drawn": "at the size that it was drawn at", "target": "after lowering to the real images' size"}
+
+
+def post_augment_words(row: Recipe, invariances: Sequence[str], drawn: int, copies: int) -> str:
+    """Return a sentence on the copies in a dataset; empty where the recipe makes none.
+
+    Args:
+        row: the recipe.
+        invariances: the changes that keep a label.
+        drawn: the number of images that are no copies.
+        copies: the number of copies.
+    """
+    if row.post_augment is None:
+        return ""
+    ways = ["shifted", *(words for change, words in _CHANGED.items() if change in invariances)]
+    ways += [] if "rotation" in invariances else ["tilted by up to 9 degrees"]
+    ways += ["changed in brightness, contrast and gamma"] if "colour" in invariances else []
+    return (
+        f"Copies: {drawn} images were drawn, and {copies} are copies of these, up to {row.post_augment.copies} of each "
+        f"({', '.join(ways)}; {_COPIED_AT[row.post_augment.at]}). `copy_of` in `metadata.jsonl` names the drawn image."
+    )
+
+
 # --- search: the knobs that a study chooses.
 
 _WHOLE: Final = ("steps", "epochs")
@@ -630,6 +668,7 @@ class Recipe:
     caption_dropout: Share | None = field(default=None, metadata=_LATER)
     mix: Mix | None = field(default=None, metadata=_LATER)
     concentration: Concentration | None = field(default=None, metadata=_LATER)
+    post_augment: PostAugment | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -783,6 +822,15 @@ class Recipe:
         return (self.filter_tries or _TRIES) if self.filters else 1
 
     @property
+    def copies(self) -> int:
+        """The number of copies that are made of each drawn image."""
+        return 0 if self.post_augment is None else self.post_augment.copies
+
+    def drawn(self, stored: int) -> int:
+        """Return how many images have to be drawn for ``stored`` of them with their copies."""
+        return -(-stored // (1 + self.copies))
+
+    @property
     def is_tuned(self) -> bool:
         """Whether a study chooses some of its values."""
         return self.search is not None
@@ -790,12 +838,12 @@ class Recipe:
     @property
     def is_baseline(self) -> bool:
         """Whether adaptation is measured against it: nothing is adapted or tuned, and no shot has a part in images."""
-        shots = self.starts_from_shots or self.pulls or self.tells_shots
-        return not (self.trains or self.is_tuned or shots or self.filters)
+        chosen = self.is_tuned or self.starts_from_shots or self.pulls or self.tells_shots or self.filters
+        return not (self.trains or chosen or self.post_augment)
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, its scales, its filter, its guide, its mixture or its negative prompt.
+        """The same row without its study, scales, filter, guide, mixture, copies or negative prompt.
 
         The last one asks plainly.
         """
@@ -805,6 +853,7 @@ class Recipe:
             dataclasses.replace(self, filter=None, filter_tries=None),
             dataclasses.replace(self, guide=None, guide_until=None, pull=None),
             dataclasses.replace(self, init_mix=None),
+            dataclasses.replace(self, post_augment=None),
             dataclasses.replace(self, negative=None),
             dataclasses.replace(self, prompt=self._plain_prompt, templates=None, descriptions=None, captions=None),
         )
@@ -838,7 +887,7 @@ class Recipe:
 
 _NO_TRAINING: Final = (
     *("sampler", "init", "init_mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
-    *("guide", "guide_until", "pull", "filter", "filter_tries", "negative", "mix", "concentration"),
+    *("guide", "guide_until", "pull", "filter", "filter_tries", "negative", "mix", "concentration", "post_augment"),
 )
 
 

@@ -133,11 +133,28 @@ def _check_selection(params: Params) -> None:
             "to 1, or selection to holdout, cv, coop or extra:N."
         )
     _check_scratch(params)
+    _check_budget(params)
     if "://" not in params.tune.storage:
         # The message does not repeat the value: it may be part of an address, with a password.
         raise InputError("tune.storage: expected a URL such as sqlite:///studies.db.")
     if params.tune.grace_s <= params.tune.heartbeat_s:
         raise InputError("tune.grace_s: must be above tune.heartbeat_s, or workers that live are taken for dead.")
+
+
+def _check_budget(params: Params) -> None:
+    """Check that nothing asks for a number of images that a budget may not reach."""
+    if params.generate.budget_s is None:
+        return
+    if params.generate.per_class == "balance":
+        raise InputError(
+            "generate.budget_s: draws equally many images of each class, and per_class: balance unequal numbers; set "
+            "per_class to null, or budget_s."
+        )
+    if params.scales:
+        raise InputError(
+            f"train.scales: {listed(params.scales)} times the shots may be more images than fit into "
+            "generate.budget_s; set scales to [], or budget_s to null."
+        )
 
 
 def _check_models(params: Params) -> None:

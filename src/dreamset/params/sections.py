@@ -87,6 +87,7 @@ class Generate:
     """Section ``generate``."""
 
     per_class: Count | Literal["balance"] | None
+    budget_s: Positive | None
     redraws: Annotated[int, Range(low=0, high=20)]
     max_redrawn_share: Share
 

@@ -103,6 +103,22 @@ class Params:
             return (self.per_class,) * len(real)
         return tuple(self.per_class + max(real) - count for count in real)
 
+    def drawn_per_class(self, recipe: str, real: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of images that ``recipe`` draws, by label; its copies make up the rest of the dataset.
+
+        Args:
+            recipe: a row of ``recipes``.
+            real: the number of shots, by label.
+        """
+        return tuple(map(self.recipes[recipe].drawn, self.synthetic_per_class(real)))
+
+    def taken_per_class(self, real: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the most images of a dataset, by label, that every run without a scale learns from.
+
+        None means all that are there: of a budget it is known only afterwards how many fit.
+        """
+        return None if self.generate.budget_s is not None else self.training_per_class(real)
+
     def shots_of(self, class_name: str) -> int | None:
         """Return the number of shots of a class; None means all images."""
         if isinstance(self.shots, dict):
@@ -153,6 +169,8 @@ class Params:
         for name in ("invert", "crop", "autocontrast"):
             if not setting["prepare"][name]:
                 del setting["prepare"][name]  # nor these
+        if self.generate.budget_s is None:
+            del setting["generate"]["budget_s"]
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
 
     def lineage(self, recipe: str) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def sources_of(evidence: Evidence) -> list[Source]:
         folder = evidence.workspace.synthetic(recipe)
         files: list[list[str]] = [[] for _ in range(classes)]
         for image in read_metadata(folder):
-            if image.label < classes and len(files[image.label]) < count:
+            if image.copy_of is None and image.label < classes and len(files[image.label]) < count:
                 files[image.label].append(image.file_name)
         sources.append(Source(recipe, folder, f"dreamset generate {recipe}", files))
     return sources

@@ -91,7 +91,9 @@ def filtered(evidence: Evidence) -> Markup | None:
 
 def _kept(evidence: Evidence, recipe: str, looked: Counter[str]) -> dict[str, int]:
     """Return the images of each class; candidates are counted for those that a person rejected, too."""
-    wanted = evidence.params.synthetic_per_class(evidence.split.train_per_class)
+    wanted = evidence.params.drawn_per_class(recipe, evidence.split.train_per_class)
+    if budget := evidence.record("generate", recipe).get("budget"):
+        wanted = (evidence.params.recipes[recipe].drawn(budget["per_class"]),) * len(wanted)
     return {name: min(wanted[label], looked[name]) for label, name in enumerate(evidence.split.classes) if looked[name]}
 
 

@@ -291,7 +291,11 @@ def _recipe(evidence: Evidence, name: str) -> str:
     if study and study["best"]:
         did = "kept" if study["best"] == (study.get("default") or {}).get("values") else "chosen"
         drawn += f" ({', '.join(study['searched'])} {did} by a study)"
-    return f"{how}; {drawn}; {params.per_class} images per class; prompt: {row.prompt}"
+    made = evidence.record("generate", name)
+    each = made.get("per_class", params.per_class)
+    fit = f", as many as fit into {made['budget']['budget_s']:g} s" if "budget" in made else ""
+    copied = f" ({row.copies} copies of each drawn one)" if row.copies else ""
+    return f"{how}; {drawn}; {each} images per class{copied}{fit}; prompt: {row.prompt}"
 
 
 def short_source(evidence: Evidence) -> str:

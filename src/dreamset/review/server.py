@@ -71,7 +71,9 @@ class Review:
         self.recipe, self.folder, self.cell = recipe, workspace.synthetic(recipe), workspace.cell
         self.file = workspace.review(recipe)
         self.split: Split = read_split(workspace.splits)
-        self.images: Sequence[SyntheticImage] = sorted(read_metadata(self.folder), key=lambda i: (i.label, i.index))
+        # A rejected image takes its copies with it, so that nobody has to look at these.
+        drawn = [image for image in read_metadata(self.folder) if image.copy_of is None]
+        self.images: Sequence[SyntheticImage] = sorted(drawn, key=lambda image: (image.label, image.index))
         for image in self.images:
             if not 0 <= image.label < len(self.split.classes) or self.split.classes[image.label] != image.class_name:
                 raise InputError(

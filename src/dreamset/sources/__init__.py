@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Image", "Source", "read"]
 
-KINDS: Final = ("digits", "imagefolder:PATH", "csv:FILE", "coop:FILE", "cifar10:PATH", "cifar100:PATH", "medmnist:FILE")
+KINDS: Final = (
+    *("digits", "imagefolder:PATH", "csv:FILE", "coop:FILE", "cifar10:PATH", "cifar100:PATH", "stl10:PATH"),
+    "medmnist:FILE",
+)
 
 
 def read(prepare: Prepare) -> Source:
@@ -49,6 +52,8 @@ def read(prepare: Prepare) -> Source:
         source = presets.read(kind, path, decoding)
     elif kind in arrays.CIFAR:
         source = arrays.read_cifar(kind, path)
+    elif kind == "stl10":
+        source = arrays.read_stl10(path)
     elif kind == "medmnist":
         source = arrays.read_medmnist(path)
     else:

@@ -1,4 +1,4 @@
-"""Data sets stored as arrays instead of files: CIFAR and MedMNIST. Only the drawn images are written as PNG."""
+"""Data sets stored as arrays instead of files: CIFAR, STL-10 and MedMNIST. Only the drawn images are written as PNG."""
 
 from __future__ import annotations
 
@@ -112,6 +112,36 @@ def read_cifar(kind: str, root: Path) -> Source:
         train=_images("train", train.data, np.asarray(train.targets)),
         selection=None,
         test=_images("test", test.data, np.asarray(test.targets)),
+        published=True,
+    )
+
+
+def read_stl10(root: Path) -> Source:
+    """Read STL-10 through torchvision; selection images are drawn from the training images.
+
+    Its images without labels are not read.
+
+    Raises:
+        InputError: files are missing, or their checksums differ from the published ones.
+    """
+    import numpy as np
+    from torchvision import datasets
+
+    reader = datasets.STL10
+    try:
+        train, test = (reader(root, split=part, download=False) for part in ("train", "test"))
+        classes = tuple(train.classes)
+    except (RuntimeError, OSError, AttributeError) as error:
+        raise InputError(
+            f"{root}: holds no complete {reader.base_folder}; download {reader.url} and unpack it there."
+        ) from error
+    return Source(
+        classes=classes,
+        template="a photo of a {class}",
+        invariances=("hflip",),
+        train=_images("train", np.ascontiguousarray(train.data.transpose(0, 2, 3, 1)), np.asarray(train.labels)),
+        selection=None,
+        test=_images("test", np.ascontiguousarray(test.data.transpose(0, 2, 3, 1)), np.asarray(test.labels)),
         published=True,
     )
 

@@ -1,4 +1,4 @@
-"""The ten data sets of DataDream, in the splits of CoOp that the few-shot literature shares.
+"""The ten data sets of DataDream, in the splits of CoOp that the few-shot literature shares, and two more of ImageNet.
 
 A row of ``PRESETS`` describes a data set completely. The files are laid out as CoOp's instructions say. The test part
 is always the complete published one.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from dreamset.core.errors import InputError
 from dreamset.data.source import Rejected, Source
 from dreamset.data.splits import spoken
-from dreamset.sources import coop
+from dreamset.sources import coop, wordnet
 from dreamset.sources.coop import Listing
 from dreamset.sources.imagefolder import files, folders
 from dreamset.sources.reading import inside, read_files
@@ -40,7 +40,7 @@ class Preset:
         noun: the word that DataDream puts before "photo" in captions.
         clip: the caption of CoOp (Zhou et al. 2022) for CLIP as it is.
         classes: the published number of classes.
-        counts: the published numbers of training, selection and test images.
+        counts: the published numbers of training, selection and test images; None: several are in use.
         invariances: changes of an image that keep its label.
         home: the address that the images come from.
         words: turns a class name into its words in a caption.
@@ -51,7 +51,7 @@ class Preset:
     noun: str
     clip: str
     classes: int
-    counts: tuple[int, int, int]
+    counts: tuple[int | None, int, int]
     invariances: tuple[str, ...]
     home: str
     words: Callable[[str], str] = spoken
@@ -163,6 +163,27 @@ PRESETS: Final[dict[str, Preset]] = {
         invariances=("hflip",),
         home="https://image-net.org",
     ),
+    "tiny_imagenet": Preset(
+        split="wnids.txt",
+        folder=".",
+        noun="",
+        clip="a photo of a {class}.",
+        classes=200,
+        counts=(100_000, 0, 10_000),
+        invariances=("hflip",),
+        home="https://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    ),
+    "imagenet100": Preset(
+        split="Labels.json",
+        folder=".",
+        noun="",
+        clip="a photo of a {class}.",
+        classes=100,
+        # Some have all of a class, others 1,300 of each; and which hundred classes differs.
+        counts=(None, 0, 5000),
+        invariances=("hflip",),
+        home="https://www.kaggle.com/datasets/ambityga/imagenet100",
+    ),
 }
 
 # The folders of images in CoOp's layout, which a split file of one's own may use as well.
@@ -187,12 +208,17 @@ def read(name: str, root: Path, decoding: Decoding) -> Source:
             f"prepare.source: {root} is no folder; lay out {name} ({preset.home}) as docs/datasets.md says."
         )
     readers = {"fgvc_aircraft": _aircraft, "imagenet": _imagenet}
-    folder, listing = readers.get(name, _coop)(name, root)
+    by_id = {"tiny_imagenet": wordnet.tiny_imagenet, "imagenet100": wordnet.imagenet100}
+    if name in by_id:
+        folder, listing = by_id[name](name, root, preset.home)
+    else:
+        folder, listing = readers.get(name, _coop)(name, root)
     counts = tuple(len(listing.parts[part]) for part in coop.PARTS)
-    if (len(listing.classes), counts) != (preset.classes, preset.counts):
+    published = tuple(there if count is None else count for count, there in zip(preset.counts, counts, strict=True))
+    if (len(listing.classes), counts) != (preset.classes, published):
         raise InputError(
             f"{root}: {name} has {len(listing.classes)} classes and {_and(counts)} images to train, select and test, "
-            f"but {preset.classes} and {_and(preset.counts)} were published; get what is missing from {preset.home}, "
+            f"but {preset.classes} and {_and(published)} were published; get what is missing from {preset.home}, "
             "or read your own subset with coop:FILE."
         )
     listed = [path for part in coop.PARTS for path, _ in listing.parts[part]]

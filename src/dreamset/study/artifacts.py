@@ -99,7 +99,7 @@ def _sheet(trial: optuna.Trial, folder: Path, classes: Sequence[str]) -> Image.I
 
     rows: list[list[Image.Image]] = [[] for _ in classes[:_CLASSES]]
     for sample in read_metadata(folder):
-        if sample.label < len(rows) and len(rows[sample.label]) < _PER_CLASS:
+        if sample.copy_of is None and sample.label < len(rows) and len(rows[sample.label]) < _PER_CLASS:
             image = read_rgb(folder / sample.file_name)
             small = max(image.size) <= _TILE
             rows[sample.label].append(image if small else image.resize((_TILE, _TILE), Image.Resampling.LANCZOS))

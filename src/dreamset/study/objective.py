@@ -385,7 +385,7 @@ class Objective:
         side = seen(judge.size, resolution)
         for index, place in enumerate(places):
             split, real = self.holdouts[index].split, self._real(index, judge.size, resolution)
-            drawn = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
+            drawn = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch, copies=False)
             # The seed is fixed, so that every trial is compared with the same real images.
             real_rows, drawn_rows = matched(real.labels, drawn.labels, len(split.classes), seed_for("matched"))
             if len(real_rows) < 2:
@@ -413,7 +413,7 @@ def params_at(params: Params, recipe: str, rung: int, classes: int) -> Params:
     # A block has equally many images of each class of an adapter and of each of its scales. The depth of blocks divides
     # every rung, so that the blocks of a rung are the first blocks of the next.
     together = (1 if row.has_adapter_per_class else classes) * len(row.strengths)
-    common = math.gcd(*base.tune.per_class) // len(row.strengths)
+    common = math.gcd(*map(row.drawn, base.tune.per_class)) // len(row.strengths)
     room = base.generate.batch
     fitting = [depth for depth in range(1, common + 1) if common % depth == 0 and depth * together <= room]
     batch = together * max(fitting) if fitting else room
@@ -424,7 +424,7 @@ def params_at(params: Params, recipe: str, rung: int, classes: int) -> Params:
     return dataclasses.replace(
         params,
         seed=seed_for("tune", params.seed) % 2**31,
-        generate=dataclasses.replace(params.generate, per_class=rung),
+        generate=dataclasses.replace(params.generate, per_class=rung, budget_s=None),
         # ``scales`` would ask for more images than a rung has.
         train=dataclasses.replace(params.train, scales=()),
         recipes=params.recipes | {recipe: fixed},

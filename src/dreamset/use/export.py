@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
     from dreamset.core.workspace import Workspace
@@ -159,11 +157,11 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
             f"{recipe}` first, which replaces them."
         )
     replaced = read_json(workspace.result("generate", recipe), f"dreamset generate {recipe}")["rejected"]
-    copies = _copies(params, workspace, split, recipe)
+    copies = _copies(params, workspace, split, recipe, rows)
     revealing = _revealing(Work.read(params, workspace, recipe), rows)
     published = [row for row, copy, reveals in zip(rows, copies, revealing, strict=True) if not copy and not reveals]
     removed = {
-        "near-duplicates of shots": int(copies.sum()),
+        "near-duplicates of shots": sum(copies),
         "with other prompts than the class's": sum(
             reveals and not copy for copy, reveals in zip(copies, revealing, strict=True)
         ),
@@ -180,17 +178,22 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
             )
     base = hub.identity(workspace.root, *params.base.pretrained)
     # Rejected images are no longer in the dataset.
-    looked = decisions.Looked(decisions.count(reviewed, published).looked_at + replaced, replaced)
-    checked = decisions.checked(len(published), looked)
+    kept = decisions.count(reviewed, (row for row in published if row.copy_of is None))
+    looked = decisions.Looked(kept.looked_at + replaced, replaced)
+    drawn = sum(row.copy_of is None for row in published)
+    checked = decisions.checked(drawn, looked)
     target.parent.mkdir(parents=True, exist_ok=True)
     with shards.assembling(target) as folder:
         for row in published:
             (folder / row.file_name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / row.file_name, folder / row.file_name)
-        atomic_write(folder / "metadata.jsonl", "".join(map(_line, published)))
+        columns = cards.public_columns(knobs)
+        atomic_write(folder / "metadata.jsonl", "".join(_line(row, columns) for row in published))
         labels = [row.label for row in published]
         chosen = tuned.applied(params, workspace, recipe)
-        card = cards.dataset(chosen, split, recipe, labels, base, removed, checked=checked)
+        card = cards.dataset(
+            chosen, split, recipe, labels, base, removed, copies=len(published) - drawn, checked=checked
+        )
         atomic_write(folder / "README.md", card)
     return {"images": len(published), "removed": removed}
 
@@ -216,8 +219,13 @@ def _revealing(work: Work, images: Sequence[SyntheticImage]) -> list[bool]:
     return revealing
 
 
-def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> NDArray[np.bool_]:
-    """Whether each image of a dataset, in its order, is too near to a shot: by pixels, or in the judge's features."""
+def _copies(
+    params: Params, workspace: Workspace, split: Split, recipe: str, rows: Sequence[SyntheticImage]
+) -> list[bool]:
+    """Whether each image of a dataset, in its order, is too near to a shot: by pixels, or in the judge's features.
+
+    A copy of a drawn image is too near where that is: turned and mirrored, it could not be recognised by itself.
+    """
     from dreamset.classifiers import seen
     from dreamset.data import arrays
     from dreamset.metrics.copies import copies
@@ -237,16 +245,16 @@ def _copies(params: Params, workspace: Workspace, split: Split, recipe: str) -> 
     judge = Judge(judging.find(workspace.root, params.base))
     side = seen(judge.size, params.base.resolution)
     shots = arrays.real(split.train, workspace.cell, side, workspace.scratch)
-    images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch)
+    images = arrays.synthetic(workspace.synthetic(recipe), split, side, workspace.scratch, copies=False)
     distances = nearest(judge.features(images.images), judge.features(shots.images))[1]
     by_pixels = copies(images.images, shots.images, [sample.group for sample in split.train])
-    found: NDArray[np.bool_] = by_pixels | (distances <= measured["threshold"])
-    return found
+    near = dict(zip(images.names, (by_pixels | (distances <= measured["threshold"])).tolist(), strict=True))
+    return [near[row.copy_of or row.file_name] for row in rows]
 
 
-def _line(row: SyntheticImage) -> str:
+def _line(row: SyntheticImage, columns: Sequence[str]) -> str:
     facts = dataclasses.asdict(row)
-    return json.dumps({key: facts[key] for key in cards.PUBLIC}, ensure_ascii=False) + "\n"
+    return json.dumps({key: facts[key] for key in columns}, ensure_ascii=False) + "\n"
 
 
 def _counts(removed: dict[str, int]) -> str:
