@@ -284,13 +284,15 @@ def test_a_row_with_copies_is_measured_against_the_same_without() -> None:
         recipes__plain_turbo={
             "adapter": "none",
             "prompt": "label",
-            "sampler": {"scheduler": "euler_ancestral", "steps": 1, "guidance": 1.0},
+            "sampler": {"guidance": 1.0},
         },
     )
     row = params.recipes["turbo_distill"]
     assert row.post_augment == PostAugment(4, "target") and not row.is_baseline
     assert params.steps_back("turbo_distill") == ("plain_turbo",)
-    # The row asks the label alone, with the prompt's half alone.
+    # The paper's guidance 0 is the prompt alone; its one step is that of the model's row.
+    full = dataclasses.replace(params, model="sdxl_turbo").sampler("turbo_distill")
+    assert (full.scheduler, full.steps, full.guidance) == ("euler_ancestral", 1, 1)
     assert params.sampler("turbo_distill").guidance == 1
 
 
