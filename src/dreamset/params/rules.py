@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed, meant, one_of
-from dreamset.params import recipe as knobs
+from dreamset.params import knob_rules as knobs
 from dreamset.params.model import Epochs
 from dreamset.params.tree import AUTO
 
