@@ -209,11 +209,18 @@ def _check_guide(row: Recipe, key: str, context: Context) -> None:
         )
 
 
-def _check_filter(row: Recipe, key: str) -> None:
+def _check_filter(row: Recipe, key: str, context: Context) -> None:
     if row.filters and not row.draws:
         raise InputError(f"{key}.filter: origin: retrieval draws no candidates; remove it.")
     if row.filter_tries is not None and not row.filters:
         raise InputError(f"{key}.filter_tries: belongs to a filter; remove it, or name one.")
+    if row.first_round is not None and row.filter != "entropy":
+        raise InputError(f"{key}.first_round: belongs to filter: entropy; remove it.")
+    if context.active and row.first and row.drawn(context.per_class) <= row.first:
+        raise InputError(
+            f"{key}.first_round: the first {row.first} images of a class teach the filter, and no more are drawn; "
+            "lower it, or raise generate.per_class."
+        )
 
 
 _WHOLE: Final = ("steps", "epochs")
@@ -296,6 +303,6 @@ def check(row: Recipe, context: Context) -> None:
     _check_init_mix(row, key)
     _check_guidance(row, key, context)
     _check_guide(row, key, context)
-    _check_filter(row, key)
+    _check_filter(row, key, context)
     _check_origin(row, key)
     _check_search(row, key, context)

@@ -206,6 +206,7 @@ _FILTERED: Final = {
     "argmax": "takes the first that zero-shot CLIP reads as its class",
     "threshold": "takes the first that zero-shot CLIP gives to its class with more than an even chance among classes",
     "real_features": "takes the first that lies nearest to a shot of its class in CLIP's features",
+    "entropy": "takes, of those that zero-shot CLIP reads as its class, the one that a probe on these is least sure of",
     "k_of_n": "takes, of those that a probe on the shots gives to the class, the one least like its neighbours",
     "influence": "takes the first whose gradient agrees more with held-out shots of its class than with others",
 }
@@ -215,7 +216,8 @@ def filter_words(row: Recipe) -> str:
     """Return a sentence on the filter of a recipe; empty without one."""
     if row.filter not in _FILTERED:
         return ""
-    return f"Filter: of at most {row.tries} candidates an image, it {_FILTERED[row.filter]}."
+    first = f" after {row.first} images of each class without it" if row.first else ""
+    return f"Filter: of at most {row.tries} candidates an image{first}, it {_FILTERED[row.filter]}."
 
 
 _CHANGED: Final = {"hflip": "mirrored", "vflip": "turned upside down", "rotation": "turned by up to 60 degrees"}

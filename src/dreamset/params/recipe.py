@@ -94,11 +94,12 @@ GuideUntil = Annotated[float, Range(above=0, high=1)]
 Pull = Annotated[float, Range(above=0, high=1)]
 _PULL: Final = 0.1
 
-# --- filter: which candidates become images; filter_tries: the candidates of an image at most.
+# --- filter: which candidates become images; filter_tries: the candidates of an image at most; first_round: of entropy.
 
-Filter = Literal["none", "argmax", "threshold", "real_features", "k_of_n", "influence"]
+Filter = Literal["none", "argmax", "threshold", "real_features", "k_of_n", "influence", "entropy"]
 FilterTries = Annotated[int, Range(low=2, high=1000)]
 _TRIES: Final = 8
+_FIRST_ROUND: Final = 10
 
 # --- post_augment: copies of each drawn image, changed only as its label allows.
 
@@ -181,6 +182,7 @@ class Recipe:
     pull: Pull | None = field(default=None, metadata=_LATER)
     filter: Filter | None = field(default=None, metadata=_LATER)
     filter_tries: FilterTries | None = field(default=None, metadata=_LATER)
+    first_round: Count | None = field(default=None, metadata=_LATER)
     templates: Templates | None = field(default=None, metadata=_LATER)
     negative: str | None = field(default=None, metadata=_LATER)
     descriptions: str | None = field(default=None, metadata=_LATER)
@@ -342,6 +344,16 @@ class Recipe:
         return (self.filter_tries or _TRIES) if self.filters else 1
 
     @property
+    def draws_all_tries(self) -> bool:
+        """Whether a filter chooses among all candidates of an image; otherwise it takes the first that it accepts."""
+        return self.filter in ("k_of_n", "entropy")
+
+    @property
+    def first(self) -> int:
+        """The images of each class that are drawn without the filter, which learns from them; 0: none."""
+        return (self.first_round or _FIRST_ROUND) if self.filter == "entropy" else 0
+
+    @property
     def copies(self) -> int:
         """The number of copies that are made of each drawn image."""
         return 0 if self.post_augment is None else self.post_augment.copies
@@ -370,7 +382,7 @@ class Recipe:
         return (
             dataclasses.replace(self, search=None),
             dataclasses.replace(self, adapter_scales=None),
-            dataclasses.replace(self, filter=None, filter_tries=None),
+            dataclasses.replace(self, filter=None, filter_tries=None, first_round=None),
             dataclasses.replace(self, guide=None, guide_until=None, pull=None),
             dataclasses.replace(self, init_mix=None),
             dataclasses.replace(self, post_augment=None),
@@ -407,7 +419,8 @@ class Recipe:
 
 _NO_TRAINING: Final = (
     *("sampler", "init", "init_mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
-    *("guide", "guide_until", "pull", "filter", "filter_tries", "negative", "mix", "concentration", "post_augment"),
+    *("guide", "guide_until", "pull", "filter", "filter_tries", "first_round", "negative", "mix"),
+    *("concentration", "post_augment"),
 )
 
 
