@@ -284,6 +284,7 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "mix": ("loft", {"mix": "dirichlet"}),
     "concentration": ("loft", {"mix": "dirichlet", "concentration": 5.0}),
     "filter_tries": ("datadream_dset", {"filter": "argmax", "filter_tries": 3}),
+    "first_round": ("datadream_dset", {"filter": "entropy", "first_round": 1}),
     "templates": ("datadream_dset", {"templates": ["a picture of the {class}", "an image of the {class}"]}),
     "negative": ("datadream_dset", {"negative": "blurry"}),
     "descriptions": ("fakeit", {"descriptions": "data/prompts/other.yaml"}),

@@ -25,7 +25,7 @@ from dreamset.data import cards
 from dreamset.data.runs import REAL_STRONG, Run
 from dreamset.data.splits import Sample, Split, write_split
 from dreamset.metrics import claims
-from dreamset.params.recipe import NOT_ANONYMOUS
+from dreamset.params.knob_words import NOT_ANONYMOUS
 from dreamset.sweep import crossval
 
 

@@ -11,14 +11,17 @@ import pytest
 import toy
 from dreamset import adapt, generate
 from dreamset.core.errors import InputError
+from dreamset.core.images import read_rgb
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import filters
+from dreamset.drawing.blocks import plan
 from dreamset.drawing.candidates import GROUP, Rated
 from dreamset.drawing.filters import Filter
+from dreamset.drawing.finish import settled
 from dreamset.params import Params
 
 RECIPE = "stable_diffusion"
@@ -164,3 +167,69 @@ def test_a_filter_without_a_part_is_refused(
     raw["active"] = [RECIPE, *([recipe] if recipe != RECIPE else [])]
     with pytest.raises(InputError, match=words):
         toy.parse(raw)
+
+
+def test_what_a_probe_on_the_first_round_is_least_sure_of_is_drawn(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], tmp_path: Path
+) -> None:
+    _, workspace = prepared
+    knobs = {"filter": "entropy", "filter_tries": 3, "first_round": 2}
+    _, images = made(small, workspace, **knobs)
+    first = [image for image in images if image.index < 2]
+    assert all(image.tries is None and image.gave_up is None for image in first)
+    assert all(image.tries == 3 for image in images if image.index >= 2)
+    record = json.loads(workspace.result("generate", RECIPE).read_text())
+    assert record["drawn"] == sum(record["filter"]["candidates"].values()) == 10 * (2 + 3 * 3)
+    card = (workspace.synthetic(RECIPE) / "README.md").read_text()
+    assert "Filter: of at most 3 candidates an image after 2 images of each class without it, it takes" in card
+    # The first round is that of the row without the filter.
+    _, plain = made(small, workspace, filter="none", filter_tries=None, first_round=None)
+    known = {(image.label, image.index): image.sha256 for image in plain}
+    assert all(known[image.label, image.index] == image.sha256 for image in first)
+    assert any(known[image.label, image.index] != image.sha256 for image in images)
+    # More images and other blocks change none of either round.
+    small["models"]["bundled"]["generate"] |= {"per_class": 7, "batch": 30}
+    _, more = made(small, workspace, **knobs)
+    known = {(image.label, image.index): image.sha256 for image in more}
+    assert all(known[image.label, image.index] == image.sha256 for image in images)
+
+
+def test_the_least_sure_of_those_that_are_read_rightly_is_chosen(
+    prepared: tuple[Params, Workspace], small: dict[str, Any]
+) -> None:
+    work, images = made(small, prepared[1], filter="entropy", filter_tries=2, first_round=2)
+    blocks = [block for block in plan(settled(work), []) if block.first]
+    chooser = Filter(work, blocks)
+    turns, accepted = chooser.choose(
+        [
+            rated([True, True, False], [0.1, 0.9, 0.3], [[1, 0]] * 3),
+            rated([True, False, False], [0.8, 1.5, 0.4], [[1, 0]] * 3),
+        ]
+    )
+    assert turns.tolist() == [1, 0, 1] and accepted.tolist() == [True, True, False]
+    # A probe is surest of what it has learned: halves of two digits are told from neither.
+    names = [image.file_name for image in images if image.index < 2]
+    pixels = np.stack([read_rgb(prepared[1].synthetic(RECIPE) / name) for name in names])
+    labels = np.array([image.label for image in images if image.index < 2])
+    halves = np.concatenate([pixels[:, :8], np.roll(pixels, 2, 0)[:, 8:]], 1)
+    assert chooser.rate(halves, labels).score.mean() > chooser.rate(pixels, labels).score.mean()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"filter": "argmax", "first_round": 3}, r"first_round: belongs to filter: entropy; remove it"),
+        ({"filter": "entropy", "first_round": 5}, r"first_round: the first 5 images of a class teach the filter"),
+    ],
+)
+def test_a_first_round_without_a_second_is_refused(small: dict[str, Any], knobs: dict[str, Any], sentence: str) -> None:
+    small["recipes"][RECIPE] |= knobs
+    with pytest.raises(InputError, match=sentence):
+        toy.parse(small)
+
+
+def test_rounds_need_a_number_of_images(small: dict[str, Any]) -> None:
+    small["recipes"][RECIPE] |= {"filter": "entropy", "first_round": 2}
+    small["generate"]["budget_s"] = 60
+    with pytest.raises(InputError, match=r"generate\.budget_s: stable_diffusion has filter: entropy, which needs a"):
+        toy.parse(small)

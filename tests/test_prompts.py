@@ -28,7 +28,7 @@ from dreamset.drawing.finish import settled
 from dreamset.generator import asking as telling
 from dreamset.generator import attributes, captions
 from dreamset.params import Params
-from dreamset.params.recipe import prompt_words
+from dreamset.params.knob_words import prompt_words
 from dreamset.sources import digits
 from dreamset.study import objective, space
 from dreamset.sweep import crossval

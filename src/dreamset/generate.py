@@ -115,7 +115,7 @@ def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:
     candidates, gave_up = Counter[str](), Counter[str]()
     count = Counter(image.class_name for image in images)
     for image in images:
-        candidates[image.class_name] += image.tries or 0
+        candidates[image.class_name] += image.tries or 1
         gave_up[image.class_name] += bool(image.gave_up)
     for name, number in count.items():
         if gave_up[name] == number:

@@ -202,7 +202,7 @@ _WHAT: Final = {"--public": "dataset is", "--tensors": "dataset is", "--kohya": 
 
 
 def _publish(params: Params, workspace: Workspace, recipe: str, target: Path) -> None:
-    from dreamset.params.recipe import DERIVED
+    from dreamset.params.knob_words import DERIVED
     from dreamset.use.export import public
 
     done = public(params, workspace, recipe, target)

@@ -36,6 +36,8 @@ ASIDE: Final = frozenset(
         "dreamset.data.cards",
         "dreamset.data.licences",
         "dreamset.metrics.verdict",
+        "dreamset.params.knob_rules",
+        "dreamset.params.knob_words",
         "dreamset.params.rules",
         "dreamset.study.artifacts",
         "dreamset.study.importance",

@@ -15,7 +15,7 @@ from dreamset.core.images import CHANGES
 from dreamset.data import licences
 from dreamset.data.asking import lead
 from dreamset.data.synthetic import LATER
-from dreamset.params.recipe import (
+from dreamset.params.knob_words import (
     NOT_ANONYMOUS,
     adapter_words,
     drawn_words,

@@ -41,6 +41,7 @@ class Block:
         stride: distance of two indices.
         scale: factor of the adapter.
         mixes: of each image, in the order of drawing, its LoRAs of shots; none where all images have one adapter.
+        first: whether it is of the first round, which a filter learns from and leaves as it is.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Block:
     stride: int = 1
     scale: float = 1.0
     mixes: tuple[Mix, ...] = ()
+    first: bool = False
 
     @property
     def indices(self) -> range:
@@ -122,14 +124,14 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
     }
     if row.guide or row.guide_until:
         shared["guide"] = [row.guide, row.guide_until, row.pull_share]
-    if work.filter_key:
+    if work.filter_key and not row.first:
         shared["filter"] = work.filter_key
     everyone = tuple(range(len(split.classes)))
     scopes: list[tuple[int | None, tuple[int, ...], str | None]] = [(None, everyone, None)]
     mixed = row.has_adapter_per_shot
     if adapters and not mixed:
         scopes = [(i, adapter.labels, adapter.sha256) for i, adapter in enumerate(adapters)]
-    stride, blocks = len(row.strengths), []
+    stride, blocks, later = len(row.strengths), list[Block](), list[tuple[Block, dict[str, Any]]]()
     whole = base.generate.compile or row.filter == "k_of_n"
     for (adapter, labels, sha), (turn, scale) in itertools.product(scopes, enumerate(row.strengths)):
         depth = max(1, batch // (len(labels) * stride))
@@ -141,7 +143,9 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
             chunk = labels[first : first + batch]
             prompts = [[split.classes[label], work.lead(label)] for label in chunk]
             most, last = (max(counts[label] for label in chunk) for counts in (asked, needed or asked))
-            for indices in _runs(turn, 0 if whole else most, last, stride, depth):
+            runs = [*_runs(turn, 0, row.first, row.first, stride, depth)]
+            runs += _runs(turn, row.first, 0 if whole else most, last, stride, depth)
+            for indices in runs:
                 # Scale 0 is the base, whatever the adapter. A recipe without an adapter shares this shard.
                 place: dict[str, Any] = {"adapter": sha if scale else None, "scale": scale if sha else 0.0}
                 place |= {"prompts": prompts, "labels": chunk, "indices": list(indices)}
@@ -162,20 +166,31 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
                 drawn = mixes.choose(work, adapters, places(chunk, indices), scale) if mixed and scale else ()
                 if drawn:
                     place["mixes"] = drawn
+                first_round = indices.start < row.first
                 key = shards.key_of(shared | place, _MAKER)
                 own = adapter if scale else None
-                block = Block(key, own, chunk, indices.start, indices.stop, stride, scale, drawn)
-                blocks.append(block)
+                block = Block(key, own, chunk, indices.start, indices.stop, stride, scale, drawn, first_round)
+                if row.first and not first_round:
+                    later.append((block, shared | place))
+                else:
+                    blocks.append(block)
+    # What a filter has learned from the first round is all of its images.
+    learned = {"filter": dict(work.filter_key) | {"first": [block.key for block in blocks]}}
+    blocks += (dataclasses.replace(block, key=shards.key_of(place | learned, _MAKER)) for block, place in later)
     return blocks
 
 
-def _runs(turn: int, most: int, last: int, stride: int, depth: int) -> Iterator[range]:
-    """Yield the indices of the blocks of one turn: up to ``most`` and no further, then whole ones beyond ``last``."""
-    for start in range(turn, most, stride * depth):
+def _runs(turn: int, low: int, most: int, last: int, stride: int, depth: int) -> Iterator[range]:
+    """Yield the indices of the blocks of one turn from ``low`` on: up to ``most``, then whole ones beyond ``last``."""
+    for start in range(_from(low, turn, stride), most, stride * depth):
         yield range(start, min(start + stride * depth, most), stride)
-    # The first index from ``most`` on that is of this turn.
-    for start in range(most + (turn - most) % stride, last, stride * depth):
+    for start in range(_from(max(low, most), turn, stride), last, stride * depth):
         yield range(start, start + stride * depth, stride)
+
+
+def _from(low: int, turn: int, stride: int) -> int:
+    """Return the first index from ``low`` on that is of a turn."""
+    return low + (turn - low) % stride
 
 
 def places(labels: Sequence[int], indices: Iterable[int]) -> list[tuple[int, int]]:

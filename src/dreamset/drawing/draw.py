@@ -214,7 +214,7 @@ class Drawer:
                 self.embeds.update(zip(batch, self.base.encode(batch).split(), strict=True))
         if self.chooser is None:
             drawn = self._candidates(wanted, 0)
-        elif self.work.row.filter == "k_of_n":
+        elif self.work.row.draws_all_tries:
             drawn = self._best_of_all(wanted, self.chooser)
         else:
             drawn = self._first_accepted(wanted, self.chooser)

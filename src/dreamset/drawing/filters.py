@@ -1,8 +1,11 @@
 """Filters: which of several candidates becomes an image of the dataset.
 
 Image *k* of a class has candidates in a fixed order, each from its own noise. A filter takes the first that it accepts
-(``argmax``, ``threshold``, ``real_features``, ``influence``), or the best of them all (``k_of_n``). Where it accepts
-none, it gives up and takes the best. So an image depends on the seed, its class, *k* and the filter alone.
+(``argmax``, ``threshold``, ``real_features``, ``influence``), or the best of them all (``k_of_n``, ``entropy``). Where
+it accepts none, it gives up and takes the best. So an image depends on the seed, its class, *k* and the filter alone.
+
+``entropy`` has a first round: some images of each class are drawn without it, and a probe learns from them. Of each
+further image it takes the candidate that the probe is least sure of (Deliberate Practice, arXiv 2502.15588).
 
 All filters see an image through the model's CLIP. The judge, which scores the sets, has no part in it.
 """
@@ -15,11 +18,14 @@ from dreamset.core.code import code_digest
 from dreamset.drawing.candidates import Rated
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from dreamset.classifiers.clip import Clip
     from dreamset.data.work import Work
+    from dreamset.drawing.blocks import Block
 
 _LEARN: Final = ("real_features", "influence", "k_of_n")  # filters that look at the shots
 
@@ -44,7 +50,7 @@ def key(work: Work) -> dict[str, Any]:
     }
     if kind in _LEARN:
         found["shots"] = [[sample.sha256, sample.label] for sample in split.train]
-    if kind in ("argmax", "threshold"):
+    if kind in ("argmax", "threshold", "entropy"):
         found["captions"] = split.clip_prompts()
     return found
 
@@ -52,8 +58,12 @@ def key(work: Work) -> dict[str, Any]:
 class Filter:
     """The filter of a recipe, with its CLIP and what that saw in the shots."""
 
-    def __init__(self, work: Work) -> None:
-        """Load the CLIP, and look at the shots where the filter needs them.
+    def __init__(self, work: Work, first: Sequence[Block] = ()) -> None:
+        """Load the CLIP, and look at the shots, or at the images of a first round, where the filter needs them.
+
+        Args:
+            work: on the recipe.
+            first: the finished blocks of the first round.
 
         Raises:
             InputError: the CLIP is missing, or there is one class alone.
@@ -75,6 +85,9 @@ class Filter:
             shots = arrays.real(work.split.train, work.workspace.cell, self.side)
             self.labels = shots.labels
             self.shots = self._features(shots.images)
+        if self.kind == "entropy":
+            images, labels = _drawn(work, first)
+            self.probe = _Probe(self._features(self._like_real(images)), labels, len(work.split.classes))
         if self.kind == "k_of_n":
             self.probe = _Probe(self.shots, self.labels, len(work.split.classes))
         if self.kind == "influence":
@@ -91,6 +104,10 @@ class Filter:
 
         features = self._features(self._like_real(images))
         rows = np.arange(len(labels))
+        if self.kind == "entropy":
+            chances = log_softmax(self.probe.logits(features))
+            unsure = -(np.exp(chances) * chances).sum(1)
+            return Rated((features @ self.head.T).argmax(1) == labels, unsure.astype(np.float32), features)
         if self.kind in ("argmax", "threshold", "k_of_n"):
             logits = self.probe.logits(features) if self.kind == "k_of_n" else features @ self.head.T
             own = np.exp(log_softmax(logits))[rows, labels]
@@ -109,7 +126,8 @@ class Filter:
     def choose(self, rated: list[Rated]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Choose for each of up to ``GROUP`` images of a class, in order, one of its candidates.
 
-        It takes the accepted one that is least like the images chosen before; of the first, the one of the best score.
+        ``k_of_n`` takes the accepted one that is least like the images chosen before; of the first, and with
+        ``entropy``, it is the one of the best score.
 
         Args:
             rated: for each turn, the candidates of these images.
@@ -124,7 +142,7 @@ class Filter:
         for row in range(len(rated[0].score)):
             fine = np.array([turn.accepted[row] for turn in rated])
             worth = np.array([turn.score[row] for turn in rated])
-            if kept and fine.any():
+            if self.kind == "k_of_n" and kept and fine.any():
                 candidates = np.stack([turn.features[row] for turn in rated])
                 worth = 1 - (candidates @ np.stack(kept).T).max(1)
             best = int(np.where(fine, worth, worth - 10).argmax())
@@ -171,6 +189,19 @@ class Filter:
             own = agreement[np.arange(len(labels)), labels]
             total += own - (agreement.sum(1) - own) / (agreement.shape[1] - 1)
         return total
+
+
+def _drawn(work: Work, blocks: Sequence[Block]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the images of finished blocks, (n, h, w, 3), and their labels, (n,)."""
+    import numpy as np
+
+    from dreamset.core.images import read_rgb
+    from dreamset.data.synthetic import read_metadata
+
+    folders = [work.workspace.shards / block.key for block in blocks]
+    rows = [(folder, image) for folder in folders for image in read_metadata(folder)]
+    images = np.stack([np.asarray(read_rgb(folder / image.file_name)) for folder, image in rows])
+    return images, np.array([image.label for _, image in rows])
 
 
 class _Probe:

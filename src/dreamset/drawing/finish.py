@@ -29,6 +29,18 @@ def settled(work: Work) -> Work:
     return dataclasses.replace(guides.applied(asking.applied(work)), filter_key=filters.key(work))
 
 
+def _draw(work: Work, adapters: list[Adapter], blocks: list[Block], load: Callable[[], BaseModel] | None) -> int:
+    """Draw the blocks that are missing, those of a first round before a filter learns from it; return the images."""
+    first, rest = [block for block in blocks if block.first], [block for block in blocks if not block.first]
+    count = 0
+    for part, filtered in ((first, False), (rest, work.row.filters)):
+        missing = [block for block in part if shards.find(work.workspace.shards, block.key) is None]
+        if missing:
+            chooser = filters.Filter(work, first) if filtered else None
+            count += draw.draw_all(work, adapters, missing, load, chooser)
+    return count
+
+
 def finish(
     work: Work,
     adapters: list[Adapter] | None,
@@ -58,9 +70,7 @@ def finish(
             blocks, new = retrieve.finish(work, max(needed.values()))
         else:
             blocks = plan(work, adapters, needed)
-            missing = [block for block in blocks if shards.find(workspace.shards, block.key) is None]
-            chooser = filters.Filter(work) if missing and work.row.filters else None
-            new = draw.draw_all(work, adapters, missing, load, chooser) if missing else 0
+            new = _draw(work, adapters, blocks, load)
         drawn_now += new
         # An image must be drawn before its sha256 shows whether it was rejected. A replacement may be rejected too.
         rejected: dict[int, list[int]] = {label: [] for label in needed}

@@ -26,7 +26,7 @@ from dreamset.data.cards import span
 from dreamset.data.synthetic import SyntheticImage, write_metadata
 from dreamset.drawing import pools
 from dreamset.drawing.blocks import Block
-from dreamset.params.recipe import post_augment_words
+from dreamset.params.knob_words import post_augment_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

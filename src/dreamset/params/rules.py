@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed, meant, one_of
-from dreamset.params import recipe as knobs
+from dreamset.params import knob_rules as knobs
 from dreamset.params.model import Epochs
 from dreamset.params.tree import AUTO
 
@@ -88,6 +88,12 @@ def _check_names(params: Params) -> None:
         if name not in params.recipes:
             near = meant(name, params.recipes)
             raise InputError(f"active: no row {name!r} in recipes{near}; there are {listed(params.recipes)}.")
+    if params.generate.budget_s is not None:
+        waits = next((name for name in params.active if params.recipes[name].first), None)
+        if waits is not None:
+            raise InputError(
+                f"generate.budget_s: {waits} has filter: entropy, which needs a number of images; set budget_s to null."
+            )
     if params.primary not in (*params.recipes, AUTO):
         near, names = meant(params.primary, (*params.recipes, AUTO)), listed((*params.recipes, AUTO))
         raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {names}.")

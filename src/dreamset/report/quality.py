@@ -77,7 +77,7 @@ def filtered(evidence: Evidence) -> Markup | None:
         looked, gave_up = Counter(chosen["candidates"]), Counter(chosen["gave_up"])
         share = {name: 1 - kept / looked[name] for name, kept in _kept(evidence, recipe, looked).items()}
         worst = sorted(share, key=lambda name: -share[name])[:_WORST]
-        row = dataclasses.replace(evidence.params.recipes[recipe], filter=None, filter_tries=None)
+        row = dataclasses.replace(evidence.params.recipes[recipe], filter=None, filter_tries=None, first_round=None)
         plain = next((name for name in evidence.params.active if evidence.params.recipes[name] == row), None)
         images = sum(_kept(evidence, recipe, looked).values())
         cells = [recipe, chosen["kind"], number(looked.total()), percent(1 - images / looked.total())]

@@ -22,7 +22,7 @@ from dreamset.data.runs import (
 )
 from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.verdict import basis, points, scored_images
-from dreamset.params.recipe import adapter_words, scales_words
+from dreamset.params.knob_words import adapter_words, scales_words
 from dreamset.report.figures import MINUS, interval, number, p_value, percent, point_interval, spaced
 from dreamset.report.markup import Table, aside, counted, fill, joined, name
 
