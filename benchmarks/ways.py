@@ -166,7 +166,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     options = _parser(rows(raw)).parse_args(arguments)
     raw = yaml.safe_load(options.params.read_text(encoding="utf-8"))
-    options.threads = max(1, (os.cpu_count() or 1) // options.jobs)
     wanted = [(raw, shots, seed, options) for seed in options.seeds for shots in options.shots]
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.jobs, maxtasksperchild=1) as pool:
@@ -189,6 +188,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=span, default=range(3), metavar="A-B", help="default: 0-2")
     parser.add_argument("--labels", type=int, default=20, help="images per class that score; default: 20")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once; default: one per core")
+    parser.add_argument("--threads", type=int, default=1, help="of each job; default: 1")
     parser.add_argument("--work", type=Path, default=ROOT / ".dreamset/ways", help="folder of what is going on")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of ways.json")
     return parser
