@@ -400,11 +400,10 @@ def _warn_of_cuts(work: Work, training: Training) -> None:
     """Say which prompts that adapters learn with are longer than the text encoder's window."""
     from dreamset.generator import asking
 
-    classes = [[s.label for s in work.split.train if s.label in labels] for labels in training.scopes]
     prompts = [
-        (work.split.classes[label], prompt)
-        for labels, job in zip(classes, training.jobs, strict=True)
-        for label, prompt in zip(labels, job.prompts, strict=True)
+        (work.split.classes[sample.label], prompt)
+        for samples, job in zip(images_of(work, training.scopes), training.jobs, strict=True)
+        for sample, prompt in zip(samples, job.prompts, strict=True)
     ]
     for sentence in asking.too_long(work, prompts):
         print(f"adapt: warning: {sentence}.", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from dreamset.drawing.copies import Copies
     from dreamset.generator.base_model import BaseModel
     from dreamset.params import Params
+
+_TELLING: Final = 10  # candidates of a class from which on a filter that accepts none of them is no accident
 
 
 def run(
@@ -118,7 +120,8 @@ def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:
         candidates[image.class_name] += image.tries or 1
         gave_up[image.class_name] += bool(image.gave_up)
     for name, number in count.items():
-        if gave_up[name] == number:
+        # Of fewer candidates, as in the small sets of a study, that none was accepted says little.
+        if gave_up[name] == number and candidates[name] >= _TELLING:
             raise InputError(
                 f"recipes.{work.recipe}.filter: {work.row.filter} accepted none of {candidates[name]} candidates of "
                 f"class {name!r}; take another filter, raise filter_tries, or set filter: none. Drawn images are kept."
