@@ -144,6 +144,9 @@ def test_the_nearest_other_class_is_another_one(prepared: tuple[Params, Workspac
     prompts = [work.split.prompt(label) for label in range(len(work.split.classes))]
     assert len(avoided) == len(prompts)
     assert all(other in prompts and other != own for own, other in zip(prompts, avoided, strict=True))
+    # Shots may be given class by class.
+    uneven = dataclasses.replace(work, split=dataclasses.replace(work.split, shots={"zero": 1, "one": 2}))
+    assert guides.applied(uneven).avoided == avoided
     alone = dataclasses.replace(work, split=dataclasses.replace(work.split, classes=work.split.classes[:1]))
     with pytest.raises(InputError, match=r"recipes\.datadream_guided\.guide: other_class needs a second class"):
         guides.applied(alone)

@@ -11,7 +11,6 @@ from dreamset.core.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreamset.data.splits import Split
     from dreamset.data.work import Work
 
 
@@ -29,17 +28,19 @@ def applied(work: Work) -> Work:
         return work
     if len(split.classes) < 2:
         raise InputError(f"recipes.{work.recipe}.guide: other_class needs a second class; remove it.")
-    nearest = _nearest(work.workspace.root, work.base.clip, split)
+    prompts = tuple(split.prompt(label) for label in range(len(split.classes)))
+    nearest = _nearest(work.workspace.root, work.base.clip, prompts)
     return dataclasses.replace(work, avoided=tuple(work.lead(other) for other in nearest))
 
 
 @lru_cache(maxsize=4)
-def _nearest(root: Path, name: str, split: Split) -> tuple[int, ...]:
+def _nearest(root: Path, name: str, prompts: tuple[str, ...]) -> tuple[int, ...]:
     import torch
 
     from dreamset.classifiers import clip
+    from dreamset.weights import pretrained
 
-    network = clip.build(root, name, split).eval()
+    network = clip.read(pretrained.find(root, name), prompts).eval()
     with torch.inference_mode():
         features = network.class_features()
         near = (features @ features.T).fill_diagonal_(-torch.inf)
