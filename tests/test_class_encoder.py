@@ -29,7 +29,7 @@ from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
 from dreamset.generator import base_model, class_encoder, memory, sampler, trained, training, whole_unet
 from dreamset.generator.base_model import BaseModel
-from dreamset.generator.class_encoder import ClassEncoder, ClassVectors
+from dreamset.generator.class_encoder import ClassEncoder, ClassVectors, Encoder
 from dreamset.generator.whole_unet import WholeUnet
 from dreamset.params import Params
 from dreamset.params.model import Sampler
@@ -98,7 +98,8 @@ def test_the_encoder_is_linear_and_nothing_else() -> None:
 @torch.no_grad()
 def test_a_null_class_is_a_class_of_its_own(base: BaseModel) -> None:
     made = trained.attach(base, ClassVectors(3, LENGTH, "learned"), {"one": 0})
-    weights = made.parameters("one")
+    assert isinstance(made, Encoder)
+    weights = dict(made.encoder.named_parameters())
     assert weights["hidden.weight"].shape == (500, 4)
     before = base.encode(["", *VECTORS]).hidden.clone()
     weights["hidden.weight"][:, 3] += 1
@@ -374,7 +375,7 @@ def test_memory_is_counted_of_what_is_trained(vectors: dict[str, Any], kind: Any
     folder = Path(row.generator)
     found = memory.of_adapting(memory.on_meta(folder, row), kind, batch=4, together=1, offload=False)
     made = trained.attach(base_model.load(folder, row, torch.device("cpu")), kind, {"one": 0})
-    numbers = sum(parameter.numel() for parameter in made.parameters("one").values())
+    numbers = sum(tensor.numel() for tensor in made.tensors)
     assert found["trained"] == numbers * memory.TRAINED_BYTES
     assert found["step"] > 0
 

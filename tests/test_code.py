@@ -99,7 +99,7 @@ def test_every_library_that_is_reached_is_in_a_key_or_decides_no_number() -> Non
     [
         ("dreamset.core.errors", '"""', '"""Changed. '),
         ("dreamset.adapt", "no memory for a step of", "there is no memory for a step of"),
-        ("dreamset.params.recipe", "LoRA of rank", "A LoRA of rank"),
+        ("dreamset.params.knob_words", "LoRA of rank", "A LoRA of rank"),
         ("dreamset.data.splits", '"""', '"""Changed. '),
         ("dreamset.core.seeds", "    import", '    """Added."""\n    import'),
         ("dreamset.core.images", "\n\ndef ", "\n\n# A comment.\ndef "),

@@ -83,7 +83,8 @@ def test_a_key_that_is_not_there_may_be_added() -> None:
     twice = set_value(after, "recipes.stable_diffusion.sampler.steps", 5, add=True)
     assert get_value(twice, "recipes.stable_diffusion.sampler") == {"guidance": 3.0, "steps": 5}
     row = set_value(PARAMS, "recipes.datadream_cls.lr", 0.002, add=True).splitlines()
-    assert row[row.index("    lr: 0.002") - 1 :][:3] == ["    sampler: {}", "    lr: 0.002", ""]
+    assert row[row.index("    lr: 0.002") - 1 :][:2] == ["    sampler: {}", "    lr: 0.002"]
+    assert row.index("    lr: 0.002") < row.index("  fakeit:")
 
 
 def test_a_row_gets_a_line_of_its_own_for_what_another_row_gives_it() -> None:

@@ -94,7 +94,7 @@ def test_savings_of_memory_change_no_image_and_no_gradient(
         adapters = shaken(base, Lora(2, 2.0, unet=True, text_encoder=True), ("one",))
         latents = torch.randn((2, *base.latent_shape), generator=torch.Generator().manual_seed(0))
         base.predict(latents, torch.tensor([10, 500]), base.encode_each(["a", "b"])).square().mean().backward()
-        gradients = [parameter.grad for parameter in adapters.parameters("one").values()]
+        gradients = [tensor.grad for tensor in adapters.tensors]
         return drawn, [gradient for gradient in gradients if gradient is not None]
 
     drawn, gradients = measured([])
@@ -251,7 +251,7 @@ def test_every_adapted_layer_of_the_other_families_has_a_gradient(
         adapters = lora.attach(base, Lora(16, 16.0, unet=True, text_encoder=True), {"one": 0})
         told = base.embed(torch.zeros((1, len(base.encoders), 77), dtype=torch.int64))
         base.predict(torch.empty(1, 4, 64, 64), torch.empty(1), told).sum().backward()
-    assert all(parameter.grad is not None for parameter in adapters.parameters("one").values())
+    assert all(tensor.grad is not None for tensor in adapters.tensors)
 
 
 def test_every_full_size_row_resolves_to_pinned_repositories(raw: dict[str, Any]) -> None:

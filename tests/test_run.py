@@ -615,6 +615,11 @@ def test_the_end_names_the_verdict_the_classifier_and_one_next_step(place: Works
     assert "results/report.html" in text
     assert lines[-1].startswith("Next: `dreamset predict")
     assert json.loads(place.result("deliver").read_text())["outcome"] == "helps"
+    # Where `expect` decides, its recipe's images are named.
+    order = {"known": False, "order": ["datadream_dset", "datadream_light"], "reason": "."}
+    write_json(place.result("expect"), {"primary": order})
+    place.synthetic("datadream_dset").mkdir(parents=True)
+    assert "data/synthetic/datadream_dset" in "\n".join(run.ending(toy.params(primary="auto"), place))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from dreamset.command.times import Estimate
 from dreamset.core import locks
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.workspace import Workspace
+from dreamset.data import primary
 from dreamset.data.runs import REAL
 from dreamset.expect import ASKS
 from dreamset.metrics import best
@@ -254,6 +255,7 @@ def _all(params: Params) -> list[Planned]:
 
 def ending(params: Params, workspace: Workspace) -> list[str]:
     """Return the last lines of a run: the verdict, the delivered classifier, where things are, and one next step."""
+    params = primary.settle(params, workspace)
     delivered, evaluation = _json(workspace.result("deliver")), _json(workspace.result("evaluate"))
     said = [delivered.get("finding"), best.sentence(delivered) or delivered.get("advice")]
     lines = [wrapped(" ".join(filter(None, said)), further=""), ""] if any(said) else []
