@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import toy
+from dreamset.command import counts, times
 from dreamset.command.plan import describe
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
@@ -179,3 +180,24 @@ def test_a_plan_says_what_each_classifier_sees_and_how_long_it_learns(tmp_path: 
     assert told["counts"]["steps of clip_lora"] == 2 * 12
     empty = yaml.safe_load(describe(params, Workspace.at(tmp_path / "empty"), "train", "real"))
     assert empty["classifiers"] == "known when `dreamset prepare` has run"
+
+
+def test_candidates_of_a_filter_are_counted(prepared: tuple[Params, Workspace], small: dict[str, Any]) -> None:
+    _, workspace = prepared
+    found = {}
+    for kind in ("none", "argmax", "k_of_n", "entropy"):
+        more = {"filter_tries": 3} if kind != "none" else {}
+        more |= {"first_round": 2} if kind == "entropy" else {}
+        small["recipes"]["stable_diffusion"] |= {"filter": kind, "filter_tries": None, "first_round": None} | more
+        params = toy.parse(small)
+        work = counts.of(params, workspace, "generate", "stable_diffusion")
+        key = times._key(params, workspace, "generate", "stable_diffusion")
+        found[kind] = (work.get("candidates"), work.get("candidates at most"), counts.candidates(work), key)
+    assert [row[:3] for row in found.values()] == [
+        (None, None, 40),
+        (None, 120, 40),
+        (120, None, 120),
+        (80, None, 80),
+    ]
+    # The time of one says nothing of another.
+    assert len({row[3] for row in found.values()}) == 4

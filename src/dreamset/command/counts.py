@@ -38,6 +38,9 @@ def generating(params: Params, split: splits.Split, recipe: str) -> dict[str, in
     found = {"images": sum(params.synthetic_per_class(shots))}
     if row.copies:
         found["images drawn"] = sum(params.drawn_per_class(recipe, shots))
+    if row.filters:
+        name = "candidates" if row.draws_all_tries else "candidates at most"
+        found[name] = sum(map(row.candidates, params.drawn_per_class(recipe, shots)))
     if row.draws:
         sampler = params.sampler(recipe)
         found["U-Net calls per image"] = sampler.steps * (1 if sampler.guidance == 1 else 2)
@@ -47,6 +50,14 @@ def generating(params: Params, split: splits.Split, recipe: str) -> dict[str, in
 def drawn(work: Mapping[str, int]) -> int:
     """Return the number of images that have to be drawn, of what ``generating`` returned."""
     return work.get("images drawn", work.get("images", 0))
+
+
+def candidates(work: Mapping[str, int]) -> int:
+    """Return the number of candidates that are drawn for sure, of what ``generating`` returned.
+
+    A filter that looks at all of them has these drawn. One that takes the first that it accepts may take each first.
+    """
+    return work.get("candidates", drawn(work))
 
 
 def has_budget(params: Params, recipe: str) -> bool:

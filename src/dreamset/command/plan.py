@@ -73,7 +73,7 @@ def describe(
     plan: dict[str, Any] = {
         "stage": f"{stage} {item}" if item else stage,
         "makes": makes(params, workspace, stage, item),
-        "takes": times.estimate(params, workspace, stage, item, steps or {}).words,
+        "takes": times.estimate(params, workspace, stage, item, steps or {}).words + _further(params, stage, item),
     }
     if stage == "evaluate":
         plan |= _protocol(params, workspace)
@@ -89,6 +89,14 @@ def describe(
         plan["memory on a GPU"] = _memory(params, workspace, stage, item)
     plan |= {"parameters": _plain(resolved)} if verbose else {}
     return yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _further(params: Params, stage: str, item: str | None) -> str:
+    """Return by how much a filter that takes the first candidate it accepts may lengthen the drawing."""
+    row = params.recipes.get(item or "")
+    if stage != "generate" or row is None or not row.filters or row.draws_all_tries:
+        return ""
+    return f"; up to {row.tries} times that where the filter accepts few candidates"
 
 
 def makes(params: Params, workspace: Workspace, stage: str, item: str | None) -> str:

@@ -322,6 +322,7 @@ def _key(params: Params, workspace: Workspace, stage: str, item: str | None) -> 
         assert row is not None
         about |= {"row": row.training(), "origin": [row.origin, row.init, base.retrieval], "drawn": base.generate}
         about["drawn"] = dataclasses.replace(base.generate, per_class=1)
+        about["chosen"] = [row.filter, row.tries, row.first, row.guide, row.guide_until, row.init_mix]
         about["sampler"] = _sampled(params, workspace, item)
     else:
         whole = to_dict(params)
@@ -372,7 +373,7 @@ def _by_steps(
     if stage == "adapt" and item:
         return _adapted(params, item, work["adapters"], work["steps"], len(split.classes), steps)
     if stage == "generate" and item and row:
-        return _drawn(params, workspace, item, counts.drawn(work), steps) if row.draws else None
+        return _drawn(params, workspace, item, counts.candidates(work), steps) if row.draws else None
     if stage == "tune" and item and row:
         return _tuned(params, item, work, steps)
     if stage == "train" and item:
@@ -446,7 +447,8 @@ def _making(
     if not params.recipes[recipe].draws:
         return None
     adapting = counts.of(params, workspace, "adapt", recipe)
-    drawing = _drawn(params, workspace, recipe, counts.drawn(counts.of(params, workspace, "generate", recipe)), steps)
+    work = counts.of(params, workspace, "generate", recipe)
+    drawing = _drawn(params, workspace, recipe, counts.candidates(work), steps)
     if counts.has_budget(params, recipe):
         drawing = _budgeted(params, workspace, recipe, steps).seconds or 0.0
     return _adapted(params, recipe, adapting["adapters"], adapting["steps"], classes, steps) + drawing
