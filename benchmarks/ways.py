@@ -125,6 +125,8 @@ def summarise(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             row[f"gain_{name}"] = [round(statistics.fmean(gains), 4), None if error is None else round(error, 4)]
         for name in ("fid", "kid", "near_copies", "images", "candidates"):
             values = [one[name] for one in own.values() if one.get(name) is not None]
+            if name == "candidates" and not all(one.get("filter") for one in own.values()):
+                values = []  # there a number below that of the images is of those that copies were made of
             row[name] = round(statistics.fmean(values), 4) if values else None
         row["seconds"] = round(statistics.fmean(sum(one["seconds"].values()) for one in own.values()), 1)
         found.append(row)
