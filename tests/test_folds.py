@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 import toy
 from dreamset import adapt, classifiers, deliver, evaluate, generate, prepare, train
 from dreamset.classifiers import fitting
-from dreamset.classifiers.calibration import fit_temperature
+from dreamset.classifiers.calibration import fit_temperature, nll
 from dreamset.command.plan import describe
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, sha256
@@ -84,6 +84,7 @@ def small(place: Workspace, generator: Path, **changes: Any) -> Params:
         "active": list(RECIPES),
         "shots": 5,
         "train__classifiers": ["resnet20"],
+        "train__simple": ["pixels"],
         "evaluate__folds": FOLDS,
         "prepare__source": f"imagefolder:{place.root / 'data/raw'}",
         "selection": "fixed",
@@ -287,7 +288,15 @@ def test_delivered_probabilities_are_of_the_folds_that_were_scored(
     labels = np.array([sample.label for fold in folded for sample in fold.held_out])
     calibrated = dataclasses.replace(params.deliver, calibrate=True)
     done = deliver.run(dataclasses.replace(params, deliver=calibrated), place, crossval.run)
-    assert done["temperature"] == round(fit_temperature(found, labels), 4)
+    # All candidates are compared by the folds that score them, and the one with the least loss is delivered.
+    rows = {row["run"]: row for row in done["candidates"]}
+    assert {"real/real/nearest_pixels", "real/real/logistic_pixels", "real/real/forest_pixels", str(run)} <= set(rows)
+    assert all(row["accuracy_folds"] == pytest.approx(row["accuracy"], abs=1e-4) for row in rows.values())
+    best = min(rows.values(), key=lambda row: row["nll_folds"])
+    assert best["delivered"] and best["run"] == f"real/{done['train_on']}/{done['classifier']}"
+    assert rows[str(run)]["nll_folds"] == pytest.approx(nll(found / fit_temperature(found, labels), labels), abs=1e-3)
+    best_found = np.concatenate([load_file(file)[best["run"]] for file in files])
+    assert done["temperature"] == round(fit_temperature(best_found, labels), 4)
     # As it was for the tests that follow.
     monkeypatch.undo()
     assert deliver.run(params, place, crossval.run)["temperature"] == 1
