@@ -232,8 +232,8 @@ def test_what_is_reported_is_of_the_pooled_predictions(world: tuple[Workspace, P
     assert labels.tolist() == [sample.label for sample in split.train]
     assert (evaluation["protocol"], evaluation["folds"], evaluation["test_images"]) == ("cv", FOLDS, 15)
     assert "estimate" in evaluation["accuracy_of"]
-    # Zero-shot; the shots plain, strongly augmented and under a linear probe; two recipes.
-    assert len(evaluation["runs"]) == 1 + 3 + 2 * 3
+    # Zero-shot; the shots plain, strongly augmented, under a linear probe and simple classifiers; two recipes.
+    assert len(evaluation["runs"]) == 1 + 3 + 3 + 2 * 3
     right = {key: np.array(guess) == labels for key, guess in guesses["predicted"].items()}
     for run in evaluation["runs"]:
         own = right[f"{run['arm']}/{run['train_on']}/{run['classifier']}"]
