@@ -40,7 +40,11 @@ def generating(params: Params, split: splits.Split, recipe: str) -> dict[str, in
         found["images drawn"] = sum(params.drawn_per_class(recipe, shots))
     if row.filters:
         name = "candidates" if row.draws_all_tries else "candidates at most"
-        found[name] = sum(map(row.candidates, params.drawn_per_class(recipe, shots)))
+        # Images of a first round have one candidate each.
+        found[name] = sum(
+            min(number, row.first) + max(0, number - row.first) * row.tries
+            for number in params.drawn_per_class(recipe, shots)
+        )
     if row.draws:
         sampler = params.sampler(recipe)
         found["U-Net calls per image"] = sampler.steps * (1 if sampler.guidance == 1 else 2)

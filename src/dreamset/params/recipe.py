@@ -362,10 +362,6 @@ class Recipe:
         """Return how many images have to be drawn for ``stored`` of them with their copies."""
         return -(-stored // (1 + self.copies))
 
-    def candidates(self, images: int) -> int:
-        """Return the candidates that so many images of a class have at most, those of a first round included."""
-        return min(images, self.first) + max(0, images - self.first) * self.tries
-
     @property
     def is_tuned(self) -> bool:
         """Whether a study chooses some of its values."""
