@@ -265,8 +265,10 @@ def test_a_failed_stage_has_the_last_word_and_its_status_is_passed_on(
 
 @pytest.mark.parametrize(("number", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_a_signal_reaches_the_stage_which_saves_its_work(stubs: Path, number: str, status: int, word: str) -> None:
+    # A shell starts what it puts into the background deaf to interrupts, and the tests may be there.
     program = (
-        "import sys; from dreamset.command import cli, reproduce; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from dreamset.command import cli, reproduce; "
         "reproduce.DVC = (sys.executable, 'fake.py', '60', '0'); cli.main(['run', '--yes'])"
     )
     process = subprocess.Popen(
