@@ -12,6 +12,7 @@ import pytest
 
 from dreamset import classifiers
 from dreamset.core.errors import InputError
+from dreamset.core.strict import read_yaml
 from toy import load, parse
 
 ROOT = Path(__file__).parents[1]
@@ -275,3 +276,43 @@ def test_a_guidance_at_which_no_label_reaches_its_image_is_refused(raw: dict[str
     for change in ({"unet": False}, {"adapter_scales": [0, 1]}):
         with pytest.raises(InputError, match=r"datadream_cls.sampler.guidance: 0"):
             parse(put(own, "recipes.datadream_cls", own["recipes"]["datadream_cls"] | change))
+
+
+def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "names.yaml"
+    path.write_text("nine: [a, b]\nten: c\nnine: again\n")
+    with pytest.raises(
+        InputError, match=r"names\.yaml, line 3: is not plain YAML \('nine' stands there already, in line 1"
+    ):
+        read_yaml(path)
+    # What a merged mapping brings may be overridden, as the rows of models do, however often it is merged.
+    path.write_text("x: &m {a: 1, b: 2}\ny:\n  <<: *m\n  a: 3\nz: *m\nw: {<<: *m, b: 5}\n")
+    assert read_yaml(path) == {
+        "x": {"a": 1, "b": 2},
+        "y": {"a": 3, "b": 2},
+        "z": {"a": 1, "b": 2},
+        "w": {"a": 1, "b": 5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change", "sentence"),
+    [
+        (
+            "fakeit",
+            {"descriptions": "data/prompts/../x.yaml"},
+            r"descriptions: data/prompts/\.\./x\.yaml is not in data",
+        ),
+        (
+            "fakeit",
+            {"templates": ["a {class} {clas}"]},
+            r"templates: \{clas\} in 'a \{class\} \{clas\}' would stand in",
+        ),
+    ],
+)
+def test_what_would_go_into_prompts_in_silence_is_refused(
+    raw: dict[str, Any], recipe: str, change: dict[str, Any], sentence: str
+) -> None:
+    raw["recipes"][recipe] |= change
+    with pytest.raises(InputError, match=sentence):
+        parse(raw)

@@ -201,3 +201,16 @@ def test_candidates_of_a_filter_are_counted(prepared: tuple[Params, Workspace], 
     ]
     # The time of one says nothing of another.
     assert len({row[3] for row in found.values()}) == 4
+
+
+def test_calls_of_the_network_are_those_of_the_steps_that_are_taken(
+    prepared: tuple[Params, Workspace], small: dict[str, Any]
+) -> None:
+    def calls(**knobs: Any) -> int:
+        small["recipes"]["datadream_dset"] |= knobs
+        return counts.of(toy.parse(small), prepared[1], "generate", "datadream_dset")["U-Net calls per image"]
+
+    assert calls(sampler={"steps": 20, "guidance": 3.0}) == 40
+    assert calls(guide_until=0.5) == 30
+    assert calls(guide_until=None, init="image", sampler={"steps": 100, "guidance": 3.0, "strength": 0.4}) == 80
+    assert calls(sampler={"steps": 100, "guidance": 1.0, "strength": 0.4}) == 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from dreamset.data import splits, tuned
@@ -47,7 +48,9 @@ def generating(params: Params, split: splits.Split, recipe: str) -> dict[str, in
         )
     if row.draws:
         sampler = params.sampler(recipe)
-        found["U-Net calls per image"] = sampler.steps * (1 if sampler.guidance == 1 else 2)
+        steps = sampler.last_steps
+        guided = 0 if sampler.guidance == 1 else math.ceil((row.guide_until or 1) * steps - 1e-6)
+        found["U-Net calls per image"] = steps + guided
     return found
 
 

@@ -64,6 +64,15 @@ class _Names(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # Before the keys of a merged mapping come in, which the node's own may override.
+        if not getattr(node, "checked", False):
+            node.checked = True  # type: ignore[attr-defined]
+            first: dict[Any, Any] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, key) is not key:
+                    line = first[key.value].start_mark.line + 1
+                    said = f"{key.value!r} stands there already, in line {line}"
+                    raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
         self.flatten_mapping(node)
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -90,6 +91,7 @@ def _check_losses(row: Recipe, key: str) -> None:
         raise InputError(f"{key}.preserve: needs captions that name no class, and class_vector has none; remove it.")
 
 
+_NAMED: Final = ("{class}", "{a class}")
 _OF_TEMPLATES: Final = ("template", "description", "caption", "context")
 
 
@@ -110,7 +112,7 @@ def _check_prompt(row: Recipe, key: str, context: Context) -> None:
             "remove templates and negative."
         )
     for knob, file in (("descriptions", row.descriptions), ("captions", row.captions_file)):
-        if file is not None and not file.startswith(f"{PROMPTS}/"):
+        if file is not None and (not file.startswith(f"{PROMPTS}/") or ".." in file.split("/")):
             raise InputError(f"{key}.{knob}: {file} is not in {PROMPTS}/, the folder that DVC watches; put it there.")
     if row.reads_attributes and context.active and not context.model.attributes:
         raise InputError(
@@ -133,6 +135,11 @@ def _check_templates(row: Recipe, key: str) -> None:
     for template in row.templates:
         if template.count("{class}") + template.count("{a class}") != 1:
             raise InputError(f"{key}.templates: each must hold {{class}} once, or {{a class}}, got {template!r}.")
+        other = next((found for found in re.findall(r"{[^{}]*}", template) if found not in _NAMED), None)
+        if other is not None:
+            raise InputError(
+                f"{key}.templates: {other} in {template!r} would stand in the prompt as it is; remove or correct it."
+            )
 
 
 def _check_negative(row: Recipe, key: str, context: Context) -> None:
