@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import toy
-from dreamset.command import check, cli, costs, own, plan, reproduce, run, screen, times
+from dreamset.command import check, cli, costs, own, plan, reproduce, run, screen, timed_steps, times
 from dreamset.command.reproduce import Event
 from dreamset.core import locks
 from dreamset.core.errors import InputError, StoppedError
@@ -330,7 +330,9 @@ def test_without_a_terminal_it_shows_the_table_and_needs_yes(
     write_json(place.result("prepare"), {"test": 640})
     todo = [run.Planned("generate@stable_diffusion", "generate", "stable_diffusion"), run.Planned("mine", "", None)]
     monkeypatch.setattr(run, "planned", lambda _: todo)
-    monkeypatch.setattr(times, "timed", lambda *_: ({"start": times.Timed(2), "draw": times.Timed(0.1)}, {}))
+    monkeypatch.setattr(
+        timed_steps, "timed", lambda *_: ({"start": timed_steps.Timed(2), "draw": timed_steps.Timed(0.1)}, {})
+    )
     with pytest.raises(InputError, match="no terminal to ask on; `dreamset run --yes`"):
         run.run(stubs, None, yes=False)
     shown = capsys.readouterr().out
@@ -357,7 +359,7 @@ def test_a_run_through_dvc_is_calm(
     place = Workspace.at(stubs)
     toy.write_splits(place)
     write_json(place.result("prepare"), {"test": 640})
-    monkeypatch.setattr(times, "_probe", lambda *_: {})
+    monkeypatch.setattr(timed_steps, "_probe", lambda *_: {})
     run.run(stubs, None, yes=True)
     shown = capsys.readouterr().out
     assert [line for line in shown.splitlines() if "done" in line] == [
@@ -461,13 +463,13 @@ def test_work_that_was_found_finished_is_no_measure(place: Workspace) -> None:
 def test_without_a_record_timed_steps_are_multiplied(place: Workspace) -> None:
     params = toy.params(models__bundled__adapt__sample_every=1000)
     steps = {
-        "start": times.Timed(2),
-        "draw": times.Timed(0.01, fixed=0.1),
-        "adapt datadream_dset": times.Timed(0.5),
-        "classifier resnet20": times.Timed(0.2),
-        "classifier clip_lora": times.Timed(1.0),
-        "classifier linear_probe": times.Timed(0.1),
-        "judge": times.Timed(0.001),
+        "start": timed_steps.Timed(2),
+        "draw": timed_steps.Timed(0.01, fixed=0.1),
+        "adapt datadream_dset": timed_steps.Timed(0.5),
+        "classifier resnet20": timed_steps.Timed(0.2),
+        "classifier clip_lora": timed_steps.Timed(1.0),
+        "classifier linear_probe": timed_steps.Timed(0.1),
+        "judge": timed_steps.Timed(0.001),
     }
 
     def seconds(stage: str, item: str | None, params: Any = params) -> float:
@@ -498,8 +500,8 @@ def test_cross_validation_costs_its_folds(tmp_path: Path) -> None:
     write_split(place.splits, dataclasses.replace(split, protocol="cv"))
     write_json(place.result("prepare"), {"test": 0})
     names = ("resnet20", "clip_lora", "linear_probe")
-    steps = {f"classifier {name}": times.Timed(1e-9) for name in names} | {"judge": times.Timed(0)}
-    steps |= {"draw": times.Timed(0, fixed=1.0), "adapt datadream_dset": times.Timed(0)}
+    steps = {f"classifier {name}": timed_steps.Timed(1e-9) for name in names} | {"judge": timed_steps.Timed(0)}
+    steps |= {"draw": timed_steps.Timed(0, fixed=1.0), "adapt datadream_dset": timed_steps.Timed(0)}
     found = times.estimate(toy.params(evaluate__folds=4), place, "evaluate", None, steps)
     # In each of four folds 150 images of two recipes, and three grids of 12.
     assert found.seconds == pytest.approx(4 * (300 + 3 * 12), abs=10)
@@ -512,20 +514,20 @@ def test_timed_steps_are_kept_by_machine_and_model(place: Workspace, monkeypatch
         asked.append(names)
         return {name: {"seconds": 1.0} if name != "judge" else {"failed": "no such folder"} for name in names}
 
-    monkeypatch.setattr(times, "_probe", probe)
+    monkeypatch.setattr(timed_steps, "_probe", probe)
     params, file, names = toy.params(), place.root / "params.yaml", ["start", "draw", "judge"]
-    found, failed = times.timed(params, place, file, names)
+    found, failed = timed_steps.timed(params, place, file, names)
     assert (found.keys(), failed) == ({"start", "draw"}, {"judge": "no such folder"})
-    times.timed(params, place, file, names)
-    assert times.kept(params, place, names).keys() == {"start", "draw"}
-    times.timed(toy.params(models__bundled__resolution=64), place, file, names)
+    timed_steps.timed(params, place, file, names)
+    assert timed_steps.kept(params, place, names).keys() == {"start", "draw"}
+    timed_steps.timed(toy.params(models__bundled__resolution=64), place, file, names)
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
-    times.timed(params, place, file, ["draw"])
+    timed_steps.timed(params, place, file, ["draw"])
     assert asked == [names, ["judge"], ["draw", "judge"], ["draw"]]
     # What another version wrote, or half a file, is measured again.
     for text in ('{"runs": {}, "steps": {"a": 1}}', '{"format', "[]"):
         (place.root / ".dreamset/times.json").write_text(text)
-        assert times.kept(params, place, names) == {}
+        assert timed_steps.kept(params, place, names) == {}
 
 
 def test_the_steps_are_real_ones(prepared: tuple[Any, Workspace]) -> None:

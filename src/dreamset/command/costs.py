@@ -17,7 +17,7 @@ from dreamset.data.runs import arms, runs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dreamset.command.times import Timed
+    from dreamset.command.timed_steps import Timed
     from dreamset.params import Params
 
 QUICK: Final = ("raw", "version")  # stages of a second, which the table leaves out

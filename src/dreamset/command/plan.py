@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from dreamset.command.times import Timed
+    from dreamset.command.timed_steps import Timed
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
 
@@ -51,7 +51,7 @@ def describe(
         workspace: of the project.
         stage: the stage.
         item: its recipe or arm.
-        steps: the timed steps of ``times.timed`` for it; None: none were timed.
+        steps: the timed steps of ``timed_steps.timed`` for it; None: none were timed.
         verbose: whether the resolved parameters stand at the end.
     """
     resolved: dict[str, Any] = {"model": params.model, "shots": params.shots, "seed": params.seed}

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from dreamset.command import check, own, times
+from dreamset.command import check, own, timed_steps, times
 from dreamset.command.costs import QUICK, STAGES, Planned, check_room, table
 from dreamset.command.reproduce import busy, reproduce
 from dreamset.command.screen import Screen, wrapped
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from dreamset.command.times import Timed
+    from dreamset.command.timed_steps import Timed
 
 FIRST: Final = "expect"  # the last stage of the first minute, after which the run asks
 _ALWAYS: Final = ["always changed"]  # DVC's words for a stage that runs each time
@@ -148,9 +148,11 @@ def _timed(
 ) -> tuple[dict[str, Timed], dict[str, str]]:
     """Return the timed steps of some stages, and why others could not be timed."""
     ours = [(one.stage, one.item) for one in todo if one.stage]
-    steps, failed = times.timed(params, workspace, file, [n for s in ours for n in times.wanted(params, workspace, *s)])
+    wanted = [name for one in ours for name in times.wanted(params, workspace, *one)]
+    steps, failed = timed_steps.timed(params, workspace, file, wanted)
     # Where a record stands for the seconds, what was timed once still says how large things are.
-    return times.kept(params, workspace, [n for s in ours for n in times.needed(params, *s)]) | steps, failed
+    needed = [name for one in ours for name in timed_steps.needed(params, *one)]
+    return timed_steps.kept(params, workspace, needed) | steps, failed
 
 
 def _estimate(params: Params, workspace: Workspace, one: Planned, steps: Mapping[str, Timed]) -> Estimate:

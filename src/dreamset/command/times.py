@@ -11,26 +11,20 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
-import platform
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.command import counts
-from dreamset.core import device
+from dreamset.command.timed_steps import Timed, machine, needed, read, trained_as, write
 from dreamset.core.errors import InputError
-from dreamset.core.files import digest, write_json
+from dreamset.core.files import digest
 from dreamset.data import folds as dividing
 from dreamset.data import splits, tuned
 from dreamset.data.runs import REAL, runs
 from dreamset.params import to_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
@@ -38,9 +32,7 @@ if TYPE_CHECKING:
 STEPS: Final = "five timed steps"
 START: Final = "a timed start"
 BUDGET: Final = "generate.budget_s"
-_FORMAT: Final = 1  # of the file; what another version has written is measured again
 _UNITS: Final = {"adapt": ("steps",), "tune": ("trials",), "generate": ("images drawn", "images")}
-_PATIENCE: Final = 300  # seconds for all timed steps of one call
 _DONE: Final = 0.7  # share of its own seconds that a stage must have been at work for its record to count
 _GRID: Final = 10  # classes on a sample grid, at most
 _FEW: Final = 3.0  # seconds of a stage that only reads and writes a few files, beside its start
@@ -66,21 +58,6 @@ class Estimate:
         return f"{duration(self.seconds)}, {'as' if self.source.startswith('measured') else 'from'} {self.source}"
 
 
-@dataclass(frozen=True)
-class Timed:
-    """A timed step.
-
-    Attributes:
-        seconds: of the step; of an image where images are drawn or looked at, and there of one sampler step.
-        fixed: seconds of an image beside its sampler steps.
-        bytes: on disk, of the adapter or classifier.
-    """
-
-    seconds: float
-    fixed: float = 0.0
-    bytes: int = 0
-
-
 def duration(seconds: float) -> str:
     """Return seconds in words, such as "40 s", "3 min" or "2 h 10 min"."""
     if seconds < 90:
@@ -90,15 +67,6 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, rest = divmod(round(minutes, -1), 60)
     return f"{hours} h" if hours >= 10 or not rest else f"{hours} h {rest} min"
-
-
-def machine() -> dict[str, Any]:
-    """Return what tells this machine, and the part of it that a stage may use, from others; without torch."""
-    gpus = [path.read_text(encoding="utf-8") for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-    names = [line.partition(":")[2].strip() for text in gpus for line in text.splitlines() if line.startswith("Model")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    asked = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
-    return {"host": platform.node(), "cpu": device._cpu(), "cores": cores, "gpus": names, **asked}
 
 
 def remember(
@@ -121,7 +89,7 @@ def remember(
         work, own = now, own * now / drawn if drawn else 0.0
     if work == 0 or seconds < _DONE * own:
         return
-    key, kept = _key(params, workspace, stage, item), _read(workspace)
+    key, kept = _key(params, workspace, stage, item), read(workspace)
     before = kept["runs"].get(key)
     # Folds, pictures and trials that were found finished are no measure of what they take.
     if stage not in _UNITS and before and seconds < _DONE * before["seconds"]:
@@ -133,7 +101,7 @@ def remember(
     record = {"stage": name, "seconds": round(seconds, 2), "scaled": round(scaled, 2), "units": work, "when": today}
     kept["runs"][key] = record
     with contextlib.suppress(OSError):  # the stage's own work is written, and without a record steps are timed
-        _write(workspace, kept)
+        write(workspace, kept)
 
 
 def estimate(
@@ -175,7 +143,7 @@ def images(params: Params, workspace: Workspace, recipe: str, steps: Mapping[str
 
 def _usual(params: Params, workspace: Workspace, stage: str, item: str | None, steps: Mapping[str, Timed]) -> Estimate:
     """Return how long a stage takes whose work is counted beforehand."""
-    found = _read(workspace)["runs"].get(_key(params, workspace, stage, item))
+    found = read(workspace)["runs"].get(_key(params, workspace, stage, item))
     if found:
         more = _units(params, workspace, stage, item) / (found["units"] or 1) - 1
         return Estimate(max(0.0, found["seconds"] + more * found["scaled"]), f"measured here on {found['when']}")
@@ -191,118 +159,10 @@ def _usual(params: Params, workspace: Workspace, stage: str, item: str | None, s
 
 def wanted(params: Params, workspace: Workspace, stage: str, item: str | None) -> list[str]:
     """Return the names of the timed steps that the estimate of a stage multiplies, none where a record is there."""
-    if not workspace.splits.is_file() or _read(workspace)["runs"].get(_key(params, workspace, stage, item)):
+    if not workspace.splits.is_file() or read(workspace)["runs"].get(_key(params, workspace, stage, item)):
         return []
     cv = splits.read_split(workspace.splits).protocol == "cv"
     return needed(params, stage, item, cv=cv)
-
-
-def needed(params: Params, stage: str, item: str | None, *, cv: bool = False) -> list[str]:
-    """Return the names of the timed steps of which a stage consists; ``cv``: under cross-validation."""
-    row = params.recipes.get(item or "")
-    recipes = params.active if stage == "evaluate" else (item,) if item in params.recipes else ()
-    adapters = [f"adapt {_trained_as(params, name)}" for name in recipes if name and params.recipes[name].trains]
-    fitted = {run.classifier for arm in (REAL, *recipes) for run in runs(params, arm)} if stage != "tune" else set()
-    fitted |= {params.base.tune.classifier} if stage == "tune" else set()
-    # What has no row is fitted in seconds.
-    classifiers = [f"classifier {name}" for name in sorted(fitted & params.base.train.rows.keys())]
-    again = params.selection == "cv"
-    by_stage = {
-        "expect": ["draw"],
-        "adapt": [*adapters, *(["draw"] if adapters else [])],
-        "tune": [*adapters, "draw", *classifiers] if row and row.is_tuned else [],
-        "generate": ["draw"] if row and row.draws else [],
-        "train": [*classifiers, *([*adapters, "draw"] if again else [])],
-        "evaluate": [*classifiers, "judge", *([*adapters, "draw"] if cv or again else [])],
-        "deliver": [f"classifier {params.primary_classifier}"],
-    }
-    return ["start", *by_stage.get(stage, [])]
-
-
-def timed(
-    params: Params, workspace: Workspace, file: Path, names: Collection[str]
-) -> tuple[dict[str, Timed], dict[str, str]]:
-    """Return the timed steps of ``names``, and why others could not be timed; those that are not kept are timed now.
-
-    Args:
-        params: all parameters.
-        workspace: of the project.
-        file: the parameters' file.
-        names: what ``wanted`` returned.
-    """
-    keys, kept = _keys(params, workspace, names), _read(workspace)
-    missing = [name for name in keys if keys[name] not in kept["steps"]]
-    failed: dict[str, str] = {}
-    # The start alone is not worth a process.
-    if {*missing} - {"start"}:
-        found = _probe(workspace.root, file, missing)
-        kept = _read(workspace)
-        for name in missing:
-            facts = found.get(name, {"failed": "it took too long"})
-            if "failed" in facts:
-                failed[name] = facts["failed"]
-            else:
-                kept["steps"][keys[name]] = {"name": name} | facts
-        _write(workspace, kept)
-    return _found(kept, keys), failed
-
-
-def kept(params: Params, workspace: Workspace, names: Collection[str]) -> dict[str, Timed]:
-    """Return those of the timed steps that were timed before."""
-    return _found(_read(workspace), _keys(params, workspace, names))
-
-
-def _keys(params: Params, workspace: Workspace, names: Collection[str]) -> dict[str, str]:
-    """Return what each timed step is kept under: the machine, and the settings that its seconds depend on."""
-    return {name: digest([machine(), *_measured(params, workspace, name)])[:16] for name in dict.fromkeys(names)}
-
-
-def _found(kept: dict[str, dict[str, Any]], keys: Mapping[str, str]) -> dict[str, Timed]:
-    known = {name: kept["steps"][key] for name, key in keys.items() if key in kept["steps"]}
-    return {
-        name: Timed(facts["seconds"], facts.get("fixed", 0.0), facts.get("bytes", 0)) for name, facts in known.items()
-    }
-
-
-def _probe(root: Path, file: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Run the timed steps in a process of their own, and return what it measured by then."""
-    command = [sys.executable, "-m", "dreamset.command.probe", str(file), repr(time.time()), *names]
-    try:
-        done = subprocess.run(
-            command, cwd=root, capture_output=True, text=True, timeout=_PATIENCE, check=False, stdin=subprocess.DEVNULL
-        )
-        printed = done.stdout
-    except subprocess.TimeoutExpired as error:
-        printed = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-    return dict(json.loads(line) for line in printed.splitlines() if line.startswith("["))
-
-
-def _measured(params: Params, workspace: Workspace, name: str) -> list[Any]:
-    """Return the settings that the seconds of a timed step depend on."""
-    kind, _, item = name.partition(" ")
-    base = params.base
-    generator = [base.generator, base.variant, base.resolution, base.dtype, list(base.memory)]
-    if kind == "draw":
-        return [kind, generator, base.generate.batch, base.generate.guidance == 1]
-    if kind == "adapt":
-        classes = len(splits.read_split(workspace.splits).classes) if workspace.splits.is_file() else 2
-        row = dataclasses.asdict(params.recipes[item].training())
-        return [kind, generator, row, params.schedule(item).batch, params.together(item), classes]
-    if kind == "classifier":
-        return [kind, base.clip, base.resolution, base.train.crop, dataclasses.asdict(base.train.rows[item])]
-    return [kind, base.judge if kind == "judge" else ""]
-
-
-def _trained_as(params: Params, recipe: str) -> str:
-    """Return the first active recipe that is trained as ``recipe`` is: the same adapters serve both."""
-    row = params.recipes[recipe]
-    schedule, before = params.schedule(recipe) if row.trains else None, params.after.get(recipe)
-    for name in params.active:
-        other = params.recipes[name]
-        same = other.training() == row.training() and params.after.get(name) == before
-        if other.trains and same and params.schedule(name) == schedule:
-            return name
-    return recipe
 
 
 def _units(params: Params, workspace: Workspace, stage: str, item: str | None) -> int:
@@ -405,7 +265,7 @@ def _drawn(params: Params, workspace: Workspace, recipe: str, images: int, steps
 
 def _adapted(params: Params, recipe: str, adapters: int, total: int, classes: int, steps: Mapping[str, Timed]) -> float:
     """Return the seconds of all optimizer steps of a recipe, and of the sample grids between them."""
-    first = _trained_as(params, recipe)
+    first = trained_as(params, recipe)
     if not adapters or first != recipe:
         return 0.0  # nothing is trained, or the recipe before it has trained the same
     adapt, row = params.base.adapt, params.recipes[recipe]
@@ -426,7 +286,7 @@ def _tuned(params: Params, recipe: str, work: Mapping[str, int], steps: Mapping[
     adapting = work.get("adapter steps at most", 0)
     if adapting:
         share = params.together(recipe)
-        adapting_seconds = adapting / share * steps[f"adapt {_trained_as(params, recipe)}"].seconds
+        adapting_seconds = adapting / share * steps[f"adapt {trained_as(params, recipe)}"].seconds
         return drawing + fitting + adapting_seconds
     return drawing + fitting
 
@@ -483,21 +343,3 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
             studying = _tuned(params, arm, counts.tuning(params, workspace, split, arm), steps)
         seconds += len(folds) * (again * making + fitting + studying)
     return seconds
-
-
-def _path(workspace: Workspace) -> Path:
-    return workspace.root / ".dreamset/times.json"
-
-
-def _read(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """Return what is kept; nothing where the file is missing, not whole or of another format: it is measured again."""
-    try:
-        kept = json.loads(_path(workspace).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        kept = {}
-    known = isinstance(kept, dict) and kept.get("format") == _FORMAT
-    return {part: kept.get(part, {}) if known else {} for part in ("runs", "steps")}
-
-
-def _write(workspace: Workspace, kept: dict[str, dict[str, Any]]) -> None:
-    write_json(_path(workspace), {"format": _FORMAT} | kept)

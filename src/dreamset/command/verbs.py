@@ -33,11 +33,11 @@ def stage(arguments: argparse.Namespace) -> None:
     name, item = arguments.stage, arguments.item
     _check_item(params, name, item)
     if arguments.dry_run:
-        from dreamset.command import times
+        from dreamset.command import timed_steps, times
         from dreamset.command.plan import describe
 
         wanted = times.wanted(params, workspace, name, item)
-        steps, _ = times.timed(params, workspace, arguments.params or Path("params.yaml"), wanted)
+        steps, _ = timed_steps.timed(params, workspace, arguments.params or Path("params.yaml"), wanted)
         print(describe(params, workspace, name, item, steps=steps, verbose=arguments.verbose))
         return
     if arguments.worker:
