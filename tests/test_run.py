@@ -460,6 +460,15 @@ def test_work_that_was_found_finished_is_no_measure(place: Workspace) -> None:
     assert times.estimate(params, place, "evaluate", None, {}).seconds == pytest.approx(40)
 
 
+def test_candidates_of_a_filter_are_no_images(place: Workspace) -> None:
+    params = toy.params(recipes__stable_diffusion__filter="k_of_n")
+    chosen = {"filter": {"kind": "k_of_n"}, "drawn": 1200, "images": 150, "drawn_now": 150}
+    times.remember(params, place, "generate", "stable_diffusion", DONE | chosen, 32.0)
+    more = toy.params(recipes__stable_diffusion__filter="k_of_n", generate__per_class=100)
+    # All of the 30 seconds grow with the images, and the other two do not.
+    assert times.estimate(more, place, "generate", "stable_diffusion", {}).seconds == pytest.approx(62)
+
+
 def test_without_a_record_timed_steps_are_multiplied(place: Workspace) -> None:
     params = toy.params(models__bundled__adapt__sample_every=1000)
     steps = {

@@ -86,6 +86,9 @@ def remember(
     own = sum(run["seconds"] for run in summary["runs"]) if stage == "train" else summary.get("seconds", 0.0)
     if stage == "generate":
         drawn, now = summary.get("drawn", 0), summary.get("drawn_now", 0)
+        if "filter" in summary:
+            # There `drawn` counts candidates; what was drawn now counts images.
+            drawn = summary["images"] - summary.get("copies", {}).get("images", 0)
         work, own = now, own * now / drawn if drawn else 0.0
     if work == 0 or seconds < _DONE * own:
         return
