@@ -21,7 +21,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import write_csv, write_json
 from dreamset.core.images import Decoding, decode, read_rgb, resize_crop
 from dreamset.core.workspace import Workspace
-from dreamset.data import cards
+from dreamset.data import cards, classifier_card
 from dreamset.data.runs import REAL_STRONG, Run
 from dreamset.data.splits import Sample, Split, write_split
 from dreamset.metrics import claims
@@ -68,19 +68,19 @@ def test_the_card_says_what_its_user_must_know(tmp_path: Path) -> None:
 
 def test_the_folds_estimate_is_called_that() -> None:
     row = {"estimate": 0.9, "low": 0.8, "high": 0.95, "confidence": 0.95, "protocol": "cv", "images": 48}
-    assert "the folds' estimate on 48 labelled images" in cards._accuracy(row)
-    assert "but for those that selection takes" in cards._accuracy(row)
-    assert "trained afterwards, on 36 of them" in cards._accuracy(row | {"learned": 36})
-    assert "trained afterwards, on all of them" in cards._accuracy(row | {"learned": 48})
+    assert "the folds' estimate on 48 labelled images" in classifier_card._accuracy(row)
+    assert "but for those that selection takes" in classifier_card._accuracy(row)
+    assert "trained afterwards, on 36 of them" in classifier_card._accuracy(row | {"learned": 36})
+    assert "trained afterwards, on all of them" in classifier_card._accuracy(row | {"learned": 48})
 
 
 def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
     workspace = delivered.world(tmp_path, "resnet20", "helps")
     record = json.loads((workspace.classifier / "classifier.json").read_text())
-    assert "this classifier learned from images that it drew" in cards.classifier(record, "")
-    found = cards.classifier(record | {"origin": "retrieval"}, "")
+    assert "this classifier learned from images that it drew" in classifier_card.card(record, "")
+    found = classifier_card.card(record | {"origin": "retrieval"}, "")
     assert "this classifier learned from no image that it drew, but from images found for the shots" in found
-    alone = cards.classifier(record | {"arm": "real", "train_on": "real_strong"}, "")
+    alone = classifier_card.card(record | {"arm": "real", "train_on": "real_strong"}, "")
     assert "Trained on real images alone, strongly augmented, because" in alone
 
 
@@ -342,5 +342,5 @@ def test_the_card_says_which_classes_were_not_tested(tmp_path: Path) -> None:
     record = json.loads((folder / "classifier.json").read_text())
     assert "untested" not in record["accuracy"]
     accuracy = deliver._accuracy(evaluation, tmp_path, Run("real", REAL_STRONG, "resnet20")) | {"chosen": False}
-    card = cards.classifier(record | {"accuracy": accuracy}, "")
+    card = classifier_card.card(record | {"accuracy": accuracy}, "")
     assert '- Not tested, for no test image is of them: "spot". No figure says anything of these classes.' in card

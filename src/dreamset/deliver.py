@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dreamset.core import locks, shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.data import cards, primary
+from dreamset.data import cards, classifier_card, primary
 from dreamset.data import folds as dividing
 from dreamset.data.runs import REAL, REAL_ONLY, REAL_STRONG, Run
 from dreamset.data.splits import read_split
@@ -242,7 +242,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
             shutil.copyfile(file, folder / file.name)
         write_json(folder / classifiers.RECORD, record)
         classifiers.save_more(run.classifier, predictor.classifier, folder)
-        atomic_write(folder / "README.md", cards.classifier(record, _READ + program + _ANSWER))
+        atomic_write(folder / "README.md", classifier_card.card(record, _READ + program + _ANSWER))
     accuracy = record["accuracy"]
     summary: dict[str, Any] = {
         "finding": finding(decision),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dreamset.data.cards import untested_words
+from dreamset.data.classifier_card import untested_words
 from dreamset.data.runs import REAL, SYNTHETIC, Run
 from dreamset.metrics import best, claims
 from dreamset.metrics import verdict as rule
