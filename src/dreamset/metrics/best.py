@@ -20,6 +20,7 @@ _METHODS: Final = {
     "forest": "a random forest",
 }
 _FEATURES: Final = {"pixels": "on the pixels", "clip": "on CLIP's features", "judge": "on the judge's features"}
+_SPOKEN: Final = {"linear_probe": "a linear probe on CLIP's features"}  # a name that no sentence should begin with
 _LEARNED: Final = {
     REAL_ONLY: "the real images",
     REAL_STRONG: "the real images, strongly augmented",
@@ -41,7 +42,8 @@ def words(run: Run) -> str:
     method, _, features = run.classifier.partition("_")
     if is_simple(run.classifier):
         return f"{_METHODS[method]} {_FEATURES[features]}"
-    return f"{run.classifier} of {_LEARNED[run.kind].format(arm=run.arm)}" if run.kind in _LEARNED else str(run)
+    name = _SPOKEN.get(run.classifier, run.classifier)
+    return f"{name} of {_LEARNED[run.kind].format(arm=run.arm)}" if run.kind in _LEARNED else str(run)
 
 
 def sentence(record: Mapping[str, Any]) -> str | None:
