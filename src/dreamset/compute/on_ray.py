@@ -108,6 +108,10 @@ def _connected(compute: Compute, threads: int) -> Any:
     # Nothing of a run leaves its machines; a task that was killed for memory is not tried for ever.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_task_oom_retries", str(_TRIES))
+    address = compute.ray_address or os.environ.get("RAY_ADDRESS")
+    if address is None or address.startswith("127.0.0.1:"):
+        # Ray's word for a cluster that listens to this machine alone, whatever the system.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError as error:
@@ -116,11 +120,10 @@ def _connected(compute: Compute, threads: int) -> Any:
         ) from error
     if ray.is_initialized():
         return ray
-    address = compute.ray_address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         cores = (compute.workers or max(1, (os.cpu_count() or 1) // threads)) * threads
-        ray.init(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init(num_cpus=cores, include_dashboard=False, **quiet)
         return ray
     _check(address)
     try:
