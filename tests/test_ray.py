@@ -13,10 +13,13 @@ import pytest
 
 import faults
 import toy
+from dreamset import compute
+from dreamset.compute import on_ray
 from dreamset.core import shards
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.workspace import Workspace
-from test_compute import TWO, drive, log, made, makers, run, shrunk, spread
+from pieces import TWO, drive, log, spread
+from test_compute import made, makers, run, shrunk
 
 pytestmark = [
     pytest.mark.ray,
@@ -25,11 +28,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head with one core, and a node with another; they listen to this machine alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("nodes")))
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # with these tests
         import ray
         from ray.cluster_utils import Cluster
@@ -49,13 +53,17 @@ def on(cluster: Any) -> dict[str, Any]:
 
 def test_two_nodes_make_the_bytes_of_one_process(small: dict[str, Any], on: dict[str, Any], tmp_path: Path) -> None:
     found = []
-    for name, changes in (("one", {"workers": 1}), ("two", on)):
+    (tmp_path / "bucket").mkdir()
+    ways = {"one": {"workers": 1}, "shared folder": on, "object storage": on | {"store": f"file://{tmp_path}/bucket"}}
+    for name, changes in ways.items():
         params = toy.parse(shrunk(small) | {"compute": TWO | changes})
         workspace = Workspace.at(tmp_path / name)
+        compute.prepare(params.compute, workspace.shards)
         toy.prepare(params, workspace)
         run(params, workspace)
         found.append((made(workspace), makers(workspace).keys()))
-    assert found[0] == found[1]
+    assert found[0][0] == found[1][0] == found[2][0]
+    assert found[0][1] == found[1][1] == found[2][1] - {on_ray._inputs(workspace.root)}
 
 
 def test_a_killed_worker_s_piece_is_made_by_another(on: dict[str, Any], tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import multiprocessing
 import os
 import signal
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dreamset.core import device, interrupts, locks
-from dreamset.core.errors import StoppedError
+from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.progress import bar
 
 if TYPE_CHECKING:
@@ -140,12 +141,17 @@ def _serve(driver: int, answers: Connection, gpu: str | None, call: Call[Any, An
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupts.end_with(driver)
     device.keep_memory()
-    answer: tuple[Exception | None, Any]
+    with suppress(KeyboardInterrupt):  # from the driver, which asks for no answer any more
+        answers.send(_answer(call, units))
+
+
+def _answer(call: Call[Any, Any], units: list[Any]) -> tuple[Exception | None, Any]:
+    """Return the error that ended the call, or None, and the result."""
     try:
-        answer = None, call(units)
-    except KeyboardInterrupt:
-        return
+        return None, call(units)
+    except (InputError, StoppedError, DiskFullError) as error:
+        return error, None
     except Exception as error:
+        # A traceback does not travel.
         error.add_note("".join(traceback.format_exception(error)))
-        answer = error, None
-    answers.send(answer)
+        return error, None
