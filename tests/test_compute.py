@@ -16,6 +16,7 @@ from dreamset import adapt, compute, generate, train
 from dreamset.core import shards
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.workspace import Workspace
+from dreamset.data.runs import REAL_ONLY
 from dreamset.params import Params
 from dreamset.params.sections import Compute
 from pieces import TWO, drive, log, place, spread
@@ -66,6 +67,18 @@ def test_two_workers_make_the_bytes_of_one(small: dict[str, Any], tmp_path: Path
     assert one == two
     assert keys == others
     assert len(one) > 50
+
+
+def test_folds_in_two_workers_are_those_of_one(small: dict[str, Any], tmp_path: Path) -> None:
+    found = []
+    for name, workers in (("one", 1), ("two", 2)):
+        params = toy.parse(shrunk(small) | {"shots": 12, "selection": "cv", "compute": TWO | {"workers": workers}})
+        workspace = Workspace.at(tmp_path / name)
+        toy.prepare(params, workspace)
+        train.run(params, workspace, "real", [REAL_ONLY])
+        found.append((made(workspace), makers(workspace).keys()))
+    assert found[0] == found[1]
+    assert len(found[0][1]) > 2  # trials, and the classifier
 
 
 # Pieces that are no more than files

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 import faults
 import toy
 from dreamset import compute
-from dreamset.compute import on_ray
 from dreamset.core import shards
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.workspace import Workspace
-from pieces import TWO, drive, log, spread
+from dreamset.params.sections import Compute
+from pieces import TWO, drive, log, place, spread
 from test_compute import made, makers, run, shrunk
 
 pytestmark = [
@@ -63,7 +64,12 @@ def test_two_nodes_make_the_bytes_of_one_process(small: dict[str, Any], on: dict
         run(params, workspace)
         found.append((made(workspace), makers(workspace).keys()))
     assert found[0][0] == found[1][0] == found[2][0]
-    assert found[0][1] == found[1][1] == found[2][1] - {on_ray._inputs(workspace.root)}
+    assert found[0][1] == found[1][1] <= found[2][1]  # and the project's files
+
+
+def test_pieces_without_keys_are_made_once_each(on: dict[str, Any], tmp_path: Path) -> None:
+    compute.each(Compute(**TWO | on), tmp_path, partial(place, tmp_path), list("abc"), what="letters")
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.glob("?-*")) == list("abc")
 
 
 def test_a_killed_worker_s_piece_is_made_by_another(on: dict[str, Any], tmp_path: Path) -> None:
