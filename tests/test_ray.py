@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # paths of sockets have to be short
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("nodes")))
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # with these tests
         import ray
