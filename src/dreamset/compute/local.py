@@ -78,6 +78,7 @@ def _round(
     """
     context, gpus = multiprocessing.get_context("spawn"), device.gpus()
     workers: list[_Worker] = []
+    waiting: dict[Any, _Worker] = {}
     results: list[Result] = []
     killed: list[str] = []
     try:
@@ -91,7 +92,7 @@ def _round(
             # With the worker's end alone open, its death closes the pipe.
             sender.close()
             workers.append(_Worker(process, answers))
-        waiting = {worker.answers: worker for worker in workers}
+            waiting[answers] = workers[-1]
         while waiting:
             locks.boundary()
             for ready in connection.wait([*waiting], timeout=_LOOK):
@@ -108,19 +109,19 @@ def _round(
                 results.append(result)
             look()
     finally:
-        _end(workers)
+        _end(workers, [*waiting.values()])
     return results, killed
 
 
-def _end(workers: list[_Worker]) -> None:
+def _end(workers: list[_Worker], working: list[_Worker]) -> None:
     """End the workers that still work, as SIGTERM ends a stage, and wait; a second signal ends them at once."""
-    for worker in workers:
+    for worker in working:
         worker.process.terminate()
     try:
         for worker in workers:
             worker.process.join()
     except KeyboardInterrupt:
-        for worker in workers:
+        for worker in working:
             worker.process.terminate()
         raise
     finally:
