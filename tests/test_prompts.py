@@ -161,6 +161,10 @@ def test_sentences_take_turns(prepared: tuple[Params, Workspace], small: dict[st
         (SENTENCES | {"fiv": "x"}, r"'fiv' is no class of the source \(did you mean five\?\); remove it, or mend"),
         (SENTENCES | {"two": []}, r"class 'two' needs one or more sentences as text"),
         (SENTENCES | {"two": [3]}, r"class 'two' needs one or more sentences as text"),
+        (
+            SENTENCES | {"two": ["a {clas}"]},
+            r"some\.yaml, class 'two': \{clas\} in 'a \{clas\}' would stand in the prompt",
+        ),
         (["zero"], r"is no mapping of classes to sentences"),
     ],
 )
@@ -170,6 +174,19 @@ def test_a_bad_file_of_sentences(
     file = described(prepared[1], text)
     with pytest.raises(InputError, match=words):
         work_of(small, prepared[1], prompt="description", descriptions=file)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"prompt": "description", "descriptions": ""}, {"prompt": "caption", "captions": "file:"}]
+)
+def test_a_missing_file_is_named_with_its_key(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], knobs: dict[str, str]
+) -> None:
+    (_, prompt), (key, begun) = knobs.items()
+    with pytest.raises(
+        InputError, match=rf"^recipes\.asking\.{key}: .*/none\.yaml is missing; write it, or name another"
+    ):
+        work_of(small, prepared[1], prompt=prompt, **{key: f"{begun}data/prompts/none.yaml"})
 
 
 def captioned(split: Split) -> dict[str, str]:
@@ -218,19 +235,33 @@ def test_files_of_captions(tmp_path: Path) -> None:
     rows = [{"file_name": "cat/1.png", "text": "a  cat"}, {"file_name": "dog/1.png", "text": "a dog"}]
     path = tmp_path / "metadata.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert captions.of_file(path, samples) == {"0" * 64: "a cat", "1" * 64: "a dog"}
-    path.write_text('{"file_name": "cat/1.png"}\n')
-    with pytest.raises(InputError, match=r"metadata\.jsonl, line 1: has no file_name and text"):
-        captions.of_file(path, samples)
+    assert captions.of_file(path, samples, "key") == {"0" * 64: "a cat", "1" * 64: "a dog"}
+    # A break that Python takes for the end of a line, and JSON lines do not.
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).replace("a  cat", "a\u2028cat"))
+    assert captions.of_file(path, samples, "key") == {"0" * 64: "a cat", "1" * 64: "a dog"}
+    whole = json.dumps(rows[0])
+    for line, words in (
+        ('{"file_name": "dog/1.png"}', r"metadata\.jsonl, line 2: has no file_name and text"),
+        ('["dog/1.png"]', r"metadata\.jsonl, line 2: has no file_name and text"),
+        ('{"file_name": "dog', r"metadata\.jsonl, line 2: is no JSON \(Unterminated string .*\); correct the line"),
+        (whole, r"metadata\.jsonl, line 2: 'cat/1\.png' stands above already; remove one of the lines"),
+        ('{"file_name": "dog/1.png", "text": " "}', r"metadata\.jsonl: 'dog/1\.png' has no caption as text; write one"),
+        ('{"file_name": "dog/1.png", "text": null}', r"metadata\.jsonl: 'dog/1\.png' has no caption as text"),
+    ):
+        path.write_text(f"{whole}\n{line}\n")
+        with pytest.raises(InputError, match=words):
+            captions.of_file(path, samples, "key")
     path = tmp_path / "captions.yaml"
     for text, words in (
+        ("cat/1.png:\ndog/1.png:", r"captions\.yaml: 'cat/1\.png' \(and 1 more\) has no caption as text; write one"),
+        ("[a cat]", r"captions\.yaml: is no mapping of images to captions"),
         ("1.png: an animal", r"captions\.yaml: '1\.png' fits 2 shots; write the folder before the name"),
         ("cat/1.png: a cat", r"captions\.yaml: misses 1 of 2 shots \(first: raw/dog/1\.png\); add them"),
-        ("cat/1.png: [a cat]", r"captions\.yaml: is no mapping of images to captions"),
+        ("cat/1.png: [a cat]", r"captions\.yaml: 'cat/1\.png' has no caption as text"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):
-            captions.of_file(path, samples)
+            captions.of_file(path, samples, "key")
 
 
 def test_texts_beside_the_images(small: dict[str, Any], workspace: Workspace) -> None:

@@ -18,7 +18,7 @@ from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.strict import listed, meant
 from dreamset.core.workspace import Workspace
 from dreamset.params import Params, load
-from dreamset.params.rules import check_retrieval, check_start
+from dreamset.params.rules import check_row
 
 if TYPE_CHECKING:
     import argparse
@@ -124,8 +124,7 @@ def _check_item(params: Params, stage: str, item: str | None) -> None:
         raise InputError(f"params.yaml: no row {item!r} in recipes{near}; there are real, {listed(params.recipes)}.")
     # A row that is not active may be named, too, and loading params.yaml checks active rows alone.
     if stage in ("adapt", "tune", "generate", "train") and item in params.recipes:
-        check_retrieval(params, item)
-        check_start(params, item)
+        check_row(params, item)
 
 
 def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def applied(work: Work) -> Work:
     elif row.captions == "beside":
         told = Told(captions=captions.beside(split.train, f"{key}.captions"))
     elif row.captions_file is not None:
-        told = Told(captions=captions.of_file(root / row.captions_file, split.train))
+        told = Told(captions=captions.of_file(root / row.captions_file, split.train, f"{key}.captions"))
     elif row.captioner is not None:
         told = Told(captions=captions.of_model(work.workspace, split, row.captioner, f"{key}.captions"))
         captions.forget()
