@@ -121,7 +121,7 @@ def check_row(params: Params, recipe: str) -> None:
     knobs.check(row, _context(params, recipe, active=True))
     if params.generate.budget_s is not None and row.first:
         raise InputError(
-            f"generate.budget_s: recipes.{recipe}.filter: {row.filter} needs a number of images, and a budget has none; "
+            f"generate.budget_s: recipes.{recipe}.filter: {row.filter} needs a number of images; "
             f"set generate.budget_s to null, or another recipes.{recipe}.filter."
         )
 
