@@ -22,7 +22,7 @@ from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
-from dreamset.data import cards, licences, tuned
+from dreamset.data import cards, current, licences, tuned
 from dreamset.data.adapters import Adapter, set_aside, shot_file
 from dreamset.data.asking import learned
 from dreamset.data.work import Work
@@ -548,6 +548,7 @@ def _card(work: Work) -> dict[str, Any]:
         "shots": split.shots,
         "classes": split.classes,
         "trained_on": [sample.sha256 for sample in split.train],
+        "made_for": current.of_adapters(work.params, work.workspace, work.recipe),
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.data import cards, decisions, licences, tuned
+from dreamset.data import cards, current, decisions, licences, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.data.work import Work
@@ -58,6 +58,7 @@ def run(
     """
     licences.check(params)
     started = time.time()
+    made_for = current.of_images(params, workspace, recipe)
     params = tuned.applied(params, workspace, recipe)
     work = Work.read(params, workspace, recipe)
     draws = work.row.draws
@@ -68,7 +69,8 @@ def run(
     blocks, needed, drawn_now = finish(work, adapters, reviewed, load)
     copied = copies.plan(work, blocks)
     copies.make(work, copied)
-    images, looked = _assemble(work, blocks, copied, needed, reviewed)
+    files, looked = _gathered(work, blocks, copied, needed, reviewed)
+    images = [image for image, _ in files]
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
     copying, own = copies.seconds(workspace.shards, copied), [image for image in images if image.copy_of is None]
@@ -80,6 +82,8 @@ def run(
             "lower the adapter's learning rate or the guidance."
         )
     chosen = _filtered(work, own)
+    # Whatever is refused above leaves the images that stood there before.
+    _assemble(work, files, _keys(blocks, copied), looked)
     summary = {
         "recipe": recipe,
         "images": len(images),
@@ -92,6 +96,7 @@ def run(
         "images_per_s": round(drawn / seconds, 2),
         "sampler": dataclasses.asdict(work.sampler) if draws else None,
         "machines": shards.machines(workspace.shards, _keys(blocks, copied)),
+        "made_for": made_for,
     } | ({"filter": chosen} if chosen else {})
     if copied:
         summary["copies"] = {"images": len(images) - len(own), "seconds": round(copying, 2)}
@@ -159,14 +164,14 @@ def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
     return record
 
 
-def _assemble(
+def _gathered(
     work: Work,
     blocks: list[Block],
     copied: list[Copies],
     needed: Mapping[int, int],
     reviewed: Mapping[Picture, Decision],
-) -> tuple[list[SyntheticImage], Looked]:
-    """Assemble the dataset's folder from finished shards, without rejected images and their copies.
+) -> tuple[list[tuple[SyntheticImage, Path]], Looked]:
+    """Return the images of finished shards with their files, without rejected ones and their copies.
 
     Returns:
         The images by label and index, each before its copies, and how many of the drawn ones people looked at.
@@ -183,15 +188,18 @@ def _assemble(
     if reviewed:
         _warn_of_stale(workspace, work.recipe, decisions.stale(reviewed, every, work.split.classes))
     files = [pair for pair in files if reviewed.get(decisions.picture(pair[0])) != "rejected"]
-    files, looked = _with_copies(work, files, copied), decisions.count(reviewed, every)
+    return _with_copies(work, files, copied), decisions.count(reviewed, every)
+
+
+def _assemble(work: Work, files: list[tuple[SyntheticImage, Path]], keys: list[str], looked: Looked) -> None:
+    """Assemble the dataset's folder from images and their files."""
     images = [image for image, _ in files]
-    with shards.assembling(workspace.synthetic(work.recipe)) as folder:
+    with shards.assembling(work.workspace.synthetic(work.recipe)) as folder:
         for image, source in files:
             shards.link(source, folder / image.file_name)
         write_metadata(folder, images)
-        write_json(folder / "shards.json", _keys(blocks, copied))
+        write_json(folder / "shards.json", keys)
         atomic_write(folder / "README.md", _card(work, images, looked))
-    return images, looked
 
 
 def _with_copies(

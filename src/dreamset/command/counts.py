@@ -82,7 +82,7 @@ def candidates(params: Params, workspace: Workspace, recipe: str, images: int, m
     chosen, copied = record.get("filter", {}), record.get("copies", {}).get("images", 0)
     if chosen.get("kind") != row.filter:
         return images
-    return min(most, images * sum(chosen["candidates"].values()) / (record["images"] - copied))
+    return min(most, float(images * sum(chosen["candidates"].values()) / (record["images"] - copied)))
 
 
 def expected(params: Params, workspace: Workspace, recipe: str) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, check_target, read_json
-from dreamset.data import cards, decisions, tuned
+from dreamset.data import cards, current, decisions, tuned
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
@@ -135,8 +135,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         ``images``, the number published, and ``removed``, the numbers left out by reason.
 
     Raises:
-        InputError: something is missing, the folder is not empty, the images were not generated, a person rejected
-            some that are still in the dataset, or a class has no images left.
+        InputError: something is missing, the folder is not empty, the images were not generated or are of other
+            settings, a person rejected some that are still in the dataset, or a class has no images left.
     """
     check_target(target, "--public", folder=True)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -146,6 +146,7 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         raise InputError(
             f"{recipe}: its images are retrieved and not generated; publish the collection that they come from."
         )
+    current.check_images(params, workspace, recipe)
     split = read_split(workspace.splits)
     source = workspace.synthetic(recipe)
     rows = read_metadata(source)

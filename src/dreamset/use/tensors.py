@@ -12,7 +12,7 @@ from dreamset.core.files import atomic_write, check_target, sha256_file, write_j
 from dreamset.core.images import read_rgb, to_native
 from dreamset.core.progress import bar
 from dreamset.core.strict import listed
-from dreamset.data import decisions
+from dreamset.data import current, decisions
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 
@@ -67,8 +67,8 @@ def tensors(
         The content of ``labels.json``.
 
     Raises:
-        InputError: the dataset is missing, changed or has rejected images, the folder is not empty, or the size or the
-            normalisation is unknown.
+        InputError: the dataset is missing, changed, of other settings or has rejected images, the folder is not empty,
+            or the size or the normalisation is unknown.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -78,6 +78,7 @@ def tensors(
         raise InputError(f"{target}: exists already; name a new folder, or empty it.")
     if normalise not in (None, OWN, *KNOWN):
         raise InputError(f"--normalise: expected one of {listed((*KNOWN, OWN))}, got {normalise!r}; or leave it out.")
+    current.check_images(params, workspace, recipe)
     split, source = read_split(workspace.splits), workspace.synthetic(recipe)
     height, width = _sides(size, min(split.native or params.base.resolution, params.base.resolution))
     rows = read_metadata(source)
