@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import classifiers
-from dreamset.command import lines
+from dreamset.command import lines, ready
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.strict import listed, meant
 from dreamset.core.workspace import Workspace
@@ -38,8 +38,10 @@ def stage(arguments: argparse.Namespace) -> None:
 
         wanted = times.wanted(params, workspace, name, item)
         steps, _ = timed_steps.timed(params, workspace, arguments.params or Path("params.yaml"), wanted)
-        print(describe(params, workspace, name, item, steps=steps, verbose=arguments.verbose))
+        print(describe(params, workspace, name, item, steps=steps, verbose=arguments.verbose), flush=True)
+        ready.refuse(params, workspace, name, item, dry=True)
         return
+    ready.refuse(params, workspace, name, item)
     if arguments.worker:
         _work(params, workspace, item)
         return

@@ -66,14 +66,13 @@ def of_images(params: Params, workspace: Workspace, recipe: str) -> dict[str, st
     """
     params = tuned.applied(params, workspace, recipe)
     row, base, split = params.recipes[recipe], params.base, read_split(workspace.splits)
-    sees = row.filters or row.reads_attributes or row.guide == "other_class" or not row.draws
     limit = params.generate.budget_s, params.generate.per_class
     found = {
         f"recipes.{recipe}": {knob: value for knob, value in row.recorded().items() if knob != "search"},
         f"models.{params.model}": [
             [_generator(params), to_dict(params.sampler(recipe)), base.generate.compile] if row.draws else None,
             None if row.draws else base.retrieval,
-            [base.clip, split.clip_templates] if sees else None,
+            [base.clip, split.clip_templates] if sees_through_clip(row) else None,
         ],
         "generate": [
             params.generate.redraws,
@@ -83,9 +82,14 @@ def of_images(params: Params, workspace: Workspace, recipe: str) -> dict[str, st
         "shots": [_shots(row, split), split.invariances, split.native, split.channels],
         "prompts": _prompts(params, workspace, recipe),
     }
-    if row.trains:
+    if row.trains and (tuned.adapters(params, workspace, recipe) / "adapters.json").is_file():
         found["adapters"] = [adapter["sha256"] for adapter in _adapters(params, workspace, recipe)["adapters"]]
     return _digests(found)
+
+
+def sees_through_clip(row: Recipe) -> bool:
+    """Return whether a recipe's images depend on the model's CLIP."""
+    return row.filters or row.reads_attributes or row.guide == "other_class" or not row.draws
 
 
 def check_adapters(params: Params, workspace: Workspace, recipe: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.code import code_digest
+from dreamset.core.errors import InputError
 from dreamset.drawing.candidates import Rated
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def key(work: Work) -> dict[str, Any]:
     return found
 
 
+def check(work: Work) -> None:
+    """Refuse a filter where there is nothing to tell a class from.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if work.row.filters and len(work.split.classes) < 2:
+        raise InputError(f"recipes.{work.recipe}.filter: needs a second class; remove it.")
+
+
 class Filter:
     """The filter of a recipe, with its CLIP and what that saw in the shots."""
 
@@ -73,11 +84,9 @@ class Filter:
         from dreamset import classifiers
         from dreamset.classifiers import clip_zeroshot
         from dreamset.core.device import pick
-        from dreamset.core.errors import InputError
         from dreamset.data import arrays
 
-        if len(work.split.classes) < 2:
-            raise InputError(f"recipes.{work.recipe}.filter: needs a second class; remove it.")
+        check(work)
         self.kind, self.split = work.row.filter, work.split
         self.clip: Clip = clip_zeroshot.build(None, work.base, work.split, work.workspace.root).to(pick()).eval()
         self.side = classifiers.seen(self.clip.size, work.base.resolution)
