@@ -19,12 +19,14 @@ from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
 from dreamset.data import asking, cards
 from dreamset.data.asking import Told
+from dreamset.data.runs import BOTH, REAL_ONLY, Run
 from dreamset.data.splits import Sample, Split
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import starts
 from dreamset.drawing.blocks import plan
 from dreamset.drawing.finish import settled
+from dreamset.evaluate import slices
 from dreamset.generator import asking as telling
 from dreamset.generator import attributes, captions
 from dreamset.params import Params
@@ -693,6 +695,31 @@ def test_accuracy_by_attribute(small: dict[str, Any], workspace: Workspace) -> N
         assert abs(whole - run["accuracy"]) < 1e-3
     written = json.loads(workspace.result("evaluate").read_text())
     assert written["slices"] == rows
+    found = evaluation["verdict"]
+    for row in rows:
+        gain, accuracy = row["gain"], row["accuracy"]
+        assert (gain["of"], gain["minus"]) == (found["of"], found["minus"])
+        assert gain["difference"] == pytest.approx(accuracy[found["of"]] - accuracy[found["minus"]], abs=2e-4)
+        assert gain["low"] <= gain["difference"] <= gain["high"]
+    whole = sum(row["images"] * row["gain"]["difference"] for row in rows) / evaluation["test_images"]
+    assert whole == pytest.approx(found["difference"], abs=2e-4)
+
+
+def test_a_word_of_one_group_of_images_has_no_interval() -> None:
+    params = toy.params()
+    of, minus = Run("a", BOTH, "resnet20"), Run("real", REAL_ONLY, "resnet20")
+    right = {of: np.array([1.0, 1.0, 0.0, 1.0]), minus: np.array([0.0, 1.0, 0.0, 0.0])}
+    found, groups = {"of": str(of), "minus": str(minus)}, np.array([0, 0, 3, 5])
+
+    def gain(*here: int, by: Any = groups) -> dict[str, Any] | None:
+        return slices._gain(params, right, by, np.isin(np.arange(4), here), found)
+
+    assert gain(0, 1) is None and gain(2, by=None) is None
+    pair = gain(0, 1, by=None)
+    assert pair is not None and pair["difference"] == 0.5
+    three = gain(1, 2, 3)  # groups are numbered anew
+    assert three is not None and three["difference"] == round(1 / 3, 4) and three["low"] < 0 < three["high"]
+    assert slices._gain(params, right, groups, np.ones(4, bool), None) is None
 
 
 def test_every_column_of_metadata_has_a_type() -> None:
