@@ -571,6 +571,8 @@ def _grids(folders: list[Path], stops: list[int | None], plots: Path) -> None:
     for folder, stop in zip(folders, stops, strict=True):
         strips = {int(path.stem.removeprefix("samples_")): path for path in folder.glob("samples_*.png")}
         found.append({step: path for step, path in strips.items() if stop is None or step <= stop})
+    # Of the LoRAs of a class one is shown. Among the shots of a fold that may be one that was trained unshown.
+    found = [strips for strips in found if strips]
     for step in sorted({step for strips in found for step in strips}):
         rows = [np.asarray(read_rgb(strips[max(s for s in strips if s <= step)])) for strips in found]
         width = max(row.shape[1] for row in rows)
