@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, check_target, sha256_file, write_json
-from dreamset.core.images import read_rgb, to_native
+from dreamset.core.files import atomic_write, check_target, write_json
+from dreamset.core.images import rgb, to_native
 from dreamset.core.progress import bar
 from dreamset.core.strict import listed
-from dreamset.data import decisions
+from dreamset.data import decisions, packed
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 
@@ -87,13 +87,11 @@ def tensors(
             f"{workspace.review(recipe)}: rejects {rejected} of the pictures in {source}; run `dreamset generate "
             f"{recipe}` first, which replaces them."
         )
+    read = packed.reader(source)
     images = np.empty((len(rows), 3, height, width), np.uint8)
     with bar(total=len(rows), what="tensors", unit="image") as progress:
         for at, row in enumerate(rows):
-            path = source / row.file_name
-            if not path.is_file() or sha256_file(path) != row.sha256:
-                raise InputError(f"{path}: is missing or was changed; run `dreamset generate {recipe}` again.")
-            image = read_rgb(path)
+            image = rgb(read(row.file_name, row.sha256))
             image = image.convert("L").convert("RGB") if split.channels == 1 else image
             image = to_native(image, split.native) if split.native else image
             images[at] = _fitted(image, height, width).transpose(2, 0, 1)
