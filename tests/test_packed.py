@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import generate
+from dreamset import adapt, generate
 from dreamset.command.cli import main
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
@@ -28,6 +30,7 @@ from dreamset.use import export
 from dreamset.use.tensors import tensors
 from test_export import made, params  # noqa: F401  a fixture
 from test_generate import content
+from test_loaders import head
 
 RECIPE = "stable_diffusion"
 
@@ -37,10 +40,10 @@ def packing(given: Params, pack: int, **changes: Any) -> Params:
 
 
 def other(workspace: Workspace, name: str) -> Workspace:
-    """A second workspace with the same shards and splits."""
+    """A second workspace with the same shards, splits and record of no adapter."""
     place = Workspace(workspace.root, workspace.root / name)
-    place.splits.parent.mkdir(parents=True)
-    place.splits.write_bytes(workspace.splits.read_bytes())
+    shutil.copytree(workspace.splits.parent, place.splits.parent)
+    shutil.copytree(workspace.adapter(RECIPE), place.adapter(RECIPE))
     return place
 
 
@@ -49,6 +52,7 @@ def both(prepared: tuple[Params, Workspace], monkeypatch: pytest.MonkeyPatch) ->
     """One recipe's 40 images as class folders, and as tars of two indices of ten classes."""
     monkeypatch.setattr(packed, "_IN_TAR", 20)
     params, workspace = prepared
+    adapt.run(params, workspace, RECIPE)
     place = other(workspace, "tars")
     generate.run(packing(params, 40), workspace, RECIPE)
     assert generate.run(packing(params, 39), place, RECIPE)["drawn_now"] == 0
@@ -56,7 +60,7 @@ def both(prepared: tuple[Params, Workspace], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_tars_hold_the_files_and_rows_of_class_folders(both: tuple[Params, Workspace, Workspace]) -> None:
-    _, workspace, place = both
+    params, workspace, place = both
     loose, tars = workspace.synthetic(RECIPE), place.synthetic(RECIPE)
     assert sorted(path.name for path in tars.iterdir()) == [
         *("README.md", "images-00000.tar", "images-00001.tar", "index.json", "metadata.jsonl", "shards.json")
@@ -69,9 +73,7 @@ def test_tars_hold_the_files_and_rows_of_class_folders(both: tuple[Params, Works
         with tarfile.open(path) as tar:
             members = tar.getmembers()
             assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
-            for image, label, row in (
-                itertools.batched(members, 3) if hasattr(itertools, "batched") else _threes(members)
-            ):
+            for image, label, row in zip(*[iter(members)] * 3, strict=True):
                 read = [tar.extractfile(member).read() for member in (image, label, row)]  # type: ignore[union-attr]
                 stem = image.name.removesuffix(".png")
                 assert (label.name, row.name) == (f"{stem}.cls", f"{stem}.json") and "." not in stem
@@ -80,14 +82,48 @@ def test_tars_hold_the_files_and_rows_of_class_folders(both: tuple[Params, Works
                 found.append((json.loads(read[2])["index"], int(read[1])))
     # Index by index, all classes in each: whoever streams the tars sees all of them from the start.
     assert found == [(index, label) for index in range(4) for label in range(10)]
+    check_head(loose, tars)
+    check_with_webdataset(loose, tars)
+    generate.run(packing(params, 40), place, RECIPE)
+    assert content(tars) == content(loose)
+
+
+def check_head(loose: Path, folder: Path) -> None:
+    """The head of the card names the tars, and the type of each member."""
+    told = head(folder)
+    [config], [about] = told["configs"], told["dataset_info"]
+    [files] = config["data_files"]
+    assert sorted(path for pattern in files["path"] for path in folder.glob(pattern)) == sorted(folder.glob("*.tar"))
+    columns = {column["name"]: column for column in about["features"]}
+    assert list(columns) == ["png", "cls", "json", "__key__", "__url__"]
+    names = columns["cls"]["dtype"]["class_label"]["names"]
+    assert [*names.values()] == list(dict.fromkeys(row.class_name for row in read_metadata(loose)))
+    struct = {column["name"]: column for column in columns["json"]["struct"]}
+    assert set(struct) == set(json.loads(_lines(folder)[0]))
+    assert (struct["file_name"]["dtype"], struct["label"]["dtype"]) == ("string", "int64")
+    assert "webdataset.WebDataset" in (folder / "README.md").read_text()
+    assert "webdataset" not in (loose / "README.md").read_text()
+
+
+def check_with_webdataset(loose: Path, folder: Path) -> None:
+    """The package reads every sample, where it is installed."""
+    if importlib.util.find_spec("webdataset") is None:
+        return
+    import webdataset
+
+    tars = sorted(map(str, folder.glob(packed.TARS)))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"))
+    rows = {row.file_name: row for row in read_metadata(loose)}
+    assert len(samples) == len(rows) == 40
+    for sample in samples:
+        assert set(sample) - {"__local_path__"} == {"__key__", "__url__", "png", "cls", "json"}
+        row = rows[f"{sample['__key__']}.png"]
+        assert (sample["json"]["sha256"], sample["cls"]) == (row.sha256, row.label)
+        assert sample["png"].shape == (16, 16, 3)
 
 
 def _lines(folder: Path) -> list[str]:
     return (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-
-
-def _threes(members: list[tarfile.TarInfo]) -> list[tuple[tarfile.TarInfo, ...]]:
-    return list(zip(*[iter(members)] * 3, strict=True))
 
 
 def test_all_that_reads_images_reads_both_layouts(both: tuple[Params, Workspace, Workspace]) -> None:
@@ -107,7 +143,7 @@ def test_all_that_reads_images_reads_both_layouts(both: tuple[Params, Workspace,
     assert sheets[0].tobytes() == sheets[1].tobytes()
 
 
-def test_a_killed_run_packs_the_same_bytes(
+def test_a_killed_run_packs_the_same_bytes_and_further_images_leave_them(
     both: tuple[Params, Workspace, Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, workspace, place = both
@@ -127,14 +163,8 @@ def test_a_killed_run_packs_the_same_bytes(
     # The time of day is in no tar.
     generate.run(packing(params, 1), again, RECIPE)
     assert content(again.synthetic(RECIPE)) == content(place.synthetic(RECIPE))
-
-
-def test_growing_and_rejecting_leave_most_tars_as_they_are(
-    both: tuple[Params, Workspace, Workspace], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params, _, place = both
+    # Growth adds tars.
     before = content(place.synthetic(RECIPE))
-    monkeypatch.setattr(packed, "_IN_TAR", 20)
     generate.run(packing(params, 39, per_class=7), place, RECIPE)
     after = content(place.synthetic(RECIPE))
     assert sorted(name for name in after if name.endswith(".tar")) == [f"images-{n:05d}.tar" for n in range(4)]
@@ -146,18 +176,8 @@ def test_growing_and_rejecting_leave_most_tars_as_they_are(
     less.mkdir()
     kept = [row for row in rows if (row.label, row.index) != (3, 2)]
     packed.write(less, kept, lambda at: read(kept[at].file_name, kept[at].sha256), 10)
-    assert [name for name, data in content(less).items() if after.get(name) != data] == [
-        "images-00001.tar",
-        "index.json",
-    ]
-
-
-def test_below_the_limit_there_are_folders_and_above_it_none(both: tuple[Params, Workspace, Workspace]) -> None:
-    params, _, place = both
-    folder = place.synthetic(RECIPE)
-    assert packed.is_packed(folder)
-    generate.run(packing(params, 40), place, RECIPE)
-    assert not packed.is_packed(folder) and len(list(folder.glob("*/*.png"))) == 40
+    changed = [name for name, data in content(less).items() if after.get(name) != data]
+    assert sorted(changed) == ["images-00001.tar", "index.json"]
 
 
 def test_a_published_dataset_is_packed_too(made: Workspace, tmp_path: Path) -> None:  # noqa: F811
@@ -259,39 +279,3 @@ def test_rows_take_little_memory(tmp_path: Path) -> None:
     found = read_metadata(tmp_path)
     assert found == rows and not hasattr(found[0], "__dict__")
     assert found[0].prompt is found[2].prompt and found[0].sampler is found[2].sampler
-
-
-def test_the_webdataset_package_reads_every_sample(both: tuple[Params, Workspace, Workspace]) -> None:
-    webdataset = pytest.importorskip("webdataset")
-    _, workspace, place = both
-    tars = sorted(map(str, place.synthetic(RECIPE).glob(packed.TARS)))
-    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"))
-    rows = {row.file_name: row for row in read_metadata(workspace.synthetic(RECIPE))}
-    assert len(samples) == len(rows) == 40
-    split = read_split(workspace.splits)
-    for sample in samples:
-        assert set(sample) - {"__local_path__"} == {"__key__", "__url__", "png", "cls", "json"}
-        row = rows[f"{sample['__key__']}.png"]
-        assert sample["json"]["sha256"] == row.sha256 and split.classes[sample["cls"]] == row.class_name
-        assert sample["png"].shape == (16, 16, 3)
-
-
-def test_the_head_of_the_card_names_the_tars_and_the_types_of_their_members(
-    both: tuple[Params, Workspace, Workspace],
-) -> None:
-    from test_loaders import head
-
-    _, workspace, place = both
-    folder = place.synthetic(RECIPE)
-    [config] = head(folder)["configs"]
-    [files] = config["data_files"]
-    assert sorted(path for pattern in files["path"] for path in folder.glob(pattern)) == sorted(folder.glob("*.tar"))
-    columns = {column["name"]: column for column in config["features"]}
-    assert list(columns) == ["png", "cls", "json", "__key__", "__url__"]
-    names = columns["cls"]["dtype"]["class_label"]["names"]
-    assert [*names.values()] == list(read_split(workspace.splits).classes)
-    struct = {column["name"]: column for column in columns["json"]["struct"]}
-    assert set(struct) == set(json.loads(_lines(folder)[0]))
-    assert (struct["file_name"]["dtype"], struct["label"]["dtype"]) == ("string", "int64")
-    assert "webdataset.WebDataset" in (folder / "README.md").read_text()
-    assert "webdataset" not in (workspace.synthetic(RECIPE) / "README.md").read_text()

@@ -165,7 +165,7 @@ def _read(
 
     shape = (len(rows), size, size, 3)
     blocks = _decoded(rows, decode)
-    images = _in_file(blocks, shape, scratch) if scratch and rows else _in_memory(blocks, shape)
+    images = mapped(blocks, shape, scratch) if scratch and rows else _in_memory(blocks, shape)
     labels = np.array([label for _, label, _ in rows], np.int64)
     return Labelled(images, labels, tuple(name for name, _, _ in rows))
 
@@ -187,8 +187,17 @@ def _in_memory(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> N
     return images
 
 
-def _in_file(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
-    """Return an array over a mapped file without a name; its room is free again when the array or the process ends."""
+def mapped(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
+    """Return an array over a mapped file without a name; its room is free again when the array or the process ends.
+
+    Args:
+        blocks: the array in pieces, along its first axis.
+        shape: of the whole.
+        scratch: folder of the file.
+
+    Raises:
+        InputError: ``scratch`` has no room.
+    """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=scratch) as file:

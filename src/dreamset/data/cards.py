@@ -128,6 +128,9 @@ def loading(
     yield "  data_files:"
     yield "  - split: train"
     yield f'    path: ["{packed.TARS}"]' if tars else '    path: [metadata.jsonl, "*/*.png"]'
+    if tars:
+        # The loader of tars passes over features there, unlike that of images.
+        yield from ("dataset_info:", "- config_name: default")
     yield "  features:"
     rows = [
         text for column in columns or every_column(()) for text in _feature(column, classes, groups, named=not tars)

@@ -1,8 +1,8 @@
 """The two layouts of a synthetic dataset on disk, and the one reader of both.
 
 A small dataset is class folders of PNG files. Above ``generate.pack`` images it is WebDataset shards: tar files, so
-that DVC hashes tens of files. ``index.json`` says in which tar each image lies, and where. ``metadata.jsonl`` is the same in
-both layouts, and so is all that depends on it.
+that DVC hashes tens of files. ``index.json`` says in which tar each image lies, and where. ``metadata.jsonl`` is the
+same in both layouts, and so is all that depends on it.
 
 - A sample is three members: ``<class folder>/<index>.png``, ``.cls`` with the label, and ``.json`` with the row of
   ``metadata.jsonl``. WebDataset cuts a name at its first dot, so that images whose names had further dots would become
