@@ -174,9 +174,12 @@ def _assemble(
     """
     workspace = work.workspace
     # With the shard that each lies in; the paths of 100,000 files would take more memory than all else.
-    folders = (workspace.shards / block.key for block in blocks)
+    folders, shared = (workspace.shards / block.key for block in blocks), dict[str, Any]()
     files = [
-        (image, folder) for folder in folders for image in read_metadata(folder) if image.index < needed[image.label]
+        (image, folder)
+        for folder in folders
+        for image in read_metadata(folder, shared)
+        if image.index < needed[image.label]
     ]
     files.sort(key=lambda pair: (pair[0].label, pair[0].index))
     every = [image for image, _ in files]

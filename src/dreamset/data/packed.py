@@ -84,7 +84,9 @@ def write(
             file.flush()
             os.fsync(file.fileno())
         tars.append(json.dumps({"file": name, "bytes": size, "images": places}))
-    atomic_write(folder / INDEX, '{"images": ' + f'{len(images)}, "tars": [\n' + ",\n".join(tars) + "\n]}\n")
+    lines = (f"{',' if number else ''}\n{tar}" for number, tar in enumerate(tars))
+    pieces = itertools.chain([f'{{"images": {len(images)}, "tars": ['], lines, ["\n]}\n"])
+    atomic_write(folder / INDEX, map(str.encode, pieces))
 
 
 def _member(name: str, data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
@@ -106,33 +106,38 @@ def write_metadata(folder: Path, images: Iterable[SyntheticImage], columns: Sequ
     atomic_write(folder / "metadata.jsonl", (line(image, columns).encode() for image in images))
 
 
-def read_metadata(folder: Path) -> list[SyntheticImage]:
+def read_metadata(folder: Path, shared: dict[str, Any] | None = None) -> list[SyntheticImage]:
     """Return every image of a synthetic dataset, in the order of the file: by label, then by index.
+
+    Args:
+        folder: the dataset, or a shard of one.
+        shared: prompts, samplers and so on that other rows have, too; those of this file come into it. Of 100,000 rows
+            each then needs memory once.
 
     Raises:
         InputError: the file is missing, or one of its lines is incomplete, be it the last.
     """
-    return list(_rows(folder))
-
-
-def _rows(folder: Path) -> Iterator[SyntheticImage]:
-    path, number, shared = folder / "metadata.jsonl", 0, dict[str, Any]()
+    path, images = folder / "metadata.jsonl", list[SyntheticImage]()
+    shared = {} if shared is None else shared
     try:
         # Split as bytes: a line may end inside a character, and str knows more line breaks than JSON lines have.
         with path.open("rb") as file:
-            for number, text in enumerate(file, 1):  # noqa: B007  the sentence on an error has it
+            for text in file:
                 if not text.endswith(b"\n"):
                     raise ValueError("the file ends inside it")  # noqa: TRY301
                 row = json.loads(text)
-                # Prompts, samplers and adapters are those of many images, and need memory once.
-                own = {
-                    name: value if name in _OWN else shared.setdefault(repr(value), value)
-                    for name, value in row.items()
-                }
-                yield SyntheticImage(**own)
+                for name in row.keys() - _OWN:
+                    value = row[name]
+                    if isinstance(value, str):
+                        row[name] = shared.setdefault(value, value)
+                    elif isinstance(value, dict | list):
+                        row[name] = shared.setdefault(repr(value), value)
+                images.append(SyntheticImage(**row))
     except FileNotFoundError as error:
         raise InputError(f"{path}: is missing; run `dreamset generate {folder.name}` first.") from error
     except (ValueError, TypeError, AttributeError) as error:
+        where = f"{path}, line {len(images) + 1}"
         raise InputError(
-            f"{path}, line {number}: is not a whole row ({error}); run `dreamset generate {folder.name}` again."
+            f"{where}: is not a whole row ({error}); run `dreamset generate {folder.name}` again."
         ) from error
+    return images
