@@ -161,6 +161,14 @@ def test_a_killed_run_packs_the_same_bytes_and_further_images_leave_them(
     assert sorted(changed) == ["images-00001.tar", "index.json"]
 
 
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 10**6])
+def test_a_member_is_what_tarfile_writes(size: int) -> None:
+    about = tarfile.TarInfo("012_a_class/00003_12.json")
+    about.size = size
+    expected = about.tobuf(tarfile.USTAR_FORMAT) + b"x" * size + bytes(-size % 512)
+    assert packed._member(about.name, b"x" * size) == expected
+
+
 def test_a_published_dataset_is_packed_too(made: Workspace, tmp_path: Path) -> None:  # noqa: F811
     recipe = "datadream_dset"
     export.public(params(made), made, recipe, tmp_path / "loose")

@@ -35,6 +35,7 @@ TARS: Final = "images-*.tar"
 _IN_TAR: Final = 2500  # images of a tar, or one index of all classes where that is more
 _BLOCK: Final = 512  # bytes; what a tar consists of
 _END: Final = bytes(2 * _BLOCK)
+_HEADER: Final = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # mode 644, and time and owner 0
 
 
 class Read(Protocol):
@@ -90,10 +91,17 @@ def write(
 
 
 def _member(name: str, data: bytes) -> bytes:
-    """Return a file as a member of a tar: header, content, and zeros up to a whole block."""
-    about = tarfile.TarInfo(name)  # mode 644, and time and owner 0
-    about.size = len(data)
-    return about.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % _BLOCK)
+    """Return a file as a member of a tar: header, content, and zeros up to a whole block.
+
+    ``TarInfo.tobuf`` gives the same, at three times the cost: in all as much as a twentieth of drawing in one step.
+    """
+    header, title = bytearray(_HEADER), name.encode()
+    assert len(title) < 100, name
+    header[: len(title)] = title
+    header[124:135] = b"%011o" % len(data)
+    header[148:156] = b" " * 8  # so it counts in its own sum
+    header[148:155] = b"%06o\0" % sum(header)
+    return b"".join((header, data, bytes(-len(data) % _BLOCK)))
 
 
 def is_packed(folder: Path) -> bool:

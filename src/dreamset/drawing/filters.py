@@ -158,7 +158,7 @@ class Filter:
         return np.concatenate([embed(self.clip, images[at : at + BATCH]) for at in range(0, len(images), BATCH)])
 
     def _first_round(self, work: Work, blocks: Sequence[Block]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the features (n, d) of the images of finished blocks, a batch of which is in memory, and the labels."""
+        """Return features (n, d) and labels (n,) of the images of finished blocks, which are read a batch at a time."""
         import numpy as np
 
         from dreamset.core.images import read_rgb
