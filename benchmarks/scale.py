@@ -211,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     report = {
         "command": shlex.join(["python", "-m", "benchmarks.scale", *arguments]),
         "device": device.name(),
+        "load": round(os.getloadavg()[0], 2),
         "cells": cells,
         "ratios": ratios(cells),
     }
