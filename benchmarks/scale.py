@@ -64,6 +64,7 @@ def project(folder: Path, classes: int, images: int, pack: int | None) -> None:
         pictures.write(folder / "data/raw", classes, {"train": 2, "test": 1}, row["resolution"])
         raw["prepare"]["source"] = "imagefolder:data/raw"
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / ".dvcignore", folder)  # else DVC would walk through the finished shards
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
 
 
