@@ -23,7 +23,7 @@ from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
-from dreamset.data import cards, licences, tuned
+from dreamset.data import cards, current, licences, tuned
 from dreamset.data.adapters import Adapter, set_aside, shot_file
 from dreamset.data.asking import learned
 from dreamset.data.work import Work
@@ -561,6 +561,7 @@ def _card(work: Work) -> dict[str, Any]:
         "shots": split.shots,
         "classes": split.classes,
         "trained_on": [sample.sha256 for sample in split.train],
+        "made_for": current.of_adapters(work.params, work.workspace, work.recipe),
     }
 
 
@@ -583,6 +584,8 @@ def _grids(folders: list[Path], stops: list[int | None], plots: Path) -> None:
     for folder, stop in zip(folders, stops, strict=True):
         strips = {int(path.stem.removeprefix("samples_")): path for path in folder.glob("samples_*.png")}
         found.append({step: path for step, path in strips.items() if stop is None or step <= stop})
+    # Of the LoRAs of a class one is shown. Among the shots of a fold that may be one that was trained unshown.
+    found = [strips for strips in found if strips]
     for step in sorted({step for strips in found for step in strips}):
         rows = [np.asarray(read_rgb(strips[max(s for s in strips if s <= step)])) for strips in found]
         width = max(row.shape[1] for row in rows)
