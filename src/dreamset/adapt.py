@@ -270,6 +270,7 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         sampler=dataclasses.replace(
             work.sampler,
             scheduler="dpmsolver++",
+            student=False,
             steps=params.adapt.sample_steps,
             guidance=2.0,
             strength=None,
@@ -360,7 +361,7 @@ def _train(work: Work, training: Training) -> None:
         return
     _warn_of_cuts(work, training)
     base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
-    if not (work.row.starts_from_shots or work.row.searches("steps") or work.row.searches("scheduler")):
+    if not (work.sampler.student or work.row.starts_from_shots or work.row.searches("steps") or work.row.searches("scheduler")):
         # Before the long work, though only `generate` draws so.
         check_first_step(base.schedule, work.sampler, work.steps_key)
     with ExitStack() as conditioned:

@@ -19,7 +19,7 @@ from dreamset.data import cards, decisions, licences, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.data.work import Work
-from dreamset.drawing import budget, copies
+from dreamset.drawing import budget, copies, draw
 from dreamset.drawing.finish import finish
 from dreamset.weights import hub
 
@@ -139,8 +139,7 @@ def _warnings(work: Work, images: list[SyntheticImage], drawn_now: int) -> list[
     cut = asking.too_long(work, [(image.class_name, image.prompt) for image in images])
     if work.row.starts_from_shots:
         return cut
-    folder = hub.locate(work.workspace.root, *work.base.pretrained)
-    schedule = read_json(folder / "scheduler/scheduler_config.json", "dreamset fetch")
+    schedule = draw.schedule(work)
     return [*cut, *(words for words in [late_start_words(schedule, work.sampler, work.steps_key)] if words)]
 
 
@@ -223,9 +222,9 @@ def _card(work: Work, images: list[SyntheticImage], looked: Looked) -> str:
 
         return retrieve.card(work, drawn, len(images) - drawn, checked)
     base = hub.identity(work.workspace.root, *work.base.pretrained)
-    labels = [image.label for image in images]
+    labels, student = [image.label for image in images], draw.student_of(work)
     return cards.dataset(
-        work.params, work.split, work.recipe, labels, base, copies=len(images) - drawn, checked=checked
+        work.params, work.split, work.recipe, labels, base, student=student, copies=len(images) - drawn, checked=checked
     )
 
 

@@ -194,7 +194,12 @@ def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
         if not isinstance(judging.find(root, base), pretrained.Pretrained):
             _located(root, base.judge, "judge", None, f"{row}.judge")
 
-    yield from _refusals(generator, clip, judge, searched, captioner)
+    def student() -> None:
+        known = params.model in params.models and set(params.active) <= set(params.recipes)
+        if known and base.student and params.draws_by_student(base):
+            _located(root, *base.student.pretrained, None, f"{row}.student.weights")
+
+    yield from _refusals(generator, student, clip, judge, searched, captioner)
 
 
 def _located(root: Path, name: str, part: Any, variant: str | None, key: str) -> Path:

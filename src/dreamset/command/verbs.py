@@ -241,6 +241,8 @@ def fetch(arguments: argparse.Namespace) -> None:
             (clip, "clip", None),
             (row.judge, "judge", None),
         ]
+        if row.student and params.draws_by_student(row):
+            parts.append((*row.student.pretrained, None))
         for each in parts:
             wanted.setdefault(each, name)
     for name in params.active:

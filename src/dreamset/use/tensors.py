@@ -102,7 +102,7 @@ def tensors(
     record = {
         "recipe": recipe,
         "synthetic": True,
-        "licence": params.base.licence,
+        "licence": params.drawn_licence(recipe),
         "shape": list(values.shape),
         "dtype": str(values.dtype),
         "mean": mean,
