@@ -19,8 +19,8 @@ import numpy as np
 
 from dreamset.core.files import atomic_write, class_folder, sha256
 from dreamset.core.images import png
-from dreamset.data import cards
-from dreamset.data.synthetic import SyntheticImage, write_metadata
+from dreamset.data import cards, packed
+from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 
 # By the data set that has such classes, or by what is hard about them. None is in alphabetical order.
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -71,6 +71,39 @@ def write(folder: Path, classes: tuple[str, ...], per_class: int = 3, *, public:
     atomic_write(folder / "README.md", f"{head}\n# A dataset\n")
 
 
+def pack(folder: Path, classes: tuple[str, ...]) -> None:
+    """Make tars of a dataset, as ``generate`` does above ``generate.pack`` images; several, with another card."""
+    rows, read = read_metadata(folder), packed.files(folder, "")
+    packed._IN_TAR = 2 * len(classes)
+    packed.write(folder, rows, lambda at: read(rows[at].file_name), len(classes))
+    for path in folder.glob("*/*.png"):
+        path.unlink()
+    head = "\n".join(["---", *cards.loading(classes, tars=True), "---"])
+    atomic_write(folder / "README.md", f"{head}\n# A dataset\n")
+
+
+def check_tars(folder: Path, cache: Path) -> tuple[str, ...]:
+    """Open a dataset of tars as it stands, and compare it with its metadata; return the names of its classes."""
+    import datasets
+
+    rows = {row["file_name"]: row for row in map(json.loads, (folder / "metadata.jsonl").read_bytes().splitlines())}
+    opened = datasets.load_dataset(str(folder), cache_dir=str(cache))
+    assert list(opened) == ["train"], f"splits: {list(opened)}"
+    images, seen = opened["train"], set()
+    names: list[str] = images.features["cls"].names
+    for image in images:
+        row = rows[f"{image['__key__']}.png"]
+        assert image["json"] == row and names[image["cls"]] == row["class_name"]
+        assert image["png"].size == (8, 8) and set(np.asarray(image["png"]).ravel()) == {
+            (7 * row["label"] + row["index"]) % 256
+        }
+        seen.add(row["file_name"])
+    assert seen == set(rows) and len(images) == len(rows), "images are missing, or there twice"
+    parts = images.train_test_split(test_size=len(names), stratify_by_column="cls", seed=0)
+    assert set(Counter(parts["test"]["cls"]).values()) == {1}, "not stratified"
+    return tuple(names)
+
+
 def check(folder: Path, cache: Path) -> tuple[str, ...]:
     """Open a dataset as it stands, and compare it with its metadata; return the names of its classes."""
     import datasets
@@ -108,7 +141,9 @@ def main(folders: list[str]) -> None:
                 folder = place / f"set{number}_{public}"
                 write(folder, classes, public=public)
                 assert check(folder, place / f"cache{number}_{public}") == classes
-            print(f"{what}: {len(classes)} classes, {3 * len(classes)} images, in order")
+            pack(place / f"set{number}_False", classes)
+            assert check_tars(place / f"set{number}_False", place / f"cache{number}_tars") == classes
+            print(f"{what}: {len(classes)} classes, {3 * len(classes)} images, in order, and in tars")
         # Columns that are null in the first rows, in a file that is read in several blocks.
         write(place / "drawn", ("b", "a"), 1200, shot=SHOT, adapter=SHOT, adapter_scale=0.5, nearness=0.25, source="x")
         rows = (place / "drawn/metadata.jsonl").read_text().splitlines(keepends=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from benchmarks import __main__ as command
-from benchmarks import adapters, arithmetic, classifiers, images, published, scopes, setting, timing
+from benchmarks import adapters, arithmetic, classifiers, images, published, scale, scopes, setting, timing
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -209,3 +209,17 @@ def test_mixed_batches_and_one_mix_at_a_time_draw_the_same_images(tmp_path: Path
     ladder = scopes.trainings(here, "loft", drawn.base)
     assert [rung.lever for rung in ladder.rungs] == ["one training at a time", "30 trainings at once"]
     assert all(rung.seconds() > 0 for rung in ladder.rungs)
+
+
+def test_what_a_large_set_costs_is_compared_with_the_smallest_of_its_classes() -> None:
+    def cell(classes: int, images: int, ms: float, seconds: float) -> dict[str, Any]:
+        stages = ("train", "evaluate", "deliver", "report", "gc", "dvc_add", "dvc_status")
+        drawn = {"ms_per_image": ms, "cpu_ms_per_image": ms / 2, "peak_mb": 900.0 + images / 1000}
+        each = {name: {"s": seconds, "peak_mb": 500.0} for name in stages}
+        return {"classes": classes, "images": images, "generate": drawn} | each
+
+    cells = [cell(10, 100_000, 5.2, 12.0), cell(10, 1000, 5.0, 2.1), cell(1000, 1000, 6.0, 3.0)]
+    [row] = scale.ratios(cells)
+    assert (row["classes"], row["images"], row["against"]) == (10, 100_000, 1000)
+    assert (row["ms_per_image"], row["cpu_ms_per_image"], row["peak_mb"]) == (1.04, 1.04, 1.11)
+    assert (row["train_s_per_1000"], row["train_mb_per_1000"]) == (0.1, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def made(workspace: Workspace) -> Workspace:
             fields["sha256"] = sha256(data)
         if (row.label, row.index) == (2, 0):
             fields["prompt"] = "a photo of a spot on Anna's left arm"
-        changed.append(type(row)(**{**vars(row), "adapter": "f" * 64, **fields}))
+        changed.append(dataclasses.replace(row, adapter="f" * 64, **fields))
     write_metadata(folder, changed)
     duplicates = {"threshold": 0.02, "count": 2, "pairs": []}
     write_json(workspace.result("evaluate"), {"sets": {"datadream_dset": {"near_duplicates": duplicates}}})

@@ -23,6 +23,7 @@ from dreamset.drawing.candidates import GROUP, Rated
 from dreamset.drawing.filters import Filter
 from dreamset.drawing.finish import settled
 from dreamset.params import Params
+from dreamset.params.rules import check_row
 
 RECIPE = "stable_diffusion"
 KINDS = ("argmax", "threshold", "real_features", "k_of_n", "influence")
@@ -231,5 +232,12 @@ def test_a_first_round_without_a_second_is_refused(small: dict[str, Any], knobs:
 def test_rounds_need_a_number_of_images(small: dict[str, Any]) -> None:
     small["recipes"][RECIPE] |= {"filter": "entropy", "first_round": 2}
     small["generate"]["budget_s"] = 60
-    with pytest.raises(InputError, match=r"generate\.budget_s: stable_diffusion has filter: entropy, which needs a"):
+    with pytest.raises(InputError, match=r"generate\.budget_s: recipes\.stable_diffusion\.filter: entropy needs a"):
         toy.parse(small)
+    small["active"] = ["datadream_dset"]
+    params = toy.parse(small)
+    # A verb may name the row nevertheless.
+    with pytest.raises(
+        InputError, match=r"set generate\.budget_s to null, or another recipes\.stable_diffusion\.filter"
+    ):
+        check_row(params, RECIPE)

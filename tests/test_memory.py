@@ -128,5 +128,9 @@ def test_the_dry_run_prints_it(
     assert shown["adapt stable_diffusion"] == "none: nothing is trained"
     small["models"]["bundled"]["generator"] = "hub:nobody/nothing"
     (workspace.cell / "params.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
-    cli.main(["generate", "stable_diffusion", "--dry-run"])
-    assert "dreamset fetch" in yaml.safe_load(capsys.readouterr().out)["memory on a GPU"]
+    # The plan stands there, and then why the stage would refuse to run.
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["generate", "stable_diffusion", "--dry-run"])
+    shown = capsys.readouterr()
+    assert "dreamset fetch" in yaml.safe_load(shown.out)["memory on a GPU"]
+    assert shown.err.startswith("dreamset: nobody/nothing is missing or incomplete in the hub's cache")

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 import toy
-from dreamset.command import counts, times
+from dreamset.command import counts, plan, times
 from dreamset.command.plan import describe
+from dreamset.command.timed_steps import Timed
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds
@@ -192,7 +193,8 @@ def test_candidates_of_a_filter_are_counted(prepared: tuple[Params, Workspace], 
         params = toy.parse(small)
         work = counts.of(params, workspace, "generate", "stable_diffusion")
         key = times._key(params, workspace, "generate", "stable_diffusion")
-        found[kind] = (work.get("candidates"), work.get("candidates at most"), counts.candidates(work), key)
+        looked = counts.expected(params, workspace, "stable_diffusion")
+        found[kind] = (work.get("candidates"), work.get("candidates at most"), looked, key)
     assert [row[:3] for row in found.values()] == [
         (None, None, 40),
         (None, 120, 40),
@@ -201,6 +203,52 @@ def test_candidates_of_a_filter_are_counted(prepared: tuple[Params, Workspace], 
     ]
     # The time of one says nothing of another.
     assert len({row[3] for row in found.values()}) == 4
+
+
+def test_what_a_filter_accepted_before_is_expected_again(
+    prepared: tuple[Params, Workspace], small: dict[str, Any]
+) -> None:
+    _, workspace = prepared
+    row = small["recipes"]["stable_diffusion"]
+    row |= {"filter": "argmax", "filter_tries": 5}
+    params = toy.parse(small)
+    assert counts.expected(params, workspace, "stable_diffusion") == 40
+    chosen = {"kind": "argmax", "candidates": {"zero": 30, "one": 10}, "gave_up": {}}
+    record = {"images": 20, "copies": {"images": 4}, "filter": chosen}
+    write_json(workspace.result("generate", "stable_diffusion"), record)
+    # 40 candidates became 16 images: two and a half each.
+    assert counts.expected(params, workspace, "stable_diffusion") == 100
+    assert plan.makes(params, workspace, "generate", "stable_diffusion").startswith("40 images out of about 100 cand")
+    steps = {"draw": Timed(0.1, fixed=0.3)}
+    seconds = times.estimate(params, workspace, "generate", "stable_diffusion", steps).seconds
+    assert seconds == pytest.approx(100 * (2 * 0.1 + 0.3))
+    row["filter"] = "threshold"
+    assert counts.expected(toy.parse(small), workspace, "stable_diffusion") == 40
+
+
+def test_a_study_pays_for_the_candidates_of_its_filter(
+    prepared: tuple[Params, Workspace], small: dict[str, Any]
+) -> None:
+    _, workspace = prepared
+    small["models"]["bundled"]["tune"] |= {"per_class": [2, 4], "steps": 10}
+    small["tune"]["trials"] = 3
+    row = small["recipes"]["stable_diffusion"]
+    steps = {"draw": Timed(0.1, fixed=0.3), "classifier resnet20": Timed(0.0)}
+    found = {}
+    for kind in ("none", "k_of_n", "entropy", "argmax"):
+        more = {"filter_tries": None if kind == "none" else 6, "first_round": 1 if kind == "entropy" else None}
+        row |= {"search": {"guidance": {"low": 1.5, "high": 3.0}}, "filter": kind} | more
+        params = toy.parse(small)
+        work = counts.of(params, workspace, "tune", "stable_diffusion")
+        seconds = times.estimate(params, workspace, "tune", "stable_diffusion", steps).seconds
+        found[kind] = (work["images at most"], work.get("candidates at most"), seconds)
+    # Three trials of four images of ten classes, each image in two steps.
+    assert found == {
+        "none": (120, None, pytest.approx(120 * 0.5)),
+        "k_of_n": (120, 720, pytest.approx(720 * 0.5)),
+        "entropy": (120, 3 * 10 * (1 + 3 * 6), pytest.approx(570 * 0.5)),
+        "argmax": (120, 720, pytest.approx(120 * 0.5)),
+    }
 
 
 def test_calls_of_the_network_are_those_of_the_steps_that_are_taken(

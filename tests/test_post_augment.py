@@ -251,8 +251,8 @@ def test_what_is_published_has_no_copy_of_a_copy_of_a_shot(workspace: Workspace,
         name = f"{row.file_name.removesuffix('.png')}_1.png"
         for file, data in ((row.file_name, png(drawn)), (name, turned)):
             atomic_write(folder / file, data)
-        rows.append(type(row)(**vars(row) | {"sha256": sha256(png(drawn))}))
-        rows.append(type(row)(**vars(row) | {"file_name": name, "sha256": sha256(turned), "copy_of": row.file_name}))
+        rows.append(dataclasses.replace(row, sha256=sha256(png(drawn))))
+        rows.append(dataclasses.replace(row, file_name=name, sha256=sha256(turned), copy_of=row.file_name))
     write_metadata(folder, rows)
     write_json(workspace.result("evaluate"), {"sets": {RECIPE: {"near_duplicates": {"threshold": 0.0001}}}})
     write_json(workspace.result("generate", RECIPE), {"rejected": 0})

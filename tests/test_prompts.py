@@ -19,12 +19,14 @@ from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
 from dreamset.data import asking, cards
 from dreamset.data.asking import Told
+from dreamset.data.runs import BOTH, REAL_ONLY, Run
 from dreamset.data.splits import Sample, Split
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import starts
 from dreamset.drawing.blocks import plan
 from dreamset.drawing.finish import settled
+from dreamset.evaluate import slices
 from dreamset.generator import asking as telling
 from dreamset.generator import attributes, captions
 from dreamset.params import Params
@@ -161,6 +163,10 @@ def test_sentences_take_turns(prepared: tuple[Params, Workspace], small: dict[st
         (SENTENCES | {"fiv": "x"}, r"'fiv' is no class of the source \(did you mean five\?\); remove it, or mend"),
         (SENTENCES | {"two": []}, r"class 'two' needs one or more sentences as text"),
         (SENTENCES | {"two": [3]}, r"class 'two' needs one or more sentences as text"),
+        (
+            SENTENCES | {"two": ["a {clas}"]},
+            r"some\.yaml, class 'two': \{clas\} in 'a \{clas\}' would stand in the prompt",
+        ),
         (["zero"], r"is no mapping of classes to sentences"),
     ],
 )
@@ -170,6 +176,19 @@ def test_a_bad_file_of_sentences(
     file = described(prepared[1], text)
     with pytest.raises(InputError, match=words):
         work_of(small, prepared[1], prompt="description", descriptions=file)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"prompt": "description", "descriptions": ""}, {"prompt": "caption", "captions": "file:"}]
+)
+def test_a_missing_file_is_named_with_its_key(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], knobs: dict[str, str]
+) -> None:
+    (_, prompt), (key, begun) = knobs.items()
+    with pytest.raises(
+        InputError, match=rf"^recipes\.asking\.{key}: .*/none\.yaml is missing; write it, or name another"
+    ):
+        work_of(small, prepared[1], prompt=prompt, **{key: f"{begun}data/prompts/none.yaml"})
 
 
 def captioned(split: Split) -> dict[str, str]:
@@ -218,19 +237,33 @@ def test_files_of_captions(tmp_path: Path) -> None:
     rows = [{"file_name": "cat/1.png", "text": "a  cat"}, {"file_name": "dog/1.png", "text": "a dog"}]
     path = tmp_path / "metadata.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert captions.of_file(path, samples) == {"0" * 64: "a cat", "1" * 64: "a dog"}
-    path.write_text('{"file_name": "cat/1.png"}\n')
-    with pytest.raises(InputError, match=r"metadata\.jsonl, line 1: has no file_name and text"):
-        captions.of_file(path, samples)
+    assert captions.of_file(path, samples, "key") == {"0" * 64: "a cat", "1" * 64: "a dog"}
+    # A break that Python takes for the end of a line, and JSON lines do not.
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).replace("a  cat", "a\u2028cat"))
+    assert captions.of_file(path, samples, "key") == {"0" * 64: "a cat", "1" * 64: "a dog"}
+    whole = json.dumps(rows[0])
+    for line, words in (
+        ('{"file_name": "dog/1.png"}', r"metadata\.jsonl, line 2: has no file_name and text"),
+        ('["dog/1.png"]', r"metadata\.jsonl, line 2: has no file_name and text"),
+        ('{"file_name": "dog', r"metadata\.jsonl, line 2: is no JSON \(Unterminated string .*\); correct the line"),
+        (whole, r"metadata\.jsonl, line 2: 'cat/1\.png' stands above already; remove one of the lines"),
+        ('{"file_name": "dog/1.png", "text": " "}', r"metadata\.jsonl: 'dog/1\.png' has no caption as text; write one"),
+        ('{"file_name": "dog/1.png", "text": null}', r"metadata\.jsonl: 'dog/1\.png' has no caption as text"),
+    ):
+        path.write_text(f"{whole}\n{line}\n")
+        with pytest.raises(InputError, match=words):
+            captions.of_file(path, samples, "key")
     path = tmp_path / "captions.yaml"
     for text, words in (
+        ("cat/1.png:\ndog/1.png:", r"captions\.yaml: 'cat/1\.png' \(and 1 more\) has no caption as text; write one"),
+        ("[a cat]", r"captions\.yaml: is no mapping of images to captions"),
         ("1.png: an animal", r"captions\.yaml: '1\.png' fits 2 shots; write the folder before the name"),
         ("cat/1.png: a cat", r"captions\.yaml: misses 1 of 2 shots \(first: raw/dog/1\.png\); add them"),
-        ("cat/1.png: [a cat]", r"captions\.yaml: is no mapping of images to captions"),
+        ("cat/1.png: [a cat]", r"captions\.yaml: 'cat/1\.png' has no caption as text"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):
-            captions.of_file(path, samples)
+            captions.of_file(path, samples, "key")
 
 
 def test_texts_beside_the_images(small: dict[str, Any], workspace: Workspace) -> None:
@@ -662,6 +695,31 @@ def test_accuracy_by_attribute(small: dict[str, Any], workspace: Workspace) -> N
         assert abs(whole - run["accuracy"]) < 1e-3
     written = json.loads(workspace.result("evaluate").read_text())
     assert written["slices"] == rows
+    found = evaluation["verdict"]
+    for row in rows:
+        gain, accuracy = row["gain"], row["accuracy"]
+        assert (gain["of"], gain["minus"]) == (found["of"], found["minus"])
+        assert gain["difference"] == pytest.approx(accuracy[found["of"]] - accuracy[found["minus"]], abs=2e-4)
+        assert gain["low"] <= gain["difference"] <= gain["high"]
+    whole = sum(row["images"] * row["gain"]["difference"] for row in rows) / evaluation["test_images"]
+    assert whole == pytest.approx(found["difference"], abs=2e-4)
+
+
+def test_a_word_of_one_group_of_images_has_no_interval() -> None:
+    params = toy.params()
+    of, minus = Run("a", BOTH, "resnet20"), Run("real", REAL_ONLY, "resnet20")
+    right = {of: np.array([1.0, 1.0, 0.0, 1.0]), minus: np.array([0.0, 1.0, 0.0, 0.0])}
+    found, groups = {"of": str(of), "minus": str(minus)}, np.array([0, 0, 3, 5])
+
+    def gain(*here: int, by: Any = groups) -> dict[str, Any] | None:
+        return slices._gain(params, right, by, np.isin(np.arange(4), here), found)
+
+    assert gain(0, 1) is None and gain(2, by=None) is None
+    pair = gain(0, 1, by=None)
+    assert pair is not None and pair["difference"] == 0.5
+    three = gain(1, 2, 3)  # groups are numbered anew
+    assert three is not None and three["difference"] == round(1 / 3, 4) and three["low"] < 0 < three["high"]
+    assert slices._gain(params, right, groups, np.ones(4, bool), None) is None
 
 
 def test_every_column_of_metadata_has_a_type() -> None:

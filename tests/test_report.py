@@ -22,7 +22,7 @@ import toy
 from dreamset import report
 from dreamset.command import tracked_runs
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, write_json
+from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.core.images import png
 from dreamset.core.sheet import _GAP, _HEADER, _MARGIN, Block, contact_sheet
 from dreamset.core.workspace import Workspace
@@ -551,3 +551,29 @@ def test_what_a_filter_threw_out_stands_on_the_page_with_what_it_did_to_cas(tmp_
     assert cells["candidates"] == f"{6 * images}" and cells["thrown out"] == "50.0%" and cells["none accepted"] == "2"
     assert cells["most thrown out of"].startswith(f"{first} 75.0%, ")
     assert (cells["CAS"], cells["without it"]) == ("88.3%", "64.6%")
+
+
+def test_accuracy_by_attribute_stands_where_it_was_measured(tmp_path: Path) -> None:
+    params = reported.parameters()
+    workspace = reported.write(tmp_path, params)
+    report.run(params, workspace)
+    assert "slices" not in reported.read(workspace)[1].sections
+    path = workspace.result("evaluate")
+    record = read_json(path, "")
+    of, minus = "datadream_dset/both/resnet20", "real/real/resnet20"
+    gain = {"of": of, "minus": minus, "difference": 0.125, "low": -0.02, "high": 0.2501}
+    there = {"group": "slant", "word": "<b>slanted", "images": 1200, "accuracy": {of: 0.875, minus: 0.75}, "gain": gain}
+    absent = {"group": "slant", "word": "none", "images": 0, "accuracy": None, "gain": None}
+    write_json(path, record | {"slices": [there, absent], "verdict": {"of": of, "minus": minus}})
+    report.run(params, workspace)
+    section = reported.read(workspace)[1].sections["slices"]
+    assert section.rows == [
+        ["Attribute", "word", "images", "accuracy, real", "accuracy, real + synthetic", "gain, points"],
+        ["slant", "<b>slanted", "1 200", "75.0%", "87.5%", "+12.5 \N{MINUS SIGN}2.0 to +25.0"],
+        ["slant", "none", "0", "–", "–", "–"],
+    ]
+    assert "resnet20 without and with datadream_dset; gains with 95% intervals" in section.one("caption").text
+    # Without a verdict nothing is compared.
+    write_json(path, record | {"slices": [there | {"gain": None}], "verdict": None})
+    report.run(params, workspace)
+    assert reported.read(workspace)[1].sections["slices"].rows[1][3:] == ["–", "–", "–"]

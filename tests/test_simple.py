@@ -284,7 +284,7 @@ def test_the_page_says_in_plain_words_which_is_best(verdict: str, chosen: str, p
     assert best.sentence({"candidates": rows, "images": 640, "protocol": protocol}) == words
     assert best.sentence({"candidates": []}) is None
     probe = best.words(Run(REAL, REAL_ONLY, "linear_probe"))
-    assert probe == "a linear probe on CLIP's features of the real images"
+    assert probe == "the linear_probe of the real images"
 
 
 def test_the_page_has_every_candidate_the_best_first(tmp_path: Path) -> None:

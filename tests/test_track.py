@@ -378,6 +378,7 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
 def test_the_stage_spools_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verbs, "stage_function", lambda _: lambda *_: {"recipe": known_study.RECIPE})
     monkeypatch.setattr(verbs, "_print", lambda *_: None)
+    monkeypatch.setattr(verbs.ready, "refuse", lambda *_: None)  # there are no weights here
     monkeypatch.chdir(workspace.root)
     shutil.copy(Path(__file__).parents[1] / "params.yaml", workspace.root)
     for recipe, record in (

@@ -16,9 +16,9 @@ from dreamset import params as parameters
 from dreamset.core.files import atomic_write, sha256, write_json
 from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
-from dreamset.data import tuned
+from dreamset.data import packed, tuned
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
-from dreamset.data.synthetic import SyntheticImage, write_metadata
+from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.params import Params
 
 CLASSES = ("bar", "plank", "spot")
@@ -159,6 +159,14 @@ def write_synthetic(workspace: Workspace, recipe: str, per_class: int = 6, seed:
             rows.append(synthetic_image(file, label, name, index, sha256(data)))
     write_metadata(workspace.synthetic(recipe), rows)
     return rows
+
+
+def pack(folder: Path) -> None:
+    """Make tars of a synthetic dataset of class folders."""
+    rows, read = read_metadata(folder), packed.files(folder, "")
+    packed.write(folder, rows, lambda at: read(rows[at].file_name), len(CLASSES))
+    for row in rows:
+        (folder / row.file_name).unlink()
 
 
 def write_clip(folder: Path, vision: dict[str, Any] | None = None, **text: Any) -> None:

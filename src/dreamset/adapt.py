@@ -22,7 +22,7 @@ from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
 from dreamset.core.seeds import seed_for
-from dreamset.data import cards, licences, tuned
+from dreamset.data import cards, current, licences, tuned
 from dreamset.data.adapters import Adapter, set_aside, shot_file
 from dreamset.data.asking import learned
 from dreamset.data.work import Work
@@ -361,7 +361,12 @@ def _train(work: Work, training: Training) -> None:
         return
     _warn_of_cuts(work, training)
     base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
-    if not (work.sampler.student or work.row.starts_from_shots or work.row.searches("steps") or work.row.searches("scheduler")):
+    if not (
+        work.sampler.student
+        or work.row.starts_from_shots
+        or work.row.searches("steps")
+        or work.row.searches("scheduler")
+    ):
         # Before the long work, though only `generate` draws so.
         check_first_step(base.schedule, work.sampler, work.steps_key)
     with ExitStack() as conditioned:
@@ -549,6 +554,7 @@ def _card(work: Work) -> dict[str, Any]:
         "shots": split.shots,
         "classes": split.classes,
         "trained_on": [sample.sha256 for sample in split.train],
+        "made_for": current.of_adapters(work.params, work.workspace, work.recipe),
     }
 
 
@@ -571,6 +577,8 @@ def _grids(folders: list[Path], stops: list[int | None], plots: Path) -> None:
     for folder, stop in zip(folders, stops, strict=True):
         strips = {int(path.stem.removeprefix("samples_")): path for path in folder.glob("samples_*.png")}
         found.append({step: path for step, path in strips.items() if stop is None or step <= stop})
+    # Of the LoRAs of a class one is shown. Among the shots of a fold that may be one that was trained unshown.
+    found = [strips for strips in found if strips]
     for step in sorted({step for strips in found for step in strips}):
         rows = [np.asarray(read_rgb(strips[max(s for s in strips if s <= step)])) for strips in found]
         width = max(row.shape[1] for row in rows)

@@ -1,6 +1,7 @@
 """``dreamset generate RECIPE``: draw or retrieve a labelled synthetic dataset, in shards that survive a kill.
 
-The output ``data/synthetic/<recipe>/`` holds class folders of PNG files, ``metadata.jsonl``, and a dataset card.
+The output ``data/synthetic/<recipe>/`` holds class folders of PNG files or, above ``generate.pack`` images, tars of
+them; ``metadata.jsonl``; and a dataset card.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.data import cards, decisions, licences, tuned
+from dreamset.data import cards, current, decisions, licences, packed, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.data.work import Work
@@ -58,6 +59,7 @@ def run(
     """
     licences.check(params)
     started = time.time()
+    made_for = current.of_images(params, workspace, recipe)
     params = tuned.applied(params, workspace, recipe)
     work = Work.read(params, workspace, recipe)
     draws = work.row.draws
@@ -68,7 +70,8 @@ def run(
     blocks, needed, drawn_now = finish(work, adapters, reviewed, load)
     copied = copies.plan(work, blocks)
     copies.make(work, copied)
-    images, looked = _assemble(work, blocks, copied, needed, reviewed)
+    files, looked = _gathered(work, blocks, copied, needed, reviewed)
+    images = [image for image, _ in files]
     records = [_record(workspace, block) for block in blocks]
     drawn, seconds = sum(record["drawn"] for record in records), sum(record["seconds"] for record in records)
     copying, own = copies.seconds(workspace.shards, copied), [image for image in images if image.copy_of is None]
@@ -80,6 +83,8 @@ def run(
             "lower the adapter's learning rate or the guidance."
         )
     chosen = _filtered(work, own)
+    # Whatever is refused above leaves the images that stood there before.
+    _assemble(work, files, _keys(blocks, copied), looked)
     summary = {
         "recipe": recipe,
         "images": len(images),
@@ -92,6 +97,7 @@ def run(
         "images_per_s": round(drawn / seconds, 2),
         "sampler": dataclasses.asdict(work.sampler) if draws else None,
         "machines": shards.machines(workspace.shards, _keys(blocks, copied)),
+        "made_for": made_for,
     } | ({"filter": chosen} if chosen else {})
     if copied:
         summary["copies"] = {"images": len(images) - len(own), "seconds": round(copying, 2)}
@@ -158,23 +164,25 @@ def _record(workspace: Workspace, block: Block) -> dict[str, Any]:
     return record
 
 
-def _assemble(
+def _gathered(
     work: Work,
     blocks: list[Block],
     copied: list[Copies],
     needed: Mapping[int, int],
     reviewed: Mapping[Picture, Decision],
-) -> tuple[list[SyntheticImage], Looked]:
-    """Assemble the dataset's folder from finished shards, without rejected images and their copies.
+) -> tuple[list[tuple[SyntheticImage, Path]], Looked]:
+    """Return the images of finished shards with their folders, without rejected ones and their copies.
 
     Returns:
         The images by label and index, each before its copies, and how many of the drawn ones people looked at.
     """
     workspace = work.workspace
+    # With the shard that each lies in; the paths of 100,000 files would take more memory than all else.
+    folders, shared = (workspace.shards / block.key for block in blocks), dict[str, Any]()
     files = [
-        (image, workspace.shards / block.key / image.file_name)
-        for block in blocks
-        for image in read_metadata(workspace.shards / block.key)
+        (image, folder)
+        for folder in folders
+        for image in read_metadata(folder, shared)
         if image.index < needed[image.label]
     ]
     files.sort(key=lambda pair: (pair[0].label, pair[0].index))
@@ -182,21 +190,31 @@ def _assemble(
     if reviewed:
         _warn_of_stale(workspace, work.recipe, decisions.stale(reviewed, every, work.split.classes))
     files = [pair for pair in files if reviewed.get(decisions.picture(pair[0])) != "rejected"]
-    files, looked = _with_copies(work, files, copied), decisions.count(reviewed, every)
+    return _with_copies(work, files, copied), decisions.count(reviewed, every)
+
+
+def _assemble(work: Work, files: list[tuple[SyntheticImage, Path]], keys: list[str], looked: Looked) -> None:
+    """Assemble the dataset's folder from images and the folders that their files lie in."""
     images = [image for image, _ in files]
-    with shards.assembling(workspace.synthetic(work.recipe)) as folder:
-        for image, source in files:
-            shards.link(source, folder / image.file_name)
+    with shards.assembling(work.workspace.synthetic(work.recipe)) as folder:
+        if len(images) > work.params.generate.pack:
+            width = len(work.split.classes) * (1 + work.row.copies)
+            packed.write(folder, images, lambda at: (files[at][1] / images[at].file_name).read_bytes(), width)
+        else:
+            for image, source in files:
+                shards.link(source / image.file_name, folder / image.file_name)
         write_metadata(folder, images)
-        write_json(folder / "shards.json", _keys(blocks, copied))
+        write_json(folder / "shards.json", keys)
         atomic_write(folder / "README.md", _card(work, images, looked))
-    return images, looked
 
 
 def _with_copies(
     work: Work, files: list[tuple[SyntheticImage, Path]], copied: list[Copies]
 ) -> list[tuple[SyntheticImage, Path]]:
-    """Return drawn images, each followed by its copies, of each class as many as are wanted of both together."""
+    """Return drawn images, each followed by its copies, of each class as many as are wanted of both together.
+
+    Each image comes with the folder that its file lies in.
+    """
     if not copied:
         return files
     store = work.workspace.shards
@@ -204,11 +222,11 @@ def _with_copies(
     for one in copied:
         for image in read_metadata(store / one.key):
             assert image.copy_of is not None
-            by_image.setdefault(image.copy_of, []).append((image, store / one.key / image.file_name))
+            by_image.setdefault(image.copy_of, []).append((image, store / one.key))
     left = dict(enumerate(work.params.synthetic_per_class(work.split.train_per_class)))
     kept = []
-    for image, path in files:
-        here = [(image, path), *by_image[image.file_name]][: left[image.label]]
+    for image, folder in files:
+        here = [(image, folder), *by_image[image.file_name]][: left[image.label]]
         left[image.label] -= len(here)
         kept += here
     return kept

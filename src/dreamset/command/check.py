@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import classifiers
+from dreamset.command import weights
+from dreamset.command.weights import refusals
 from dreamset.core import strict
 from dreamset.core.errors import InputError
 from dreamset.core.files import check_target
 from dreamset.core.workspace import Workspace
-from dreamset.data import licences
+from dreamset.data import asking, licences
+from dreamset.drawing import starts
 from dreamset.params import Params, parse, rules
-from dreamset.weights import hub, judging, pretrained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _FILES: Final = ("csv", "coop", "medmnist")  # kinds of source whose argument is a file
 
@@ -59,7 +61,7 @@ def problems(root: Path, file: Path) -> tuple[Params | None, list[str]]:
     """
     params, found = _parameters(file, file.name if file.parent == root else str(file))
     workspace = Workspace.at(root)
-    for part in (_source, _weights, _licence, _targets):
+    for part in (_source, _weights, _asking, _licence, _targets):
         # The other parts say what they can even where some parameters are wrong.
         found += [] if params is None else part(params, workspace)
     return params, list(dict.fromkeys(found))
@@ -105,17 +107,9 @@ def _parameters(file: Path, name: str) -> tuple[Params | None, list[str]]:
     return params, [f"{name}: {sentence}" for sentence in rules.problems(params)] or [first]
 
 
-def _refusals(*checks: Callable[[], object]) -> Iterator[str]:
-    for check in checks:
-        try:
-            check()
-        except InputError as error:
-            yield str(error)
-
-
 def _source(params: Params, workspace: Workspace) -> Iterator[str]:
     """Yield what stands against the source of images, from its folders and files alone."""
-    yield from _refusals(lambda: _outline(params, workspace))
+    yield from refusals(lambda: _outline(params, workspace))
     few = params.prepare.few_shot
     if few and "{" not in few and not (workspace.root / few).is_file():
         yield f"prepare.few_shot: {few} is missing; name the JSON file of the shots, or set it to null."
@@ -160,65 +154,36 @@ def check_readable(path: Path) -> None:
 
 
 def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
-    """Yield what is missing or damaged of the weights that the model's row names."""
+    """Yield what is missing or damaged of the weights that the model's row and the active recipes name."""
     if params.model not in params.models:
         return
-    base, root, row = params.base, workspace.root, f"models.{params.model}"
-
-    def generator() -> None:
-        folder = _located(root, base.generator, "generator", base.variant, f"{row}.generator")
-        hub.refuse_pickles(folder, base.variant)
-
-    def clip() -> None:
-        name = pretrained.hub_name(base.clip) or base.clip
-        if name.startswith("open_clip:"):
-            pretrained.find(root, name)
-        else:
-            pretrained.in_folder(_located(root, name, "clip", None, f"{row}.clip"), name, None, "")
-
-    def searched() -> None:
-        kind, _, folder = (base.retrieval or "").partition(":")
-        retrieving = [name for name in params.active if name in params.recipes and not params.recipes[name].draws]
-        if retrieving and kind == "imagefolder" and not (root / folder).is_dir():
-            raise InputError(
-                f"{row}.retrieval: {folder} is no folder; name one, or take {retrieving[0]} out of active."
-            )
-
-    def captioner() -> None:
-        for name in params.active:
-            if name in params.recipes and (model := params.recipes[name].captioner) is not None:
-                _located(root, model, "captioner", None, f"recipes.{name}.captions")
-
-    def judge() -> None:
-        # Where it has not been fetched, CLIP stands in for it.
-        if not isinstance(judging.find(root, base), pretrained.Pretrained):
-            _located(root, base.judge, "judge", None, f"{row}.judge")
-
-    def student() -> None:
-        known = params.model in params.models and set(params.active) <= set(params.recipes)
-        if known and base.student and params.draws_by_student(base):
-            _located(root, *base.student.pretrained, None, f"{row}.student.weights")
-
-    yield from _refusals(generator, student, clip, judge, searched, captioner)
+    known = [name for name in params.active if name in params.recipes]
+    retrieving = [name for name in known if not params.recipes[name].draws]
+    captioned = [name for name in known if params.recipes[name].captioner is not None]
+    quick = [name for name in known if params.recipes[name].draws and params.sampler(name).student]
+    yield from refusals(
+        *(functools.partial(part, params, workspace) for part in (weights.generator, weights.clip, weights.judge)),
+        *(functools.partial(weights.student, params, workspace) for name in quick[:1]),
+        *(functools.partial(weights.searched, params, workspace, name) for name in retrieving[:1]),
+        *(functools.partial(weights.captioner, params, workspace, name) for name in captioned),
+    )
 
 
-def _located(root: Path, name: str, part: Any, variant: str | None, key: str) -> Path:
-    """Return the folder of weights that are there and whole.
-
-    Raises:
-        InputError: they are not.
-    """
-    folder = hub.locate(root, name, part, variant)
-    if not folder.is_dir():
-        raise InputError(f"{key}: {name} is no folder here; copy it there, or name weights of the hub (docs/gpu.md).")
-    # An absolute name, so that files in the hub's cache are looked at, too.
-    hub.check(root, str(folder.absolute()), part, variant)
-    return folder
+def _asking(params: Params, workspace: Workspace) -> Iterator[str]:
+    """Yield what is missing of the files that the active recipes ask with, and strengths that leave no step."""
+    for name in params.active if params.model in params.models else ():
+        row = params.recipes.get(name)
+        for knob, file in (("descriptions", row.descriptions), ("captions", row.captions_file)) if row else ():
+            if file is not None:
+                key = f"recipes.{name}.{knob}"
+                yield from refusals(functools.partial(asking.check_there, workspace.root / file, key))
+        if row is not None and row.starts_from_shots and not (row.searches("steps") or row.searches("strength")):
+            yield from refusals(functools.partial(starts.check, params, name))
 
 
 def _licence(params: Params, workspace: Workspace) -> Iterator[str]:
     if params.model in params.models:
-        yield from _refusals(lambda: licences.check(params))
+        yield from refusals(lambda: licences.check(params))
 
 
 def _targets(params: Params, workspace: Workspace) -> Iterator[str]:
@@ -230,7 +195,7 @@ def _targets(params: Params, workspace: Workspace) -> Iterator[str]:
     folders = [workspace.real, workspace.classifier, workspace.shards, workspace.locks, workspace.plots("evaluate")]
     folders += [place(item) for item in params.active for place in (workspace.adapter, workspace.synthetic)]
     seen: set[str] = set()
-    for sentence in _refusals(
+    for sentence in refusals(
         *(functools.partial(check_target, path, "check:") for path in files),
         *(functools.partial(check_target, path, "check:", folder=True) for path in folders),
     ):

@@ -119,7 +119,9 @@ def _work(params: Params, workspace: Workspace, stage: str, here: Sequence[Plann
             return f"{fit}, and {rest} images by {len(named) - timed}" if timed < len(named) else fit
         own = sum(counts.drawn(counts.of(params, workspace, stage, name)) for name in named)
         copied = f" ({own} drawn, the others copies)" if own < total["images"] else ""
-        return f"{total['images']} images by {len(named)} recipes{copied}"
+        looked = sum(counts.expected(params, workspace, name) for name in named if params.recipes[name].filters)
+        filtered = f", for which filters look at about {looked:.0f} candidates" if looked else ""
+        return f"{total['images']} images by {len(named)} recipes{copied}{filtered}"
     return f"{sum(len(runs(params, name)) for name in named)} classifiers, on {len(named)} sets of images"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from dreamset.core.files import read_json
 from dreamset.data import splits, tuned
 from dreamset.data.work import Work
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
+    from dreamset.params.recipe import Recipe
 
 
 def of(params: Params, workspace: Workspace, stage: str, item: str | None) -> dict[str, int]:
@@ -41,11 +43,7 @@ def generating(params: Params, split: splits.Split, recipe: str) -> dict[str, in
         found["images drawn"] = sum(params.drawn_per_class(recipe, shots))
     if row.filters:
         name = "candidates" if row.draws_all_tries else "candidates at most"
-        # Images of a first round have one candidate each.
-        found[name] = sum(
-            min(number, row.first) + max(0, number - row.first) * row.tries
-            for number in params.drawn_per_class(recipe, shots)
-        )
+        found[name] = sum(_most(row, number) for number in params.drawn_per_class(recipe, shots))
     if row.draws:
         sampler = params.sampler(recipe)
         steps = sampler.last_steps
@@ -59,12 +57,39 @@ def drawn(work: Mapping[str, int]) -> int:
     return work.get("images drawn", work.get("images", 0))
 
 
-def candidates(work: Mapping[str, int]) -> int:
-    """Return the number of candidates that are drawn for sure, of what ``generating`` returned.
+def _most(row: Recipe, images: int) -> int:
+    """Return the most candidates that are drawn for some images of a class; those of a first round have one each."""
+    return min(images, row.first) + max(0, images - row.first) * row.tries
 
-    A filter that looks at all of them has these drawn. One that takes the first that it accepts may take each first.
+
+def candidates(params: Params, workspace: Workspace, recipe: str, images: int, most: int) -> float:
+    """Return the candidates that are to be expected.
+
+    A filter that looks at all of them has all drawn. Of one that takes the first that it accepts, the last drawing of
+    the recipe says how many an image took; before there was one, it is taken to accept the first.
+
+    Args:
+        params: all parameters.
+        workspace: has the record of the last drawing.
+        recipe: a row of ``recipes``.
+        images: that are drawn.
+        most: candidates of these images, at most.
     """
-    return work.get("candidates", drawn(work))
+    row, path = params.recipes[recipe], workspace.result("generate", recipe)
+    if not row.filters or row.draws_all_tries:
+        return most
+    record = read_json(path, f"dreamset generate {recipe}") if path.is_file() else {}
+    chosen, copied = record.get("filter", {}), record.get("copies", {}).get("images", 0)
+    if chosen.get("kind") != row.filter:
+        return images
+    return min(most, float(images * sum(chosen["candidates"].values()) / (record["images"] - copied)))
+
+
+def expected(params: Params, workspace: Workspace, recipe: str) -> float:
+    """Return the candidates that drawing a recipe's dataset is to be expected to take; images where nothing filters."""
+    work = of(params, workspace, "generate", recipe)
+    most = work.get("candidates", work.get("candidates at most", drawn(work)))
+    return candidates(params, workspace, recipe, drawn(work), most)
 
 
 def has_budget(params: Params, recipe: str) -> bool:
@@ -99,11 +124,12 @@ def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: st
     """Return the most that a study can do: nothing is pruned, and no two trials share their adapters."""
     from dreamset.study import objective
 
-    search, tune = params.recipes[recipe].search, params.base.tune
+    row, tune = params.recipes[recipe], params.base.tune
+    search = row.search
     if search is None:
         return {"trials": 0}
     holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
-    batch, most = params.base.train.rows[tune.classifier].batch, params.recipes[recipe].drawn(tune.per_class[-1])
+    batch, most = params.base.train.rows[tune.classifier].batch, row.drawn(tune.per_class[-1])
     steps = sum(tune.steps_at(rung, len(split.classes), batch) for rung in tune.per_class)
     counts = {
         "trials": trials,
@@ -111,6 +137,8 @@ def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: st
         "images at most": trials * len(holdouts) * len(split.classes) * most,
         "classifier steps at most": trials * len(holdouts) * steps,
     }
+    if row.filters:
+        counts["candidates at most"] = trials * len(holdouts) * len(split.classes) * _most(row, most)
     # The recipes that it starts from have adapters in each holdout too, but the same ones in all trials.
     trained = sum(
         adapting(params, name, part.split.train_per_class)[1]

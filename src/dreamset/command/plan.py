@@ -112,7 +112,7 @@ def makes(params: Params, workspace: Workspace, stage: str, item: str | None) ->
         trials = work["trials"]
         return f"a study of {_many(trials, 'trial')}" if trials else "nothing: the recipe searches no value"
     if stage == "generate":
-        return f"{_images(params, name, work)} in {_named(workspace, workspace.synthetic(name))}"
+        return f"{_images(params, workspace, name, work)} in {_named(workspace, workspace.synthetic(name))}"
     if stage == "train":
         return f"{_many(len(runs(params, name)), 'classifier')} in {_named(workspace, workspace.classifiers(name))}"
     return {
@@ -124,14 +124,16 @@ def makes(params: Params, workspace: Workspace, stage: str, item: str | None) ->
     }[stage]
 
 
-def _images(params: Params, recipe: str, work: Mapping[str, int]) -> str:
-    """Return how many images a dataset has, or in how many seconds they are drawn, and how many of them are copies."""
+def _images(params: Params, workspace: Workspace, recipe: str, work: Mapping[str, int]) -> str:
+    """Return how many images a dataset has, or in how many seconds they are drawn, of candidates and with copies."""
     copies = params.recipes[recipe].copies
     if counts.has_budget(params, recipe):
         most = f", at most {params.generate.per_class}" if params.generate.per_class is not None else ""
         each = f", with {_many(copies, 'copy').replace('copys', 'copies')} of each drawn one" if copies else ""
         return f"as many images of each class as fit into {params.generate.budget_s:g} s{most}{each},"
-    said = _many(work["images"], "image")
+    said, looked = _many(work["images"], "image"), counts.expected(params, workspace, recipe)
+    if looked > counts.drawn(work):
+        said += f" out of about {looked:.0f} candidates"
     return f"{said}, {work['images drawn']} of them drawn and the others copies," if copies else said
 
 

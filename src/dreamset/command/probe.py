@@ -146,7 +146,9 @@ def drawing(params: Params, base: BaseModel) -> dict[str, Any]:
     def seconds(count: int, steps: int) -> float:
         with torch.no_grad():
             prompts, empty = base.encode(["a photo"] * count), base.encode([""] * count)
-        sampler = dataclasses.replace(params.sampler(next(iter(params.active))), steps=steps, scheduler="ddim", student=False)
+        sampler = dataclasses.replace(
+            params.sampler(next(iter(params.active))), steps=steps, scheduler="ddim", student=False
+        )
         sampler = dataclasses.replace(sampler, guidance=row.guidance, strength=None)
         generators = [torch.Generator().manual_seed(index) for index in range(count)]
         begun = time.perf_counter()

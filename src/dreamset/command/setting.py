@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,10 +72,21 @@ def run(path: Path, changes: Sequence[str]) -> list[str]:
 def _value(key: str, given: str) -> Any:
     try:
         value = yaml.safe_load(given)
-        # YAML 1.1 takes 1e-3 for text.
-        return float(given) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
     except yaml.YAMLError as error:
         raise InputError(f"set {key}: {given!r} is no value of YAML ({getattr(error, 'problem', error)}).") from error
+    if not _finite(value):
+        raise InputError(
+            f"set {key}: {given.strip()} is no finite number; give one, or null where nothing is to stand."
+        )
+    # YAML 1.1 takes 1e-3 for text.
+    return float(given) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
+def _finite(value: Any) -> bool:
+    """Return whether every number in a value is finite."""
+    if isinstance(value, dict | list):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _old(unknown: dict[str, InputError], key: str, old: Any) -> str:

@@ -140,7 +140,8 @@ def images(params: Params, workspace: Workspace, recipe: str, steps: Mapping[str
     if not planned or not counts.has_budget(params, recipe) or "draw" not in steps:
         return planned
     row, budget = params.recipes[recipe], params.generate.budget_s or 0.0
-    fitting = int(budget / _drawn(params, workspace, recipe, 1, steps)) * (1 + row.copies)
+    looked = counts.expected(params, workspace, recipe) / max(1, counts.drawn(work))
+    fitting = int(budget / _drawn(params, workspace, recipe, looked, steps)) * (1 + row.copies)
     return min(fitting, planned) if params.generate.per_class else fitting
 
 
@@ -236,9 +237,9 @@ def _by_steps(
     if stage == "adapt" and item:
         return _adapted(params, item, work["adapters"], work["steps"], len(split.classes), steps)
     if stage == "generate" and item and row:
-        return _drawn(params, workspace, item, counts.candidates(work), steps) if row.draws else None
+        return _drawn(params, workspace, item, counts.expected(params, workspace, item), steps) if row.draws else None
     if stage == "tune" and item and row:
-        return _tuned(params, item, work, steps)
+        return _tuned(params, workspace, item, work, steps)
     if stage == "train" and item:
         seconds = _fitted(work, steps)
         if params.selection == "cv" and row:
@@ -258,7 +259,7 @@ def _image(steps: Mapping[str, Timed], calls: float) -> float:
     return steps["draw"].seconds * calls + steps["draw"].fixed
 
 
-def _drawn(params: Params, workspace: Workspace, recipe: str, images: int, steps: Mapping[str, Timed]) -> float:
+def _drawn(params: Params, workspace: Workspace, recipe: str, images: float, steps: Mapping[str, Timed]) -> float:
     sampler = _sampled(params, workspace, recipe)
     calls = sampler["steps"] if sampler["strength"] is None else int(sampler["steps"] * sampler["strength"])
     # The steps were timed with the guidance of the model's row; without guidance the U-Net is asked once, not twice.
@@ -280,11 +281,15 @@ def _adapted(params: Params, recipe: str, adapters: int, total: int, classes: in
     return total / together * steps[f"adapt {first}"].seconds + drawing
 
 
-def _tuned(params: Params, recipe: str, work: Mapping[str, int], steps: Mapping[str, Timed]) -> float:
+def _tuned(
+    params: Params, workspace: Workspace, recipe: str, work: Mapping[str, int], steps: Mapping[str, Timed]
+) -> float:
     """Return the seconds of a study in which no trial is pruned."""
     if not work["trials"]:
         return 0.0
-    drawing = work["images at most"] * _image(steps, params.sampler(recipe).steps)
+    images = work["images at most"]
+    looked = counts.candidates(params, workspace, recipe, images, work.get("candidates at most", images))
+    drawing = looked * _image(steps, params.sampler(recipe).last_steps)
     fitting = work["classifier steps at most"] * steps[f"classifier {params.base.tune.classifier}"].seconds
     adapting = work.get("adapter steps at most", 0)
     if adapting:
@@ -310,8 +315,7 @@ def _making(
     if not params.recipes[recipe].draws:
         return None
     adapting = counts.of(params, workspace, "adapt", recipe)
-    work = counts.of(params, workspace, "generate", recipe)
-    drawing = _drawn(params, workspace, recipe, counts.candidates(work), steps)
+    drawing = _drawn(params, workspace, recipe, counts.expected(params, workspace, recipe), steps)
     if counts.has_budget(params, recipe):
         drawing = _budgeted(params, workspace, recipe, steps).seconds or 0.0
     return _adapted(params, recipe, adapting["adapters"], adapting["steps"], classes, steps) + drawing
@@ -343,6 +347,6 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
         fitting = _fitted(counts.training(params, split, arm), steps)
         studying = 0.0
         if arm != REAL and params.recipes[arm].is_tuned:
-            studying = _tuned(params, arm, counts.tuning(params, workspace, split, arm), steps)
+            studying = _tuned(params, workspace, arm, counts.tuning(params, workspace, split, arm), steps)
         seconds += len(folds) * (again * making + fitting + studying)
     return seconds

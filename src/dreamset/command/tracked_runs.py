@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import track
-from dreamset.core.files import digest, read_json, sha256
+from dreamset.core.files import digest, read_json, sha256, sha256_file
 from dreamset.data.runs import REAL, ZERO_SHOT, Kind, Run
 from dreamset.data.splits import read_split
 from dreamset.evaluate import output
@@ -269,8 +269,9 @@ def _synthetic(workspace: Workspace, recipe: str) -> list[spool.Dataset]:
     if not path.is_file():
         return []
     place = path.parent.relative_to(workspace.cell).as_posix()
-    content = path.read_bytes()
-    return [spool.Dataset(recipe, sha256(content)[:16], place, content.count(b"\n"), "training")]
+    with path.open("rb") as file:
+        rows = sum(1 for _ in file)
+    return [spool.Dataset(recipe, sha256_file(path)[:16], place, rows, "training")]
 
 
 def _tested(workspace: Workspace) -> list[spool.Dataset]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import classifiers
-from dreamset.command import lines
+from dreamset.command import lines, ready
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.strict import listed, meant
 from dreamset.core.workspace import Workspace
 from dreamset.params import Params, load
-from dreamset.params.rules import check_retrieval, check_start
+from dreamset.params.rules import check_row
 
 if TYPE_CHECKING:
     import argparse
@@ -38,8 +38,10 @@ def stage(arguments: argparse.Namespace) -> None:
 
         wanted = times.wanted(params, workspace, name, item)
         steps, _ = timed_steps.timed(params, workspace, arguments.params or Path("params.yaml"), wanted)
-        print(describe(params, workspace, name, item, steps=steps, verbose=arguments.verbose))
+        print(describe(params, workspace, name, item, steps=steps, verbose=arguments.verbose), flush=True)
+        ready.refuse(params, workspace, name, item, dry=True)
         return
+    ready.refuse(params, workspace, name, item)
     if arguments.worker:
         _work(params, workspace, item)
         return
@@ -124,8 +126,7 @@ def _check_item(params: Params, stage: str, item: str | None) -> None:
         raise InputError(f"params.yaml: no row {item!r} in recipes{near}; there are real, {listed(params.recipes)}.")
     # A row that is not active may be named, too, and loading params.yaml checks active rows alone.
     if stage in ("adapt", "tune", "generate", "train") and item in params.recipes:
-        check_retrieval(params, item)
-        check_start(params, item)
+        check_row(params, item)
 
 
 def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:

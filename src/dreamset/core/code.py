@@ -34,6 +34,7 @@ ASIDE: Final = frozenset(
         "dreamset.core.strict",
         "dreamset.core.workspace",
         "dreamset.data.cards",
+        "dreamset.data.current",
         "dreamset.data.licences",
         "dreamset.metrics.verdict",
         "dreamset.params.knob_rules",

@@ -23,19 +23,23 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RUST = re.compile(r"\(os error (\d+)\)")  # safetensors reports a failed write only in words
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
+def atomic_write(path: Path, data: bytes | str | Iterable[bytes]) -> None:
     """Write a file atomically: write aside, flush to disk, rename into place; missing parent folders are created.
+
+    Args:
+        path: the file.
+        data: its content; of pieces, only one at a time is in memory.
 
     Raises:
         DiskFullError: there is no space; ``path`` is unchanged.
     """
-    encoded = data.encode() if isinstance(data, str) else data
+    pieces = [data.encode()] if isinstance(data, str) else [data] if isinstance(data, bytes) else data
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with filling(path.parent, len(encoded)):
+        with filling(path.parent, len(pieces[0]) if isinstance(pieces, list) else None):
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
-                file.write(encoded)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)

@@ -300,9 +300,14 @@ def _windowed(image: Image.Image, low: float, high: float) -> Image.Image:
     return Image.fromarray(np.round(255 - scaled if white_is_zero else scaled).astype(np.uint8)).convert("RGB")
 
 
+def rgb(data: bytes) -> Image.Image:
+    """Decode a file that ``prepare`` has accepted, or that dreamset wrote; see ``to_rgb``."""
+    return _opened(data, to_rgb)[0]
+
+
 def read_rgb(path: Path) -> Image.Image:
     """Read a file that ``prepare`` has accepted, or that dreamset wrote; see ``to_rgb``."""
-    return _opened(path.read_bytes(), to_rgb)[0]
+    return rgb(path.read_bytes())
 
 
 class _Depth(NamedTuple):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dreamset.core.errors import InputError
-from dreamset.core.files import sha256_file
-from dreamset.core.images import read_rgb, resize_crop, to_native
+from dreamset.core.images import resize_crop, rgb, to_native
+from dreamset.data import packed
 from dreamset.data.synthetic import read_metadata
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def drawn(
 
     Args:
         files: (path, label, sha256) of each image, paths relative to ``folder``.
-        folder: the folder that the paths are relative to.
+        folder: the folder that the paths are relative to, in either layout.
         split: the real images beside them.
         size: pixels; the shortest side is resized to it and the centre is kept.
         command: the command that makes the files again; the error message names it.
@@ -141,7 +141,8 @@ def drawn(
     Raises:
         InputError: a file is missing or changed, or ``scratch`` has no room.
     """
-    return _read(files, folder, size, command, scratch, split.native, grey=split.channels == 1)
+    grey = split.channels == 1
+    return _read(files, folder, size, command, scratch, packed.reader, split.native, grey=grey)
 
 
 def _read(
@@ -150,21 +151,21 @@ def _read(
     size: int,
     command: str,
     scratch: Path | None,
+    reader: Callable[[Path, str], packed.Read] = packed.files,
     native: int | None = None,
     *,
     grey: bool = False,
 ) -> Labelled:
+    read = reader(folder, command)
+
     def decode(row: tuple[str, int, str]) -> NDArray[np.uint8]:
-        path = folder / row[0]
-        if not path.is_file() or sha256_file(path) != row[2]:
-            raise InputError(f"{path}: is missing or was changed; run `{command}` again.")
-        image = read_rgb(path)
+        image = rgb(read(row[0], row[2]))
         image = image.convert("L").convert("RGB") if grey else image
         return resize_crop(to_native(image, native) if native else image, size)
 
     shape = (len(rows), size, size, 3)
     blocks = _decoded(rows, decode)
-    images = _in_file(blocks, shape, scratch) if scratch and rows else _in_memory(blocks, shape)
+    images = mapped(blocks, shape, scratch) if scratch and rows else _in_memory(blocks, shape)
     labels = np.array([label for _, label, _ in rows], np.int64)
     return Labelled(images, labels, tuple(name for name, _, _ in rows))
 
@@ -186,8 +187,17 @@ def _in_memory(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> N
     return images
 
 
-def _in_file(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
-    """Return an array over a mapped file without a name; its room is free again when the array or the process ends."""
+def mapped(blocks: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], scratch: Path) -> NDArray[np.uint8]:
+    """Return an array over a mapped file without a name; its room is free again when the array or the process ends.
+
+    Args:
+        blocks: the array in pieces, along its first axis.
+        shape: of the whole.
+        scratch: folder of the file.
+
+    Raises:
+        InputError: ``scratch`` has no room.
+    """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=scratch) as file:

@@ -16,6 +16,7 @@ from dreamset.core.files import sha256_file
 from dreamset.core.seeds import order, seed_for
 from dreamset.core.strict import meant, read_yaml
 from dreamset.data.splits import caption
+from dreamset.params.knob_rules import check_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -174,8 +175,10 @@ def read_descriptions(path: Path, split: Split, key: str) -> tuple[tuple[str, ..
     """Return the sentences on each class, by label, of a YAML file that maps a class to a sentence or to several.
 
     Raises:
-        InputError: the file cannot be read, misses a class or holds another one, or gives a class no sentence.
+        InputError: the file is missing or cannot be read, misses a class or holds another one, or gives a class no
+            sentence, or one with a placeholder that is none.
     """
+    check_there(path, key)
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: is no mapping of classes to sentences; write `class: [sentence, ...]` lines.")
@@ -192,8 +195,20 @@ def read_descriptions(path: Path, split: Split, key: str) -> tuple[tuple[str, ..
         given = raw[name] if isinstance(raw[name], list) else [raw[name]]
         if not given or not all(isinstance(sentence, str) and sentence.strip() for sentence in given):
             raise InputError(f"{path}: class {name!r} needs one or more sentences as text; write them there.")
+        for sentence in given:
+            check_placeholders(sentence, f"{path}, class {name!r}")
         described.append(tuple(" ".join(sentence.split()) for sentence in given))
     return tuple(described)
+
+
+def check_there(path: Path, key: str) -> None:
+    """Refuse a file that a recipe asks with and that is not there.
+
+    Raises:
+        InputError: naming the key and the file.
+    """
+    if not path.is_file():
+        raise InputError(f"{key}: {path} is missing; write it, or name another file.")
 
 
 def files_digest(params: Params, root: Path, recipe: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
-from dreamset.data import licences
+from dreamset.data import licences, packed
 from dreamset.data.asking import lead
 from dreamset.data.synthetic import LATER
 from dreamset.params.knob_words import (
@@ -74,9 +74,15 @@ _TYPES: Final[dict[str, str | dict[str, str] | list[str]]] = {
     "adapter_weights": ["float64"],
     "copy_of": "string",
 }
-OPENS: Final = (
+_OPENS: Final = (
     "Opens with `datasets.load_dataset(FOLDER)`, which reads names and order of the classes from the head of this "
     'card, and with `torchvision.datasets.ImageFolder(FOLDER)`. `load_dataset("imagefolder", ...)` would not read it.'
+)
+
+_TARS_OPEN: Final = (
+    "WebDataset shards: an image is `.png`, its label `.cls`, its row `.json`. Opens with "
+    "`datasets.load_dataset(FOLDER)`, which reads names and order of the classes from the head of this card, and with "
+    '`webdataset.WebDataset(sorted(glob.glob("FOLDER/images-*.tar")))`. `tar -xf` makes class folders of each.'
 )
 
 # Figures of `python -m benchmarks.copies`; a test compares them with benchmarks/results/copies.json.
@@ -103,7 +109,9 @@ def quoted(text: str) -> str:
     return '"' + "".join({"\\": "\\\\", '"': '\\"'}.get(letter, letter) for letter in letters) + '"'
 
 
-def loading(classes: Sequence[str], columns: Sequence[str] | None = None, groups: Iterable[str] = ()) -> Iterator[str]:
+def loading(
+    classes: Sequence[str], columns: Sequence[str] | None = None, groups: Iterable[str] = (), *, tars: bool = False
+) -> Iterator[str]:
     """Yield the lines of a card's head by which ``datasets.load_dataset`` opens the folder of a synthetic dataset.
 
     Without them it takes a class folder for a split where its name holds a word such as train or test, leaves the
@@ -113,15 +121,26 @@ def loading(classes: Sequence[str], columns: Sequence[str] | None = None, groups
         classes: names by label.
         columns: of ``metadata.jsonl``; None: those that every dataset has.
         groups: of the words in the column ``attributes``.
+        tars: whether the dataset is tars. Its columns are then named after the endings of a sample's files.
     """
     yield "configs:"
     yield "- config_name: default"
     yield "  data_files:"
     yield "  - split: train"
-    yield '    path: [metadata.jsonl, "*/*.png"]'
+    yield f'    path: ["{packed.TARS}"]' if tars else '    path: [metadata.jsonl, "*/*.png"]'
+    if tars:
+        # The loader of tars passes over features there, unlike that of images.
+        yield from ("dataset_info:", "- config_name: default")
     yield "  features:"
-    for column in columns or every_column(()):
-        yield from _feature(column, classes, groups)
+    rows = [
+        text for column in columns or every_column(()) for text in _feature(column, classes, groups, named=not tars)
+    ]
+    if not tars:
+        yield from rows
+        return
+    yield from ("  - name: png", "    dtype: image", "  - name: cls", *_names(classes), "  - name: json", "    struct:")
+    yield from (f"  {text}" for text in rows)
+    yield from (text for name in ("__key__", "__url__") for text in (f"  - name: {name}", "    dtype: string"))
 
 
 def every_column(later: Sequence[str]) -> tuple[str, ...]:
@@ -129,15 +148,14 @@ def every_column(later: Sequence[str]) -> tuple[str, ...]:
     return ("file_name", "label", *(name for name in _TYPES if name not in LATER or name in later))
 
 
-def _feature(column: str, classes: Sequence[str], groups: Iterable[str]) -> Iterator[str]:
-    if column == "file_name":
+def _feature(column: str, classes: Sequence[str], groups: Iterable[str], *, named: bool) -> Iterator[str]:
+    if column == "file_name" and named:
         # Each row's file is read into this column.
         yield from ("  - name: image", "    dtype: image")
         return
     yield f"  - name: {column}"
-    if column == "label":
-        yield from ("    dtype:", "      class_label:", "        names:")
-        yield from (f"          '{label}': {quoted(name)}" for label, name in enumerate(classes))
+    if column in ("file_name", "label"):
+        yield from _names(classes) if named else [f"    dtype: {'string' if column == 'file_name' else 'int64'}"]
         return
     kind = dict.fromkeys(groups, "string") if column == "attributes" else _TYPES[column]
     if isinstance(kind, str):
@@ -149,6 +167,16 @@ def _feature(column: str, classes: Sequence[str], groups: Iterable[str]) -> Iter
     yield "    struct:"
     for name, dtype in kind.items():
         yield from (f"    - name: {name}", f"      dtype: {dtype}")
+
+
+def opening(*, tars: bool) -> str:
+    """Return the sentence on what opens a synthetic dataset, single files or tars."""
+    return _TARS_OPEN if tars else _OPENS
+
+
+def _names(classes: Sequence[str]) -> Iterator[str]:
+    yield from ("    dtype:", "      class_label:", "        names:")
+    yield from (f"          '{label}': {quoted(name)}" for label, name in enumerate(classes))
 
 
 def span(counts: Sequence[int]) -> int | str:
@@ -211,7 +239,8 @@ def _dataset(
     uses |= dict.fromkeys(("adapters", "adapter_weights"), row.has_adapter_per_shot)
     used = [name for name, used in uses.items() if used]
     columns = every_column(used) if removed is None else public_columns(row)
-    yield from loading(split.classes, columns, params.base.attributes or ())
+    tars = len(labels) > params.generate.pack
+    yield from loading(split.classes, columns, params.base.attributes or (), tars=tars)
     yield "---"
     yield f"# Synthetic images: {recipe}"
     yield ""
@@ -259,7 +288,7 @@ def _dataset(
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` ({listed})."
     yield "- The metadata of each file (IPTC, as XMP) say that it is synthetic, and give the model and the seed."
     yield ""
-    yield OPENS
+    yield opening(tars=tars)
 
 
 def adapters(params: Params, split: Split, recipe: str, base: Mapping[str, Any], sharing: Sequence[str] = ()) -> str:

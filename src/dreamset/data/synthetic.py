@@ -1,20 +1,20 @@
-"""A synthetic dataset on disk: class folders of PNG files and one ``metadata.jsonl``."""
+"""The rows of a synthetic dataset: its ``metadata.jsonl``. ``dreamset.data.packed`` has the files of the images."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: there may be 100,000
 class SyntheticImage:
     """One row of ``metadata.jsonl``.
 
@@ -84,33 +84,58 @@ LATER: Final = (
 )
 
 
-def write_metadata(folder: Path, images: Iterable[SyntheticImage]) -> None:
-    """Write ``metadata.jsonl``, one row per image; columns of ``LATER`` that no image uses are left out."""
-    rows = [asdict(image) for image in images]
-    unused = {name for name in LATER if all(row[name] is None for row in rows)}
-    lines = ({name: value for name, value in row.items() if name not in unused} for row in rows)
-    atomic_write(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines))
+_EVERY: Final = tuple(field.name for field in fields(SyntheticImage))
+_OWN: Final = frozenset({"file_name", "index", "seed", "sha256"})  # columns in which hardly two images are alike
 
 
-def read_metadata(folder: Path) -> list[SyntheticImage]:
+def columns_of(images: Sequence[SyntheticImage]) -> tuple[str, ...]:
+    """Return the columns of a dataset's rows: all but those of ``LATER`` that no image uses."""
+    unused = {name for name in LATER if all(getattr(image, name) is None for image in images)}
+    return tuple(name for name in _EVERY if name not in unused)
+
+
+def line(image: SyntheticImage, columns: Sequence[str]) -> str:
+    """Return some columns of an image as a line of ``metadata.jsonl``."""
+    return json.dumps({name: getattr(image, name) for name in columns}, ensure_ascii=False) + "\n"
+
+
+def write_metadata(folder: Path, images: Iterable[SyntheticImage], columns: Sequence[str] | None = None) -> None:
+    """Write ``metadata.jsonl``, one row per image, with some columns; None: ``columns_of``."""
+    images = list(images)
+    columns = columns or columns_of(images)
+    atomic_write(folder / "metadata.jsonl", (line(image, columns).encode() for image in images))
+
+
+def read_metadata(folder: Path, shared: dict[str, Any] | None = None) -> list[SyntheticImage]:
     """Return every image of a synthetic dataset, in the order of the file: by label, then by index.
+
+    Args:
+        folder: the dataset, or a shard of one.
+        shared: prompts, samplers and so on that other rows have, too; those of this file come into it. Of 100,000 rows
+            each then needs memory once.
 
     Raises:
         InputError: the file is missing, or one of its lines is incomplete, be it the last.
     """
-    path = folder / "metadata.jsonl"
+    path, images = folder / "metadata.jsonl", list[SyntheticImage]()
+    shared = {} if shared is None else shared
     try:
         # Split as bytes: a line may end inside a character, and str knows more line breaks than JSON lines have.
-        *lines, rest = path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            for text in file:
+                if not text.endswith(b"\n"):
+                    raise ValueError("the file ends inside it")  # noqa: TRY301
+                row = json.loads(text)
+                for name in row.keys() - _OWN:
+                    value = row[name]
+                    if isinstance(value, str):
+                        row[name] = shared.setdefault(value, value)
+                    elif isinstance(value, dict | list):
+                        row[name] = shared.setdefault(repr(value), value)
+                images.append(SyntheticImage(**row))
     except FileNotFoundError as error:
         raise InputError(f"{path}: is missing; run `dreamset generate {folder.name}` first.") from error
-    images = []
-    try:
-        for line in lines:
-            images.append(SyntheticImage(**json.loads(line)))
-        if rest:
-            raise ValueError("the file ends inside it")  # noqa: TRY301
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         where = f"{path}, line {len(images) + 1}"
         raise InputError(
             f"{where}: is not a whole row ({error}); run `dreamset generate {folder.name}` again."

@@ -218,7 +218,11 @@ class _Course:
 
     @functools.cached_property
     def _loaded(self) -> BaseModel:
-        return draw.load_base(self.work.params, self.work.workspace, self.work.recipe) if self.load is None else self.load()
+        return (
+            draw.load_base(self.work.params, self.work.workspace, self.work.recipe)
+            if self.load is None
+            else self.load()
+        )
 
     def _base(self) -> BaseModel:
         """Return the base, loaded once for all steps."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.code import code_digest
+from dreamset.core.errors import InputError
 from dreamset.drawing.candidates import Rated
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def key(work: Work) -> dict[str, Any]:
     return found
 
 
+def check(work: Work) -> None:
+    """Refuse a filter where there is nothing to tell a class from.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if work.row.filters and len(work.split.classes) < 2:
+        raise InputError(f"recipes.{work.recipe}.filter: needs a second class; remove it.")
+
+
 class Filter:
     """The filter of a recipe, with its CLIP and what that saw in the shots."""
 
@@ -73,11 +84,9 @@ class Filter:
         from dreamset import classifiers
         from dreamset.classifiers import clip_zeroshot
         from dreamset.core.device import pick
-        from dreamset.core.errors import InputError
         from dreamset.data import arrays
 
-        if len(work.split.classes) < 2:
-            raise InputError(f"recipes.{work.recipe}.filter: needs a second class; remove it.")
+        check(work)
         self.kind, self.split = work.row.filter, work.split
         self.clip: Clip = clip_zeroshot.build(None, work.base, work.split, work.workspace.root).to(pick()).eval()
         self.side = classifiers.seen(self.clip.size, work.base.resolution)
@@ -86,8 +95,7 @@ class Filter:
             self.labels = shots.labels
             self.shots = self._features(shots.images)
         if self.kind == "entropy":
-            images, labels = _drawn(work, first)
-            self.probe = _Probe(self._features(self._like_real(images)), labels, len(work.split.classes))
+            self.probe = _Probe(*self._first_round(work, first), len(work.split.classes))
         if self.kind == "k_of_n":
             self.probe = _Probe(self.shots, self.labels, len(work.split.classes))
         if self.kind == "influence":
@@ -158,6 +166,22 @@ class Filter:
 
         return np.concatenate([embed(self.clip, images[at : at + BATCH]) for at in range(0, len(images), BATCH)])
 
+    def _first_round(self, work: Work, blocks: Sequence[Block]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return features (n, d) and labels (n,) of the images of finished blocks, which are read a batch at a time."""
+        import numpy as np
+
+        from dreamset.core.images import read_rgb
+        from dreamset.data.synthetic import read_metadata
+        from dreamset.drawing.pools import BATCH
+
+        folders = [work.workspace.shards / block.key for block in blocks]
+        rows = [(folder, image) for folder in folders for image in read_metadata(folder)]
+        parts = []
+        for at in range(0, len(rows), BATCH):
+            images = [np.asarray(read_rgb(folder / image.file_name)) for folder, image in rows[at : at + BATCH]]
+            parts.append(self._features(self._like_real(np.stack(images))))
+        return np.concatenate(parts), np.array([image.label for _, image in rows])
+
     def _like_real(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return drawn images as classifiers see them: no finer than the shots, and grey where these are."""
         import numpy as np
@@ -189,19 +213,6 @@ class Filter:
             own = agreement[np.arange(len(labels)), labels]
             total += own - (agreement.sum(1) - own) / (agreement.shape[1] - 1)
         return total
-
-
-def _drawn(work: Work, blocks: Sequence[Block]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the images of finished blocks, (n, h, w, 3), and their labels, (n,)."""
-    import numpy as np
-
-    from dreamset.core.images import read_rgb
-    from dreamset.data.synthetic import read_metadata
-
-    folders = [work.workspace.shards / block.key for block in blocks]
-    rows = [(folder, image) for folder in folders for image in read_metadata(folder)]
-    images = np.stack([np.asarray(read_rgb(folder / image.file_name)) for folder, image in rows])
-    return images, np.array([image.label for _, image in rows])
 
 
 class _Probe:

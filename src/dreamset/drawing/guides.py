@@ -24,13 +24,22 @@ def applied(work: Work) -> Work:
         InputError: there is one class alone, or the CLIP is missing.
     """
     split = work.split
+    check(work)
     if work.row.guide != "other_class":
         return work
-    if len(split.classes) < 2:
-        raise InputError(f"recipes.{work.recipe}.guide: other_class needs a second class; remove it.")
     prompts = tuple(split.prompt(label) for label in range(len(split.classes)))
     nearest = _nearest(work.workspace.root, work.base.clip, prompts)
     return dataclasses.replace(work, avoided=tuple(work.lead(other) for other in nearest))
+
+
+def check(work: Work) -> None:
+    """Refuse to lead away from another class where there is none.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if work.row.guide == "other_class" and len(work.split.classes) < 2:
+        raise InputError(f"recipes.{work.recipe}.guide: other_class needs a second class; remove it.")
 
 
 @lru_cache(maxsize=4)

@@ -170,7 +170,8 @@ def _card(work: Work, count: int, copies: int, checked: str) -> Iterator[str]:
     yield f"license: {params.base.licence if glyphs else 'other'}"
     yield "task_categories: [image-classification]"
     yield f"pretty_name: {cards.quoted(f'{recipe} for {split.source}')}"
-    yield from cards.loading(split.classes, cards.every_column(("copy_of",) if copies else ()))
+    tars = count + copies > params.generate.pack
+    yield from cards.loading(split.classes, cards.every_column(("copy_of",) if copies else ()), tars=tars)
     yield "---"
     yield f"# Retrieved images: {recipe}"
     yield ""
@@ -193,7 +194,7 @@ def _card(work: Work, count: int, copies: int, checked: str) -> Iterator[str]:
         yield f"- {post_augment_words(work.row, split.invariances, count, copies)}"
     yield f"- Made by dreamset {__version__}; one row per image in `metadata.jsonl` (caption, source, sha256)."
     yield ""
-    yield cards.OPENS
+    yield cards.opening(tars=tars)
 
 
 def _caption(work: Work, label: int) -> str:

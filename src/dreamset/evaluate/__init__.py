@@ -103,10 +103,10 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     }
     if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
         evaluation["warnings"] = [stands_in]
-    sliced = slices.of(params, workspace, split, scored.samples, right)
-    evaluation |= {"slices": sliced} if sliced else {}
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
+    if sliced := slices.of(params, workspace, split, scored.samples, right, groups, evaluation["verdict"]):
+        evaluation["slices"] = sliced
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}
     output.write(params, workspace, evaluation, guesses, labels, rows, groups)
     output.write_nearest(workspace, scored.near)

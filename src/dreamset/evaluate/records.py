@@ -161,7 +161,7 @@ def differences(
         ]
         for first, second in pairs:
             of, minus = Run(*first, classifier), Run(*second, classifier)
-            differences.append({"classifier": classifier} | _difference(params, right, groups, of, minus))
+            differences.append({"classifier": classifier} | difference(params, right, groups, of, minus))
     return differences
 
 
@@ -188,10 +188,10 @@ def over_simple(
     if not simple or of not in right:
         return None
     best = min(simple, key=lambda row: float(row["nll_folds"]))
-    return _difference(params, right, groups, of, Run(REAL, REAL_ONLY, best["classifier"]))
+    return difference(params, right, groups, of, Run(REAL, REAL_ONLY, best["classifier"]))
 
 
-def _difference(
+def difference(
     params: Params, right: dict[Run, NDArray[np.float64]], groups: NDArray[np.int64] | None, of: Run, minus: Run
 ) -> dict[str, Any]:
     """Return the paired difference of two runs with its interval and McNemar's test."""

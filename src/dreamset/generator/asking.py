@@ -35,20 +35,30 @@ def applied(work: Work) -> Work:
         InputError: a file misses a class or a shot, a network is missing, or CLIP cannot tell the words of a group
             apart.
     """
-    row, split, root, key = work.row, work.split, work.workspace.root, f"recipes.{work.recipe}"
-    told = Told()
-    if row.descriptions is not None:
-        told = Told(descriptions=read_descriptions(root / row.descriptions, split, f"{key}.descriptions"))
-    elif row.reads_attributes:
+    row, told = work.row, from_files(work)
+    if row.reads_attributes:
         told = Told(attributes=_read(work))
-    elif row.captions == "beside":
-        told = Told(captions=captions.beside(split.train, f"{key}.captions"))
-    elif row.captions_file is not None:
-        told = Told(captions=captions.of_file(root / row.captions_file, split.train))
     elif row.captioner is not None:
-        told = Told(captions=captions.of_model(work.workspace, split, row.captioner, f"{key}.captions"))
+        key = f"recipes.{work.recipe}.captions"
+        told = Told(captions=captions.of_model(work.workspace, work.split, row.captioner, key))
         captions.forget()
     return dataclasses.replace(work, told=told)
+
+
+def from_files(work: Work) -> Told:
+    """Return what a recipe asks with as far as files tell it, without a network.
+
+    Raises:
+        InputError: a file is missing or cannot be read, or misses a class or a shot.
+    """
+    row, split, root, key = work.row, work.split, work.workspace.root, f"recipes.{work.recipe}"
+    if row.descriptions is not None:
+        return Told(descriptions=read_descriptions(root / row.descriptions, split, f"{key}.descriptions"))
+    if row.captions == "beside":
+        return Told(captions=captions.beside(split.train, f"{key}.captions"))
+    if row.captions_file is not None:
+        return Told(captions=captions.of_file(root / row.captions_file, split.train, f"{key}.captions"))
+    return Told()
 
 
 def _read(work: Work) -> dict[str, dict[str, str]]:

@@ -10,6 +10,7 @@ from dreamset.core.device import pick
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, digest, read_json
 from dreamset.core.strict import read_text, read_yaml
+from dreamset.data.asking import check_there
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -42,17 +43,23 @@ def beside(samples: Sequence[Sample], key: str) -> dict[str, str]:
     return {sample.sha256: " ".join((sample.caption or "").split()) for sample in samples}
 
 
-def of_file(path: Path, samples: Sequence[Sample]) -> dict[str, str]:
+def of_file(path: Path, samples: Sequence[Sample], key: str) -> dict[str, str]:
     """Return the captions in a file: YAML or JSON of image to caption, or JSON lines with ``file_name`` and ``text``.
 
     An image is named by the end of its path, as much of it as tells it from others, or by the sha256 of its file.
 
     Raises:
-        InputError: the file cannot be read, misses a shot, or a name in it fits several shots.
+        InputError: the file is missing or cannot be read, misses a shot, has an image without a caption, or a name in
+            it fits several shots.
     """
+    check_there(path, key)
     given = _lines(path) if path.suffix == ".jsonl" else read_yaml(path)
-    if not isinstance(given, dict) or not all(isinstance(text, str) and text.strip() for text in given.values()):
+    if not isinstance(given, dict):
         raise InputError(f"{path}: is no mapping of images to captions; write `IMAGE: caption` lines.")
+    empty = [name for name, text in given.items() if not (isinstance(text, str) and text.strip())]
+    if empty:
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise InputError(f"{path}: {str(empty[0])!r}{more} has no caption as text; write one, or remove the line.")
     names: dict[str, str] = {}
     fits: Counter[str] = Counter()
     missing = []
@@ -75,13 +82,20 @@ def of_file(path: Path, samples: Sequence[Sample]) -> dict[str, str]:
 
 def _lines(path: Path) -> dict[str, Any]:
     given: dict[str, Any] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # A caption may hold what Python takes for the end of a line, and JSON lines do not.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line) if line.strip() else None
-            if row is not None:
-                given[row["file_name"]] = row["text"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path}, line {number}: has no file_name and text; write both on each line.") from error
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: is no JSON ({error}); correct the line.") from error
+        if not isinstance(row, dict) or not {"file_name", "text"} <= row.keys():
+            raise InputError(f"{path}, line {number}: has no file_name and text; write both on each line.")
+        name = str(row["file_name"])
+        if name in given:
+            raise InputError(f"{path}, line {number}: {name!r} stands above already; remove one of the lines.")
+        given[name] = row["text"]
     return given
 
 

@@ -70,7 +70,9 @@ def _whole(base: BaseModel, folder: Path) -> Any:
     for key in _SAME:
         ours, its = base.unet.config[key], unet.config[key]
         if ours != its:
-            raise InputError(f"{folder}: its {key} is {its} and the base's is {ours}, so it is no student of it; {_MEND}.")
+            raise InputError(
+                f"{folder}: its {key} is {its} and the base's is {ours}, so it is no student of it; {_MEND}."
+            )
     return unet
 
 

@@ -20,7 +20,6 @@ _METHODS: Final = {
     "forest": "a random forest",
 }
 _FEATURES: Final = {"pixels": "on the pixels", "clip": "on CLIP's features", "judge": "on the judge's features"}
-_SPOKEN: Final = {"linear_probe": "a linear probe on CLIP's features"}  # a name that no sentence should begin with
 _LEARNED: Final = {
     REAL_ONLY: "the real images",
     REAL_STRONG: "the real images, strongly augmented",
@@ -42,7 +41,8 @@ def words(run: Run) -> str:
     method, _, features = run.classifier.partition("_")
     if is_simple(run.classifier):
         return f"{_METHODS[method]} {_FEATURES[features]}"
-    name = _SPOKEN.get(run.classifier, run.classifier)
+    # No sentence should begin with a name of several parts.
+    name = f"the {run.classifier}" if "_" in run.classifier else run.classifier
     return f"{name} of {_LEARNED[run.kind].format(arm=run.arm)}" if run.kind in _LEARNED else str(run)
 
 

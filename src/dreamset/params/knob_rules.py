@@ -135,11 +135,18 @@ def _check_templates(row: Recipe, key: str) -> None:
     for template in row.templates:
         if template.count("{class}") + template.count("{a class}") != 1:
             raise InputError(f"{key}.templates: each must hold {{class}} once, or {{a class}}, got {template!r}.")
-        other = next((found for found in re.findall(r"{[^{}]*}", template) if found not in _NAMED), None)
-        if other is not None:
-            raise InputError(
-                f"{key}.templates: {other} in {template!r} would stand in the prompt as it is; remove or correct it."
-            )
+        check_placeholders(template, f"{key}.templates")
+
+
+def check_placeholders(text: str, where: str) -> None:
+    """Refuse a text with a placeholder that nothing fills, since the generator would be asked with it as it stands.
+
+    Raises:
+        InputError: naming the place, the placeholder and the text.
+    """
+    other = next((found for found in re.findall(r"{[^{}]*}", text) if found not in _NAMED), None)
+    if other is not None:
+        raise InputError(f"{where}: {other} in {text!r} would stand in the prompt as it is; remove or correct it.")
 
 
 def _check_negative(row: Recipe, key: str, context: Context) -> None:

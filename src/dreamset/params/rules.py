@@ -88,12 +88,6 @@ def _check_names(params: Params) -> None:
         if name not in params.recipes:
             near = meant(name, params.recipes)
             raise InputError(f"active: no row {name!r} in recipes{near}; there are {listed(params.recipes)}.")
-    if params.generate.budget_s is not None:
-        waits = next((name for name in params.active if params.recipes[name].first), None)
-        if waits is not None:
-            raise InputError(
-                f"generate.budget_s: {waits} has filter: entropy, which needs a number of images; set budget_s to null."
-            )
     if params.primary not in (*params.recipes, AUTO):
         near, names = meant(params.primary, (*params.recipes, AUTO)), listed((*params.recipes, AUTO))
         raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {names}.")
@@ -109,12 +103,32 @@ def _check_recipes(params: Params) -> None:
             raise InputError(
                 f"recipes.{name}: is not a name; use ASCII letters, digits and _, and none of {listed(_TAKEN)}."
             )
-        active = name in params.active
-        context = knobs.Context(name, active, name in params.after, params.per_class, params.model, params.base)
-        knobs.check(recipe, context)
-        if active:
-            check_retrieval(params, name)
-            check_start(params, name)
+        if name in params.active:
+            check_row(params, name)
+        else:
+            knobs.check(recipe, _context(params, name, active=False))
+
+
+def check_row(params: Params, recipe: str) -> None:
+    """Check everything that ties a row that is run to other parameters; a verb may name one that is not active.
+
+    Raises:
+        InputError: one sentence naming the key and the mend.
+    """
+    row = params.recipes[recipe]
+    check_retrieval(params, recipe)
+    check_start(params, recipe)
+    knobs.check(row, _context(params, recipe, active=True))
+    if params.generate.budget_s is not None and row.first:
+        raise InputError(
+            f"generate.budget_s: recipes.{recipe}.filter: {row.filter} needs a number of images; "
+            f"set generate.budget_s to null, or another recipes.{recipe}.filter."
+        )
+
+
+def _context(params: Params, recipe: str, *, active: bool) -> knobs.Context:
+    after = recipe in params.after
+    return knobs.Context(recipe, active, after, params.per_class, params.model, params.base)
 
 
 def _check_selection(params: Params) -> None:
@@ -199,10 +213,13 @@ def _check_prepare(params: Params) -> None:
     template = params.prepare.template
     if template is not None and not _holds_a_class(template):
         raise InputError(f"prepare.template: must hold {{class}} exactly once, or {{a class}}, got {template!r}.")
+    if template is not None:
+        knobs.check_placeholders(template, "prepare.template")
     given = params.prepare.clip_templates
     for template in () if given is None else given or ("",):
         if not _holds_a_class(template):
             raise InputError(f"prepare.clip_templates: each must hold {{class}} exactly once, got {list(given or ())}.")
+        knobs.check_placeholders(template, "prepare.clip_templates")
 
 
 def _check_attributes(params: Params) -> None:

@@ -90,6 +90,7 @@ class Generate:
     budget_s: Positive | None
     redraws: Annotated[int, Range(low=0, high=20)]
     max_redrawn_share: Share
+    pack: Count
 
 
 @dataclass(frozen=True)

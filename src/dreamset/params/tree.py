@@ -171,6 +171,7 @@ class Params:
                 del setting["prepare"][name]  # nor these
         if self.generate.budget_s is None:
             del setting["generate"]["budget_s"]
+        del setting["generate"]["pack"]  # where images lie changes no number
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
 
     def lineage(self, recipe: str) -> tuple[str, ...]:

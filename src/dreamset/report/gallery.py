@@ -11,6 +11,7 @@ from PIL import Image
 from dreamset.core.errors import InputError
 from dreamset.core.images import read_rgb
 from dreamset.core.sheet import Block
+from dreamset.data import packed
 from dreamset.data.runs import REAL, REAL_STRONG, Kind, Run
 from dreamset.data.splits import spoken
 from dreamset.metrics.claims import read_csv
@@ -19,7 +20,7 @@ from dreamset.report import charts
 from dreamset.report.figures import number
 from dreamset.report.markup import fill
 from dreamset.report.markup import picture as embedded
-from dreamset.report.pictures import MOST_CLASSES, SMALL, further, picture, strip
+from dreamset.report.pictures import MOST_CLASSES, SMALL, further, picture, shots_reader, strip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,7 +176,8 @@ def duplicates(evidence: Evidence) -> Markup | None:
     for recipe in evidence.params.active:
         near = sets.get(recipe, {}).get("near_duplicates", {})
         if near.get("pairs"):
-            pairs = [_pair(evidence, recipe, pair, near["threshold"]) for pair in near["pairs"]]
+            read = packed.reader(evidence.workspace.synthetic(recipe))
+            pairs = [_pair(evidence, recipe, read, pair, near["threshold"]) for pair in near["pairs"]]
             recipes.append((recipe, number(near["count"]), number(sets[recipe].get("images")), pairs))
     if not recipes:
         return None
@@ -247,12 +249,13 @@ def _grids(evidence: Evidence, folder: Path, recipe: str) -> list[tuple[Markup, 
     return figures
 
 
-def _pair(evidence: Evidence, recipe: str, pair: dict[str, Any], threshold: float) -> tuple[Markup, str, bool]:
+def _pair(
+    evidence: Evidence, recipe: str, read: packed.Read, pair: dict[str, Any], threshold: float
+) -> tuple[Markup, str, bool]:
     """Return a synthetic image beside its shot, their distance, and whether it makes them near-duplicates."""
-    workspace = evidence.workspace
-    images = [picture(evidence, workspace.synthetic(recipe) / pair["image"], f"dreamset generate {recipe}")]
+    images = [picture(evidence, read, pair["image"], f"dreamset generate {recipe}")]
     if evidence.params.report.show_real:
-        images.append(picture(evidence, workspace.cell / pair["shot"], "dreamset prepare"))
+        images.append(picture(evidence, shots_reader(evidence), pair["shot"]))
     shot = next((sample for sample in evidence.split.train if sample.path == pair["shot"]), None)
     name = spoken(evidence.split.classes[shot.label]) if shot else ""
     beside = strip(images, 2)

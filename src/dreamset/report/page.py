@@ -49,6 +49,7 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
         _scales(evidence, colours),
         quality.qualities(evidence),
         quality.filtered(evidence),
+        quality.by_attribute(evidence),
         quality.correlations(evidence),
         gallery.adaptation(evidence, colours),
         studies(evidence, colours),

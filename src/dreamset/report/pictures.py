@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
 from dreamset.core.errors import InputError
-from dreamset.core.images import read_rgb, resize_crop
+from dreamset.core.images import resize_crop, rgb
 from dreamset.core.sheet import Block
+from dreamset.data import packed
 from dreamset.data.runs import REAL
 from dreamset.data.synthetic import read_metadata
 
@@ -23,14 +23,15 @@ SMALL: Final = 48  # px: the page magnifies pictures up to this side by whole fa
 MOST_CLASSES: Final = 60  # on one sheet, and on the page
 PAGES: Final = "pages"
 _THUMBNAIL: Final = 96
+_SHOTS: Final = "dreamset prepare"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source of pictures: its first files of every class, by label, and the command that makes them."""
+    """A source of pictures: what reads its files, the command that makes them, and its first ones of every class."""
 
     name: str
-    folder: Path
+    read: packed.Read
     made_by: str
     by_label: list[list[str]]
 
@@ -41,7 +42,7 @@ def sources_of(evidence: Evidence) -> list[Source]:
     shots: list[list[str]] = [[] for _ in range(classes)]
     for shot in evidence.split.train:
         shots[shot.label].append(shot.path)
-    sources = [Source(REAL, evidence.workspace.cell, "dreamset prepare", [paths[:count] for paths in shots])]
+    sources = [Source(REAL, shots_reader(evidence), _SHOTS, [paths[:count] for paths in shots])]
     if not evidence.params.report.show_real:
         sources = []
     for recipe in evidence.params.active:
@@ -50,8 +51,13 @@ def sources_of(evidence: Evidence) -> list[Source]:
         for image in read_metadata(folder):
             if image.copy_of is None and image.label < classes and len(files[image.label]) < count:
                 files[image.label].append(image.file_name)
-        sources.append(Source(recipe, folder, f"dreamset generate {recipe}", files))
+        sources.append(Source(recipe, packed.reader(folder), f"dreamset generate {recipe}", files))
     return sources
+
+
+def shots_reader(evidence: Evidence) -> packed.Read:
+    """Return the function that reads shots."""
+    return packed.files(evidence.workspace.cell, _SHOTS)
 
 
 def blocks(evidence: Evidence, sources: Sequence[Source], first: int = 0) -> list[Block]:
@@ -60,7 +66,7 @@ def blocks(evidence: Evidence, sources: Sequence[Source], first: int = 0) -> lis
         Block(
             source.name,
             [
-                [picture(evidence, source.folder / file, source.made_by) for file in files]
+                [picture(evidence, source.read, file, source.made_by) for file in files]
                 for files in source.by_label[first : first + MOST_CLASSES]
             ],
         )
@@ -74,14 +80,14 @@ def further(classes: int) -> list[tuple[int, str]]:
     return [(start, f"{PAGES}/contact_sheet_{number}.png") for number, start in enumerate(starts, 2)]
 
 
-def picture(evidence: Evidence, path: Path, made_by: str) -> Image.Image:
+def picture(evidence: Evidence, read: packed.Read, name: str, made_by: str = _SHOTS) -> Image.Image:
     """Return a file as the square that the models see, as a thumbnail where that is smaller."""
     size = evidence.params.base.resolution
     try:
-        image = Image.fromarray(resize_crop(read_rgb(path), size))
+        image = Image.fromarray(resize_crop(rgb(read(name)), size))
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(f"{path}: cannot be shown ({reason}); run `{made_by}` again.") from error
+        raise InputError(f"{name}: cannot be shown ({reason}); run `{made_by}` again.") from error
     return image if size <= SMALL else image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
 
 

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.data.runs import SYNTHETIC, Run
-from dreamset.metrics.verdict import scored_images
-from dreamset.report.figures import MINUS, number, percent
+from dreamset.metrics.gains import Gain
+from dreamset.metrics.verdict import points, scored_images
+from dreamset.report.figures import MINUS, number, percent, point_interval
 from dreamset.report.gallery import sheet
 from dreamset.report.markup import Table, aside, counted, fill
 
@@ -87,6 +88,35 @@ def filtered(evidence: Evidence) -> Markup | None:
         return None
     head = ["Recipe", "filter", "candidates", "thrown out", "none accepted", "most thrown out of", "CAS", "without it"]
     return fill("quality.filtered", table=Table(head, rows, columns={"most thrown out of": "names"}))
+
+
+def by_attribute(evidence: Evidence) -> Markup | None:
+    """Return a table of the accuracy by word that CLIP reads in the scored images; None where none was named."""
+    rows, found = evidence.evaluation.get("slices"), evidence.evaluation.get("verdict")
+    if not rows:
+        return None
+    lines = []
+    for row in rows:
+        gain = Gain.read(row["gain"]) if row.get("gain") else None
+        known = row["accuracy"] if found and row["accuracy"] else {}
+        lines.append(
+            [
+                row["group"],
+                row["word"],
+                number(row["images"]),
+                *(percent(known.get(found[name])) if found else "–" for name in ("minus", "of")),
+                aside(points(gain.difference), point_interval(gain)) if gain else "–",
+            ]
+        )
+    head = ["Attribute", "word", "images", "accuracy, real", "accuracy, real + synthetic", "gain, points"]
+    return fill(
+        "quality.by_attribute",
+        table=Table(head, lines, columns={"word": "text"}),
+        scored=scored_images(evidence.evaluation),
+        recipe=Run.parse(found["of"]).arm if found else "",
+        classifier=Run.parse(found["of"]).classifier if found else "",
+        confidence=evidence.confidence,
+    )
 
 
 def _kept(evidence: Evidence, recipe: str, looked: Counter[str]) -> dict[str, int]:

@@ -28,7 +28,7 @@ from starlette.routing import Mount, Route
 from dreamset.core import locks
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.files import sha256
-from dreamset.data import decisions
+from dreamset.data import decisions, packed
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 
@@ -53,6 +53,7 @@ _HEADERS: Final = {
 }
 _MAX_BODY: Final = 2**22  # bytes of a request; a page of decisions needs a thousandth of it
 _SHOT_SIDE: Final = 512  # pixels of a shot on the page
+_CHANGED: Final = "the dataset has changed; start `dreamset review` again"
 _LETTERS: Final[dict[Decision | None, str]] = {None: ".", "kept": "k", "rejected": "r"}
 
 
@@ -69,7 +70,7 @@ class Review:
 
     def __init__(self, workspace: Workspace, recipe: str) -> None:
         self.recipe, self.folder, self.cell = recipe, workspace.synthetic(recipe), workspace.cell
-        self.file = workspace.review(recipe)
+        self.file, self._read = workspace.review(recipe), packed.reader(workspace.synthetic(recipe))
         self.split: Split = read_split(workspace.splits)
         # A rejected image takes its copies with it, so that nobody has to look at these.
         drawn = [image for image in read_metadata(self.folder) if image.copy_of is None]
@@ -138,7 +139,12 @@ class Review:
             HTTPException: the file has gone or has changed, as after `dreamset generate`.
         """
         image = self.images[number]
-        return _checked(self.folder, image.file_name, image.sha256)
+        if not (self.folder / image.file_name).resolve().is_relative_to(self.folder.resolve()):
+            raise HTTPException(403, "outside the dataset")
+        try:
+            return self._read(image.file_name, image.sha256)
+        except (InputError, OSError) as error:
+            raise HTTPException(410, _CHANGED) from error
 
     @functools.lru_cache(maxsize=256)  # noqa: B019  one object in a process
     def shot(self, number: int) -> bytes:
@@ -149,26 +155,18 @@ class Review:
         """
         from PIL import Image
 
-        from dreamset.core.images import read_rgb
+        from dreamset.core.images import rgb
 
         sample: Sample = self.split.train[number]
-        _checked(self.cell, sample.path, sample.sha256, anywhere=True)
-        picture = read_rgb(self.cell / sample.path)
+        path = self.cell / sample.path  # a person's own file may lie anywhere
+        data = path.read_bytes() if path.is_file() else b""
+        if sha256(data) != sample.sha256:
+            raise HTTPException(410, _CHANGED)
+        picture = rgb(data)
         picture.thumbnail((_SHOT_SIDE, _SHOT_SIDE), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def _checked(folder: Path, name: str, expected: str, *, anywhere: bool = False) -> bytes:
-    """Return the bytes of a file that a manifest names; only a person's own file may lie outside ``folder``."""
-    path = (folder / name).resolve()
-    if not anywhere and not path.is_relative_to(folder.resolve()):
-        raise HTTPException(403, "outside the dataset")
-    data = path.read_bytes() if path.is_file() else b""
-    if sha256(data) != expected:
-        raise HTTPException(410, "the dataset has changed; start `dreamset review` again")
-    return data
 
 
 class Server(uvicorn.Server):

@@ -93,14 +93,16 @@ def keep(trial: optuna.Trial, data: bytes, workspace: Workspace) -> str:
 def _sheet(trial: optuna.Trial, folder: Path, classes: Sequence[str]) -> Image.Image:
     from PIL import Image
 
-    from dreamset.core.images import read_rgb
+    from dreamset.core.images import rgb
     from dreamset.core.sheet import Block, contact_sheet
+    from dreamset.data import packed
     from dreamset.data.synthetic import read_metadata
 
+    read = packed.reader(folder)
     rows: list[list[Image.Image]] = [[] for _ in classes[:_CLASSES]]
     for sample in read_metadata(folder):
         if sample.copy_of is None and sample.label < len(rows) and len(rows[sample.label]) < _PER_CLASS:
-            image = read_rgb(folder / sample.file_name)
+            image = rgb(read(sample.file_name))
             small = max(image.size) <= _TILE
             rows[sample.label].append(image if small else image.resize((_TILE, _TILE), Image.Resampling.LANCZOS))
     return contact_sheet([Block(_title(trial.params), rows)], classes)

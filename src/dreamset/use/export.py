@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
-import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, check_target, read_json
-from dreamset.data import cards, decisions, tuned
+from dreamset.data import cards, current, decisions, packed, tuned
 from dreamset.data.splits import read_split
-from dreamset.data.synthetic import read_metadata
+from dreamset.data.synthetic import read_metadata, write_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import draw
 from dreamset.use.predict import delivered
@@ -136,8 +134,8 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         ``images``, the number published, and ``removed``, the numbers left out by reason.
 
     Raises:
-        InputError: something is missing, the folder is not empty, the images were not generated, a person rejected
-            some that are still in the dataset, or a class has no images left.
+        InputError: something is missing, the folder is not empty, the images were not generated or are of other
+            settings, a person rejected some that are still in the dataset, or a class has no images left.
     """
     check_target(target, "--public", folder=True)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -147,9 +145,10 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         raise InputError(
             f"{recipe}: its images are retrieved and not generated; publish the collection that they come from."
         )
+    current.check_images(params, workspace, recipe)
     split = read_split(workspace.splits)
     source = workspace.synthetic(recipe)
-    rows = read_metadata(source)
+    rows, read = read_metadata(source), packed.reader(source)
     reviewed = decisions.read(workspace.review(recipe))
     unwanted = decisions.count(reviewed, rows).rejected
     if unwanted:
@@ -185,11 +184,15 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
     checked = decisions.checked(drawn, looked)
     target.parent.mkdir(parents=True, exist_ok=True)
     with shards.assembling(target) as folder:
-        for row in published:
-            (folder / row.file_name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / row.file_name, folder / row.file_name)
         columns = cards.public_columns(knobs)
-        atomic_write(folder / "metadata.jsonl", "".join(_line(row, columns) for row in published))
+        if len(published) > params.generate.pack:
+            width = len(split.classes) * (1 + knobs.copies)
+            packed.write(folder, published, lambda at: read(published[at].file_name), width, columns)
+        else:
+            for row in published:
+                (folder / row.file_name).parent.mkdir(exist_ok=True)
+                (folder / row.file_name).write_bytes(read(row.file_name))
+        write_metadata(folder, published, columns)
         labels = [row.label for row in published]
         chosen = tuned.applied(params, workspace, recipe)
         student = draw.student_of(Work(chosen, workspace, split, recipe))
@@ -253,11 +256,6 @@ def _copies(
     by_pixels = copies(images.images, shots.images, [sample.group for sample in split.train])
     near = dict(zip(images.names, (by_pixels | (distances <= measured["threshold"])).tolist(), strict=True))
     return [near[row.copy_of or row.file_name] for row in rows]
-
-
-def _line(row: SyntheticImage, columns: Sequence[str]) -> str:
-    facts = dataclasses.asdict(row)
-    return json.dumps({key: facts[key] for key in columns}, ensure_ascii=False) + "\n"
 
 
 def _counts(removed: dict[str, int]) -> str:

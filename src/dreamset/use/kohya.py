@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
-from dreamset.data import cards, tuned
+from dreamset.data import cards, current, tuned
 from dreamset.data.adapters import read_adapters
 from dreamset.data.lora_file import NESTED, read_pairs, steady
 from dreamset.data.splits import read_split
@@ -44,7 +44,8 @@ def kohya(params: Params, workspace: Workspace, recipe: str, target: Path) -> di
         ``files``, the number of files written, and ``pairs``, the number of adapted layers in each.
 
     Raises:
-        InputError: the recipe has no LoRA, an adapter is missing or damaged, or the folder is not empty.
+        InputError: the recipe has no LoRA, an adapter is missing, damaged or of other settings, or the folder is not
+            empty.
     """
     from safetensors.torch import save
 
@@ -56,6 +57,7 @@ def kohya(params: Params, workspace: Workspace, recipe: str, target: Path) -> di
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a new folder, or empty it.")
+    current.check_adapters(params, workspace, recipe)
     source = tuned.adapters(params, workspace, recipe)
     stage = "adapt" if source == workspace.adapter(recipe) else "tune"
     adapters = read_adapters(source, stage)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, check_target, sha256_file, write_json
-from dreamset.core.images import read_rgb, to_native
+from dreamset.core.files import atomic_write, check_target, write_json
+from dreamset.core.images import rgb, to_native
 from dreamset.core.progress import bar
 from dreamset.core.strict import listed
-from dreamset.data import decisions
+from dreamset.data import current, decisions, packed
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamset.core.workspace import Workspace
+    from dreamset.data.splits import Split
+    from dreamset.data.synthetic import SyntheticImage
     from dreamset.params import Params
 
 FILE: Final = "images.safetensors"
@@ -67,17 +70,19 @@ def tensors(
         The content of ``labels.json``.
 
     Raises:
-        InputError: the dataset is missing, changed or has rejected images, the folder is not empty, or the size or the
-            normalisation is unknown.
+        InputError: the dataset is missing, changed, of other settings or has rejected images, the folder is not empty,
+            or the size or the normalisation is unknown.
     """
     import numpy as np
-    from safetensors.numpy import save
+
+    from dreamset.data import arrays
 
     check_target(target, "--tensors", folder=True)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a new folder, or empty it.")
     if normalise not in (None, OWN, *KNOWN):
         raise InputError(f"--normalise: expected one of {listed((*KNOWN, OWN))}, got {normalise!r}; or leave it out.")
+    current.check_images(params, workspace, recipe)
     split, source = read_split(workspace.splits), workspace.synthetic(recipe)
     height, width = _sides(size, min(split.native or params.base.resolution, params.base.resolution))
     rows = read_metadata(source)
@@ -87,26 +92,18 @@ def tensors(
             f"{workspace.review(recipe)}: rejects {rejected} of the pictures in {source}; run `dreamset generate "
             f"{recipe}` first, which replaces them."
         )
-    images = np.empty((len(rows), 3, height, width), np.uint8)
-    with bar(total=len(rows), what="tensors", unit="image") as progress:
-        for at, row in enumerate(rows):
-            path = source / row.file_name
-            if not path.is_file() or sha256_file(path) != row.sha256:
-                raise InputError(f"{path}: is missing or was changed; run `dreamset generate {recipe}` again.")
-            image = read_rgb(path)
-            image = image.convert("L").convert("RGB") if split.channels == 1 else image
-            image = to_native(image, split.native) if split.native else image
-            images[at] = _fitted(image, height, width).transpose(2, 0, 1)
-            progress.update()
-    values, mean, std = _normalised(images, normalise)
+    images = arrays.mapped(
+        _decoded(rows, packed.reader(source), split, height, width), (len(rows), 3, height, width), workspace.scratch
+    )
+    mean, std = _own(images) if normalise == OWN else KNOWN[normalise] if normalise else (None, None)
     record = {
         "recipe": recipe,
         "synthetic": True,
         "licence": params.drawn_licence(recipe),
-        "shape": list(values.shape),
-        "dtype": str(values.dtype),
-        "mean": mean,
-        "std": std,
+        "shape": list(images.shape),
+        "dtype": "float32" if normalise else "uint8",
+        "mean": mean and list(mean),
+        "std": std and list(std),
         "classes": list(split.classes),
         "labels": [row.class_name for row in rows],
         "files": [row.file_name for row in rows],
@@ -116,7 +113,7 @@ def tensors(
     about = {"classes": json.dumps(split.classes, ensure_ascii=False), "licence": params.base.licence}
     target.parent.mkdir(parents=True, exist_ok=True)
     with shards.assembling(target) as folder:
-        atomic_write(folder / FILE, save({"images": values, "labels": labels}, about))
+        atomic_write(folder / FILE, _pieces(images, labels, about, mean, std))
         write_json(folder / NAMES, record)
     return record
 
@@ -144,23 +141,63 @@ def _fitted(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def _normalised(
-    images: NDArray[np.uint8], normalise: str | None
-) -> tuple[NDArray[np.uint8] | NDArray[np.float32], list[float] | None, list[float] | None]:
-    """Return the values, and the mean and standard deviation of values in 0..1 that they were normalised by."""
+def _decoded(
+    rows: Sequence[SyntheticImage], read: packed.Read, split: Split, height: int, width: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images one by one, each (1, 3, height, width)."""
+    with bar(total=len(rows), what="tensors", unit="image") as progress:
+        for row in rows:
+            image = rgb(read(row.file_name, row.sha256))
+            image = image.convert("L").convert("RGB") if split.channels == 1 else image
+            image = to_native(image, split.native) if split.native else image
+            yield _fitted(image, height, width).transpose(2, 0, 1)[None].copy()
+            progress.update()
+
+
+def _own(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of values in 0..1, by channel."""
     import numpy as np
 
-    if normalise is None:
-        return images, None, None
-    if normalise == OWN:
-        channels = [images[:, channel].astype(np.float64) / 255 for channel in range(3)]
-        mean = tuple(float(values.mean()) for values in channels)
-        std = tuple(float(values.std()) or 1.0 for values in channels)
-    else:
-        mean, std = KNOWN[normalise]
-    shape = (1, 3, 1, 1)
-    values: NDArray[np.float32] = images.astype(np.float32)
-    values /= np.float32(255)
-    values -= np.array(mean, np.float32).reshape(shape)
-    values /= np.array(std, np.float32).reshape(shape)
-    return values, list(mean), list(std)
+    counts = np.zeros((3, 256), np.int64)
+    for image in images:
+        counts += [np.bincount(plane.reshape(-1), minlength=256) for plane in image]
+    values = np.arange(256) / 255
+    mean = counts @ values / counts.sum(1)
+    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+    return tuple(mean.tolist()), tuple(float(value) or 1.0 for value in np.sqrt(variance))
+
+
+def _pieces(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    about: Mapping[str, str],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Iterator[bytes]:
+    """Yield a file of safetensors in pieces.
+
+    The package would hold all images twice, and write the metadata in another order each time.
+    """
+    import numpy as np
+
+    size = 1 if mean is None else 4
+    ends = [0, labels.nbytes, labels.nbytes + size * images.size]
+    header = json.dumps(
+        {
+            "__metadata__": about,
+            "labels": {"dtype": "I64", "shape": list(labels.shape), "data_offsets": ends[:2]},
+            "images": {"dtype": "U8" if mean is None else "F32", "shape": list(images.shape), "data_offsets": ends[1:]},
+        },
+        ensure_ascii=False,
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header + labels.astype("<i8").tobytes()
+    for image in images:
+        if mean is None or std is None:
+            yield image.tobytes()
+            continue
+        values = image.astype(np.float32)
+        values /= np.float32(255)
+        values -= np.array(mean, np.float32).reshape(3, 1, 1)
+        values /= np.array(std, np.float32).reshape(3, 1, 1)
+        yield values.astype("<f4").tobytes()
