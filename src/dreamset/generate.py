@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, read_json, write_json
+from dreamset.core.files import atomic_write, write_json
 from dreamset.data import cards, current, decisions, licences, packed, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
