@@ -361,12 +361,8 @@ def _train(work: Work, training: Training) -> None:
         return
     _warn_of_cuts(work, training)
     base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
-    if not (
-        work.sampler.student
-        or work.row.starts_from_shots
-        or work.row.searches("steps")
-        or work.row.searches("scheduler")
-    ):
+    searched = work.row.searches("steps") or work.row.searches("scheduler")
+    if not (work.sampler.student or work.row.starts_from_shots or searched):
         # Before the long work, though only `generate` draws so.
         check_first_step(base.schedule, work.sampler, work.steps_key)
     with ExitStack() as conditioned:

@@ -82,7 +82,7 @@ def _with_lora(base: BaseModel, folder: Path) -> Any:
     try:
         # Only the metadata say a rank that alpha is not equal to.
         state, alphas, metadata = loader.lora_state_dict(
-            folder,
+            str(folder),
             weight_name=LORA,
             use_safetensors=True,
             local_files_only=True,

@@ -209,8 +209,8 @@ def _check_student(row: Recipe, key: str, context: Context) -> None:
     where = f"{key}.sampler.student" if own else f"models.{context.model_name}.generate.student"
     if context.active and context.model.student is None:
         raise InputError(
-            f"{where}: models.{context.model_name}.student names no network that draws in a few steps; name one, or set "
-            "this to false."
+            f"{where}: models.{context.model_name}.student names no network that draws in a few steps; name one, or "
+            "set this to false."
         )
     if row.trains_unet:
         raise InputError(
