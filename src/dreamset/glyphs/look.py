@@ -110,6 +110,7 @@ class Params:
     vae: Autoencoder
     unet: Diffusion
     student: Distillation
+    cas: Training
     score: Score
 
 
