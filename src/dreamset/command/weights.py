@@ -37,7 +37,7 @@ def generator(params: Params, workspace: Workspace) -> None:
 
 def student(params: Params, workspace: Workspace) -> None:
     """Refuse a few-step student that is missing, not whole, or pickled; see ``generator``. The row names one."""
-    named = params.base.student
+    named = params.base.few_steps
     if named is not None:
         folder = _located(workspace.root, *named.pretrained, None, f"models.{params.model}.student.weights")
         hub.refuse_pickles(folder)

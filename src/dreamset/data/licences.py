@@ -54,8 +54,8 @@ def check(params: Params) -> None:
     """
     row = f"models.{params.model}"
     used = [(row, params.base.licence)]
-    if params.base.student and params.draws_by_student(params.base):
-        used.append((f"{row}.student", params.base.student.licence))
+    if params.base.few_steps and params.draws_by_student(params.base):
+        used.append((f"{row}.student", params.base.few_steps.licence))
     for where, name in used:
         licence = KNOWN.get(name)
         if licence is None or licence.commercial or params.accept_licence:

@@ -50,8 +50,8 @@ def load_base(params: Params, workspace: Workspace, recipe: str) -> BaseModel:
 
     base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
     if params.sampler(recipe).student:
-        assert params.base.student is not None
-        base = student.of(base, hub.locate(workspace.root, *params.base.student.pretrained))
+        assert params.base.few_steps is not None
+        base = student.of(base, hub.locate(workspace.root, *params.base.few_steps.pretrained))
     if params.base.generate.compile:
         base_model.compile_unet(base)
     return base
@@ -61,8 +61,8 @@ def student_of(work: Work) -> dict[str, Any] | None:
     """Return the identity of the student that draws, as ``hub.identity``; None where the base itself draws."""
     if not work.sampler.student:
         return None
-    assert work.base.student is not None
-    return hub.identity(work.workspace.root, *work.base.student.pretrained)
+    assert work.base.few_steps is not None
+    return hub.identity(work.workspace.root, *work.base.few_steps.pretrained)
 
 
 def schedule(work: Work) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def schedule(work: Work) -> dict[str, Any]:
 
     root, base = work.workspace.root, work.base
     if work.sampler.student:
-        assert base.student is not None
-        own = student.schedule(hub.locate(root, *base.student.pretrained))
+        assert base.few_steps is not None
+        own = student.schedule(hub.locate(root, *base.few_steps.pretrained))
         if own is not None:
             return own
     file = hub.locate(root, *base.pretrained) / "scheduler/scheduler_config.json"

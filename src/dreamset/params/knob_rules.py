@@ -207,7 +207,7 @@ def _check_student(row: Recipe, key: str, context: Context) -> None:
     if not row.draws or not context.model.draws_by_student(own) or not (own or context.active):
         return
     where = f"{key}.sampler.student" if own else f"models.{context.model_name}.generate.student"
-    if context.active and context.model.student is None:
+    if context.active and context.model.few_steps is None:
         raise InputError(
             f"{where}: models.{context.model_name}.student names no network that draws in a few steps; name one, or "
             "set this to false."

@@ -279,7 +279,8 @@ class Model:
     generate: ModelGenerate
     tune: ModelTune
     train: ModelTrain
-    student: Student | None
+    # ``generator``: that draws in a few steps itself.
+    student: Student | Literal["generator"] | None
     # Groups of words, of which CLIP reads one of each in a picture.
     attributes: dict[str, tuple[str, ...]] | None = None
 
@@ -290,8 +291,13 @@ class Model:
 
     def draws_by_student(self, own: bool | None) -> bool:
         """Return whether the student draws, with a recipe's ``sampler.student`` or None where it says nothing."""
-        return self.generate.student if own is None else own
+        return self.student != "generator" and (self.generate.student if own is None else own)
+
+    @property
+    def few_steps(self) -> Student | None:
+        """The student, where it is a network of its own."""
+        return self.student if isinstance(self.student, Student) else None
 
     def drawing(self, own: bool | None) -> ModelGenerate | Student:
         """Return what gives scheduler, steps and guidance; ``own`` as in ``draws_by_student``."""
-        return self.student if self.student and self.draws_by_student(own) else self.generate
+        return self.few_steps if self.few_steps and self.draws_by_student(own) else self.generate

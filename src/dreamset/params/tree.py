@@ -223,7 +223,7 @@ class Params:
     def drawn_licence(self, recipe: str) -> str:
         """Return the licence of the weights that draw the images of a recipe."""
         drawn = self.recipes[recipe].draws and self.sampler(recipe).student
-        student = self.base.student if drawn else None
+        student = self.base.few_steps if drawn else None
         return student.licence if student else self.base.licence
 
     def _strength(self, given: float | str | None) -> float | None:
