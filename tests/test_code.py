@@ -91,7 +91,13 @@ def test_every_library_that_is_reached_is_in_a_key_or_decides_no_number() -> Non
     }
     outside = {name for name in reached if name != "dreamset" and name not in sys.stdlib_module_names}
     # What an optional library reads is written as PNG before anything learns from it.
-    assert outside - code._LIBRARIES.keys() == {"huggingface_hub", "pillow_heif", "safetensors", "sqlalchemy"}
+    assert outside - code._LIBRARIES.keys() == {
+        "huggingface_hub",
+        "pillow_heif",
+        "safetensors",
+        "sqlalchemy",
+        "threadpoolctl",
+    }
 
 
 @pytest.mark.parametrize(

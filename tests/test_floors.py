@@ -10,7 +10,7 @@ STAGES = "the stages"  # the files in the root of the package, and the two folde
 FLOORS = (
     ("core",),
     ("params", "glyphs"),
-    ("data", "weights", "track"),
+    ("data", "weights", "track", "compute"),
     ("generator", "classifiers", "metrics", "review"),
     ("drawing", "sources"),
     ("study", "use"),

@@ -8,6 +8,7 @@ keeps its weights at even intervals, each as a shard. A recipe with an ``epoch``
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -15,7 +16,7 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__
+from dreamset import __version__, compute
 from dreamset.core import shards
 from dreamset.core.arithmetic import thinned
 from dreamset.core.device import out_of_memory
@@ -153,6 +154,14 @@ class Training:
             job.key if stop is None else kept[stop]
             for job, kept, stop in zip(self.jobs, self.kept, self.stops, strict=True)
         ]
+
+    def keys_of(self, group: Sequence[int]) -> list[str]:
+        """Return the shards that the jobs of a group make.
+
+        A training for early weights makes the last weights too. Claiming both keeps other processes out meanwhile.
+        """
+        ends, used = [job.key for job in self.jobs], self.used
+        return [key for index in group for key in dict.fromkeys((ends[index], used[index]))]
 
 
 def _trained(work: Work) -> Training:
@@ -331,14 +340,8 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
 
 
 def _train(work: Work, training: Training) -> None:
-    """Train the jobs that lack a shard, several at once over one frozen base."""
-    from dreamset.core.device import pick
-    from dreamset.generator import base_model, trained
-    from dreamset.generator.sampler import check_first_step
-    from dreamset.generator.training import Together
-
-    workspace, at_once = work.workspace, work.params.together(work.recipe)
-    keeping = work.row.epoch is not None or work.row.searches("epoch")
+    """Train the jobs that lack a shard, several at once over one frozen base, in as many processes as are wanted."""
+    store, at_once = work.workspace.shards, work.params.together(work.recipe)
     # The groups do not depend on what is finished: the last bits of an adapter depend on the others of its group.
     equal: dict[int, list[int]] = {}
     for index, settings in enumerate(training.settings):
@@ -347,27 +350,37 @@ def _train(work: Work, training: Training) -> None:
     groups = [
         [*indices[first : first + at_once]] for indices in equal.values() for first in range(0, len(indices), at_once)
     ]
-    # A training for early weights makes the last weights too. Claiming both keeps other processes out meanwhile.
-    keys = [
-        [job.key] if job.key == used else [job.key, used]
-        for job, used in zip(training.jobs, training.used, strict=True)
-    ]
-
-    def keys_of(group: list[int]) -> list[str]:
-        return [key for index in group for key in keys[index]]
-
-    missing = [group for group in groups if not all(shards.find(workspace.shards, key) for key in keys_of(group))]
+    missing = [group for group in groups if not all(shards.find(store, key) for key in training.keys_of(group))]
     if not missing:
         return
     _warn_of_cuts(work, training)
-    base = base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick())
+    make = functools.partial(_train_groups, work, training)
+    root, what = work.workspace.root, f"adapting {work.recipe}"
+    compute.run(work.params.compute, root, store, make, missing, training.keys_of, what=what)
+
+
+def _train_groups(work: Work, training: Training, groups: list[list[int]]) -> None:
+    """Train groups of jobs, without those that another process trains."""
+    from dreamset.core.device import pick
+    from dreamset.generator import base_model, trained
+    from dreamset.generator.sampler import check_first_step
+    from dreamset.generator.training import Together
+
+    workspace = work.workspace
+    keeping = work.row.epoch is not None or work.row.searches("epoch")
+    base = compute.resident(
+        f"to adapt: {work.base}",
+        lambda: base_model.load(hub.locate(workspace.root, *work.base.pretrained), work.base, pick()),
+    )
+    if training.start is not None:
+        shards.find(workspace.shards, training.start.parent.name)  # another machine may have made it
     searched = work.row.searches("steps") or work.row.searches("scheduler")
     if not (work.sampler.student or work.row.starts_from_shots or searched):
         # Before the long work, though only `generate` draws so.
         check_first_step(base.schedule, work.sampler, work.steps_key)
     with ExitStack() as conditioned:
         conditioned.enter_context(trained.installed(base, training.start))
-        for group, claim in shards.claimed(workspace.shards, missing, keys_of):
+        for group, claim in shards.claimed(workspace.shards, groups, training.keys_of):
             with claim:
                 started = time.time()
                 # Runs that keep early weights have their own checkpoints: others may be past the steps to keep.

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset import compute
 from dreamset.classifiers import fitting, selection
 from dreamset.classifiers.fitting import Fitted, Trial
 from dreamset.classifiers.parts import Part
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.runs import Kind, Run
+    from dreamset.data.splits import Sample
     from dreamset.params import Params
 
 SHARDS: Final = "shards.json"  # beside the classifiers of an arm; lists the shards that they come from
@@ -140,31 +143,52 @@ def _over_folds(
 
     Each trial scores shots that neither its images nor its classifier were made from.
     """
-    from dreamset import adapt, generate
-
-    params, workspace, split, arm = whole.params, whole.workspace, whole.split, whole.arm
+    parts = [*enumerate(folds.held_out(whole.split, folds.SELECTING, "selection"))]
+    if len(parts) > 1 and compute.spreads(whole.params.compute):
+        # Below everything is found finished.
+        make = functools.partial(_make_fold, whole, wanted, most)
+        compute.each(whole.params.compute, whole.workspace.root, make, parts, what=f"folds of {whole.arm}")
     by_run: dict[Run, list[list[Trial]]] = {}
     seconds = 0.0
-    for index, left_out in enumerate(folds.held_out(split, folds.SELECTING, "selection")):
-        place = folds.at(workspace, "selection", index)
-        selecting = folds.absolute(left_out, workspace)
-        inner = dataclasses.replace(folds.without(split, left_out, workspace), selection=selecting)
-        write_split(place.splits, inner)
-        if arm != REAL:
-            # The fold takes the values of the workspace's study, although that has seen the shots held out here: a
-            # study in each fold would choose by a few images. The images that evaluate scores are in no study.
-            seconds += adapt.run_lineage(params, workspace, place, arm)
-            seconds += generate.run(params, place, arm)["seconds"]
-        part = Part(params, place, inner, arm, whole.store, whole.images)
-        tried = {
-            run: [Trial(part, run, choice, index) for choice in fitting.configurations(part, run.classifier)[:most]]
-            for run in wanted
-        }
-        fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])
-        part.forget()
+    for part in parts:
+        # A fold's images have absolute paths, which hold on other machines only where these share the folder.
+        with compute.inline(whole.params.compute.store is not None):
+            tried, spent = _over_fold(whole, wanted, most, *part)
+        seconds += spent
         for run, trials in tried.items():
             by_run.setdefault(run, []).append(trials)
     return {run: tuple(zip(*trials, strict=True)) for run, trials in by_run.items()}, seconds
+
+
+def _make_fold(whole: Part, wanted: Collection[Run], most: int | None, part: tuple[int, tuple[Sample, ...]]) -> None:
+    """Make the trials of a fold, for the caller to find."""
+    _over_fold(whole, wanted, most, *part)
+
+
+def _over_fold(
+    whole: Part, wanted: Collection[Run], most: int | None, index: int, left_out: tuple[Sample, ...]
+) -> tuple[dict[Run, list[Trial]], float]:
+    """Return the trials of some runs in a fold, and the seconds of adapting and drawing; see ``_over_folds``."""
+    from dreamset import adapt, generate
+
+    params, workspace, split, arm = whole.params, whole.workspace, whole.split, whole.arm
+    place, seconds = folds.at(workspace, "selection", index), 0.0
+    selecting = folds.absolute(left_out, workspace)
+    inner = dataclasses.replace(folds.without(split, left_out, workspace), selection=selecting)
+    write_split(place.splits, inner)
+    if arm != REAL:
+        # The fold takes the values of the workspace's study, although that has seen the shots held out here: a
+        # study in each fold would choose by a few images. The images that evaluate scores are in no study.
+        seconds += adapt.run_lineage(params, workspace, place, arm)
+        seconds += generate.run(params, place, arm)["seconds"]
+    part = Part(params, place, inner, arm, whole.store, whole.images)
+    tried = {
+        run: [Trial(part, run, choice, index) for choice in fitting.configurations(part, run.classifier)[:most]]
+        for run in wanted
+    }
+    fitting.finish(part.store, [trial for trials in tried.values() for trial in trials])
+    part.forget()
+    return tried, seconds
 
 
 def _write_plots(folder: Path, records: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ and, where the study chose weights, ``models/tuned/<recipe>/``. A recipe without
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -14,7 +15,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamset import adapt
+from dreamset import adapt, compute
 from dreamset.core import locks, shards
 from dreamset.core.addresses import without_password
 from dreamset.core.code import code_digest
@@ -52,6 +53,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         _write(params, workspace, empty | _origin(params, workspace, recipe))
         return {"recipe": recipe, "trials": 0}
     started = time.time()
+    _run_in_workers(params, workspace, recipe)
     objective, study = _finished_study(params, workspace, recipe)
     with _explaining_kept_trials(objective):
         record = _record(params, objective, study)
@@ -88,6 +90,22 @@ def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
             run(params, workspace, name)
 
 
+def _run_in_workers(params: Params, workspace: Workspace, recipe: str) -> None:
+    """Run the trials in the workers of ``compute``, if their storage is PostgreSQL; what is left is for the caller.
+
+    In SQLite a study has one worker, and comes out the same each time. Several see each other's trials as these end.
+    """
+    count = compute.workers(params.compute)
+    if count > 1 and compute.spreads(params.compute) and params.tune.storage.startswith("postgresql"):
+        make = functools.partial(_run_as_worker, params, workspace, recipe)
+        compute.each(params.compute, workspace.root, make, range(count), what=f"the study of {recipe}")
+
+
+def _run_as_worker(params: Params, workspace: Workspace, recipe: str, _: int) -> None:
+    """Be one of the workers of ``_run_in_workers``."""
+    join(params, workspace, recipe)
+
+
 def _finished_study(params: Params, workspace: Workspace, recipe: str) -> tuple[Objective, optuna.Study]:
     """Run the missing trials of a recipe's study; return its objective and the study."""
     from dreamset.study import artifacts
@@ -98,7 +116,8 @@ def _finished_study(params: Params, workspace: Workspace, recipe: str) -> tuple[
         artifacts.keep_samples(trial, folder, work.split.classes, workspace)
 
     score = objective(work, keep_samples)
-    with _alive(score.folder):
+    # A worker holds its base, and tries its trials by itself.
+    with _alive(score.folder), compute.inline():
         return score, _run_trials(params, workspace, score)
 
 

@@ -11,6 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from dreamset import compute
 from dreamset.classifiers import selection
 from dreamset.classifiers.parts import prompts, sources
 from dreamset.core import locks, shards
@@ -86,6 +87,7 @@ class Trial:
         """Return the scores of the finished trial."""
         from safetensors.numpy import load
 
+        shards.find(self.part.store, self.key)  # another machine may have made it
         shard = self.part.store / self.key
         logits = load((shard / _LOGITS).read_bytes())
         seconds = read_json(shard / RECORD, f"dreamset train {self.part.arm}")["seconds"]
@@ -263,7 +265,16 @@ def by_folds(folder: Path) -> NDArray[np.float32]:
 
 
 def finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
-    """Make the missing shards in order; at last wait for those that another process is making."""
+    """Make the missing shards in order, in as many processes as are wanted; see ``dreamset.compute``."""
+    missing = [unit for unit in units if shards.find(store, unit.key) is None]
+    if missing:
+        part, make = missing[0].part, functools.partial(_finish, store)
+        root, what = part.workspace.root, f"training {part.arm}"
+        compute.run(part.params.compute, root, store, make, missing, lambda unit: [unit.key], what=what)
+
+
+def _finish(store: Path, units: Sequence[Trial | Fitted]) -> None:
+    """Make the missing shards; at last wait for those that another process is making."""
     for unit, claim in shards.claimed(store, units, lambda unit: [unit.key]):
         with claim:
             locks.boundary()

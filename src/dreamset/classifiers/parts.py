@@ -46,6 +46,10 @@ class Part:
         self._decoded: tuple[dict[str, Labelled], Labelled]
         self._lists: dict[tuple[int, ...] | None, list[tuple[str, int, str]]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs, which decodes the images anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_decoded"} | {"_size": None}
+
     def of(self, classifier: nn.Module) -> tuple[dict[str, Labelled], Labelled]:
         """Return the training images by source, and the selection images, at the size that a classifier needs.
 

@@ -192,7 +192,7 @@ def _beside(commands: Any) -> None:
     table.add_argument(
         "--recipes", nargs="+", metavar="RECIPE", help="rows of recipes (default: those that are active)"
     )
-    table.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1); cores are shared")
+    table.add_argument("--jobs", type=int, metavar="N", help="cells at once (default: compute.workers), a thread each")
     table.add_argument(
         "--recheck",
         action="store_true",

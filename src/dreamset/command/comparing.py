@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NOW: Final = "now"
 _HEAD, _COLUMN, _BESIDE = 22, 14, 4  # characters of the first column and of a run, and runs in 80 of them
 _COMMITS: Final = 20  # that are looked at
-_ASIDE: Final = ("report", "track")  # sections that change no number
+_ASIDE: Final = ("compute", "report", "track")  # sections that change no number
 _NONE: Final = "–"
 _REFS: Final = "refs/exps"
 

@@ -190,11 +190,12 @@ def _key(params: Params, workspace: Workspace, stage: str, item: str | None) -> 
         about["sampler"] = _sampled(params, workspace, item)
     else:
         whole = to_dict(params)
-        for section in ("accept_licence", "models", "track", "recipes", "active", "primary", "seed"):
+        for section in ("accept_licence", "compute", "models", "track", "recipes", "active", "primary", "seed"):
             del whole[section]
         about |= {"whole": whole, "base": base, "images": _images(workspace), "primary": params.primary_classifier}
         chosen = (item,) if row else () if item else params.active
         about["rows"] = {name: dataclasses.asdict(params.recipes[name]) for name in chosen if name}
+    about["compute"] = params.compute
     plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in about.items()}
     return digest([machine(), stage, item == REAL, json.loads(json.dumps(plain))])[:16]
 

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import classifiers
+from dreamset import classifiers, compute
 from dreamset.command import lines, ready
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.strict import listed, meant
@@ -142,7 +142,7 @@ def table(arguments: argparse.Namespace) -> None:
     from dreamset.sweep import cells
 
     params, workspace = _open(arguments)
-    if min(arguments.shots) < 1 or arguments.jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
+    if min(arguments.shots) < 1 or (arguments.jobs or 1) < 1 or not arguments.seeds or arguments.seeds.start < 0:
         raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
     for name in arguments.recipes or ():
         _check_item(params, "generate", name)
@@ -399,5 +399,7 @@ def track(arguments: argparse.Namespace) -> None:
 
 
 def _open(arguments: argparse.Namespace) -> tuple[Params, Workspace]:
-    root = Path.cwd()
-    return load(arguments.params or root / "params.yaml", classifiers.ROWS), Workspace.at(root)
+    workspace = Workspace.at(Path.cwd())
+    params = load(arguments.params or workspace.root / "params.yaml", classifiers.ROWS)
+    compute.prepare(params.compute, workspace.shards)
+    return params, workspace

@@ -46,6 +46,17 @@ def closed(workspace: Workspace, also: Iterable[Path] = ()) -> Iterator[None]:
                 del _closed[path]
 
 
+def paths() -> tuple[str, ...]:
+    """Return the absolute paths that are closed now."""
+    return tuple(_closed)
+
+
+def close(paths: Iterable[str]) -> None:
+    """Close paths in this process, a worker, for good."""
+    _install()
+    _closed.update(path for path in paths if path not in _closed)
+
+
 @cache
 def _install() -> None:
     sys.addaudithook(_hook)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 ASIDE: Final = frozenset(
     {
         "dreamset",  # its version; what is written into a picture is an input of that picture's key
+        "dreamset.compute",
+        "dreamset.compute.call",
+        "dreamset.compute.local",
+        "dreamset.compute.on_ray",
         "dreamset.core.addresses",
         "dreamset.core.audit",
         "dreamset.core.code",
@@ -29,6 +33,7 @@ ASIDE: Final = frozenset(
         "dreamset.core.interrupts",
         "dreamset.core.locks",
         "dreamset.core.progress",
+        "dreamset.core.remote",
         "dreamset.core.shards",
         "dreamset.core.sheet",
         "dreamset.core.strict",

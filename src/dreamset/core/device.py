@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 from pathlib import Path
@@ -30,6 +31,37 @@ def keep_memory() -> None:
         # 32 MiB is the most that glibc accepts for the second.
         mallopt(_MMAP_THRESHOLD, 32 * _MIB)
         mallopt(_TRIM_THRESHOLD, 1024 * _MIB)
+
+
+def threads() -> tuple[int, int]:
+    """Return the numbers of threads that torch and BLAS compute with here."""
+    import threadpoolctl
+    import torch
+
+    count = torch.get_num_threads()
+    return count, max(
+        (pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"), default=count
+    )
+
+
+def use_threads(count: int, blas: int | None = None) -> None:
+    """Let everything that computes on a CPU here use ``count`` threads: torch and BLAS, loaded already or later."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+    if "numpy" in sys.modules:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(blas or count, user_api="blas")
+
+
+def gpus() -> list[str]:
+    """Return the CUDA devices that this process may use, by the names that ``CUDA_VISIBLE_DEVICES`` gives them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return named[:count] if len(named) >= count > 0 and named[0] else [str(index) for index in range(count)]
 
 
 def pick() -> torch.device:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG of prctl, from Linux's prctl.h
 
 
 @contextmanager
@@ -43,3 +47,11 @@ def held() -> Iterator[Callable[[], bool]]:
     if came:
         number, frame = came[0]
         before[signal.Signals(number)](number, frame)
+
+
+def end_with(parent: int) -> None:
+    """Let the system send this process a SIGTERM when its parent, the process ``parent``, dies; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before that
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -21,13 +21,13 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 SUFFIX: Final = ".lock"
@@ -166,6 +166,23 @@ def turn(folder: Path, name: str) -> Iterator[None]:
         if _read(path) == this.token:
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def turns() -> tuple[Any, ...]:
+    """Return the turns that this process has now, for a worker to take with ``taking_turns``."""
+    return tuple(_turns)
+
+
+@contextmanager
+def taking_turns(given: Iterable[Any]) -> Iterator[None]:
+    """Let ``boundary`` leave for whoever takes over from another process, whose ``turns`` are given."""
+    mine = [turn for turn in given if turn not in _turns]
+    _turns.extend(mine)
+    try:
+        yield
+    finally:
+        for turn in mine:
+            _turns.remove(turn)
 
 
 def boundary() -> None:

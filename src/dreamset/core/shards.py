@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamset.core import device, locks
+from dreamset.core import device, locks, remote
 from dreamset.core.code import code_digest
 from dreamset.core.files import digest, filling, sha256_file, sync_folder, write_json
 
@@ -35,8 +35,18 @@ def key_of(inputs: dict[str, Any], maker: str) -> str:
 
 
 def find(store: Path, key: str) -> Path | None:
-    """The folder of a finished, undamaged shard, or None; a damaged one is removed."""
+    """The folder of a finished, undamaged shard, or None; a damaged one is removed.
+
+    What is not in the folder is loaded from the object storage beside it, where there is one.
+
+    Raises:
+        StoppedError: the storage cannot be used.
+    """
     folder = store / key
+    if folder.is_dir():
+        remote.push_unsent(store, key)
+    else:
+        remote.pull(store, key)
     if not folder.is_dir():
         return None
     try:
@@ -59,9 +69,12 @@ def machines(store: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def claimed(
-    store: Path, units: Sequence[Unit], keys: Callable[[Unit], Sequence[str]]
+    store: Path,
+    units: Sequence[Unit],
+    keys: Callable[[Unit], Sequence[str]],
+    finished: Callable[[Unit], bool] | None = None,
 ) -> Iterator[tuple[Unit, ExitStack]]:
-    """The units of work that have not all their shards, one after the other, for this process alone to make.
+    """The units of work that are not finished, one after the other, for this process alone to make.
 
     What another process is making comes last, so that two processes with the same work share it. Nothing is held
     while one waits for the other, beyond what is still being written.
@@ -69,22 +82,32 @@ def claimed(
     Args:
         store: the shards' folder.
         units: pieces of work.
-        keys: the shards that a unit makes.
+        keys: the shards that a unit makes, or other names that nothing else there has.
+        finished: says whether a unit is; None: whether all its shards are there.
 
     Yields:
         A unit, and its claim, to be closed when the shards are written. A unit whose shards were finished by
         another process meanwhile is left out.
     """
+
+    def is_finished(unit: Unit) -> bool:
+        return all(find(store, key) for key in keys(unit)) if finished is None else finished(unit)
+
     busy = []
     for unit in units:
         claim = _claim(store, keys(unit), wait=False)
         if claim is None:
             busy.append(unit)
-        elif _unfinished(store, keys(unit), claim):
+        elif is_finished(unit):
+            claim.close()
+        else:
             yield unit, claim
     for unit in busy:
         claim = _claim(store, keys(unit), wait=True)
-        if claim is not None and _unfinished(store, keys(unit), claim):
+        assert claim is not None
+        if is_finished(unit):
+            claim.close()
+        else:
             yield unit, claim
 
 
@@ -101,12 +124,9 @@ def _claim(store: Path, keys: Sequence[str], wait: bool) -> ExitStack | None:
         return stack.pop_all()
 
 
-def _unfinished(store: Path, keys: Sequence[str], claim: ExitStack) -> bool:
-    """Whether a claimed unit is still to be made; if not, the claim is given back."""
-    if all(find(store, key) for key in keys):
-        claim.close()
-        return False
-    return True
+def is_there(store: Path, key: str) -> bool:
+    """Return whether a shard was finished, without a look at its content; see ``find``."""
+    return (store / key / MARKER).is_file()
 
 
 @contextmanager
@@ -137,6 +157,7 @@ def writing(store: Path, key: str, size: int | None = None) -> Iterator[Path]:
                     if find(store, key) is None:
                         raise
                 sync_folder(store)
+                remote.push(store, key)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

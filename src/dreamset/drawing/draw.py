@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__
+from dreamset import __version__, compute
 from dreamset.core import locks, shards, xmp
 from dreamset.core.device import out_of_memory, pick
 from dreamset.core.errors import InputError, StoppedError
@@ -48,13 +48,18 @@ def load_base(params: Params, workspace: Workspace, recipe: str) -> BaseModel:
     """Return what a recipe draws with, on the device: the base or its student, compiled if the model's row says so."""
     from dreamset.generator import base_model, student
 
-    base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
-    if params.sampler(recipe).student:
-        assert params.base.few_steps is not None
-        base = student.of(base, hub.locate(workspace.root, *params.base.few_steps.pretrained))
-    if params.base.generate.compile:
-        base_model.compile_unet(base)
-    return base
+    quick = params.sampler(recipe).student
+
+    def read() -> BaseModel:
+        base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
+        if quick:
+            assert params.base.few_steps is not None
+            base = student.of(base, hub.locate(workspace.root, *params.base.few_steps.pretrained))
+        if params.base.generate.compile:
+            base_model.compile_unet(base)
+        return base
+
+    return compute.resident(f"to draw{' in a few steps' if quick else ''}: {params.base}", read)
 
 
 def student_of(work: Work) -> dict[str, Any] | None:
@@ -228,14 +233,16 @@ class Drawer:
 
         started = time.perf_counter()
         wanted = requests(self.work, block)
-        if len(self.embeds) > _ENCODED:
+        asked = [*dict.fromkeys(prompt for request in wanted for prompt in (request.avoid, request.prompt))]
+        alike = self.work.row.asks_alike
+        # Last bits depend on a batch's others. So prompts that differ from image to image are encoded one by one, and
+        # those of a block all together, whatever was encoded for the block before.
+        if len(self.embeds) > _ENCODED or (alike and asked != [*self.embeds]):
             self.embeds.clear()
-        new = [p for p in dict.fromkeys(p for r in wanted for p in (r.avoid, r.prompt)) if p not in self.embeds]
+        new = [prompt for prompt in asked if prompt not in self.embeds]
         if self.mixture and self.mixture.changes_conditions:
             new = []  # each image's text encoder is another
-        # Prompts that differ from image to image are encoded one by one, since last bits depend on a batch's others.
-        batches = [new] if self.work.row.asks_alike else [[prompt] for prompt in new]
-        for batch in filter(None, batches):
+        for batch in filter(None, [new] if alike else [[prompt] for prompt in new]):
             with torch.no_grad():
                 self.embeds.update(zip(batch, self.base.encode(batch).split(), strict=True))
         if self.chooser is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
+from dreamset import compute
 from dreamset.core import shards
 from dreamset.data import decisions
 from dreamset.drawing import draw, filters, guides
@@ -32,13 +34,28 @@ def settled(work: Work) -> Work:
 def _draw(work: Work, adapters: list[Adapter], blocks: list[Block], load: Callable[[], BaseModel] | None) -> int:
     """Draw the blocks that are missing, those of a first round before a filter learns from it; return the images."""
     first, rest = [block for block in blocks if block.first], [block for block in blocks if not block.first]
-    count = 0
+    root, store, count, what = work.workspace.root, work.workspace.shards, 0, f"drawing {work.recipe}"
     for part, filtered in ((first, False), (rest, work.row.filters)):
-        missing = [block for block in part if shards.find(work.workspace.shards, block.key) is None]
-        if missing:
-            chooser = filters.Filter(work, first) if filtered else None
-            count += draw.draw_all(work, adapters, missing, load, chooser)
+        missing = [block for block in part if shards.find(store, block.key) is None]
+        make = functools.partial(_draw_missing, work, adapters, first if filtered else None, load)
+        # A caller that has a base has it in this process.
+        with compute.inline(load is not None):
+            made = compute.run(work.params.compute, root, store, make, missing, lambda block: [block.key], what=what)
+        count += sum(made)
     return count
+
+
+def _draw_missing(
+    work: Work,
+    adapters: list[Adapter],
+    first: list[Block] | None,
+    load: Callable[[], BaseModel] | None,
+    missing: list[Block],
+) -> int:
+    """Draw blocks, through the filter where ``first`` gives the blocks that it may learn from."""
+    for block in first or ():
+        shards.find(work.workspace.shards, block.key)  # another machine may have made it
+    return draw.draw_all(work, adapters, missing, load, None if first is None else filters.Filter(work, first))
 
 
 def finish(

@@ -154,6 +154,8 @@ def _check_selection(params: Params) -> None:
         )
     _check_scratch(params)
     _check_budget(params)
+    if params.compute.store is not None and "://" not in params.compute.store:
+        raise InputError("compute.store: expected a URL such as s3://BUCKET/FOLDER, or null.")
     if "://" not in params.tune.storage:
         # The message does not repeat the value: it may be part of an address, with a password.
         raise InputError("tune.storage: expected a URL such as sqlite:///studies.db.")

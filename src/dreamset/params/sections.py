@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Compute:
+    """Section ``compute``: where the work is done. Of its keys ``threads`` alone changes the last digits of results."""
+
+    executor: Literal["local", "ray"]
+    workers: Count | None
+    threads: Count | None
+    ray_address: str | None
+    store: str | None
+
+
+@dataclass(frozen=True)
 class Prepare:
     """Section ``prepare``."""
 

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from dreamset.core.strict import EMPTY, Range
 from dreamset.params.model import AdaptSchedule, Model, Sampler
 from dreamset.params.recipe import Recipe, strength_by_shots
-from dreamset.params.sections import Adapt, Deliver, Evaluate, Expect, Generate, Prepare, Report, Track, Train, Tune
+from dreamset.params.sections import (
+    Adapt,
+    Compute,
+    Deliver,
+    Evaluate,
+    Expect,
+    Generate,
+    Prepare,
+    Report,
+    Track,
+    Train,
+    Tune,
+)
 from dreamset.params.values import Count
 
 if TYPE_CHECKING:
@@ -28,6 +40,7 @@ _NO_SETTING: Final = (
     "active",
     "primary",
     "accept_licence",
+    "compute",
     "deliver",
     "expect",
     "report",
@@ -53,6 +66,7 @@ class Params:
     selection: str
     accept_licence: bool
     primary: str
+    compute: Compute
     prepare: Prepare
     expect: Expect
     adapt: Adapt

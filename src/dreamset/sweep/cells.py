@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import shutil
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import evaluate, generate, prepare, sources, train, tune
+from dreamset import compute, evaluate, generate, prepare, sources, train, tune
 from dreamset.core import audit, device, locks
 from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_json
-from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
 from dreamset.data import primary
 from dreamset.data.asking import files_digest
@@ -38,6 +35,8 @@ from dreamset.weights.fingerprint import CELL, inputs
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from dreamset.params.sections import Compute
 
 _BUNDLED: Final = "digits"  # the source that is part of an installed package
 
@@ -104,7 +103,7 @@ class Cell:
 
 
 def run(
-    params: Params, workspace: Workspace, shots: list[int], seeds: list[int], jobs: int, *, recheck: bool = False
+    params: Params, workspace: Workspace, shots: list[int], seeds: list[int], jobs: int | None, *, recheck: bool = False
 ) -> str:
     """Run the unfinished cells, then write ``results/table/`` from every finished cell of this setting.
 
@@ -113,7 +112,7 @@ def run(
         workspace: the project's workspace.
         shots: numbers of images per class.
         seeds: the seeds at each number of shots.
-        jobs: number of cells that run at once.
+        jobs: number of cells that run at once; None: ``compute.workers``.
         recheck: whether to run again one cell for each number of shots, of those that differ in the code alone, and to
             take over the others if its results are the same.
 
@@ -128,15 +127,17 @@ def run(
     started = time.monotonic()
     # One recipe for all cells, so that its claims are one family; the project's shots decide it.
     params = primary.settle(params, workspace)
+    if jobs is not None:
+        params = dataclasses.replace(params, compute=dataclasses.replace(params.compute, workers=jobs))
     folder = workspace.results / "table"
     source = None if params.prepare.source == _BUNDLED else sources.read(params.prepare)
     data = None if source is None else _digest(source)
-    cells = [_cell(params, workspace, k, seed, jobs, data) for k in shots for seed in seeds]
+    cells = [_cell(params, workspace, k, seed, data) for k in shots for seed in seeds]
     if params.evaluate.protocol == "cv" or (params.evaluate.protocol is None and source and source.test is None):
         _check_seeds(params, workspace, cells)
-    taken = _recheck(cells, jobs) if recheck else ""
+    taken = _recheck(cells, params.compute) if recheck else ""
     todo = [cell for cell in cells if not cell.finished]
-    _run_all(todo, jobs)
+    _run_all(todo, params.compute)
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
     records = [record for path in paths if (record := _usable(params, workspace, path, data))]
@@ -159,22 +160,13 @@ def run(
     return "\n".join([*head, *([machines] if machines else []), *lines])
 
 
-def _run_all(cells: list[Cell], jobs: int) -> None:
-    """Run the cells, ``jobs`` at once."""
-    if jobs == 1:
-        for cell in bar(cells, what="table", unit="cell"):
-            run_cell(cell)
-        return
-    # Each process is a fresh interpreter, for torch's threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=device.keep_memory) as pool:
-        for _ in bar(pool.imap_unordered(run_cell, cells), total=len(cells), what="table", unit="cell"):
-            pass
-        # The processes end by themselves. If they were killed, Python would report leaked semaphores.
-        pool.close()
-        pool.join()
+def _run_all(cells: list[Cell], wanted: Compute) -> None:
+    """Run the cells, in as many processes as are wanted."""
+    if cells:
+        compute.each(wanted, cells[0].workspace.root, run_cell, cells, what="table")
 
 
-def _recheck(cells: list[Cell], jobs: int) -> str:
+def _recheck(cells: list[Cell], wanted: Compute) -> str:
     """Take over cells of other code, where those that are run again give the same results.
 
     Returns:
@@ -196,7 +188,7 @@ def _recheck(cells: list[Cell], jobs: int) -> str:
             if same:
                 older.setdefault((cell.params.shots, same, last["code"]), []).append(again)
     before = [group[0].last for group in older.values()]
-    _run_all([group[0] for group in older.values()], jobs)
+    _run_all([group[0] for group in older.values()], wanted)
     taken, other = 0, []
     for (first, *others), last in zip(older.values(), before, strict=True):
         now = first.last
@@ -250,9 +242,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def run_cell(cell: Cell) -> None:
     """Run every stage of one cell, in the order of the graph; finished arms are not trained again."""
-    import torch
-
-    torch.set_num_threads(cell.threads)
+    device.use_threads(cell.threads)
     cell = cell.complete()
     params, workspace = cell.params, cell.workspace
     # Hashed before the work, which does not depend on later changes.
@@ -350,17 +340,18 @@ def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[st
     }
 
 
-def _cell(params: Params, workspace: Workspace, shots: int, seed: int, jobs: int, data: str | None) -> Cell:
+def _cell(params: Params, workspace: Workspace, shots: int, seed: int, data: str | None) -> Cell:
     resolved = dataclasses.replace(params, shots=shots, seed=seed)
     folder = folder_of(workspace, shots, seed)
     record = workspace.results / "table/cells" / f"{folder.name}.json"
-    return Cell(resolved, Workspace(workspace.root, folder), record, max(1, (os.cpu_count() or 1) // jobs), data)
+    # One thread, whatever the number of cells at once, for another number changes the last bits.
+    return Cell(resolved, Workspace(workspace.root, folder), record, params.compute.threads or 1, data)
 
 
 def _usable(params: Params, workspace: Workspace, path: Path, data: str | None) -> dict[str, Any]:
     """Return the part of a record that is of this setting; an empty one where there is none."""
     record = read_json(path, "dreamset table")
-    cell = _cell(params, workspace, record["shots"], record["seed"], 1, data)
+    cell = _cell(params, workspace, record["shots"], record["seed"], data)
     if not cell.recorded:
         return {}
     rows = _rows(params, workspace, record["recipes"].keys() & params.recipes.keys())

@@ -7,11 +7,12 @@ selecting and training. The scores there are an estimate for the delivered class
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import generate, train, tune
+from dreamset import compute, generate, train, tune
 from dreamset.core import audit, locks
 from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_json
 from dreamset.core.progress import bar
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 # Sections of params.yaml that change no fold: its manifest holds the images drawn for it, and its logits do not depend
 # on how they are evaluated.
 _NOT_THE_FOLDS: Final = (
-    *("accept_licence", "active", "after", "deliver", "evaluate", "expect", "prepare", "primary", "recipes", "report"),
-    *("shots", "track", "tune"),
+    *("accept_licence", "active", "after", "compute", "deliver", "evaluate", "expect", "prepare", "primary", "recipes"),
+    *("report", "shots", "track", "tune"),
 )
 _CLASSIFIERS: Final = "fitted"  # folder of a fold's finished classifiers until all of its arms are scored
 
@@ -52,6 +53,10 @@ def run(params: Params, plan: list[Fold], score: Scorer) -> list[Predictions]:
         For each fold the logits of all arms, and the temperatures of the classifiers.
     """
     every = arms(params)
+    learn = functools.partial(_learn, params, score.__module__)
+    if len(plan) > 1 and compute.spreads(params.compute):
+        # Below everything is found finished.
+        compute.each(params.compute, plan[0].workspace.root, learn, plan, what="cross-validation")
     by_fold = [Predictions({}, {}) for _ in plan]
     with bar(total=len(plan) * len(every), what="cross-validation", unit="arm") as progress:
         for index, fold in enumerate(plan):
@@ -90,11 +95,7 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Predictions:
     if not _finished(record, file, made_with):
         # A kill between the two writes below must not leave new logits beside an old record.
         record.unlink(missing_ok=True)
-        with audit.closed(place, also=[Path(sample.path) for sample in fold.held_out]):
-            if arm != REAL:
-                tune.adapt_and_tune(params, place, arm)
-                generate.run(params, place, arm)
-            train.run(params, place, arm, store=place.cell / _CLASSIFIERS)
+        _learn_arm(params, fold, arm)
         scored = score(fold, arm)
         atomic_write(file, save({str(run): logits for run, logits in scored.logits.items()}))
         temperatures = {str(run): temperature for run, temperature in scored.temperatures.items()}
@@ -107,6 +108,28 @@ def _scored(params: Params, fold: Fold, arm: str, score: Scorer) -> Predictions:
     recorded = read_json(record, "dreamset evaluate")["temperatures"]
     by_run = {Run.parse(key): temperature for key, temperature in recorded.items()}
     return Predictions({run: logits[str(run)] for run in by_run}, by_run)
+
+
+def _learn(params: Params, scorer: str, fold: Fold) -> None:
+    """Repeat the learning of every arm in a fold; it is scored elsewhere."""
+    _write_manifests(fold)
+    for arm in arms(params):
+        locks.boundary()
+        record, file = (fold.workspace.cell / f"scored/{arm}{end}" for end in (".json", ".safetensors"))
+        if not _finished(record, file, _made_with(params, fold, arm, scorer)):
+            _learn_arm(params, fold, arm)
+
+
+def _learn_arm(params: Params, fold: Fold, arm: str) -> None:
+    """Adapt, tune, draw and train without the images that a fold holds out, which are closed meanwhile."""
+    place = fold.workspace
+    # Its images have absolute paths, which hold on other machines only where these share the folder.
+    alone = compute.inline(params.compute.store is not None)
+    with alone, audit.closed(place, also=[Path(sample.path) for sample in fold.held_out]):
+        if arm != REAL:
+            tune.adapt_and_tune(params, place, arm)
+            generate.run(params, place, arm)
+        train.run(params, place, arm, store=place.cell / _CLASSIFIERS)
 
 
 def _made_with(params: Params, fold: Fold, arm: str, scorer: str) -> str:
