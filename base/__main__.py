@@ -44,6 +44,12 @@ def _unet(params: Params, folder: Path) -> None:
     train_unet(params, folder / "clip", folder / UNFINISHED / "vae", folder / "sd")
 
 
+def _student(params: Params, folder: Path) -> None:
+    from base.student import train_student
+
+    train_student(params, folder / "sd", folder / "student")
+
+
 def _score(params: Params, folder: Path) -> None:
     from base.score import score
 
@@ -56,6 +62,7 @@ STAGES: dict[str, Callable[[Params, Path], None]] = {
     "judge": _judge,
     "vae": _vae,
     "unet": _unet,
+    "student": _student,
     "score": _score,
 }
 

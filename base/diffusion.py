@@ -120,7 +120,7 @@ def train_vae(params: Params, folder: Path) -> None:
     plan = params.vae
     where = begin(plan)
     vae = make_vae().to(where, memory_format=torch.channels_last)
-    source = _source(params, plan.seed)
+    source = glyphs_of(params, plan.seed)
 
     def loss_of(step: int) -> torch.Tensor:
         images = source.batch(step * plan.batch, plan.batch).images.to(where)
@@ -139,7 +139,8 @@ def train_vae(params: Params, folder: Path) -> None:
         vae.cpu().save_pretrained(fresh)
 
 
-def _source(params: Params, seed: int) -> Glyphs:
+def glyphs_of(params: Params, seed: int) -> Glyphs:
+    """The glyphs that training draws."""
     return Glyphs(params.look, seed, split_pairs(params.source.held_out_fonts, params.source.seed)[0])
 
 
@@ -166,7 +167,7 @@ def train_unet(params: Params, clip_folder: Path, vae_folder: Path, folder: Path
     unet = make_unet().to(where, memory_format=torch.channels_last)
     average = Average(unet, plan.ema)
     noise = make_scheduler()
-    source = _source(params, plan.seed)
+    source = glyphs_of(params, plan.seed)
 
     def loss_of(step: int) -> torch.Tensor:
         if step:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from base import clip, measures
+from base import clip, measures, quick
 from base.card import write_card
 from base.training import device
 from dreamset.glyphs.fonts import CHARACTERS
@@ -30,7 +30,8 @@ def _parameters(folder: Path) -> dict[str, int]:
             continue  # an unfinished network
         with safe_open(path, framework="np") as weights:
             shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
-        counts[path.parent.name] = sum(int(np.prod(shape)) for shape in shapes)
+        name = "student" if path.parent.parent.name == "student" else path.parent.name
+        counts[name] = sum(int(np.prod(shape)) for shape in shapes)
     return counts
 
 
@@ -92,6 +93,7 @@ def score(params: Params, folder: Path) -> None:
     """Measure everything in ``folder`` and write ``metrics.json``, ``samples.png`` and ``README.md``."""
     torch.set_num_threads(params.score.threads)
     figures = _clip_figures(params, folder) | _diffusion_figures(params, folder)
+    figures["few_steps"] = quick.figures(params, folder, load_judge(folder / "judge"))
     figures["parameters"] = _parameters(folder)
     rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in figures.items()}
     text = json.dumps(rounded, indent=2)

@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import json
 import os
 import shutil
@@ -6,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from base.captions import prompt
+from safetensors.torch import load_file
 
 from dreamset.core.errors import InputError
 from dreamset.glyphs import look
+from dreamset.glyphs.fonts import CHARACTERS
 from dreamset.weights.judge import load_judge
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +141,72 @@ def test_clip_preprocesses_to_the_range_it_was_trained_on(clip):
     assert float(pixels.max()) == 1.0
 
 
+def test_the_student_draws_in_one_step_what_it_is_asked_for():
+    from base import measures
+    from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    pipeline = StableDiffusionPipeline.from_pretrained(BASE / "sd", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet = UNet2DConditionModel.from_pretrained(BASE / "student", subfolder="unet")
+    pipeline.scheduler = LCMScheduler.from_pretrained(BASE / "student", subfolder="scheduler")
+    plan = dataclasses.replace(look.load(BASE / "params.yaml").score, steps=1, guidance=1.0)
+    images = measures.sample(pipeline, plan, CHARACTERS, 2)
+    read = measures.judge_reads(load_judge(BASE / "judge"), images)
+    assert (read == measures.true_groups(CHARACTERS, 2)).mean() > 0.9
+
+
+def test_the_student_learns_the_ends_of_its_teachers_ways(pipeline, tmp_path, monkeypatch):
+    from base import student
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    plan = dataclasses.replace(look.load(BASE / "params.yaml").student, solver_steps=3, steps=2, batch=8)
+    with torch.no_grad():
+        states, empty = (
+            pipeline.text_encoder(pipeline.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids)[0]
+            for texts in (["the digit three"] * 2, [""])
+        )
+    torch.manual_seed(0)
+    ways = student.solve(pipeline.unet, pipeline.scheduler.config, states, empty, plan, np.random.default_rng(0))
+    assert ways.times.tolist()[:2] == [999, 999]
+    assert len(set(ways.times.tolist())) == 3
+    # The stock pipeline goes the same way at the same timesteps.
+    stock = StableDiffusionPipeline.from_pretrained(BASE / "sd", safety_checker=None)
+    stock.set_progress_bar_config(disable=True)
+    stock.scheduler = DPMSolverMultistepScheduler.from_config(stock.scheduler.config)
+    theirs = stock(
+        ["the digit three"] * 2,
+        latents=ways.places[:2],
+        timesteps=sorted(set(ways.times.tolist()), reverse=True),
+        guidance_scale=plan.guidance,
+        height=16,
+        width=16,
+        output_type="latent",
+    ).images
+    assert (ways.ends[:2] - theirs).abs().max() < 1e-4
+    # A network that tells the noise of a place with its end gives that end.
+    signal = pipeline.scheduler.alphas_cumprod
+    kept = signal[ways.times].view(-1, 1, 1, 1)
+    noise = (ways.places - kept.sqrt() * ways.ends) / (1 - kept).sqrt()
+    assert (student.guessed(lambda *_, **__: (noise,), signal, ways) - ways.ends).abs().max() < 1e-3
+    rows = student._mixed(30, 10, 0.5, np.random.default_rng(0))
+    assert len(rows) == 30
+    assert (rows < 10).sum() == 15
+
+    monkeypatch.setattr(student, "_WAYS", 8)
+    monkeypatch.setattr(student, "_KNOWN", 64)
+    params = dataclasses.replace(look.load(BASE / "params.yaml"), student=plan)
+    student.train_student(params, BASE / "sd", tmp_path / "student")
+    config = json.loads((tmp_path / "student/unet/config.json").read_text())
+    assert config == json.loads((BASE / "student/unet/config.json").read_text())
+    assert (tmp_path / "student/scheduler/scheduler_config.json").is_file()
+    before, after = (
+        load_file(folder / "diffusion_pytorch_model.safetensors")
+        for folder in (BASE / "sd/unet", tmp_path / "student/unet")
+    )
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
 def test_judge_gives_features_and_logits():
     judge = load_judge(BASE / "judge")
     images = torch.randn(5, 3, 16, 16).clamp(-1, 1)
@@ -219,7 +289,8 @@ def test_the_commands_of_the_pipeline_run_where_it_stands():
     locked = yaml.safe_load((ROOT / "base/dvc.lock").read_text())["stages"].values()
     commands = [command for stage in stages for command in _listed(stage["cmd"])]
     assert commands == [command for stage in locked for command in _listed(stage["cmd"])]
-    assert [command.rpartition(" ")[2] for command in commands] == ["clip", "polish", "judge", "vae", "unet", "score"]
+    names = ["clip", "polish", "judge", "vae", "unet", "student", "score"]
+    assert [command.rpartition(" ")[2] for command in commands] == names
     assert set(STAGES) == {command.rpartition(" ")[2] for command in commands}
     for stage in stages:
         assert all((ROOT / "base" / path).exists() for path in stage["deps"])
@@ -255,7 +326,7 @@ def test_the_project_around_it_does_not_read_its_pipeline(tmp_path):
         assert weights
         assert all(dep.exists for dep in weights)
     with Repo(str(tmp_path / "base")) as repo, repo.lock:
-        assert len(repo.index.stages) == 4
+        assert len(repo.index.stages) == 5
         # The record is of the committed weights, and no run deletes or caches them.
         for out in repo.index.outs:
             assert out.persist

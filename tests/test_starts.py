@@ -74,7 +74,7 @@ def drawn(base: BaseModel, kind: Sampler, seeds: list[int], begun: torch.Tensor)
 
 
 # PNDM is not among them: the stock pipeline cuts its doubled timestep in two, see below.
-@pytest.mark.parametrize("name", ["dpmsolver++", "ddim", "unipc", "euler_ancestral"])
+@pytest.mark.parametrize("name", ["dpmsolver++", "ddim", "unipc", "euler_ancestral", "lcm"])
 @pytest.mark.parametrize("strength", [0.3, 0.75])
 def test_a_stock_pipeline_draws_the_same_from_an_image(
     base: BaseModel, started: Any, name: str, strength: float

@@ -279,6 +279,7 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
         sampler=dataclasses.replace(
             work.sampler,
             scheduler="dpmsolver++",
+            student=False,
             steps=params.adapt.sample_steps,
             guidance=2.0,
             strength=None,
@@ -373,7 +374,8 @@ def _train_groups(work: Work, training: Training, groups: list[list[int]]) -> No
     )
     if training.start is not None:
         shards.find(workspace.shards, training.start.parent.name)  # another machine may have made it
-    if not (work.row.starts_from_shots or work.row.searches("steps") or work.row.searches("scheduler")):
+    searched = work.row.searches("steps") or work.row.searches("scheduler")
+    if not (work.sampler.student or work.row.starts_from_shots or searched):
         # Before the long work, though only `generate` draws so.
         check_first_step(base.schedule, work.sampler, work.steps_key)
     with ExitStack() as conditioned:

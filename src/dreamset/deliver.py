@@ -235,7 +235,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
             "selection": evaluation["labels_selection_per_class"],
         },
         "generator": cards.public_name(params.base.generator),
-        "licence": params.base.licence,
+        "licence": params.drawn_licence(run.arm) if run.arm in params.recipes else params.base.licence,
     }
     with shards.assembling(workspace.classifier) as folder:
         for file in sorted(source.iterdir()):

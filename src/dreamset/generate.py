@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core import shards
 from dreamset.core.errors import InputError
-from dreamset.core.files import atomic_write, read_json, write_json
+from dreamset.core.files import atomic_write, write_json
 from dreamset.data import cards, current, decisions, licences, packed, tuned
 from dreamset.data.adapters import Adapter, read_adapters
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.data.work import Work
-from dreamset.drawing import budget, copies
+from dreamset.drawing import budget, copies, draw
 from dreamset.drawing.finish import finish
 from dreamset.weights import hub
 
@@ -145,8 +145,7 @@ def _warnings(work: Work, images: list[SyntheticImage], drawn_now: int) -> list[
     cut = asking.too_long(work, [(image.class_name, image.prompt) for image in images])
     if work.row.starts_from_shots:
         return cut
-    folder = hub.locate(work.workspace.root, *work.base.pretrained)
-    schedule = read_json(folder / "scheduler/scheduler_config.json", "dreamset fetch")
+    schedule = draw.schedule(work)
     return [*cut, *(words for words in [late_start_words(schedule, work.sampler, work.steps_key)] if words)]
 
 
@@ -241,9 +240,9 @@ def _card(work: Work, images: list[SyntheticImage], looked: Looked) -> str:
 
         return retrieve.card(work, drawn, len(images) - drawn, checked)
     base = hub.identity(work.workspace.root, *work.base.pretrained)
-    labels = [image.label for image in images]
+    labels, student = [image.label for image in images], draw.student_of(work)
     return cards.dataset(
-        work.params, work.split, work.recipe, labels, base, copies=len(images) - drawn, checked=checked
+        work.params, work.split, work.recipe, labels, base, student=student, copies=len(images) - drawn, checked=checked
     )
 
 

@@ -160,8 +160,10 @@ def _weights(params: Params, workspace: Workspace) -> Iterator[str]:
     known = [name for name in params.active if name in params.recipes]
     retrieving = [name for name in known if not params.recipes[name].draws]
     captioned = [name for name in known if params.recipes[name].captioner is not None]
+    quick = [name for name in known if params.recipes[name].draws and params.sampler(name).student]
     yield from refusals(
         *(functools.partial(part, params, workspace) for part in (weights.generator, weights.clip, weights.judge)),
+        *(functools.partial(weights.student, params, workspace) for name in quick[:1]),
         *(functools.partial(weights.searched, params, workspace, name) for name in retrieving[:1]),
         *(functools.partial(weights.captioner, params, workspace, name) for name in captioned),
     )

@@ -140,14 +140,14 @@ def drawing(params: Params, base: BaseModel) -> dict[str, Any]:
     import torch
 
     from dreamset.generator.sampler import draw
+    from dreamset.params.model import Sampler
 
     row = params.base.generate
 
     def seconds(count: int, steps: int) -> float:
         with torch.no_grad():
             prompts, empty = base.encode(["a photo"] * count), base.encode([""] * count)
-        sampler = dataclasses.replace(params.sampler(next(iter(params.active))), steps=steps, scheduler="ddim")
-        sampler = dataclasses.replace(sampler, guidance=row.guidance, strength=None)
+        sampler = Sampler("ddim", steps, row.guidance)
         generators = [torch.Generator().manual_seed(index) for index in range(count)]
         begun = time.perf_counter()
         draw(base, sampler, prompts, empty, generators).cpu()

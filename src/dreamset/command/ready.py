@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from dreamset.command import counts, weights
 from dreamset.core.errors import InputError
-from dreamset.core.files import read_json
 from dreamset.data import current, licences, tuned
 from dreamset.data.work import Work
 from dreamset.weights import hub
@@ -63,6 +62,8 @@ def _checks(params: Params, workspace: Workspace, stage: str, item: str | None) 
         yield lambda: weights.generator(params, workspace)
     if row is None or item is None:
         return
+    if stage != "adapt" and row.draws and params.sampler(item).student:
+        yield lambda: weights.student(params, workspace)
     if not row.draws:
         yield lambda: weights.searched(params, workspace, item)
     if current.sees_through_clip(row):
@@ -109,9 +110,10 @@ def _drawing(params: Params, workspace: Workspace, stage: str, recipe: str) -> N
 
         starts.check(params, recipe)
         return
+    from dreamset.drawing import draw
     from dreamset.generator.sampler import check_first_step
 
     file = hub.locate(workspace.root, *params.base.pretrained) / "scheduler/scheduler_config.json"
     if file.is_file():  # else its absence stands among the other problems
         work = Work.read(params, workspace, recipe)
-        check_first_step(read_json(file, "dreamset fetch"), work.sampler, work.steps_key)
+        check_first_step(draw.schedule(work), work.sampler, work.steps_key)

@@ -242,6 +242,8 @@ def fetch(arguments: argparse.Namespace) -> None:
             (clip, "clip", None),
             (row.judge, "judge", None),
         ]
+        if row.few_steps and params.draws_by_student(row):
+            parts.append((*row.few_steps.pretrained, None))
         for each in parts:
             wanted.setdefault(each, name)
     for name in params.active:

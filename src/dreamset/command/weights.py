@@ -35,6 +35,14 @@ def generator(params: Params, workspace: Workspace) -> None:
     hub.refuse_pickles(_located(workspace.root, base.generator, "generator", base.variant, key), base.variant)
 
 
+def student(params: Params, workspace: Workspace) -> None:
+    """Refuse a few-step student that is missing, not whole, or pickled; see ``generator``. The row names one."""
+    named = params.base.few_steps
+    if named is not None:
+        folder = _located(workspace.root, *named.pretrained, None, f"models.{params.model}.student.weights")
+        hub.refuse_pickles(folder)
+
+
 def clip(params: Params, workspace: Workspace) -> None:
     """Refuse a CLIP that is missing or not whole; see ``generator``."""
     name = pretrained.hub_name(params.base.clip) or params.base.clip

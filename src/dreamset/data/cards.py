@@ -193,6 +193,7 @@ def dataset(
     base: Mapping[str, Any],
     removed: Mapping[str, int] | None = None,
     *,
+    student: Mapping[str, Any] | None = None,
     copies: int = 0,
     checked: str,
 ) -> str:
@@ -204,11 +205,12 @@ def dataset(
         recipe: the row of ``recipes`` that drew the images.
         labels: the label of each image.
         base: the generator, as ``hub.identity`` describes it.
+        student: its student, likewise; None where the generator itself has drawn.
         removed: the number of images left out, by reason, of a dataset for publication; None of any other dataset.
         copies: how many of the images are copies of others.
         checked: a phrase on who has checked the labels.
     """
-    return joined(_dataset(params, split, recipe, labels, base, removed, copies, checked))
+    return joined(_dataset(params, split, recipe, labels, base, student, removed, copies, checked))
 
 
 def _dataset(
@@ -217,6 +219,7 @@ def _dataset(
     recipe: str,
     labels: Sequence[int],
     base: Mapping[str, Any],
+    student: Mapping[str, Any] | None,
     removed: Mapping[str, int] | None,
     copies: int,
     checked: str,
@@ -225,7 +228,7 @@ def _dataset(
     # A published card does not say where the real images lie.
     source = split.source if removed is None else split.source.partition(":")[0]
     yield "---"
-    yield from licences.front_matter(params.base.licence)
+    yield from licences.front_matter(params.drawn_licence(recipe))
     yield "task_categories: [image-classification]"
     yield "tags: [synthetic]"
     yield f"pretty_name: {quoted(f'{recipe} of {source}')}"
@@ -256,6 +259,8 @@ def _dataset(
         yield f"Left out for publication: {lost}. What is left may still resemble {known}. {FOUND}"
         yield ""
     yield _base(base, params.base.licence)
+    if student:
+        yield _base(student, params.drawn_licence(recipe), "Student of the base, which drew the images")
     if not row.trains:
         yield "- Adapter: none."
     else:
@@ -353,9 +358,9 @@ def _adapters_head(
     yield _base(base, params.base.licence)
 
 
-def _base(base: Mapping[str, Any], licence: str) -> str:
+def _base(base: Mapping[str, Any], licence: str, what: str = "Base") -> str:
     commit = f", commit {base['commit']}" if base["commit"] else ""
-    return f"- Base: `{public_name(base['name'])}`{commit}, sha256 {base['sha256']}. {licences.sentence(licence)}"
+    return f"- {what}: `{public_name(base['name'])}`{commit}, sha256 {base['sha256']}. {licences.sentence(licence)}"
 
 
 def joined(lines: Iterable[str]) -> str:

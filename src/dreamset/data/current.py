@@ -71,6 +71,7 @@ def of_images(params: Params, workspace: Workspace, recipe: str) -> dict[str, st
         f"recipes.{recipe}": {knob: value for knob, value in row.recorded().items() if knob != "search"},
         f"models.{params.model}": [
             [_generator(params), to_dict(params.sampler(recipe)), base.generate.compile] if row.draws else None,
+            base.few_steps.weights if base.few_steps and row.draws and params.sampler(recipe).student else None,
             None if row.draws else base.retrieval,
             [base.clip, split.clip_templates] if sees_through_clip(row) else None,
         ],

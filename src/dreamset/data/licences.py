@@ -47,16 +47,21 @@ KNOWN: Final = {
 
 
 def check(params: Params) -> None:
-    """Refuse a base for non-commercial use until ``accept_licence`` says that its terms are accepted.
+    """Refuse weights for non-commercial use until ``accept_licence`` says that their terms are accepted.
 
     Raises:
         InputError: the terms are not accepted; the message names the row, the licence, its address and the key.
     """
-    name = params.base.licence
-    licence = KNOWN.get(name)
-    if licence and not licence.commercial and not params.accept_licence:
+    row = f"models.{params.model}"
+    used = [(row, params.base.licence)]
+    if params.base.few_steps and params.draws_by_student(params.base):
+        used.append((f"{row}.student", params.base.few_steps.licence))
+    for where, name in used:
+        licence = KNOWN.get(name)
+        if licence is None or licence.commercial or params.accept_licence:
+            continue
         raise InputError(
-            f"models.{params.model}: its licence {name} allows no commercial use ({licence.url}); read it, and set "
+            f"{where}: its licence {name} allows no commercial use ({licence.url}); read it, and set "
             "accept_licence: true in params.yaml if your use is within it."
         )
 

@@ -76,7 +76,9 @@ class Work:
         if self.steps_at is not None:
             return self.steps_at
         own = self.row.sampler.steps is not None
-        return f"recipes.{self.recipe}.sampler.steps" if own else f"models.{self.params.model}.generate.steps"
+        if own:
+            return f"recipes.{self.recipe}.sampler.steps"
+        return f"models.{self.params.model}.{'student' if self.sampler.student else 'generate'}.steps"
 
     @property
     def sampler(self) -> Sampler:

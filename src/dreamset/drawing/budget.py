@@ -218,7 +218,9 @@ class _Course:
 
     @functools.cached_property
     def _loaded(self) -> BaseModel:
-        return draw.load_base(self.work.params, self.work.workspace) if self.load is None else self.load()
+        if self.load is not None:
+            return self.load()
+        return draw.load_base(self.work.params, self.work.workspace, self.work.recipe)
 
     def _base(self) -> BaseModel:
         """Return the base, loaded once for all steps."""

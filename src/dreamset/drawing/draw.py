@@ -7,13 +7,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__, compute
 from dreamset.core import locks, shards, xmp
 from dreamset.core.device import out_of_memory, pick
 from dreamset.core.errors import InputError, StoppedError
-from dreamset.core.files import sha256, write_json
+from dreamset.core.files import read_json, sha256, write_json
 from dreamset.core.progress import bar
 from dreamset.core.seeds import image_seed
 from dreamset.data import cards, tuned
@@ -44,17 +44,45 @@ if TYPE_CHECKING:
 _ENCODED: Final = 2000  # prompts that are kept encoded; at Stable Diffusion's size each takes 150 kB
 
 
-def load_base(params: Params, workspace: Workspace) -> BaseModel:
-    """Return the base that the model's row names, on the device, compiled if the row says so."""
-    from dreamset.generator import base_model
+def load_base(params: Params, workspace: Workspace, recipe: str) -> BaseModel:
+    """Return what a recipe draws with, on the device: the base or its student, compiled if the model's row says so."""
+    from dreamset.generator import base_model, student
+
+    quick = params.sampler(recipe).student
 
     def read() -> BaseModel:
         base = base_model.load(hub.locate(workspace.root, *params.base.pretrained), params.base, pick())
+        if quick:
+            assert params.base.few_steps is not None
+            base = student.of(base, hub.locate(workspace.root, *params.base.few_steps.pretrained))
         if params.base.generate.compile:
             base_model.compile_unet(base)
         return base
 
-    return compute.resident(f"to draw: {params.base}", read)
+    return compute.resident(f"to draw{' in a few steps' if quick else ''}: {params.base}", read)
+
+
+def student_of(work: Work) -> dict[str, Any] | None:
+    """Return the identity of the student that draws, as ``hub.identity``; None where the base itself draws."""
+    if not work.sampler.student:
+        return None
+    assert work.base.few_steps is not None
+    return hub.identity(work.workspace.root, *work.base.few_steps.pretrained)
+
+
+def schedule(work: Work) -> dict[str, Any]:
+    """Return the configuration of the noise schedule that images are drawn by."""
+    from dreamset.generator import student
+
+    root, base = work.workspace.root, work.base
+    if work.sampler.student:
+        assert base.few_steps is not None
+        own = student.schedule(hub.locate(root, *base.few_steps.pretrained))
+        if own is not None:
+            return own
+    file = hub.locate(root, *base.pretrained) / "scheduler/scheduler_config.json"
+    found: dict[str, Any] = read_json(file, "dreamset fetch")
+    return found
 
 
 def draw_all(
@@ -90,7 +118,7 @@ def draw_all(
     from dreamset.generator.sampler import Guide, check_first_step
 
     workspace = work.workspace
-    base = load_base(work.params, workspace) if load is None else load()
+    base = load_base(work.params, workspace, work.recipe) if load is None else load()
     if not work.row.starts_from_shots:
         check_first_step(base.schedule, work.sampler, work.steps_key)
     total = sum(map(len, missing))
@@ -369,7 +397,7 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
     files, images = [], []
     scale = block.scale if (adapter is not None or block.mixes) and work.row.trains_lora else None
     with claim:
-        tool, base = f"dreamset {__version__}", hub.identity(workspace.root, *work.base.pretrained)
+        tool, base = f"dreamset {__version__}", student_of(work) or hub.identity(workspace.root, *work.base.pretrained)
         for place, (request, pixels, seed, redraws) in enumerate(
             zip(drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True)
         ):

@@ -27,7 +27,10 @@ SCHEDULERS: Final = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
     "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "lcm": "LCMScheduler",
 }
+# Those that add noise between their steps.
+_NOISY: Final = ("euler_ancestral", "lcm")
 
 
 # The shares of signal at the first timestep above which pure noise cannot stand for it, and stands for it badly.
@@ -198,7 +201,7 @@ def draw(
     guide = guide or Guide()
     # The two rows of an image are neighbours, so that the batch stays ordered by adapter.
     both = interleave(empty, prompts) if sampler.guidance != 1.0 and guide.network is None else None
-    extra = {"generator": list(generators)} if sampler.scheduler == "euler_ancestral" else {}
+    extra = {"generator": list(generators)} if sampler.scheduler in _NOISY else {}
     last = math.ceil(guide.until * len(timesteps) - 1e-6)
     for step, t in enumerate(timesteps):
         inputs = steps.scale_model_input(latents, t)

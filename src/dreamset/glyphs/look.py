@@ -70,6 +70,16 @@ class Diffusion(Training):
 
 
 @dataclass(frozen=True)
+class Distillation(Training):
+    """The optimisation of the few-step student."""
+
+    solver_steps: Annotated[int, Range(low=2, high=50)]
+    guidance: Positive
+    first_share: Share
+    ema: Share
+
+
+@dataclass(frozen=True)
 class Autoencoder(Training):
     """The optimisation of the autoencoder."""
 
@@ -99,6 +109,8 @@ class Params:
     judge: Training
     vae: Autoencoder
     unet: Diffusion
+    student: Distillation
+    cas: Training
     score: Score
 
 

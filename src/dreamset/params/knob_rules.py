@@ -157,7 +157,7 @@ def _check_negative(row: Recipe, key: str, context: Context) -> None:
     if row.guide == "other_class":
         raise InputError(f"{key}.negative: guide: other_class leads away from another class; remove one of them.")
     own, searched = row.sampler.guidance, None if row.search is None else row.search.guidance
-    guidance = context.model.generate.guidance if own is None else own
+    guidance = context.model.drawing(row.sampler.student).guidance if own is None else own
     if not searched and guidance == 1 and (own is not None or context.active):
         raise InputError(
             f"{key}.sampler.guidance: 1 is the prompt alone, so that negative has no part; set it above 1, or remove "
@@ -188,9 +188,10 @@ def _check_guidance(row: Recipe, key: str, context: Context) -> None:
             f"{key}.sampler.guidance: 0 draws every class alike, since its prompt has no part; set it to 1, which is "
             "the prompt alone, or more."
         )
-    if own is None and context.active and context.model.generate.guidance == 0:
+    if own is None and context.active and context.model.drawing(row.sampler.student).guidance == 0:
+        where = "student" if context.model.draws_by_student(row.sampler.student) else "generate"
         raise InputError(
-            f"models.{context.model_name}.generate.guidance: 0 draws every class of recipe {context.name} alike, since "
+            f"models.{context.model_name}.{where}.guidance: 0 draws every class of recipe {context.name} alike, since "
             "its prompt has no part; set it to 1, which is the prompt alone, or more."
         )
 
@@ -199,6 +200,23 @@ def _labels_reach_without_guidance(row: Recipe) -> bool:
     """Whether images depend on their class by their start, or by a U-Net of its own, even where the prompt does not."""
     own = row.has_adapter_per_class or row.has_adapter_per_shot
     return row.starts_from_shots or (own and row.unet is True and all(row.strengths))
+
+
+def _check_student(row: Recipe, key: str, context: Context) -> None:
+    own = row.sampler.student
+    if not row.draws or not context.model.draws_by_student(own) or not (own or context.active):
+        return
+    where = f"{key}.sampler.student" if own else f"models.{context.model_name}.generate.student"
+    if context.active and context.model.few_steps is None:
+        raise InputError(
+            f"{where}: models.{context.model_name}.student names no network that draws in a few steps; name one, or "
+            "set this to false."
+        )
+    if row.trains_unet:
+        raise InputError(
+            f"{where}: adapter: unet trains the base's own U-Net, which no student takes; set {key}.sampler.student to "
+            "false."
+        )
 
 
 def _check_guide(row: Recipe, key: str, context: Context) -> None:
@@ -213,7 +231,7 @@ def _check_guide(row: Recipe, key: str, context: Context) -> None:
             f"{key}.guide: base keeps two U-Nets on the device; take offload out of models.{context.model_name}.memory."
         )
     own, searched = row.sampler.guidance, None if row.search is None else row.search.guidance
-    guidance = context.model.generate.guidance if own is None else own
+    guidance = context.model.drawing(row.sampler.student).guidance if own is None else own
     if own is None and not context.active:
         return
     # A pull needs no unconditional half.
@@ -316,6 +334,7 @@ def check(row: Recipe, context: Context) -> None:
     _check_init(row, key)
     _check_init_mix(row, key)
     _check_guidance(row, key, context)
+    _check_student(row, key, context)
     _check_guide(row, key, context)
     _check_filter(row, key, context)
     _check_origin(row, key)

@@ -75,7 +75,35 @@ class ModelGenerate:
     scheduler: Scheduler
     steps: Annotated[int, Range(low=1, high=1000)]
     guidance: Annotated[float, Range(low=0, high=50)]
+    student: bool
     compile: bool
+
+
+@dataclass(frozen=True)
+class Student:
+    """``student`` of a model's row: a U-Net, or a LoRA on the base's, that was distilled to draw in a few steps.
+
+    An adapter that was trained on the base is used on it (arXiv 2311.05556).
+
+    Attributes:
+        weights: a name that ``dreamset.weights.hub`` locates: a folder with ``unet`` and, where it has a noise schedule
+            of its own, ``scheduler``; or one with a LoRA's ``pytorch_lora_weights.safetensors``.
+        licence: of the weights.
+        scheduler: with which it draws.
+        steps: inference steps.
+        guidance: classifier-free guidance scale; 1, the prompt alone, where it was distilled from guided images.
+    """
+
+    weights: str
+    licence: str
+    scheduler: Scheduler
+    steps: Annotated[int, Range(low=1, high=1000)]
+    guidance: Annotated[float, Range(low=0, high=50)]
+
+    @property
+    def pretrained(self) -> tuple[str, Part]:
+        """The weights, as arguments of ``hub.locate`` and ``hub.identity``."""
+        return self.weights, "student"
 
 
 @dataclass(frozen=True)
@@ -86,6 +114,7 @@ class Sampler:
     steps: int
     guidance: float
     strength: float | None = None
+    student: bool = False
 
     @property
     def last_steps(self) -> int:
@@ -250,6 +279,8 @@ class Model:
     generate: ModelGenerate
     tune: ModelTune
     train: ModelTrain
+    # ``generator``: that draws in a few steps itself.
+    student: Student | Literal["generator"] | None
     # Groups of words, of which CLIP reads one of each in a picture.
     attributes: dict[str, tuple[str, ...]] | None = None
 
@@ -257,3 +288,16 @@ class Model:
     def pretrained(self) -> tuple[str, Part, str | None]:
         """The generator, as arguments of ``hub.locate`` and ``hub.identity``."""
         return self.generator, "generator", self.variant
+
+    def draws_by_student(self, own: bool | None) -> bool:
+        """Return whether the student draws, with a recipe's ``sampler.student`` or None where it says nothing."""
+        return self.student != "generator" and (self.generate.student if own is None else own)
+
+    @property
+    def few_steps(self) -> Student | None:
+        """The student, where it is a network of its own."""
+        return self.student if isinstance(self.student, Student) else None
+
+    def drawing(self, own: bool | None) -> ModelGenerate | Student:
+        """Return what gives scheduler, steps and guidance; ``own`` as in ``draws_by_student``."""
+        return self.few_steps if self.few_steps and self.draws_by_student(own) else self.generate

@@ -85,6 +85,7 @@ class SamplerOverrides:
     steps: Annotated[int, Range(low=1, high=1000)] | None = None
     guidance: Annotated[float, Range(low=0, high=50)] | None = None
     strength: Annotated[float, Range(above=0, high=1)] | Literal["by_shots"] | None = None
+    student: bool | None = None
 
 
 # --- guide: what stands for the unconditional half of guidance, or pulls beside it; and how long.

@@ -219,13 +219,26 @@ class Params:
 
     def sampler(self, recipe: str) -> Sampler:
         """Return the model's sampler with the overrides of ``recipe``."""
-        overrides, base = self.recipes[recipe].sampler, self.base.generate
+        overrides = self.recipes[recipe].sampler
+        base = self.base.drawing(overrides.student)
         return Sampler(
             overrides.scheduler or base.scheduler,
             overrides.steps or base.steps,
             base.guidance if overrides.guidance is None else overrides.guidance,
             self._strength(overrides.strength),
+            self.base.draws_by_student(overrides.student),
         )
+
+    def draws_by_student(self, model: Model) -> bool:
+        """Return whether an active recipe would draw with the student of a model."""
+        rows = [self.recipes[name] for name in self.active]
+        return any(row.draws and model.draws_by_student(row.sampler.student) for row in rows)
+
+    def drawn_licence(self, recipe: str) -> str:
+        """Return the licence of the weights that draw the images of a recipe."""
+        drawn = self.recipes[recipe].draws and self.sampler(recipe).student
+        student = self.base.few_steps if drawn else None
+        return student.licence if student else self.base.licence
 
     def _strength(self, given: float | str | None) -> float | None:
         if given is None or isinstance(given, float | int):

@@ -9,11 +9,11 @@ Natural = Annotated[int, Range(low=0)]
 Share = Annotated[float, Range(low=0, high=1)]
 Positive = Annotated[float, Range(above=0)]
 
-Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral"]
+Scheduler = Literal["dpmsolver++", "ddim", "pndm", "unipc", "euler_ancestral", "lcm"]
 Invariance = Literal["hflip", "vflip", "rotation", "colour"]
 Saving = Literal["gradient_checkpointing", "attention_slicing", "vae_slicing", "offload"]
 # Which pretrained weights: of a model's row, or what writes the captions of a recipe.
-Part = Literal["generator", "clip", "judge", "captioner"]
+Part = Literal["generator", "student", "clip", "judge", "captioner"]
 
 # Simple classifiers: each method on each kind of features of the shots.
 METHODS: Final = ("nearest", "logistic", "forest")

@@ -286,7 +286,8 @@ def _recipe(evidence: Evidence, name: str) -> str:
         return f"nothing drawn: the nearest images of the base’s source; {params.per_class} per class"
     sampler = params.sampler(name)
     how = ", ".join(part for part in (adapter_words(row), scales_words(row)) if part) or "the generator as it is"
-    drawn = f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
+    drawn = "by the student, " if sampler.student else ""
+    drawn += f"{sampler.scheduler}, {sampler.steps} steps, guidance {sampler.guidance:.3g}"
     study = evidence.studies.get(name)
     if study and study["best"]:
         did = "kept" if study["best"] == (study.get("default") or {}).get("values") else "chosen"

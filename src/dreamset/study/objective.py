@@ -21,7 +21,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.asking import files_digest
 from dreamset.data.splits import write_split
-from dreamset.drawing.draw import load_base
+from dreamset.drawing.draw import load_base, student_of
 from dreamset.params import to_dict
 from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import kills, space
@@ -121,6 +121,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "seeds": [params.seed, split.seed],
         }
         | _told(work)
+        | ({"student": student["sha256"]} if (student := student_of(work)) else {})
     )
 
 
@@ -284,7 +285,7 @@ class Objective:
     def _base(self) -> BaseModel:
         """Return the base, read and compiled once for all trials: that can take longer than a first rung."""
         if self._loaded is None:
-            self._loaded = load_base(self.params, self.workspace)
+            self._loaded = load_base(self.params, self.workspace, self.recipe)
         return self._loaded
 
     def _over(self, trial: optuna.Trial, name: str, excess: float) -> bool:

@@ -99,7 +99,7 @@ def tensors(
     record = {
         "recipe": recipe,
         "synthetic": True,
-        "licence": params.base.licence,
+        "licence": params.drawn_licence(recipe),
         "shape": list(images.shape),
         "dtype": "float32" if normalise else "uint8",
         "mean": mean and list(mean),

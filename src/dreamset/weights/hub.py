@@ -34,6 +34,7 @@ _TEXTS = ["*.json", "*.txt", "*.model", "*.jinja"]
 # Where each kind of repository keeps its weights; many repositories hold the same weights again in other forms.
 _WEIGHTS: dict[Part, list[str]] = {
     "generator": ["unet/*", "vae/*", "text_encoder/*", "text_encoder_2/*"],
+    "student": ["unet/*", "pytorch_lora_weights"],
     "clip": ["open_clip_model"],
     "judge": ["*"],
     "captioner": ["*"],
@@ -124,6 +125,10 @@ def _needed(folder: Path, part: Part, variant: str | None) -> Iterator[tuple[str
         text = _mapping(folder / "open_clip_config.json", "model_cfg", "text_cfg")
         if "hf_tokenizer_name" in text:
             yield ("tokenizer.json", *_VOCABULARIES)
+    elif part == "student":
+        if not (folder / "pytorch_lora_weights.safetensors").is_file():
+            yield ("unet/config.json",)
+            yield ("unet/diffusion_pytorch_model.safetensors", "unet/*.safetensors")
     elif part == "generator":
         yield ("model_index.json",)
         # A part that a model does without is listed as null, null.
