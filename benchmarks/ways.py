@@ -2,7 +2,8 @@
 
 Every row of ``recipes`` that needs no study, at 4 and 16 shots of the digits. ``selection: extra`` sets further images
 apart beside the shots, by writers of their own; they score, and nothing is chosen by them. Beside the accuracies stand
-the candidates that a filter threw out, near-copies of shots, FID, KID and seconds. Finished rows are found again.
+the candidates that a filter threw out, near-copies of shots, FID, KID and seconds. Finished rows are found again, and
+what earlier commands found of other shots, seeds and rows stays in the file.
 """
 
 from __future__ import annotations
@@ -105,6 +106,12 @@ def _set(params: parameters.Params, workspace: Workspace, recipe: str) -> dict[s
     return {"fid": found["fid"], "kid": found["kid"], "near_copies": found["near_duplicates"]["count"]}
 
 
+def merged(earlier: Iterable[dict[str, Any]], found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return records in the order of shots and seeds: what was found, and what earlier commands found elsewhere."""
+    kept = {(one["shots"], one["seed"], one["arm"]): one for records in (earlier, found) for one in records}
+    return sorted(kept.values(), key=lambda one: (one["shots"], one["seed"]))
+
+
 def summarise(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for every number of shots and arm: means over seeds, and gains over the real images, paired."""
     by_cell = {(one["shots"], one["seed"], one["arm"]): one for one in records}
@@ -174,10 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     with context.Pool(options.jobs, maxtasksperchild=1) as pool:
         each = [pool.apply_async(cell, one) for one in wanted]
         cells = [one.get() for one in bar(each, what="ways", unit="cell")]
-    report: dict[str, Any] = {"command": shlex.join(["python", "-m", "benchmarks.ways", *arguments])}
-    report["cells"] = [record for records in cells for record in records]
+    command, path = shlex.join(["python", "-m", "benchmarks.ways", *arguments]), options.output / "ways.json"
+    found = [record for records in cells for record in records]
+    earlier = dict(read_json(path, "python -m benchmarks.ways")) if path.is_file() else {"commands": [], "cells": []}
+    report: dict[str, Any] = {"commands": [*dict.fromkeys([*earlier["commands"], command])]}
+    report["cells"] = merged(earlier["cells"], found)
     report["rows"] = summarise(report["cells"])
-    write_json(options.output / "ways.json", report)
+    write_json(path, report)
     atomic_write(options.output / "ways.md", markdown(report["rows"]))
     print(json.dumps(report["rows"], indent=1), markdown(report["rows"]), sep="\n")
     return report
