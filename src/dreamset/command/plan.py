@@ -31,6 +31,7 @@ _CLASSES: Final = 3  # whose prompts are shown
 
 # Where dvc.yaml names the bundled weights, a stage reads those of the model's row.
 _WEIGHTS: Final = {"models/base/sd": "generator", "models/base/clip": "clip", "models/base/judge": "judge"}
+_STUDENT: Final = "models/base/student"  # which few models have, and few recipes draw with
 
 
 def describe(
@@ -165,7 +166,13 @@ def _files(params: Params, workspace: Workspace, stage: str, item: str | None) -
         return name
 
     paths = [path(listed) for listed in entry["deps"]]
-    inputs = [getattr(params.base, _WEIGHTS.get(name, ""), name) for name in paths if not name.startswith("src/")]
+    inputs = [
+        getattr(params.base, _WEIGHTS.get(name, ""), name)
+        for name in paths
+        if not name.startswith("src/") and name != _STUDENT
+    ]
+    if _STUDENT in paths and params.base.few_steps and params.draws_by_student(params.base):
+        inputs.append(params.base.few_steps.weights)
     if stage == "prepare":
         _, _, source = params.prepare.source.partition(":")
         inputs = [source, *inputs] if source else inputs
