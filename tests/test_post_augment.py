@@ -25,6 +25,7 @@ from dreamset.data.splits import read_split, write_split
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.drawing.copies import changed
 from dreamset.params import Params
+from dreamset.params.model import Sampler
 from dreamset.params.recipe import PostAugment
 from dreamset.review.server import Review
 from dreamset.study.objective import params_at
@@ -284,16 +285,16 @@ def test_a_row_with_copies_is_measured_against_the_same_without() -> None:
         recipes__plain_turbo={
             "adapter": "none",
             "prompt": "label",
-            "sampler": {"guidance": 1.0},
+            "sampler": {"student": True, "steps": 1, "guidance": 1.0},
         },
     )
     row = params.recipes["turbo_distill"]
     assert row.post_augment == PostAugment(4, "target") and not row.is_baseline
     assert params.steps_back("turbo_distill") == ("plain_turbo",)
-    # The paper's guidance 0 is the prompt alone; its one step is that of the model's row.
+    # The paper's guidance 0 is the prompt alone. Its generator draws in one step; of the bundled one the student does.
     full = dataclasses.replace(params, model="sdxl_turbo").sampler("turbo_distill")
     assert (full.scheduler, full.steps, full.guidance) == ("euler_ancestral", 1, 1)
-    assert params.sampler("turbo_distill").guidance == 1
+    assert params.sampler("turbo_distill") == Sampler("lcm", 1, 1.0, student=True)
 
 
 @pytest.mark.parametrize(

@@ -222,5 +222,5 @@ def test_the_licence_of_a_student_counts_where_it_draws(asked: dict[str, Any]) -
 
 def test_the_schedulers_of_the_rows_are_diffusers(raw: dict[str, Any]) -> None:
     for row in toy.parse(raw).models.values():
-        if row.student is not None:
-            assert hasattr(diffusers, sampler.SCHEDULERS[row.student.scheduler])
+        if row.few_steps is not None:
+            assert hasattr(diffusers, sampler.SCHEDULERS[row.few_steps.scheduler])

@@ -240,7 +240,7 @@ def _card(work: Work, images: list[SyntheticImage], looked: Looked) -> str:
 
         return retrieve.card(work, drawn, len(images) - drawn, checked)
     base = hub.identity(work.workspace.root, *work.base.pretrained)
-    labels, student = [image.label for image in images], draw.student_of(work)
+    labels, student = [image.label for image in images], hub.student(work.workspace.root, work.params, work.recipe)
     return cards.dataset(
         work.params, work.split, work.recipe, labels, base, student=student, copies=len(images) - drawn, checked=checked
     )

@@ -122,9 +122,8 @@ def plan(work: Work, adapters: list[Adapter], needed: Mapping[int, int] | None =
         "seed": params.seed,
         "redraws": params.generate.redraws,
     }
-    if work.sampler.student:
-        assert base.few_steps is not None
-        student = hub.identity(work.workspace.root, *base.few_steps.pretrained)
+    student = hub.student(work.workspace.root, params, work.recipe)
+    if student is not None:
         shared["student"] = [cards.public_name(student["name"]), student["sha256"]]
     if row.guide or row.guide_until:
         shared["guide"] = [row.guide, row.guide_until, row.pull_share]

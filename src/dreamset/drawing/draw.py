@@ -62,14 +62,6 @@ def load_base(params: Params, workspace: Workspace, recipe: str) -> BaseModel:
     return compute.resident(f"to draw{' in a few steps' if quick else ''}: {params.base}", read)
 
 
-def student_of(work: Work) -> dict[str, Any] | None:
-    """Return the identity of the student that draws, as ``hub.identity``; None where the base itself draws."""
-    if not work.sampler.student:
-        return None
-    assert work.base.few_steps is not None
-    return hub.identity(work.workspace.root, *work.base.few_steps.pretrained)
-
-
 def schedule(work: Work) -> dict[str, Any]:
     """Return the configuration of the noise schedule that images are drawn by."""
     from dreamset.generator import student
@@ -397,7 +389,8 @@ def write(work: Work, block: Block, adapter: str | None, drawn: Drawn, claim: Ex
     files, images = [], []
     scale = block.scale if (adapter is not None or block.mixes) and work.row.trains_lora else None
     with claim:
-        tool, base = f"dreamset {__version__}", student_of(work) or hub.identity(workspace.root, *work.base.pretrained)
+        root, tool = workspace.root, f"dreamset {__version__}"
+        base = hub.student(root, work.params, work.recipe) or hub.identity(root, *work.base.pretrained)
         for place, (request, pixels, seed, redraws) in enumerate(
             zip(drawn.requests, drawn.pixels, drawn.seeds, drawn.redraws, strict=True)
         ):

@@ -231,7 +231,7 @@ class Params:
 
     def draws_by_student(self, model: Model) -> bool:
         """Return whether an active recipe would draw with the student of a model."""
-        rows = [self.recipes[name] for name in self.active]
+        rows = [self.recipes[name] for name in self.active if name in self.recipes]
         return any(row.draws and model.draws_by_student(row.sampler.student) for row in rows)
 
     def drawn_licence(self, recipe: str) -> str:

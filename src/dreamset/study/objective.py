@@ -21,7 +21,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.asking import files_digest
 from dreamset.data.splits import write_split
-from dreamset.drawing.draw import load_base, student_of
+from dreamset.drawing.draw import load_base
 from dreamset.params import to_dict
 from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import kills, space
@@ -121,7 +121,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "seeds": [params.seed, split.seed],
         }
         | _told(work)
-        | ({"student": student["sha256"]} if (student := student_of(work)) else {})
+        | ({"student": student["sha256"]} if (student := hub.student(workspace.root, params, recipe)) else {})
     )
 
 

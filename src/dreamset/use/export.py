@@ -13,7 +13,6 @@ from dreamset.data import cards, current, decisions, packed, tuned
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata, write_metadata
 from dreamset.data.work import Work
-from dreamset.drawing import draw
 from dreamset.use.predict import delivered
 from dreamset.weights import hub, judging
 
@@ -195,7 +194,7 @@ def public(params: Params, workspace: Workspace, recipe: str, target: Path) -> d
         write_metadata(folder, published, columns)
         labels = [row.label for row in published]
         chosen = tuned.applied(params, workspace, recipe)
-        student = draw.student_of(Work(chosen, workspace, split, recipe))
+        student = hub.student(workspace.root, chosen, recipe)
         more = len(published) - drawn
         card = cards.dataset(
             chosen, split, recipe, labels, base, removed, student=student, copies=more, checked=checked

@@ -23,6 +23,8 @@ from dreamset.weights import tensors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dreamset.params import Params
+
 RECORD: Final = "models/fetched.json"
 PICKLED: Final = ("bin", "ckpt", "pt", "pth")
 _PATIENCE: Final = 4.0  # seconds until the hub has to answer a first question
@@ -169,6 +171,14 @@ def identity(root: Path, name: str, part: Part, variant: str | None = None) -> d
     repo = repository(name)
     # The cache names the folder of a snapshot after its commit.
     return {"name": name, "commit": folder.name if repo else None, "sha256": digest(hashes)}
+
+
+def student(root: Path, params: Params, recipe: str) -> dict[str, Any] | None:
+    """Return the identity of the student that draws the images of a recipe; None where the generator itself does."""
+    if not params.sampler(recipe).student:
+        return None
+    assert params.base.few_steps is not None
+    return identity(root, *params.base.few_steps.pretrained)
 
 
 def recorded(root: Path) -> dict[str, Any]:
