@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from dreamset import compute
 from dreamset.core import device, locks, shards
@@ -20,24 +22,26 @@ TWO = {"executor": "local", "workers": 2, "threads": None, "ray_address": None, 
 
 def write(store: Path, keys: list[str]) -> int:
     """Make shards that are their names; a few of them are special."""
-    count = 0
-    device.machine = dict  # type: ignore[assignment]  # in a worker: torch would tell the threads
-    for key, claim in shards.claimed(store, keys, lambda key: [key]):
-        with claim, shards.writing(store, key) as folder:
-            with (store.parent / "log").open("a") as log:
-                log.write(f"{key} {os.getpid()}\n")
-            if key.startswith("slow"):
-                time.sleep(0.3)
-            if key.startswith("deadly") or (key.startswith("once") and not (store.parent / "died").exists()):
-                (store.parent / "died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            if key.startswith("full"):
-                Path("/dev/full").write_text("No disk takes this.")
-            if key.startswith("wrong"):
-                raise InputError("wrong: this piece cannot be made.")
-            (folder / "a").write_text(key)
-        count += 1
-    return count
+    # In a worker: torch would tell the threads.
+    with mock.patch.object(device, "machine", dict):
+        return sum(_made(store, claim, key) for key, claim in shards.claimed(store, keys, lambda key: [key]))
+
+
+def _made(store: Path, claim: ExitStack, key: str) -> int:
+    with claim, shards.writing(store, key) as folder:
+        with (store.parent / "log").open("a") as log:
+            log.write(f"{key} {os.getpid()}\n")
+        if key.startswith("slow"):
+            time.sleep(0.3)
+        if key.startswith("deadly") or (key.startswith("once") and not (store.parent / "died").exists()):
+            (store.parent / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if key.startswith("full"):
+            Path("/dev/full").write_text("No disk takes this.")
+        if key.startswith("wrong"):
+            raise InputError("wrong: this piece cannot be made.")
+        (folder / "a").write_text(key)
+    return 1
 
 
 def spread(store: Path, keys: list[str], **changes: Any) -> list[int]:

@@ -126,9 +126,10 @@ def test_a_project_whose_results_git_does_not_take_has_its_own_records(
 
 
 def test_evaluate_keeps_a_record(project: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dreamset.command import tracked, verbs
+    from dreamset.command import ready, tracked, verbs
 
     monkeypatch.setattr(tracked, "stage", lambda *_: None)
+    monkeypatch.setattr(ready, "refuse", lambda *_, **__: None)  # there are no weights here
     monkeypatch.setattr(verbs, "_print", lambda *_: None)
     monkeypatch.setattr(verbs, "stage_function", lambda _: lambda *_: run(0.01) or {})  # type: ignore[func-returns-value]
     main(["evaluate"])

@@ -329,7 +329,7 @@ def test_adapters_of_shots_do_not_depend_on_their_company(
             [load_file(workspace.adapter(recipe) / each.file) for each in read_adapters(workspace.adapter(recipe))]
         )
     far = max((a[key] - b[key]).abs().max().item() for a, b in zip(*found, strict=True) for key in a)
-    assert far < 1e-4
+    assert far < 5e-4  # processors sum in other orders, and AdamW makes steps of what was noise; one has 1.7e-4
     first, second = found[0][:2]
     assert max((first[key] - second[key]).abs().max().item() for key in first) > 1e-3
 
