@@ -19,7 +19,7 @@ from benchmarks.timing import Ladder, Rung, clock
 from dreamset import adapt
 from dreamset.core.seeds import generator, seed_for
 from dreamset.data.work import Work
-from dreamset.generator import base_model, lora
+from dreamset.generator import base_model, lora, trainings
 from dreamset.generator.training import Job, Settings, Together, _rows
 from dreamset.params.recipe import Lora
 
@@ -150,7 +150,7 @@ class Plain:
 def jobs(setting: Setting, recipe: str) -> tuple[list[Job], list[list[Path]], Settings]:
     """The adapters of a recipe, the files of each, and their settings."""
     work = Work(setting.params, setting.workspace, setting.split, recipe)
-    plan = adapt.scopes(work)
+    plan = trainings.scopes(work)
     bare, settings = adapt._jobs(work, plan, None)
     files = [[sample.path for sample in own] for own in adapt.images_of(work, plan)]
     found = [

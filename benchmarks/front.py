@@ -196,18 +196,16 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in ("cas", "fid", "coverage", "recall"):
             row[name] = round(statistics.fmean(one[name] for one in own.values()), 4)
         gains = [one["cas"] - by_cell[data, seed, FIRST]["cas"] for seed, one in own.items() if sampler != FIRST]
-        row["difference"] = _interval(gains) if gains else None
+        row["difference"] = _interval(gains) if len(gains) > 1 else None
         rows.append(row)
     return rows
 
 
-def _interval(gains: Sequence[float]) -> dict[str, Any]:
+def _interval(gains: Sequence[float]) -> dict[str, float]:
     """Return the mean over seeds and its 95 % interval by Student's t."""
     mean = statistics.fmean(gains)
-    if len(gains) < 2:
-        return {"mean": round(mean, 4), "low": None, "high": None}
     half = float(student_t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
-    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+    return {"difference": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def markdown(rows: Iterable[dict[str, Any]], measured: Iterable[dict[str, Any]]) -> str:
@@ -216,11 +214,7 @@ def markdown(rows: Iterable[dict[str, Any]], measured: Iterable[dict[str, Any]])
     head = ("data", "drawn by", "seeds", "CAS", "against the first", "FID", "coverage", "recall", "images/s", "times")
     lines = []
     for row in rows:
-        gain, speed = row["difference"], fast.get(row["sampler"])
-        told = ""
-        if gain is not None:
-            ends = "" if gain["low"] is None else f" ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
-            told = f"{100 * gain['mean']:+.1f}{ends}".replace("-", "−")
+        told, speed = paired.told(row["difference"]), fast.get(row["sampler"])
         figures = [
             f"{100 * row['cas']:.1f}",
             told,

@@ -25,7 +25,7 @@ from dreamset.data.work import Work
 from dreamset.drawing import copies, retrieve
 from dreamset.drawing.blocks import plan
 from dreamset.drawing.finish import settled
-from dreamset.generator import training
+from dreamset.generator import training, trainings
 from dreamset.generator.lora import WEIGHTS
 from dreamset.params import Params
 from dreamset.params.recipe import Recipe
@@ -318,7 +318,7 @@ def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
         if not work.row.draws:
             return [block.key for block in retrieve.plan(work, 2)]
         # The same weights for any adapter, so that a block is told apart by its own inputs alone.
-        scopes = adapt.scopes(work) if work.row.trains else []
+        scopes = trainings.scopes(work) if work.row.trains else []
         blocks = plan(work, [Adapter(labels, "weights", "0" * 64, "shard") for labels in scopes])
         drawn = [*blocks, *copies.plan(work, blocks)]
         return [*(adapt.used_shards(work) if work.row.trains else ()), *(one.key for one in drawn)]

@@ -29,8 +29,8 @@ def model(small: dict[str, Any]) -> Model:
 
 
 @pytest.fixture
-def base(model: Model) -> BaseModel:
-    return base_model.load(Path(model.generator), model, torch.device("cpu"))
+def base(small: dict[str, Any]) -> BaseModel:
+    return toy.base(small)
 
 
 def generators(count: int) -> list[torch.Generator]:

@@ -28,6 +28,7 @@ from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadat
 from dreamset.data.work import Work
 from dreamset.drawing.blocks import plan
 from dreamset.evaluate import output
+from dreamset.generator import assembly
 from dreamset.params import Params
 from dreamset.report import gallery, pictures
 from dreamset.report.page import _shots
@@ -180,7 +181,7 @@ def test_nothing_keeps_a_label_unless_it_is_stated(raw: dict[str, Any], tmp_path
 def test_adapters_of_many_classes_stand_in_folders_of_a_hundred(tmp_path: Path) -> None:
     found = []
     for label in range(2000):
-        name = f"{adapt._hundred(label, 2000)}{label:04d}_class"
+        name = f"{assembly.hundred(label, 2000)}{label:04d}_class"
         path = tmp_path / "r" / name / "pytorch_lora_weights.safetensors"
         path.parent.mkdir(parents=True)
         path.write_bytes(b"%d" % label)
@@ -191,7 +192,7 @@ def test_adapters_of_many_classes_stand_in_folders_of_a_hundred(tmp_path: Path) 
     assert {len(list(folder.iterdir())) for folder in folders} == {100}
     assert [adapter.labels for adapter in adapters.read_adapters(tmp_path / "r")] == [(label,) for label in range(2000)]
     # A hundred classes and fewer stand side by side.
-    assert adapt._hundred(99, 100) == ""
+    assert assembly.hundred(99, 100) == ""
 
 
 def test_pictures_of_many_classes_are_paged(workspace: Workspace) -> None:

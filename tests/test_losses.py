@@ -14,14 +14,13 @@ from dreamset import adapt
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data.splits import read_split
-from dreamset.generator import base_model, losses, trained
+from dreamset.generator import losses, trained
 from dreamset.generator.base_model import BaseModel
 
 
 @pytest.fixture
 def base(small: dict[str, Any]) -> BaseModel:
-    model = toy.parse(small).base
-    return base_model.load(Path(model.generator), model, torch.device("cpu"))
+    return toy.base(small)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

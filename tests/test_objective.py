@@ -19,6 +19,7 @@ from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
+from dreamset.generator.trainings import Training
 from dreamset.study import kills
 from dreamset.study import objective as scoring
 from dreamset.study.objective import Holdout, Objective
@@ -126,7 +127,7 @@ def test_adapters_are_trained_once_per_fold_and_scored_on_the_others(
     trained = []
     train_jobs = adapt._train
 
-    def counted(work: Work, training: adapt.Training) -> None:
+    def counted(work: Work, training: Training) -> None:
         trained.extend(job.key for job in training.jobs if not (work.workspace.shards / job.key).is_dir())
         train_jobs(work, training)
 

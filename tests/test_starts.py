@@ -28,7 +28,7 @@ from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import starts
 from dreamset.drawing.blocks import plan as plan_of
-from dreamset.generator import base_model, sampler
+from dreamset.generator import base_model, sampler, trainings
 from dreamset.generator.base_model import BaseModel
 from dreamset.params import Params
 from dreamset.params.model import Sampler
@@ -48,8 +48,7 @@ def started(small: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def base(started: dict[str, Any]) -> BaseModel:
-    model = toy.parse(started).base
-    return base_model.load(Path(model.generator), model, torch.device("cpu"))
+    return toy.base(started)
 
 
 def made(params: Params, place: Workspace) -> list[SyntheticImage]:
@@ -249,7 +248,7 @@ def test_shards_are_keyed_by_the_shots_and_the_strength(started: dict[str, Any],
     for strength in (0.5, 0.75):
         started["recipes"]["datadream_dset"]["sampler"]["strength"] = strength
         work = Work(toy.parse(started), workspace, split, "datadream_dset")
-        jobs.append([job.key for job in adapt._jobs(work, adapt.scopes(work), None)[0]])
+        jobs.append([job.key for job in adapt._jobs(work, trainings.scopes(work), None)[0]])
     assert jobs[0] == jobs[1]
 
 

@@ -18,10 +18,10 @@ from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data import licences
 from dreamset.data.synthetic import read_metadata
-from dreamset.generator import base_model, lora, sampler, student
+from dreamset.generator import lora, sampler, student
 from dreamset.generator.base_model import BaseModel
 from dreamset.params import Params
-from dreamset.params.model import Model, Sampler
+from dreamset.params.model import Sampler
 from dreamset.params.recipe import Lora
 from dreamset.weights import hub
 
@@ -61,13 +61,8 @@ def light(tiny_generator: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model(small: dict[str, Any]) -> Model:
-    return toy.parse(small).base
-
-
-@pytest.fixture
-def base(model: Model) -> BaseModel:
-    return base_model.load(Path(model.generator), model, torch.device("cpu"))
+def base(small: dict[str, Any]) -> BaseModel:
+    return toy.base(small)
 
 
 @torch.no_grad()
@@ -76,7 +71,7 @@ def image(base: BaseModel, kind: Sampler = TWO) -> torch.Tensor:
     return (sampler.draw(base, kind, base.encode(["three"]), base.encode([""]), random).clamp(-1, 1) + 1) / 2
 
 
-def stock(generator: str, folder: Path, adapter: Path | None) -> torch.Tensor:
+def stock(generator: Path, folder: Path, adapter: Path | None) -> torch.Tensor:
     """The image of the stock pipeline, put together as the cards of such students say."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(generator)
     pipeline.set_progress_bar_config(disable=True)
@@ -102,7 +97,7 @@ def stock(generator: str, folder: Path, adapter: Path | None) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["whole", "light"])
 def test_stock_diffusers_draws_the_same_with_an_adapter_of_the_base(
-    request: pytest.FixtureRequest, base: BaseModel, model: Model, tmp_path: Path, kind: str
+    request: pytest.FixtureRequest, base: BaseModel, tiny_generator: Path, tmp_path: Path, kind: str
 ) -> None:
     folder: Path = request.getfixturevalue(kind)
     adapters = lora.attach(base, Lora(4, 8.0, unet=True, text_encoder=True), {"one": 0})
@@ -116,8 +111,8 @@ def test_stock_diffusers_draws_the_same_with_an_adapter_of_the_base(
     with lora.fused(few, tmp_path / "adapter" / lora.WEIGHTS):
         adapted = image(few)
     assert (bare - plain).abs().max() > 0.01 < (adapted - bare).abs().max()
-    assert (bare - stock(model.generator, folder, None)).abs().max() < 1e-5
-    assert (adapted - stock(model.generator, folder, tmp_path / "adapter")).abs().max() < 1e-5
+    assert (bare - stock(tiny_generator, folder, None)).abs().max() < 1e-5
+    assert (adapted - stock(tiny_generator, folder, tmp_path / "adapter")).abs().max() < 1e-5
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -20,6 +20,9 @@ from dreamset.data import packed, tuned
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.params import Params
+
+if TYPE_CHECKING:
+    from dreamset.generator.base_model import BaseModel
 
 CLASSES = ("bar", "plank", "spot")
 SIZE = 16
@@ -42,6 +45,16 @@ def picture(label: int, rng: np.random.Generator) -> np.ndarray:
 def parse(raw: object) -> Params:
     """Parameters as a file with this content gives them."""
     return parameters.parse(raw, classifiers.ROWS)
+
+
+def base(raw: object) -> BaseModel:
+    """The generator of raw parameters, on the CPU."""
+    import torch
+
+    from dreamset.generator import base_model
+
+    model = parse(raw).base
+    return base_model.load(Path(model.generator), model, torch.device("cpu"))
 
 
 def load(path: Path) -> Params:

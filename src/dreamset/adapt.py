@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import __version__, compute
+from dreamset import compute
 from dreamset.core import shards
-from dreamset.core.arithmetic import thinned
 from dreamset.core.device import out_of_memory
 from dreamset.core.errors import StoppedError
-from dreamset.core.files import atomic_write, digest, read_json, sha256_file, write_csv, write_json
+from dreamset.core.files import digest, read_json, sha256_file, write_json
 from dreamset.core.seeds import seed_for
-from dreamset.data import cards, current, licences, tuned
-from dreamset.data.adapters import Adapter, set_aside, shot_file
+from dreamset.data import licences, tuned
+from dreamset.data.adapters import set_aside
 from dreamset.data.asking import learned
 from dreamset.data.work import Work
+from dreamset.generator import assembly
+from dreamset.generator.trainings import GRID_CLASSES, Training, images_of, scopes
 from dreamset.weights import hub
 
 if TYPE_CHECKING:
@@ -37,12 +37,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
-    from dreamset.data.splits import Sample, Split
     from dreamset.generator.training import Job, Settings, Together
     from dreamset.params import Params
 
-_POINTS: Final = 50  # means in a loss curve; up to twice as many if the steps are no multiple
-_GRID_CLASSES: Final = 10  # classes on a sample grid
 # The settings that change no weight: those of checkpoints and of sample grids.
 _NO_WEIGHT: Final = ("checkpoint_every", "sample_every", "sample_images", "sampler")
 _CLOCK: Final = "clock.json"  # beside a checkpoint: the seconds that earlier runs took
@@ -62,9 +59,10 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     started = time.time()
     _set_aside(workspace, recipe)
     if not params.recipes[recipe].trains:
-        return _write_empty(workspace, recipe)
+        return assembly.empty(workspace, recipe)
     work = Work.read(params, workspace, recipe)
-    summary = _assemble(work, _trained(work))
+    training = _trained(work)
+    summary = assembly.assemble(work, training, _sharing(work, training.used))
     write_json(workspace.result("adapt", recipe), summary)
     return summary | {"elapsed": time.time() - started}
 
@@ -125,45 +123,6 @@ def used_shards(work: Work) -> list[str]:
     return _training(work).used
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """The trainings of a recipe.
-
-    Attributes:
-        scopes: the labels that each job learns.
-        jobs: one per adapter, its images not read yet.
-        files: the image files of each job by its key, relative to the cell.
-        settings: of each job; they differ by the number of steps alone.
-        start: the class encoder that conditions the U-Net, a file of the recipe's parent; None without one.
-        kept: the shards of each job by the number of steps taken. The end is missing: its shard is the job's key.
-        stops: steps of each job after which the weights are used; None for the end.
-    """
-
-    scopes: list[tuple[int, ...]]
-    jobs: list[Job]
-    files: dict[str, list[str]]
-    settings: list[Settings]
-    start: Path | None
-    kept: list[dict[int, str]]
-    stops: list[int | None]
-
-    @property
-    def used(self) -> list[str]:
-        """The shard that holds the weights to use, for each job."""
-        return [
-            job.key if stop is None else kept[stop]
-            for job, kept, stop in zip(self.jobs, self.kept, self.stops, strict=True)
-        ]
-
-    def keys_of(self, group: Sequence[int]) -> list[str]:
-        """Return the shards that the jobs of a group make.
-
-        A training for early weights makes the last weights too. Claiming both keeps other processes out meanwhile.
-        """
-        ends, used = [job.key for job in self.jobs], self.used
-        return [key for index in group for key in dict.fromkeys((ends[index], used[index]))]
-
-
 def _trained(work: Work) -> Training:
     """Train the missing adapters of a recipe, and of the recipe that it starts from."""
     training = _training(work)
@@ -199,17 +158,6 @@ def _asking(work: Work) -> Work:
     return asking.applied(work)
 
 
-def images_of(work: Work, plan: Sequence[tuple[int, ...]]) -> list[list[Sample]]:
-    """Return the images that each training learns from, for the labels that ``scopes`` gives."""
-    if work.row.trains_each_shot:
-        return [[sample] for sample in _by_class(work.split)]
-    return [[sample for sample in work.split.train if sample.label in labels] for labels in plan]
-
-
-def _by_class(split: Split) -> list[Sample]:
-    return sorted(split.train, key=lambda sample: sample.label)
-
-
 def _start(work: Work) -> Path | None:
     """Return the class encoder that conditions a recipe's U-Net: that of the recipe it starts from, as tuned.
 
@@ -224,25 +172,6 @@ def _start(work: Work) -> Path | None:
     parent = dataclasses.replace(work, params=tuned.applied(work.params, work.workspace, name), recipe=name)
     (key,) = _trained(parent).used
     return work.workspace.shards / key / FILES[parent.row.adapter]
-
-
-def scopes(work: Work) -> list[tuple[int, ...]]:
-    """Return the labels of each training of a recipe: one per class, per shot, or for the data set."""
-    labels = tuple(range(len(work.split.classes)))
-    if work.row.trains_each_shot:
-        return [(sample.label,) for sample in _by_class(work.split)]
-    return [(label,) for label in labels] if work.row.has_adapter_per_class or work.row.shares_down else [labels]
-
-
-def _write_empty(workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Write the outputs of a recipe without an adapter, and return its summary."""
-    summary = {"recipe": recipe, "adapters": 0, "parameters": 0, "steps": 0, "seconds": 0.0}
-    with shards.assembling(workspace.adapter(recipe)) as folder:
-        write_json(folder / "adapters.json", {"recipe": recipe, "adapter": "none", "adapters": []})
-    write_json(workspace.result("adapt", recipe), summary)
-    with shards.assembling(workspace.plots("adapt", recipe)) as plots:
-        write_csv(plots / "loss.csv", [], ("adapter", "step", "loss"))
-    return summary
 
 
 def _dropout(params: Params, recipe: str) -> float:
@@ -301,8 +230,8 @@ def _jobs(work: Work, plan: list[tuple[int, ...]], start: Path | None) -> tuple[
             seed = seed_for("adapter", params.seed, name, *shot[1:], *[seen[shot]] * (seen[shot] > 0))
             seen[shot] += 1
         prompts = tuple(learned(split, row, work.told, samples))
-        grid = tuple((split.classes[label], work.lead(label)) for label in labels[:_GRID_CLASSES])
-        if row.has_adapter_per_shot and (labels[0] >= _GRID_CLASSES or (index and plan[index - 1] == labels)):
+        grid = tuple((split.classes[label], work.lead(label)) for label in labels[:GRID_CLASSES])
+        if row.has_adapter_per_shot and (labels[0] >= GRID_CLASSES or (index and plan[index - 1] == labels)):
             grid = ()  # of the shots of a class, the first is shown
         inputs = shared | {"images": [s.sha256 for s in samples], "prompts": prompts, "adapter": seed}
         inputs |= {name: value for name, value in dataclasses.asdict(own).items() if name not in _NO_WEIGHT}
@@ -467,73 +396,6 @@ def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     )
 
 
-def _assemble(work: Work, training: Training) -> dict[str, Any]:
-    """Assemble the recipe's folder, loss curves and sample grids from finished shards; return the summary."""
-    from safetensors import safe_open
-
-    from dreamset.generator.trained import FILES
-
-    workspace, split, recipe, row = work.workspace, work.split, work.recipe, work.row
-    weights, learned = FILES[row.adapter], images_of(work, training.scopes)
-    each = row.has_adapter_per_class or row.has_adapter_per_shot
-    number = Counter[int]()  # of the shots of each class so far
-    rows, curves, first, last, parameters, steps, seconds = [], [], [], [], 0, 0, 0.0
-    with shards.assembling(workspace.adapter(recipe)) as folder:
-        for labels, samples, job, used, stop in zip(
-            training.scopes, learned, training.jobs, training.used, training.stops, strict=True
-        ):
-            name = split.folder(labels[0]) if each else "dataset"
-            inside = f"{_hundred(labels[0], len(split.classes))}{name}/" if each else ""
-            # The files of a training, with their shots where each has one.
-            made: list[tuple[str, str, str | None]] = [(weights, f"{inside}{weights}", None)]
-            if row.has_adapter_per_shot:
-                names = [shot_file(number[labels[0]] + index) for index in range(len(samples))]
-                number[labels[0]] += len(samples)
-                made = [
-                    (own if row.shares_down else weights, f"{inside}{own}", sample.sha256)
-                    for own, sample in zip(names, samples, strict=True)
-                ]
-                name = f"{name}/{made[0][1].rpartition('/')[2].partition('.')[0]}" if row.trains_each_shot else name
-            for source, file, shot in made:
-                shards.link(workspace.shards / used / source, folder / file)
-                rows.append(Adapter(labels, file, sha256_file(folder / file), used, shot).row())
-            record = read_json(workspace.shards / job.key / "adapter.json", f"dreamset adapt {recipe}")
-            losses = record["losses"][:stop]
-            thinner = thinned(losses, max(1, len(losses) // _POINTS))
-            curves += [{"adapter": name} | row for row in thinner]
-            first.append(losses[0])
-            last.append(thinner[-1]["loss"])
-            steps += len(losses)
-            seconds += record["seconds"] * len(losses) / len(record["losses"])
-            for place, (_, file, _) in enumerate(made):
-                with safe_open(folder / file, "pt") as opened:
-                    # Files of one training share their A.
-                    names = [tensor for tensor in opened.keys() if not (place and ".lora_A." in tensor)]  # noqa: SIM118
-                    parameters += sum(math.prod(opened.get_slice(tensor).get_shape()) for tensor in names)
-        card = _card(work) | {"adapters": rows}
-        if work.row.searches("epoch"):
-            # Later trials of the study want these shards, though no adapter is assembled from them yet.
-            card["kept"] = [key for kept in training.kept for key in kept.values()]
-        write_json(folder / "adapters.json", card)
-        sharing = _sharing(work, training.used)
-        atomic_write(folder / "README.md", cards.adapters(work.params, split, recipe, card["base"], sharing))
-    with shards.assembling(workspace.plots("adapt", recipe)) as plots:
-        write_csv(plots / "loss.csv", curves, ("adapter", "step", "loss"))
-        shown = [(job, stop) for job, stop in zip(training.jobs, training.stops, strict=True) if job.sampled]
-        shown = shown[:_GRID_CLASSES]
-        _grids([workspace.shards / job.key for job, _ in shown], [stop for _, stop in shown], plots)
-    return {
-        "recipe": recipe,
-        "adapters": len(rows),
-        "parameters": parameters,
-        "steps": steps,
-        "loss_first": round(sum(first) / len(first), 5),
-        "loss_last": round(sum(last) / len(last), 5),
-        "seconds": round(seconds, 2),
-        "machines": shards.machines(workspace.shards, training.used),
-    } | ({} if len(rows) == len(training.jobs) else {"trainings": len(training.jobs)})
-
-
 def _sharing(work: Work, used: list[str]) -> list[str]:
     """Return the other recipes of the run that draw with the same LoRAs."""
     params = work.params
@@ -541,55 +403,3 @@ def _sharing(work: Work, used: list[str]) -> list[str]:
         name for name in (*params.active, *params.after) if name != work.recipe and params.recipes[name].trains_lora
     ]
     return [name for name in others if used_shards(dataclasses.replace(work, recipe=name)) == used]
-
-
-def _hundred(label: int, classes: int) -> str:
-    """Return the subfolder of an adapter: one per hundred adapters if there are more, since long folders are slow."""
-    return f"{label // 100:03d}xx/" if classes > 100 else ""
-
-
-def _card(work: Work) -> dict[str, Any]:
-    """Return what a reader of the adapters must know: base, licence, recipe, and the images of the training."""
-    base, split = work.base, work.split
-    return {
-        "recipe": work.recipe,
-        "adapter": work.row.adapter,
-        "made_by": f"dreamset {__version__}",
-        "base": hub.identity(work.workspace.root, *base.pretrained),
-        "base_licence": base.licence,
-        "settings": dataclasses.asdict(work.row),
-        "training": dataclasses.asdict(base.adapt),
-        "seed": work.params.seed,
-        "shots": split.shots,
-        "classes": split.classes,
-        "trained_on": [sample.sha256 for sample in split.train],
-        "made_for": current.of_adapters(work.params, work.workspace, work.recipe),
-    }
-
-
-def _grids(folders: list[Path], stops: list[int | None], plots: Path) -> None:
-    """Write one PNG per sampled step: the strips of all adapters, one below the other.
-
-    An adapter whose training, or whose use, ends earlier than that of others keeps its last strip. Strips of unequal
-    numbers of images, from trainings with other ``sample_images``, are filled up with black.
-
-    Args:
-        folders: the shards of the trainings.
-        stops: steps of each after which its weights are used; None for the end.
-        plots: the folder to write to.
-    """
-    import numpy as np
-
-    from dreamset.core.images import png, read_rgb
-
-    found = []
-    for folder, stop in zip(folders, stops, strict=True):
-        strips = {int(path.stem.removeprefix("samples_")): path for path in folder.glob("samples_*.png")}
-        found.append({step: path for step, path in strips.items() if stop is None or step <= stop})
-    # Of the LoRAs of a class one is shown. Among the shots of a fold that may be one that was trained unshown.
-    found = [strips for strips in found if strips]
-    for step in sorted({step for strips in found for step in strips}):
-        rows = [np.asarray(read_rgb(strips[max(s for s in strips if s <= step)])) for strips in found]
-        width = max(row.shape[1] for row in rows)
-        rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-        (plots / f"samples_{step:05d}.png").write_bytes(png(np.concatenate(rows)))
