@@ -168,23 +168,6 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
     assert record["code"] == "refactored once more"
 
 
-def test_a_cell_records_what_was_primary_whenever_it_was_scored(
-    params: Params, workspace: Workspace, stages: list[str]
-) -> None:
-    def known() -> dict[str, int]:
-        return dict(json.loads((workspace.results / "table/cost.json").read_text())["primary"])
-
-    chosen = dataclasses.replace(params, primary="datadream_dset", active=("stable_diffusion",))
-    cells.run(chosen, workspace, [4], [0, 1], 1)
-    assert known() == {"datadream_dset": 2}
-    # A cell that is scored again under another choice shows nothing of when that was made.
-    later = dataclasses.replace(params, primary="datadream_cls", active=("stable_diffusion", "datadream_cls"))
-    cells.run(later, workspace, [4], [0, 2], 1)
-    assert known() == {"datadream_dset": 1, "datadream_cls": 1}
-    cells.run(dataclasses.replace(chosen, active=("datadream_dset",)), workspace, [4], [0], 1)
-    assert known() == {"datadream_dset": 1, "datadream_cls": 1}
-
-
 def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="2"):
@@ -263,9 +246,9 @@ def test_what_is_searched_is_part_of_a_recipe_that_finds_its_images(
 ) -> None:
     found = [("a.png", "0" * 64)]
     monkeypatch.setattr(pools, "searched", lambda *_: list(found), raising=False)
-    before = cells._rows(params, workspace, ["retrieved", "datadream_dset"])
+    before = cells.rows_hashes(params, workspace, ["retrieved", "datadream_dset"])
     found.append(("b.png", "1" * 64))
-    after = cells._rows(params, workspace, ["retrieved", "datadream_dset"])
+    after = cells.rows_hashes(params, workspace, ["retrieved", "datadream_dset"])
     assert before["retrieved"] != after["retrieved"]
     assert before["datadream_dset"] == after["datadream_dset"]
 

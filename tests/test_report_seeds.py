@@ -15,7 +15,8 @@ from dreamset import report
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_csv, write_json
 from dreamset.core.workspace import Workspace
-from dreamset.metrics import claims
+from dreamset.data.runs import Run
+from dreamset.metrics import claims, fixed
 from dreamset.metrics.machines import differing
 from reported import RECIPES, read
 
@@ -99,56 +100,68 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     assert "4 shots per class" in page.sections["seeds"].texts("summary")
 
 
-def test_the_tests_over_seeds_are_those_of_the_pages_choice(params: Params, workspace: Workspace) -> None:
-    tests = {"p": 0.0312, "p_holm": 0.1875, "primary": "true", "indicative": "false"}
-    others = {"p": 0.0004, "p_holm": 0.5, "primary": "false", "indicative": "false"}
-    rows = [row | (tests if row["shots"] == 4 else others) for row in OVER_SEEDS]
+def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: Workspace) -> None:
+    tests = {"p": 0.0004, "p_adjusted": 0.5, "family": "", "asked": "gain", "indicative": "false"}
+    rows = [row | tests for row in OVER_SEEDS]
     write_table(params, workspace, rows)
     folder = workspace.results / "table"
     rho = {"metric": "fid", "shots": "all", "points": 60, "seeds": 6, "rho": -0.512, "low": -0.9, "high": 0.1}
     write_csv(folder / "correlations.csv", [rho, rho | {"shots": 4, "rho": 0.25}], rho)
-    cost = {"cells": 12, "seconds": 9000.0, "threads": [1], "machines": "On two machines."}
-    for known, words in (
-        ({}, "0 of the table’s 12 cells record that `primary` was datadream_dset".replace("`", "")),
-        ({"datadream_dset": 7, "other": 5}, "7 of the table’s 12 cells record"),
-        ({"datadream_dset": 12}, "each of the table’s 12 cells records that primary was datadream_dset"),
-    ):
-        write_json(folder / "cost.json", cost | {"primary": known})
-        report.run(replace(params, primary="datadream_dset"), workspace)
-        page = read(workspace)[1]
-        assert any(words in told for told in page.caveat)
+    write_json(folder / "cost.json", {"cells": 12, "seconds": 9000.0, "threads": [1], "machines": "On two machines."})
+    report.run(params, workspace)
+    page = read(workspace)[1]
     assert not [told for told in page.caveat if "Indicative" in told]
+    assert any(
+        "nothing records whether they were chosen before these images were first scored" in t for t in page.caveat
+    )
     section = page.sections["seeds"]
     assert section.texts("p")[0].endswith("12 cells took 2.5 hours, one after another.")
     assert section.texts("p")[1] == "On two machines."
-    primary, *_, other = section.all("table")
-    assert primary.one("caption").text.startswith("The claims on the recipe and classifier of the verdict")
+    assert section.texts("p")[2].startswith("No claim was fixed before its test scores existed")
+    *_, explored = section.all("table")
     ends = ["+4.9", "−1.1 to +5.9"]
-    assert [row[1:] for row in primary.rows[1:]] == [["4", *ends, "0.031", "0.19", "unclear"]] * 2
-    assert [row[-3:] for row in other.rows[1:]] == [["<0.001", "0.50", "helps"]]
+    assert [row[1:] for row in explored.rows[1:3]] == [["4", *ends, "<0.001", "0.50", "unclear"]] * 2
     assert "Where it does not help over the real images: 1 of 2 cells" in section.texts("summary")
     assert "Accuracy of resnet20 by number of shots" in section.texts("title")
     correlations = page.sections["correlations"]
     assert correlations.rows == [["Figure", "all", "4 shots"], ["FID", "−0.51 −0.90 to +0.10", "+0.25 −0.90 to +0.10"]]
     assert "60 over 6 seeds" in correlations.one("p").text
 
-    def captions(choice: Params) -> list[str]:
-        report.run(choice, workspace)
-        return read(workspace)[1].sections["seeds"].texts("caption")
-
-    # A claim that rests on fewer seeds is not the verdict's, and another recipe's claims are not this page's.
-    lone = claim(4, "both", "real/real/resnet20", of="stable_diffusion/both/resnet20", seeds=1)
-    write_table(params, workspace, [*rows, lone | tests])
+    # A round with a claim that holds, one that does not, and one of no loss.
+    pair = (Run.parse("datadream_dset/both/resnet20"), Run.parse("real/real/resnet20"))
+    one = fixed.Round(
+        name="round-1",
+        time="2026-03-04T05:06:07+00:00",
+        recipe="datadream_dset",
+        classifier="resnet20",
+        pairs=(pair,),
+        gain=(4,),
+        no_loss=(16,),
+        seeds=tuple(range(10, 16)),
+        smallest_gain=0.01,
+        setting="0",
+        rows={},
+    )
+    fixed.write(folder, one, [])
+    own = {"p": 0.0312, "p_adjusted": 0.0401, "family": "round-1", "indicative": "false"}
+    held = claim(4, "both", "real/real/resnet20", low=0.004, high=0.03, difference=0.02) | own | {"asked": "gain"}
+    lost = claim(16, "both", "real/real/resnet20", low=-0.02, high=0.0, difference=-0.01) | own | {"asked": "no_loss"}
+    write_table(params, workspace, [*rows, held, lost])
     report.run(params, workspace)
-    assert "in the mean of 6 seeds" in read(workspace)[1].lede
+    page = read(workspace)[1]
+    section = page.sections["seeds"]
+    first = section.all("table")[0]
+    assert first.one("caption").text.startswith(f"{one.words} 1 of 2 hold: ")
+    assert [row[1:] for row in first.rows[1:]] == [
+        ["4", "+2.0", "+0.4 to +3.0", "0.031", "0.040", "helps"],
+        ["16, no loss", "−1.0", "−2.0 to 0.0", "0.031", "0.040", "unclear"],
+    ]
+    # The verdict rests on what was fixed, and not on the same difference over all seeds.
+    assert page.hero.one("h1").text == "Synthetic images helped: +2.0 points (+0.4 to +3.0)."
+    assert any(one.words in told for told in page.caveat)
     another = replace(params, primary="stable_diffusion")
-    assert [
-        told for told in captions(another) if told.startswith("The claims on the recipe and classifier of the verdict")
-    ]
-    write_table(params, workspace, rows)
-    assert not [
-        told for told in captions(another) if told.startswith("The claims on the recipe and classifier of the verdict")
-    ]
+    report.run(another, workspace)
+    assert not any(one.words in told for told in read(workspace)[1].caveat)
 
     (folder / "claims.csv").write_text("shots,of\n4,x\n")
     with pytest.raises(InputError, match="dreamset table"):

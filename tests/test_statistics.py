@@ -124,3 +124,31 @@ def test_spearman_is_scipys_and_resamples_seeds() -> None:
     assert -1 <= found.low < found.estimate < found.high < 0
     assert statistics.spearman([1.0] * 48, y.tolist(), seeds.tolist(), 100, 0.95) is None
     assert statistics.spearman([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [0, 0, 1], 100, 0.95) is None
+
+
+def test_the_largest_statistic_is_adjusted_as_one_test_where_all_agree() -> None:
+    by_seed = np.random.default_rng(5).normal(0.02, 0.01, 10)
+    alone = statistics.sign_flip(by_seed.tolist())
+    assert statistics.max_t(by_seed[None]) == [alone]
+    # Holm would multiply by 200; copies of one test are one test.
+    assert statistics.max_t(np.tile(by_seed, (200, 1)) * np.linspace(0.5, 2, 200)[:, None]) == [alone] * 200
+    # A test that lacks seeds, and one without any difference.
+    lacking = np.stack([by_seed, np.where(np.arange(10) < 6, by_seed, 0.0), np.zeros(10)])
+    assert statistics.max_t(lacking)[0] == pytest.approx(alone, abs=2 / 2**10)
+    assert statistics.max_t(lacking)[1:] == [pytest.approx(2 / 2**6, abs=2 / 2**10), 1.0]
+    assert statistics.max_t(np.empty((0, 0))) == []
+
+
+@pytest.mark.parametrize("seeds", [8, 16])
+def test_the_largest_statistic_errs_as_often_as_it_says(seeds: int) -> None:
+    rng, wrong, found = np.random.default_rng(6), 0, 0
+    for _ in range(100):
+        # Twenty tests that share much of their chance; in half of the families one is true.
+        by_test = rng.normal(0, 0.01, (1, seeds)) + rng.normal(0, 0.005, (20, seeds))
+        wrong += min(statistics.max_t(by_test)) <= 0.05
+        by_test[7] += 0.03
+        adjusted = statistics.max_t(by_test)
+        found += adjusted[7] <= 0.05
+        assert all(0 < p <= 1 for p in adjusted)
+    assert wrong <= 12  # three Monte-Carlo errors above 5
+    assert found >= 90

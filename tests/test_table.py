@@ -27,47 +27,29 @@ def params(raw: dict[str, Any]) -> Params:
     return small_table(raw)
 
 
-def test_primary_claims_are_a_family_of_their_own(params: Params, workspace: Workspace, stages: list[str]) -> None:
+def test_differences_are_one_exploratory_family(params: Params, workspace: Workspace, stages: list[str]) -> None:
     cells.run(params, workspace, [2, 4, 16], [0, 1, 2, 3, 4, 5], 1)
     found = rows(workspace, "claims")
-    primary = [row for row in found if row["primary"] == "true"]
-    assert [(row["shots"], row["of"].split("/")[1]) for row in primary].count(("4", "both_strong")) == 2
-    assert {row["shots"] for row in primary} == {"4", "16"}
-    assert len(primary) == table.PRIMARY_TESTS
-    assert {row["of"].split("/")[0] for row in primary} == {"datadream_dset"}
-    for shots in ("4", "16"):
-        over_real = [row for row in found if row["shots"] == shots and row["minus"].startswith("real/")]
-        own = [row for row in over_real if row["of"] == "datadream_dset/both_strong/resnet20"]
-        assert len(own) == 2
-        best = min(own, key=lambda row: float(row["difference"]))
-        assert [row["primary"] for row in own if row is not best] == ["false"]
-        assert best["primary"] == "true"
-    assert all(float(row["p"]) <= float(row["p_holm"]) for row in found)
-    least = min(primary, key=lambda row: float(row["p"]))
+    assert {row["family"] for row in found} == {""} and {row["asked"] for row in found} == {"gain"}
+    assert all(float(row["p"]) <= float(row["p_adjusted"]) for row in found)
+    least = min(found, key=lambda row: float(row["p"]))
     assert float(least["p"]) == 2 / 2**6
-    assert float(least["p_holm"]) == pytest.approx(6 * 2 / 2**6, abs=1e-3)
+    # So many tests would never pass with Holm, whose least p is the number of tests times the least one.
+    assert 2 / 2**6 <= float(least["p_adjusted"]) < 1
     assert {row["indicative"] for row in found} == {"false"}
     differences = [float(value) for value in least["by_seed"].split()]
     assert np.mean(differences) == pytest.approx(float(least["difference"]), abs=1e-3)
     assert float(least["low"]) < float(least["difference"]) < float(least["high"])
 
 
-def test_a_part_without_the_primary_recipe_leaves_its_claims_primary(
+def test_a_part_of_the_table_keeps_the_claims_of_other_recipes(
     params: Params, workspace: Workspace, stages: list[str]
 ) -> None:
-    params = dataclasses.replace(params, primary="datadream_dset")
     cells.run(params, workspace, [4], [0, 1], 1)
     cells.run(dataclasses.replace(params, active=("stable_diffusion", "datadream_cls")), workspace, [4], [0, 1], 1)
     found = rows(workspace, "claims")
-    assert {row["of"].split("/")[0] for row in found if row["primary"] == "true"} == {"datadream_dset"}
-    assert any(row["of"].startswith("datadream_cls/") for row in found)
-
-
-def test_part_of_the_family_is_adjusted_for_all_of_it(params: Params, workspace: Workspace, stages: list[str]) -> None:
-    cells.run(params, workspace, [4], [0, 1, 2], 1)
-    primary = [row for row in rows(workspace, "claims") if row["primary"] == "true"]
-    assert len(primary) == 3
-    assert all(float(row["p_holm"]) == 1 and row["indicative"] == "true" for row in primary)
+    assert {row["of"].split("/")[0] for row in found} == {"stable_diffusion", "datadream_dset", "datadream_cls"}
+    assert {row["indicative"] for row in found} == {"true"}
 
 
 def test_quality_is_correlated_with_what_a_network_from_scratch_learns(
@@ -133,12 +115,6 @@ def test_seeds_that_were_scored_on_different_images_are_refused(params: Params) 
         records.append(table.record(evaluation | {"protocol": "cv"}, guesses))
     with pytest.raises(InputError, match="different images"):
         table.claims(params, records)
-
-
-def test_the_primary_claims_are_over_the_generator_and_not_over_found_images(params: Params) -> None:
-    recipes = {"retrieved": params.recipes["retrieved"], **params.recipes}
-    found = table._primary(dataclasses.replace(params, recipes=recipes), "datadream_dset", 4, [])
-    assert {minus.arm for _, minus in found} == {"stable_diffusion"}
 
 
 def test_a_record_holds_what_was_right(params: Params) -> None:

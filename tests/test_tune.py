@@ -403,9 +403,9 @@ def test_folds_and_cells_are_made_again_when_a_study_would_choose_otherwise(
     both = [PLAIN, "stable_diffusion"]
     before, more = (small(active=both, after={LORA: PLAIN}, tune__trials=trials) for trials in (3, 4))
     moved = small(active=both, after={LORA: PLAIN}, tune__storage="sqlite:///b.db")
-    rows = cells._rows(before, place, [*both, LORA])
-    assert cells._rows(moved, place, [*both, LORA]) == rows
-    other = cells._rows(more, place, [*both, LORA])
+    rows = cells.rows_hashes(before, place, [*both, LORA])
+    assert cells.rows_hashes(moved, place, [*both, LORA]) == rows
+    other = cells.rows_hashes(more, place, [*both, LORA])
     # What starts from a study depends on it, and what has none does not.
     assert [name for name in rows if rows[name] != other[name]] == [PLAIN, LORA]
     monkeypatch.setattr(crossval, "fingerprint", lambda settings, *_: json.dumps(settings))

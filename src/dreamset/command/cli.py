@@ -202,6 +202,33 @@ def _beside(commands: Any) -> None:
     _common(table)
     table.set_defaults(run=verbs.table)
 
+    claims = _verb(
+        commands,
+        "claims",
+        help="fix what a table is to show, before any of its test scores exist",
+        description="Write down which recipe and classifier are to beat which others, at which numbers of shots, on\n"
+        "seeds that nobody has scored: results/table/fixed/NAME.json. The table calls claims primary only\n"
+        "where every cell of theirs was scored after that, and everything else exploratory.",
+        examples="  dreamset claims fix --shots 1 4 --no-loss-at 16 --seeds 20-29\n"
+        "  dreamset claims fix second --shots 4 --seeds 30-39 --over real retrieved\n"
+        "  dreamset claims show",
+    )
+    claims.add_argument("what", choices=("fix", "show"), metavar="fix|show", help="fix claims, or list the fixed ones")
+    claims.add_argument("name", nargs="?", metavar="NAME", help="of the file (default: round-1, round-2, ...)")
+    claims.add_argument("--shots", type=int, nargs="+", metavar="K", help="where a gain is claimed, images per class")
+    claims.add_argument(
+        "--no-loss-at", type=int, nargs="+", metavar="K", help="where no loss of evaluate.smallest_gain is claimed"
+    )
+    claims.add_argument("--seeds", type=span, metavar="A-B", help="seeds from A to B, both included")
+    claims.add_argument(
+        "--over",
+        nargs="+",
+        metavar="ARM",
+        help="what is to be beaten: real, or recipes beside real images (default: real and the un-adapted recipes)",
+    )
+    _common(claims)
+    claims.set_defaults(run=verbs.claims)
+
     _classifier(commands)
 
     review = _verb(

@@ -33,7 +33,9 @@ def record(params: Params, workspace: Workspace) -> None:
     ended = runs.written(folder / "claims.csv")
     curves: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     sentences = []
-    claims, choice = read_claims(folder / "claims.csv"), primary.settle(params, workspace)
+    # Those of fixed rounds are over their seeds alone; these are over all.
+    claims = [claim for claim in read_claims(folder / "claims.csv") if not claim.primary]
+    choice = primary.settle(params, workspace)
     for shots in sorted({claim.shots for claim in claims}):
         here = {(claim.gain.of, claim.gain.minus): claim for claim in claims if claim.shots == shots}
         best = over_real([c.gain for c in here.values()], choice.primary_recipe, choice.primary_classifier)

@@ -153,6 +153,28 @@ def table(arguments: argparse.Namespace) -> None:
     tracked_table.record(params, workspace)
 
 
+def claims(arguments: argparse.Namespace) -> None:
+    """Fix claims before their test scores exist, or say which are fixed."""
+    from dreamset.metrics import fixed
+    from dreamset.sweep import fixing
+
+    params, workspace = _open(arguments)
+    if arguments.what == "show":
+        rounds = fixed.read(workspace.results / "table")
+        print("\n".join(one.words for one in rounds) or "claims: none is fixed; `dreamset claims fix` does it.")
+        return
+    gain, no_loss, seeds = (list(given or ()) for given in (arguments.shots, arguments.no_loss_at, arguments.seeds))
+    if not seeds or min(seeds) < 0 or min((*gain, *no_loss), default=1) < 1:
+        raise InputError("claims fix: shots are 1 or more, and seeds a span such as 20-29.")
+    one, path = fixing.fix(params, workspace, arguments.name, seeds, gain, no_loss, arguments.over)
+    print(one.words)
+    shots, path = " ".join(map(str, one.shots)), path.relative_to(workspace.root)
+    print(
+        f"claims: {path} is written. Commit it now (`git add -f {path}`), then run\n"
+        f"  dreamset table --shots {shots} --seeds {seeds[0]}-{seeds[-1]}"
+    )
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Label image files with the delivered classifier."""
     from dreamset.use.predict import delivered, run

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.data.runs import Kind, Run
-from dreamset.metrics import verdict
+from dreamset.metrics import fixed, verdict
 from dreamset.metrics.gains import Gain, over_real
 from dreamset.metrics.statistics import indicative
 from dreamset.weights.fingerprint import TABLE, inputs
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.splits import Split
+    from dreamset.metrics.fixed import Asked, Round
     from dreamset.params import Params
 
 _Row = TypeVar("_Row")
 
 _SIGN_FLIP: Final = "the sign-flip test over seeds"
-_ADJUSTED: Final = f"{_SIGN_FLIP}, after Holm over the family of primary claims,"
+_EXPLORED: Final = f"{_SIGN_FLIP}, adjusted for all differences of the table,"
+_ADJUSTED: Final = f"{_SIGN_FLIP}, after Holm over the claims that were fixed with it,"
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,25 @@ class Claim:
     seeds: int
     gain: Gain
     p: float | None
-    p_holm: float | None
-    primary: bool
+    p_adjusted: float | None  # within its family: the verdict asks it
+    family: str = ""  # the round that the claim was fixed in; empty: exploratory
+    asked: Asked = "gain"
     groups: int | None = None  # of the test images; None: each image is one
 
     @property
-    def decisive(self) -> float | None:
-        """The p that a verdict asks: the adjusted one where the claim is one of the family of primary claims."""
-        return self.p_holm if self.primary else self.p
+    def primary(self) -> bool:
+        """Whether the claim was fixed before its test scores existed."""
+        return bool(self.family)
+
+    def holds(self, smallest_gain: float, level: float = 0.05) -> bool:
+        """Whether a fixed claim holds: by its interval and by its test, after the adjustment for its family.
+
+        Args:
+            smallest_gain: a loss below it is none.
+            level: of the test.
+        """
+        least = -smallest_gain if self.asked == "no_loss" else 0.0
+        return self.gain.low > least and self.p_adjusted is not None and self.p_adjusted <= level
 
 
 @dataclass(frozen=True)
@@ -69,15 +82,33 @@ class Sweep:
     means: list[Mean]
     correlations: list[dict[str, str]]
     cost: dict[str, Any]
+    rounds: list[Round] = field(default_factory=list)  # all, whether their cells are finished or not
+
+    @property
+    def explored(self) -> list[Claim]:
+        """The exploratory claims, which are of all seeds."""
+        return [claim for claim in self.claims if not claim.primary]
 
     @property
     def seeds(self) -> int:
         """The fewest seeds that a claim rests on."""
         return min((claim.seeds for claim in self.claims), default=0)
 
-    def at(self, shots: object) -> dict[tuple[Run, Run], Claim]:
-        """Return the claims at this number of shots, by the two runs compared."""
-        return {(claim.gain.of, claim.gain.minus): claim for claim in self.claims if claim.shots == shots}
+    def at(self, shots: object, family: str = "") -> dict[tuple[Run, Run], Claim]:
+        """Return the claims of a gain in a family at this number of shots, by the two runs compared."""
+        own = [claim for claim in self.claims if (claim.shots, claim.family) == (shots, family)]
+        return {(claim.gain.of, claim.gain.minus): claim for claim in own if claim.asked == "gain"}
+
+    def deciding(self, params: Params, shots: object) -> dict[tuple[Run, Run], Claim]:
+        """Return the claims that a verdict asks: of the last finished round on its recipe and classifier, or explored.
+
+        A round counts where it claims a gain over real images alone at this number of shots.
+        """
+        for one in reversed(self.rounds):
+            found = self.at(shots, one.name)
+            if over_real((claim.gain for claim in found.values()), params.primary_recipe, params.primary_classifier):
+                return found
+        return self.at(shots)
 
     def means_at(self, shots: object) -> dict[Run, Mean]:
         """Return the means at this number of shots, by run."""
@@ -131,6 +162,7 @@ class Settled:
         gains: the differences over these seeds, by the two runs compared; empty where it rests on one seed.
         basis: a sentence on the seeds that it rests on.
         here: the record of the verdict on the evaluation alone.
+        fixed: what was fixed beforehand, and when, where the verdict rests on that.
     """
 
     verdict: dict[str, Any] | None
@@ -138,12 +170,14 @@ class Settled:
     gains: dict[tuple[Run, Run], Gain]
     basis: str
     here: dict[str, Any] | None
+    fixed: str | None = None
 
 
 def settle(params: Params, table: Table, split: Split, evaluation: dict[str, Any]) -> Settled:
     """Return the verdict over the seeds of the table, or of the evaluation where the table has fewer than six.
 
-    Fewer do not show how much seeds differ. A claim of the primary family has to pass with its adjusted p.
+    Fewer do not show how much seeds differ. Claims that were fixed beforehand come before the exploratory ones, and
+    each has to pass with the adjusted p of its family.
 
     Args:
         params: gives the primary recipe and classifier, and the smallest gain of interest.
@@ -152,18 +186,20 @@ def settle(params: Params, table: Table, split: Split, evaluation: dict[str, Any
         evaluation: of that run.
     """
     here = verdict.of_evaluation(params, evaluation)
-    claims = table.sweep.at(split.shots) if table.sweep else {}
+    claims = table.sweep.deciding(params, split.shots) if table.sweep else {}
     best = over_real((claim.gain for claim in claims.values()), params.primary_recipe, params.primary_classifier)
     # A recipe that was added later may have fewer seeds than the table.
     seeds = claims[best.of, best.minus].seeds if best else 0
     if not indicative(seeds):
         over = f"{verdict.basis(evaluation).rstrip(',')}, in the mean of {seeds} seeds,"
-        gains = {pair: replace(claim.gain, p=claim.decisive) for pair, claim in claims.items()}
-        test = _ADJUSTED if best and claims[best.of, best.minus].primary else _SIGN_FLIP
+        gains = {pair: replace(claim.gain, p=claim.p_adjusted) for pair, claim in claims.items()}
+        test = _ADJUSTED if best and claims[best.of, best.minus].primary else _EXPLORED
         pooled = verdict.judge(params, gains.values(), float(evaluation["confidence"]), over, test=test)
         if pooled is not None:
             basis = f"It rests on {seeds} seeds, of which this classifier is of seed {split.seed}."
-            return Settled(pooled.record, seeds, gains, basis, here)
+            words = {one.name: one.words for one in (table.sweep.rounds if table.sweep else ())}
+            family = claims[best.of, best.minus].family if best else ""
+            return Settled(pooled.record, seeds, gains, basis, here, words.get(family))
     basis = f"It rests on one seed, {split.seed}."
     return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis, here)
 
@@ -206,7 +242,8 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     means = [mean for mean in _rows(folder / "summary.csv", _mean) if mean.run.arm in arms]
     if not claims:
         return Table()
-    return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), _optional(folder / "cost.json")))
+    cost = _optional(folder / "cost.json")
+    return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), cost, fixed.read(folder)))
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -236,8 +273,9 @@ def _claim(row: dict[str, str]) -> Claim:
         seeds=int(row["seeds"]),
         gain=Gain.read(row),
         p=_number(row, "p"),
-        p_holm=_number(row, "p_holm"),
-        primary=row.get("primary") == "true",
+        p_adjusted=_number(row, "p_adjusted"),
+        family=row.get("family", ""),
+        asked="no_loss" if row.get("asked") == "no_loss" else "gain",
         groups=int(row["groups"]) if row.get("groups") else None,
     )
 

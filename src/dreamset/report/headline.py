@@ -192,9 +192,10 @@ def _caveat(evidence: Evidence, settled: Settled) -> list[str]:
     least = points(params.evaluate.smallest_gain)
     sentences.append(
         f"The rule: synthetic images helped where the whole {interval} lies above zero and a test rejects equality at "
-        f"{level}. The test is McNemar’s exact one or, over six seeds or more, that of sign flips, adjusted for the "
-        "family of primary claims where it is one of them. No gain is found where the interval ends below "
-        f"{least} points and so many images can show a difference at all. Otherwise these images cannot tell."
+        f"{level}. The test is McNemar’s exact one or, over six seeds or more, that of sign flips, adjusted for its "
+        "family: the claims that were fixed with it, or all differences of the table. No gain is found where the "
+        f"interval ends below {least} points and so many images can show a difference at all. Otherwise these images "
+        "cannot tell."
     )
     sentences.append(_fixed(evidence, settled))
     if len(evidence.real_kinds) > 1:
@@ -210,16 +211,9 @@ def _fixed(evidence: Evidence, settled: Settled) -> str:
     if chosen := evidence.evaluation.get("primary"):
         return f"`primary: auto` took the recipe of the verdict by the shots alone: {chosen['reason']}"
     where = "Recipe and classifier of the verdict stand in `params.yaml` (`primary`, `deliver`)"
-    if not settled.gains or evidence.table.sweep is None:
-        return f"{where}; nothing records whether they were chosen before these images were first scored."
-    recipe, cost = evidence.params.primary, evidence.table.sweep.cost
-    known, cells = cost.get("primary", {}).get(recipe, 0), cost.get("cells", 0)
-    if known == cells and cells:
-        return f"{where}; each of the table’s {cells} cells records that `primary` was {recipe} whenever it was scored."
-    return (
-        f"{where}; {known} of the table’s {cells} cells record that `primary` was {recipe} whenever they were scored, "
-        "and nothing records that it was chosen before the others were."
-    )
+    if settled.fixed is not None:
+        return f"{where}. {settled.fixed}"
+    return f"{where}; nothing records whether they were chosen before these images were first scored."
 
 
 def _reach(evidence: Evidence, settled: Settled) -> str | None:

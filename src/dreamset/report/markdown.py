@@ -12,18 +12,25 @@ from dreamset.metrics.verdict import points
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from dreamset.metrics.fixed import Round
     from dreamset.params import Params
 
 _NONE: Final = "\N{EN DASH}"
 
 
-def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]) -> str:
+def over_seeds(
+    params: Params,
+    summary: Sequence[dict[str, Any]],
+    claims: Sequence[dict[str, Any]],
+    rounds: Sequence[Round] = (),
+) -> str:
     """Return mean accuracies and FID, and the differences of the verdict's classifier, by number of shots.
 
     Args:
         params: gives the order of recipes and classifiers, and the verdict's classifier.
         summary: rows of ``summary.csv``.
         claims: rows of ``claims.csv``, whose ``of`` and ``minus`` are runs.
+        rounds: the fixed claims whose cells are finished.
     """
     if not summary:
         return "# Over several seeds\n\nNo cell is finished.\n"
@@ -44,12 +51,34 @@ def over_seeds(params: Params, summary: Sequence[dict[str, Any]], claims: Sequen
         "## FID",
         "In the judge's features, means over seeds.",
         _fid(params, summary),
+        *_fixed(claims, rounds),
         f"## Differences, {name}",
         f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % intervals over seeds and "
         f"groups of test images{augmented}. Bold where the interval leaves out zero.",
-        _differences(name, together, claims),
+        _differences(name, together, [row for row in claims if not row["family"]]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _fixed(claims: Sequence[dict[str, Any]], rounds: Sequence[Round]) -> list[str]:
+    """Return the paragraphs on claims that were fixed before their test scores existed."""
+    if not rounds:
+        return []
+    parts = ["## Claims that were fixed beforehand"]
+    for one in rounds:
+        own = [row for row in claims if row["family"] == one.name]
+        lines = [
+            [
+                f"{row['of']}, over {row['minus']}",
+                f"{row['shots']}{', no loss' if row['asked'] == 'no_loss' else ''}",
+                f"{points(row['difference'])} ({points(row['low'])} to {points(row['high'])})",
+                f"{row['p']:.2g}",
+                f"{row['p_adjusted']:.2g}",
+            ]
+            for row in own
+        ]
+        parts += [one.words, _table(["claim", "shots", "points", "p", "Holm"], lines)]
+    return parts
 
 
 def _means(params: Params, summary: Sequence[dict[str, Any]]) -> str:

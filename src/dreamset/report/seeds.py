@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence
 
-_HEAD: Final = ("Difference", "shots", "points", "interval", "p", "Holm p", "outcome")
+_HEAD: Final = ("Difference", "shots", "points", "interval", "p", "adjusted p", "outcome")
 
 
 def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
@@ -30,17 +30,17 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     sweep = evidence.table.sweep
     if sweep is None:
         return None
-    ordered = sorted(sweep.claims, key=lambda claim: _order(claim, list(colours)))
-    ends = [100 * end for claim in sweep.claims for end in (claim.gain.low, claim.gain.high)]
+    ordered = sorted(sweep.explored, key=lambda claim: _order(claim, list(colours)))
+    ends = [100 * end for claim in sweep.explored for end in (claim.gain.low, claim.gain.high)]
     charted = []
-    for shots in sorted({claim.shots for claim in sweep.claims}):
+    for shots in sorted({claim.shots for claim in ordered}):
         bars = [_bar(claim.gain, colours) for claim in ordered if claim.shots == shots]
         title = f"{shots} shot{'' if shots == 1 else 's'} per class"
         chart = charts.intervals(bars, "", {"zero": 0.0}, f"Gains at {shots} shots", (min(ends), max(ends)))
         # The page opens those of its own number of shots.
         charted.append((title, shots == evidence.split.shots, chart))
     legend, panels = _by_shots(evidence, sweep, colours)
-    others = sorted((claim for claim in sweep.claims if not claim.primary), key=lambda claim: claim.shots)
+    others = sorted(sweep.explored, key=lambda claim: claim.shots)
     additions = list(_additions(sweep))
     return fill(
         "seeds.over_seeds",
@@ -51,12 +51,12 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         hours=f"{sweep.cost['seconds'] / 3600:.1f}" if sweep.cost else "",
         cells=number(sweep.cost.get("cells")),
         machines=sweep.cost.get("machines"),
-        primary=_claims(_primary(evidence, sweep)),
+        rounds=_rounds(sweep),
         legend=legend,
         panels=panels,
         charted=charted,
         means=_means(sweep),
-        others=_claims(others) if any(claim.p is not None for claim in sweep.claims) else None,
+        others=_claims(others) if any(claim.p is not None for claim in others) else None,
         weak=[(words, gain) for words, gain in additions if gain.outcome != "helps"],
         additions=len(additions),
     )
@@ -96,11 +96,14 @@ def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tupl
     return charts.legend([*key, *charts.KINDS]), panels
 
 
-def _primary(evidence: Evidence, sweep: Sweep) -> list[Claim]:
-    """Return the claims of the primary family on the page's recipe and classifier; the table may have chosen others."""
-    params = evidence.params
-    choice = params.primary_recipe, params.primary_classifier
-    return [c for c in sweep.claims if c.primary and (c.gain.of.arm, c.gain.of.classifier) == choice]
+def _rounds(sweep: Sweep) -> list[tuple[Table, str, int]]:
+    """Return the fixed claims of finished cells by round: their table, what was fixed and when, and how many hold."""
+    tables = []
+    for one in sweep.rounds:
+        own = sorted((claim for claim in sweep.claims if claim.family == one.name), key=lambda claim: claim.shots)
+        if own:
+            tables.append((_claims(own), one.words, sum(claim.holds(one.smallest_gain) for claim in own)))
+    return tables
 
 
 def _claims(claims: list[Claim]) -> Table:
@@ -109,15 +112,16 @@ def _claims(claims: list[Claim]) -> Table:
     for claim in claims:
         gain = claim.gain
         words = Markup("{} <em>{}</em>").format(_compared(gain), gain.of.classifier)
-        row = [words, claim.shots, points(gain.difference), point_interval(gain)]
-        rows.append([*row, p_value(claim.p), p_value(claim.p_holm), gain.outcome])
+        shots = f"{claim.shots}, no loss" if claim.asked == "no_loss" else claim.shots
+        row = [words, shots, points(gain.difference), point_interval(gain)]
+        rows.append([*row, p_value(claim.p), p_value(claim.p_adjusted), gain.outcome])
     return Table(_HEAD, rows, columns={"outcome": "text"})
 
 
 def _additions(sweep: Sweep) -> Iterable[tuple[str, Gain]]:
     """Yield the gains of images beside the real ones over the best run on the real ones alone, in words."""
-    for shots in sorted({claim.shots for claim in sweep.claims}):
-        gains = [claim.gain for claim in sweep.claims if claim.shots == shots]
+    for shots in sorted({claim.shots for claim in sweep.explored}):
+        gains = [claim.gain for claim in sweep.at(shots).values()]
         for recipe, classifier in dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains):
             gain = over_real(gains, recipe, classifier)
             if gain:

@@ -25,7 +25,7 @@ from dreamset.data import primary
 from dreamset.data.asking import files_digest
 from dreamset.data.runs import REAL
 from dreamset.drawing import pools
-from dreamset.metrics import claims
+from dreamset.metrics import claims, fixed
 from dreamset.params import Params
 from dreamset.report import markdown
 from dreamset.sources import few_shot
@@ -51,6 +51,7 @@ class Cell:
         record: the file of its record.
         threads: how many threads it computes with.
         data: digest of the source's content; None where the source is part of the program.
+        rounds: hashes of the rounds of fixed claims about it.
     """
 
     params: Params
@@ -58,6 +59,7 @@ class Cell:
     record: Path
     threads: int
     data: str | None
+    rounds: tuple[str, ...] = ()
 
     @property
     def made(self) -> dict[str, str]:
@@ -71,7 +73,7 @@ class Cell:
     @property
     def recipes(self) -> dict[str, str]:
         """Return hashes of the active recipes' rows, and of the images they search, by name."""
-        return _rows(self.params, self.workspace, self.params.active)
+        return rows_hashes(self.params, self.workspace, self.params.active)
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -127,12 +129,19 @@ def run(
     started = time.monotonic()
     # One recipe for all cells, so that its claims are one family; the project's shots decide it.
     params = primary.settle(params, workspace)
+    rounds = fixed.read(workspace.results / "table")
     if jobs is not None:
         params = dataclasses.replace(params, compute=dataclasses.replace(params.compute, workers=jobs))
     folder = workspace.results / "table"
     source = None if params.prepare.source == _BUNDLED else sources.read(params.prepare)
     data = None if source is None else _digest(source)
-    cells = [_cell(params, workspace, k, seed, data) for k in shots for seed in seeds]
+    cells = [
+        dataclasses.replace(
+            cell_of(params, workspace, k, seed, data), rounds=tuple(one.key for one in rounds if one.holds(k, seed))
+        )
+        for k in shots
+        for seed in seeds
+    ]
     if params.evaluate.protocol == "cv" or (params.evaluate.protocol is None and source and source.test is None):
         _check_seeds(params, workspace, cells)
     taken = _recheck(cells, params.compute) if recheck else ""
@@ -141,14 +150,27 @@ def run(
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
     records = [record for path in paths if (record := _usable(params, workspace, path, data))]
-    means, compared = table.write(params, folder, records, {"data": data} | claims.hashes(params, workspace.root))
-    atomic_write(folder / "README.md", markdown.over_seeds(params, means, compared))
+    setting = setting_hash(params)
+    waiting = {
+        one.name: words
+        for one in rounds
+        if (
+            words := one.waits(
+                setting, rows_hashes(params, workspace, one.rows.keys() & params.recipes.keys()), records
+            )
+        )
+    }
+    finished = [one for one in rounds if one.name not in waiting]
+    made_with = {"data": data} | claims.hashes(params, workspace.root)
+    means, compared = table.write(params, folder, records, made_with, finished)
+    atomic_write(folder / "README.md", markdown.over_seeds(params, means, compared, finished))
     lines = [
         f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: {row['difference']:+.4f} "
-        f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, Holm {row['p_holm']:.3g}"
-        f"{' (primary)' if row['primary'] == 'true' else ''}{' (indicative)' if row['indicative'] == 'true' else ''}"
+        f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, adjusted {row['p_adjusted']:.3g}"
+        f"{' (' + row['family'] + ')' if row['family'] else ''}{' (indicative)' if row['indicative'] == 'true' else ''}"
         for row in compared
     ]
+    lines += waiting.values()
     work = sum(record["seconds"] for record in records)
     aside = f"; {len(paths) - len(records)} of another setting or code left out" if len(paths) > len(records) else ""
     head = [
@@ -276,10 +298,14 @@ def run_cell(cell: Cell) -> None:
         guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
         seconds = round(progress["seconds"] + time.monotonic() - started, 1)
         facts = {"recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}
-        # Known only where every run of the cell, from the first on, had the same.
-        same = not cell.last or cell.last.get("primary") == params.primary
-        facts |= {"primary": params.primary if same else None}
+        # A round counts where it was there before the first scores of this cell, whatever was scored since.
+        facts |= {"claims": [key for key in cell.rounds if key in (cell.last or {"claims": [key]}).get("claims", ())]}
         _write(cell.record, made | facts | table.record(evaluation, guesses))
+
+
+def setting_hash(params: Params) -> str:
+    """Return a hash of the parameters that all cells of a table share, recipes aside."""
+    return digest(params.setting(()))
 
 
 def folder_of(workspace: Workspace, shots: int, seed: int) -> Path:
@@ -326,7 +352,7 @@ def _few_shot(params: Params) -> str | None:
     return sha256_file(path) if path.is_file() else None
 
 
-def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[str, str]:
+def rows_hashes(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[str, str]:
     """Return hashes of recipes by name: of all that their images depend on, for retrieval with the images searched."""
     return {
         name: digest(
@@ -340,7 +366,8 @@ def _rows(params: Params, workspace: Workspace, names: Iterable[str]) -> dict[st
     }
 
 
-def _cell(params: Params, workspace: Workspace, shots: int, seed: int, data: str | None) -> Cell:
+def cell_of(params: Params, workspace: Workspace, shots: int, seed: int, data: str | None) -> Cell:
+    """Return a cell; ``data`` as ``Cell`` has it."""
     resolved = dataclasses.replace(params, shots=shots, seed=seed)
     folder = folder_of(workspace, shots, seed)
     record = workspace.results / "table/cells" / f"{folder.name}.json"
@@ -351,10 +378,10 @@ def _cell(params: Params, workspace: Workspace, shots: int, seed: int, data: str
 def _usable(params: Params, workspace: Workspace, path: Path, data: str | None) -> dict[str, Any]:
     """Return the part of a record that is of this setting; an empty one where there is none."""
     record = read_json(path, "dreamset table")
-    cell = _cell(params, workspace, record["shots"], record["seed"], data)
+    cell = cell_of(params, workspace, record["shots"], record["seed"], data)
     if not cell.recorded:
         return {}
-    rows = _rows(params, workspace, record["recipes"].keys() & params.recipes.keys())
+    rows = rows_hashes(params, workspace, record["recipes"].keys() & params.recipes.keys())
     return table.only(record, (name for name, row in record["recipes"].items() if rows.get(name) == row))
 
 

@@ -7,16 +7,14 @@ different times or on different machines make one table when their records are i
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, write_csv, write_json
 from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.evaluate import output
-from dreamset.metrics.gains import Gain, over_real
 from dreamset.metrics.machines import differing
-from dreamset.metrics.statistics import crossed, holm, indicative, sign_flip, spearman
+from dreamset.metrics.statistics import crossed, holm, indicative, max_t, sign_flip, spearman
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dreamset.metrics.fixed import Round
     from dreamset.params import Params
 
 SUMMARY: Final = ("shots", "recipe", "train_on", "classifier", "seeds", "accuracy", "sd", "fid", "kid")
@@ -39,15 +38,15 @@ CLAIMS: Final = (
     "low",
     "high",
     "p",
-    "p_holm",
-    "primary",
+    "p_adjusted",
+    "family",
+    "asked",
     "indicative",
     "by_seed",
 )
 CORRELATIONS: Final = ("metric", "shots", "points", "seeds", "rho", "low", "high")
 
-PRIMARY_SHOTS: Final = (4, 16)
-PRIMARY_TESTS: Final = 3 * len(PRIMARY_SHOTS)
+EXPLORATORY: Final = ""  # the family of all differences; those of fixed claims have the names of their rounds
 _SHARES: Final = ("near_duplicates", "near_duplicates_test")
 _CAS: Final = "resnet20"  # trained from scratch, so that it learns everything from the images
 
@@ -92,7 +91,11 @@ def only(record: dict[str, Any], recipes: Iterable[str]) -> dict[str, Any]:
 
 
 def write(
-    params: Params, folder: Path, records: Sequence[dict[str, Any]], made_with: dict[str, Any]
+    params: Params,
+    folder: Path,
+    records: Sequence[dict[str, Any]],
+    made_with: dict[str, Any],
+    rounds: Sequence[Round] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write the table's files but its page; return the rows of ``summary.csv`` and of ``claims.csv``, which hold runs.
 
@@ -102,6 +105,7 @@ def write(
         records: of the cells of one setting.
         made_with: hashes of all else that the cells have in common; they stand beside the parameters in
             ``setting.json``.
+        rounds: fixed claims that every cell of theirs records.
 
     Raises:
         InputError: cells with the same number of shots were scored on different images.
@@ -109,7 +113,7 @@ def write(
     ordered = sorted(records, key=lambda cell: (cell["shots"], cell["seed"]))
     rows = [row for cell in ordered for row in cell["rows"]]
     recipes = [name for name in params.recipes if any(name in cell["quality"] for cell in ordered)]
-    means, compared = summarised(rows), claims(params, ordered)
+    means, compared = summarised(rows), claims(params, ordered, rounds)
     write_csv(folder / "cells.csv", rows, output.ROW_COLUMNS)
     write_csv(folder / "summary.csv", means, SUMMARY)
     write_csv(folder / "claims.csv", compared, CLAIMS)
@@ -117,8 +121,6 @@ def write(
     write_json(folder / "setting.json", params.setting(recipes) | made_with)
     cost = {"cells": len(ordered), "seconds": round(sum(cell["seconds"] for cell in ordered), 1)}
     cost |= {"threads": sorted({cell["threads"] for cell in ordered}), "machines": machines(ordered)}
-    # How many cells record which recipe was the primary one whenever they were scored.
-    cost["primary"] = dict(Counter(cell["primary"] for cell in ordered if cell.get("primary")))
     write_json(folder / "cost.json", cost)
     return means, compared
 
@@ -155,39 +157,65 @@ def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def claims(params: Params, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return every difference that ``evaluate`` reports, paired by seed and test image, over all seeds that have it.
+def claims(params: Params, records: Sequence[dict[str, Any]], rounds: Sequence[Round] = ()) -> list[dict[str, Any]]:
+    """Return every difference that ``evaluate`` reports, paired by seed and test image, and the claims of rounds.
 
     ``low`` and ``high`` are the ends of the interval over seeds and groups of test images. ``p`` is that of the
-    sign-flip test over seeds, and ``p_holm`` is ``p`` adjusted within its family. There are two families: the claims
-    on the primary recipe and classifier, and all others, which are exploratory.
+    sign-flip test over seeds, and ``p_adjusted`` is ``p`` adjusted within its family. The differences that
+    ``evaluate`` reports are one family, over all seeds that have them: they are exploratory, and adjusted by ``max_t``.
+    Each round is a family of its own, over its seeds alone: these claims are primary, and adjusted by Holm.
+
+    Args:
+        params: all parameters.
+        records: of the cells.
+        rounds: fixed claims that every cell of theirs records.
 
     Raises:
         InputError: cells with the same number of shots were scored on different images.
     """
-    # Where a part of the table leaves the primary recipe out, no other recipe's claims become primary.
-    measured = any(params.primary in cell["quality"] for cell in records)
-    recipe = params.primary if measured else params.primary_recipe
-    table = []
-    for shots in sorted({cell["shots"] for cell in records}):
-        cells = [cell for cell in records if cell["shots"] == shots]
-        # All seeds must share their images, else means and claims would be over different ones.
+    import numpy as np
+
+    table: list[dict[str, Any]] = []
+    for shots, cells in _by_shots(records).items():
+        pairs = dict.fromkeys((of, minus) for cell in cells for of, minus in cell["differences"])
+        table += [_claim(params, shots, Run.parse(of), Run.parse(minus), cells) for of, minus in pairs]
+    seeds = sorted({seed for row in table for seed in row["each"]})
+    by_test = np.array([[row["each"].get(seed, 0.0) for seed in seeds] for row in table]).reshape(len(table), -1)
+    for row, adjusted in zip(table, max_t(by_test), strict=True):
+        row |= {"p_adjusted": adjusted, "family": EXPLORATORY}
+    for one in rounds:
+        family = []
+        for shots, cells in _by_shots(records).items():
+            own = [cell for cell in cells if cell["seed"] in one.seeds]
+            for asked in one.asked(shots):
+                least = -one.smallest_gain if asked == "no_loss" else 0.0
+                family += [_claim(params, shots, of, minus, own, least) | {"asked": asked} for of, minus in one.pairs]
+        for row, adjusted in zip(family, holm([row["p"] for row in family], one.tests), strict=True):
+            row |= {"p_adjusted": adjusted, "family": one.name}
+        table += family
+    for row in table:
+        del row["each"]
+        row |= {name: float(f"{row[name]:.4g}") for name in ("p", "p_adjusted")}
+        row["indicative"] = str(row["indicative"]).lower()
+    return table
+
+
+def _by_shots(records: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """Return the cells by number of shots.
+
+    Raises:
+        InputError: those of one number were scored on different images: means and claims would be over different ones.
+    """
+    table = {
+        shots: [cell for cell in records if cell["shots"] == shots]
+        for shots in sorted({cell["shots"] for cell in records})
+    }
+    for shots, cells in table.items():
         if len({(cell["labels"], str(cell.get("groups"))) for cell in cells}) > 1:
             raise InputError(
                 f"table: the seeds at {shots} shots were scored on different images, which cannot be paired; "
                 "use a source with test images, or evaluate.protocol: test."
             )
-        pairs = dict.fromkeys((of, minus) for cell in cells for of, minus in cell["differences"])
-        rows = [_claim(params, shots, Run.parse(of), Run.parse(minus), cells) for of, minus in pairs]
-        primary = _primary(params, recipe, shots, rows)
-        table += [row | {"primary": (row["of"], row["minus"]) in primary} for row in rows]
-    for is_primary in (True, False):
-        family = [row for row in table if row["primary"] == is_primary]
-        adjusted = holm([row["p"] for row in family], PRIMARY_TESTS if is_primary else None)
-        for row, p in zip(family, adjusted, strict=True):
-            row |= {"p": float(f"{row['p']:.4g}"), "p_holm": float(f"{p:.4g}")}
-    for row in table:
-        row |= {name: str(row[name]).lower() for name in ("primary", "indicative")}
     return table
 
 
@@ -236,7 +264,13 @@ def _centred(groups: Sequence[Hashable], values: Sequence[float]) -> list[float]
     return [round(value - statistics.fmean(members[group]), 9) for group, value in zip(groups, values, strict=True)]
 
 
-def _claim(params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _claim(
+    params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict[str, Any]], least: float = 0.0
+) -> dict[str, Any]:
+    """Return a difference over the seeds that have both runs; ``p`` is of the test that it is no other than ``least``.
+
+    ``each`` is the difference by seed.
+    """
     import numpy as np
 
     both = [cell for cell in cells if {str(of), str(minus)} <= cell["right"].keys()]
@@ -254,29 +288,12 @@ def _claim(params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict
         "difference": round(interval.estimate, 4),
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
-        "p": sign_flip(by_seed.tolist()),
+        "p": sign_flip((by_seed - least).tolist()),
+        "asked": "gain",
         "indicative": indicative(len(both)),
         "by_seed": " ".join(f"{value:+.4f}" for value in by_seed),
+        "each": {cell["seed"]: float(value) for cell, value in zip(both, by_seed, strict=True)},
     }
-
-
-def _primary(params: Params, recipe: str, shots: int, rows: Iterable[dict[str, Any]]) -> set[tuple[Run, Run]]:
-    """Return the pairs of runs that the claims of the primary recipe and classifier compare.
-
-    They are: (a) its synthetic images alone over those of the un-adapted generator; (b) real + synthetic over the best
-    of the real-only runs; (c) real + synthetic over real + the un-adapted generator's, with the augmentation of (b).
-    """
-    if shots not in PRIMARY_SHOTS:
-        return set()
-    classifier = params.primary_classifier
-    plain = next((name for name, row in params.recipes.items() if row.is_baseline and row.draws), None)
-    gains = [Gain(**{name: row[name] for name in ("of", "minus", "difference", "low", "high")}) for row in rows]
-    best = over_real(gains, recipe, classifier)
-    pairs = {(best.of, best.minus)} if best else set()
-    if plain is not None:
-        kinds = (SYNTHETIC, best.of.kind) if best else (SYNTHETIC,)
-        pairs |= {(Run(recipe, kind, classifier), Run(plain, kind, classifier)) for kind in kinds}
-    return pairs
 
 
 def groups_of(record: dict[str, Any]) -> NDArray[np.int64] | None:

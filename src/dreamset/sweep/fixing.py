@@ -1,0 +1,97 @@
+"""``dreamset claims fix``: write down what is claimed before any test score of it exists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dreamset.core.errors import InputError
+from dreamset.core.files import read_json
+from dreamset.core.strict import listed, meant
+from dreamset.data import primary
+from dreamset.data.runs import BOTH_STRONG, REAL, REAL_STRONG, Run
+from dreamset.metrics import fixed
+from dreamset.metrics.fixed import Round
+from dreamset.metrics.statistics import ENOUGH_SEEDS, indicative
+from dreamset.sweep import cells
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreamset.core.workspace import Workspace
+    from dreamset.params import Params
+
+
+def fix(
+    params: Params,
+    workspace: Workspace,
+    name: str | None,
+    seeds: list[int],
+    gain: list[int],
+    no_loss: list[int],
+    over: list[str] | None,
+) -> tuple[Round, Path]:
+    """Fix claims on the primary recipe and classifier, before any test score of their cells exists.
+
+    Each claim is that real + synthetic images of the recipe, strongly augmented, are better than those of ``over``.
+
+    Args:
+        params: all parameters.
+        workspace: the project's workspace.
+        name: of the round; None: the next number.
+        seeds: that the claims are over.
+        gain: numbers of shots at which a gain is claimed.
+        no_loss: numbers of shots at which no loss of ``evaluate.smallest_gain`` or more is claimed.
+        over: what the recipe is to beat: ``real``, or active recipes, whose images stand beside the real ones; None:
+            ``real``, and every active recipe without adapters.
+
+    Returns:
+        The round, and its file.
+
+    Raises:
+        InputError: a cell has been scored, a name is unknown or taken, or fewer seeds than six could show nothing.
+    """
+    params = primary.settle(params, workspace)
+    folder, recipe, classifier = workspace.results / "table", params.primary_recipe, params.primary_classifier
+    rounds = fixed.read(folder)
+    others = over or [REAL, *(n for n in params.active if params.recipes[n].is_baseline and n != recipe)]
+    for other in others:
+        if other != REAL and (other not in params.active or other == recipe):
+            near = meant(other, (REAL, *params.active))
+            raise InputError(
+                f"--over {other}: is neither real nor another active recipe{near}; active are {listed(params.active)}."
+            )
+    if not gain and not no_loss:
+        raise InputError("claims fix: say at which numbers of shots, by --shots, --no-loss-at or both.")
+    if indicative(len(seeds)):
+        raise InputError(
+            f"--seeds: {len(seeds)} seeds can show nothing, for no sign-flip test of them reaches 5 %; give "
+            f"{ENOUGH_SEEDS} or more."
+        )
+    scored = [path for shots in sorted({*gain, *no_loss}) for seed in seeds for path in _scored(workspace, shots, seed)]
+    own = Run(recipe, BOTH_STRONG, classifier)
+    pairs = [(own, Run(n, REAL_STRONG if n == REAL else BOTH_STRONG, classifier)) for n in dict.fromkeys(others)]
+    one = Round(
+        name=name or f"round-{len(rounds) + 1}",
+        time=fixed.now(),
+        recipe=recipe,
+        classifier=classifier,
+        pairs=tuple(pairs),
+        gain=tuple(sorted(set(gain))),
+        no_loss=tuple(sorted(set(no_loss))),
+        seeds=tuple(seeds),
+        smallest_gain=params.evaluate.smallest_gain,
+        setting=cells.setting_hash(params),
+        rows=cells.rows_hashes(params, workspace, [n for n in (recipe, *others) if n != REAL]),
+    )
+    return one, fixed.write(folder, one, scored)
+
+
+def _scored(workspace: Workspace, shots: int, seed: int) -> list[Path]:
+    """Return the files with test scores of a cell: its record, those of a cell half done, and the project's own run."""
+    folder = cells.folder_of(workspace, shots, seed)
+    found = [workspace.results / "table/cells" / f"{folder.name}.json", folder / "results/evaluate.json"]
+    own = workspace.result("evaluate")
+    if own.is_file():
+        last = read_json(own, "dreamset evaluate")
+        found += [own] if (last["shots"], last["seed"]) == (shots, seed) else []
+    return [path for path in found if path.is_file()]
