@@ -49,6 +49,7 @@ def parameters(generator: Path) -> Callable[..., Params]:
             "adapt__sample_images": 1,
             "adapt__sample_steps": 1,
             "tune__trials": 3,
+            "tune__rescored": 0,
             f"recipes__{PLAIN}__search": {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 1, "high": 3}},
         }
         return toy.params(**(settings | changes))

@@ -304,3 +304,34 @@ def test_the_steps_of_a_trial_are_told_apart_for_whoever_counts_lost_workers(
     kinds = [step.split(",")[0] for step in steps]
     assert kinds == [f"{work} {rung} per class" for rung in RUNGS for work in ("drawing", "training on")]
     assert len(set(steps)) == len(steps)
+
+
+def test_a_repetition_has_noise_and_initial_weights_of_its_own(small: Callable[..., Params], place: Workspace) -> None:
+    made = tune.objective(Work.read(small(), place, PLAIN))
+    values = made.row_values
+    assert values is not None
+    first, second = (made.repeated(repetition) for repetition in (1, 2))
+    seeds = {scoring.params_at(made.params, PLAIN, 4, 3, repetition).seed for repetition in range(3)}
+    assert len(seeds) == 3
+    rights = [first.again(values), made.repeated(1).again(values), second.again(values)]
+    assert rights[0] == rights[1] and all(len(right) == made.images and set(right) <= set("01") for right in rights)
+    drawn = [[path.read_bytes() for path in sorted(p.rglob("*.png"))] for p in sorted(made.folder.glob("*/*_again*"))]
+    assert len(drawn) == 2 and drawn[0] and drawn[0] != drawn[1]
+    # The trials see nothing of it.
+    assert made.repetition == 0 and made.holdouts == tune.objective(Work.read(small(), place, PLAIN)).holdouts
+
+
+def test_a_repetition_has_folds_of_its_own_and_scores_every_shot_once(
+    small: Callable[..., Params], place: Workspace
+) -> None:
+    search = {"guidance": {"low": 1.0, "high": 3.0}}
+    params = small(active=[LORA], primary=LORA, **{f"recipes__{LORA}__search": search})
+    work = Work.read(params, place, LORA)
+    folds = [
+        [sorted(sample.path for sample in holdout.scored) for holdout in scoring.holdouts(work, repetition)]
+        for repetition in range(3)
+    ]
+    shots = sorted(path for paths in folds[0] for path in paths)
+    assert all(sorted(path for paths in each for path in paths) == shots for each in folds)
+    assert folds[0] != folds[1] and folds[1] != folds[2]
+    assert folds[1] == [[s.path for s in sorted(h.scored, key=lambda s: s.path)] for h in scoring.holdouts(work, 1)]

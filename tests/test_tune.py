@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -445,3 +446,48 @@ def test_a_follower_s_trials_start_from_what_was_chosen(small: Callable[..., Par
     key = record(place, LORA)["study"]
     toy.write_study(params, place, PLAIN, best={"guidance": 4.0, "steps": 3})
     assert tune.objective(Work.read(params, place, LORA)).name != key
+
+
+def test_finalists_are_scored_again_and_a_stop_repeats_none_of_it(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored_by(monkeypatch, lambda knobs, rung: 0.7 if knobs["guidance"] > 3 else 0.5)
+    asked: list[tuple[int, float]] = []
+
+    def again(self: Objective, values: dict[str, Any]) -> str:
+        asked.append((self.repetition, values["guidance"]))
+        if len(asked) == 3 and stops:
+            raise KeyboardInterrupt
+        return "1" * 60 + "0" * 40 if values["guidance"] == lucky else "1" * 50 + "0" * 50
+
+    def repeated(of: Objective, repetition: int) -> Objective:
+        other = copy.copy(of)
+        other.repetition = repetition
+        return other
+
+    stops, lucky = True, 0.0
+    monkeypatch.setattr(Objective, "again", again)
+    monkeypatch.setattr(Objective, "repeated", repeated)
+
+    params = small(tune__trials=8, tune__rescored=2, tune__pruner="none")
+    with pytest.raises(KeyboardInterrupt):
+        tune.run(params, place, PLAIN)
+    stops = False
+    summary = tune.run(params, place, PLAIN)
+    found = record(place)
+    numbers = [row["number"] for row in found["choice"]["again"]]
+    by_number = {trial["number"]: trial for trial in found["trials"]}
+    guidance = [by_number[number]["params"]["guidance"] for number in numbers]
+    assert numbers[0] == 0 and len(numbers) == 3 and min(guidance[1:]) > 3
+    # The third scoring was begun twice, all others once.
+    assert asked == [(1, guidance[0]), (1, guidance[1]), *[(1, guidance[2])] * 2, *[(2, each) for each in guidance]]
+    # No finalist is better on fresh noise.
+    assert (found["best_trial"], found["choice"]["chosen"]) == (0, 0) and summary["best_trial"] == 0
+    assert any("in 2 repetitions from fresh noise (+0.0 ± 0.0 points)" in told for told in found["sentences"])
+    # More repetitions go on with the same study.
+    del asked[:]
+    lucky = guidance[2]
+    tune.run(small(tune__trials=8, tune__rescored=3, tune__pruner="none"), place, PLAIN)
+    assert [repetition for repetition, _ in asked] == [3] * 3 and record(place)["study"] == found["study"]
+    tune.run(small(tune__trials=8, tune__rescored=0, tune__pruner="none"), place, PLAIN)
+    assert record(place)["best_trial"] == record(place)["choice"]["highest"] and "again" not in record(place)["choice"]

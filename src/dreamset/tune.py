@@ -20,6 +20,7 @@ from dreamset.core import locks, shards
 from dreamset.core.addresses import without_password
 from dreamset.core.code import code_digest
 from dreamset.core.files import digest, read_json, write_csv, write_json
+from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, licences, tuned
 from dreamset.data.splits import read_split, write_split
@@ -56,7 +57,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     _run_in_workers(params, workspace, recipe)
     objective, study = _finished_study(params, workspace, recipe)
     with _explaining_kept_trials(objective):
-        record = _record(params, objective, study)
+        record = _record(params, objective, study, _choice(params, objective, study))
         _write(params, workspace, record)
     # Nothing uses the images of trials from here on, nor the adapters that were not chosen.
     workers.clear(objective.folder)
@@ -202,18 +203,47 @@ def _origin(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]
     return {"inherited": tuned.inherited(params, workspace, recipe), "made_of": params.making(recipe)}
 
 
-def _record(params: Params, objective: Objective, study: optuna.Study) -> dict[str, Any]:
+def _choice(params: Params, objective: Objective, study: optuna.Study) -> dict[str, Any] | None:
+    """Return the choice among the trials, confirmed by scores from fresh noise where others than the own values won.
+
+    The study keeps these scores, so that a stopped process goes on with the next one.
+    """
+    from dreamset.study.choice import choose, confirm, finalists
+
+    trials = [_trial(trial) for trial in _counted_trials(params, study)]
+    choice = choose(trials, objective.row_values, params.tune.objectives)
+    numbers = finalists(trials, choice, params.tune.objectives) if choice is not None else []
+    if choice is None or not numbers or not params.tune.rescored:
+        return choice
+    values = {trial["number"]: trial["params"] for trial in trials}
+    again: dict[int, list[str]] = {number: [] for number in numbers}
+    with (
+        _alive(objective.folder),
+        compute.inline(),
+        bar(total=len(numbers) * params.tune.rescored, what="finalists", unit="scoring") as progress,
+    ):
+        for repetition in range(1, params.tune.rescored + 1):
+            fresh: Objective | None = None
+            for number in numbers:
+                key = f"again {repetition} {number}"
+                if key not in study.user_attrs:
+                    fresh = fresh or objective.repeated(repetition)
+                    study.set_user_attr(key, fresh.again(values[number]))
+                again[number].append(study.user_attrs[key])
+                progress.update()
+    return confirm(choice, again)
+
+
+def _record(params: Params, objective: Objective, study: optuna.Study, choice: dict[str, Any] | None) -> dict[str, Any]:
     """Return the content of ``results/tune/<recipe>.json``."""
     from optuna.distributions import distribution_to_json
 
     from dreamset.study import analysis
-    from dreamset.study.choice import choose
 
     tune, model = params.tune, params.base.tune
     counted = _counted_trials(params, study)
     trials = [_trial(trial) for trial in counted]
     spans = {knob: span for trial in counted for knob, span in trial.distributions.items()}
-    choice = choose(trials, objective.row_values, tune.objectives)
     chosen = next((trial for trial in trials if choice is not None and trial["number"] == choice["chosen"]), None)
     rule = params.selection if params.sets_apart else "cv"
     record = {

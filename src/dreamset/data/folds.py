@@ -54,13 +54,14 @@ Scorer = Callable[[Fold, str], Predictions]  # from a fold and an arm
 CrossValidate = Callable[["Params", list[Fold], Scorer], list[Predictions]]
 
 
-def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, ...]]:
+def held_out(split: Split, folds: int, purpose: Purpose, repetition: int = 0) -> list[tuple[Sample, ...]]:
     """Return the samples that each fold holds out: every shot once, classes in equal shares, groups undivided.
 
     Args:
         split: its ``train`` is divided.
         folds: number of folds; there are fewer where a class has fewer groups.
         purpose: folds for selection are drawn apart from folds for testing.
+        repetition: another division for each number; 0: the usual one.
 
     Returns:
         A tuple of samples per fold, in the order of ``split.train``.
@@ -75,7 +76,8 @@ def held_out(split: Split, folds: int, purpose: Purpose) -> list[tuple[Sample, .
     labels = [sample.label for sample in split.train]
     groups = _together(split.train)
     for attempt in range(_TRIES):
-        parts = (split.seed, attempt) if attempt else (split.seed,)
+        parts: tuple[str | int, ...] = (split.seed, attempt) if attempt else (split.seed,)
+        parts += ("again", repetition) if repetition else ()
         state = seed_for("folds", purpose, *parts) % 2**32
         divided = StratifiedGroupKFold(count, shuffle=True, random_state=state).split(labels, labels, groups)
         sides = [(rest, left_out) for rest, left_out in divided]

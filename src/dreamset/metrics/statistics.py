@@ -53,6 +53,20 @@ def crossed(
         return interval(differences[0], resamples, confidence, seed_for("bootstrap"), groups, paired=True)
     if not (differences != differences[0, 0]).any() or images == 1:
         return Interval(estimate, estimate, estimate)
+    error, degrees = crossed_error(differences, groups)
+    half = error * float(t.ppf((1 + confidence) / 2, degrees))
+    return Interval(estimate, max(estimate - half, -1.0), min(estimate + half, 1.0))
+
+
+def crossed_error(differences: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> tuple[float, float]:
+    """The standard error of the mean of ``crossed`` and its degrees of freedom, without an interval.
+
+    Args:
+        differences: (seeds, images) with two seeds and two images or more, not all equal.
+        groups: as in ``crossed``.
+    """
+    seeds, images = differences.shape
+    estimate = float(differences.mean())
     if groups is None:
         groups = np.arange(images)
     count = int(groups.max()) + 1
@@ -72,8 +86,7 @@ def crossed(
         degrees = variance**2 / sum(square**2 / each for square, each in zip(squares, free, strict=True))
     else:
         variance, degrees = squares[larger], free[larger]
-    half = (variance / (seeds * count)) ** 0.5 * float(t.ppf((1 + confidence) / 2, degrees))
-    return Interval(estimate, max(estimate - half, -1.0), min(estimate + half, 1.0))
+    return (variance / (seeds * count)) ** 0.5, degrees
 
 
 def sign_flip(by_seed: Sequence[float]) -> float:

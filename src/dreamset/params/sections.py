@@ -80,6 +80,7 @@ class Tune:
     sampler: Literal["tpe", "gp", "random"]
     pruner: Literal["hyperband", "successive_halving", "median", "none"]
     objectives: Literal["cas", "cas_and_seconds"]
+    rescored: Natural
     max_seconds_per_image: Positive | None
     max_fid: Positive | None
     storage: str

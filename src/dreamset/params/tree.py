@@ -51,7 +51,7 @@ _NO_SETTING: Final = (
 )
 
 # Keys of ``tune`` that decide what a study chooses; the others say where it runs.
-_CHOOSING: Final = ("trials", "sampler", "pruner", "objectives", "max_seconds_per_image", "max_fid")
+_CHOOSING: Final = ("trials", "sampler", "pruner", "objectives", "rescored", "max_seconds_per_image", "max_fid")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 The best of many trials on few images is the luckiest one. So the one-standard-error rule of ``classifiers.selection``
 holds here too. All trials were scored on the same images. So the standard error is that of the paired difference: only
 images that one of two trials gets right and the other wrong tell them apart.
+
+That is still the luck of one noise. So before others than the recipe's own values are taken, the finalists and the own
+values are scored again, several times, from fresh noise and in fresh folds. These scores alone decide then.
 """
 
 from __future__ import annotations
@@ -10,13 +13,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
+from dreamset.metrics.statistics import crossed_error
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     Trial = Mapping[str, Any]
 
 # Two trials of equal steps took up to 5 % more or less for an image, so a time that is shorter by less is luck too.
 QUICK: Final = 1.1
+_EQUAL: Final = 1e-9  # differences below it are of rounding
+FINALISTS: Final = 2  # trials that are scored again beside the recipe's own values
 
 
 class Comparison(NamedTuple):
@@ -30,7 +41,7 @@ class Comparison(NamedTuple):
     @property
     def is_told(self) -> bool:
         """Whether the gain is above one standard error."""
-        return self.gain > self.standard_error + 1e-9
+        return self.gain > self.standard_error + _EQUAL
 
 
 def compare(one: str, other: str) -> Comparison:
@@ -93,6 +104,90 @@ def choose(trials: Sequence[Trial], row_values: Mapping[str, Any] | None, object
         **(dict.fromkeys(Comparison._fields) if against is None else _rounded(against)),
         "reason": _reason(chosen, highest, own, against, row_values, trials),
     }
+
+
+def finalists(trials: Sequence[Trial], choice: Mapping[str, Any], objectives: str) -> list[int]:
+    """Return the numbers of the trials that are to be scored again, the own values first; empty where these are kept.
+
+    Of CAS alone these are the highest of those that beat the own values by more than one standard error. With the
+    seconds as a second objective it is the chosen one, for the seconds need no other look. Where the own values do not
+    compete, the highest are compared among themselves.
+
+    Args:
+        trials: of a record.
+        choice: as ``choose`` returned it.
+        objectives: of ``tune.objectives``.
+    """
+    own, by_number = choice["own"], {trial["number"]: trial for trial in trials}
+    if choice["chosen"] == own:
+        return []
+    if objectives == "cas_and_seconds":
+        return [] if own is None else [own, choice["chosen"]]
+    usable = [trial for trial in trials if is_usable(trial) and trial["number"] != own]
+    if own is not None:
+        usable = [trial for trial in usable if compare(trial["right"], by_number[own]["right"]).is_told]
+    best = sorted(usable, key=lambda trial: (-trial["values"][0], trial["number"]))[:FINALISTS]
+    numbers = ([] if own is None else [own]) + [trial["number"] for trial in best]
+    return numbers if len(numbers) > 1 else []
+
+
+def confirm(choice: Mapping[str, Any], again: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+    """Choose among the finalists by their scores from fresh noise alone.
+
+    The standard error of the mean paired difference is over images and repetitions, which cross. A trial replaces the
+    recipe's own values where it is better by more than one standard error; one that was chosen as the quicker, where
+    it is not worse by more than one. Where the own values do not compete, the highest mean wins.
+
+    Args:
+        choice: as ``choose`` returned it.
+        again: by number of the trial, the own values' among them: for each repetition a 1 for each image that is right
+            and a 0 for each that is wrong, the images in the same order everywhere.
+
+    Returns:
+        ``choice`` with the trial that is ``chosen`` now, and the ``reason``. ``again`` says of each finalist its mean
+        ``cas``, its ``gain`` over the own values and the ``standard_error`` of that; None where these do not compete.
+    """
+    own = choice["own"]
+    rights = {number: np.array([[bit == "1" for bit in one] for one in rows], float) for number, rows in again.items()}
+    means = {number: float(right.mean()) for number, right in rights.items()}
+    over = {} if own is None else {n: _difference(right - rights[own]) for n, right in rights.items() if n != own}
+    best = max((number for number in again if number != own), key=lambda number: (means[number], -number))
+    times = len(again[best])
+    repeated = f"{times} repetition{'' if times == 1 else 's'} from fresh noise"
+    kept = False
+    if own is None:
+        reason = f"{choice['reason'].partition(',')[0]}; it is the best of the finalists in {repeated}"
+    else:
+        gain, error = over[best]
+        gained = f"{repeated} ({100 * gain:+.1f} ± {100 * error:.1f} points)"
+        if choice["reason"].endswith("quicker"):
+            kept = gain < -error - _EQUAL
+            worse = f"trial {best} is quicker, and worse than the recipe’s own values in {gained}, which are kept"
+            reason = worse if kept else f"{choice['reason']}, also in {gained}"
+        else:
+            kept = gain <= error + _EQUAL
+            lucky = f"trial {best} is no more than one standard error better in {gained}"
+            better = f"{choice['reason']}, also in {gained}"
+            reason = f"{lucky}, so the recipe’s own values are kept" if kept else better
+    rows = [
+        {
+            "number": number,
+            "cas": round(means[number], 4),
+            "gain": round(over[number][0], 4) if number in over else None,
+            "standard_error": round(over[number][1], 4) if number in over else None,
+        }
+        for number in again
+    ]
+    return dict(choice) | {"chosen": own if kept else best, "reason": reason, "again": rows}
+
+
+def _difference(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean of (repetitions, images) differences and its standard error."""
+    if not (differences != differences[0, 0]).any():
+        return float(differences.mean()), 0.0
+    if len(differences) == 1:
+        return float(differences.mean()), float(differences.std(ddof=1) / differences.shape[1] ** 0.5)
+    return float(differences.mean()), crossed_error(differences)[0]
 
 
 def _rounded(of: Comparison) -> dict[str, Any]:

@@ -7,6 +7,7 @@ scored with adapters that did not learn from it. Test images are out of reach.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -59,11 +60,11 @@ class Holdout(NamedTuple):
     scored: tuple[Sample, ...]
 
 
-def holdouts(work: Work) -> list[Holdout]:
+def holdouts(work: Work, repetition: int = 0) -> list[Holdout]:
     """Return the real images that score a trial, with the images to learn from beside them.
 
     If ``selection`` sets images apart, these score, in one holdout. Otherwise the shots score: all in one holdout if
-    the recipe learns nothing from them, in folds if it does.
+    the recipe learns nothing from them, in folds if it does. A ``repetition`` has folds of its own.
 
     Raises:
         InputError: the shots of a class are too few or of too few groups for folds.
@@ -75,7 +76,7 @@ def holdouts(work: Work) -> list[Holdout]:
     if not (row.trains or row.starts_from_shots or row.tells_shots):
         return [Holdout(shots, shots.train)]
     try:
-        divided = folds.held_out(split, folds.SELECTING, "selection")
+        divided = folds.held_out(split, folds.SELECTING, "selection", repetition)
     except InputError as error:
         raise InputError(
             f"recipes.{work.recipe}.search: with selection: {work.params.selection} a study scores folds of the shots, "
@@ -87,13 +88,13 @@ def holdouts(work: Work) -> list[Holdout]:
 def key_of(work: Work, ranges: space.Space) -> str:
     """Return the hash of all parameters and data that change a study's scores or its search space.
 
-    Left out are the number of trials, so that more trials go on with the same study, and all paths, so that workers on
-    several machines share a study. Code is left out too, since Hyperband draws the bracket of a trial from the study's
-    name. ``loop.open_study`` keeps the trials of other code apart.
+    Left out are the numbers of trials and of repetitions, so that more of them go on with the same study, and all
+    paths, so that workers on several machines share a study. Code is left out too, since Hyperband draws the bracket of
+    a trial from the study's name. ``loop.open_study`` keeps the trials of other code apart.
     """
     params, workspace, split, recipe = work.params, work.workspace, work.split, work.recipe
     base, tune = to_dict(params.base), params.making(recipe)["tune"]
-    del tune["trials"]
+    del tune["trials"], tune["rescored"]
     for name in ("clip", "judge", "retrieval", "licence", "train", "generator", "variant", "attributes"):
         del base[name]
     # The other fields of the section are about sample grids and checkpoints.
@@ -161,6 +162,7 @@ class Objective:
         on_images: called with a trial and the folder of its images when those of the first rung are complete.
 
     Attributes:
+        repetition: 0 for the trials; see ``repeated``.
         space: the searched ranges.
         key: see ``key_of``.
         row_values: the values of the searched knobs in the recipe's row; None where no trial can have one of them.
@@ -177,6 +179,7 @@ class Objective:
     ) -> None:
         self._make_adapters, self._make_images = make_adapters, make_images
         self.recipe, self.workspace, self.on_images = work.recipe, work.workspace, on_images
+        self._work, self.repetition = work, 0
         self.holdouts = holdouts(work)
         self.space = space.ranges(work.params, work.workspace, work.recipe)
         self.key = key_of(work, self.space)
@@ -244,6 +247,26 @@ class Objective:
         score = scores[str(self.rungs[-1])]
         return score if tune.objectives == "cas" else (score, trial.user_attrs[SECONDS])
 
+    def repeated(self, repetition: int) -> Objective:
+        """Return an objective with noise, folds and initial weights of its own; it shares the base that was read."""
+        other = copy.copy(self)
+        other.repetition, other.holdouts = repetition, holdouts(self._work, repetition)
+        other._decoded, other._adapted, other._loaded = {}, set(), self._base()
+        return other
+
+    def again(self, values: dict[str, Any]) -> str:
+        """Return which real images are right with some values, a 1 or a 0 each, in the order of the files' names."""
+        chosen = self.params.with_values(self.recipe, values)
+        places = [self._place(chosen, index) for index in range(len(self.holdouts))]
+        full = self.rungs[-1]
+        params = params_at(chosen, self.recipe, full, len(self.holdouts[0].split.classes), self.repetition)
+        for place in places:
+            locks.boundary()
+            self._make_images(params, place, self.recipe, self._base)
+        _, right = self._score(params, places, full)
+        names = [sample.path for holdout in self.holdouts for sample in holdout.scored]
+        return "".join("1" if each else "0" for _, each in sorted(zip(names, right.tolist(), strict=True)))
+
     def _climb(self, trial: optuna.Trial, chosen: Params, places: list[Workspace], rung: int) -> float:
         """Draw the images of a rung, train on them and score; keep what that took and return the score.
 
@@ -297,7 +320,8 @@ class Objective:
     def _place(self, chosen: Params, index: int) -> Workspace:
         """Return the workspace of a holdout with a trial's adapters; trials with the same adapters share it."""
         knobs = {knob: value for knob, value in space.current(chosen, self.recipe).items() if knob in tuned.OF_ADAPTERS}
-        place = Workspace(self.workspace.root, self.folder / locks.process() / digest(knobs)[:8] / f"part{index}")
+        name = f"{digest(knobs)[:8]}{f'_again{self.repetition}' if self.repetition else ''}"
+        place = Workspace(self.workspace.root, self.folder / locks.process() / name / f"part{index}")
         if place.cell not in self._adapted:
             write_split(place.splits, self.holdouts[index].split)
             self._make_adapters(chosen, place)
@@ -335,7 +359,8 @@ class Objective:
         steps, course = base.tune.steps_at(rung, len(split.classes), row.batch), row.course(learned(params, split))
         course = dataclasses.replace(course, steps=steps, warmup=round(course.warmup * steps / course.steps))
         # Neither trial nor rung is in the seeds, so that all classifiers start from the same weights.
-        torch.manual_seed(seed_for("tune", self.params.seed, name, "start"))
+        seed = ("tune", self.params.seed, name, *(("again", self.repetition) if self.repetition else ()))
+        torch.manual_seed(seed_for(*seed, "start"))
         classifier = classifiers.build(name, base, split, place.root)
         size: int = classifier.size  # type: ignore[assignment]
         limit = finest(split.native, base.resolution)
@@ -350,7 +375,7 @@ class Objective:
             selections=1,
             invariances=split.invariances,
             crop=base.train.crop,
-            seed=("tune", self.params.seed, name),
+            seed=seed,
             what=f"tune {self.recipe}, {rung} per class",
         )
         logits = classifiers.Predictor(classifier, split.classes).logits(real.images)
@@ -404,11 +429,11 @@ def _features(judge: Judge, images: Labelled, rows: NDArray[np.int64]) -> NDArra
     return judge.features(images.images[rows])
 
 
-def params_at(params: Params, recipe: str, rung: int, classes: int) -> Params:
+def params_at(params: Params, recipe: str, rung: int, classes: int, repetition: int = 0) -> Params:
     """Return parameters that draw exactly the images of a rung, from the noise of trials.
 
     All trials of all studies of a run start from the same noise, which ``generate`` never uses. So no values win by
-    their luck with the noise of the final images.
+    their luck with the noise of the final images. A ``repetition`` has noise of its own.
     """
     row, base = params.recipes[recipe], params.base
     # A block has equally many images of each class of an adapter and of each of its scales. The depth of blocks divides
@@ -424,7 +449,7 @@ def params_at(params: Params, recipe: str, rung: int, classes: int) -> Params:
     model = dataclasses.replace(base, generate=dataclasses.replace(base.generate, batch=batch))
     return dataclasses.replace(
         params,
-        seed=seed_for("tune", params.seed) % 2**31,
+        seed=seed_for("tune", params.seed, *(("again", repetition) if repetition else ())) % 2**31,
         generate=dataclasses.replace(params.generate, per_class=rung, budget_s=None),
         # ``scales`` would ask for more images than a rung has.
         train=dataclasses.replace(params.train, scales=()),
