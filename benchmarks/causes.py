@@ -26,7 +26,7 @@ import yaml
 from benchmarks import paired
 from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
-from dreamset.command.cli import span
+from dreamset.command.parsing import span
 from dreamset.core import audit, device
 from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.core.progress import bar

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamset.metrics.scored import groups_of
 from dreamset.metrics.statistics import crossed, indicative
-from dreamset.sweep.table import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

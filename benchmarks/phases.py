@@ -22,7 +22,7 @@ import yaml
 from benchmarks import paired
 from dreamset import classifiers, sources
 from dreamset import params as parameters
-from dreamset.command.cli import span
+from dreamset.command.parsing import span
 from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.core.workspace import Workspace
 from dreamset.sweep import cells

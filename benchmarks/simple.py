@@ -28,7 +28,7 @@ from dreamset import classifiers, prepare, train
 from dreamset import params as parameters
 from dreamset.classifiers import calibration, simple_fit
 from dreamset.classifiers.parts import Part
-from dreamset.command.cli import span
+from dreamset.command.parsing import span
 from dreamset.core import device
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, write_json

@@ -127,6 +127,18 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     assert correlations.rows == [["Figure", "all", "4 shots"], ["FID", "−0.51 −0.90 to +0.10", "+0.25 −0.90 to +0.10"]]
     assert "60 over 6 seeds" in correlations.one("p").text
 
+    # What the table recommends stands above, with cost against accuracy of the recipes on the page.
+    options = [("real/real/resnet20", 0.9, 5.0), ("datadream_dset/both/resnet20", 0.95, 60.0)]
+    options += [("gone/both/resnet20", 0.99, 1.0)]
+    listed = [dict(zip(("run", "accuracy", "seconds"), option, strict=True)) for option in options]
+    advice = {"options": listed, "best": listed[1], "front": [one["run"] for one in listed], "sentences": ["Take it."]}
+    write_json(folder / claims.RECOMMENDATIONS, {"4": advice, "16": advice | {"sentences": ["Leave it."]}})
+    report.run(params, workspace)
+    section = read(workspace)[1].sections["seeds"]
+    assert "Take it." in section.texts("p") and "Leave it." not in section.texts("p")
+    marks = [told for told in section.texts("title") if told.endswith(" s")]
+    assert marks == ["real · real · resnet20: 90.0%, 5 s", "datadream_dset · both · resnet20: 95.0%, 60 s"]
+
     # A round with a claim that holds, one that does not, and one of no loss.
     pair = (Run.parse("datadream_dset/both/resnet20"), Run.parse("real/real/resnet20"))
     one = fixed.Round(

@@ -10,6 +10,7 @@ import pytest
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data.runs import Kind, Run
+from dreamset.metrics import scored
 from dreamset.metrics.gains import Gain
 from dreamset.params import Params
 from dreamset.sweep import cells, table
@@ -121,7 +122,7 @@ def test_a_record_holds_what_was_right(params: Params) -> None:
     evaluation, guesses = made_up(params, images=61)
     record = json.loads(json.dumps(table.record(evaluation, guesses)))
     for key, predicted in guesses["predicted"].items():
-        assert (table._right(record, Run.parse(key)) == np.equal(predicted, guesses["labels"])).all()
+        assert (scored.right(record, Run.parse(key)) == np.equal(predicted, guesses["labels"])).all()
     (claim, *_) = table.claims(params, [record])
     gain = Gain(**{name: claim[name] for name in ("of", "minus", "difference", "low", "high")})
     accuracies = {

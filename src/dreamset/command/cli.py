@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dreamset import __version__
-from dreamset.command import verbs
+from dreamset.command import over_seeds, verbs
+from dreamset.command.parsing import FORMAT, common, verb
 from dreamset.core import device
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.files import disk_full, refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_FORMAT = argparse.RawDescriptionHelpFormatter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -88,22 +87,22 @@ def _parser() -> argparse.ArgumentParser:
         "  dreamset run                                everything that is out of date\n"
         "  dreamset generate datadream_dset --dry-run  what one stage would do\n"
         "  dreamset table --shots 4 16 --seeds 0-4     the comparison over seeds",
-        formatter_class=_FORMAT,
+        formatter_class=FORMAT,
     )
     parser.add_argument("--version", action="version", version=f"dreamset {__version__}")
     commands = parser.add_subparsers(metavar="VERB", required=True)
     for stage, (item, what, examples) in _STAGES.items():
-        verb = _verb(commands, stage, help=what, description=what[0].upper() + what[1:] + ".", examples=examples)
+        own = verb(commands, stage, help=what, description=what[0].upper() + what[1:] + ".", examples=examples)
         if item:
-            verb.add_argument("item", metavar=item.upper(), help=_ITEM_HELP[item])
-        verb.add_argument("--dry-run", action="store_true", help="print what it would make and how long; do nothing")
-        verb.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: print the parameters, too")
+            own.add_argument("item", metavar=item.upper(), help=_ITEM_HELP[item])
+        own.add_argument("--dry-run", action="store_true", help="print what it would make and how long; do nothing")
+        own.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: print the parameters, too")
         if stage == "tune":
-            verb.add_argument(
+            own.add_argument(
                 "--worker", action="store_true", help="run trials beside other processes, and write no results"
             )
-        _common(verb)
-        verb.set_defaults(run=verbs.stage, stage=stage, item=None, worker=False)
+        common(own)
+        own.set_defaults(run=verbs.stage, stage=stage, item=None, worker=False)
     _beside(commands)
     return parser
 
@@ -152,7 +151,7 @@ _STAGES: dict[str, tuple[str | None, str, str]] = {
 def _beside(commands: Any) -> None:
     """Add the verbs that are no stages."""
     _project(commands)
-    run = _verb(
+    run = verb(
         commands,
         "run",
         help="run the whole pipeline: what it costs, a question, one bar, the verdict",
@@ -166,72 +165,20 @@ def _beside(commands: Any) -> None:
     run.add_argument("--yes", action="store_true", help="do not ask")
     run.set_defaults(run=verbs.run)
 
-    check = _verb(
+    check = verb(
         commands,
         "check",
         help="say what stands against a run, before anything is changed",
         description="Check parameters, weights, licence, images and places to write; say each problem and its mend.",
         examples="  dreamset check",
     )
-    _common(check)
+    common(check)
     check.set_defaults(run=verbs.check)
 
-    table = _verb(
-        commands,
-        "table",
-        help="run every stage over shots and seeds, and write one table",
-        description="Run the stages for every (shots, seed) under .dreamset/table, and write results/table/ from all\n"
-        "finished cells of these settings: cells.csv, summary.csv, claims.csv, correlations.csv. If it is\n"
-        "stopped, the same command goes on. Parts may run at other times and on other machines:\n"
-        "results/table/cells holds a small record of each cell.",
-        examples="  dreamset table --shots 4 16 --seeds 0-4 --jobs 2\n"
-        "  dreamset table --shots 1 --seeds 5-9 --recipes stable_diffusion datadream_dset",
-    )
-    table.add_argument("--shots", type=int, nargs="+", required=True, metavar="K", help="images per class")
-    table.add_argument("--seeds", type=span, required=True, metavar="A-B", help="seeds from A to B, both included")
-    table.add_argument(
-        "--recipes", nargs="+", metavar="RECIPE", help="rows of recipes (default: those that are active)"
-    )
-    table.add_argument("--jobs", type=int, metavar="N", help="cells at once (default: compute.workers), a thread each")
-    table.add_argument(
-        "--recheck",
-        action="store_true",
-        help="where only the code has changed: run one cell of each number of shots again, and take over the others "
-        "if its results are the same",
-    )
-    _common(table)
-    table.set_defaults(run=verbs.table)
-
-    claims = _verb(
-        commands,
-        "claims",
-        help="fix what a table is to show, before any of its test scores exist",
-        description="Write down which recipe and classifier are to beat which others, at which numbers of shots, on\n"
-        "seeds that nobody has scored: results/table/fixed/NAME.json. The table calls claims primary only\n"
-        "where every cell of theirs was scored after that, and everything else exploratory.",
-        examples="  dreamset claims fix --shots 1 4 --no-loss-at 16 --seeds 20-29\n"
-        "  dreamset claims fix second --shots 4 --seeds 30-39 --over real retrieved\n"
-        "  dreamset claims show",
-    )
-    claims.add_argument("what", choices=("fix", "show"), metavar="fix|show", help="fix claims, or list the fixed ones")
-    claims.add_argument("name", nargs="?", metavar="NAME", help="of the file (default: round-1, round-2, ...)")
-    claims.add_argument("--shots", type=int, nargs="+", metavar="K", help="where a gain is claimed, images per class")
-    claims.add_argument(
-        "--no-loss-at", type=int, nargs="+", metavar="K", help="where no loss of evaluate.smallest_gain is claimed"
-    )
-    claims.add_argument("--seeds", type=span, metavar="A-B", help="seeds from A to B, both included")
-    claims.add_argument(
-        "--over",
-        nargs="+",
-        metavar="ARM",
-        help="what is to be beaten: real, or recipes beside real images (default: real and the un-adapted recipes)",
-    )
-    _common(claims)
-    claims.set_defaults(run=verbs.claims)
-
+    over_seeds.add(commands)
     _classifier(commands)
 
-    review = _verb(
+    review = verb(
         commands,
         "review",
         help="look at a synthetic dataset in the browser and reject wrong pictures",
@@ -244,10 +191,10 @@ def _beside(commands: Any) -> None:
     review.add_argument("item", metavar="RECIPE", help=_ITEM_HELP["recipe"])
     review.add_argument("--port", type=int, default=0, metavar="N", help="port of 127.0.0.1 (default: a free one)")
     review.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
-    _common(review)
+    common(review)
     review.set_defaults(run=verbs.review)
 
-    change = _verb(
+    change = verb(
         commands,
         "set",
         help="change single values of params.yaml, and keep the rest as it is",
@@ -258,10 +205,10 @@ def _beside(commands: Any) -> None:
         "  dreamset set recipes.datadream_dset.sampler.guidance=3",
     )
     change.add_argument("changes", nargs="+", metavar="KEY=VALUE", help="a dotted key, and its value as YAML has it")
-    _common(change)
+    common(change)
     change.set_defaults(run=verbs.change)
 
-    compare = _verb(
+    compare = verb(
         commands,
         "compare",
         help="runs beside each other: gain, accuracy, time, and what differs in their parameters",
@@ -271,10 +218,10 @@ def _beside(commands: Any) -> None:
     )
     compare.add_argument("runs", nargs="*", metavar="RUN", help="names of runs, as they stand above the columns")
     compare.add_argument("--last", type=int, default=4, metavar="N", help="so many of the newest runs (default 4)")
-    _common(compare)
+    common(compare)
     compare.set_defaults(run=verbs.compare)
 
-    fetch = _verb(
+    fetch = verb(
         commands,
         "fetch",
         help="download the pretrained weights that a model's row names",
@@ -283,10 +230,10 @@ def _beside(commands: Any) -> None:
         examples="  dreamset fetch sd21_base\n  HF_HOME=/data/hub dreamset fetch sd21_base sdxl_turbo",
     )
     fetch.add_argument("models", nargs="*", metavar="MODEL", help="rows of models (default: the row that model names)")
-    _common(fetch)
+    common(fetch)
     fetch.set_defaults(run=verbs.fetch)
 
-    gc = _verb(
+    gc = verb(
         commands,
         "gc",
         help="remove finished pieces of work that nothing uses any more",
@@ -294,10 +241,10 @@ def _beside(commands: Any) -> None:
         examples="  dreamset gc\n  dreamset gc --dry-run",
     )
     gc.add_argument("--dry-run", action="store_true", help="say how much would go; remove nothing")
-    _common(gc)
+    common(gc)
     gc.set_defaults(run=verbs.gc)
 
-    clean = _verb(
+    clean = verb(
         commands,
         "clean",
         help="remove what can be made again: generated images, adapters, classifiers, results, scratch",
@@ -309,7 +256,7 @@ def _beside(commands: Any) -> None:
     clean.add_argument("--yes", action="store_true", help="do not ask")
     clean.set_defaults(run=verbs.clean)
 
-    track = _verb(
+    track = verb(
         commands,
         "track",
         help="send waiting records to the MLflow server",
@@ -317,13 +264,13 @@ def _beside(commands: Any) -> None:
         "this verb is for records that could not be sent.",
         examples="  dreamset track",
     )
-    _common(track)
+    common(track)
     track.set_defaults(run=verbs.track)
 
 
 def _project(commands: Any) -> None:
     """Add the verbs that make a project, and keep it beside the installed version."""
-    init = _verb(
+    init = verb(
         commands,
         "init",
         help="make a project for images of your own",
@@ -342,7 +289,7 @@ def _project(commands: Any) -> None:
     init.add_argument("--share", action="store_true", help="let git take the results, with figures and pictures")
     init.set_defaults(run=verbs.init, stages=tuple(_STAGES))
 
-    version = _verb(
+    version = verb(
         commands,
         "version",
         help="write what a project depends on of the installed dreamset",
@@ -355,7 +302,7 @@ def _project(commands: Any) -> None:
 
 def _classifier(commands: Any) -> None:
     """Add the verbs that use the delivered classifier."""
-    predict = _verb(
+    predict = verb(
         commands,
         "predict",
         help="label new image files with the delivered classifier",
@@ -375,7 +322,7 @@ def _classifier(commands: Any) -> None:
     _which(predict)
     predict.set_defaults(run=verbs.predict)
 
-    export = _verb(
+    export = verb(
         commands,
         "export",
         help="write the classifier as ONNX, a dataset for publication or as tensors, or LoRAs for ComfyUI and A1111",
@@ -398,7 +345,7 @@ def _classifier(commands: Any) -> None:
         "--normalise", metavar="NAME", help="of tensors: imagenet, cifar10, cifar100 or own (default: 0 to 255)"
     )
     _which(export)
-    _common(export)
+    common(export)
     export.set_defaults(run=verbs.export)
 
 
@@ -407,24 +354,3 @@ def _which(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--classifier", type=Path, default=folder, metavar="FOLDER", help=f"the classifier (default: {folder})"
     )
-
-
-def _verb(commands: Any, name: str, *, help: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """Add a verb, and return its parser; the help keeps the line breaks of the text."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=description, epilog=f"examples:\n{examples}", formatter_class=_FORMAT
-    )
-    return parser
-
-
-def _common(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--params", type=Path, default=None, metavar="FILE", help="parameters (default: params.yaml)")
-
-
-def span(text: str) -> range:
-    """Return the numbers from A to B, both included, that ``A-B`` or ``A`` on a command line means."""
-    first, _, last = text.partition("-")
-    try:
-        return range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected A-B or A, got {text!r}") from None

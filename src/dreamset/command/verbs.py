@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import shutil
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 
 def stage(arguments: argparse.Namespace) -> None:
     """Run one stage, print its results, and track them; or print what it would do."""
-    params, workspace = _open(arguments)
+    params, workspace = opened(arguments)
     name, item = arguments.stage, arguments.item
-    _check_item(params, name, item)
+    check_item(params, name, item)
     if arguments.dry_run:
         from dreamset.command import timed_steps, times
         from dreamset.command.plan import describe
@@ -111,7 +110,7 @@ def stage_function(stage: str) -> Callable[..., dict[str, Any]]:
     return function
 
 
-def _check_item(params: Params, stage: str, item: str | None) -> None:
+def check_item(params: Params, stage: str, item: str | None) -> None:
     """Refuse a recipe or an arm that a stage cannot run on.
 
     Raises:
@@ -134,45 +133,6 @@ def _print(stage: str, item: str | None, summary: dict[str, Any]) -> None:
     print(lines.line(stage, item, summary), flush=True)
     for warning in summary.get("warnings", ()):
         print(f"{stage}: warning: {warning}", file=sys.stderr, flush=True)
-
-
-def table(arguments: argparse.Namespace) -> None:
-    """Run every stage over shots and seeds."""
-    from dreamset.command import tracked_table
-    from dreamset.sweep import cells
-
-    params, workspace = _open(arguments)
-    if min(arguments.shots) < 1 or (arguments.jobs or 1) < 1 or not arguments.seeds or arguments.seeds.start < 0:
-        raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
-    for name in arguments.recipes or ():
-        _check_item(params, "generate", name)
-    if arguments.recipes:
-        params = dataclasses.replace(params, active=tuple(dict.fromkeys(arguments.recipes)))
-    shots, seeds = sorted(set(arguments.shots)), list(arguments.seeds)
-    print(cells.run(params, workspace, shots, seeds, arguments.jobs, recheck=arguments.recheck))
-    tracked_table.record(params, workspace)
-
-
-def claims(arguments: argparse.Namespace) -> None:
-    """Fix claims before their test scores exist, or say which are fixed."""
-    from dreamset.metrics import fixed
-    from dreamset.sweep import fixing
-
-    params, workspace = _open(arguments)
-    if arguments.what == "show":
-        rounds = fixed.read(workspace.results / "table")
-        print("\n".join(one.words for one in rounds) or "claims: none is fixed; `dreamset claims fix` does it.")
-        return
-    gain, no_loss, seeds = (list(given or ()) for given in (arguments.shots, arguments.no_loss_at, arguments.seeds))
-    if not seeds or min(seeds) < 0 or min((*gain, *no_loss), default=1) < 1:
-        raise InputError("claims fix: shots are 1 or more, and seeds a span such as 20-29.")
-    one, path = fixing.fix(params, workspace, arguments.name, seeds, gain, no_loss, arguments.over)
-    print(one.words)
-    shots, path = " ".join(map(str, one.shots)), path.relative_to(workspace.root)
-    print(
-        f"claims: {path} is written. Commit it now (`git add -f {path}`), then run\n"
-        f"  dreamset table --shots {shots} --seeds {seeds[0]}-{seeds[-1]}"
-    )
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -203,8 +163,8 @@ def export(arguments: argparse.Namespace) -> None:
     option = "--public" if arguments.public else "--tensors" if arguments.tensors else "--kohya"
     if not arguments.recipe:
         raise InputError(f"export {option}: needs --recipe; name the recipe whose {_WHAT[option]} written.")
-    params, workspace = _open(arguments)
-    _check_item(params, "generate", arguments.recipe)
+    params, workspace = opened(arguments)
+    check_item(params, "generate", arguments.recipe)
     if arguments.kohya:
         from dreamset.use.kohya import kohya
 
@@ -239,8 +199,8 @@ def review(arguments: argparse.Namespace) -> None:
     """Serve the page on which a person looks at a dataset."""
     from dreamset.review import server
 
-    params, workspace = _open(arguments)
-    _check_item(params, "review", arguments.item)
+    params, workspace = opened(arguments)
+    check_item(params, "review", arguments.item)
     if not 0 <= arguments.port < 2**16:
         raise InputError(f"--port {arguments.port}: is no port; give one of 1024 to 65535, or leave it out.")
     print(server.serve(workspace, arguments.item, arguments.port, browser=not arguments.no_browser))
@@ -251,7 +211,7 @@ def fetch(arguments: argparse.Namespace) -> None:
     from dreamset.weights import hub
     from dreamset.weights.pretrained import hub_name
 
-    params, workspace = _open(arguments)
+    params, workspace = opened(arguments)
     wanted: dict[tuple[str, Part, str | None], str] = {}  # the row that wants it first
     for name in arguments.models or [params.model]:
         if name not in params.models:
@@ -337,7 +297,7 @@ def gc(arguments: argparse.Namespace) -> None:
     from dreamset.core import shards
     from dreamset.study import workers
 
-    params, workspace = _open(arguments)
+    params, workspace = opened(arguments)
     if running := _running(workspace):
         raise StoppedError(f"gc: {running[0]} is running, and no list names its work yet; run gc when it is done.")
     beside = workspace.root / ".dreamset"
@@ -416,11 +376,12 @@ def track(arguments: argparse.Namespace) -> None:
     """Send the records that no tracking server has received yet."""
     from dreamset.track import flush
 
-    params, workspace = _open(arguments)
+    params, workspace = opened(arguments)
     print(flush(workspace, params))
 
 
-def _open(arguments: argparse.Namespace) -> tuple[Params, Workspace]:
+def opened(arguments: argparse.Namespace) -> tuple[Params, Workspace]:
+    """Return the parameters and the workspace of the project in the present folder."""
     workspace = Workspace.at(Path.cwd())
     params = load(arguments.params or workspace.root / "params.yaml", classifiers.ROWS)
     compute.prepare(params.compute, workspace.shards)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _Row = TypeVar("_Row")
 
+RECOMMENDATIONS: Final = "recommendations.json"  # in the folder of a table
+
 _SIGN_FLIP: Final = "the sign-flip test over seeds"
 _EXPLORED: Final = f"{_SIGN_FLIP}, adjusted for all differences of the table,"
 _ADJUSTED: Final = f"{_SIGN_FLIP}, after Holm over the claims that were fixed with it,"
@@ -83,6 +85,7 @@ class Sweep:
     correlations: list[dict[str, str]]
     cost: dict[str, Any]
     rounds: list[Round] = field(default_factory=list)  # all, whether their cells are finished or not
+    recommendations: dict[str, Any] = field(default_factory=dict)  # by number of shots, as JSON holds them
 
     @property
     def explored(self) -> list[Claim]:
@@ -243,7 +246,8 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     if not claims:
         return Table()
     cost = _optional(folder / "cost.json")
-    return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), cost, fixed.read(folder)))
+    advice = _optional(folder / RECOMMENDATIONS)
+    return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), cost, fixed.read(folder), advice))
 
 
 def read_claims(path: Path) -> list[Claim]:

@@ -142,3 +142,8 @@ def round_ticks(low: float, high: float) -> list[float]:
 def plain(value: float, unit: str = "") -> str:
     """Return the text of a tick."""
     return f"{value:g}".replace("-", MINUS) + unit if abs(value) > 1e-9 else f"0{unit}"
+
+
+def stairs(spots: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the corners of a line that keeps each height until the next spot."""
+    return [corner for a, b in zip(spots, [*spots[1:], *spots[-1:]], strict=True) for corner in (a, (b[0], a[1]))]

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
 
-from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, SYNTHETIC, Run
+from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, SYNTHETIC, ZERO_SHOT, Run
 from dreamset.metrics.gains import TOGETHER, over_real
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import points
 from dreamset.report import charts
 from dreamset.report.figures import number, p_value, percent, point_interval, spaced
 from dreamset.report.markup import Table, aside, fill
+from dreamset.report.planes import Plane, ranged, rounded, stairs
 from dreamset.report.tables import STYLES, trained_on
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         hours=f"{sweep.cost['seconds'] / 3600:.1f}" if sweep.cost else "",
         cells=number(sweep.cost.get("cells")),
         machines=sweep.cost.get("machines"),
+        advice=_advice(evidence, sweep, colours),
         rounds=_rounds(sweep),
         legend=legend,
         panels=panels,
@@ -94,6 +96,35 @@ def _by_shots(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tupl
     key = [(style, trained_on(REAL, kind)) for _, kind, style in real]
     key += [(colours[recipe], recipe) for recipe in evidence.params.active]
     return charts.legend([*key, *charts.KINDS]), panels
+
+
+def _advice(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tuple[list[str], Markup] | None:
+    """Return what the table recommends at the page's number of shots, and cost against accuracy of every run."""
+    found = sweep.recommendations.get(str(evidence.split.shots))
+    if found is None:
+        return None
+    # A second stands for less, so that what needs no training has a place on the axis.
+    every = [(max(one["seconds"], 1.0), 100 * one["accuracy"], Run.parse(one["run"])) for one in found["options"]]
+    spots = [spot for spot in every if spot[2].arm in (REAL, ZERO_SHOT, *colours)]
+    seconds = [spot[0] for spot in spots]
+    plane = Plane(
+        ranged("seconds", min(seconds) / 1.2, max(seconds) * 1.2, log=True),
+        rounded("accuracy", [spot[1] for spot in spots], "%"),
+    )
+    by_run = {str(run): (x, y) for x, y, run in spots}
+    front = plane.line(stairs([by_run[run] for run in found["front"] if run in by_run]), "stairs")
+    dots = [
+        plane.dot(
+            x,
+            y,
+            f"{spaced(run)}: {y:.1f}%, {x:.0f} s",
+            f"{colours.get(run.arm, 'real')}{STYLES.get(run.kind, '')}",
+            radius=6 if str(run) == found["best"]["run"] else 3.5,
+        )
+        for x, y, run in spots
+    ]
+    title = "Accuracy against seconds of making images and training, with the front"
+    return found["sentences"], plane.drawn(title, "plane", front, *dots)
 
 
 def _rounds(sweep: Sweep) -> list[tuple[Table, str, int]]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from dreamset.report.charts import legend
 from dreamset.report.figures import number, percent
 from dreamset.report.markup import Table, fill
-from dreamset.report.planes import Plane, placed, ranged, rounded, whole
+from dreamset.report.planes import Plane, placed, ranged, rounded, stairs, whole
 from dreamset.study import analysis
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _history(record: dict[str, Any]) -> Markup | None:
         for line in rows
         if line["state"] == "fail"
     ]
-    marks += [plane.line(_stairs(best), "stairs"), *failed, _points(plane, record, scored)]
+    marks += [plane.line(stairs(best), "stairs"), *failed, _points(plane, record, scored)]
     return plane.drawn("CAS of every trial, and the best so far", "plane", *marks)
 
 
@@ -212,13 +212,8 @@ def _front(record: dict[str, Any]) -> Markup | None:
     at = {line["trial"]: (1000 * line["seconds_per_image"], 100 * line["cas"]) for line in rows}
     edge = [at[trial] for trial in record["front"]]
     points = _points(plane, record, [(by_number[trial], *spot) for trial, spot in at.items()])
-    line = plane.line(_stairs(edge), "stairs")
+    line = plane.line(stairs(edge), "stairs")
     return plane.drawn("CAS against seconds per image, with the front", "plane", line, points)
-
-
-def _stairs(spots: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the corners of a line that keeps each height until the next spot."""
-    return [corner for a, b in zip(spots, [*spots[1:], *spots[-1:]], strict=True) for corner in (a, (b[0], a[1]))]
 
 
 def _timeline(record: dict[str, Any]) -> Markup | None:

@@ -29,7 +29,7 @@ from dreamset.metrics import claims, fixed
 from dreamset.params import Params
 from dreamset.report import markdown
 from dreamset.sources import few_shot
-from dreamset.sweep import crossval, table
+from dreamset.sweep import crossval, recommending, table
 from dreamset.weights.fingerprint import CELL, inputs
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def run(
         for row in compared
     ]
     lines += waiting.values()
+    lines += [line for told in recommending.write(params, folder, records).values() for line in told]
     work = sum(record["seconds"] for record in records)
     aside = f"; {len(paths) - len(records)} of another setting or code left out" if len(paths) > len(records) else ""
     head = [

@@ -14,14 +14,12 @@ from dreamset.core.files import digest, write_csv, write_json
 from dreamset.data.runs import SYNTHETIC, Run
 from dreamset.evaluate import output
 from dreamset.metrics.machines import differing
+from dreamset.metrics.scored import groups_of, right
 from dreamset.metrics.statistics import crossed, holm, indicative, max_t, sign_flip, spearman
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from dreamset.metrics.fixed import Round
     from dreamset.params import Params
@@ -274,7 +272,7 @@ def _claim(
     import numpy as np
 
     both = [cell for cell in cells if {str(of), str(minus)} <= cell["right"].keys()]
-    differences = np.stack([_right(cell, of) - _right(cell, minus) for cell in both])
+    differences = np.stack([right(cell, of) - right(cell, minus) for cell in both])
     groups = groups_of(both[0])
     interval = crossed(differences, params.evaluate.bootstrap, params.evaluate.confidence, groups)
     by_seed = differences.mean(axis=1)
@@ -294,21 +292,6 @@ def _claim(
         "by_seed": " ".join(f"{value:+.4f}" for value in by_seed),
         "each": {cell["seed"]: float(value) for cell, value in zip(both, by_seed, strict=True)},
     }
-
-
-def groups_of(record: dict[str, Any]) -> NDArray[np.int64] | None:
-    """Return the group numbers (images,) of a record's test images; None where each image is a group."""
-    import numpy as np
-
-    return None if record.get("groups") is None else np.array(record["groups"], np.int64)
-
-
-def _right(cell: dict[str, Any], run: Run) -> NDArray[np.float64]:
-    """Return (images,) float64: 1 where the run was right, else 0."""
-    import numpy as np
-
-    packed = np.frombuffer(bytes.fromhex(cell["right"][str(run)]), np.uint8)
-    return np.unpackbits(packed, count=cell["images"]).astype(np.float64)
 
 
 def _quality(measures: dict[str, Any]) -> dict[str, float]:

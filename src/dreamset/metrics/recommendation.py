@@ -1,0 +1,237 @@
+"""Which images and which classifier to take, from the cells of a table over seeds.
+
+The rule is chosen by the test images of the table, so its own figure is too favourable. What it is worth is measured
+seed by seed instead: the other seeds choose, and the seed that was left out scores the choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from dreamset.core.errors import InputError
+from dreamset.data.runs import REAL, ZERO_SHOT, Kind, Run
+from dreamset.metrics.scored import groups_of, right
+from dreamset.metrics.statistics import crossed, indicative
+from dreamset.metrics.verdict import points
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Cell = Mapping[str, Any]
+
+Answer = Literal["take", "perhaps", "leave"]
+FEWEST: Final = 3  # seeds: two that choose, and one that scores
+_SECONDS: Final = ("seconds_adapt", "seconds_tune", "seconds_generate", "seconds_train")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A run that every seed has.
+
+    Attributes:
+        run: its arm, images and classifier.
+        accuracy: mean over the seeds, as a share of the test images.
+        seconds: mean of adapting, tuning, drawing and training one classifier.
+        images: number of synthetic images; None without any.
+    """
+
+    run: Run
+    accuracy: float
+    seconds: float
+    images: int | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it learns from synthetic images."""
+        return self.run.arm not in (REAL, ZERO_SHOT)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer at one number of shots.
+
+    Attributes:
+        answer: ``take`` the synthetic images; ``perhaps``: they look better and may be luck; or ``leave`` them.
+        best: what to train: with synthetic images where the answer is ``take`` or ``perhaps``.
+        real: the best without synthetic images.
+        options: all runs that were compared, the cheapest first.
+        seeds: number of seeds.
+        gain: mean gain over the best real run of what the other seeds choose, as a share of the test images; 0 in a
+            seed where they choose no synthetic images.
+        low: lower end of its interval over seeds and groups of test images.
+        high: upper end.
+        chosen: in how many seeds the others choose the same run.
+    """
+
+    answer: Answer
+    best: Option
+    real: Option
+    options: tuple[Option, ...]
+    seeds: int
+    gain: float
+    low: float
+    high: float
+    chosen: int
+
+    @property
+    def front(self) -> tuple[Option, ...]:
+        """The options that no cheaper one equals in accuracy, the cheapest first."""
+        best, front = -1.0, []
+        for option in self.options:
+            if option.accuracy > best:
+                front.append(option)
+                best = option.accuracy
+        return tuple(front)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields as JSON holds them, runs as text."""
+
+        def plain(option: Option) -> dict[str, Any]:
+            return {"run": str(option.run), "accuracy": round(option.accuracy, 4), "seconds": round(option.seconds, 1)}
+
+        return asdict(self) | {
+            "best": plain(self.best),
+            "real": plain(self.real),
+            "options": [plain(option) for option in self.options],
+            "front": [str(option.run) for option in self.front],
+        }
+
+
+def sentences(found: Recommendation, shots: object, scope: str | None, confidence: float) -> list[str]:
+    """Return the answer in words: what to train, how sure that is, and what it costs.
+
+    Args:
+        found: the recommendation.
+        shots: number of images per class.
+        scope: whose adapter draws the images, in words; None: nothing is adapted.
+        confidence: of the interval, 0..1.
+    """
+    best, real = found.best, found.real
+    same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose the same"
+    per_class = f"at {shots} image{'' if str(shots) == '1' else 's'} per class"
+    if not best.synthetic:
+        return [
+            f"Leave synthetic images, {per_class}: {_named(best.run)} gets {100 * best.accuracy:.1f}%, and nothing "
+            f"with synthetic images is better by more than one standard error; {same}.",
+            f"It takes {best.seconds:.0f} s.",
+        ]
+    opening = "Take" if found.answer == "take" else "Perhaps"
+    drawn = "".join([f", {scope}" if scope else "", f", {best.images} images" if best.images else ""]).lstrip(", ")
+    ends = f"{points(found.low)} to {points(found.high)}, {100 * confidence:g}% interval"
+    sure = "so it is not luck in these seeds" if found.answer == "take" else "so real images alone may be as good"
+    return [
+        f"{opening} synthetic images, {per_class}: {_named(best.run)} gets {100 * best.accuracy:.1f}%, and "
+        f"{_named(real.run)} {100 * real.accuracy:.1f}%{f' ({drawn})' if drawn else ''}.",
+        f"What the other seeds choose gains {points(found.gain)} points on the seed left out ({ends}), and {same}; "
+        f"{sure}.",
+        f"It takes {best.seconds:.0f} s, and {real.seconds:.0f} s without synthetic images.",
+    ]
+
+
+def _named(run: Run) -> str:
+    """Return a run in words."""
+    if run.arm == ZERO_SHOT:
+        return f"{run.classifier} without any training"
+    images = {(1, 1): f"real images and {run.arm}", (1, 0): "real images alone", (0, 1): f"{run.arm} alone"}
+    strongly = ", strongly augmented," if run.kind.strong else ""
+    return f"{run.classifier} of {images[run.kind.real, run.kind.synthetic]}{strongly}"
+
+
+def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: float | None = None) -> Recommendation:
+    """Return what to train at the number of shots of some cells.
+
+    Without synthetic images the run of the highest mean accuracy is taken. With them it is that of the highest mean
+    within the budget, where it is better than the former by more than one standard error of the difference by seed.
+
+    Args:
+        cells: records of a table, all of one number of shots.
+        confidence: of the interval, 0..1.
+        resamples: as for ``crossed``.
+        budget: most seconds of a run; None: any. What learns from real images alone is always within it.
+
+    Raises:
+        InputError: there are too few seeds, or no real or no synthetic run.
+    """
+    cells = sorted(cells, key=lambda cell: cell["seed"])
+    if len(cells) < FEWEST:
+        raise InputError(
+            f"results/table: {len(cells)} seeds are too few to say what is best; `dreamset table` needs {FEWEST} or "
+            "more, and better ten."
+        )
+    options = _options(cells)
+    accuracy = np.array([[right(cell, option.run).mean() for cell in cells] for option in options])
+    usable = [
+        index
+        for index, option in enumerate(options)
+        if not option.synthetic or budget is None or option.seconds <= budget
+    ]
+    if not any(not option.synthetic for option in options) or not any(option.synthetic for option in options):
+        raise InputError("results/table: holds no runs with and without synthetic images in the same seeds.")
+    best, real = _pick(accuracy, options, usable)
+    rows, same = [], 0
+    for index, cell in enumerate(cells):
+        others = np.delete(accuracy, index, axis=1)
+        picked, alone = _pick(others, options, usable)
+        same += picked == best
+        rows.append(right(cell, options[picked].run) - right(cell, options[alone].run))
+    interval = crossed(np.stack(rows), resamples, confidence, groups_of(cells[0]))
+    answer: Answer = "leave"
+    if options[best].synthetic:
+        answer = "take" if interval.low > 0 and not indicative(len(cells)) else "perhaps"
+    ordered = tuple(sorted(options, key=lambda option: (option.seconds, -option.accuracy)))
+    return Recommendation(
+        answer,
+        options[best],
+        options[real],
+        ordered,
+        len(cells),
+        round(interval.estimate, 4),
+        round(interval.low, 4),
+        round(interval.high, 4),
+        same,
+    )
+
+
+def _options(cells: Sequence[Cell]) -> list[Option]:
+    """Return the runs that every cell has; those of ``train.scales`` are curves and nothing to take."""
+    found: dict[Run, list[dict[str, Any]]] = {}
+    for cell in cells:
+        for row in cell["rows"]:
+            run = Run(row["recipe"], Kind.parse(row["train_on"]), row["classifier"])
+            if str(run) in cell["right"] and run.kind.scale is None and not run.kind.more:
+                found.setdefault(run, []).append(row)
+    return [
+        Option(
+            run,
+            float(np.mean([row["accuracy"] for row in rows])),
+            float(np.mean([sum(row.get(name) or 0.0 for name in _SECONDS) for row in rows])),
+            round(float(np.mean([row["images"] for row in rows]))) if all(row.get("images") for row in rows) else None,
+        )
+        for run, rows in found.items()
+        if len(rows) == len(cells)
+    ]
+
+
+def _pick(accuracy: NDArray[np.float64], options: Sequence[Option], usable: Sequence[int]) -> tuple[int, int]:
+    """Return the index of what to train, and that of the best without synthetic images.
+
+    Args:
+        accuracy: (options, seeds).
+        options: the runs.
+        usable: indices of those within the budget.
+    """
+    means = accuracy.mean(1)
+    real = max((i for i, option in enumerate(options) if not option.synthetic), key=lambda i: means[i])
+    others = [i for i in usable if options[i].synthetic]
+    if not others:
+        return real, real
+    best = max(others, key=lambda i: means[i])
+    gains = accuracy[best] - accuracy[real]
+    error = float(gains.std(ddof=1)) / len(gains) ** 0.5
+    return (best if gains.mean() > error + 1e-9 else real), real
