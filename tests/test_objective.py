@@ -335,3 +335,26 @@ def test_a_repetition_has_folds_of_its_own_and_scores_every_shot_once(
     assert all(sorted(path for paths in each for path in paths) == shots for each in folds)
     assert folds[0] != folds[1] and folds[1] != folds[2]
     assert folds[1] == [[s.path for s in sorted(h.scored, key=lambda s: s.path)] for h in scoring.holdouts(work, 1)]
+
+
+def test_a_gain_is_scored_by_what_images_add_to_the_shots(
+    small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {f"{BASE}tune__steps": 60, f"{BASE}train__resnet20__width": 8}
+    alone, together = (small(tune__objectives=objectives, **changed) for objectives in ("cas", "gain"))
+    # The shots teach here, so that each is held out of a fold; CAS of these images asks for no fold.
+    made = [tune.objective(Work.read(params, place, PLAIN)) for params in (alone, together)]
+    assert [len(one.holdouts) for one in made] == [1, 4]
+    assert all({*h.scored}.isdisjoint(h.split.train) for h in made[1].holdouts)
+    # Images of pure noise teach nothing; the shots beside them do.
+    monkeypatch.setattr(toy, "picture", lambda label, rng: rng.integers(0, 256, (16, 16, 3)).astype(np.uint8))
+    toy.write_synthetic(place, PLAIN, per_class=8)
+    scores = [one._score(one.params, [place] * len(one.holdouts), RUNGS[-1])[0] for one in made]
+    assert scores[0] < 0.6 < scores[1]
+    # Another weight of the shots is another study of a gain, and the same one of CAS.
+    keys = [
+        tune.objective(Work.read(small(tune__objectives=objectives, train__real_weight=weight), place, PLAIN)).key
+        for objectives in ("cas", "gain")
+        for weight in (0.8, 0.5)
+    ]
+    assert keys[0] == keys[1] and len(set(keys)) == 3

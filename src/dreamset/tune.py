@@ -167,7 +167,7 @@ def _alive(folder: Path) -> Iterator[None]:
 
 
 def _directions(params: Params) -> list[Literal["maximize", "minimize"]]:
-    return ["maximize"] if params.tune.objectives == "cas" else ["maximize", "minimize"]
+    return ["maximize", "minimize"] if params.tune.two else ["maximize"]
 
 
 @contextmanager

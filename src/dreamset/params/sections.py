@@ -79,7 +79,7 @@ class Tune:
     trials: Count
     sampler: Literal["tpe", "gp", "random"]
     pruner: Literal["hyperband", "successive_halving", "median", "none"]
-    objectives: Literal["cas", "cas_and_seconds"]
+    objectives: Literal["cas", "gain", "cas_and_seconds"]
     rescored: Natural
     max_seconds_per_image: Positive | None
     max_fid: Positive | None
@@ -89,9 +89,19 @@ class Tune:
     retries: Natural
 
     @property
+    def two(self) -> bool:
+        """Whether there is a second objective, the seconds per image."""
+        return self.objectives == "cas_and_seconds"
+
+    @property
+    def gains(self) -> bool:
+        """Whether trials are scored by what their images add to the real ones, and not by what they teach alone."""
+        return self.objectives == "gain"
+
+    @property
     def prunes(self) -> bool:
         """Whether trials may be stopped early: not with a second objective, nor a limit that only the end shows."""
-        return self.pruner != "none" and self.objectives == "cas" and self.max_fid is None
+        return self.pruner != "none" and not self.two and self.max_fid is None
 
 
 @dataclass(frozen=True)

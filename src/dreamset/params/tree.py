@@ -211,10 +211,12 @@ class Params:
         """Return all that the images of ``recipe`` depend on: its row, those it starts from, and studies."""
         rows = [self.recipes[name] for name in self.lineage(recipe)]
         studied = any(row.is_tuned for row in rows)
-        made = {
+        made: dict[str, Any] = {
             "rows": [row.recorded() for row in rows],
             "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
         }
+        if studied and self.tune.gains:
+            made["real_weight"] = self.train.real_weight
         return made | ({"attributes": self.base.attributes} if any(row.reads_attributes for row in rows) else {})
 
     def sampler(self, recipe: str) -> Sampler:

@@ -53,9 +53,13 @@ def _study(recipe: str, record: dict[str, Any], colour: str) -> dict[str, Any]:
         "recipe": recipe,
         "colour": colour,
         "sentences": record["sentences"],
-        "cost": _cost(record),
-        "legend": legend(marks),
-        "panels": [(title, chart) for title, chart in panels if chart is not None],
+        "cost": analysis.worded(record, _cost(record)),
+        "legend": Markup(analysis.worded(record, legend(marks))),
+        "panels": [
+            (analysis.worded(record, title), Markup(analysis.worded(record, chart)))
+            for title, chart in panels
+            if chart is not None
+        ],
         "table": _table(record),
         "open": len(record["trials"]) <= _OPEN,
     }
@@ -248,7 +252,8 @@ def _table(record: dict[str, Any]) -> Table:
     """Return a table of the trials with their values and how they ended."""
     trials, knobs = sorted(record["trials"], key=lambda trial: trial["number"]), record["searched"]
     limited = any(trial["fid"] is not None for trial in trials)
-    head = ["Trial", *knobs, "images per class", "CAS", "s", "ms per image", *(["FID"] * limited), "ended"]
+    score = analysis.worded(record, "CAS")
+    head = ["Trial", *knobs, "images per class", score, "s", "ms per image", *(["FID"] * limited), "ended"]
     rows = []
     for trial in trials:
         each = trial["seconds_per_image"]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# What a trial is scored by: the accuracy of a classifier that learns from its images, alone or beside the shots.
+SCORES: Final = {"cas": "CAS", "gain": "gain score", "cas_and_seconds": "CAS"}
 LOW_TAU: Final = 0.5  # a quarter of the pairs of trials change order, so pruning on that rung depends on luck
 RANKED: Final = 5  # trials that a tau needs; three agree by chance in one case of six
 _FEWEST: Final = 3  # trials that a surface needs
@@ -290,10 +292,15 @@ def write_plots(record: Mapping[str, Any], folder: Path) -> None:
         write_csv(folder / "front.csv", front_rows(record), columns)
 
 
+def worded(record: Mapping[str, Any], text: str) -> str:
+    """Return a text on CAS with the name of what the study scored in its place."""
+    return text.replace("CAS", SCORES[record.get("objectives", "cas")])
+
+
 def sentences(record: Mapping[str, Any]) -> list[str]:
     """Return sentences about a study for people, from a record with its figures: choice, front, pruning and so on."""
     texts = [_choice(record), _front(record), _savings(record), _agreement(record), _importance(record)]
-    return [text for text in texts if text]
+    return [worded(record, text) for text in texts if text]
 
 
 def values_text(values: Mapping[str, Any]) -> str:

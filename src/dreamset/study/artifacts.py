@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.files import filling
+from dreamset.study.analysis import SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,11 +31,13 @@ def explain(study: optuna.Study, params: Params, recipe: str) -> None:
     from optuna.exceptions import ExperimentalWarning
 
     row = params.base.tune
-    names = ["CAS"] if params.tune.objectives == "cas" else ["CAS", "seconds per image"]
+    score = SCORES[params.tune.objectives]
+    learned = "the shots and synthetic images" if params.tune.gains else "synthetic images alone"
+    names = [score, "seconds per image"] if params.tune.two else [score]
     attributes = {
         "recipe": recipe,
-        "CAS": f"accuracy on real images outside the test set, of {row.classifier} trained on synthetic images alone",
-        "intermediate values": "CAS by images per class: " + ", ".join(map(str, row.per_class)),
+        score: f"accuracy on real images outside the test set, of {row.classifier} trained on {learned}",
+        "intermediate values": f"{score} by images per class: " + ", ".join(map(str, row.per_class)),
         "pruner": params.tune.pruner if params.tune.prunes else "none",
         "sampler": params.tune.sampler,
     }

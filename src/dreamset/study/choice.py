@@ -91,7 +91,7 @@ def choose(trials: Sequence[Trial], row_values: Mapping[str, Any] | None, object
     highest = max(usable, key=lambda trial: float(trial["values"][0]))
     own = next((trial for trial in usable if trial["params"] == row_values), None)
     good = [trial for trial in usable if not compare(highest["right"], trial["right"]).is_told]
-    if objectives != "cas":
+    if objectives == "cas_and_seconds":
         least = min(trial["values"][1] for trial in good)
         good = [trial for trial in good if trial["values"][1] <= QUICK * least]
     best = max(good, key=lambda trial: (trial["values"][0], *(-seconds for seconds in trial["values"][1:])))

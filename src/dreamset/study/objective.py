@@ -1,4 +1,6 @@
-"""The score of a trial: the accuracy on real images of a classifier trained from scratch on the trial's images alone.
+"""The score of a trial: the accuracy on real images of a classifier trained from scratch on the trial's images.
+
+It learns from these alone (CAS), or with ``tune.objectives: gain`` from the shots as well, as the verdict has it.
 
 The resource is images per class. At each rung a trial draws more images, trains and is scored, so that pruning it
 early saves drawing and training. The real images are those of ``selection``. Without these they are the shots, each
@@ -13,7 +15,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dreamset.classifiers.parts import learned
+from dreamset.classifiers.parts import learned, sources
 from dreamset.core import locks
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json
@@ -21,6 +23,7 @@ from dreamset.core.seeds import seed_for
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.asking import files_digest
+from dreamset.data.runs import BOTH_STRONG, SYNTHETIC
 from dreamset.data.splits import write_split
 from dreamset.drawing.draw import load_base
 from dreamset.params import to_dict
@@ -64,7 +67,7 @@ def holdouts(work: Work, repetition: int = 0) -> list[Holdout]:
     """Return the real images that score a trial, with the images to learn from beside them.
 
     If ``selection`` sets images apart, these score, in one holdout. Otherwise the shots score: all in one holdout if
-    the recipe learns nothing from them, in folds if it does. A ``repetition`` has folds of its own.
+    neither the recipe nor the classifier learns from them, in folds otherwise. A ``repetition`` has folds of its own.
 
     Raises:
         InputError: the shots of a class are too few or of too few groups for folds.
@@ -73,7 +76,7 @@ def holdouts(work: Work, repetition: int = 0) -> list[Holdout]:
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
         return [Holdout(shots, folds.absolute(split.selection, workspace))]
-    if not (row.trains or row.starts_from_shots or row.tells_shots):
+    if not (row.trains or row.starts_from_shots or row.tells_shots or work.params.tune.gains):
         return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection", repetition)
@@ -122,6 +125,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "seeds": [params.seed, split.seed],
         }
         | _told(work)
+        | ({"real_weight": params.train.real_weight} if params.tune.gains else {})
         | ({"student": student["sha256"]} if (student := hub.student(workspace.root, params, recipe)) else {})
     )
 
@@ -224,7 +228,7 @@ class Objective:
             locks.boundary()
             if str(rung) not in scores:
                 score = self._climb(trial, chosen, places, rung)
-                if tune.objectives == "cas":
+                if not tune.two:
                     trial.report(score, step=rung)
                 slow = tune.max_seconds_per_image is not None and self._over(
                     trial, SECONDS, trial.user_attrs[SECONDS] - tune.max_seconds_per_image
@@ -245,7 +249,7 @@ class Objective:
             trial.set_user_attr("fid", distance)
             self._over(trial, FID, distance - tune.max_fid)
         score = scores[str(self.rungs[-1])]
-        return score if tune.objectives == "cas" else (score, trial.user_attrs[SECONDS])
+        return (score, trial.user_attrs[SECONDS]) if tune.two else score
 
     def repeated(self, repetition: int) -> Objective:
         """Return an objective with noise, folds and initial weights of its own; it shares the base that was read."""
@@ -345,13 +349,13 @@ class Objective:
         return float(right.mean()), right
 
     def _right(self, params: Params, place: Workspace, index: int, rung: int) -> NDArray[np.bool_]:
-        """Train a classifier on a trial's images alone; return which real images of a holdout it gets right."""
+        """Train a classifier on a trial's images; return which real images of a holdout it gets right."""
         import numpy as np
         import torch
 
         from dreamset import classifiers
         from dreamset.classifiers import finest, stored
-        from dreamset.classifiers.fit import Source, fit
+        from dreamset.classifiers.fit import fit
         from dreamset.data import arrays
 
         split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
@@ -366,9 +370,12 @@ class Objective:
         limit = finest(split.native, base.resolution)
         real, side = self._real(index, size, limit), stored(size, limit)
         data = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
+        learned_from = {"synthetic": data}
+        if gains := self.params.tune.gains:
+            learned_from["real"] = arrays.real(split.train, self.workspace.cell, side, self.workspace.scratch)
         fit(
             classifier,
-            [Source("synthetic", data, 1.0, 1.0)],
+            sources(BOTH_STRONG if gains else SYNTHETIC, learned_from, self.params.train.real_weight),
             # The training has no images to select a step by: the last step is scored.
             dataclasses.replace(real, images=real.images[:0], labels=real.labels[:0], names=()),
             course,
@@ -376,6 +383,7 @@ class Objective:
             invariances=split.invariances,
             crop=base.train.crop,
             seed=seed,
+            strong=gains,
             what=f"tune {self.recipe}, {rung} per class",
         )
         logits = classifiers.Predictor(classifier, split.classes).logits(real.images)

@@ -75,7 +75,7 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
     figures = {name: row[name] for name in _FIGURES if row.get(name) is not None}
     # A pruned trial has no comparable accuracy: it was measured on fewer images.
     if row["state"] == "COMPLETE" and row.get("values"):
-        figures["cas"] = row["values"][0]
+        figures[_score(results)] = row["values"][0]
     rungs = sorted((int(images), cas) for images, cas in (row.get("rungs") or {}).items() if cas is not None)
     return spool.Run(
         key=key(row["number"]),
@@ -89,15 +89,25 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
         tags={"study": results["study"], "state": row["state"].lower(), **tags},
         params={name: _text(value) for name, value in (row.get("params") or {}).items()},
         metrics={name: float(value) for name, value in figures.items()},
-        curves={"cas_by_images_per_class": spool.spread(rungs, start, row.get("ended") or start)} if rungs else {},
+        curves={f"{_score(results)}_by_images_per_class": spool.spread(rungs, start, row.get("ended") or start)}
+        if rungs
+        else {},
     )
+
+
+def _score(results: Mapping[str, Any]) -> str:
+    """Return the name of what a study's trials are scored by."""
+    return "gain_score" if results.get("objectives") == "gain" else "cas"
 
 
 def _summary(results: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
     """Return the study's figures: the best trial's, the savings by pruning, the number of trials by state."""
     values = {row["number"]: row.get("values") for row in trials}.get(results.get("best_trial"))
-    figures: dict[str, Any] = {"best_cas": values[0] if values else None, "best_trial": results.get("best_trial")}
-    figures["default_cas"] = (results.get("default") or {}).get("cas")
+    figures: dict[str, Any] = {
+        f"best_{_score(results)}": values[0] if values else None,
+        "best_trial": results.get("best_trial"),
+    }
+    figures[f"default_{_score(results)}"] = (results.get("default") or {}).get("cas")
     for above, key in (("best", "best"), ("saved", "saved"), ("trials", "counts")):
         figures |= {f"{above}_{name}": value for name, value in (results.get(key) or {}).items()}
     figures["seconds"] = results.get("seconds")
