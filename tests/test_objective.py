@@ -358,3 +358,41 @@ def test_a_gain_is_scored_by_what_images_add_to_the_shots(
         for weight in (0.8, 0.5)
     ]
     assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def test_a_study_searches_strength_and_guide_and_its_choice_draws(
+    small: Callable[..., Params], place: Workspace
+) -> None:
+    search = {
+        "adapter_scales": {"low": 0.2, "high": 0.9},
+        "guide": ["adapted", "base"],
+        "guide_until": {"low": 0.5, "high": 1.0},
+    }
+    params = small(
+        active=[LORA],
+        primary=LORA,
+        tune__trials=3,
+        tune__sampler="random",
+        tune__pruner="none",
+        **{f"recipes__{LORA}__search": search, f"{BASE}tune__per_class": [1, 2]},
+    )
+    adapt.run(params, place, LORA)
+    tune.run(params, place, LORA)
+    found = record(place, LORA)
+    assert found["searched"] == [*search] and all(trial["state"] == "COMPLETE" for trial in found["trials"])
+    assert found["trials"][0]["params"] == {"adapter_scales": 1.0, "guide": "adapted", "guide_until": 1.0}
+    assert all(0.2 <= trial["params"]["adapter_scales"] <= 0.9 for trial in found["trials"][1:])
+    assert generate.run(params, place, LORA)["images"] == 3 * params.per_class
+
+
+def test_shots_that_have_a_part_in_the_images_score_in_folds(small: Callable[..., Params], place: Workspace) -> None:
+    def folds(**row: Any) -> int:
+        changed = {f"recipes__{PLAIN}__{name}": value for name, value in row.items()}
+        return len(scoring.holdouts(Work.read(small(**changed), place, PLAIN)))
+
+    guidance = {"guidance": {"low": 1.0, "high": 3.0}}
+    assert folds() == folds(filter="argmax") == 1
+    # Else the shots would be scored by images that were pulled toward them or chosen by them.
+    assert folds(guide="mode") == folds(filter="k_of_n") == folds(filter="real_features") == 4
+    assert folds(search=guidance | {"filter": ["none", "influence"]}) == 4
+    assert folds(search=guidance | {"guide": ["adapted", "mode"]}) == 4

@@ -316,3 +316,34 @@ def test_what_would_go_into_prompts_in_silence_is_refused(
     raw["recipes"][recipe] |= change
     with pytest.raises(InputError, match=sentence):
         parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "search", "words"),
+    [
+        (
+            "stable_diffusion_tuned",
+            {"guide": ["adapted", "base"]},
+            r"search\.guide: base is not possible here\. .*base",
+        ),
+        ("datadream_dset", {"guide": ["adapted", "adapted"]}, r"search\.guide: name at least two, and each once"),
+        ("datadream_dset", {"filter": ["argmax"]}, r"search\.filter: name at least two"),
+        ("stable_diffusion_tuned", {"adapter_scales": {"low": 0.1, "high": 1}}, "only adapter: lora has a strength"),
+        ("datadream_dset", {"adapter_scales": {"low": 0.1, "high": 3}}, r"adapter_scales\.high: expected .* at most 2"),
+        ("datadream_dset", {"guide_until": {"low": 0.1, "high": 1.5}}, r"guide_until\.high: expected .* at most 1"),
+    ],
+)
+def test_what_a_study_cannot_search(raw: dict[str, Any], recipe: str, search: dict[str, Any], words: str) -> None:
+    changed = put(raw, f"recipes.{recipe}.search", search)
+    changed["active"] = [recipe]
+    changed |= {"after": {}, "primary": recipe}
+    with pytest.raises(InputError, match=words):
+        parse(changed)
+
+
+def test_a_row_that_searches_nothing_new_is_recorded_as_before(raw: dict[str, Any]) -> None:
+    recorded = parse(raw).recipes["stable_diffusion_tuned"].recorded()
+    assert {"guide", "filter", "adapter_scales", "guide_until"}.isdisjoint({*recorded, *recorded["search"]})
+    assert {"guidance", "steps", "strength", "epoch", "lr", "epochs"} <= recorded["search"].keys()
+    searched = put(raw, "recipes.stable_diffusion_tuned.search.filter", ["none", "argmax"])
+    assert parse(searched).recipes["stable_diffusion_tuned"].recorded()["search"]["filter"] == ("none", "argmax")

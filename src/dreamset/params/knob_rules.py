@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed
@@ -256,7 +257,8 @@ def _check_filter(row: Recipe, key: str, context: Context) -> None:
 
 
 _WHOLE: Final = ("steps", "epochs")
-_HIGHEST: Final = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1}
+_HIGHEST: Final = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1, "adapter_scales": 2, "guide_until": 1}
+_CHOICES: Final = ("scheduler", "guide", "filter")  # knobs that are searched among names
 
 
 def _check_search(row: Recipe, key: str, context: Context) -> None:
@@ -270,11 +272,31 @@ def _check_search(row: Recipe, key: str, context: Context) -> None:
             raise InputError(f"{key}.search.{knob}: there is nothing that adapter: none trains; remove it.")
         if knob == "strength" and not row.starts_from_shots:
             raise InputError(f"{key}.search.strength: needs init: image.")
-        if knob == "scheduler":
-            if len(set(search.scheduler or ())) < 2:
-                raise InputError(f"{key}.search.scheduler: name at least two, and each once.")
+        if knob == "adapter_scales" and not row.trains_lora:
+            raise InputError(f"{key}.search.adapter_scales: only adapter: lora has a strength; remove it.")
+        if knob in _CHOICES:
+            names = getattr(search, knob)
+            if len(set(names)) < 2 or len(set(names)) < len(names):
+                raise InputError(f"{key}.search.{knob}: name at least two, and each once.")
+            for name in names if knob != "scheduler" else ():
+                _check_choice(row, key, knob, name, context)
             continue
         _check_span(getattr(search, knob), knob, f"{key}.search.{knob}", context)
+
+
+def _check_choice(row: Recipe, key: str, knob: str, name: str, context: Context) -> None:
+    """Check the row that a choice of a study would make.
+
+    Raises:
+        InputError: naming the choice.
+    """
+    assert row.search is not None
+    rest = dataclasses.replace(row.search, guide=None, filter=None)
+    changed: dict[str, Any] = {knob: name, "search": rest if rest.knobs else None}
+    try:
+        check(dataclasses.replace(row, **changed), context)
+    except InputError as error:
+        raise InputError(f"{key}.search.{knob}: {name} is not possible here. {error}") from error
 
 
 def _check_span(span: Span, knob: str, key: str, context: Context) -> None:

@@ -99,6 +99,7 @@ _PULL: Final = 0.1
 
 Filter = Literal["none", "argmax", "threshold", "real_features", "k_of_n", "influence", "entropy"]
 FilterTries = Annotated[int, Range(low=2, high=1000)]
+_SHOTS_FILTER: Final = ("real_features", "k_of_n", "influence")  # filters that learn from the shots
 _TRIES: Final = 8
 _FIRST_ROUND: Final = 10
 
@@ -112,6 +113,9 @@ class PostAugment:
     copies: Annotated[int, Range(low=1, high=1000)]
     at: Literal["drawn", "target"] = "drawn"
 
+
+# A knob that is newer than existing records: a row that does not set it is recorded without it.
+_LATER: Final = {"later": True}
 
 # --- search: the knobs that a study chooses.
 
@@ -128,7 +132,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Search:
-    """The knobs that a recipe's study searches; each is a knob of the recipe or of its sampler."""
+    """The knobs that a recipe's study searches; each is a knob of the recipe or of its sampler.
+
+    Of ``adapter_scales`` it is a single factor, that of all images.
+    """
 
     guidance: Span | None = None
     steps: Span | None = None
@@ -137,6 +144,10 @@ class Search:
     epoch: Span | None = None
     lr: Span | None = None
     epochs: Span | None = None
+    adapter_scales: Span | None = field(default=None, metadata=_LATER)
+    guide: tuple[Guide, ...] | None = field(default=None, metadata=_LATER)
+    guide_until: Span | None = field(default=None, metadata=_LATER)
+    filter: tuple[Filter, ...] | None = field(default=None, metadata=_LATER)
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -145,9 +156,6 @@ class Search:
 
 
 # --- All knobs together.
-
-# A knob that is newer than existing records: a row that does not set it is recorded without it.
-_LATER: Final = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -364,6 +372,13 @@ class Recipe:
         return -(-stored // (1 + self.copies))
 
     @property
+    def learns_from_shots(self) -> bool:
+        """Whether shots have a part in its images, so that these must not be scored by the same shots."""
+        chosen_by_shots = {self.filter, *((self.search.filter or ()) if self.search else ())} & set(_SHOTS_FILTER)
+        pulls = self.pulls or (self.search is not None and "mode" in (self.search.guide or ()))
+        return self.trains or self.starts_from_shots or self.tells_shots or pulls or bool(chosen_by_shots)
+
+    @property
     def is_tuned(self) -> bool:
         """Whether a study chooses some of its values."""
         return self.search is not None
@@ -408,14 +423,19 @@ class Recipe:
 
     def recorded(self) -> dict[str, Any]:
         """Return the row as records hold it."""
-        later = {knob.name for knob in dataclasses.fields(self) if knob.metadata.get("later")}
-        row = dataclasses.asdict(self)
-        return {knob: value for knob, value in row.items() if value is not None or knob not in later}
+        row = _without_later(self)
+        return row | ({"search": _without_later(self.search)} if self.search is not None else {})
 
     def lora(self) -> Lora:
         """Return the LoRA knobs of a recipe that trains one."""
         assert self.rank and self.alpha and self.unet is not None and self.text_encoder is not None
         return Lora(self.rank, self.alpha, self.unet, self.text_encoder, self.shares_down)
+
+
+def _without_later(row: Recipe | Search) -> dict[str, Any]:
+    """Return the fields of a row, without the newer knobs that it does not set."""
+    later = {knob.name for knob in dataclasses.fields(row) if knob.metadata.get("later")}
+    return {name: value for name, value in dataclasses.asdict(row).items() if value is not None or name not in later}
 
 
 _NO_TRAINING: Final = (

@@ -268,10 +268,12 @@ class Params:
         return 1
 
     def with_values(self, recipe: str, values: Mapping[str, Any]) -> Params:
-        """Return a copy with ``values`` for knobs of a recipe: of its sampler, or ``epoch``, ``lr`` and ``epochs``."""
+        """Return a copy with ``values`` for knobs of a recipe, or of its sampler; of ``adapter_scales`` one factor."""
         row = self.recipes[recipe]
         sampler = {name: value for name, value in values.items() if hasattr(row.sampler, name)}
         others = {name: value for name, value in values.items() if name not in sampler}
+        if isinstance(factor := others.get("adapter_scales"), float):
+            others["adapter_scales"] = (factor,)
         changed = dataclasses.replace(row, sampler=dataclasses.replace(row.sampler, **sampler), **others)
         return dataclasses.replace(self, recipes=self.recipes | {recipe: changed})
 

@@ -76,7 +76,7 @@ def holdouts(work: Work, repetition: int = 0) -> list[Holdout]:
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
         return [Holdout(shots, folds.absolute(split.selection, workspace))]
-    if not (row.trains or row.starts_from_shots or row.tells_shots or work.params.tune.gains):
+    if not (row.learns_from_shots or work.params.tune.gains):
         return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection", repetition)

@@ -95,6 +95,10 @@ def current(params: Params, recipe: str) -> dict[str, Any]:
         "epoch": None,
         "lr": None,
         "epochs": None,
+        "adapter_scales": row.strengths[0] if row.trains_lora and len(row.strengths) == 1 else None,
+        "guide": row.guide or "adapted",
+        "guide_until": 1.0 if row.guide_until is None else row.guide_until,
+        "filter": row.filter or "none",
     }
     if row.trains:
         schedule = params.schedule(recipe)
