@@ -20,7 +20,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import asking, cards
 from dreamset.data.asking import Told
 from dreamset.data.runs import BOTH, REAL_ONLY, Run
-from dreamset.data.splits import Sample, Split
+from dreamset.data.splits import Sample, Split, read_split
 from dreamset.data.synthetic import SyntheticImage, read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import starts
@@ -655,7 +655,7 @@ def test_groups_of_words_are_checked(raw: dict[str, Any]) -> None:
         with_row(raw, prompt="context")
     raw["models"]["bundled"]["attributes"], raw["active"] = GROUPS, ["stable_diffusion"]
     raw["evaluate"]["slices"] = ["strok"]
-    with pytest.raises(InputError, match=r"evaluate\.slices: expected one of stroke, slant, got 'strok'"):
+    with pytest.raises(InputError, match=r"evaluate\.slices: expected one of stroke, slant, group, got 'strok'"):
         toy.parse(raw)
 
 
@@ -694,7 +694,7 @@ def test_accuracy_by_attribute(small: dict[str, Any], workspace: Workspace) -> N
         whole = sum(row["images"] * row["accuracy"][name] for row in rows) / evaluation["test_images"]
         assert abs(whole - run["accuracy"]) < 1e-3
     written = json.loads(workspace.result("evaluate").read_text())
-    assert written["slices"] == rows
+    assert written["slices"] == rows and written["gaps"] == evaluation["gaps"]
     found = evaluation["verdict"]
     for row in rows:
         gain, accuracy = row["gain"], row["accuracy"]
@@ -720,6 +720,53 @@ def test_a_word_of_one_group_of_images_has_no_interval() -> None:
     three = gain(1, 2, 3)  # groups are numbered anew
     assert three is not None and three["difference"] == round(1 / 3, 4) and three["low"] < 0 < three["high"]
     assert slices._gain(params, right, groups, np.ones(4, bool), None) is None
+
+
+def test_a_gap_between_words_is_told_with_what_synthetic_images_do_to_it() -> None:
+    rng, n = np.random.default_rng(0), 2000
+    bold = np.arange(n) % 2 == 0
+    words = {"bold": bold, "thin": ~bold, "few": np.arange(n) < slices.FEWEST - 1}
+    hard = rng.random(n)
+    minus = (hard < np.where(bold, 0.9, 0.7)).astype(float)
+    of = (hard < np.where(bold, 0.92, 0.8)).astype(float)
+    found = slices.gap(of, minus, words, None, 0.95)
+    assert found is not None and (found["high"], found["low"]) == ("bold", "thin")
+    assert found["before"] == pytest.approx(0.2, abs=0.03) and found["change"] == pytest.approx(-0.08, abs=0.02)
+    assert found["change_low"] < found["change"] < found["change_high"] < 0
+    assert found["after"] == pytest.approx(found["before"] + found["change"], abs=2e-4)
+    # The interval is that of the difference of two independent means.
+    gain = of - minus
+    error = np.sqrt(gain[bold].var() / bold.sum() + gain[~bold].var() / (~bold).sum())
+    assert (found["change_high"] - found["change_low"]) / 2 == pytest.approx(1.96 * error, rel=0.01)
+    # Images of one writer are no more than one look at that writer.
+    writers = np.arange(n) // 100
+    shifted = np.where((rng.random(20)[writers] < 0.5) & ~bold, 1.0, of)
+    alone, grouped = (slices.gap(shifted, minus, words, by, 0.95) for by in (None, writers))
+    assert alone is not None and grouped is not None
+    assert grouped["change_high"] - grouped["change_low"] > alone["change_high"] - alone["change_low"]
+    assert slices.gap(of, np.ones(n), words, None, 0.95) is None
+    assert slices.gap(of, minus, {"bold": bold}, None, 0.95) is None
+
+
+def test_the_groups_of_a_list_are_a_slice(small: dict[str, Any], workspace: Workspace) -> None:
+    small["evaluate"] |= {"slices": ["group"], "bootstrap": 100}
+    params = with_row(small)
+    samples = [Sample(f"{i}.png", 0, "ab"[i % 2], "0" * 64) for i in range(40)]
+    of, minus = Run("a", BOTH, "resnet20"), Run("real", REAL_ONLY, "resnet20")
+    right = {of: np.ones(40), minus: (np.arange(40) % 4 != 1).astype(float)}
+    found = {"of": str(of), "minus": str(minus)}
+    groups = np.arange(40) % 2
+    told = slices.of(params, workspace, toy.write_splits(workspace), samples, right, groups, found)
+    assert [(row["group"], row["word"], row["images"]) for row in told["slices"]] == [
+        ("group", "a", 20),
+        ("group", "b", 20),
+    ]
+    assert [row["accuracy"][str(minus)] for row in told["slices"]] == [1.0, 0.5]
+    assert told["slices"][1]["gain"]["difference"] == 0.5
+    (between,) = told["gaps"]
+    assert (between["group"], between["high"], between["low"], between["change"]) == ("group", "a", "b", -0.5)
+    with pytest.raises(InputError, match=r"evaluate\.slices: group: the scored images are of one group or of none"):
+        slices.of(params, workspace, read_split(workspace.splits), samples[::2], right, None, found)
 
 
 def test_every_column_of_metadata_has_a_type() -> None:

@@ -573,6 +573,20 @@ def test_accuracy_by_attribute_stands_where_it_was_measured(tmp_path: Path) -> N
         ["slant", "none", "0", "–", "–", "–"],
     ]
     assert "resnet20 without and with datadream_dset; gains with 95% intervals" in section.one("caption").text
+    ends = {"change": -0.08, "change_low": -0.11, "change_high": -0.05}
+    wide = {"group": "slant", "high": "none", "low": "<b>slanted", "before": 0.2, "after": 0.12} | ends
+    for low, high, words in (
+        (-0.11, -0.05, "narrow"),
+        (-0.1, 0.1, "leave"),
+        (0.01, 0.1, "widen"),
+        (None, None, "leave"),
+    ):
+        gaps = [wide | {"change_low": low, "change_high": high}]
+        write_json(path, record | {"slices": [there], "gaps": gaps, "verdict": {"of": of, "minus": minus}})
+        report.run(params, workspace)
+        (told,) = reported.read(workspace)[1].sections["slices"].texts("p")
+        assert told.startswith("slant: between none and <b>slanted the accuracy of real images alone differs by +20.0")
+        assert f"Synthetic images {words} the gap" in told
     # Without a verdict nothing is compared.
     write_json(path, record | {"slices": [there | {"gain": None}], "verdict": None})
     report.run(params, workspace)

@@ -105,8 +105,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         evaluation["warnings"] = [stands_in]
     evaluation["scales"] = records.scales(evaluation["runs"])
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
-    if sliced := slices.of(params, workspace, split, scored.samples, right, groups, evaluation["verdict"]):
-        evaluation["slices"] = sliced
+    evaluation |= slices.of(params, workspace, split, scored.samples, right, groups, evaluation["verdict"])
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}
     output.write(params, workspace, evaluation, guesses, labels, rows, groups)
     output.write_nearest(workspace, scored.near)

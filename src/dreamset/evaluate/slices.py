@@ -1,14 +1,18 @@
 """Accuracy by attribute: of the images whose word of a group is the same, as zero-shot CLIP reads them.
 
+``group`` is the slice by the groups of a list of images, such as their writers.
+
 The attributes of test images are read here alone, after every choice, and nothing goes by them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from dreamset.core.errors import InputError
 from dreamset.data.runs import Run
 from dreamset.evaluate import records
+from dreamset.params.sections import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Sample, Split
     from dreamset.params import Params
 
+FEWEST: Final = 10  # images of a word that may be an end of a gap
+
 
 def of(
     params: Params,
@@ -29,8 +35,8 @@ def of(
     right: dict[Run, NDArray[np.float64]],
     groups: NDArray[np.int64] | None,
     found: Mapping[str, Any] | None,
-) -> list[dict[str, Any]]:
-    """Return the accuracy of every run on the images of each word of ``evaluate.slices``; empty where none is named.
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the accuracy of every run on the images of each word of ``evaluate.slices``, and gaps between words.
 
     Args:
         params: names the groups, and the words of each in the model's row.
@@ -42,34 +48,125 @@ def of(
         found: the verdict, whose two runs are compared on each word; None: nothing is compared.
 
     Returns:
-        A row per word, with ``group``, ``word``, ``images``, ``probability`` (the mean of what CLIP gives to the word
-        on these images), ``accuracy`` by run, and ``gain``, the paired difference of the verdict's runs with its
-        interval, as ``records.difference`` returns it. Of a word that no image has the last three are None; the gain is
-        None of fewer than two groups of images, too.
+        ``slices`` and ``gaps``; empty where no slice is named. ``slices`` has a row per word, with ``group``, ``word``,
+        ``images``, ``probability`` (the mean of what CLIP gives to the word on these images; None for ``group``),
+        ``accuracy`` by run, and ``gain``, the paired difference of the verdict's runs with its interval, as
+        ``records.difference`` returns it. Of a word that no image has the last three are None; the gain is None of
+        fewer than two groups of images, too. ``gaps`` is what ``gap`` returns of each slice that has one.
 
     Raises:
-        InputError: the CLIP is missing.
+        InputError: the images have no groups, or the CLIP is missing.
     """
     if not params.evaluate.slices:
-        return []
+        return {}
+    rows, gaps = [], []
+    for slice_, parts in _parts(params, workspace, split, samples).items():
+        # Inside a group of images there are no groups left to resample.
+        units = None if slice_ == GROUP else groups
+        for word, (here, probability) in parts.items():
+            measured: dict[str, Any] = {"probability": None, "accuracy": None, "gain": None}
+            if here.any():
+                measured["probability"] = probability
+                measured["accuracy"] = {str(run): round(float(hits[here].mean()), 4) for run, hits in right.items()}
+                measured["gain"] = _gain(params, right, units, here, found)
+            rows.append({"group": slice_, "word": word, "images": int(here.sum())} | measured)
+        if found is not None:
+            of, minus = (right[Run.parse(found[name])] for name in ("of", "minus"))
+            between = gap(
+                of, minus, {word: here for word, (here, _) in parts.items()}, units, params.evaluate.confidence
+            )
+            gaps += [] if between is None else [{"group": slice_} | between]
+    return {"slices": rows, "gaps": gaps}
+
+
+def _parts(
+    params: Params, workspace: Workspace, split: Split, samples: Sequence[Sample]
+) -> dict[str, dict[str, tuple[NDArray[np.bool_], float | None]]]:
+    """Return by slice and word which images (n,) it holds, and CLIP's mean probability of the word; None: as listed.
+
+    Raises:
+        InputError: the images have no groups, or the CLIP is missing.
+    """
+    import numpy as np
+
+    parts: dict[str, dict[str, tuple[NDArray[np.bool_], float | None]]] = {}
+    if GROUP in params.evaluate.slices:
+        names = np.array([sample.group for sample in samples])
+        if len(set(names)) < 2:
+            raise InputError(
+                "evaluate.slices: group: the scored images are of one group or of none; give the list of images a "
+                "column `group`, or take group out."
+            )
+        parts[GROUP] = {str(name): (names == name, None) for name in sorted(set(names))}
+    words = {name: (params.base.attributes or {})[name] for name in params.evaluate.slices if name != GROUP}
+    if not words:
+        return parts
     from dreamset.data import arrays
     from dreamset.generator import attributes
 
-    words = {group: (params.base.attributes or {})[group] for group in params.evaluate.slices}
     reader = attributes.reader(workspace.root, params.base.clip, split, words)
     images = arrays.real(samples, workspace.cell, reader.size, workspace.scratch).images
-    rows = []
-    for group, likely in reader.read(images).items():
+    for name, likely in reader.read(images).items():
         best = likely.argmax(1)
-        for place, word in enumerate(words[group]):
+        parts[name] = {}
+        for place, word in enumerate(words[name]):
             here = best == place
-            measured: dict[str, Any] = {"probability": None, "accuracy": None, "gain": None}
-            if here.any():
-                measured["probability"] = round(float(likely[here, place].mean()), 4)
-                measured["accuracy"] = {str(run): round(float(hits[here].mean()), 4) for run, hits in right.items()}
-                measured["gain"] = _gain(params, right, groups, here, found)
-            rows.append({"group": group, "word": word, "images": int(here.sum())} | measured)
-    return rows
+            parts[name][word] = here, round(float(likely[here, place].mean()), 4) if here.any() else None
+    return parts
+
+
+def gap(
+    of: NDArray[np.float64],
+    minus: NDArray[np.float64],
+    words: Mapping[str, NDArray[np.bool_]],
+    groups: NDArray[np.int64] | None,
+    confidence: float,
+) -> dict[str, Any] | None:
+    """Return whether synthetic images widen the gap between the words of the highest and the lowest accuracy.
+
+    These are chosen by the accuracy without synthetic images, among words of ``FEWEST`` images or more. So the gap
+    shrinks a little by itself, as extremes do.
+
+    Args:
+        of: (n,), 1 where the run with synthetic images is right, else 0.
+        minus: (n,), the same without them.
+        words: which images (n,) each holds.
+        groups: (n,), numbers of the images' groups; None where each image is a group.
+        confidence: of the interval, 0..1.
+
+    Returns:
+        ``high`` and ``low`` (the words), ``before`` and ``after`` (the gap without and with synthetic images), and
+        ``change`` with the ends ``change_low`` and ``change_high`` of its t interval over the groups. None where fewer
+        than two words have images enough, or all words have one accuracy.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    masks = {word: here for word, here in words.items() if here.sum() >= FEWEST}
+    means = {word: float(minus[here].mean()) for word, here in masks.items()}
+    if len({*means.values()}) < 2:
+        return None
+    high, low = max(means, key=lambda word: means[word]), min(means, key=lambda word: means[word])
+    gain = of - minus
+    weights = masks[high] / masks[high].sum() - masks[low] / masks[low].sum()
+    change = float((gain * weights).sum())
+    # Each word's mean is taken off, so that what is left of an image is its part in the error of the change.
+    rest = sum((gain - gain[masks[word]].mean()) * masks[word] for word in (high, low)) * weights
+    units = np.arange(len(gain)) if groups is None else groups
+    count = len(np.unique(units[weights != 0]))
+    half = float("nan")
+    if count > 1:
+        error = float(np.sqrt((np.bincount(units, rest) ** 2).sum() * count / (count - 1)))
+        half = error * float(t.ppf((1 + confidence) / 2, count - 1))
+    return {
+        "high": high,
+        "low": low,
+        "before": round(float((minus * weights).sum()), 4),
+        "after": round(float((of * weights).sum()), 4),
+        "change": round(change, 4),
+        "change_low": round(change - half, 4) if count > 1 else None,
+        "change_high": round(change + half, 4) if count > 1 else None,
+    }
 
 
 def _gain(

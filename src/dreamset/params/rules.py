@@ -9,6 +9,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.strict import listed, meant, one_of
 from dreamset.params import knob_rules as knobs
 from dreamset.params.model import Epochs
+from dreamset.params.sections import GROUP
 from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _check_attributes(params: Params) -> None:
                     "word none says nothing."
                 )
     for group in params.evaluate.slices:
-        one_of(group, params.base.attributes or {}, "evaluate.slices")
+        one_of(group, (*(params.base.attributes or {}), GROUP), "evaluate.slices")
 
 
 def _holds_a_class(template: str) -> bool:

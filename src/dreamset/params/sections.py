@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from dreamset.core.strict import Range
 from dreamset.params.values import METHODS, Count, Features, Invariance, Natural, Positive, Share
@@ -70,6 +70,9 @@ class Adapt:
     checkpoint_every: Count
     sample_images: Annotated[int, Range(low=1, high=16)]
     sample_steps: Annotated[int, Range(low=1, high=1000)]
+
+
+GROUP: Final = "group"  # of ``evaluate.slices``: the groups of the list of images
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,23 @@ def by_attribute(evidence: Evidence) -> Markup | None:
         recipe=Run.parse(found["of"]).arm if found else "",
         classifier=Run.parse(found["of"]).classifier if found else "",
         confidence=evidence.confidence,
+        gaps=[_gap(row) for row in evidence.evaluation.get("gaps", ())],
+    )
+
+
+def _gap(row: dict[str, Any]) -> str:
+    """Return a sentence on what synthetic images do to the gap between two words of a slice."""
+    ends = row["change_low"], row["change_high"]
+    known = None not in ends
+    verb = "leave the gap as it is, as far as these images can tell"
+    if known and ends[0] > 0:
+        verb = "widen the gap"
+    elif known and ends[1] < 0:
+        verb = "narrow the gap"
+    told = f" ({points(ends[0])} to {points(ends[1])})" if known else ""
+    return (
+        f"{row['group']}: between {row['high']} and {row['low']} the accuracy of real images alone differs by "
+        f"{points(row['before'])} points. Synthetic images {verb}: by {points(row['change'])} points{told}."
     )
 
 
