@@ -3,8 +3,9 @@
 One adapter of ``datadream_dset`` for each data set and seed, then the same images per class drawn by each sampler: the
 base in 20, 5 and 3 steps, and its student in 4, 2 and 1. CAS is the accuracy of a ResNet-20, trained on the drawn
 images alone, on images that ``selection: extra`` sets apart beside the shots; of the letters these are by other people.
-Beside it stand FID, coverage and recall on the same images. Finished arms are found again. Images per second are
-measured in turn, in one run, beside those of an earlier commit (``--before``).
+Beside it stand FID, coverage and recall on the same images. Finished arms are found again, and
+what earlier commands found of other seeds and samplers stays in the file. Images per second are measured in turn, in
+one run, beside those of an earlier commit (``--before``).
 """
 
 from __future__ import annotations
@@ -186,6 +187,13 @@ def _speed(place: Path, recipe: str, options: argparse.Namespace) -> float:
     return classes * options.drawn / (seconds[1] - seconds[0])
 
 
+def merged(earlier: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of earlier commands and of this one, which replaces those of the same cell and sampler."""
+    by_cell = {(one["data"], one["seed"], one["sampler"]): one for one in (*earlier, *found)}
+    order = {name: index for index, name in enumerate(SAMPLERS)}
+    return [by_cell[key] for key in sorted(by_cell, key=lambda key: (key[0], key[1], order[key[2]]))]
+
+
 def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for every data set and sampler: means over seeds, and the paired difference to the first."""
     by_cell = {(one["data"], one["seed"], one["sampler"]): one for one in records}
@@ -233,12 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = _parser().parse_args(arguments)
     raw = yaml.safe_load(options.params.read_text(encoding="utf-8"))
     wanted = [(data, seed) for seed in options.seeds for data in options.sets]
-    report: dict[str, Any] = {"command": shlex.join(["python", "-m", "benchmarks.front", *arguments])}
+    command, path = shlex.join(["python", "-m", "benchmarks.front", *arguments]), options.output / "front.json"
+    earlier = dict(read_json(path, "python -m benchmarks.front")) if path.is_file() else {}
     found = [cell(raw, data, seed, options) for data, seed in bar(wanted, what="front", unit="cell")]
-    report["cells"] = [record for records in found for record in records]
+    report: dict[str, Any] = {"commands": [*dict.fromkeys([*earlier.get("commands", ()), command])]}
+    report["cells"] = merged(earlier.get("cells", ()), [record for records in found for record in records])
     report["rows"] = summarise(report["cells"])
-    report["speed"] = speeds(raw, options) if options.turns else []
-    write_json(options.output / "front.json", report)
+    report["speed"] = speeds(raw, options) if options.turns else earlier.get("speed", [])
+    write_json(path, report)
     atomic_write(options.output / "front.md", markdown(report["rows"], report["speed"]))
     print(json.dumps(report["speed"], indent=1), markdown(report["rows"], report["speed"]), sep="\n")
     return report

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from benchmarks import __main__ as command
-from benchmarks import adapters, arithmetic, classifiers, images, published, scale, scopes, setting, timing
+from benchmarks import adapters, arithmetic, classifiers, front, images, published, scale, scopes, setting, timing
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -223,3 +223,24 @@ def test_what_a_large_set_costs_is_compared_with_the_smallest_of_its_classes() -
     assert (row["classes"], row["images"], row["against"]) == (10, 100_000, 1000)
     assert (row["ms_per_image"], row["cpu_ms_per_image"], row["peak_mb"]) == (1.04, 1.04, 1.11)
     assert (row["train_s_per_1000"], row["train_mb_per_1000"]) == (0.1, 0.0)
+
+
+def test_the_front_keeps_what_earlier_commands_found() -> None:
+    def one(data: str, seed: int, sampler: str, cas: float) -> dict[str, Any]:
+        return {"data": data, "seed": seed, "sampler": sampler, "cas": cas, "fid": 1.0, "coverage": 0.5, "recall": 0.5}
+
+    few = "student, 1 step"
+    earlier = [one("digits", seed, sampler, 0.8) for seed in (1, 0) for sampler in (few, front.FIRST)]
+    now = [one("digits", 1, few, 0.9), one("letters", 0, front.FIRST, 0.7)]
+    cells = front.merged(earlier, now)
+    assert [(cell["data"], cell["seed"], cell["sampler"]) for cell in cells] == [
+        ("digits", 0, front.FIRST),
+        ("digits", 0, few),
+        ("digits", 1, front.FIRST),
+        ("digits", 1, few),
+        ("letters", 0, front.FIRST),
+    ]
+    first, second, letters = front.summarise(cells)
+    assert (first["cas"], first["difference"], letters["seeds"]) == (0.8, None, 1)
+    assert second["cas"] == 0.85 and second["difference"]["difference"] == 0.05
+    assert "| letters |" in front.markdown([letters], [])
