@@ -245,6 +245,24 @@ def test_a_classifier_is_named_in_its_own_file_and_the_list_of_them_alone() -> N
         assert set(files) == {"classifiers/__init__.py", f"classifiers/{name}.py", *shared.get(name, ())}
 
 
+def test_a_row_may_be_missing_of_a_classifier_that_is_not_used(raw: dict[str, Any]) -> None:
+    rows = raw["models"]["bundled"]["train"]
+    for name in classifiers.ROWS.keys() - {"resnet20", "clip_lora"}:
+        rows.pop(name, None)
+    raw["train"]["baselines"] = []
+    assert parse(raw).base.train.rows.keys() == {"resnet20", "clip_lora"}
+    raw["train"]["baselines"] = ["linear_probe"]
+    with pytest.raises(InputError) as caught:
+        parse(raw)
+    said = "models.bundled.train.linear_probe: is missing, and linear_probe is used; give its row."
+    assert str(caught.value) == f"params.yaml: {said}"
+    del rows["resnet20"]
+    with pytest.raises(InputError, match=r"models.bundled.train.resnet20: is missing, and resnet20 is used"):
+        parse(put(raw, "train.baselines", []))
+    with pytest.raises(InputError, match=r"train.deliver: expected one of resnet20, clip_lora, resnet50"):
+        parse(put(raw, "models.bundled.train.deliver", "clip_zeroshot"))
+
+
 def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: dict[str, Any]) -> None:
     raw["models"]["bundled"]["train"]["resnet50"]["schedule"] = "plateau"
     parse(raw)

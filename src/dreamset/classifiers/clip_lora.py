@@ -36,6 +36,7 @@ class Row(ClassifierRow):
     """``train.clip_lora`` of a model's row."""
 
     program: ClassVar[str | None] = PROGRAM
+    later: ClassVar[bool] = False
 
     rank: Annotated[int, Range(low=1, high=1024)]
     alpha: Positive

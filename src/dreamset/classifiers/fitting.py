@@ -299,7 +299,7 @@ def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
         "classifier": name,
         # Neither the recipe nor the number of its further images is part of the key.
         "train_on": str(run.kind),
-        "row": dataclasses.asdict(base.train.rows[name]),
+        "row": base.train.rows[name].recorded(),
         "clip": None if base.train.rows[name].from_scratch else part.clip,
         "crop": base.train.crop,
         "seed": params.seed,

@@ -40,6 +40,7 @@ class Row(ClassifierRow):
     """``train.linear_probe`` of a model's row."""
 
     program: ClassVar[str | None] = PROGRAM
+    later: ClassVar[bool] = False
 
 
 def network(base: Pretrained, prompts: Sequence[str]) -> Clip:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import REST, Range, build, join, one_of, refuse_others
 from dreamset.params.values import Count, Natural, Positive, Saving, Scheduler, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from dreamset.params.values import Part
+
+# Metadata of a key of a classifier that older files have not. At its default it stands in no key and in no setting.
+LATER: Final = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -166,16 +169,25 @@ class ClassifierRow:
         from_scratch: whether it learns from its training images alone, without pretrained weights.
         program: Python code that defines ``logits(images)`` from the saved files without dreamset; None if the
             classifier cannot be delivered.
+        later: whether older tables over seeds may have no row of it, so that an unused one does not tell tables apart.
     """
 
     from_scratch: ClassVar[bool] = False
     program: ClassVar[str | None] = None
+    later: ClassVar[bool] = True
 
     lr: Positive
     weight_decay: Share
     warmup: Natural
     steps: Count | Epochs
     batch: Annotated[int, Range(low=2)]
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the keys of the row, without those that came later and have their default."""
+        later = {field.name: field.default for field in dataclasses.fields(self) if field.metadata == LATER}
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name not in later or value != later[name]
+        }
 
     def course(self, images: int) -> Course:
         """Return the course of a training where every arm has ``images`` images at most.
@@ -232,24 +244,27 @@ class ModelTrain:
     crop: Annotated[float, Range(above=0, high=1)]
     rows: Annotated[dict[str, ClassifierRow], REST]
 
-    def checked(self, classifiers: Mapping[str, type[ClassifierRow]], key: str) -> ModelTrain:
+    def checked(
+        self, classifiers: Mapping[str, type[ClassifierRow]], key: str, used: Collection[str] = ()
+    ) -> ModelTrain:
         """Return a copy whose ``rows`` are checked; parsing alone leaves them as they are.
 
         Args:
             classifiers: the type of each classifier's row.
             key: the dotted key of this section in the file.
+            used: names of classifiers that are trained, whose rows may not be missing; nor may that of ``deliver``.
 
         Raises:
             InputError: one sentence naming the key and what is allowed.
         """
         refuse_others(self.rows, ["deliver", "crop", *classifiers], key)
+        one_of(self.deliver, [name for name, kind in classifiers.items() if kind.program], join(key, "deliver"))
         for name in classifiers:
-            if name not in self.rows:
-                raise InputError(f"{join(key, name)}: is missing; give it.")
-        rows = {name: build(kind, self.rows[name], join(key, name)) for name, kind in classifiers.items()}
-        train = dataclasses.replace(self, rows=rows)
-        one_of(self.deliver, train.delivered, join(key, "deliver"))
-        return train
+            if name not in self.rows and name in (self.deliver, *used):
+                raise InputError(f"{join(key, name)}: is missing, and {name} is used; give its row.")
+        given = {name: kind for name, kind in classifiers.items() if name in self.rows}
+        rows = {name: build(kind, self.rows[name], join(key, name)) for name, kind in given.items()}
+        return dataclasses.replace(self, rows=rows)
 
     @property
     def delivered(self) -> tuple[str, ...]:

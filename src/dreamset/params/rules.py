@@ -255,7 +255,7 @@ def _check_scratch(params: Params) -> None:
     """Check the rules of classifiers that are trained from scratch, and of the sizes of their training sets."""
     if list(params.scales) != sorted(set(params.scales)):
         raise InputError(f"train.scales: expected rising numbers, got {list(params.scales)}.")
-    trained = {*params.train.classifiers, *params.train.baselines}
+    trained = set(params.train.trained)
     trained |= {params.base.tune.classifier} if params.scales else set()
     for name in sorted(trained):
         plateau = getattr(params.base.train.rows[name], "schedule", None) == "plateau"

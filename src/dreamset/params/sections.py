@@ -118,6 +118,11 @@ class Train:
     scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the classifiers that are trained, and not fitted."""
+        return (*self.classifiers, *self.baselines)
+
+    @property
     def simple_classifiers(self) -> tuple[str, ...]:
         """The names of the simple classifiers: each method on each of the features."""
         return tuple(f"{method}_{features}" for features in self.simple for method in METHODS)
