@@ -12,6 +12,7 @@ import torch
 import toy
 from dreamset import classifiers
 from dreamset.classifiers import fit
+from dreamset.classifiers.augment import Augment
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.splits import Split
@@ -29,6 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _split(root: Path, **changes: Any) -> Split:
     split = toy.write_splits(Workspace.at(root))
     return Split(**(split.__dict__ | changes))
+
+
+def _build(name: str, folder: Path, root: Path, **row: Any) -> Any:
+    """A classifier on the CLIP of a folder, with some keys of its row."""
+    changed = {f"models__bundled__train__{name}__{key}": value for key, value in row.items()}
+    params = toy.params(models__bundled__clip=str(folder), **changed)
+    return classifiers.build(name, params.base, _split(root), root)
 
 
 def test_a_linear_probe_learns_its_head_alone_and_comes_back_from_disk(folder: Path, tmp_path: Path) -> None:
@@ -84,6 +92,37 @@ def test_predictor_resizes_what_it_is_given(tmp_path: Path) -> None:
     large = np.full((2, 40, 40, 3), 90, np.uint8)
     assert predictor.logits(large) == pytest.approx(predictor.logits(large[:, :16, :16]), abs=1e-5)
     assert predictor.logits(large[:0]).shape == (0, 3)
+
+
+def test_classifier_tuning_starts_as_the_zero_shot_clip_and_learns_from_it(folder: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
+    tuned, as_it_is = (_build(name, folder, tmp_path) for name in ("classifier_tuning", "clip_zeroshot"))
+    started, wanted = (classifiers.Predictor(each, toy.CLASSES).logits(pixels) for each in (tuned, as_it_is))
+    assert started == pytest.approx(wanted, abs=1e-4)
+    student, teacher = tuned.train().with_teacher(torch.rand(5, 3, 16, 16))
+    assert torch.allclose(student, teacher, atol=1e-4)
+    assert student.requires_grad and not teacher.requires_grad
+    # Whoever answers as its teacher does has nothing to learn from soft labels; from the labels it has.
+    sources = [fit.Source("real", arrays.Labelled(pixels, np.arange(12) % 3, ("",) * 12), 1.0, 1.0)]
+    largest = {}
+    for share in (1.0, 0.5):
+        tuned = _build("classifier_tuning", folder, tmp_path, soft=share)
+        fit._Loader(tuned, sources, 12, Augment((), 1.0, 0), ("soft",)).loss().backward()
+        largest[share] = float(tuned.probe.weight.grad.abs().max())
+    assert largest[1.0] < 1e-4 < 1e-2 < largest[0.5]
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "classifier_tuning", "clip_lora"])
+def test_labels_of_a_clip_are_smoothed_where_its_row_says_so(folder: Path, tmp_path: Path, name: str) -> None:
+    assert _build(name, folder, tmp_path).label_smoothing == 0
+    assert _build(name, folder, tmp_path, label_smoothing=0.1).label_smoothing == 0.1
+
+
+def test_distillation_is_the_cross_entropy_at_the_temperature() -> None:
+    student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    log = torch.log_softmax(student / 2, -1)
+    share = torch.softmax(teacher / 2, -1)
+    assert fit.distillation(student, teacher, 2.0) == pytest.approx(float(-4 * (share * log).sum()), rel=1e-6)
 
 
 def test_a_probe_leaves_its_frozen_tower_as_it_was(tmp_path: Path) -> None:

@@ -263,6 +263,19 @@ def test_a_row_may_be_missing_of_a_classifier_that_is_not_used(raw: dict[str, An
         parse(put(raw, "models.bundled.train.deliver", "clip_zeroshot"))
 
 
+def test_a_later_classifier_stands_in_a_setting_only_where_it_is_used(raw: dict[str, Any]) -> None:
+    def rows(raw: dict[str, Any]) -> dict[str, Any]:
+        return dict(parse(raw).setting(())["base"]["train"])
+
+    assert "resnet50" in rows(raw) and "classifier_tuning" not in rows(raw)
+    used = rows(put(raw, "train.baselines", ["classifier_tuning"]))
+    assert used["classifier_tuning"]["soft"] == 0.5
+    # Nor does a key that came later, at the value that it had before.
+    assert "label_smoothing" not in used["classifier_tuning"]
+    smoothed = put(raw, "models.bundled.train.clip_lora.label_smoothing", 0.1)
+    assert rows(smoothed)["clip_lora"]["label_smoothing"] == 0.1
+
+
 def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: dict[str, Any]) -> None:
     raw["models"]["bundled"]["train"]["resnet50"]["schedule"] = "plateau"
     parse(raw)

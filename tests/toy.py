@@ -70,6 +70,7 @@ def params(**changes: Any) -> Params:
     train["resnet50"] |= {"steps": 2, "batch": 4, "warmup": 1}
     train["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 6, "batch": 16, "warmup": 1}
     train["linear_probe"] |= {"steps": 6, "batch": 16, "warmup": 1}
+    train["classifier_tuning"] |= {"steps": 6, "batch": 16}
     raw["train"] |= {"selections": 3, "simple": []}
     raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
     raw["deliver"]["calibrate"] = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from dreamset.core.strict import Range
-from dreamset.params.model import ClassifierRow
+from dreamset.params.model import ClipRow
 from dreamset.params.values import Positive
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def logits(images):
 
 
 @dataclass(frozen=True)
-class Row(ClassifierRow):
+class Row(ClipRow):
     """``train.clip_lora`` of a model's row."""
 
     program: ClassVar[str | None] = PROGRAM
@@ -48,6 +48,7 @@ def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
     from dreamset.classifiers import clip, lora_attention
 
     classifier = clip.build(root, model.clip, split)
+    classifier.label_smoothing = row.label_smoothing
     lora_attention.adapt(classifier.model, row.rank, row.alpha, row.dropout)
     # With more than some 300 classes the captions need more memory than the images.
     if "gradient_checkpointing" in model.memory:

@@ -8,7 +8,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -226,7 +226,8 @@ class _Loader:
         seed: Sequence[str | int],
         mix: Mix | None = None,
     ) -> None:
-        self.classifier, self.sources, self.augment = classifier, sources, augment
+        self.classifier: Any = classifier
+        self.sources, self.augment = sources, augment
         self.mix = mix or Mix(0.0, 0.0, 0)
         self.where = next(classifier.parameters()).device
         self.size: int = classifier.size  # type: ignore[assignment]
@@ -269,19 +270,32 @@ class _Loader:
     def loss(self) -> Tensor:
         """Return the weighted sum of the sources' cross-entropies over one batch."""
         images, labels = self.batch()
-        smoothing: float = self.classifier.label_smoothing  # type: ignore[assignment]
+        smoothing: float = self.classifier.label_smoothing
         # Images are mixed within their source, so that both have the same weight in the loss.
         mixed = [self.mix(part) for part in images.split(self.counts)]
+        images = torch.cat([part for part, _, _ in mixed])
+        soft: tuple[float, float] | None = getattr(self.classifier, "soft_labels", None)
         with autocast(self.where):
-            logits = self.classifier(torch.cat([part for part, _, _ in mixed])).float()
+            logits, taught = self.classifier.with_teacher(images) if soft else (self.classifier(images),) * 2
+        logits, taught = logits.float(), taught.float()
         total: Tensor = logits.new_zeros(())
-        parts = zip(self.sources, logits.split(self.counts), labels, mixed, strict=True)
-        for source, part, truth, (_, other, share) in parts:
+        parts = zip(self.sources, *(each.split(self.counts) for each in (logits, taught)), labels, mixed, strict=True)
+        for source, part, teacher, truth, (_, other, share) in parts:
             loss = F.cross_entropy(part, truth, label_smoothing=smoothing)
             if share < 1:
                 loss = share * loss + (1 - share) * F.cross_entropy(part, truth[other], label_smoothing=smoothing)
+            if soft:
+                loss = (1 - soft[0]) * loss + soft[0] * distillation(part, teacher, soft[1])
             total = total + source.weight * loss
         return total
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross-entropy of logits (n, classes) with a teacher's probabilities (Hinton et al. 2015).
+
+    Both are divided by the temperature. Its square keeps the size of the gradients.
+    """
+    return temperature**2 * F.cross_entropy(logits / temperature, (teacher / temperature).softmax(-1))
 
 
 def restore(classifier: nn.Module, state: dict[str, Tensor]) -> None:

@@ -236,6 +236,13 @@ class ScratchRow(ClassifierRow):
         return self.size if isinstance(self.size, int) else min(max(shots or least, least), largest)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipRow(ClassifierRow):
+    """The settings of every classifier that is trained on a pretrained CLIP."""
+
+    label_smoothing: Share = dataclasses.field(default=0.0, metadata=LATER)
+
+
 @dataclass(frozen=True)
 class ModelTrain:
     """``train`` of a model's row; each key of ``rows`` is a key of ``train`` itself."""
