@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import fit
+from dreamset.classifiers import clip, fit
 from dreamset.classifiers.augment import Augment
+from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.splits import Split
@@ -112,10 +114,55 @@ def test_classifier_tuning_starts_as_the_zero_shot_clip_and_learns_from_it(folde
     assert largest[1.0] < 1e-4 < 1e-2 < largest[0.5]
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "classifier_tuning", "clip_lora"])
+@pytest.mark.parametrize("name", ["linear_probe", "classifier_tuning", "clip_lora", "prompt_tuning"])
 def test_labels_of_a_clip_are_smoothed_where_its_row_says_so(folder: Path, tmp_path: Path, name: str) -> None:
     assert _build(name, folder, tmp_path).label_smoothing == 0
     assert _build(name, folder, tmp_path, label_smoothing=0.1).label_smoothing == 0.1
+
+
+def test_context_vectors_stand_where_the_words_of_a_caption_would(folder: Path, tmp_path: Path) -> None:
+    tuned = _build("prompt_tuning", folder, tmp_path, tokens=4)
+    assert [name for name, value in tuned.named_parameters() if value.requires_grad] == ["context"]
+    assert tuned.context.shape == (4, 16)
+    assert float(tuned.context.detach().std()) == pytest.approx(0.02, rel=0.4)
+    captions = clip.read(tuned.base, [f"a photo of a {name}" for name in toy.CLASSES])
+    words = captions.tokens[0, 1:5]  # the first token begins the text
+    tuned.context.data.copy_(tuned.model.token_embedding(words))
+    with torch.no_grad():
+        assert torch.allclose(tuned.eval().class_features(), captions.eval().class_features(), atol=1e-5)
+    own = _build("prompt_tuning", folder, tmp_path, tokens=4, scope="class_specific")
+    assert own.context.shape == (3, 4, 16)
+    own.context.data.copy_(tuned.context)
+    with torch.no_grad():
+        assert torch.allclose(own.eval().class_features(), tuned.class_features(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "row"), [("prompt_tuning", {"scope": "class_specific", "lr": 0.1})])
+def test_what_is_learned_on_a_frozen_clip_comes_back_from_disk(
+    folder: Path, tmp_path: Path, name: str, row: dict[str, Any]
+) -> None:
+    learner = _build(name, folder, tmp_path, steps=10, **row)
+    schedule = toy.params(**{f"models__bundled__train__{name}__{key}": value for key, value in row.items()})
+    tower = {key: value.clone() for key, value in learner.model.state_dict().items()}
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
+    data = arrays.Labelled(pixels, np.arange(12) % 3, ("",) * 12)
+    course = dataclasses.replace(schedule.base.train.rows[name].course(12), steps=20)
+    more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": (name,)}
+    history = fit.fit(learner, [fit.Source("real", data, 1.0, 1.0)], data, course, **more)
+    assert np.mean(history.losses[-5:]) < 0.98 * np.mean(history.losses[:2])
+    assert all(torch.equal(value, tower[key]) for key, value in learner.model.state_dict().items())
+    prompts = [f"a photo of a {each}" for each in toy.CLASSES]
+    record = {"classifier": name, "classes": toy.CLASSES, "prompts": prompts}
+    classifiers.save(learner, tmp_path / "saved", record)
+    assert classifiers.load(tmp_path / "saved").logits(pixels) == pytest.approx(history.logits[20], abs=1e-4)
+
+
+def test_a_context_that_does_not_fit_is_refused_in_one_sentence(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"prompt_tuning.tokens: 80 vectors and the class '.*; give 74 at most\.$"):
+        _build("prompt_tuning", folder, tmp_path, tokens=80)
+    toy.write_clip(tmp_path / "clip", no_causal_mask=True)
+    with pytest.raises(InputError, match="takes no learned vectors; choose another clip"):
+        _build("prompt_tuning", tmp_path / "clip", tmp_path)
 
 
 def test_distillation_is_the_cross_entropy_at_the_temperature() -> None:
@@ -125,21 +172,30 @@ def test_distillation_is_the_cross_entropy_at_the_temperature() -> None:
     assert fit.distillation(student, teacher, 2.0) == pytest.approx(float(-4 * (share * log).sum()), rel=1e-6)
 
 
-def test_a_probe_leaves_its_frozen_tower_as_it_was(tmp_path: Path) -> None:
-    """A ResNet tower has running statistics, which training mode would change without any gradient."""
-    split = toy.write_splits(Workspace.at(tmp_path))
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with a ResNet tower, as CLIP-RN50 has."""
+    path = tmp_path_factory.mktemp("resnet")
     vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "image_size": 32, "patch_size": None}
-    toy.write_clip(tmp_path / "clip", vision=vision)
-    params = toy.params(models__bundled__clip="clip", models__bundled__resolution=32)
-    probe = classifiers.build("linear_probe", params.base, split, tmp_path)
-    before = {name: value.clone() for name, value in probe.state_dict().items()}
+    toy.write_clip(path, vision=vision)
+    return path
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "classifier_tuning", "prompt_tuning"])
+def test_a_resnet_clip_keeps_its_tower_and_its_running_statistics(resnet: Path, tmp_path: Path, name: str) -> None:
+    """Training mode would change running statistics without any gradient."""
+    classifier = _build(name, resnet, tmp_path)
+    assert classifier.size == 32
+    before = {key: value.clone() for key, value in classifier.model.state_dict().items()}
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8)
+    sources = [fit.Source("real", arrays.Labelled(pixels, np.arange(12) % 3, ("",) * 12), 1.0, 1.0)]
+    course = toy.params().base.train.rows[name].course(12)
+    more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": (name,)}
+    learned = {key: value.clone() for key, value in classifier.named_parameters() if value.requires_grad}
+    fit.fit(classifier, sources, dataclasses.replace(sources[0].data), course, **more)
+    assert any(not torch.equal(value, learned[key]) for key, value in classifier.named_parameters() if key in learned)
+    after = classifier.model.state_dict()
+    assert any("running_mean" in key for key in after)
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
     images = torch.rand(6, 3, 32, 32)
-    scored = probe.eval()(images)
-    probe.get_submodule("probe").weight.data.normal_()
-    trained = probe.train()(images)
-    assert torch.equal(trained, probe.eval()(images))
-    assert not torch.equal(trained, scored)
-    after = {name: value for name, value in probe.state_dict().items() if name != "probe.weight"}
-    assert any("running_mean" in name for name in after)
-    assert all(torch.equal(value, before[name]) for name, value in after.items())
-    assert probe.train().training and probe.get_submodule("probe").training
+    assert torch.equal(classifier.train()(images), classifier.eval()(images))

@@ -87,7 +87,14 @@ def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
 # At 24 pixels it sees more than the model's resolution has.
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("resnet20", 16), ("resnet20", 24), ("resnet50", 64), ("clip_lora", 16), ("classifier_tuning", 16)],
+    [
+        ("resnet20", 16),
+        ("resnet20", 24),
+        ("resnet50", 64),
+        ("clip_lora", 16),
+        ("classifier_tuning", 16),
+        ("prompt_tuning", 16),
+    ],
 )
 def test_the_code_in_the_card_agrees_without_dreamset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, size: int

@@ -23,7 +23,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import classifier_tuning, clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50, simple
+from dreamset.classifiers import (
+    classifier_tuning,
+    clip_lora,
+    clip_zeroshot,
+    linear_probe,
+    prompt_tuning,
+    resnet20,
+    resnet50,
+    simple,
+)
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
@@ -48,6 +57,7 @@ _FILES: Final = {
         resnet50,
         linear_probe,
         classifier_tuning,
+        prompt_tuning,
         clip_zeroshot,
     )
 } | simple.BY_NAME

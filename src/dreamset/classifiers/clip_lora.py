@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from dreamset.classifiers.clip_head import HEAD, PROGRAM, save_more
 from dreamset.core.strict import Range
 from dreamset.params.model import ClipRow
 from dreamset.params.values import Positive
@@ -16,19 +17,7 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
 
-HEAD: Final = "head.safetensors"
-# How others use it: `logits` takes the result of `read`. The card of a delivered classifier prints both.
-PROGRAM: Final = """
-import open_clip
-
-model = open_clip.create_model("local-dir:.").eval()
-head = load_file("head.safetensors")["weight"]  # unit features of the classes' captions, times the logit scale
-mean, std = (torch.tensor(record["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
-
-
-def logits(images):
-    return F.normalize(model.encode_image((images - mean) / std), dim=-1) @ head.T
-"""
+__all__ = ["HEAD", "Row", "build", "load", "save", "save_more"]
 
 
 @dataclass(frozen=True)
@@ -69,12 +58,3 @@ def load(folder: Path, record: dict[str, Any]) -> Clip:
     from dreamset.classifiers import clip
 
     return clip.load(folder, record)
-
-
-def save_more(classifier: Clip, folder: Path) -> None:
-    """Write the matrix from image features to logits, so that users need no captions, tokenizer or text tower."""
-    from safetensors.torch import save
-
-    from dreamset.core.files import atomic_write
-
-    atomic_write(folder / HEAD, save({"weight": classifier.head().cpu().contiguous()}))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dreamset.data.arrays import Labelled
 
 
+MOMENTUM: Final = 0.9  # of stochastic gradient descent
 STRONG: Final = 3  # operations of strong augmentation, which also mixes images
 CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix
 MIXUP: Final = 0.2  # alpha of strong augmentation's MixUp, where the configuration has none
@@ -147,7 +148,7 @@ def fit(
         classifier: see ``dreamset.classifiers``.
         sources: real images, synthetic ones, or both.
         selection: the images that choose among ``selections`` evenly spaced steps; may be none.
-        schedule: AdamW's learning rate, weight decay, warm-up, steps and batch.
+        schedule: learning rate, weight decay, warm-up, steps, batch and optimizer.
         selections: how often the selection images are scored, the last step included.
         invariances: changes that keep a label.
         crop: smallest share of the area that a random crop keeps.
@@ -172,7 +173,12 @@ def fit(
     end = schedule.steps if stop is None else stop
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     # Fused, because the layers are small: unfused, calling each operation costs the CPU more than the update itself.
-    optimizer = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+    shared: dict[str, Any] = {"lr": schedule.lr, "weight_decay": schedule.weight_decay, "fused": True}
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.SGD(weights, momentum=MOMENTUM, **shared)
+        if schedule.optimizer == "sgd"
+        else torch.optim.AdamW(weights, **shared)
+    )
     torch.manual_seed(seed_for(*seed, "dropout"))
     parts = SCORINGS if plateau else selections
     stops = {max(1, round(schedule.steps * part / parts)) for part in range(1, parts + 1)}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Metadata of a key of a classifier that older files have not. At its default it stands in no key and in no setting.
 LATER: Final = {"later": True}
+Optimizer = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,13 @@ class ClassifierRow:
         from_scratch: whether it learns from its training images alone, without pretrained weights.
         program: Python code that defines ``logits(images)`` from the saved files without dreamset; None if the
             classifier cannot be delivered.
+        optimizer: AdamW, or stochastic gradient descent with a momentum of 0.9.
         later: whether older tables over seeds may have no row of it, so that an unused one does not tell tables apart.
     """
 
     from_scratch: ClassVar[bool] = False
     program: ClassVar[str | None] = None
+    optimizer: ClassVar[Optimizer] = "adamw"
     later: ClassVar[bool] = True
 
     lr: Positive
@@ -194,21 +197,23 @@ class ClassifierRow:
 
         Where the steps follow the images, the warm-up takes a tenth of them at most.
         """
-        if isinstance(self.steps, int):
-            return Course(self.lr, self.weight_decay, self.warmup, self.steps, self.batch)
-        steps = self.steps.steps(images, self.batch)
-        return Course(self.lr, self.weight_decay, min(self.warmup, steps // 10), steps, self.batch)
+        warmup, steps = self.warmup, self.steps
+        if isinstance(steps, Epochs):
+            steps = steps.steps(images, self.batch)
+            warmup = min(warmup, steps // 10)
+        return Course(self.lr, self.weight_decay, warmup, steps, self.batch, self.optimizer)
 
 
 @dataclass(frozen=True)
 class Course:
-    """The course of a training: AdamW's peak learning rate and weight decay, and numbers of steps and images."""
+    """The course of a training: peak learning rate and weight decay, numbers of steps and images, the optimizer."""
 
     lr: float
     weight_decay: float
     warmup: int
     steps: int
     batch: int
+    optimizer: Optimizer = "adamw"
 
 
 @dataclass(frozen=True)
