@@ -114,14 +114,14 @@ def test_classifier_tuning_starts_as_the_zero_shot_clip_and_learns_from_it(folde
     assert largest[1.0] < 1e-4 < 1e-2 < largest[0.5]
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "classifier_tuning", "clip_lora", "prompt_tuning"])
+@pytest.mark.parametrize("name", ["linear_probe", "classifier_tuning", "clip_lora", "prompt_tuning", "vpt"])
 def test_labels_of_a_clip_are_smoothed_where_its_row_says_so(folder: Path, tmp_path: Path, name: str) -> None:
     assert _build(name, folder, tmp_path).label_smoothing == 0
     assert _build(name, folder, tmp_path, label_smoothing=0.1).label_smoothing == 0.1
 
 
 def test_context_vectors_stand_where_the_words_of_a_caption_would(folder: Path, tmp_path: Path) -> None:
-    tuned = _build("prompt_tuning", folder, tmp_path, tokens=4)
+    tuned = _build("prompt_tuning", folder, tmp_path, tokens=4, scope="unified")
     assert [name for name, value in tuned.named_parameters() if value.requires_grad] == ["context"]
     assert tuned.context.shape == (4, 16)
     assert float(tuned.context.detach().std()) == pytest.approx(0.02, rel=0.4)
@@ -137,24 +137,69 @@ def test_context_vectors_stand_where_the_words_of_a_caption_would(folder: Path, 
         assert torch.allclose(own.eval().class_features(), tuned.class_features(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "row"), [("prompt_tuning", {"scope": "class_specific", "lr": 0.1})])
-def test_what_is_learned_on_a_frozen_clip_comes_back_from_disk(
-    folder: Path, tmp_path: Path, name: str, row: dict[str, Any]
+@pytest.mark.parametrize(("depth", "blocks"), [("shallow", 1), ("deep", 2)])
+def test_visual_prompts_stand_behind_the_class_token_of_a_frozen_tower(
+    folder: Path, tmp_path: Path, depth: str, blocks: int
 ) -> None:
-    learner = _build(name, folder, tmp_path, steps=10, **row)
-    schedule = toy.params(**{f"models__bundled__train__{name}__{key}": value for key, value in row.items()})
+    tuned = _build("vpt", folder, tmp_path, depth=depth, tokens=3)
+    assert [name for name, value in tuned.named_parameters() if value.requires_grad] == ["prompts"]
+    assert tuned.prompts.shape == (blocks, 3, 16)
+    bound = (6 / (3 * 4 * 4 + 16)) ** 0.5
+    assert 0.8 * bound < float(tuned.prompts.detach().abs().max()) <= bound
+    seen = []
+    for module in (tuned.model.visual.ln_pre, *tuned.model.visual.transformer.resblocks):
+        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    images = torch.rand(2, 3, 16, 16)
+    tuned.eval()(images).sum().backward()
+    # The class token, three tokens, 4 x 4 patches; a norm comes first, then the blocks.
+    assert [tuple(x.shape) for x in seen] == [(2, 20, 16)] * 3
+    assert torch.equal(seen[0][1, 1:4], tuned.prompts[0])
+    assert torch.equal(seen[2][0, 1:4], tuned.prompts[-1]) is (depth == "deep")
+    assert all(float(block.abs().max()) > 0 for block in tuned.prompts.grad)
+    plain = clip.read(tuned.base, [f"a photo of a {name}" for name in toy.CLASSES]).eval()
+    with torch.no_grad():
+        assert torch.allclose(tuned.class_features(), plain.class_features(), atol=1e-6)
+        assert not torch.allclose(tuned(images), plain(images), atol=1e-2)
+
+
+def test_visual_prompts_need_a_vision_transformer(resnet: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"its image tower is no vision transformer .* choose such a clip") as caught:
+        _build("vpt", resnet, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("classifier_tuning", {"soft": 0.1, "lr": 0.01}),
+        ("prompt_tuning", {"scope": "class_specific", "lr": 0.1}),
+        ("prompt_tuning", {"scope": "unified", "lr": 0.1}),
+        ("vpt", {"depth": "shallow", "lr": 0.1}),
+        ("vpt", {"depth": "deep", "lr": 0.1}),
+    ],
+)
+def test_what_is_learned_on_a_frozen_clip_comes_back_from_disk(tmp_path: Path, name: str, row: dict[str, Any]) -> None:
+    """On the bundled CLIP, for a random one can tell nothing apart; its digits 1, 7 and 0 are bars and discs."""
+    torch.manual_seed(0)
+    schedule = toy.params(
+        models__bundled__clip=str(toy.ROOT / "models/base/clip"),
+        **{f"models__bundled__train__{name}__{key}": value for key, value in row.items()},
+    )
+    split = _split(tmp_path, classes=("1", "7", "0"), template="a photo of the digit {class}")
+    learner: Any = classifiers.build(name, schedule.base, split, tmp_path)
     tower = {key: value.clone() for key, value in learner.model.state_dict().items()}
-    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8)
-    data = arrays.Labelled(pixels, np.arange(12) % 3, ("",) * 12)
-    course = dataclasses.replace(schedule.base.train.rows[name].course(12), steps=20)
+    rng = np.random.default_rng(0)
+    pixels = np.stack([toy.picture(index % 3, rng) for index in range(24)])
+    data = arrays.Labelled(pixels, np.arange(24) % 3, ("",) * 24)
+    course = dataclasses.replace(schedule.base.train.rows[name].course(24), steps=40)
     more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": (name,)}
     history = fit.fit(learner, [fit.Source("real", data, 1.0, 1.0)], data, course, **more)
-    assert np.mean(history.losses[-5:]) < 0.98 * np.mean(history.losses[:2])
+    assert np.mean(history.losses[-8:]) < 0.8 * np.mean(history.losses[:8])
     assert all(torch.equal(value, tower[key]) for key, value in learner.model.state_dict().items())
-    prompts = [f"a photo of a {each}" for each in toy.CLASSES]
-    record = {"classifier": name, "classes": toy.CLASSES, "prompts": prompts}
+    prompts = [split.prompt(label) for label in range(3)]
+    record = {"classifier": name, "classes": split.classes, "prompts": prompts}
     classifiers.save(learner, tmp_path / "saved", record)
-    assert classifiers.load(tmp_path / "saved").logits(pixels) == pytest.approx(history.logits[20], abs=1e-4)
+    assert classifiers.load(tmp_path / "saved").logits(pixels) == pytest.approx(history.logits[40], abs=1e-4)
 
 
 def test_a_context_that_does_not_fit_is_refused_in_one_sentence(folder: Path, tmp_path: Path) -> None:

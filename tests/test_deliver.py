@@ -94,6 +94,7 @@ def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
         ("clip_lora", 16),
         ("classifier_tuning", 16),
         ("prompt_tuning", 16),
+        ("vpt", 16),
     ],
 )
 def test_the_code_in_the_card_agrees_without_dreamset(

@@ -29,7 +29,14 @@ from test_pipeline import closure
 # At 24 pixels it sees more than the model's resolution has: the graph enlarges too.
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("resnet20", 24), ("resnet50", 64), ("clip_lora", 16), ("classifier_tuning", 16), ("prompt_tuning", 16)],
+    [
+        ("resnet20", 24),
+        ("resnet50", 64),
+        ("clip_lora", 16),
+        ("classifier_tuning", 16),
+        ("prompt_tuning", 16),
+        ("vpt", 16),
+    ],
 )
 def test_onnx_agrees_with_the_classifier(tmp_path: Path, name: str, size: int) -> None:
     for package in ("onnx", "onnxscript"):

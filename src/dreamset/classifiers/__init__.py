@@ -32,6 +32,7 @@ from dreamset.classifiers import (
     resnet20,
     resnet50,
     simple,
+    vpt,
 )
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
@@ -58,6 +59,7 @@ _FILES: Final = {
         linear_probe,
         classifier_tuning,
         prompt_tuning,
+        vpt,
         clip_zeroshot,
     )
 } | simple.BY_NAME
