@@ -12,8 +12,9 @@ import torch
 
 import toy
 from dreamset import classifiers
-from dreamset.classifiers import clip, fit
+from dreamset.classifiers import clip, convnet_d3, fit
 from dreamset.classifiers.augment import Augment
+from dreamset.classifiers.siamese import Siamese
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
@@ -86,6 +87,54 @@ def test_resnet20_of_width_16_has_the_published_size(tmp_path: Path) -> None:
     params = toy.params(models__bundled__train__resnet20__width=16)
     network = classifiers.build("resnet20", params.base, _split(tmp_path, classes=tuple("abcdefghij")), tmp_path)
     assert 0.26e6 < sum(value.numel() for value in network.parameters()) < 0.28e6
+
+
+@pytest.mark.parametrize(("classes", "size", "parameters"), [(100, 32, 504_420), (200, 64, 1_938_120)])
+def test_convnet_d3_has_the_published_size(classes: int, size: int, parameters: int) -> None:
+    network = convnet_d3.network(classes, 128, size, 0.0)
+    assert sum(value.numel() for value in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("size", [8, 16, 30])
+def test_convnet_d3_norms_each_image_and_channel_and_comes_back_from_disk(tmp_path: Path, size: int) -> None:
+    network: Any = convnet_d3.network(3, 8, size, 0.0)
+    seen: list[torch.Tensor] = []
+    network.norms[0].register_forward_hook(lambda _, __, out: seen.append(out.detach()))
+    network(torch.rand(4, 3, size, size))
+    assert torch.allclose(seen[0].mean((2, 3)), torch.zeros(4, 8), atol=1e-5)
+    assert torch.allclose(seen[0].var((2, 3), correction=0), torch.ones(4, 8), atol=1e-2)
+    classifiers.save(network, tmp_path / "net", {"classifier": "convnet_d3", "classes": toy.CLASSES})
+    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    expected = classifiers.Predictor(network, toy.CLASSES).logits(pixels)
+    assert classifiers.load(tmp_path / "net").logits(pixels) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_row_says_how_its_network_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ConvNetD3 by SGD with momentum, in siamese augmentation, at a rate that falls to a tenth in the middle."""
+    rates: list[tuple[float, float, float]] = []
+    kinds: list[str] = []
+    plain = torch.optim.SGD.step
+
+    def recorded(self: torch.optim.SGD, *rest: Any) -> Any:
+        rates.append(tuple(self.param_groups[0][key] for key in ("lr", "momentum", "weight_decay")))
+        return plain(self, *rest)
+
+    def augmented(self: Siamese, images: torch.Tensor, size: int) -> torch.Tensor:
+        kinds.append("siamese")
+        return images
+
+    monkeypatch.setattr(torch.optim.SGD, "step", recorded)
+    monkeypatch.setattr(Siamese, "__call__", augmented)
+    params = toy.params(models__bundled__train__convnet_d3__steps=10)
+    network = classifiers.build("convnet_d3", params.base, _split(tmp_path), tmp_path)
+    rng = np.random.default_rng(0)
+    data = arrays.Labelled(np.stack([toy.picture(i % 3, rng) for i in range(24)]), np.arange(24) % 3, ("",) * 24)
+    more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": ("convnet",)}
+    course = params.base.train.rows["convnet_d3"].course(24)
+    history = fit.fit(network, [fit.Source("real", data, 1.0, 1.0)], data, course, **more)
+    assert rates == [(pytest.approx(rate), 0.9, 5e-4) for rate in [0.01] * 5 + [0.001] * 5]
+    assert len(kinds) == 10
+    assert history.losses[-1] < history.losses[0]
 
 
 def test_predictor_resizes_what_it_is_given(tmp_path: Path) -> None:

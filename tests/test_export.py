@@ -36,6 +36,7 @@ from test_pipeline import closure
         ("classifier_tuning", 16),
         ("prompt_tuning", 16),
         ("vpt", 16),
+        ("convnet_d3", 24),
     ],
 )
 def test_onnx_agrees_with_the_classifier(tmp_path: Path, name: str, size: int) -> None:

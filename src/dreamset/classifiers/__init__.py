@@ -27,6 +27,7 @@ from dreamset.classifiers import (
     classifier_tuning,
     clip_lora,
     clip_zeroshot,
+    convnet_d3,
     linear_probe,
     prompt_tuning,
     resnet20,
@@ -60,6 +61,7 @@ _FILES: Final = {
         classifier_tuning,
         prompt_tuning,
         vpt,
+        convnet_d3,
         clip_zeroshot,
     )
 } | simple.BY_NAME

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dreamset.classifiers import Predictor, autocast, stored, to_float
 from dreamset.classifiers.augment import Augment, Mix
+from dreamset.classifiers.siamese import Siamese
 from dreamset.core import device as devices
 from dreamset.core.arithmetic import warm_up_cosine
 from dreamset.core.errors import InputError
@@ -40,7 +41,7 @@ MIXUP: Final = 0.2  # alpha of strong augmentation's MixUp, where the configurat
 # epoch of few shots is too short to learn anything.
 SCORINGS: Final = 100
 PATIENCE: Final = 10  # scorings without a better score, after which the learning rate falls
-FACTOR: Final = 0.1  # by which it falls
+FACTOR: Final = 0.1  # by which it falls, here and in the middle of the steps
 FLOOR: Final = 1e-5  # below which it does not fall
 STOP: Final = 25  # scorings without a better score, after which training ends
 _RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more come from the host, a batch ahead
@@ -99,7 +100,12 @@ def shares(batch: int, sources: Sequence[Source]) -> list[int]:
 
 
 def learning_rate(step: int, schedule: Row) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to zero."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to zero, or a fall in the middle.
+
+    In steps it falls to a tenth after half of them, as dataset distillation has it (Zhao et al. 2021).
+    """
+    if schedule.in_steps and step >= schedule.warmup:
+        return schedule.lr * (FACTOR if 2 * step >= schedule.steps else 1.0)
     return warm_up_cosine(step, schedule.steps, schedule.warmup, schedule.lr, lead=1)
 
 
@@ -148,16 +154,17 @@ def fit(
         classifier: see ``dreamset.classifiers``.
         sources: real images, synthetic ones, or both.
         selection: the images that choose among ``selections`` evenly spaced steps; may be none.
-        schedule: learning rate, weight decay, warm-up, steps, batch and optimizer.
+        schedule: learning rate and its fall, weight decay, warm-up, steps, batch, optimizer and augmentation.
         selections: how often the selection images are scored, the last step included.
         invariances: changes that keep a label.
-        crop: smallest share of the area that a random crop keeps.
+        crop: smallest share of the area that a random crop keeps, except with siamese augmentation.
         seed: parts of the seed of batches, augmentation and dropout.
         stop: the step after which training ends, with the schedule unchanged; None: the schedule's last step.
         mixup: alpha of MixUp, 0: none. Images are mixed within their source.
         plateau: whether the learning rate follows the score on ``selection``, which then must have images, instead of
             the cosine. Training may end early, and the best step is kept in place of ``selections``.
-        strong: whether augmentation is strong: more operations, and MixUp or CutMix of every batch.
+        strong: whether augmentation is strong: more operations, where it has a number of them, and MixUp or CutMix of
+            every batch.
         what: title of the progress bar.
 
     Returns:
@@ -168,7 +175,10 @@ def fit(
     """
     where = devices.pick()
     classifier.to(where)
-    augment = Augment(invariances, crop, seed_for(*seed, "augment"), STRONG if strong else 2)
+    drawn = seed_for(*seed, "augment")
+    augment: Augment | Siamese = Augment(invariances, crop, drawn, STRONG if strong else 2)
+    if schedule.augmentation == "siamese":
+        augment = Siamese(invariances, drawn)
     mix = Mix(*mixing(mixup, strong=strong), seed_for(*seed, "mix"))
     end = schedule.steps if stop is None else stop
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
@@ -228,7 +238,7 @@ class _Loader:
         classifier: nn.Module,
         sources: Sequence[Source],
         batch: int,
-        augment: Augment,
+        augment: Augment | Siamese,
         seed: Sequence[str | int],
         mix: Mix | None = None,
     ) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dreamset.data.splits import Split
-    from dreamset.params.model import Optimizer
+    from dreamset.params.model import Augmentation, Optimizer
 
 # Random configurations are drawn from these; the first three are factors on the row's value, log-uniform.
 LR: Final = (1 / 4, 4.0)
@@ -50,6 +50,10 @@ class Row(Protocol):
     def batch(self) -> int: ...  # noqa: D102
     @property
     def optimizer(self) -> Optimizer: ...  # noqa: D102
+    @property
+    def augmentation(self) -> Augmentation: ...  # noqa: D102
+    @property
+    def in_steps(self) -> bool: ...  # noqa: D102
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)

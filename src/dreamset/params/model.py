@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Metadata of a key of a classifier that older files have not. At its default it stands in no key and in no setting.
 LATER: Final = {"later": True}
 Optimizer = Literal["adamw", "sgd"]
+Augmentation = Literal["randaugment", "siamese"]
 
 
 @dataclass(frozen=True)
@@ -171,12 +172,14 @@ class ClassifierRow:
         program: Python code that defines ``logits(images)`` from the saved files without dreamset; None if the
             classifier cannot be delivered.
         optimizer: AdamW, or stochastic gradient descent with a momentum of 0.9.
+        augmentation: DataDream's list (``classifiers.augment``) or that of dataset distillation (``siamese``).
         later: whether older tables over seeds may have no row of it, so that an unused one does not tell tables apart.
     """
 
     from_scratch: ClassVar[bool] = False
     program: ClassVar[str | None] = None
     optimizer: ClassVar[Optimizer] = "adamw"
+    augmentation: ClassVar[Augmentation] = "randaugment"
     later: ClassVar[bool] = True
 
     lr: Positive
@@ -201,12 +204,20 @@ class ClassifierRow:
         if isinstance(steps, Epochs):
             steps = steps.steps(images, self.batch)
             warmup = min(warmup, steps // 10)
-        return Course(self.lr, self.weight_decay, warmup, steps, self.batch, self.optimizer)
+        course = Course(self.lr, self.weight_decay, warmup, steps, self.batch)
+        return dataclasses.replace(
+            course, optimizer=self.optimizer, augmentation=self.augmentation, in_steps=self.in_steps
+        )
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether the learning rate falls in steps, and not along a cosine."""
+        return getattr(self, "schedule", None) == "step"
 
 
 @dataclass(frozen=True)
 class Course:
-    """The course of a training: peak learning rate and weight decay, numbers of steps and images, the optimizer."""
+    """The course of a training; the fields are those of a classifier's row, with ``steps`` as a number."""
 
     lr: float
     weight_decay: float
@@ -214,6 +225,8 @@ class Course:
     steps: int
     batch: int
     optimizer: Optimizer = "adamw"
+    augmentation: Augmentation = "randaugment"
+    in_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,7 +242,7 @@ class ScratchRow(ClassifierRow):
 
     size: int | Literal["native"]
     label_smoothing: Share
-    schedule: Literal["cosine", "plateau"]
+    schedule: Literal["cosine", "step", "plateau"]
 
     def side(self, shots: int | None) -> int:
         """Return the side, in pixels, of the squares that the network sees.
