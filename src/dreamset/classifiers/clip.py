@@ -38,6 +38,7 @@ class Clip(nn.Module):
     """
 
     label_smoothing = 0.0
+    captions_learn = True  # whether training may change the captions' features
     model: Any
     tokens: Tensor
     shift: Tensor
@@ -58,12 +59,26 @@ class Clip(nn.Module):
         self._class_features: Tensor | None = None
 
     def train(self, mode: bool = True) -> Clip:
-        """Set the mode like ``nn.Module.train``, and forget the captions' features, which training changes."""
-        self._class_features = None
-        return super().train(mode)
+        """Set the mode like ``nn.Module.train``, and forget the captions' features if training changes them.
+
+        Running statistics, as in a ResNet tower, stay frozen like the weights beside them.
+        """
+        if self.captions_learn:
+            self._class_features = None
+        super().train(mode)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def class_features(self) -> Tensor:
         """Return unit features (classes, d) of the captions; evaluation mode keeps them between calls."""
+        if not self.captions_learn:
+            if self._class_features is None or self._class_features.device != self.tokens.device:
+                # What inference mode makes cannot be trained with.
+                with torch.inference_mode(False), torch.no_grad():
+                    self._class_features = self._encoded()
+            return self._class_features
         if self.training:
             return self._encoded()
         if self._class_features is None:

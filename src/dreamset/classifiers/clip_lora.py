@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from dreamset.classifiers.clip_head import HEAD, PROGRAM, save_more
 from dreamset.core.strict import Range
-from dreamset.params.model import ClipRow
+from dreamset.params.model import LATER, ClipRow
 from dreamset.params.values import Positive
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["HEAD", "Row", "build", "load", "save", "save_more"]
 
 @dataclass(frozen=True)
 class Row(ClipRow):
-    """``train.clip_lora`` of a model's row."""
+    """``train.clip_lora`` of a model's row; ``towers``: which get LoRAs."""
 
     program: ClassVar[str | None] = PROGRAM
     later: ClassVar[bool] = False
@@ -30,6 +30,7 @@ class Row(ClipRow):
     rank: Annotated[int, Range(low=1, high=1024)]
     alpha: Positive
     dropout: Annotated[float, Range(low=0, high=0.9)]
+    towers: Literal["both", "image", "text"] = field(default="both", metadata=LATER)
 
 
 def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
@@ -38,7 +39,8 @@ def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
 
     classifier = clip.build(root, model.clip, split)
     classifier.label_smoothing = row.label_smoothing
-    lora_attention.adapt(classifier.model, row.rank, row.alpha, row.dropout)
+    lora_attention.adapt(classifier.model, row.rank, row.alpha, row.dropout, row.towers)
+    classifier.captions_learn = row.towers != "image"
     # With more than some 300 classes the captions need more memory than the images.
     if "gradient_checkpointing" in model.memory:
         lora_attention.checkpoint_text(classifier.model)

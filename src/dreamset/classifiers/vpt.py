@@ -90,6 +90,7 @@ def network(base: Pretrained, captions: Sequence[str], tokens: int, blocks: int 
     class PromptedClip(Clip):
         """CLIP whose image tower also sees learned tokens."""
 
+        captions_learn = False
         prompts: nn.Parameter
 
         def __init__(self) -> None:
@@ -119,20 +120,10 @@ def network(base: Pretrained, captions: Sequence[str], tokens: int, blocks: int 
             return hook
 
         def train(self, mode: bool = True) -> PromptedClip:
-            """Set the mode, and keep the captions' features, which do not change."""
-            kept = self._class_features
+            """Set the mode; both towers stay frozen, and nothing is dropped in them."""
             super().train(mode)
             self.model.eval()
-            self._class_features = kept
             return self
-
-        def class_features(self) -> Tensor:
-            """Return unit features (classes, d) of the captions, which are kept."""
-            if self._class_features is None or self._class_features.device != self.tokens.device:
-                # What inference mode makes cannot be trained with.
-                with torch.inference_mode(False), torch.no_grad():
-                    self._class_features = self._encoded()
-            return self._class_features
 
     return PromptedClip()
 
