@@ -288,6 +288,24 @@ def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: d
         parse(raw | {"selection": rule})
 
 
+def test_an_end_on_real_images_alone_is_for_what_has_last_steps_and_a_last_layer(raw: dict[str, Any]) -> None:
+    older = copy.deepcopy(raw)
+    del older["train"]["finish_on_real"], older["train"]["finish_part"]
+    assert parse(older) == parse(raw)
+    assert "finish_on_real" not in parse(raw).setting(())["train"]
+    finishing = put(raw, "train.finish_on_real", 0.2)
+    assert parse(finishing).setting(())["train"]["finish_on_real"] == 0.2
+    with pytest.raises(InputError, match=r"train.finish_on_real: expected a number of at least 0 and below 1, got 1"):
+        parse(put(raw, "train.finish_on_real", 1))
+    said = r"train.finish_part: clip_lora has no last layer that learns; set it to whole, or take clip_lora out"
+    with pytest.raises(InputError, match=said):
+        parse(put(finishing, "train.finish_part", "head"))
+    parse(put(put(finishing, "train.finish_part", "head"), "train.classifiers", ["resnet20", "linear_probe"]))
+    finishing["selection"] = "holdout"
+    with pytest.raises(InputError, match=r"train.finish_on_real: resnet20 ends when its plateau says so"):
+        parse(put(finishing, "models.bundled.train.resnet20.schedule", "plateau"))
+
+
 def test_a_guidance_at_which_no_label_reaches_its_image_is_refused(raw: dict[str, Any]) -> None:
     row = "recipes.stable_diffusion.sampler"
     with pytest.raises(InputError, match=rf"{row}.guidance: 0 draws every class alike.* set it to 1"):

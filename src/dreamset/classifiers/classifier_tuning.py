@@ -34,6 +34,7 @@ class Row(ClipRow):
     """
 
     program: ClassVar[str | None] = PROGRAM
+    has_head: ClassVar[bool] = True
 
     soft: Share
     temperature: Positive

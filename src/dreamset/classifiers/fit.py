@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ from dreamset.core.arithmetic import warm_up_cosine
 from dreamset.core.errors import InputError
 from dreamset.core.progress import bar
 from dreamset.core.seeds import seed_for
+from dreamset.data.runs import REAL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -55,6 +56,19 @@ class Source:
     data: Labelled
     share: float
     weight: float
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The end of a training on real and synthetic images: steps that learn from the real ones alone.
+
+    Attributes:
+        share: of all steps, 0..1; the others come first.
+        part: what these steps change: ``whole``, or ``head``, the last linear layer.
+    """
+
+    share: float
+    part: str
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,7 @@ def fit(
     mixup: float = 0.0,
     plateau: bool = False,
     strong: bool = False,
+    finish: Finish | None = None,
     what: str = "train",
 ) -> History:
     """Train ``classifier`` in place, and score it on ``selection`` on the way.
@@ -165,6 +180,7 @@ def fit(
             the cosine. Training may end early, and the best step is kept in place of ``selections``.
         strong: whether augmentation is strong: more operations, where it has a number of them, and MixUp or CutMix of
             every batch.
+        finish: how the training ends on the real images alone, in the same number of steps; None: it does not.
         what: title of the progress bar.
 
     Returns:
@@ -198,17 +214,25 @@ def fit(
     curve: dict[int, float] = {}
     losses: list[Tensor] = []
     start = time.perf_counter()
-    with (
-        closing(_Loader(classifier, sources, schedule.batch, augment, seed, mix)) as loader,
-        bar(total=end, what=what, unit="step") as progress,
-    ):
+    turn = schedule.steps - (round(finish.share * schedule.steps) if finish else 0)
+    real = [Source(source.name, source.data, 1.0, 1.0) for source in sources if source.name == REAL]
+    frozen = _all_but_head(classifier) if finish and finish.part == "head" else []
+    with ExitStack() as stack:
+        loader = stack.enter_context(closing(_Loader(classifier, sources, schedule.batch, augment, seed, mix)))
+        progress = stack.enter_context(bar(total=end, what=what, unit="step"))
         for step in range(1, end + 1):
-            classifier.train()
+            if step == turn + 1:
+                last = _Loader(classifier, real, schedule.batch, augment, (*seed, "finish"), mix)
+                loader = stack.enter_context(closing(last))
+            # Where the head alone learns, the rest stays as it is, running statistics included.
+            classifier.train(step <= turn or not frozen)
             for group in optimizer.param_groups if watch is None or step <= schedule.warmup + 1 else ():
                 group["lr"] = learning_rate(step - 1, schedule)
             optimizer.zero_grad(set_to_none=True)
             loss = loader.loss()
             loss.backward()
+            for parameter in frozen if step > turn else ():
+                parameter.grad = None
             optimizer.step()
             losses.append(loss.detach())
             progress.update()
@@ -228,6 +252,22 @@ def fit(
         raise InputError(f"{what}: the loss is no longer finite; lower lr in the classifier's row of params.yaml.")
     classifier.eval()
     return History(logits, states, curve, history, time.perf_counter() - start)
+
+
+def _all_but_head(classifier: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that learn, without those of the last linear layer.
+
+    Raises:
+        InputError: no linear layer learns.
+    """
+    learned = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    layers = [
+        module for module in classifier.modules() if isinstance(module, nn.Linear) and module.weight.requires_grad
+    ]
+    if not layers:
+        raise InputError("train.finish_part: this classifier has no last layer that learns; set it to whole.")
+    head = set(layers[-1].parameters())
+    return [parameter for parameter in learned if parameter not in head]
 
 
 class _Loader:

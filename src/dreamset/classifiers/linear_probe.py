@@ -26,6 +26,7 @@ class Row(ClipRow):
     """``train.linear_probe`` of a model's row."""
 
     program: ClassVar[str | None] = PROGRAM
+    has_head: ClassVar[bool] = True
     later: ClassVar[bool] = False
 
 

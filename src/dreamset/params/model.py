@@ -173,6 +173,7 @@ class ClassifierRow:
             classifier cannot be delivered.
         optimizer: AdamW, or stochastic gradient descent with a momentum of 0.9.
         augmentation: DataDream's list (``classifiers.augment``) or that of dataset distillation (``siamese``).
+        has_head: whether its last layer is linear and learns, so that it can be trained alone.
         later: whether older tables over seeds may have no row of it, so that an unused one does not tell tables apart.
     """
 
@@ -180,6 +181,7 @@ class ClassifierRow:
     program: ClassVar[str | None] = None
     optimizer: ClassVar[Optimizer] = "adamw"
     augmentation: ClassVar[Augmentation] = "randaugment"
+    has_head: ClassVar[bool] = False
     later: ClassVar[bool] = True
 
     lr: Positive
@@ -238,6 +240,7 @@ class ScratchRow(ClassifierRow):
     """
 
     from_scratch: ClassVar[bool] = True
+    has_head: ClassVar[bool] = True
     native: ClassVar[tuple[int, int]]
 
     size: int | Literal["native"]

@@ -194,6 +194,8 @@ class Params:
                 del setting["prepare"][name]  # nor these
         if self.generate.budget_s is None:
             del setting["generate"]["budget_s"]
+        if not self.train.finish_on_real:
+            del setting["train"]["finish_on_real"], setting["train"]["finish_part"]
         del setting["generate"]["pack"]  # where images lie changes no number
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
 
