@@ -72,7 +72,7 @@ def params(**changes: Any) -> Params:
     train["linear_probe"] |= {"steps": 6, "batch": 16, "warmup": 1}
     train["classifier_tuning"] |= {"steps": 6, "batch": 16}
     train["convnet_d3"] |= {"width": 8, "steps": 12, "batch": 16}
-    train["vpt"] |= {"tokens": 2, "steps": 6, "batch": 16, "warmup": 1}
+    train["vpt"] |= {"depth": "deep", "tokens": 2, "steps": 6, "batch": 16, "warmup": 1}
     train["prompt_tuning"] |= {"tokens": 4, "steps": 6, "batch": 16, "warmup": 1}
     raw["train"] |= {"selections": 3, "simple": []}
     raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
