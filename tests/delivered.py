@@ -34,7 +34,7 @@ def evaluation(outcome: Outcome = "cannot_tell", classifier: str = "resnet20") -
         "runs": [
             {"arm": arm, "train_on": kind, "classifier": name, "accuracy": accuracy, "low": 0.5, "high": 0.9}
             for arm, kind, accuracy in (("real", "real_strong", 0.75), ("datadream_dset", "both_strong", 0.875))
-            for name in ("resnet20", "resnet50", "clip_lora")
+            for name in dict.fromkeys(("resnet20", "resnet50", "clip_lora", classifier))
         ],
         "differences": [
             {
@@ -87,7 +87,7 @@ def world(root: Path, classifier: str, outcome: Outcome = "cannot_tell", **row: 
     """A workspace with splits, classifiers and an evaluation, and what ``deliver`` makes of them."""
     workspace = Workspace.at(root)
     split = toy.write_splits(workspace, selection=3)
-    if classifier == "clip_lora":
+    if not classifiers.ROWS[classifier].from_scratch:
         toy.write_clip(root / "clip")
     for arm, kind in (("real", "real_strong"), ("datadream_dset", "both_strong")):
         train(workspace, split, arm, kind, classifier, **row)

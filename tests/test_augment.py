@@ -8,6 +8,7 @@ import torch
 
 from dreamset.classifiers import fit
 from dreamset.classifiers.augment import Augment, Mix
+from dreamset.classifiers.siamese import Siamese
 from dreamset.data import arrays
 
 
@@ -125,3 +126,49 @@ def test_strong_augmentation_obeys_the_invariances() -> None:
     grey = torch.full((40, 3, 16, 16), 0.5)
     assert Augment((), 1.0, 3, operations=fit.STRONG)(grey)[..., 6:10, 6:10].sub(0.5).abs().max() < 1e-5
     assert Augment(("colour",), 1.0, 3, operations=fit.STRONG)(grey)[..., 6:10, 6:10].sub(0.5).abs().max() > 0.1
+
+
+EVERYTHING = ("hflip", "vflip", "rotation", "colour")
+
+
+def test_siamese_augmentation_keeps_what_the_source_does_not_declare() -> None:
+    assert Siamese((), 0).kinds == ["crop", "cutout", "scale"]
+    assert Siamese(("vflip",), 0).kinds == ["crop", "cutout", "scale"]  # its flip is from left to right
+    assert set(Siamese(EVERYTHING, 0).kinds) == {"crop", "cutout", "scale", "flip", "rotate", "colour"}
+    undeclared = Siamese((), 0)
+    for _ in range(30):
+        x, y = _slopes(undeclared(_ramp(4)))
+        assert float(x.min()) > -1e-3 and float(y.min()) > -1e-3
+
+
+def test_siamese_augmentation_changes_a_batch_in_one_way_and_each_image_by_itself() -> None:
+    ramp = _ramp(64)
+    changed = {}
+    for kind in Siamese(EVERYTHING, 0).kinds:
+        augment = Siamese(EVERYTHING, 1)
+        augment.kinds = [kind]
+        changed[kind] = augment(ramp)
+        assert changed[kind].shape == ramp.shape
+        assert 0 <= float(changed[kind].min()) <= float(changed[kind].max()) <= 1
+        again = Siamese(EVERYTHING, 1)
+        again.kinds = [kind]
+        assert torch.equal(again(ramp), changed[kind])
+        assert len({tuple(row.flatten().tolist()) for row in changed[kind]}) >= (2 if kind == "flip" else 20)
+    mirrored = torch.tensor([torch.allclose(row, ramp[0].flip(2), atol=1e-6) for row in changed["flip"]])
+    kept = torch.tensor([torch.allclose(row, ramp[0], atol=1e-6) for row in changed["flip"]])
+    assert bool((mirrored ^ kept).all()) and 16 < int(mirrored.sum()) < 48
+    noise = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    augment = Siamese(EVERYTHING, 1)
+    augment.kinds = ["cutout"]
+    hole = ((augment(noise) - noise.mean((0, 2, 3))[:, None, None]).abs() < 1e-6).all(1).float().mean((1, 2))
+    # A square of half the side, less where it reaches over the border.
+    assert 0.2 < float(hole.max()) < 0.27 and float(hole.min()) > 0.03
+    x, _ = _slopes(changed["rotate"])
+    assert float(x.min()) > 0 and float(x.std()) > 0.005
+    x, _ = _slopes(changed["scale"])
+    flat = _slopes(ramp)[0][0]
+    assert float(flat) / 1.21 < float(x.min()) < float(x.max()) < 1.21 * float(flat)
+
+
+def test_siamese_augmentation_brings_images_to_the_size_that_is_seen() -> None:
+    assert Siamese((), 0)(torch.rand(2, 3, 18, 18), 16).shape == (2, 3, 16, 16)

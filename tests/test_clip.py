@@ -245,8 +245,56 @@ def test_a_tower_that_cannot_be_adapted_is_refused() -> None:
 
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config("RN50"))
-    with pytest.raises(InputError, match="choose a ViT"):
-        lora_attention.adapt(model, 2, 4, 0.0)
+    said = "this CLIP's image tower has no attention that clip_lora can adapt; set clip_lora.towers to text, or choose"
+    for towers in ("both", "image"):
+        with pytest.raises(InputError, match=f"{said} a ViT"):
+            lora_attention.adapt(model, 2, 4, 0.0, towers)
+
+
+@pytest.mark.parametrize("towers", ["both", "image", "text"])
+def test_lora_goes_on_the_towers_that_the_row_names(folder: Path, tmp_path: Path, towers: str) -> None:
+    row = toy.params(models__bundled__clip=str(folder), models__bundled__train__clip_lora__towers=towers)
+    classifier: Any = classifiers.build("clip_lora", row.base, _split(tmp_path), tmp_path)
+    learned = {name for name, value in classifier.named_parameters() if value.requires_grad}
+    of_image = {name for name in learned if name.startswith("model.visual.")}
+    assert bool(of_image) is (towers != "text")
+    assert bool(learned - of_image) is (towers != "image")
+    before = classifier.eval().class_features().clone()
+    encoded: list[int] = []
+    classifier.model.transformer.register_forward_pre_hook(lambda _, args: encoded.append(1))
+    rng = np.random.default_rng(0)
+    data = arrays.Labelled(np.stack([toy.picture(i % 3, rng) for i in range(12)]), np.arange(12) % 3, ("",) * 12)
+    more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": ("towers",)}
+    course = row.base.train.rows["clip_lora"].course(12)
+    fit.fit(classifier, [fit.Source("real", data, 1.0, 1.0)], data, course, **more)
+    # Captions that do not change are not read again.
+    assert bool(encoded) is (towers != "image")
+    assert torch.equal(classifier.eval().class_features(), before) is (towers == "image")
+
+
+def test_lora_on_the_text_tower_alone_fits_a_clip_with_a_resnet(tmp_path: Path) -> None:
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "image_size": 32, "patch_size": None}
+    toy.write_clip(tmp_path / "clip", vision=vision)
+    row = toy.params(models__bundled__clip="clip", models__bundled__train__clip_lora__towers="text")
+    classifier: Any = classifiers.build("clip_lora", row.base, _split(tmp_path), tmp_path)
+    before = {name: value.clone() for name, value in classifier.model.visual.state_dict().items()}
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    data = arrays.Labelled(pixels, np.arange(12) % 3, ("",) * 12)
+    more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": ("resnet",)}
+    course = row.base.train.rows["clip_lora"].course(12)
+    history = fit.fit(classifier, [fit.Source("real", data, 1.0, 1.0)], data, course, **more)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in classifier.model.visual.state_dict().items())
+    classifiers.save(
+        classifier,
+        tmp_path / "saved",
+        {
+            "classifier": "clip_lora",
+            "classes": toy.CLASSES,
+            "prompts": [f"a photo of a {name}" for name in toy.CLASSES],
+        },
+    )
+    assert classifiers.load(tmp_path / "saved").logits(pixels) == pytest.approx(history.logits[6], abs=1e-4)
 
 
 def test_bfloat16_trains_and_scores_and_leaves_logits_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,11 +85,24 @@ def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
 
 
 # At 24 pixels it sees more than the model's resolution has.
-@pytest.mark.parametrize(("name", "size"), [("resnet20", 16), ("resnet20", 24), ("resnet50", 64), ("clip_lora", 16)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet20", 16),
+        ("resnet20", 24),
+        ("resnet50", 64),
+        ("clip_lora", 16),
+        ("classifier_tuning", 16),
+        ("prompt_tuning", 16),
+        ("vpt", 16),
+        ("convnet_d3", 24),
+    ],
+)
 def test_the_code_in_the_card_agrees_without_dreamset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, size: int
 ) -> None:
-    workspace = delivered.world(tmp_path, name, models__bundled__train__resnet20__size=size)
+    own = {f"models__bundled__train__{name}__size": size} if classifiers.ROWS[name].from_scratch else {}
+    workspace = delivered.world(tmp_path, name, **own)
     folder = workspace.classifier
     photo = delivered.wide(tmp_path / "photos", 3)[0]
     photo.rename(folder / "photo.png")

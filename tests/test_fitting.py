@@ -54,6 +54,17 @@ def test_what_changes_a_classifier_changes_its_key(place: Workspace, change: dic
     assert key(place, "both", "resnet20", **change) != key(place, "both", "resnet20")
 
 
+def test_an_end_on_real_images_alone_is_in_the_keys_of_both(place: Workspace) -> None:
+    finish = {"train__finish_on_real": 0.25}
+    head = {"train__finish_part": "head", "train__classifiers": ["resnet20"]}
+    plain = key(place, "both", "resnet20")
+    assert len({plain, key(place, "both", "resnet20", **finish), key(place, "both", "resnet20", **finish, **head)}) == 3
+    assert key(place, "both", "resnet20", **head) == plain
+    assert key(place, "both_strong", "resnet20", **finish) != key(place, "both_strong", "resnet20")
+    assert key(place, "synthetic", "resnet20", **finish) == key(place, "synthetic", "resnet20")
+    assert key(place, "real", "resnet20", "real", **finish) == key(place, "real", "resnet20", "real")
+
+
 def test_the_images_that_are_seen_are_in_the_key(place: Workspace, tmp_path: Path) -> None:
     split = read_split(place.splits)
     first = dataclasses.replace(split.train[0], sha256="0" * 64)

@@ -245,6 +245,37 @@ def test_a_classifier_is_named_in_its_own_file_and_the_list_of_them_alone() -> N
         assert set(files) == {"classifiers/__init__.py", f"classifiers/{name}.py", *shared.get(name, ())}
 
 
+def test_a_row_may_be_missing_of_a_classifier_that_is_not_used(raw: dict[str, Any]) -> None:
+    rows = raw["models"]["bundled"]["train"]
+    for name in classifiers.ROWS.keys() - {"resnet20", "clip_lora"}:
+        rows.pop(name, None)
+    raw["train"]["baselines"] = []
+    assert parse(raw).base.train.rows.keys() == {"resnet20", "clip_lora"}
+    raw["train"]["baselines"] = ["linear_probe"]
+    with pytest.raises(InputError) as caught:
+        parse(raw)
+    said = "models.bundled.train.linear_probe: is missing, and linear_probe is used; give its row."
+    assert str(caught.value) == f"params.yaml: {said}"
+    del rows["resnet20"]
+    with pytest.raises(InputError, match=r"models.bundled.train.resnet20: is missing, and resnet20 is used"):
+        parse(put(raw, "train.baselines", []))
+    with pytest.raises(InputError, match=r"train.deliver: expected one of resnet20, clip_lora, resnet50"):
+        parse(put(raw, "models.bundled.train.deliver", "clip_zeroshot"))
+
+
+def test_a_later_classifier_stands_in_a_setting_only_where_it_is_used(raw: dict[str, Any]) -> None:
+    def rows(raw: dict[str, Any]) -> dict[str, Any]:
+        return dict(parse(raw).setting(())["base"]["train"])
+
+    assert "resnet50" in rows(raw) and "classifier_tuning" not in rows(raw)
+    used = rows(put(raw, "train.baselines", ["classifier_tuning"]))
+    assert used["classifier_tuning"]["soft"] == 0.5
+    # Nor does a key that came later, at the value that it had before.
+    assert "label_smoothing" not in used["classifier_tuning"]
+    smoothed = put(raw, "models.bundled.train.clip_lora.label_smoothing", 0.1)
+    assert rows(smoothed)["clip_lora"]["label_smoothing"] == 0.1
+
+
 def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: dict[str, Any]) -> None:
     raw["models"]["bundled"]["train"]["resnet50"]["schedule"] = "plateau"
     parse(raw)
@@ -255,6 +286,24 @@ def test_plateau_is_for_what_is_trained_and_a_rule_that_sets_images_apart(raw: d
             parse(raw | {"selection": rule})
     for rule in ("holdout", "coop", "extra:2"):
         parse(raw | {"selection": rule})
+
+
+def test_an_end_on_real_images_alone_is_for_what_has_last_steps_and_a_last_layer(raw: dict[str, Any]) -> None:
+    older = copy.deepcopy(raw)
+    del older["train"]["finish_on_real"], older["train"]["finish_part"]
+    assert parse(older) == parse(raw)
+    assert "finish_on_real" not in parse(raw).setting(())["train"]
+    finishing = put(raw, "train.finish_on_real", 0.2)
+    assert parse(finishing).setting(())["train"]["finish_on_real"] == 0.2
+    with pytest.raises(InputError, match=r"train.finish_on_real: expected a number of at least 0 and below 1, got 1"):
+        parse(put(raw, "train.finish_on_real", 1))
+    said = r"train.finish_part: clip_lora has no last layer that learns; set it to whole, or take clip_lora out"
+    with pytest.raises(InputError, match=said):
+        parse(put(finishing, "train.finish_part", "head"))
+    parse(put(put(finishing, "train.finish_part", "head"), "train.classifiers", ["resnet20", "linear_probe"]))
+    finishing["selection"] = "holdout"
+    with pytest.raises(InputError, match=r"train.finish_on_real: resnet20 ends when its plateau says so"):
+        parse(put(finishing, "models.bundled.train.resnet20.schedule", "plateau"))
 
 
 def test_a_guidance_at_which_no_label_reaches_its_image_is_refused(raw: dict[str, Any]) -> None:

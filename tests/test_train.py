@@ -242,6 +242,35 @@ def test_every_batch_of_both_holds_its_share_of_each() -> None:
         assert [len(part) for part in labels] == [5, 5]
 
 
+@pytest.mark.parametrize("part", ["whole", "head"])
+def test_the_last_steps_of_both_may_learn_from_real_images_alone(part: str) -> None:
+    torch.manual_seed(0)
+    network: Any = resnet20.network(3, 4, 16, 0.0)
+    bright: list[float] = []
+    network.register_forward_pre_hook(
+        lambda module, inputs: bright.append(float((inputs[0].mean((1, 2, 3)) > 0.5).float().mean()))
+    )
+    sources = [fit.Source("real", _labelled(6, 255), 0.5, 0.8), fit.Source("synthetic", _labelled(9, 0), 0.5, 0.2)]
+    more: dict[str, Any] = {"selections": 4, "invariances": (), "crop": 1.0, "seed": ("finish",)}
+    history = fit.fit(
+        network, sources, _labelled(3), _schedule(steps=8, batch=4, warmup=0), **more, finish=fit.Finish(0.5, part)
+    )
+    # Every second step scores three black images.
+    assert [bright[i] for i in (0, 1, 3, 4, 6, 7, 9, 10)] == [0.5] * 4 + [1.0] * 4
+    assert len(history.losses) == 8
+    middle, end = history.states[4], history.states[8]
+    changed = {name for name in middle if not torch.equal(middle[name], end[name])}
+    assert {"head.weight", "head.bias"} <= changed
+    assert (changed == {"head.weight", "head.bias"}) is (part == "head")
+
+
+def test_what_has_no_last_layer_cannot_finish_with_it() -> None:
+    finish, source = fit.Finish(0.5, "head"), fit.Source("real", _labelled(5), 1.0, 1.0)
+    more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": ("finish",)}
+    with pytest.raises(InputError, match="has no last layer that learns; set it to whole"):
+        fit.fit(Scripted([]), [source], _labelled(0), _schedule(steps=4), finish=finish, **more)
+
+
 def test_the_loss_of_both_weighs_real_rows_by_lambda() -> None:
     network = resnet20.network(3, 4, 16, 0.1).eval()
     real, synthetic = _labelled(4, 255), _labelled(4, 0)

@@ -70,6 +70,10 @@ def params(**changes: Any) -> Params:
     train["resnet50"] |= {"steps": 2, "batch": 4, "warmup": 1}
     train["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 6, "batch": 16, "warmup": 1}
     train["linear_probe"] |= {"steps": 6, "batch": 16, "warmup": 1}
+    train["classifier_tuning"] |= {"steps": 6, "batch": 16}
+    train["convnet_d3"] |= {"width": 8, "steps": 12, "batch": 16}
+    train["vpt"] |= {"depth": "deep", "tokens": 2, "steps": 6, "batch": 16, "warmup": 1}
+    train["prompt_tuning"] |= {"tokens": 4, "steps": 6, "batch": 16, "warmup": 1}
     raw["train"] |= {"selections": 3, "simple": []}
     raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
     raw["deliver"]["calibrate"] = False

@@ -10,6 +10,10 @@ gradient. The file has the name of the classifier and holds
 - ``load(folder, record) -> nn.Module``: reads what ``save`` wrote; ``record`` is the content of ``classifier.json``;
 - ``save_more(classifier, folder)``, if its program reads further files: writes these.
 
+A classifier that also learns from soft labels (Hinton et al. 2015) has ``soft_labels``: their share of the loss, 0..1,
+and the temperature; None: there are none. It then has ``with_teacher(images)``, which returns its own logits and those
+of its teacher, both (n, classes), and without a gradient for the teacher.
+
 ``simple`` is a family: it has an object for each of its classifiers, which are fitted (``simple_fit``) and not trained.
 
 Heavy libraries are imported inside these functions: ``params.yaml`` is read without torch.
@@ -19,7 +23,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset.classifiers import clip_lora, clip_zeroshot, linear_probe, resnet20, resnet50, simple
+from dreamset.classifiers import (
+    classifier_tuning,
+    clip_lora,
+    clip_zeroshot,
+    convnet_d3,
+    linear_probe,
+    prompt_tuning,
+    resnet20,
+    resnet50,
+    simple,
+    vpt,
+)
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, write_json
 
@@ -43,6 +58,10 @@ _FILES: Final = {
         clip_lora,
         resnet50,
         linear_probe,
+        classifier_tuning,
+        prompt_tuning,
+        vpt,
+        convnet_d3,
         clip_zeroshot,
     )
 } | simple.BY_NAME

@@ -38,6 +38,7 @@ class Clip(nn.Module):
     """
 
     label_smoothing = 0.0
+    captions_learn = True  # whether training may change the captions' features
     model: Any
     tokens: Tensor
     shift: Tensor
@@ -58,12 +59,26 @@ class Clip(nn.Module):
         self._class_features: Tensor | None = None
 
     def train(self, mode: bool = True) -> Clip:
-        """Set the mode like ``nn.Module.train``, and forget the captions' features, which training changes."""
-        self._class_features = None
-        return super().train(mode)
+        """Set the mode like ``nn.Module.train``, and forget the captions' features if training changes them.
+
+        Running statistics, as in a ResNet tower, stay frozen like the weights beside them.
+        """
+        if self.captions_learn:
+            self._class_features = None
+        super().train(mode)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def class_features(self) -> Tensor:
         """Return unit features (classes, d) of the captions; evaluation mode keeps them between calls."""
+        if not self.captions_learn:
+            if self._class_features is None or self._class_features.device != self.tokens.device:
+                # What inference mode makes cannot be trained with.
+                with torch.inference_mode(False), torch.no_grad():
+                    self._class_features = self._encoded()
+            return self._class_features
         if self.training:
             return self._encoded()
         if self._class_features is None:
@@ -103,28 +118,39 @@ class Clip(nn.Module):
         return logits
 
 
-def encode_captions(model: Any, tokens: Tensor) -> Tensor:
+def encode_captions(model: Any, tokens: Tensor, context: Tensor | None = None) -> Tensor:
     """Return unit text features (n, d), computed only up to the last end-of-text where that changes nothing.
 
     A causal tower that is read at the end-of-text ignores all later tokens. So a caption of ten tokens need not cost
     its context of 77.
+
+    Args:
+        model: an open_clip model.
+        tokens: (n, context) int64.
+        context: vectors that stand between the first token and the others, (length, width) for all captions or
+            (n, length, width); None: none. The tower must be causal then, as ``ends`` says.
     """
     tower = getattr(model, "text", model)
-    ends = _ends(tower, tokens)
-    if ends is None:
+    last = ends(tower, tokens)
+    if last is None:
         return F.normalize(model.encode_text(tokens).float(), dim=-1)
-    length = int(ends.max()) + 1
     dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
-    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-    pooled = tower.ln_final(x[torch.arange(len(x), device=x.device), ends])
+    x = tower.token_embedding(tokens[:, : int(last.max()) + 1]).to(dtype)
+    if context is not None:
+        between = context.to(dtype).expand(len(x), -1, -1)
+        x, last = torch.cat([x[:, :1], between, x[:, 1:]], 1), last + between.shape[1]
+    length = x.shape[1]
+    x = tower.transformer(
+        x + tower.positional_embedding[:length].to(dtype), attn_mask=tower.attn_mask[:length, :length]
+    )
+    pooled = tower.ln_final(x[torch.arange(len(x), device=x.device), last])
     projection = tower.text_projection
     if projection is not None:
         pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
     return F.normalize(pooled.float(), dim=-1)
 
 
-def _ends(tower: Any, tokens: Tensor) -> Tensor | None:
+def ends(tower: Any, tokens: Tensor) -> Tensor | None:
     """Return the position that each caption is read at, (n,) int64; None for a tower that may look beyond it."""
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     causal = getattr(tower, "attn_mask", None) is not None

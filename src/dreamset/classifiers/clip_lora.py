@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from dreamset.classifiers.clip_head import HEAD, PROGRAM, save_more
 from dreamset.core.strict import Range
-from dreamset.params.model import ClassifierRow
+from dreamset.params.model import LATER, ClipRow
 from dreamset.params.values import Positive
 
 if TYPE_CHECKING:
@@ -16,30 +17,20 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
 
-HEAD: Final = "head.safetensors"
-# How others use it: `logits` takes the result of `read`. The card of a delivered classifier prints both.
-PROGRAM: Final = """
-import open_clip
-
-model = open_clip.create_model("local-dir:.").eval()
-head = load_file("head.safetensors")["weight"]  # unit features of the classes' captions, times the logit scale
-mean, std = (torch.tensor(record["preprocessing"][key])[:, None, None] for key in ("mean", "std"))
-
-
-def logits(images):
-    return F.normalize(model.encode_image((images - mean) / std), dim=-1) @ head.T
-"""
+__all__ = ["HEAD", "Row", "build", "load", "save", "save_more"]
 
 
 @dataclass(frozen=True)
-class Row(ClassifierRow):
-    """``train.clip_lora`` of a model's row."""
+class Row(ClipRow):
+    """``train.clip_lora`` of a model's row; ``towers``: which get LoRAs."""
 
     program: ClassVar[str | None] = PROGRAM
+    later: ClassVar[bool] = False
 
     rank: Annotated[int, Range(low=1, high=1024)]
     alpha: Positive
     dropout: Annotated[float, Range(low=0, high=0.9)]
+    towers: Literal["both", "image", "text"] = field(default="both", metadata=LATER)
 
 
 def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
@@ -47,7 +38,9 @@ def build(row: Row, model: Model, split: Split, root: Path) -> Clip:
     from dreamset.classifiers import clip, lora_attention
 
     classifier = clip.build(root, model.clip, split)
-    lora_attention.adapt(classifier.model, row.rank, row.alpha, row.dropout)
+    classifier.label_smoothing = row.label_smoothing
+    lora_attention.adapt(classifier.model, row.rank, row.alpha, row.dropout, row.towers)
+    classifier.captions_learn = row.towers != "image"
     # With more than some 300 classes the captions need more memory than the images.
     if "gradient_checkpointing" in model.memory:
         lora_attention.checkpoint_text(classifier.model)
@@ -67,12 +60,3 @@ def load(folder: Path, record: dict[str, Any]) -> Clip:
     from dreamset.classifiers import clip
 
     return clip.load(folder, record)
-
-
-def save_more(classifier: Clip, folder: Path) -> None:
-    """Write the matrix from image features to logits, so that users need no captions, tokenizer or text tower."""
-    from safetensors.torch import save
-
-    from dreamset.core.files import atomic_write
-
-    atomic_write(folder / HEAD, save({"weight": classifier.head().cpu().contiguous()}))

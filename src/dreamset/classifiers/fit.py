@@ -6,9 +6,9 @@ import math
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from dreamset.classifiers import Predictor, autocast, stored, to_float
 from dreamset.classifiers.augment import Augment, Mix
+from dreamset.classifiers.siamese import Siamese
 from dreamset.core import device as devices
 from dreamset.core.arithmetic import warm_up_cosine
 from dreamset.core.errors import InputError
 from dreamset.core.progress import bar
 from dreamset.core.seeds import seed_for
+from dreamset.data.runs import REAL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from dreamset.data.arrays import Labelled
 
 
+MOMENTUM: Final = 0.9  # of stochastic gradient descent
 STRONG: Final = 3  # operations of strong augmentation, which also mixes images
 CUTMIX: Final = 1.0  # alpha of strong augmentation's CutMix
 MIXUP: Final = 0.2  # alpha of strong augmentation's MixUp, where the configuration has none
@@ -39,7 +42,7 @@ MIXUP: Final = 0.2  # alpha of strong augmentation's MixUp, where the configurat
 # epoch of few shots is too short to learn anything.
 SCORINGS: Final = 100
 PATIENCE: Final = 10  # scorings without a better score, after which the learning rate falls
-FACTOR: Final = 0.1  # by which it falls
+FACTOR: Final = 0.1  # by which it falls, here and in the middle of the steps
 FLOOR: Final = 1e-5  # below which it does not fall
 STOP: Final = 25  # scorings without a better score, after which training ends
 _RESIDENT: Final = 2**30  # bytes of images that are kept on the device; more come from the host, a batch ahead
@@ -53,6 +56,19 @@ class Source:
     data: Labelled
     share: float
     weight: float
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The end of a training on real and synthetic images: steps that learn from the real ones alone.
+
+    Attributes:
+        share: of all steps, 0..1; the others come first.
+        part: what these steps change: ``whole``, or ``head``, the last linear layer.
+    """
+
+    share: float
+    part: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,12 @@ def shares(batch: int, sources: Sequence[Source]) -> list[int]:
 
 
 def learning_rate(step: int, schedule: Row) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to zero."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then cosine to zero, or a fall in the middle.
+
+    In steps it falls to a tenth after half of them, as dataset distillation has it (Zhao et al. 2021).
+    """
+    if schedule.in_steps and step >= schedule.warmup:
+        return schedule.lr * (FACTOR if 2 * step >= schedule.steps else 1.0)
     return warm_up_cosine(step, schedule.steps, schedule.warmup, schedule.lr, lead=1)
 
 
@@ -139,6 +160,7 @@ def fit(
     mixup: float = 0.0,
     plateau: bool = False,
     strong: bool = False,
+    finish: Finish | None = None,
     what: str = "train",
 ) -> History:
     """Train ``classifier`` in place, and score it on ``selection`` on the way.
@@ -147,16 +169,18 @@ def fit(
         classifier: see ``dreamset.classifiers``.
         sources: real images, synthetic ones, or both.
         selection: the images that choose among ``selections`` evenly spaced steps; may be none.
-        schedule: AdamW's learning rate, weight decay, warm-up, steps and batch.
+        schedule: learning rate and its fall, weight decay, warm-up, steps, batch, optimizer and augmentation.
         selections: how often the selection images are scored, the last step included.
         invariances: changes that keep a label.
-        crop: smallest share of the area that a random crop keeps.
+        crop: smallest share of the area that a random crop keeps, except with siamese augmentation.
         seed: parts of the seed of batches, augmentation and dropout.
         stop: the step after which training ends, with the schedule unchanged; None: the schedule's last step.
         mixup: alpha of MixUp, 0: none. Images are mixed within their source.
         plateau: whether the learning rate follows the score on ``selection``, which then must have images, instead of
             the cosine. Training may end early, and the best step is kept in place of ``selections``.
-        strong: whether augmentation is strong: more operations, and MixUp or CutMix of every batch.
+        strong: whether augmentation is strong: more operations, where it has a number of them, and MixUp or CutMix of
+            every batch.
+        finish: how the training ends on the real images alone, in the same number of steps; None: it does not.
         what: title of the progress bar.
 
     Returns:
@@ -167,12 +191,20 @@ def fit(
     """
     where = devices.pick()
     classifier.to(where)
-    augment = Augment(invariances, crop, seed_for(*seed, "augment"), STRONG if strong else 2)
+    drawn = seed_for(*seed, "augment")
+    augment: Augment | Siamese = Augment(invariances, crop, drawn, STRONG if strong else 2)
+    if schedule.augmentation == "siamese":
+        augment = Siamese(invariances, drawn)
     mix = Mix(*mixing(mixup, strong=strong), seed_for(*seed, "mix"))
     end = schedule.steps if stop is None else stop
     weights = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     # Fused, because the layers are small: unfused, calling each operation costs the CPU more than the update itself.
-    optimizer = torch.optim.AdamW(weights, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+    shared: dict[str, Any] = {"lr": schedule.lr, "weight_decay": schedule.weight_decay, "fused": True}
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.SGD(weights, momentum=MOMENTUM, **shared)
+        if schedule.optimizer == "sgd"
+        else torch.optim.AdamW(weights, **shared)
+    )
     torch.manual_seed(seed_for(*seed, "dropout"))
     parts = SCORINGS if plateau else selections
     stops = {max(1, round(schedule.steps * part / parts)) for part in range(1, parts + 1)}
@@ -182,17 +214,25 @@ def fit(
     curve: dict[int, float] = {}
     losses: list[Tensor] = []
     start = time.perf_counter()
-    with (
-        closing(_Loader(classifier, sources, schedule.batch, augment, seed, mix)) as loader,
-        bar(total=end, what=what, unit="step") as progress,
-    ):
+    turn = schedule.steps - (round(finish.share * schedule.steps) if finish else 0)
+    real = [Source(source.name, source.data, 1.0, 1.0) for source in sources if source.name == REAL]
+    frozen = _all_but_head(classifier) if finish and finish.part == "head" else []
+    with ExitStack() as stack:
+        loader = stack.enter_context(closing(_Loader(classifier, sources, schedule.batch, augment, seed, mix)))
+        progress = stack.enter_context(bar(total=end, what=what, unit="step"))
         for step in range(1, end + 1):
-            classifier.train()
+            if step == turn + 1:
+                last = _Loader(classifier, real, schedule.batch, augment, (*seed, "finish"), mix)
+                loader = stack.enter_context(closing(last))
+            # Where the head alone learns, the rest stays as it is, running statistics included.
+            classifier.train(step <= turn or not frozen)
             for group in optimizer.param_groups if watch is None or step <= schedule.warmup + 1 else ():
                 group["lr"] = learning_rate(step - 1, schedule)
             optimizer.zero_grad(set_to_none=True)
             loss = loader.loss()
             loss.backward()
+            for parameter in frozen if step > turn else ():
+                parameter.grad = None
             optimizer.step()
             losses.append(loss.detach())
             progress.update()
@@ -214,6 +254,22 @@ def fit(
     return History(logits, states, curve, history, time.perf_counter() - start)
 
 
+def _all_but_head(classifier: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that learn, without those of the last linear layer.
+
+    Raises:
+        InputError: no linear layer learns.
+    """
+    learned = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    layers = [
+        module for module in classifier.modules() if isinstance(module, nn.Linear) and module.weight.requires_grad
+    ]
+    if not layers:
+        raise InputError("train.finish_part: this classifier has no last layer that learns; set it to whole.")
+    head = set(layers[-1].parameters())
+    return [parameter for parameter in learned if parameter not in head]
+
+
 class _Loader:
     """Batches on the device, and their loss."""
 
@@ -222,11 +278,12 @@ class _Loader:
         classifier: nn.Module,
         sources: Sequence[Source],
         batch: int,
-        augment: Augment,
+        augment: Augment | Siamese,
         seed: Sequence[str | int],
         mix: Mix | None = None,
     ) -> None:
-        self.classifier, self.sources, self.augment = classifier, sources, augment
+        self.classifier: Any = classifier
+        self.sources, self.augment = sources, augment
         self.mix = mix or Mix(0.0, 0.0, 0)
         self.where = next(classifier.parameters()).device
         self.size: int = classifier.size  # type: ignore[assignment]
@@ -269,19 +326,32 @@ class _Loader:
     def loss(self) -> Tensor:
         """Return the weighted sum of the sources' cross-entropies over one batch."""
         images, labels = self.batch()
-        smoothing: float = self.classifier.label_smoothing  # type: ignore[assignment]
+        smoothing: float = self.classifier.label_smoothing
         # Images are mixed within their source, so that both have the same weight in the loss.
         mixed = [self.mix(part) for part in images.split(self.counts)]
+        images = torch.cat([part for part, _, _ in mixed])
+        soft: tuple[float, float] | None = getattr(self.classifier, "soft_labels", None)
         with autocast(self.where):
-            logits = self.classifier(torch.cat([part for part, _, _ in mixed])).float()
+            logits, taught = self.classifier.with_teacher(images) if soft else (self.classifier(images),) * 2
+        logits, taught = logits.float(), taught.float()
         total: Tensor = logits.new_zeros(())
-        parts = zip(self.sources, logits.split(self.counts), labels, mixed, strict=True)
-        for source, part, truth, (_, other, share) in parts:
+        parts = zip(self.sources, *(each.split(self.counts) for each in (logits, taught)), labels, mixed, strict=True)
+        for source, part, teacher, truth, (_, other, share) in parts:
             loss = F.cross_entropy(part, truth, label_smoothing=smoothing)
             if share < 1:
                 loss = share * loss + (1 - share) * F.cross_entropy(part, truth[other], label_smoothing=smoothing)
+            if soft:
+                loss = (1 - soft[0]) * loss + soft[0] * distillation(part, teacher, soft[1])
             total = total + source.weight * loss
         return total
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross-entropy of logits (n, classes) with a teacher's probabilities (Hinton et al. 2015).
+
+    Both are divided by the temperature. Its square keeps the size of the gradients.
+    """
+    return temperature**2 * F.cross_entropy(logits / temperature, (teacher / temperature).softmax(-1))
 
 
 def restore(classifier: nn.Module, state: dict[str, Tensor]) -> None:

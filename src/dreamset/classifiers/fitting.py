@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from dreamset.classifiers.fit import History, Source
+    from dreamset.classifiers.fit import Finish, History, Source
     from dreamset.classifiers.parts import Part
     from dreamset.classifiers.selection import Choice, Configuration
     from dreamset.data.runs import Kind, Run
@@ -182,6 +182,8 @@ class Fitted:
             "temperature": round(temperature, 4),
             "temperature_images": images,
         }
+        finish = _finish_of(part, run.kind)
+        facts |= {"finish_on_real": finish.share, "finish_part": finish.part} if finish else {}
         classifiers.save(classifier, folder, {"classifier": run.classifier, "train_on": str(run.kind)} | facts)
         write_json(folder / RECORD, facts | {"size": classifier.size} | self._record(used, history, scored, chosen))
 
@@ -299,12 +301,23 @@ def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
         "classifier": name,
         # Neither the recipe nor the number of its further images is part of the key.
         "train_on": str(run.kind),
-        "row": dataclasses.asdict(base.train.rows[name]),
+        "row": base.train.rows[name].recorded(),
         "clip": None if base.train.rows[name].from_scratch else part.clip,
         "crop": base.train.crop,
         "seed": params.seed,
     }
+    finish = _finish_of(part, run.kind)
+    inputs |= {"finish": dataclasses.asdict(finish)} if finish else {}
     return shards.key_of(inputs | part.identity(run.kind) | chosen_by, __name__)
+
+
+def _finish_of(part: Part, kind: Kind) -> Finish | None:
+    """Return how the training of a run ends on real images alone; None where it does not."""
+    from dreamset.classifiers.fit import Finish
+
+    train = part.params.train
+    ends = train.finish_on_real > 0 and kind.real and kind.synthetic
+    return Finish(train.finish_on_real, train.finish_part) if ends else None
 
 
 def _fit(
@@ -352,6 +365,7 @@ def _fit(
         # Where nothing is selected, as for `real_more`, the schedule is the cosine.
         plateau=scored and params.selection != "fixed" and getattr(row, "schedule", "cosine") == "plateau",
         strong=kind.strong,
+        finish=_finish_of(part, kind),
         what=f"{what} {run.arm} {kind} {name}",
     )
     return classifier, history, used

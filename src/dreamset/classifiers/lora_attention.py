@@ -1,4 +1,4 @@
-"""LoRA on the query and value projections of both towers of a CLIP, as DataDream's classifier has it.
+"""LoRA on the query and value projections of both towers of a CLIP, or of one, as DataDream's classifier has it.
 
 Query and value of every self-attention get ``alpha / rank * B A`` on their weights, with dropout on the input of A;
 key, output projection, everything else and the logit scale stay frozen (loralib's MergedLinear with
@@ -69,22 +69,48 @@ class LoraAttention(nn.Module):
         return out, None
 
 
-def adapt(model: nn.Module, rank: int, alpha: float, dropout: float) -> int:
-    """Put a LoRA on every self-attention of both towers; the rest is frozen.
+def adapt(model: nn.Module, rank: int, alpha: float, dropout: float, towers: str = "both") -> int:
+    """Put a LoRA on every self-attention of both towers, or of one; the rest is frozen.
+
+    Args:
+        model: an open_clip model.
+        rank: of the two updates of each self-attention.
+        alpha: the updates are scaled by ``alpha / rank``.
+        dropout: on the input of the updates, 0..1.
+        towers: ``both``, ``image`` or ``text``.
 
     Returns:
         The number of trainable parameters.
-    """
-    from open_clip.transformer import ResidualAttentionBlock
 
+    Raises:
+        InputError: such a tower has no self-attention of a transformer, as the image tower of CLIP-RN50.
+    """
     model.requires_grad_(False)
-    blocks = [block for block in model.modules() if isinstance(block, ResidualAttentionBlock)]
-    towers = (model.visual, getattr(model, "text", getattr(model, "transformer", None)))
-    if not all(isinstance(tower, nn.Module) and set(blocks) & set(tower.modules()) for tower in towers):
-        raise InputError("this CLIP has a tower without attention that clip_lora can adapt; choose a ViT of open_clip.")
-    for block in blocks:
+    towers_of: dict[str, Any] = {
+        "image": model.visual,
+        "text": getattr(model, "text", getattr(model, "transformer", None)),
+    }
+    blocks = {name: _blocks(tower) for name, tower in towers_of.items()}
+    wanted = list(blocks) if towers == "both" else [towers]
+    for name in wanted:
+        if not blocks[name]:
+            other = next((f"set clip_lora.towers to {other}, or " for other in blocks if blocks[other]), "")
+            raise InputError(
+                f"this CLIP's {name} tower has no attention that clip_lora can adapt; {other}choose a ViT of open_clip."
+            )
+    chosen = {block for name in wanted for block in blocks[name]}
+    # In the order of the model, in which they take random numbers.
+    for block in [block for block in _blocks(model) if block in chosen]:
         block.attn = LoraAttention(block.attn, rank, alpha, dropout)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _blocks(part: Any) -> list[Any]:
+    """Return the transformer blocks of a part of a model, in its order."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    modules = part.modules() if isinstance(part, nn.Module) else ()
+    return [module for module in modules if isinstance(module, ResidualAttentionBlock)]
 
 
 def checkpoint_text(model: Any) -> None:

@@ -50,6 +50,7 @@ class Row(ScratchRow):
     """``train.resnet20`` of a model's row."""
 
     program: ClassVar[str | None] = PROGRAM
+    later: ClassVar[bool] = False
     native: ClassVar[tuple[int, int]] = (16, 32)  # below, its last stage has 2 x 2 pixels; above, it is CIFAR's no more
 
     size: Annotated[int, Range(low=8)] | Literal["native"]

@@ -38,6 +38,7 @@ class Row(ScratchRow):
     """``train.resnet50`` of a model's row."""
 
     program: ClassVar[str | None] = PROGRAM
+    later: ClassVar[bool] = False
 
     # The stem reduces each side to a quarter before the first block.
     native: ClassVar[tuple[int, int]] = (64, 224)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dreamset.data.splits import Split
+    from dreamset.params.model import Augmentation, Optimizer
 
 # Random configurations are drawn from these; the first three are factors on the row's value, log-uniform.
 LR: Final = (1 / 4, 4.0)
@@ -47,6 +48,12 @@ class Row(Protocol):
     def steps(self) -> int: ...  # noqa: D102
     @property
     def batch(self) -> int: ...  # noqa: D102
+    @property
+    def optimizer(self) -> Optimizer: ...  # noqa: D102
+    @property
+    def augmentation(self) -> Augmentation: ...  # noqa: D102
+    @property
+    def in_steps(self) -> bool: ...  # noqa: D102
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)

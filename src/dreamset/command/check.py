@@ -21,7 +21,7 @@ from dreamset.core.files import check_target
 from dreamset.core.workspace import Workspace
 from dreamset.data import asking, licences
 from dreamset.drawing import starts
-from dreamset.params import Params, parse, rules
+from dreamset.params import Params, checked_model, parse, rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,9 +96,9 @@ def _parameters(file: Path, name: str) -> tuple[Params | None, list[str]]:
     if found:
         return None, found
     params, models = strict.build(Params, raw), dict[str, Any]()
-    for row, model in params.models.items():
+    for row in params.models:
         try:
-            models[row] = dataclasses.replace(model, train=model.train.checked(classifiers.ROWS, f"models.{row}.train"))
+            models[row] = checked_model(params, row, classifiers.ROWS)
         except InputError as error:
             found.append(f"{name}: {error}")
     if found:

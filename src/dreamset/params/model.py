@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import REST, Range, build, join, one_of, refuse_others
 from dreamset.params.values import Count, Natural, Positive, Saving, Scheduler, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from dreamset.params.values import Part
+
+# Metadata of a key of a classifier that older files have not. At its default it stands in no key and in no setting.
+LATER: Final = {"later": True}
+Optimizer = Literal["adamw", "sgd"]
+Augmentation = Literal["randaugment", "siamese"]
 
 
 @dataclass(frozen=True)
@@ -166,10 +171,18 @@ class ClassifierRow:
         from_scratch: whether it learns from its training images alone, without pretrained weights.
         program: Python code that defines ``logits(images)`` from the saved files without dreamset; None if the
             classifier cannot be delivered.
+        optimizer: AdamW, or stochastic gradient descent with a momentum of 0.9.
+        augmentation: DataDream's list (``classifiers.augment``) or that of dataset distillation (``siamese``).
+        has_head: whether its last layer is linear and learns, so that it can be trained alone.
+        later: whether older tables over seeds may have no row of it, so that an unused one does not tell tables apart.
     """
 
     from_scratch: ClassVar[bool] = False
     program: ClassVar[str | None] = None
+    optimizer: ClassVar[Optimizer] = "adamw"
+    augmentation: ClassVar[Augmentation] = "randaugment"
+    has_head: ClassVar[bool] = False
+    later: ClassVar[bool] = True
 
     lr: Positive
     weight_decay: Share
@@ -177,26 +190,45 @@ class ClassifierRow:
     steps: Count | Epochs
     batch: Annotated[int, Range(low=2)]
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the keys of the row, without those that came later and have their default."""
+        later = {field.name: field.default for field in dataclasses.fields(self) if field.metadata == LATER}
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name not in later or value != later[name]
+        }
+
     def course(self, images: int) -> Course:
         """Return the course of a training where every arm has ``images`` images at most.
 
         Where the steps follow the images, the warm-up takes a tenth of them at most.
         """
-        if isinstance(self.steps, int):
-            return Course(self.lr, self.weight_decay, self.warmup, self.steps, self.batch)
-        steps = self.steps.steps(images, self.batch)
-        return Course(self.lr, self.weight_decay, min(self.warmup, steps // 10), steps, self.batch)
+        warmup, steps = self.warmup, self.steps
+        if isinstance(steps, Epochs):
+            steps = steps.steps(images, self.batch)
+            warmup = min(warmup, steps // 10)
+        course = Course(self.lr, self.weight_decay, warmup, steps, self.batch)
+        return dataclasses.replace(
+            course, optimizer=self.optimizer, augmentation=self.augmentation, in_steps=self.in_steps
+        )
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether the learning rate falls in steps, and not along a cosine."""
+        return getattr(self, "schedule", None) == "step"
 
 
 @dataclass(frozen=True)
 class Course:
-    """The course of a training: AdamW's peak learning rate and weight decay, and numbers of steps and images."""
+    """The course of a training; the fields are those of a classifier's row, with ``steps`` as a number."""
 
     lr: float
     weight_decay: float
     warmup: int
     steps: int
     batch: int
+    optimizer: Optimizer = "adamw"
+    augmentation: Augmentation = "randaugment"
+    in_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,11 +240,12 @@ class ScratchRow(ClassifierRow):
     """
 
     from_scratch: ClassVar[bool] = True
+    has_head: ClassVar[bool] = True
     native: ClassVar[tuple[int, int]]
 
     size: int | Literal["native"]
     label_smoothing: Share
-    schedule: Literal["cosine", "plateau"]
+    schedule: Literal["cosine", "step", "plateau"]
 
     def side(self, shots: int | None) -> int:
         """Return the side, in pixels, of the squares that the network sees.
@@ -224,6 +257,13 @@ class ScratchRow(ClassifierRow):
         return self.size if isinstance(self.size, int) else min(max(shots or least, least), largest)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipRow(ClassifierRow):
+    """The settings of every classifier that is trained on a pretrained CLIP."""
+
+    label_smoothing: Share = dataclasses.field(default=0.0, metadata=LATER)
+
+
 @dataclass(frozen=True)
 class ModelTrain:
     """``train`` of a model's row; each key of ``rows`` is a key of ``train`` itself."""
@@ -232,24 +272,27 @@ class ModelTrain:
     crop: Annotated[float, Range(above=0, high=1)]
     rows: Annotated[dict[str, ClassifierRow], REST]
 
-    def checked(self, classifiers: Mapping[str, type[ClassifierRow]], key: str) -> ModelTrain:
+    def checked(
+        self, classifiers: Mapping[str, type[ClassifierRow]], key: str, used: Collection[str] = ()
+    ) -> ModelTrain:
         """Return a copy whose ``rows`` are checked; parsing alone leaves them as they are.
 
         Args:
             classifiers: the type of each classifier's row.
             key: the dotted key of this section in the file.
+            used: names of classifiers that are trained, whose rows may not be missing; nor may that of ``deliver``.
 
         Raises:
             InputError: one sentence naming the key and what is allowed.
         """
         refuse_others(self.rows, ["deliver", "crop", *classifiers], key)
+        one_of(self.deliver, [name for name, kind in classifiers.items() if kind.program], join(key, "deliver"))
         for name in classifiers:
-            if name not in self.rows:
-                raise InputError(f"{join(key, name)}: is missing; give it.")
-        rows = {name: build(kind, self.rows[name], join(key, name)) for name, kind in classifiers.items()}
-        train = dataclasses.replace(self, rows=rows)
-        one_of(self.deliver, train.delivered, join(key, "deliver"))
-        return train
+            if name not in self.rows and name in (self.deliver, *used):
+                raise InputError(f"{join(key, name)}: is missing, and {name} is used; give its row.")
+        given = {name: kind for name, kind in classifiers.items() if name in self.rows}
+        rows = {name: build(kind, self.rows[name], join(key, name)) for name, kind in given.items()}
+        return dataclasses.replace(self, rows=rows)
 
     @property
     def delivered(self) -> tuple[str, ...]:

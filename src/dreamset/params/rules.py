@@ -256,7 +256,7 @@ def _check_scratch(params: Params) -> None:
     """Check the rules of classifiers that are trained from scratch, and of the sizes of their training sets."""
     if list(params.scales) != sorted(set(params.scales)):
         raise InputError(f"train.scales: expected rising numbers, got {list(params.scales)}.")
-    trained = {*params.train.classifiers, *params.train.baselines}
+    trained = set(params.train.trained)
     trained |= {params.base.tune.classifier} if params.scales else set()
     for name in sorted(trained):
         plateau = getattr(params.base.train.rows[name], "schedule", None) == "plateau"
@@ -264,4 +264,16 @@ def _check_scratch(params: Params) -> None:
             raise InputError(
                 f"models.{params.model}.train.{name}.schedule: plateau goes by images that are set apart, and "
                 f"selection: {params.selection} sets none; set it to cosine, or selection to holdout, coop or extra:N."
+            )
+    for name in params.train.classifiers if params.train.finish_on_real else ():
+        row = params.base.train.rows[name]
+        if getattr(row, "schedule", None) == "plateau":
+            raise InputError(
+                f"train.finish_on_real: {name} ends when its plateau says so, so it has no last steps; set "
+                f"models.{params.model}.train.{name}.schedule to cosine, or finish_on_real to 0."
+            )
+        if params.train.finish_part == "head" and not row.has_head:
+            raise InputError(
+                f"train.finish_part: {name} has no last layer that learns; set it to whole, or take {name} out of "
+                "train.classifiers."
             )

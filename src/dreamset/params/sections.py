@@ -130,6 +130,14 @@ class Train:
     configurations: Count
     # Ravuri and Vinyals (2019) define CAS with a synthetic set as large as the real one.
     scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
+    # Older files have neither of these keys.
+    finish_on_real: Annotated[float, Range(low=0, below=1)] = 0.0
+    finish_part: Literal["whole", "head"] = "whole"
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the classifiers that are trained, and not fitted."""
+        return (*self.classifiers, *self.baselines)
 
     @property
     def simple_classifiers(self) -> tuple[str, ...]:

@@ -161,6 +161,11 @@ class Params:
         return next(name for name in wanted if name in self.train.classifiers)
 
     @property
+    def used_classifiers(self) -> tuple[str, ...]:
+        """The trained classifiers of a run: those of ``train``, and those that deliver and score trials."""
+        return (*self.train.trained, self.base.train.deliver, self.base.tune.classifier)
+
+    @property
     def sets_apart(self) -> bool:
         """Whether ``prepare`` sets selection images apart: ``fixed`` has none, and ``cv`` makes folds in ``train``."""
         return self.selection not in ("fixed", "cv")
@@ -177,6 +182,10 @@ class Params:
             # Older tables have no such key.
             del setting["prepare"]["clip_templates"]
         del base["attributes"]  # nor this; ``making`` has it where it is read
+        for name, row in self.base.train.rows.items():
+            base["train"][name] = row.recorded()
+            if row.later and name not in self.used_classifiers:
+                del base["train"][name]  # nor these
         recipes = tuple(recipes)
         for name in {"image", "shared"} - {self.recipes[recipe].schedule for recipe in recipes}:
             del base["adapt"][name]  # nor these
@@ -185,6 +194,8 @@ class Params:
                 del setting["prepare"][name]  # nor these
         if self.generate.budget_s is None:
             del setting["generate"]["budget_s"]
+        if not self.train.finish_on_real:
+            del setting["train"]["finish_on_real"], setting["train"]["finish_part"]
         del setting["generate"]["pack"]  # where images lie changes no number
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
 
