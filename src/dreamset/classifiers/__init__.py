@@ -158,7 +158,6 @@ class Predictor:
         self.classifier = classifier.to(self.device).eval()
         self.classes, self.temperature = classes, temperature
         self.size: int = classifier.size  # type: ignore[assignment]
-        # Whether it sees files at their own size, whatever the resolution of the base is.
 
     def logits(self, images: NDArray[np.uint8], batch: int = BATCH) -> NDArray[np.float32]:
         """Return float32 logits (n, classes) of RGB images (n, h, w, 3), resized to the classifier's input.
