@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from scipy.stats import t as student_t
 
 from benchmarks import paired
 from benchmarks.strength import DATA
@@ -204,16 +203,9 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in ("cas", "fid", "coverage", "recall"):
             row[name] = round(statistics.fmean(one[name] for one in own.values()), 4)
         gains = [one["cas"] - by_cell[data, seed, FIRST]["cas"] for seed, one in own.items() if sampler != FIRST]
-        row["difference"] = _interval(gains) if len(gains) > 1 else None
+        row["difference"] = paired.interval(gains) if len(gains) > 1 else None
         rows.append(row)
     return rows
-
-
-def _interval(gains: Sequence[float]) -> dict[str, float]:
-    """Return the mean over seeds and its 95 % interval by Student's t."""
-    mean = statistics.fmean(gains)
-    half = float(student_t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
-    return {"difference": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def markdown(rows: Iterable[dict[str, Any]], measured: Iterable[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from dreamset.metrics.scored import groups_of
 from dreamset.metrics.statistics import crossed, indicative
@@ -55,6 +56,13 @@ def difference(
         "by_seed": [round(value, 4) for value in each.mean(1).tolist()],
         "indicative": indicative(len(pairs)),
     }
+
+
+def interval(gains: Sequence[float]) -> dict[str, float]:
+    """The mean over seeds and its 95 % interval by Student's t."""
+    mean = statistics.fmean(gains)
+    half = float(student_t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    return {"difference": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def told(row: dict[str, Any] | None) -> str:

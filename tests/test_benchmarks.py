@@ -11,12 +11,25 @@ import pytest
 import torch
 import yaml
 from benchmarks import __main__ as command
-from benchmarks import adapters, arithmetic, classifiers, front, images, published, scale, scopes, setting, timing
+from benchmarks import (
+    adapters,
+    arithmetic,
+    choices,
+    classifiers,
+    front,
+    images,
+    published,
+    scale,
+    scopes,
+    setting,
+    timing,
+)
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamset.classifiers import Predictor, clip, lora_attention
+from dreamset.data.splits import Sample, Split
 from dreamset.generator import base_model
 from dreamset.generator.training import Together
 from dreamset.weights import pretrained
@@ -244,3 +257,17 @@ def test_the_front_keeps_what_earlier_commands_found() -> None:
     assert (first["cas"], first["difference"], letters["seeds"]) == (0.8, None, 1)
     assert second["cas"] == 0.85 and second["difference"]["difference"] == 0.05
     assert "| letters |" in front.markdown([letters], [])
+
+
+def test_ways_to_choose_are_compared_by_what_their_values_are_worth() -> None:
+    record = {"own": 0, "chosen": {"highest": 3, "first": 3, "both": 0}, "worth": {"0": [0.8, 0.82], "3": [0.7, 0.72]}}
+    better = record | {"chosen": {"highest": 5, "first": 0, "both": 0}, "worth": {"0": [0.8], "5": [0.85]}}
+    highest, first, both = choices.summarise([record, better])
+    assert (highest["left"], highest["worse"], highest["gain"], highest["worst"]) == (2, 1, -0.025, -0.1)
+    assert (first["left"], first["worse"], both["left"], both["gain"]) == (1, 1, 0, 0.0)
+    assert "| both looks | 2 | 0 | 0 | +0.0" in choices.markdown([both])
+    # The study sees the first images of each class, and the others judge it.
+    samples = tuple(Sample(f"{i}.png", i % 2, "", str(i)) for i in range(10))
+    split = Split("toy", ("a", "b"), "{class}", (), 1, 0, samples, samples)
+    seen, apart = choices.divided(split, 2)
+    assert [sample.path for sample in seen] == [f"{i}.png" for i in range(4)] and len(apart) == 6
