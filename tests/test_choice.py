@@ -162,9 +162,20 @@ def test_fresh_noise_decides_among_the_finalists() -> None:
 def test_the_quicker_is_kept_where_fresh_noise_does_not_show_it_worse() -> None:
     choice = chosen(placed(0, 0.6, 0.4), placed(1, 0.6, 0.2), objectives="cas_and_seconds")
     assert choice["reason"].endswith("and quicker")
-    assert confirm(choice, again(t0=0.6, t1=0.599))["chosen"] == 1
-    worse = confirm(choice, again(t0=0.6, t1=0.55))
+    seconds = {0: 0.4, 1: 0.2}
+    assert confirm(choice, again(t0=0.6, t1=0.599), seconds)["chosen"] == 1
+    worse = confirm(choice, again(t0=0.6, t1=0.55), seconds)
     assert worse["chosen"] == 0 and worse["reason"].startswith("trial 1 is quicker, and worse than")
+    # What is quicker than the best and slower than the own values has to be better than these.
+    slower = chosen(placed(0, 0.5, 0.3), placed(1, 0.8, 1.0), placed(2, 0.79, 0.5), objectives="cas")
+    slower |= {"chosen": 2, "reason": "it is within one standard error of trial 1, the best, and quicker"}
+    assert confirm(slower, again(t0=0.6, t2=0.6), {0: 0.3, 2: 0.5})["chosen"] == 0
+    assert confirm(slower, again(t0=0.6, t2=0.7), {0: 0.3, 2: 0.5})["chosen"] == 2
+
+
+def test_one_image_confirms_nothing() -> None:
+    choice = chosen(placed(0, 0.6), placed(1, 0.7))
+    assert confirm(choice, {0: ["0", "1", "0"], 1: ["1", "1", "1"]})["chosen"] == 0
 
 
 def test_fresh_noise_makes_luck_rarer_and_finds_what_is_better() -> None:

@@ -274,7 +274,7 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
         pairs = [[row["of"], row["minus"]]]
         one = {"name": "round-1", "time": "2026-01-01T00:00:00+00:00", "recipe": "datadream_dset", "pairs": pairs}
         one |= {"classifier": "resnet20", "gain": [4], "no_loss": [], "seeds": [*range(6)], "smallest_gain": 0.01}
-        write_json(workspace.results / "table/fixed/round-1.json", one | {"setting": "", "rows": {}})
+        write_json(workspace.results / "table/fixed/round-1.json", one | {"settings": {}, "rows": {}})
     (workspace.root / "models/base").symlink_to(toy.ROOT / "models/base")
     params = toy.params()
     made = {"data": None} | claims.hashes(params, workspace.root)

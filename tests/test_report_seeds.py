@@ -151,7 +151,7 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
         no_loss=(16,),
         seeds=tuple(range(10, 16)),
         smallest_gain=0.01,
-        setting="0",
+        settings={},
         rows={},
     )
     fixed.write(folder, one, [])

@@ -231,7 +231,8 @@ def _choice(params: Params, objective: Objective, study: optuna.Study) -> dict[s
                     study.set_user_attr(key, fresh.again(values[number]))
                 again[number].append(study.user_attrs[key])
                 progress.update()
-    return confirm(choice, again)
+    by_number = {trial["number"]: trial for trial in trials}
+    return confirm(choice, again, {n: by_number[n]["values"][1] for n in numbers} if params.tune.two else None)
 
 
 def _record(params: Params, objective: Objective, study: optuna.Study, choice: dict[str, Any] | None) -> dict[str, Any]:

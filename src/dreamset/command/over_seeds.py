@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 from dreamset.command.parsing import common, span, verb
@@ -110,8 +111,10 @@ def claims(arguments: argparse.Namespace) -> None:
         print("\n".join(one.words for one in rounds) or "claims: none is fixed; `dreamset claims fix` does it.")
         return
     gain, no_loss, seeds = (list(given or ()) for given in (arguments.shots, arguments.no_loss_at, arguments.seeds))
-    if not seeds or min(seeds) < 0 or min((*gain, *no_loss), default=1) < 1:
-        raise InputError("claims fix: shots are 1 or more, and seeds a span such as 20-29.")
+    if not seeds or min(seeds) < 0:
+        raise InputError("claims fix: give --seeds, a span such as 20-29.")
+    if min((*gain, *no_loss), default=1) < 1:
+        raise InputError("claims fix: --shots and --no-loss-at are 1 or more images per class.")
     one, path = fixing.fix(params, workspace, arguments.name, seeds, gain, no_loss, arguments.over)
     print(one.words)
     shots, path = " ".join(map(str, one.shots)), path.relative_to(workspace.root)
@@ -123,14 +126,14 @@ def claims(arguments: argparse.Namespace) -> None:
 
 def recommend(arguments: argparse.Namespace) -> None:
     """Say what a finished table says of which images and which classifier to take."""
-    from dreamset.data import primary
     from dreamset.data.splits import read_split
-    from dreamset.sweep import recommending
+    from dreamset.sweep import cells, recommending
 
     params, workspace = opened(arguments)
     shots = arguments.shots
     if shots is None:
         shots = read_split(workspace.splits).shots if workspace.splits.is_dir() else params.shots
-    if not isinstance(shots, int) or shots < 1 or (arguments.budget or 1) <= 0:
+    budget = arguments.budget
+    if not isinstance(shots, int) or shots < 1 or not (budget is None or 0 < budget < math.inf):
         raise InputError("recommend: give --shots, 1 or more images per class, and a --budget above 0 seconds.")
-    print("\n".join(recommending.run(primary.settle(params, workspace), workspace, shots, arguments.budget)))
+    print("\n".join(recommending.run(params, workspace, cells.records(params, workspace), shots, budget)))

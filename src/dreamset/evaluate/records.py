@@ -53,7 +53,7 @@ def of_run(
     from dreamset.classifiers import calibration
     from dreamset.metrics import accuracy
 
-    interval = _interval(params, right, groups)
+    interval = interval_of(params, right, groups)
     matrix = accuracy.confusion(logits.argmax(1), labels, len(split.classes))
     by_class = accuracy.per_class(matrix)
     area = accuracy.auroc(logits, labels)
@@ -118,9 +118,10 @@ def _measure(params: Params, run: Run) -> str:
     return "CAS" if run.classifier in params.base.train.from_scratch else "synthetic-only accuracy"
 
 
-def _interval(
+def interval_of(
     params: Params, values: NDArray[np.float64], groups: NDArray[np.int64] | None, *, paired: bool = False
 ) -> Interval:
+    """Return the mean of values of single images with its interval over images or groups; ``paired``: -1, 0 or 1."""
     from dreamset.metrics.accuracy import interval
 
     section, seed = params.evaluate, seed_for("bootstrap")
@@ -198,7 +199,7 @@ def difference(
     from dreamset.metrics.mcnemar import mcnemar
 
     difference = right[of] - right[minus]
-    interval, paired = _interval(params, difference, groups, paired=True), mcnemar(difference)
+    interval, paired = interval_of(params, difference, groups, paired=True), mcnemar(difference)
     return {
         "of": str(of),
         "minus": str(minus),

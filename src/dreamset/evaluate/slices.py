@@ -7,6 +7,7 @@ The attributes of test images are read here alone, after every choice, and nothi
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Sample, Split
     from dreamset.params import Params
 
-FEWEST: Final = 10  # images of a word that may be an end of a gap
+FEWEST: Final = 20  # images of a word that may be an end of a gap
 
 
 def of(
@@ -72,9 +73,7 @@ def of(
             rows.append({"group": slice_, "word": word, "images": int(here.sum())} | measured)
         if found is not None:
             of, minus = (right[Run.parse(found[name])] for name in ("of", "minus"))
-            between = gap(
-                of, minus, {word: here for word, (here, _) in parts.items()}, units, params.evaluate.confidence
-            )
+            between = gap(params, of, minus, {word: here for word, (here, _) in parts.items()}, units)
             gaps += [] if between is None else [{"group": slice_} | between]
     return {"slices": rows, "gaps": gaps}
 
@@ -116,57 +115,62 @@ def _parts(
 
 
 def gap(
+    params: Params,
     of: NDArray[np.float64],
     minus: NDArray[np.float64],
     words: Mapping[str, NDArray[np.bool_]],
     groups: NDArray[np.int64] | None,
-    confidence: float,
 ) -> dict[str, Any] | None:
     """Return whether synthetic images widen the gap between the words of the highest and the lowest accuracy.
 
     These are chosen by the accuracy without synthetic images, among words of ``FEWEST`` images or more. So the gap
-    shrinks a little by itself, as extremes do.
+    shrinks a little by itself, as extremes do. The interval of the change is made of those of the two gains, as for any
+    difference of two independent parts (MOVER; Zou and Donner 2008), so it keeps their floor.
 
     Args:
+        params: gives the confidence and the resamples.
         of: (n,), 1 where the run with synthetic images is right, else 0.
         minus: (n,), the same without them.
         words: which images (n,) each holds.
         groups: (n,), numbers of the images' groups; None where each image is a group.
-        confidence: of the interval, 0..1.
 
     Returns:
         ``high`` and ``low`` (the words), ``before`` and ``after`` (the gap without and with synthetic images), and
-        ``change`` with the ends ``change_low`` and ``change_high`` of its t interval over the groups. None where fewer
-        than two words have images enough, or all words have one accuracy.
+        ``change`` with the ends ``change_low`` and ``change_high`` of its interval. None where fewer than two words
+        have images and groups enough, or all words have one accuracy.
     """
-    import numpy as np
-    from scipy.stats import t
-
-    masks = {word: here for word, here in words.items() if here.sum() >= FEWEST}
+    masks = {word: here for word, here in words.items() if here.sum() >= FEWEST and _units(groups, here) != 1}
     means = {word: float(minus[here].mean()) for word, here in masks.items()}
     if len({*means.values()}) < 2:
         return None
     high, low = max(means, key=lambda word: means[word]), min(means, key=lambda word: means[word])
-    gain = of - minus
-    weights = masks[high] / masks[high].sum() - masks[low] / masks[low].sum()
-    change = float((gain * weights).sum())
-    # Each word's mean is taken off, so that what is left of an image is its part in the error of the change.
-    rest = sum((gain - gain[masks[word]].mean()) * masks[word] for word in (high, low)) * weights
-    units = np.arange(len(gain)) if groups is None else groups
-    count = len(np.unique(units[weights != 0]))
-    half = float("nan")
-    if count > 1:
-        error = float(np.sqrt((np.bincount(units, rest) ** 2).sum() * count / (count - 1)))
-        half = error * float(t.ppf((1 + confidence) / 2, count - 1))
+    one, other = (
+        records.interval_of(params, (of - minus)[masks[word]], _inside(groups, masks[word]), paired=True)
+        for word in (high, low)
+    )
+    change = one.estimate - other.estimate
     return {
         "high": high,
         "low": low,
-        "before": round(float((minus * weights).sum()), 4),
-        "after": round(float((of * weights).sum()), 4),
+        "before": round(means[high] - means[low], 4),
+        "after": round(means[high] - means[low] + change, 4),
         "change": round(change, 4),
-        "change_low": round(change - half, 4) if count > 1 else None,
-        "change_high": round(change + half, 4) if count > 1 else None,
+        "change_low": round(change - math.hypot(one.estimate - one.low, other.high - other.estimate), 4),
+        "change_high": round(change + math.hypot(one.high - one.estimate, other.estimate - other.low), 4),
     }
+
+
+def _inside(groups: NDArray[np.int64] | None, here: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """Return the group numbers of some of the images, from 0 on."""
+    import numpy as np
+
+    return None if groups is None else np.unique(groups[here], return_inverse=True)[1]
+
+
+def _units(groups: NDArray[np.int64] | None, here: NDArray[np.bool_]) -> int:
+    """Return the number of groups among some of the images."""
+    units = _inside(groups, here)
+    return int(here.sum()) if units is None else int(units.max(initial=-1)) + 1
 
 
 def _gain(
@@ -185,10 +189,7 @@ def _gain(
         here: (n,), the images.
         found: the verdict.
     """
-    import numpy as np
-
-    units = None if groups is None else np.unique(groups[here], return_inverse=True)[1]
-    if found is None or (here.sum() if units is None else units.max() + 1) < 2:
+    if found is None or _units(groups, here) < 2:
         return None
     of, minus = (Run.parse(found[name]) for name in ("of", "minus"))
-    return records.difference(params, {run: right[run][here] for run in (of, minus)}, units, of, minus)
+    return records.difference(params, {run: right[run][here] for run in (of, minus)}, _inside(groups, here), of, minus)

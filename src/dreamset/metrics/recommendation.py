@@ -56,7 +56,8 @@ class Recommendation:
     """The answer at one number of shots.
 
     Attributes:
-        answer: ``take`` the synthetic images; ``perhaps``: they look better and may be luck; or ``leave`` them.
+        answer: ``take`` the synthetic images; ``perhaps``: they look better, also where they were not chosen, and may
+            be luck; or ``leave`` them.
         best: what to train: with synthetic images where the answer is ``take`` or ``perhaps``.
         real: the best without synthetic images.
         options: all runs that were compared, the cheapest first.
@@ -66,6 +67,7 @@ class Recommendation:
         low: lower end of its interval over seeds and groups of test images.
         high: upper end.
         chosen: in how many seeds the others choose the same run.
+        left_out: runs that some of the seeds lack, or whose seconds are unknown.
     """
 
     answer: Answer
@@ -77,6 +79,7 @@ class Recommendation:
     low: float
     high: float
     chosen: int
+    left_out: tuple[Run, ...] = ()
 
     @property
     def front(self) -> tuple[Option, ...]:
@@ -100,6 +103,7 @@ class Recommendation:
             "real": plain(self.real),
             "options": [plain(option) for option in self.options],
             "front": [str(option.run) for option in self.front],
+            "left_out": [str(run) for run in self.left_out],
         }
 
 
@@ -115,22 +119,24 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
     best, real = found.best, found.real
     same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose the same"
     per_class = f"at {shots} image{'' if str(shots) == '1' else 's'} per class"
+    lacking = ", ".join(map(_named, found.left_out))
+    missing = f" Not compared, for some seeds lack them or their seconds: {lacking}." if lacking else ""
     if not best.synthetic:
         return [
             f"Leave synthetic images, {per_class}: {_named(best.run)} gets {100 * best.accuracy:.1f}%, and nothing "
-            f"with synthetic images is better by more than one standard error; {same}.",
-            f"It takes {best.seconds:.0f} s.",
+            f"with synthetic images is shown to be better; {same}.",
+            f"It takes {best.seconds:.0f} s.{missing}",
         ]
     opening = "Take" if found.answer == "take" else "Perhaps"
     drawn = "".join([f", {scope}" if scope else "", f", {best.images} images" if best.images else ""]).lstrip(", ")
     ends = f"{points(found.low)} to {points(found.high)}, {100 * confidence:g}% interval"
-    sure = "so it is not luck in these seeds" if found.answer == "take" else "so real images alone may be as good"
+    sure = "so these seeds show it" if found.answer == "take" else "so real images alone may be as good"
     return [
         f"{opening} synthetic images, {per_class}: {_named(best.run)} gets {100 * best.accuracy:.1f}%, and "
         f"{_named(real.run)} {100 * real.accuracy:.1f}%{f' ({drawn})' if drawn else ''}.",
         f"What the other seeds choose gains {points(found.gain)} points on the seed left out ({ends}), and {same}; "
         f"{sure}.",
-        f"It takes {best.seconds:.0f} s, and {real.seconds:.0f} s without synthetic images.",
+        f"It takes {best.seconds:.0f} s, and {real.seconds:.0f} s without synthetic images.{missing}",
     ]
 
 
@@ -156,15 +162,20 @@ def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: 
         budget: most seconds of a run; None: any. What learns from real images alone is always within it.
 
     Raises:
-        InputError: there are too few seeds, or no real or no synthetic run.
+        InputError: there are too few seeds, or no real or no synthetic run, or cells of other images.
     """
     cells = sorted(cells, key=lambda cell: cell["seed"])
     if len(cells) < FEWEST:
         raise InputError(
-            f"results/table: {len(cells)} seeds are too few to say what is best; `dreamset table` needs {FEWEST} or "
-            "more, and better ten."
+            f"results/table: {len(cells)} seed{' is' if len(cells) == 1 else 's are'} too few to say what is best; it "
+            f"takes a table of {FEWEST} or more, and better ten."
         )
-    options = _options(cells)
+    if len({(cell.get("labels"), str(cell.get("groups"))) for cell in cells}) > 1:
+        raise InputError("results/table: its seeds were scored on different images, which cannot be compared.")
+    groups = groups_of(cells[0])
+    if groups is not None and groups.max() < 1:
+        groups = None
+    options, left_out = _options(cells)
     accuracy = np.array([[right(cell, option.run).mean() for cell in cells] for option in options])
     usable = [
         index
@@ -180,14 +191,16 @@ def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: 
         picked, alone = _pick(others, options, usable)
         same += picked == best
         rows.append(right(cell, options[picked].run) - right(cell, options[alone].run))
-    interval = crossed(np.stack(rows), resamples, confidence, groups_of(cells[0]))
+    interval = crossed(np.stack(rows), resamples, confidence, groups)
     answer: Answer = "leave"
-    if options[best].synthetic:
+    # About one standard error: an interval has two on each side.
+    error = (interval.high - interval.low) / 4
+    if options[best].synthetic and interval.estimate > error:
         answer = "take" if interval.low > 0 and not indicative(len(cells)) else "perhaps"
     ordered = tuple(sorted(options, key=lambda option: (option.seconds, -option.accuracy)))
     return Recommendation(
         answer,
-        options[best],
+        options[real if answer == "leave" else best],
         options[real],
         ordered,
         len(cells),
@@ -195,27 +208,36 @@ def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: 
         round(interval.low, 4),
         round(interval.high, 4),
         same,
+        left_out,
     )
 
 
-def _options(cells: Sequence[Cell]) -> list[Option]:
-    """Return the runs that every cell has; those of ``train.scales`` are curves and nothing to take."""
+def _options(cells: Sequence[Cell]) -> tuple[list[Option], tuple[Run, ...]]:
+    """Return the runs that every cell has, and the others; those of ``train.scales`` are curves and nothing to take."""
     found: dict[Run, list[dict[str, Any]]] = {}
     for cell in cells:
         for row in cell["rows"]:
             run = Run(row["recipe"], Kind.parse(row["train_on"]), row["classifier"])
             if str(run) in cell["right"] and run.kind.scale is None and not run.kind.more:
                 found.setdefault(run, []).append(row)
-    return [
-        Option(
-            run,
-            float(np.mean([row["accuracy"] for row in rows])),
-            float(np.mean([sum(row.get(name) or 0.0 for name in _SECONDS) for row in rows])),
-            round(float(np.mean([row["images"] for row in rows]))) if all(row.get("images") for row in rows) else None,
+    options = []
+    for run, rows in found.items():
+        # A classifier that is never trained has no seconds; what was trained and has none is of an unknown cost.
+        seconds = [[row[name] for name in _SECONDS if row.get(name) is not None] for row in rows]
+        known = all(each and np.isfinite(each).all() for each in seconds)
+        if len(rows) < len(cells) or not known:
+            continue
+        images = [row["images"] for row in rows if row.get("images")]
+        options.append(
+            Option(
+                run,
+                float(np.mean([row["accuracy"] for row in rows])),
+                float(np.mean([sum(each) for each in seconds])),
+                round(float(np.mean(images))) if len(images) == len(rows) else None,
+            )
         )
-        for run, rows in found.items()
-        if len(rows) == len(cells)
-    ]
+    taken = {option.run for option in options}
+    return options, tuple(run for run in found if run not in taken)
 
 
 def _pick(accuracy: NDArray[np.float64], options: Sequence[Option], usable: Sequence[int]) -> tuple[int, int]:

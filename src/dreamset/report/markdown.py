@@ -10,7 +10,7 @@ from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.verdict import points
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dreamset.metrics.fixed import Round
     from dreamset.params import Params
@@ -23,6 +23,7 @@ def over_seeds(
     summary: Sequence[dict[str, Any]],
     claims: Sequence[dict[str, Any]],
     rounds: Sequence[Round] = (),
+    waiting: Mapping[str, str] | None = None,
 ) -> str:
     """Return mean accuracies and FID, and the differences of the verdict's classifier, by number of shots.
 
@@ -30,7 +31,8 @@ def over_seeds(
         params: gives the order of recipes and classifiers, and the verdict's classifier.
         summary: rows of ``summary.csv``.
         claims: rows of ``claims.csv``, whose ``of`` and ``minus`` are runs.
-        rounds: the fixed claims whose cells are finished.
+        rounds: of fixed claims.
+        waiting: by name, why the claims of a round are not primary, or what else is to be said of rounds.
     """
     if not summary:
         return "# Over several seeds\n\nNo cell is finished.\n"
@@ -51,7 +53,7 @@ def over_seeds(
         "## FID",
         "In the judge's features, means over seeds.",
         _fid(params, summary),
-        *_fixed(claims, rounds),
+        *_fixed(claims, rounds, waiting or {}),
         f"## Differences, {name}",
         f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % intervals over seeds and "
         f"groups of test images{augmented}. Bold where the interval leaves out zero.",
@@ -60,12 +62,16 @@ def over_seeds(
     return "\n\n".join(parts) + "\n"
 
 
-def _fixed(claims: Sequence[dict[str, Any]], rounds: Sequence[Round]) -> list[str]:
+def _fixed(claims: Sequence[dict[str, Any]], rounds: Sequence[Round], waiting: Mapping[str, str]) -> list[str]:
     """Return the paragraphs on claims that were fixed before their test scores existed."""
-    if not rounds:
+    if not rounds and not waiting:
         return []
     parts = ["## Claims that were fixed beforehand"]
+    parts += [words for name, words in waiting.items() if name not in {one.name for one in rounds}]
     for one in rounds:
+        if one.name in waiting:
+            parts += [one.words, waiting[one.name]]
+            continue
         own = [row for row in claims if row["family"] == one.name]
         lines = [
             [

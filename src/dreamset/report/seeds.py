@@ -54,6 +54,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         machines=sweep.cost.get("machines"),
         advice=_advice(evidence, sweep, colours),
         rounds=_rounds(sweep),
+        waiting=_waiting(sweep),
         legend=legend,
         panels=panels,
         charted=charted,
@@ -135,6 +136,16 @@ def _rounds(sweep: Sweep) -> list[tuple[Table, str, int]]:
         if own:
             tables.append((_claims(own), one.words, sum(claim.holds(one.smallest_gain) for claim in own)))
     return tables
+
+
+def _waiting(sweep: Sweep) -> list[str]:
+    """Return what is claimed in the other rounds, and why it is not primary."""
+    told: dict[str, str] = dict(sweep.cost.get("waiting", {}))
+    finished = {claim.family for claim in sweep.claims}
+    for one in sweep.rounds:
+        if one.name not in finished:
+            told[one.name] = f"{one.words} {told.get(one.name, 'Its cells are not in the table.')}"
+    return list(told.values())
 
 
 def _claims(claims: list[Claim]) -> Table:

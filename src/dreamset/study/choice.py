@@ -131,17 +131,20 @@ def finalists(trials: Sequence[Trial], choice: Mapping[str, Any], objectives: st
     return numbers if len(numbers) > 1 else []
 
 
-def confirm(choice: Mapping[str, Any], again: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+def confirm(
+    choice: Mapping[str, Any], again: Mapping[int, Sequence[str]], seconds: Mapping[int, float] | None = None
+) -> dict[str, Any]:
     """Choose among the finalists by their scores from fresh noise alone.
 
     The standard error of the mean paired difference is over images and repetitions, which cross. A trial replaces the
-    recipe's own values where it is better by more than one standard error; one that was chosen as the quicker, where
+    recipe's own values where it is better by more than one standard error; one that takes less time by a tenth, where
     it is not worse by more than one. Where the own values do not compete, the highest mean wins.
 
     Args:
         choice: as ``choose`` returned it.
         again: by number of the trial, the own values' among them: for each repetition a 1 for each image that is right
             and a 0 for each that is wrong, the images in the same order everywhere.
+        seconds: by number, seconds per image, where these are the second objective; None: they do not count.
 
     Returns:
         ``choice`` with the trial that is ``chosen`` now, and the ``reason``. ``again`` says of each finalist its mean
@@ -160,12 +163,12 @@ def confirm(choice: Mapping[str, Any], again: Mapping[int, Sequence[str]]) -> di
     else:
         gain, error = over[best]
         gained = f"{repeated} ({100 * gain:+.1f} ± {100 * error:.1f} points)"
-        if choice["reason"].endswith("quicker"):
-            kept = gain < -error - _EQUAL
+        if seconds is not None and QUICK * seconds[best] < seconds[own]:
+            kept = not gain >= -error - _EQUAL
             worse = f"trial {best} is quicker, and worse than the recipe’s own values in {gained}, which are kept"
             reason = worse if kept else f"{choice['reason']}, also in {gained}"
         else:
-            kept = gain <= error + _EQUAL
+            kept = not gain > error + _EQUAL
             lucky = f"trial {best} is no more than one standard error better in {gained}"
             better = f"{choice['reason']}, also in {gained}"
             reason = f"{lucky}, so the recipe’s own values are kept" if kept else better
@@ -185,6 +188,8 @@ def _difference(differences: NDArray[np.float64]) -> tuple[float, float]:
     """Return the mean of (repetitions, images) differences and its standard error."""
     if not (differences != differences[0, 0]).any():
         return float(differences.mean()), 0.0
+    if differences.shape[1] == 1:
+        return float(differences.mean()), float("inf")  # one image says nothing of others
     if len(differences) == 1:
         return float(differences.mean()), float(differences.std(ddof=1) / differences.shape[1] ** 0.5)
     return float(differences.mean()), crossed_error(differences)[0]

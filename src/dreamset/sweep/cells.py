@@ -9,6 +9,7 @@ cells can be taken over if some of them give the same results when they are run 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import time
@@ -84,7 +85,7 @@ class Cell:
     @property
     def last(self) -> dict[str, Any]:
         """Return the record of the cell by any parameters and code; an empty one where there is none."""
-        return dict(read_json(self.record, "dreamset table")) if self.record.is_file() else {}
+        return read_record(self.record) if self.record.is_file() else {}
 
     @property
     def finished(self) -> bool:
@@ -133,37 +134,33 @@ def run(
     if jobs is not None:
         params = dataclasses.replace(params, compute=dataclasses.replace(params.compute, workers=jobs))
     folder = workspace.results / "table"
-    source = None if params.prepare.source == _BUNDLED else sources.read(params.prepare)
-    data = None if source is None else _digest(source)
+    planned = plan(params, workspace, shots, seeds)
+    data = planned[0].data
     cells = [
-        dataclasses.replace(
-            cell_of(params, workspace, k, seed, data), rounds=tuple(one.key for one in rounds if one.holds(k, seed))
-        )
-        for k in shots
-        for seed in seeds
+        dataclasses.replace(cell, rounds=tuple(one.key for one in rounds if one.holds(*at)))
+        for cell, at in zip(planned, itertools.product(shots, seeds), strict=True)
     ]
-    if params.evaluate.protocol == "cv" or (params.evaluate.protocol is None and source and source.test is None):
-        _check_seeds(params, workspace, cells)
     taken = _recheck(cells, params.compute) if recheck else ""
     todo = [cell for cell in cells if not cell.finished]
     _run_all(todo, params.compute)
     now = time.monotonic() - started
     paths = sorted((folder / "cells").glob("*.json"))
-    records = [record for path in paths if (record := _usable(params, workspace, path, data))]
-    setting = setting_hash(params)
-    waiting = {
-        one.name: words
-        for one in rounds
-        if (
-            words := one.waits(
-                setting, rows_hashes(params, workspace, one.rows.keys() & params.recipes.keys()), records
-            )
-        )
-    }
+    records = [record for path in paths if (record := usable(params, workspace, path, data))]
+    waiting = {}
+    for one in rounds:
+        rows = rows_hashes(params, workspace, one.rows.keys() & params.recipes.keys())
+        if words := one.waits(rows, records):
+            waiting[one.name] = words
     finished = [one for one in rounds if one.name not in waiting]
     made_with = {"data": data} | claims.hashes(params, workspace.root)
-    means, compared = table.write(params, folder, records, made_with, finished)
-    atomic_write(folder / "README.md", markdown.over_seeds(params, means, compared, finished))
+    keys = {one.key for one in rounds}
+    if gone := {key for record in records for key in record.get("claims", ()) if key not in keys}:
+        waiting["gone"] = (
+            f"Cells record {len(gone)} of the rounds of fixed claims that are no more, or not the same, in "
+            f"{(folder / fixed.FOLDER).relative_to(workspace.root)}; take the files from git again."
+        )
+    means, compared = table.write(params, folder, records, made_with, finished, waiting)
+    atomic_write(folder / "README.md", markdown.over_seeds(params, means, compared, rounds, waiting))
     lines = [
         f"{row['shots']:>3} shots  {row['classifier']:9}  {row['of']} - {row['minus']}: {row['difference']:+.4f} "
         f"[{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3g}, adjusted {row['p_adjusted']:.3g}"
@@ -220,7 +217,7 @@ def _recheck(cells: list[Cell], wanted: Compute) -> str:
             other.append(f"{first.record.stem}{on}")
             continue
         # Its time is that of the work, and not that of reusing its shards.
-        _write(first.record, now | {"seconds": last["seconds"]})
+        _write(first.record, now | {"seconds": last["seconds"]} | _same_first(last, now["code"]))
         for cell in others:
             _take_over(cell, first.record.stem)
             taken += 1
@@ -254,8 +251,14 @@ def _take_over(cell: Cell, judged_by: str) -> None:
     progress = dict(read_json(path, "dreamset table")) if path.is_file() else {}
     if progress.get("made") == {name: last[name] for name in made}:
         write_json(path, progress | {"made": made})
-    facts = made | {"rechecked": {"code": last["code"], "by": judged_by}}
+    facts = made | {"rechecked": {"code": last["code"], "by": judged_by}} | _same_first(last, made["code"])
     _write(cell.record, table.only(last, cell.params.active) | facts)
+
+
+def _same_first(last: dict[str, Any], code: str) -> dict[str, Any]:
+    """Return the code of the first scores, of a cell whose scores are the same by new code."""
+    first = last.get("first_code")
+    return {"first_code": code if first == last["code"] else first}
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
@@ -299,14 +302,54 @@ def run_cell(cell: Cell) -> None:
         guesses = read_json(workspace.plots("evaluate") / "predictions.json", "dreamset table")
         seconds = round(progress["seconds"] + time.monotonic() - started, 1)
         facts = {"recipes": recipes, "seconds": seconds, "threads": cell.threads, "device": device.name()}
-        # A round counts where it was there before the first scores of this cell, whatever was scored since.
-        facts |= {"claims": [key for key in cell.rounds if key in (cell.last or {"claims": [key]}).get("claims", ())]}
+        # A round counts where it was there before the first scores of this cell, and these are of the present code.
+        last = cell.last if cell.record.is_file() else {"claims": cell.rounds, "code": made["code"]}
+        facts |= {"claims": [key for key in cell.rounds if key in last.get("claims", ())]}
+        facts |= {"first_code": last.get("first_code", last.get("code"))}
         _write(cell.record, made | facts | table.record(evaluation, guesses))
 
 
-def setting_hash(params: Params) -> str:
-    """Return a hash of the parameters that all cells of a table share, recipes aside."""
-    return digest(params.setting(()))
+def plan(params: Params, workspace: Workspace, shots: list[int], seeds: list[int]) -> list[Cell]:
+    """Return the cells of some numbers of shots and seeds.
+
+    Raises:
+        InputError: each seed would be scored on other images.
+    """
+    source = None if params.prepare.source == _BUNDLED else sources.read(params.prepare)
+    data = None if source is None else _digest(source)
+    cells = [cell_of(params, workspace, k, seed, data) for k in shots for seed in seeds]
+    if params.evaluate.protocol == "cv" or (params.evaluate.protocol is None and source and source.test is None):
+        _check_seeds(params, workspace, cells)
+    return cells
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of a cell.
+
+    Raises:
+        InputError: it is not whole.
+    """
+    record = read_json(path, "dreamset table")
+    if not isinstance(record, dict) or not {"shots", "seed", "images", "rows", "right"} <= record.keys():
+        raise InputError(f"{path}: is no record of a cell; remove it, and `dreamset table` makes it again.")
+    return record
+
+
+def records(params: Params, workspace: Workspace) -> list[dict[str, Any]]:
+    """Return the records of a table: those of the present settings and code, or the most that were made together.
+
+    Raises:
+        InputError: one is not whole.
+    """
+    paths = sorted((workspace.results / "table/cells").glob("*.json"))
+    source = None if params.prepare.source == _BUNDLED or not paths else sources.read(params.prepare)
+    data = None if source is None else _digest(source)
+    together: dict[Any, list[dict[str, Any]]] = {}
+    for path in paths:
+        record = read_record(path)
+        together.setdefault((record.get("code"), record.get("labels"), str(record.get("groups"))), []).append(record)
+    present = [record for path in paths if (record := usable(params, workspace, path, data))]
+    return present or max(together.values(), key=len, default=[])
 
 
 def folder_of(workspace: Workspace, shots: int, seed: int) -> Path:
@@ -322,7 +365,7 @@ def _check_seeds(params: Params, workspace: Workspace, cells: list[Cell]) -> Non
     """
     wanted = {(cell.params.shots, cell.params.seed) for cell in cells}
     for path in sorted((workspace.results / "table/cells").glob("*.json")):
-        record = _usable(params, workspace, path, cells[0].data)
+        record = usable(params, workspace, path, cells[0].data)
         if record and record["shots"] in {shots for shots, _ in wanted}:
             wanted.add((record["shots"], record["seed"]))
     seeds = Counter(shots for shots, _ in wanted)
@@ -376,9 +419,9 @@ def cell_of(params: Params, workspace: Workspace, shots: int, seed: int, data: s
     return Cell(resolved, Workspace(workspace.root, folder), record, params.compute.threads or 1, data)
 
 
-def _usable(params: Params, workspace: Workspace, path: Path, data: str | None) -> dict[str, Any]:
+def usable(params: Params, workspace: Workspace, path: Path, data: str | None) -> dict[str, Any]:
     """Return the part of a record that is of this setting; an empty one where there is none."""
-    record = read_json(path, "dreamset table")
+    record = read_record(path)
     cell = cell_of(params, workspace, record["shots"], record["seed"], data)
     if not cell.recorded:
         return {}

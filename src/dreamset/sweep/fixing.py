@@ -8,7 +8,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.core.strict import listed, meant
 from dreamset.data import primary
-from dreamset.data.runs import BOTH_STRONG, REAL, REAL_STRONG, Run
+from dreamset.data.runs import BOTH_STRONG, REAL, Run, kinds
 from dreamset.metrics import fixed
 from dreamset.metrics.fixed import Round
 from dreamset.metrics.statistics import ENOUGH_SEEDS, indicative
@@ -33,6 +33,7 @@ def fix(
     """Fix claims on the primary recipe and classifier, before any test score of their cells exists.
 
     Each claim is that real + synthetic images of the recipe, strongly augmented, are better than those of ``over``.
+    Over real images alone there is a claim for every way to train on them, for the verdict goes by the best of these.
 
     Args:
         params: all parameters.
@@ -69,7 +70,12 @@ def fix(
         )
     scored = [path for shots in sorted({*gain, *no_loss}) for seed in seeds for path in _scored(workspace, shots, seed)]
     own = Run(recipe, BOTH_STRONG, classifier)
-    pairs = [(own, Run(n, REAL_STRONG if n == REAL else BOTH_STRONG, classifier)) for n in dict.fromkeys(others)]
+    pairs = [
+        (own, Run(arm, kind, classifier))
+        for arm in dict.fromkeys(others)
+        for kind in (kinds(params, REAL, classifier) if arm == REAL else (BOTH_STRONG,))
+    ]
+    planned = cells.plan(params, workspace, sorted({*gain, *no_loss}), seeds)
     one = Round(
         name=name or f"round-{len(rounds) + 1}",
         time=fixed.now(),
@@ -80,7 +86,7 @@ def fix(
         no_loss=tuple(sorted(set(no_loss))),
         seeds=tuple(seeds),
         smallest_gain=params.evaluate.smallest_gain,
-        setting=cells.setting_hash(params),
+        settings={f"{cell.params.shots}/{cell.params.seed}": cell.made["settings"] for cell in planned},
         rows=cells.rows_hashes(params, workspace, [n for n in (recipe, *others) if n != REAL]),
     )
     return one, fixed.write(folder, one, scored)
@@ -93,5 +99,7 @@ def _scored(workspace: Workspace, shots: int, seed: int) -> list[Path]:
     own = workspace.result("evaluate")
     if own.is_file():
         last = read_json(own, "dreamset evaluate")
-        found += [own] if (last["shots"], last["seed"]) == (shots, seed) else []
+        known = isinstance(last, dict) and {"shots", "seed"} <= last.keys()
+        # A file that does not say of what it is may hold the scores of any seed.
+        found += [own] if not known or (last["shots"], last["seed"]) == (shots, seed) else []
     return [path for path in found if path.is_file()]

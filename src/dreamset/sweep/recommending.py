@@ -23,7 +23,8 @@ _SCOPES: Final = {
     "shared": "adapters of a class that share a half",
 }
 CAUTION: Final = (
-    "The table's test images chose this. `dreamset claims fix` and a table of seeds that nobody has scored can show it."
+    "The test images of the table chose this, so it is a hint. `dreamset claims fix` and seeds that nobody has scored "
+    "can show whether it holds."
 )
 
 
@@ -61,36 +62,36 @@ def sentences(params: Params, found: recommendation.Recommendation, shots: objec
     return recommendation.sentences(found, shots, scope, params.evaluate.confidence)
 
 
-def run(params: Params, workspace: Workspace, shots: int, budget: float | None) -> list[str]:
-    """Return what the table of the project says at a number of shots.
+def run(
+    params: Params, workspace: Workspace, records: Sequence[dict[str, Any]], shots: int, budget: float | None
+) -> list[str]:
+    """Return what the cells of a table say at a number of shots.
 
     Args:
         params: all parameters.
         workspace: the project's workspace.
+        records: of the cells.
         shots: images per class; the nearest number that the table has stands for it.
         budget: most seconds of adapting, tuning, drawing and training; None: any.
 
     Raises:
         InputError: there is no table, or it has too few seeds.
     """
-    folder = workspace.results / "table"
-    cells = [read_json(path, "dreamset table") for path in sorted((folder / "cells").glob("*.json"))]
-    if not cells:
+    if not records:
         raise InputError(
-            f"{folder}: there is no table over seeds; run `dreamset table --shots {shots} --seeds 0-5` with the "
-            "recipes in question."
+            f"{workspace.results / 'table'}: there is no table over seeds; run `dreamset table --shots {shots} --seeds "
+            "0-5` with the recipes in question."
         )
-    known = sorted({cell["shots"] for cell in cells}, key=lambda k: (abs(k - shots), k))
-    at = known[0]
-    found = recommend(params, [cell for cell in cells if cell["shots"] == at], budget)
+    at = min((cell["shots"] for cell in records), key=lambda k: (abs(k - shots), k))
+    found = recommend(params, [cell for cell in records if cell["shots"] == at], budget)
     said = sentences(params, found, at)
     if at != shots:
-        said.insert(0, f"The table has no {shots} shots; these are the nearest.")
+        said.insert(0, f"The table has no seeds at {shots} shots; those at {at} are the nearest.")
     warning = claims.read(params, workspace, [REAL, *params.recipes]).warning
     if warning is not None:
         said.insert(0, warning)
     if budget is not None:
-        said.append(f"Runs of more than {budget:.0f} s were left aside.")
+        said.append(f"Runs with synthetic images that take more than {budget:.0f} s were left aside.")
     best = found.best.run.arm
     path = workspace.result("tune", best)
     if path.is_file() and read_json(path, f"dreamset tune {best}").get("best"):

@@ -18,7 +18,7 @@ from dreamset.metrics.scored import groups_of, right
 from dreamset.metrics.statistics import crossed, holm, indicative, max_t, sign_flip, spearman
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from dreamset.metrics.fixed import Round
@@ -94,6 +94,7 @@ def write(
     records: Sequence[dict[str, Any]],
     made_with: dict[str, Any],
     rounds: Sequence[Round] = (),
+    waiting: Mapping[str, str] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write the table's files but its page; return the rows of ``summary.csv`` and of ``claims.csv``, which hold runs.
 
@@ -104,6 +105,7 @@ def write(
         made_with: hashes of all else that the cells have in common; they stand beside the parameters in
             ``setting.json``.
         rounds: fixed claims that every cell of theirs records.
+        waiting: by name of the other rounds, why their claims are not primary.
 
     Raises:
         InputError: cells with the same number of shots were scored on different images.
@@ -119,6 +121,7 @@ def write(
     write_json(folder / "setting.json", params.setting(recipes) | made_with)
     cost = {"cells": len(ordered), "seconds": round(sum(cell["seconds"] for cell in ordered), 1)}
     cost |= {"threads": sorted({cell["threads"] for cell in ordered}), "machines": machines(ordered)}
+    cost["waiting"] = dict(waiting or {})
     write_json(folder / "cost.json", cost)
     return means, compared
 
@@ -178,9 +181,12 @@ def claims(params: Params, records: Sequence[dict[str, Any]], rounds: Sequence[R
         pairs = dict.fromkeys((of, minus) for cell in cells for of, minus in cell["differences"])
         table += [_claim(params, shots, Run.parse(of), Run.parse(minus), cells) for of, minus in pairs]
     seeds = sorted({seed for row in table for seed in row["each"]})
-    by_test = np.array([[row["each"].get(seed, 0.0) for seed in seeds] for row in table]).reshape(len(table), -1)
+    by_test = np.array([[row["each"].get(seed, 0.0) for seed in seeds] for row in table]).reshape(
+        len(table), len(seeds)
+    )
     for row, adjusted in zip(table, max_t(by_test), strict=True):
-        row |= {"p_adjusted": adjusted, "family": EXPLORATORY}
+        # Above fourteen seeds the flips of the family are drawn, and those of a test alone are not.
+        row |= {"p_adjusted": max(row["p"], adjusted), "family": EXPLORATORY}
     for one in rounds:
         family = []
         for shots, cells in _by_shots(records).items():
