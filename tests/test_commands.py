@@ -67,9 +67,10 @@ MADE = {
     "dreamset export --public": "published/metadata.jsonl",
     "dreamset export --kohya": "loras",
     "dreamset table": "results/table/README.md",
+    "dreamset claims": "results/table/fixed/round-1.json",
 }
-# They set up the machine, or go on until they are stopped. Other tests run these: test_review, test_dashboards ...
-APART = ("make", "pip", "source", "mlflow", "dreamset review")
+# They set up the machine, go on until they are stopped, or need more seeds. Other tests run these: test_review ...
+APART = ("make", "pip", "source", "mlflow", "dreamset review", "dreamset recommend")
 
 
 @pytest.fixture
