@@ -131,7 +131,7 @@ def test_fewer_trials_choose_as_if_there_had_been_no_more(
     tiny_generator: Path, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studied(monkeypatch)
-    own = {"models__bundled__generator": str(tiny_generator), "tune__pruner": "none"}
+    own = {"models__bundled__generator": str(tiny_generator), "tune__pruner": "none", "tune__rescored": 0}
     tune.run(chain(tune__trials=6, **own), place, FIRST)
     assert record(place, FIRST)["best_trial"] == 5
     assert tune.run(chain(tune__trials=3, **own), place, FIRST)["trials"] == 3
@@ -149,6 +149,7 @@ def test_what_breaks_after_the_trials_loses_none(
         active=[THIRD],
         models__bundled__generator=str(tiny_generator),
         tune__trials=2,
+        tune__rescored=0,
         **{f"recipes__{THIRD}__search": {"lr": {"low": 1e-3, "high": 2e-3}}},
     )
     monkeypatch.setattr(adapt, "run", lambda *_: {"seconds": 0.0})
