@@ -107,7 +107,7 @@ def test_a_verb_refuses_adapters_and_images_of_other_settings(
     generate.run(params, place, LORA)
     assert refused(small, place, "generate", LORA) == refused(small, place, "train", LORA) == ""
     small["recipes"][LORA]["rank"] = 4
-    monkeypatch.setattr(verbs, "_open", lambda _: (toy.parse(small), place))
+    monkeypatch.setattr(verbs, "opened", lambda _: (toy.parse(small), place))
     monkeypatch.chdir(place.root)
     for words, folder, mend in (
         (["generate", LORA], "models/adapters", "dreamset adapt datadream_dset"),

@@ -15,7 +15,7 @@ import pytest
 import toy
 from dreamset import adapt, generate, train, tune
 from dreamset.classifiers import parts as learned
-from dreamset.command import cli, times, verbs
+from dreamset.command import cli, over_seeds, times, verbs
 from dreamset.command.plan import describe
 from dreamset.core import audit
 from dreamset.core.errors import InputError
@@ -383,7 +383,8 @@ def test_a_unet_without_a_class_encoder_before_it_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(verbs, "_open", lambda _: (small(), place))
+    for module in (verbs, over_seeds):
+        monkeypatch.setattr(module, "opened", lambda _: (small(), place))
     verb, *more = arguments
     named = ["--shots", "4", "--seeds", "0", "--recipes"] if verb == "table" else more
     with pytest.raises(SystemExit, match="2"):

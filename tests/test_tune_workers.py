@@ -55,7 +55,7 @@ def test_a_worker_leaves_trials_and_no_results(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = small(tune__trials=2)
-    monkeypatch.setattr(verbs, "_open", lambda arguments: (params, place))
+    monkeypatch.setattr(verbs, "opened", lambda arguments: (params, place))
     cli.main(["tune", PLAIN, "--worker"])
     assert not place.result("tune", PLAIN).exists()
     scored_by(monkeypatch, lambda knobs, rung: 1 / 0)
@@ -67,7 +67,7 @@ def test_gc_waits_for_workers(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = small(tune__trials=1)
-    monkeypatch.setattr(verbs, "_open", lambda arguments: (params, place))
+    monkeypatch.setattr(verbs, "opened", lambda arguments: (params, place))
 
     def score(knobs: dict[str, Any], rung: int) -> float:
         with pytest.raises(SystemExit, match="1"):
@@ -88,7 +88,7 @@ def test_gc_keeps_what_an_unfinished_study_uses(
     search = {"epoch": {"low": 0.5, "high": 1.0}}
     params = small(tune__trials=1, active=[LORA], **{f"recipes__{LORA}__search": search, f"{BASE}adapt__kept": 2})
     opened = [params]
-    monkeypatch.setattr(verbs, "_open", lambda arguments: (opened[0], place))
+    monkeypatch.setattr(verbs, "opened", lambda arguments: (opened[0], place))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "_score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         tune.join(params, place, LORA)
