@@ -77,7 +77,7 @@ def records(params: Params, workspace: Workspace, shots: int, seeds: Sequence[in
     """The records of finished cells that have every phase, by seed."""
     data = None if params.prepare.source == "digits" else cells._digest(sources.read(params.prepare))
     paths = sorted((workspace.results / "table/cells").glob("*.json"))
-    usable = [found for path in paths if (found := cells._usable(params, workspace, path, data))]
+    usable = [found for path in paths if (found := cells.usable(params, workspace, path, data))]
     whole = [found for found in usable if all(run(name) in found["right"] for name in PHASES)]
     chosen = [found for found in whole if found["shots"] == shots and found["seed"] in seeds]
     return sorted(chosen, key=lambda found: int(found["seed"]))

@@ -206,7 +206,7 @@ def test_only_cells_with_every_phase_are_read(
     for seed, own in ((0, right), (1, partial), (2, right), (7, right)):
         write_json(cells / f"shots016_seed{seed}.json", record(seed, own, shots=16, recipes={}, device="a CPU"))
     write_json(cells / "shots004_seed0.json", record(0, right, shots=4, recipes={}))
-    monkeypatch.setattr(phases.cells, "_usable", lambda _p, _w, path, _d: json.loads(path.read_text()))
+    monkeypatch.setattr(phases.cells, "usable", lambda _p, _w, path, _d: json.loads(path.read_text()))
     found = phases.records(params, place, 16, range(5))
     assert [own["seed"] for own in found] == [0, 2]
     file = tmp_path / "params.yaml"
