@@ -18,15 +18,15 @@ def changed(before: str, after: str) -> list[str]:
     return [line for line in after.splitlines() if line not in old]
 
 
-def flow_keys(node: yaml.Node, above: str = "") -> dict[str, Any]:
-    """Every dotted key whose value stands where its row stands, with the value."""
+def flow_keys(node: yaml.Node, held: Any, above: str = "") -> dict[str, Any]:
+    """Every dotted key whose value stands where its row stands, with the value that ``held`` has of it."""
     found: dict[str, Any] = {}
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             key = f"{above}.{name.value}".strip(".")
             if value.start_mark.index > name.start_mark.index:
-                found[key] = get_value(PARAMS, key)
-                found |= flow_keys(value, key)
+                found[key] = held[name.value]
+                found |= flow_keys(value, held[name.value], key)
     return found
 
 
@@ -65,7 +65,7 @@ def test_a_comment_returns_to_its_column() -> None:
 def test_the_same_value_changes_nothing() -> None:
     keys = {
         key: value
-        for key, value in flow_keys(yaml.compose(PARAMS, yaml.SafeLoader)).items()
+        for key, value in flow_keys(yaml.compose(PARAMS, yaml.SafeLoader), yaml.safe_load(PARAMS)).items()
         if not isinstance(value, dict) and key.count(".") < 3 and not isinstance(value, float)
     }
     assert len(keys) > 100
