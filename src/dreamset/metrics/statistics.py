@@ -9,6 +9,7 @@ import numpy as np
 
 from dreamset.core.seeds import seed_for
 from dreamset.metrics.accuracy import Interval, interval
+from dreamset.metrics.crossed import crossed_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,37 +57,6 @@ def crossed(
     error, degrees = crossed_error(differences, groups)
     half = error * float(t.ppf((1 + confidence) / 2, degrees))
     return Interval(estimate, max(estimate - half, -1.0), min(estimate + half, 1.0))
-
-
-def crossed_error(differences: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> tuple[float, float]:
-    """The standard error of the mean of ``crossed`` and its degrees of freedom, without an interval.
-
-    Args:
-        differences: (seeds, images) with two seeds and two images or more, not all equal.
-        groups: as in ``crossed``.
-    """
-    seeds, images = differences.shape
-    estimate = float(differences.mean())
-    if groups is None:
-        groups = np.arange(images)
-    count = int(groups.max()) + 1
-    # What each seed and group adds to the mean, in units in which the mean of all entries is the mean difference.
-    parts = np.stack([np.bincount(groups, row - estimate, count) for row in differences]) * (count / images)
-    by_seed, by_group = parts.mean(1), parts.mean(0)
-    rest = parts - by_seed[:, None] - by_group
-    squares = (
-        float(count * (by_seed**2).sum() / (seeds - 1)),
-        float(seeds * (by_group**2).sum() / (count - 1)),
-        float((rest**2).sum() / ((seeds - 1) * (count - 1))),
-    )
-    free = (seeds - 1, count - 1, (seeds - 1) * (count - 1))
-    variance = squares[0] + squares[1] - squares[2]
-    larger = 0 if squares[0] >= squares[1] else 1
-    if variance > squares[larger]:
-        degrees = variance**2 / sum(square**2 / each for square, each in zip(squares, free, strict=True))
-    else:
-        variance, degrees = squares[larger], free[larger]
-    return (variance / (seeds * count)) ** 0.5, degrees
 
 
 def sign_flip(by_seed: Sequence[float]) -> float:

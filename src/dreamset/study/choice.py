@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from dreamset.metrics.statistics import crossed_error
+from dreamset.metrics.crossed import crossed_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
