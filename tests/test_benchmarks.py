@@ -19,6 +19,7 @@ from benchmarks import (
     front,
     images,
     published,
+    saved,
     scale,
     scopes,
     setting,
@@ -271,3 +272,19 @@ def test_ways_to_choose_are_compared_by_what_their_values_are_worth() -> None:
     split = Split("toy", ("a", "b"), "{class}", (), 1, 0, samples, samples)
     seen, apart = choices.divided(split, 2)
     assert [sample.path for sample in seen] == [f"{i}.png" for i in range(4)] and len(apart) == 6
+
+
+def test_images_saved_are_read_off_the_curve_of_plain_ones() -> None:
+    def record(arm: str, seed: int, **cas: float) -> dict[str, Any]:
+        scores = {name.removeprefix("n"): value for name, value in cas.items()}
+        return {"arm": arm, "seed": seed, "cas": scores, "seconds": {"generate": 10.0 + seed, "train": 1.0}}
+
+    plain = [record(saved.PLAIN, seed, n48=0.80, n100=0.82, n200=0.84) for seed in (0, 1)]
+    found = saved.summarise([*plain, *(record(saved.FILTERED, seed, n48=0.81 + 0.04 * seed) for seed in (0, 1))])
+    # 0.83 lies half-way between 100 and 200 images.
+    assert (found["images_filtered"], found["equal"], found["seeds"]) == (48, 150, 2)
+    assert found["difference"]["difference"] == 0.03 and found["seconds"][saved.PLAIN] == 10.5
+    assert "| deliberate_practice | 83.0 |  |  |" in saved.markdown(found)
+    never = saved.summarise([*plain, *(record(saved.FILTERED, seed, n48=0.9) for seed in (0, 1))])
+    worse = saved.summarise([*plain, *(record(saved.FILTERED, seed, n48=0.7) for seed in (0, 1))])
+    assert never["equal"] is None and worse["equal"] == 48
