@@ -286,7 +286,8 @@ def test_killed_repro_makes_only_the_rest_and_then_what_a_change_touches(tmp_pat
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     # That a recipe's stages read its own row alone is asked of the resolved graph above, which costs no process.
     raw["active"] = ["stable_diffusion"]
-    raw["train"] |= {"classifiers": ["resnet20"], "baselines": []}
+    raw["train"] |= {"classifiers": ["resnet20"], "baselines": [], "simple": ["pixels"]}
+    raw["deliver"]["calibrate"] = False
     raw["evaluate"]["bootstrap"] = 100
     raw["expect"]["steps"] = 3  # else its pictures would be the first ones of the dataset
     row = raw["models"]["bundled"]
