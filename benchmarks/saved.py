@@ -30,6 +30,7 @@ from dreamset.command.parsing import span
 from dreamset.core import audit, device
 from dreamset.core.files import atomic_write, read_json, write_json
 from dreamset.core.workspace import Workspace
+from dreamset.data import runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,8 @@ def cell(raw: dict[str, Any], seed: int, arm: str, options: argparse.Namespace) 
             adapt.run(params, workspace, arm)
             made = generate.run(params, workspace, arm)
             trained = train.run(params, workspace, arm, ())["runs"]
-        scores = {str(SHOTS * run["scale"]): run["selection_curve"][-1]["accuracy"] for run in trained}
+        by_scale = {runs.Kind.parse(run["train_on"]).scale or 0: run["selection_curve"][-1] for run in trained}
+        scores = {str(SHOTS * scale): scored["accuracy"] for scale, scored in by_scale.items()}
         seconds = {"generate": round(made["seconds"], 1), "train": round(trained[0]["seconds"], 1)}
         facts = {"seed": seed, "arm": arm, "cas": scores, "seconds": seconds, "device": device.name()}
         write_json(path, facts)
