@@ -10,7 +10,6 @@ part. Finished studies are found again, and what earlier commands found of other
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import os
@@ -24,9 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from benchmarks import paired
-from dreamset import adapt, classifiers, prepare, tune
-from dreamset import params as parameters
+from benchmarks import apart, paired
+from dreamset import adapt, prepare, tune
 from dreamset.command.parsing import span
 from dreamset.core import audit, device
 from dreamset.core.files import atomic_write, read_json, write_json
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from dreamset.data.splits import Sample, Split
+    from dreamset.params import Params
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "stable_diffusion_tuned"
@@ -52,25 +51,22 @@ _APART = 1000  # repetitions from here on are neither the trials' nor the finali
 def cell(raw: dict[str, Any], seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the record of one study: by way to choose, the values and what they are worth over the row's own."""
     torch.set_num_threads(options.threads)
-    own = copy.deepcopy(raw)
-    own |= {"seed": seed, "shots": options.shots, "selection": f"extra:{options.seen + options.scored}"}
-    own |= {"active": [RECIPE], "after": {}, "primary": RECIPE}
+    own = apart.changed(raw, seed, options.shots, options.seen + options.scored, [RECIPE])
     own["tune"] |= {"trials": options.trials, "objectives": "cas", "rescored": options.rescored}
     own["tune"]["storage"] = f"sqlite:///{(options.work / f'seed{seed}.db').resolve()}"
-    own["track"]["uri"] = None
-    params = parameters.parse(own, classifiers.ROWS, str(options.params))
+    params = apart.parsed(own, options.params)
     workspace = Workspace(options.params.resolve().parent, options.work / f"seed{seed}")
     path = workspace.cell / "choices.json"
     if not path.is_file():
         prepare.run(params, workspace)
         split = splits.read_split(workspace.splits)
-        seen, apart = divided(split, options.seen)
+        seen, others = divided(split, options.seen)
         splits.write_split(workspace.splits, dataclasses.replace(split, selection=seen))
         started = time.perf_counter()
         with audit.closed(workspace):
             adapt.run(params, workspace, RECIPE)
             tune.run(params, workspace, RECIPE)
-            record = judged(params, workspace, apart, options.repetitions)
+            record = judged(params, workspace, others, options.repetitions)
         seconds = round(time.perf_counter() - started, 1)
         write_json(path, {"seed": seed, "device": device.name(), "seconds": seconds} | record)
     return dict(read_json(path, "python -m benchmarks.choices"))
@@ -86,9 +82,7 @@ def divided(split: Split, seen: int) -> tuple[tuple[Sample, ...], tuple[Sample, 
     return tuple(parts[0]), tuple(parts[1])
 
 
-def judged(
-    params: parameters.Params, workspace: Workspace, apart: tuple[Sample, ...], repetitions: int
-) -> dict[str, Any]:
+def judged(params: Params, workspace: Workspace, others: tuple[Sample, ...], repetitions: int) -> dict[str, Any]:
     """Return what each way chooses, and the accuracy of these values on the images that the study has not seen."""
     record = read_json(workspace.result("tune", RECIPE), "python -m benchmarks.choices")
     by_number = {trial["number"]: trial["params"] for trial in record["trials"]}
@@ -96,7 +90,7 @@ def judged(
     assert first is not None
     numbers = {"highest": first["highest"], "first": first["chosen"], "both": record["choice"]["chosen"]}
     objective = tune.objective(Work.read(params, workspace, RECIPE))
-    scored = folds.absolute(apart, workspace)
+    scored = folds.absolute(others, workspace)
     worth: dict[int, list[float]] = {}
     for number in dict.fromkeys((first["own"], *numbers.values())):
         for repetition in range(_APART, _APART + repetitions):

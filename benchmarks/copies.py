@@ -25,7 +25,8 @@ from PIL import Image, ImageFilter
 from dreamset.core import device
 from dreamset.core.files import write_json
 from dreamset.core.groups import representatives
-from dreamset.core.images import read_rgb, resize_crop, thumbnail
+from dreamset.core.images import read_rgb, thumbnail
+from dreamset.core.resizing import resize_crop
 from dreamset.metrics.copies import RATIO, SAME, copies, correlations
 from dreamset.metrics.duplicates import PERCENTILE, nearest
 from dreamset.metrics.features import Judge

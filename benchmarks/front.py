@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from benchmarks import paired
+from benchmarks import apart, paired
 from benchmarks.strength import DATA
 from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
@@ -84,13 +84,9 @@ def _arms(samplers: Iterable[str]) -> dict[str, str]:
 def _own(raw: dict[str, Any], data: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the parameters of a cell."""
     labels, prepared = DATA[data]
-    own = copy.deepcopy(raw)
     arms = _arms(options.samplers)
+    own = apart.changed(raw, seed, options.shots, labels, [*arms.values()])
     own["recipes"] |= {arm: own["recipes"][RECIPE] | {"sampler": SAMPLERS[name]} for name, arm in arms.items()}
-    own |= {"seed": seed, "shots": options.shots, "selection": f"extra:{labels}"}
-    own |= {"active": [*arms.values()], "after": {}, "primary": next(iter(arms.values()))}
-    own["train"] |= {"classifiers": ["resnet20"], "baselines": [], "simple": [], "selections": 1, "configurations": 1}
-    own["track"]["uri"] = None
     if data != "digits":
         own["prepare"] |= prepared | {"source": f"csv:{(options.data / data / 'list.csv').resolve()}"}
     return own

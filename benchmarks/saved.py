@@ -9,7 +9,6 @@ candidates, so what it saves of images it spends on drawing; both are told.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import multiprocessing
 import os
@@ -23,9 +22,8 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks import paired
-from dreamset import adapt, classifiers, generate, prepare, train
-from dreamset import params as parameters
+from benchmarks import apart, paired
+from dreamset import adapt, generate, prepare, train
 from dreamset.command.parsing import span
 from dreamset.core import audit, device
 from dreamset.core.files import atomic_write, read_json, write_json
@@ -45,14 +43,10 @@ SHOTS = 4
 def cell(raw: dict[str, Any], seed: int, arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return the CAS of an arm by number of images per class, for one seed."""
     torch.set_num_threads(options.threads)
-    own = copy.deepcopy(raw)
-    own |= {"seed": seed, "shots": SHOTS, "selection": f"extra:{options.labels}", "active": [arm], "after": {}}
-    own |= {"primary": arm}
-    own["train"] |= {"classifiers": ["resnet20"], "baselines": [], "simple": [], "selections": 1, "configurations": 1}
+    own = apart.changed(raw, seed, SHOTS, options.labels, [arm])
     own["train"]["scales"] = list(SCALES[arm])
     own["generate"]["per_class"] = SHOTS * SCALES[arm][-1]
-    own["track"]["uri"] = None
-    params = parameters.parse(own, classifiers.ROWS, str(options.params))
+    params = apart.parsed(own, options.params)
     workspace = Workspace(options.params.resolve().parent, options.work / f"{arm}_seed{seed}")
     path = workspace.cell / "saved.json"
     if not path.is_file():

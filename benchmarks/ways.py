@@ -9,7 +9,6 @@ what earlier commands found of other shots, seeds and rows stays in the file.
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import multiprocessing
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from benchmarks import paired
+from benchmarks import apart, paired
 from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
 from dreamset.command.parsing import span
@@ -56,12 +55,8 @@ def rows(raw: dict[str, Any]) -> list[str]:
 def cell(raw: dict[str, Any], shots: int, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the records of all rows, the real images first, at one number of shots and one seed."""
     torch.set_num_threads(options.threads)
-    own = copy.deepcopy(raw)
-    own |= {"seed": seed, "shots": shots, "selection": f"extra:{options.labels}", "active": options.rows, "after": {}}
-    own |= {"primary": PLAIN}
-    own["train"] |= {"classifiers": [*CLASSIFIERS], "baselines": [], "simple": [], "selections": 1, "configurations": 1}
-    own["track"]["uri"] = None
-    params = parameters.parse(own, classifiers.ROWS, str(options.params))
+    own = apart.changed(raw, seed, shots, options.labels, options.rows, [*CLASSIFIERS])
+    params = apart.parsed(own | {"primary": PLAIN}, options.params)
     workspace = Workspace(options.params.resolve().parent, options.work / f"{shots}_shots_seed{seed}")
     finished = {arm: workspace.cell / f"ways/{arm}.json" for arm in (runs.REAL, *params.active)}
     if not all(path.is_file() for path in finished.values()):

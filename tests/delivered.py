@@ -117,3 +117,16 @@ def wide(root: Path, count: int) -> list[Path]:
         root.mkdir(parents=True, exist_ok=True)
         image.save(files[-1])
     return files
+
+
+# Every trained classifier that has a program, with the pixels that it sees. At 24 it sees more than the model's
+# resolution has, so that its program and its graph enlarge, too.
+PROGRAMS = [
+    ("resnet20", 24),
+    ("resnet50", 64),
+    ("clip_lora", 16),
+    ("classifier_tuning", 16),
+    ("prompt_tuning", 16),
+    ("vpt", 16),
+    ("convnet_d3", 24),
+]

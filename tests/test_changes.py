@@ -14,7 +14,8 @@ import delivered
 import toy
 from delivered import snippet_of
 from dreamset import prepare
-from dreamset.core.images import NO_OBJECT, Decoding, changed, decode, resize_crop
+from dreamset.core.images import NO_OBJECT, Decoding, changed, decode
+from dreamset.core.resizing import resize_crop
 from dreamset.data.splits import read_split
 
 if TYPE_CHECKING:

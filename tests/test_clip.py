@@ -15,7 +15,7 @@ import toy
 from dreamset import classifiers
 from dreamset.classifiers import clip, fit, lora_attention
 from dreamset.core.errors import InputError
-from dreamset.core.images import resize_crop
+from dreamset.core.resizing import resize_crop
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.splits import Split

@@ -19,7 +19,8 @@ from dreamset.classifiers import clip_lora
 from dreamset.classifiers.calibration import fit_temperature
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_csv, write_json
-from dreamset.core.images import Decoding, decode, read_rgb, resize_crop
+from dreamset.core.images import Decoding, decode, read_rgb
+from dreamset.core.resizing import resize_crop
 from dreamset.core.workspace import Workspace
 from dreamset.data import cards, classifier_card
 from dreamset.data.runs import REAL_STRONG, Run
@@ -84,20 +85,7 @@ def test_the_card_says_what_it_learned_from(tmp_path: Path) -> None:
     assert "Trained on real images alone, strongly augmented, because" in alone
 
 
-# At 24 pixels it sees more than the model's resolution has.
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("resnet20", 16),
-        ("resnet20", 24),
-        ("resnet50", 64),
-        ("clip_lora", 16),
-        ("classifier_tuning", 16),
-        ("prompt_tuning", 16),
-        ("vpt", 16),
-        ("convnet_d3", 24),
-    ],
-)
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 16), *delivered.PROGRAMS])
 def test_the_code_in_the_card_agrees_without_dreamset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, size: int
 ) -> None:

@@ -14,7 +14,8 @@ import toy
 from dreamset import prepare, train
 from dreamset.classifiers import fit
 from dreamset.core.files import read_json, sha256
-from dreamset.core.images import png, read_rgb, resize_crop, to_native
+from dreamset.core.images import png, read_rgb
+from dreamset.core.resizing import resize_crop, to_native
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.splits import Sample, Split, read_split, read_test, write_split, write_test

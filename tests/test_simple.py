@@ -22,7 +22,8 @@ from dreamset.classifiers import simple, simple_fit, simple_network
 from dreamset.classifiers.parts import Part
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_json
-from dreamset.core.images import read_rgb, resize_crop
+from dreamset.core.images import read_rgb
+from dreamset.core.resizing import resize_crop
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays, folds
 from dreamset.data.runs import REAL, REAL_ONLY, REAL_STRONG, Run, runs

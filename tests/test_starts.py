@@ -19,7 +19,8 @@ import toy
 from dreamset import adapt, generate
 from dreamset.command import cli, plan
 from dreamset.core.errors import InputError
-from dreamset.core.images import read_rgb, resize_crop
+from dreamset.core.images import read_rgb
+from dreamset.core.resizing import resize_crop
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds

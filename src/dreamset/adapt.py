@@ -263,7 +263,8 @@ def _shot(workspace: Workspace, path: str, size: int) -> NDArray[np.uint8]:
     """Return a real image with its shortest side at ``size``: (h, w, 3) uint8."""
     import numpy as np
 
-    from dreamset.core.images import read_rgb, resize
+    from dreamset.core.images import read_rgb
+    from dreamset.core.resizing import resize
 
     return np.asarray(resize(read_rgb(workspace.cell / path), size))
 

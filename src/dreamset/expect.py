@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import StoppedError
 from dreamset.core.files import atomic_write, read_json, write_json
-from dreamset.core.images import CHANGES, Decoding, changed, read_rgb, resize, resize_crop
+from dreamset.core.images import CHANGES, Decoding, changed, read_rgb
+from dreamset.core.resizing import resize, resize_crop
 from dreamset.core.seeds import seed_for
 from dreamset.data import licences, splits
 from dreamset.data.runs import REAL, SYNTHETIC

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dreamset import adapt, compute
 from dreamset.core import locks, shards
-from dreamset.core.addresses import without_password
 from dreamset.core.code import code_digest
 from dreamset.core.files import digest, read_json, write_csv, write_json
 from dreamset.core.progress import bar
@@ -25,7 +23,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, licences, tuned
 from dreamset.data.splits import read_split, write_split
 from dreamset.data.work import Work
-from dreamset.study import workers
+from dreamset.study import recording, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,13 +49,13 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     licences.check(params)
     if not params.recipes[recipe].is_tuned:
         empty: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
-        _write(params, workspace, empty | _origin(params, workspace, recipe))
+        _write(params, workspace, empty | recording.origin(params, workspace, recipe))
         return {"recipe": recipe, "trials": 0}
     started = time.time()
     _run_in_workers(params, workspace, recipe)
     objective, study = _finished_study(params, workspace, recipe)
     with _explaining_kept_trials(objective):
-        record = _record(params, objective, study, _choice(params, objective, study))
+        record = recording.of_study(params, objective, study, _choice(params, objective, study))
         _write(params, workspace, record)
     # Nothing uses the images of trials from here on, nor the adapters that were not chosen.
     workers.clear(objective.folder)
@@ -80,7 +78,7 @@ def join(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     shutil.rmtree(objective.folder / locks.process(), ignore_errors=True)
     if result.is_file() and read_json(result, f"dreamset tune {recipe}").get("study") == objective.name:
         workers.clear(objective.folder)
-    return {"recipe": recipe, "study": study.study_name, "trials": len(_counted_trials(params, study))}
+    return {"recipe": recipe, "study": study.study_name, "trials": len(recording.counted(params, study))}
 
 
 def adapt_and_tune(params: Params, workspace: Workspace, recipe: str) -> None:
@@ -143,7 +141,7 @@ def _run_trials(params: Params, workspace: Workspace, objective: Objective) -> o
     from dreamset.study import artifacts, loop
 
     tune, recipe = params.tune, objective.recipe
-    study = loop.open_study(tune, objective.name, _directions(params), workspace.root, _code())
+    study = loop.open_study(tune, objective.name, recording.directions(params), workspace.root, _code())
     artifacts.explain(study, params, recipe)
     rungs = params.base.tune.per_class
     first = [] if objective.row_values is None else [objective.row_values]
@@ -166,10 +164,6 @@ def _alive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _directions(params: Params) -> list[Literal["maximize", "minimize"]]:
-    return ["maximize", "minimize"] if params.tune.two else ["maximize"]
-
-
 @contextmanager
 def _explaining_kept_trials(objective: Objective) -> Iterator[None]:
     """Print, if something inside goes wrong, that the store keeps the trials and how to go on with them."""
@@ -185,24 +179,6 @@ def _explaining_kept_trials(objective: Objective) -> Iterator[None]:
         raise
 
 
-def _counted_trials(params: Params, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Return the first ``tune.trials`` trials that ended, without those that were tried again.
-
-    The store holds more of them if an earlier run had more trials. The choice must depend on the parameters alone.
-    """
-    from dreamset.study import loop
-
-    return sorted(loop.ended(study.trials), key=lambda trial: trial.number)[: params.tune.trials]
-
-
-def _origin(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
-    """Return the part of a record that changes with its inputs.
-
-    A recipe that starts from this one depends on this record and on no other.
-    """
-    return {"inherited": tuned.inherited(params, workspace, recipe), "made_of": params.making(recipe)}
-
-
 def _choice(params: Params, objective: Objective, study: optuna.Study) -> dict[str, Any] | None:
     """Return the choice among the trials, confirmed by scores from fresh noise where others than the own values won.
 
@@ -210,7 +186,7 @@ def _choice(params: Params, objective: Objective, study: optuna.Study) -> dict[s
     """
     from dreamset.study.choice import choose, confirm, finalists
 
-    trials = [_trial(trial) for trial in _counted_trials(params, study)]
+    trials = [recording.of_trial(trial) for trial in recording.counted(params, study)]
     choice = choose(trials, objective.row_values, params.tune.objectives)
     numbers = finalists(trials, choice, params.tune.objectives) if choice is not None else []
     if choice is None or not numbers or not params.tune.rescored:
@@ -233,100 +209,6 @@ def _choice(params: Params, objective: Objective, study: optuna.Study) -> dict[s
                 progress.update()
     by_number = {trial["number"]: trial for trial in trials}
     return confirm(choice, again, {n: by_number[n]["values"][1] for n in numbers} if params.tune.two else None)
-
-
-def _record(params: Params, objective: Objective, study: optuna.Study, choice: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the content of ``results/tune/<recipe>.json``."""
-    from optuna.distributions import distribution_to_json
-
-    from dreamset.study import analysis
-
-    tune, model = params.tune, params.base.tune
-    counted = _counted_trials(params, study)
-    trials = [_trial(trial) for trial in counted]
-    spans = {knob: span for trial in counted for knob, span in trial.distributions.items()}
-    chosen = next((trial for trial in trials if choice is not None and trial["number"] == choice["chosen"]), None)
-    rule = params.selection if params.sets_apart else "cv"
-    record = {
-        "recipe": objective.recipe,
-        "searched": list(objective.space),
-        "space": {knob: json.loads(distribution_to_json(spans[knob])) for knob in objective.space},
-        # What is used from here on: the choice, and not always the trial of the highest CAS.
-        "best": None if chosen is None else chosen["params"],
-        "best_trial": None if chosen is None else chosen["number"],
-        "choice": choice,
-        "default": _default(trials, objective.row_values),
-        "study": objective.name,
-        "storage": without_password(tune.storage),
-        "sampler": tune.sampler,
-        "pruner": tune.pruner if tune.prunes else "none",
-        "objectives": tune.objectives,
-        "directions": _directions(params),
-        "resource": list(model.per_class),
-        "classifier": model.classifier,
-        "steps": model.steps_at(
-            model.per_class[-1],
-            len(objective.holdouts[0].split.classes),
-            params.base.train.rows[model.classifier].batch,
-        ),
-        "selection": {
-            "rule": rule,
-            "folds": len(objective.holdouts),
-            "images": objective.images,
-            "labels_per_class": objective.images / len(objective.holdouts[0].split.classes),
-        },
-        "limits": {
-            "max_seconds_per_image": tune.max_seconds_per_image,
-            "max_fid": tune.max_fid,
-            "fid_images": objective.fid_images,
-        },
-        "trials": trials,
-        "counts": {
-            name: sum(analysis.ending(trial) == end for trial in trials)
-            for name, end in (("complete", "COMPLETE"), ("pruned", "PRUNED"), ("slow", "SLOW"), ("failed", "FAIL"))
-        },
-        "seconds": round(sum(trial["seconds"] for trial in trials), 2),
-    }
-    record |= _origin(params, objective.workspace, objective.recipe)
-    record |= {"made_for": tuned.made_for(params, objective.workspace, objective.recipe)}
-    return record | analysis.summarise(record)
-
-
-def _trial(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """Return the JSON of a trial, with times in seconds since the epoch."""
-    from dreamset.study import loop, space
-
-    facts, state = trial.user_attrs, trial.state.name
-    # The start by the worker that ended the trial: another worker may have begun it before.
-    started = facts.get("started", trial.datetime_start.timestamp() if trial.datetime_start else None)
-    ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
-    return {
-        "number": trial.number,
-        "state": state,
-        "params": space.rounded(trial.params),
-        # To Optuna the value of a pruned trial is its last report.
-        "values": list(trial.values) if state == "COMPLETE" else None,
-        "rungs": facts.get("rungs", {}),
-        "seconds": 0.0 if started is None or ended is None else round(ended - started, 3),
-        **{name: facts.get(name) for name in ("seconds_generate", "seconds_train", "seconds_per_image")},
-        "images": facts.get("images", 0),
-        "fid": facts.get("fid"),
-        "right": facts.get("right") if state == "COMPLETE" else None,
-        "feasible": all(value <= 0 for value in trial.constraints.values()),
-        "started": started,
-        "ended": ended,
-        **{name: facts.get(name) for name in ("worker", "retried_from", "samples")},
-        "reason": loop.reason(trial),
-    }
-
-
-def _default(trials: list[dict[str, Any]], row_values: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the trial of the values in the recipe's row, with its score if it has one at the full resource."""
-    matching = [trial for trial in trials if trial["params"] == row_values]
-    if row_values is None or not matching:
-        return None
-    trial = next((trial for trial in matching if trial["values"]), matching[0])
-    return {"values": row_values, "trial": trial["number"], "cas": trial["values"][0] if trial["values"] else None}
 
 
 def _write(params: Params, workspace: Workspace, record: dict[str, Any]) -> None:

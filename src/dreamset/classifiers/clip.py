@@ -184,7 +184,7 @@ def save(classifier: Clip, folder: Path) -> dict[str, Any]:
         if file.suffix in {".json", ".txt"} and file.name not in _NOT_COPIED:
             shutil.copyfile(file, folder / file.name)
     # A file of weights has no configuration, that of a repository may be incomplete, and the base's own images may
-    # have been resized otherwise: open_clip's transform is to be that of ``core.images.resize_crop``.
+    # have been resized otherwise: open_clip's transform is to be that of ``core.resizing.resize_crop``.
     ours = {"size": [classifier.size] * 2, "mean": classifier.mean, "std": classifier.std}
     ours |= {"interpolation": "bicubic", "resize_mode": "shortest"}
     write_json(folder / CONFIG, base.config | {"preprocess_cfg": base.config.get("preprocess_cfg", {}) | ours})

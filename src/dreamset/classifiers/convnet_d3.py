@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
+from dreamset.classifiers import scratch
+from dreamset.classifiers.scratch import save
 from dreamset.core.strict import Range
 from dreamset.params.model import Augmentation, Optimizer, ScratchRow
 from dreamset.params.values import Count
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params.model import Model
 
-WEIGHTS: Final = "model.safetensors"
+__all__ = ["Row", "build", "load", "network", "save"]
+
 _BLOCKS: Final = 3
 # How others use it: `logits` takes the result of `read`. The card of a delivered classifier prints both.
 PROGRAM: Final = """
@@ -91,20 +94,6 @@ def build(row: Row, model: Model, split: Split, root: Path) -> nn.Module:
     return network(len(split.classes), row.width, row.side(split.native), row.label_smoothing)
 
 
-def save(classifier: nn.Module, folder: Path) -> dict[str, Any]:
-    """Write the weights as safetensors, and return the facts that ``load`` needs beside them."""
-    from safetensors.torch import save_file
-
-    save_file({name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}, folder / WEIGHTS)
-    transform = {"size": classifier.size, "mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}
-    facts = {"weights": WEIGHTS, "width": classifier.width, "transform": transform}
-    return facts | {"base": None, "base_commit": None, "base_sha256": None}
-
-
 def load(folder: Path, record: dict[str, Any]) -> nn.Module:
     """Return the network that ``save`` wrote."""
-    from dreamset.weights import tensors
-
-    classifier = network(len(record["classes"]), record["width"], record["transform"]["size"], 0.0)
-    tensors.fill(classifier, folder / WEIGHTS, tensors.AGAIN)
-    return classifier
+    return scratch.load(network, folder, record)

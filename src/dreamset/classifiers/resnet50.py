@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
-from dreamset.classifiers.resnet20 import TRANSFORM, WEIGHTS
+from dreamset.classifiers.scratch import TRANSFORM, WEIGHTS
 from dreamset.core.strict import Range
 from dreamset.params.model import ScratchRow
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dreamset.core.errors import InputError
-from dreamset.core.images import resize_crop, rgb, to_native
+from dreamset.core.images import rgb
+from dreamset.core.resizing import resize_crop, to_native
 from dreamset.data import packed
 from dreamset.data.synthetic import read_metadata
 

@@ -24,8 +24,9 @@ from PIL import Image
 from dreamset import __version__
 from dreamset.core import locks, shards
 from dreamset.core.files import sha256, write_json
-from dreamset.core.images import png, to_native
+from dreamset.core.images import png
 from dreamset.core.progress import bar
+from dreamset.core.resizing import to_native
 from dreamset.core.seeds import seed_for
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 

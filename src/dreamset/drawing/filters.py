@@ -187,7 +187,7 @@ class Filter:
         import numpy as np
         from PIL import Image
 
-        from dreamset.core.images import resize_crop, to_native
+        from dreamset.core.resizing import resize_crop, to_native
 
         made = []
         for pixels in images:

@@ -19,7 +19,8 @@ from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file, write_json
 from dreamset.core.formats import SUFFIXES, left_behind
-from dreamset.core.images import BadImageError, decode, resize_crop
+from dreamset.core.images import BadImageError, decode
+from dreamset.core.resizing import resize_crop
 from dreamset.core.seeds import seed_for
 from dreamset.weights import pretrained
 

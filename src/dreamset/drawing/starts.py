@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import sha256_file
-from dreamset.core.images import read_rgb, resize_crop
+from dreamset.core.images import read_rgb
+from dreamset.core.resizing import resize_crop
 from dreamset.core.seeds import order, seed_for
 
 if TYPE_CHECKING:

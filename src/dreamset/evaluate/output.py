@@ -7,7 +7,8 @@ import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.files import atomic_write, write_csv, write_json
-from dreamset.core.images import png, read_rgb, resize_crop
+from dreamset.core.images import png, read_rgb
+from dreamset.core.resizing import resize_crop
 from dreamset.data.runs import REAL, SYNTHETIC, ZERO_SHOT, Kind
 from dreamset.evaluate import records
 from dreamset.evaluate.records import SCALE_COLUMNS

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.groups import representatives
-from dreamset.core.images import decode, read_rgb, resize_crop, thumbnail
+from dreamset.core.images import decode, read_rgb, thumbnail
 from dreamset.core.progress import bar
+from dreamset.core.resizing import resize_crop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from PIL import Image
 
 from dreamset.core.errors import InputError
-from dreamset.core.images import resize_crop, rgb
+from dreamset.core.images import rgb
+from dreamset.core.resizing import resize_crop
 from dreamset.core.sheet import Block
 from dreamset.data import packed
 from dreamset.data.runs import REAL

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import check_target, filling, read_json
-from dreamset.core.images import BadImageError, Decoding, resize_crop
+from dreamset.core.images import BadImageError, Decoding
 from dreamset.core.progress import bar
+from dreamset.core.resizing import resize_crop
 from dreamset.sources.imagefolder import files, natural
 from dreamset.sources.reading import opened, printable
 from dreamset.use.score import Score, labels

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write, check_target, write_json
-from dreamset.core.images import rgb, to_native
+from dreamset.core.images import rgb
 from dreamset.core.progress import bar
+from dreamset.core.resizing import to_native
 from dreamset.core.strict import listed
 from dreamset.data import current, decisions, packed
 from dreamset.data.splits import read_split
