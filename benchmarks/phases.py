@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks import paired
-from dreamset import classifiers, sources
+from dreamset import classifiers
 from dreamset import params as parameters
 from dreamset.command.parsing import span
 from dreamset.core.files import atomic_write, read_json, write_json
@@ -75,7 +75,7 @@ def with_phases(raw: dict[str, Any], file: str, shots: int, trials: int) -> Para
 
 def records(params: Params, workspace: Workspace, shots: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The records of finished cells that have every phase, by seed."""
-    data = None if params.prepare.source == "digits" else cells._digest(sources.read(params.prepare))
+    _, data = cells.source_of(params)
     paths = sorted((workspace.results / "table/cells").glob("*.json"))
     usable = [found for path in paths if (found := cells.usable(params, workspace, path, data))]
     whole = [found for found in usable if all(run(name) in found["right"] for name in PHASES)]

@@ -315,8 +315,7 @@ def plan(params: Params, workspace: Workspace, shots: list[int], seeds: list[int
     Raises:
         InputError: each seed would be scored on other images.
     """
-    source = None if params.prepare.source == _BUNDLED else sources.read(params.prepare)
-    data = None if source is None else _digest(source)
+    source, data = source_of(params)
     cells = [cell_of(params, workspace, k, seed, data) for k in shots for seed in seeds]
     if params.evaluate.protocol == "cv" or (params.evaluate.protocol is None and source and source.test is None):
         _check_seeds(params, workspace, cells)
@@ -342,8 +341,7 @@ def records(params: Params, workspace: Workspace) -> list[dict[str, Any]]:
         InputError: one is not whole.
     """
     paths = sorted((workspace.results / "table/cells").glob("*.json"))
-    source = None if params.prepare.source == _BUNDLED or not paths else sources.read(params.prepare)
-    data = None if source is None else _digest(source)
+    data = source_of(params)[1] if paths else None
     together: dict[Any, list[dict[str, Any]]] = {}
     for path in paths:
         record = read_record(path)
@@ -375,6 +373,14 @@ def _check_seeds(params: Params, workspace: Workspace, cells: list[Cell]) -> Non
             f"table: {seeds[several[0]]} seeds at {several[0]} shots would be cross-validated, each scored on other "
             "shots, which cannot be paired; give one seed, a source with test images, or evaluate.protocol: test."
         )
+
+
+def source_of(params: Params) -> tuple[sources.Source | None, str | None]:
+    """Return the source and a hash of its content; None of both where it is part of the program."""
+    if params.prepare.source == _BUNDLED:
+        return None, None
+    source = sources.read(params.prepare)
+    return source, _digest(source)
 
 
 def _digest(source: sources.Source) -> str:

@@ -94,6 +94,7 @@ def run(
         said.append(f"Runs with synthetic images that take more than {budget:.0f} s were left aside.")
     best = found.best.run.arm
     path = workspace.result("tune", best)
-    if path.is_file() and read_json(path, f"dreamset tune {best}").get("best"):
-        said.append(f"Its study: {read_json(path, f'dreamset tune {best}')['sentences'][0]}")
+    study = read_json(path, f"dreamset tune {best}") if path.is_file() else {}
+    if study.get("best"):
+        said.append(f"Its study: {study['sentences'][0]}")
     return [*said, CAUTION]
