@@ -51,9 +51,13 @@ def test_what_differs_is_named(made: Workspace, small: dict[str, Any]) -> None:
         (f"{row}.sampler", {"steps": 3}, None, f"{row}, models.bundled"),
         ("generate.per_class", 2, None, "generate"),
         ("generate.budget_s", 60, None, "generate"),
+        (f"{row}.per_class", 2, None, "generate"),
         # What changes nothing of either.
         ("adapt.sample_images", 2, None, None),
         ("generate.max_redrawn_share", 0.5, None, None),
+        (f"{row}.per_class", 1, None, None),
+        (f"{row}.real_weight", 0.5, None, None),
+        (f"{row}.finish_on_real", 0.2, None, None),
         ("models.bundled.generate.batch", 7, None, None),
         ("models.bundled.adapt.class.lr", 0.5, None, None),
     ):

@@ -10,8 +10,9 @@ import optuna
 import pytest
 
 import toy
-from dreamset import adapt, generate, tune
+from dreamset import adapt, generate, train, tune
 from dreamset.core.errors import InputError
+from dreamset.core.files import read_json, write_json
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
@@ -383,6 +384,66 @@ def test_a_study_searches_strength_and_guide_and_its_choice_draws(
     assert found["trials"][0]["params"] == {"adapter_scales": 1.0, "guide": "adapted", "guide_until": 1.0}
     assert all(0.2 <= trial["params"]["adapter_scales"] <= 0.9 for trial in found["trials"][1:])
     assert generate.run(params, place, LORA)["images"] == 3 * params.per_class
+
+
+def test_a_study_searches_number_and_weights_and_its_choice_is_trained_with(
+    small: Callable[..., Params], place: Workspace
+) -> None:
+    search = {
+        "per_class": {"low": 2, "high": 9},
+        "real_weight": {"low": 0.1, "high": 0.9},
+        "finish_on_real": {"low": 0, "high": 0.5},
+    }
+    params = small(
+        tune__trials=3,
+        tune__sampler="random",
+        tune__pruner="none",
+        tune__objectives="gain",
+        train__classifiers=["resnet20"],
+        **{f"recipes__{PLAIN}__search": search, f"{BASE}train__resnet20__steps": 4},
+    )
+    adapt.run(params, place, PLAIN)
+    tune.run(params, place, PLAIN)
+    found = record(place)
+    assert found["searched"] == [*search] and all(trial["state"] == "COMPLETE" for trial in found["trials"])
+    assert found["trials"][0]["params"] == {"per_class": params.per_class, "real_weight": 0.8, "finish_on_real": 0.0}
+    for trial in found["trials"]:
+        # Of four folds and three classes; the last rung has the number that the trial has.
+        assert trial["images"] == 4 * 3 * trial["params"]["per_class"]
+    # Whatever the study chose: here another than its own values.
+    found["best"] = values = {"per_class": 5, "real_weight": 0.25, "finish_on_real": 0.5}
+    write_json(place.result("tune", PLAIN), found)
+    assert generate.run(params, place, PLAIN)["images"] == 3 * 5
+    runs = {run["train_on"]: run for run in train.run(params, place, PLAIN)["runs"]}
+    assert runs["both"]["tried"][0]["configuration"]["real_weight"] == values["real_weight"]
+    assert runs["both"]["synthetic_images"] == 15
+    kept = read_json(place.classifiers(PLAIN) / "both_resnet20/classifier.json", "dreamset train")
+    assert kept["finish_on_real"] == 0.5
+
+
+def test_rungs_of_a_searched_number_are_shares_of_it(small: Callable[..., Params]) -> None:
+    params = small(**{f"recipes__{PLAIN}__search": {"per_class": {"low": 2, "high": 9}}})
+    counts = [scoring.images_at(params.with_values(PLAIN, {"per_class": 9}), PLAIN, rung) for rung in RUNGS]
+    assert counts == [2, 4, 9]
+    # Blocks of a rung are those of the next one, whatever the numbers.
+    at = [scoring.params_at(params.with_values(PLAIN, {"per_class": 9}), PLAIN, rung, 3) for rung in RUNGS]
+    assert [one.generate.per_class for one in at] == counts
+    assert {one.base.generate.batch for one in at} == {3}
+    assert all(one.drawn_per_class(PLAIN, (4, 4, 4)) == (count,) * 3 for one, count in zip(at, counts, strict=True))
+    # Each strength of an adapter has as many, though neither the rungs nor the number are even.
+    scaled = small(
+        active=[LORA],
+        primary=LORA,
+        **{
+            f"recipes__{LORA}__adapter_scales": [0.25, 0.5],
+            f"recipes__{LORA}__search": {"per_class": {"low": 2, "high": 9}},
+        },
+    )
+    assert [scoring.images_at(scaled.with_values(LORA, {"per_class": 9}), LORA, rung) for rung in RUNGS] == [2, 4, 8]
+    # A number that is not searched is no matter of a study's.
+    fixed = small(**{f"recipes__{PLAIN}__per_class": 7})
+    assert [scoring.images_at(fixed, PLAIN, rung) for rung in RUNGS] == RUNGS
+    assert scoring.params_at(fixed, PLAIN, 2, 3).drawn_per_class(PLAIN, (4, 4, 4)) == (2, 2, 2)
 
 
 def test_shots_that_have_a_part_in_the_images_score_in_folds(small: Callable[..., Params], place: Workspace) -> None:

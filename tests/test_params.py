@@ -306,6 +306,49 @@ def test_an_end_on_real_images_alone_is_for_what_has_last_steps_and_a_last_layer
         parse(put(finishing, "models.bundled.train.resnet20.schedule", "plateau"))
 
 
+def test_a_row_s_own_number_and_weights_stand_for_those_of_all(raw: dict[str, Any]) -> None:
+    light = put(put(raw, "recipes.datadream_light.per_class", 6), "recipes.datadream_light.real_weight", 0.5)
+    params = parse(put(light, "recipes.datadream_light.finish_on_real", 0.2))
+    own, others = params.of("datadream_light"), params.of("datadream_dset")
+    assert others == params == params.of("real")
+    assert (own.generate.per_class, own.train.real_weight, own.train.finish_on_real) == (6, 0.5, 0.2)
+    assert own.synthetic_per_class((4, 4)) == params.drawn_per_class("datadream_light", (4, 4)) == (6, 6)
+    assert params.drawn_per_class("datadream_dset", (4, 2)) == (50, 50)
+    # Equal numbers, where the others balance.
+    balanced = parse(put(light, "generate.per_class", "balance"))
+    assert balanced.drawn_per_class("datadream_light", (4, 2)) == (6, 6)
+    assert balanced.drawn_per_class("datadream_dset", (4, 2)) == (50, 52)
+    # No training of adapters depends on them; the same row without them is one step back.
+    assert params.recipes["datadream_light"].training() == parse(raw).recipes["datadream_light"].training()
+    twin = put(light, "recipes.twin", raw["recipes"]["datadream_light"] | {"per_class": 6})
+    twin["active"] = ["twin", "datadream_light"]
+    assert parse(twin).steps_back("datadream_light") == ("twin",)
+    assert "real_weight" not in parse(raw).recipes["datadream_light"].recorded()
+    plateau = put(put(raw, "selection", "holdout"), "models.bundled.train.resnet20.schedule", "plateau")
+    plateau = put(plateau, "models.bundled.tune.per_class", [2, 4, 8])
+    for key, value in (("finish_on_real", 0.2), ("search", {"finish_on_real": {"low": 0, "high": 0.5}})):
+        ending = put(put(plateau, f"recipes.datadream_light.{key}", value), "tune.objectives", "gain")
+        with pytest.raises(InputError, match=rf"recipes.datadream_light.{key}.*: resnet20 ends when its plateau"):
+            parse(ending)
+
+
+def test_what_a_study_searches_of_a_training_needs_the_shots_in_it(raw: dict[str, Any]) -> None:
+    raw = put(raw, "models.bundled.tune.per_class", [2, 4, 8])
+    row = "recipes.datadream_light.search"
+    for knob in ("real_weight", "finish_on_real"):
+        searching = put(raw, row, {knob: {"low": 0.1, "high": 0.9}})
+        with pytest.raises(InputError, match=rf"{row}.{knob}: needs tune.objectives: gain"):
+            parse(searching)
+        parse(put(searching, "tune.objectives", "gain"))
+    with pytest.raises(InputError, match=rf"{row}.real_weight.high: expected a number of at most 1"):
+        parse(put(put(raw, row, {"real_weight": {"low": 0.1, "high": 2}}), "tune.objectives", "gain"))
+    with pytest.raises(InputError, match=rf"{row}.per_class: expected whole numbers of at least 1"):
+        parse(put(raw, row, {"per_class": {"low": 0, "high": 20}}))
+    filtering = put(raw, "recipes.datadream_light.filter", "entropy")
+    with pytest.raises(InputError, match=rf"{row}.per_class.low: the first 10 images of a class teach the filter"):
+        parse(put(filtering, row, {"per_class": {"low": 5, "high": 50}}))
+
+
 def test_a_guidance_at_which_no_label_reaches_its_image_is_refused(raw: dict[str, Any]) -> None:
     row = "recipes.stable_diffusion.sampler"
     with pytest.raises(InputError, match=rf"{row}.guidance: 0 draws every class alike.* set it to 1"):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset import compute
 from dreamset.classifiers import fitting, selection
 from dreamset.classifiers.fitting import Fitted, Trial
-from dreamset.classifiers.parts import Part
+from dreamset.classifiers.parts import Part, learned
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import sync_folder, write_csv, write_json
-from dreamset.data import folds
+from dreamset.data import folds, tuned
 from dreamset.data.runs import KINDS, REAL, arms, runs
 from dreamset.data.splits import read_split, write_split
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dreamset.core.workspace import Workspace
     from dreamset.data.runs import Kind, Run
-    from dreamset.data.splits import Sample
+    from dreamset.data.splits import Sample, Split
     from dreamset.params import Params
 
 SHARDS: Final = "shards.json"  # beside the classifiers of an arm; lists the shards that they come from
@@ -73,7 +73,7 @@ def run(
             f"{workspace.splits}: has {'some' if split.selection else 'no'} selection images, unlike selection: "
             f"{params.selection}; run `dreamset prepare` again."
         )
-    part = Part(params, workspace, split, arm, store or workspace.shards)
+    part = _part(params, workspace, split, arm, store or workspace.shards)
     every = [run for run in runs(params, arm) if run.classifier not in quick]
     trials, seconds = _over_folds(part, every) if params.selection == "cv" else ({}, 0.0)
     wanted = [run for run in every if run.kind in kinds or run.kind.scale is not None]
@@ -126,12 +126,18 @@ def held_out(params: Params, workspace: Workspace, wanted: Collection[Run]) -> d
     for arm in dict.fromkeys(run.arm for run in wanted):
         slow = [run for run in wanted if run.arm == arm and run not in logits]
         if slow:
-            part = Part(params, workspace, split, arm, workspace.shards)
+            part = _part(params, workspace, split, arm, workspace.shards)
             trials, _ = _over_folds(part, slow, most=1)
             for run in slow:
                 scored = fitting.pooled(trials[run][0])
                 logits[run] = scored.logits[max(scored.logits)][order]
     return {run: logits[run] for run in wanted}
+
+
+def _part(params: Params, workspace: Workspace, split: Split, arm: str, store: Path) -> Part:
+    """Return the images of an arm, under the parameters that are its own; its steps follow those of all arms."""
+    own = params if arm == REAL else tuned.applied(params, workspace, arm)
+    return Part(own, workspace, split, arm, store, learned(params, split))
 
 
 def _over_folds(
@@ -181,7 +187,7 @@ def _over_fold(
         # study in each fold would choose by a few images. The images that evaluate scores are in no study.
         seconds += adapt.run_lineage(params, workspace, place, arm)
         seconds += generate.run(params, place, arm)["seconds"]
-    part = Part(params, place, inner, arm, whole.store, whole.images)
+    part = Part(whole.params, place, inner, arm, whole.store, whole.images)
     tried = {
         run: [Trial(part, run, choice, index) for choice in fitting.configurations(part, run.classifier)[:most]]
         for run in wanted

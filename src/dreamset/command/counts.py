@@ -38,7 +38,7 @@ def generating(params: Params, split: splits.Split, recipe: str) -> dict[str, in
     Under a budget without a number of images, these are the model's row's; how many fit is known afterwards.
     """
     row, shots = params.recipes[recipe], split.train_per_class
-    found = {"images": sum(params.synthetic_per_class(shots))}
+    found = {"images": sum(params.of(recipe).synthetic_per_class(shots))}
     if row.copies:
         found["images drawn"] = sum(params.drawn_per_class(recipe, shots))
     if row.filters:
@@ -130,6 +130,8 @@ def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: st
         return {"trials": 0}
     holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
     batch, most = params.base.train.rows[tune.classifier].batch, row.drawn(tune.per_class[-1])
+    if search.per_class is not None:
+        most = row.drawn(int(search.per_class.high or most))
     steps = sum(tune.steps_at(rung, len(split.classes), batch) for rung in tune.per_class)
     counts = {
         "trials": trials,

@@ -7,7 +7,7 @@ Code and libraries are left out: they change no setting.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json
@@ -16,6 +16,7 @@ from dreamset.data import tuned
 from dreamset.data.asking import files_digest
 from dreamset.data.splits import read_split
 from dreamset.params import to_dict
+from dreamset.params.recipe import OF_CLASSIFIERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from dreamset.data.splits import Split
     from dreamset.params import Params
     from dreamset.params.recipe import Recipe
+
+# Knobs of a row that change none of its images; of ``per_class`` the number counts, wherever it stands.
+_NO_IMAGES: Final = ("search", "per_class", *OF_CLASSIFIERS)
 
 
 def of_adapters(params: Params, workspace: Workspace, recipe: str) -> dict[str, str]:
@@ -68,7 +72,7 @@ def of_images(params: Params, workspace: Workspace, recipe: str) -> dict[str, st
     row, base, split = params.recipes[recipe], params.base, read_split(workspace.splits)
     limit = params.generate.budget_s, params.generate.per_class
     found = {
-        f"recipes.{recipe}": {knob: value for knob, value in row.recorded().items() if knob != "search"},
+        f"recipes.{recipe}": {knob: value for knob, value in row.recorded().items() if knob not in _NO_IMAGES},
         f"models.{params.model}": [
             [_generator(params), to_dict(params.sampler(recipe)), base.generate.compile] if row.draws else None,
             base.few_steps.weights if base.few_steps and row.draws and params.sampler(recipe).student else None,

@@ -88,11 +88,16 @@ def made_for(params: Params, workspace: Workspace, recipe: str) -> str:
 def applied(params: Params, workspace: Workspace, recipe: str) -> Params:
     """Return ``params`` with the chosen values in the row of ``recipe`` and in that of the recipe it starts from.
 
-    The latter's row loses its search: another workspace, such as a fold, makes its adapter with the chosen values.
+    What the row has of its own in place of a key of all recipes stands there, too; see ``Params.of``. The row of the
+    recipe it starts from loses its search: another workspace, such as a fold, makes its adapter with the chosen values.
     """
+    return _applied(params, workspace, recipe).of(recipe)
+
+
+def _applied(params: Params, workspace: Workspace, recipe: str) -> Params:
     best, parent = values(params, workspace, recipe), params.after.get(recipe)
     if parent is not None:
-        params = applied(params, workspace, parent)
+        params = _applied(params, workspace, parent)
         row = dataclasses.replace(params.recipes[parent], search=None)
         params = dataclasses.replace(params, recipes=params.recipes | {parent: row})
     return params.with_values(recipe, best)

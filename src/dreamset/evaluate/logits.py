@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dreamset.classifiers import finest, seen
 from dreamset.core.errors import InputError
+from dreamset.data import tuned
 from dreamset.data.folds import Predictions
 from dreamset.data.runs import UNTRAINED, ZERO_SHOT, Run, runs
 
@@ -40,7 +41,7 @@ class Images:
 
         self.workspace, self.split, self.resolution = workspace, split, params.base.resolution
         self.finest = finest(split.native, self.resolution)
-        self.most = params.taken_per_class(split.train_per_class)
+        self.params = params
         self.samples = test.test
         self.labels: NDArray[np.int64] = np.array([sample.label for sample in test.test], np.int64)
         self.decoded: dict[int, Labelled] = {}
@@ -74,8 +75,9 @@ class Images:
         """
         from dreamset.data import arrays
 
-        folder = self.workspace.synthetic(recipe)
-        return arrays.synthetic(folder, self.split, self._side(size), self.workspace.scratch, self.most, copies=False)
+        folder, side = self.workspace.synthetic(recipe), self._side(size)
+        most = tuned.applied(self.params, self.workspace, recipe).taken_per_class(self.split.train_per_class)
+        return arrays.synthetic(folder, self.split, side, self.workspace.scratch, most, copies=False)
 
     def _real(self, samples: tuple[Sample, ...], side: int) -> Labelled:
         from dreamset.data import arrays

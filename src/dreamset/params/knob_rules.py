@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed
-from dreamset.params.recipe import ASKED, PROMPTS, SamplerOverrides
+from dreamset.params.recipe import ASKED, OF_CLASSIFIERS, PROMPTS, SamplerOverrides
 
 if TYPE_CHECKING:
     from dreamset.params.model import Model
@@ -65,7 +65,7 @@ def _check_adapter_scales(row: Recipe, key: str, context: Context) -> None:
     if context.active and row.drawn(context.per_class) < count:
         raise InputError(f"{key}.adapter_scales: {count} scales need as many images; raise generate.per_class.")
     drawn = tuple(map(row.drawn, rungs))
-    if row.is_tuned and any(number % count for number in drawn):
+    if row.is_tuned and not row.searches("per_class") and any(number % count for number in drawn):
         raise InputError(
             f"{key}.adapter_scales: a study draws {listed(drawn)} images per class, and {count} scales do not divide "
             f"these; set models.{context.model_name}.tune.per_class to multiples of {count * (1 + row.copies)}."
@@ -247,6 +247,11 @@ def _check_filter(row: Recipe, key: str, context: Context) -> None:
         raise InputError(f"{key}.filter: origin: retrieval draws no candidates; remove it.")
     if row.filter_tries is not None and not row.filters:
         raise InputError(f"{key}.filter_tries: belongs to a filter; remove it, or name one.")
+    fewest = row.search.per_class.low if row.search is not None and row.search.per_class is not None else None
+    if fewest is not None and row.first and row.drawn(int(fewest)) <= row.first:
+        raise InputError(
+            f"{key}.search.per_class.low: the first {row.first} images of a class teach the filter; give more."
+        )
     if row.first_round is not None and row.filter != "entropy":
         raise InputError(f"{key}.first_round: belongs to filter: entropy; remove it.")
     if context.active and row.first and row.drawn(context.per_class) <= row.first:
@@ -256,8 +261,11 @@ def _check_filter(row: Recipe, key: str, context: Context) -> None:
         )
 
 
-_WHOLE: Final = ("steps", "epochs")
-_HIGHEST: Final = {"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1, "adapter_scales": 2, "guide_until": 1}
+_WHOLE: Final = ("steps", "epochs", "per_class")
+_HIGHEST: Final = {
+    **{"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1, "adapter_scales": 2, "guide_until": 1},
+    **{"real_weight": 1, "finish_on_real": 0.99},
+}
 _CHOICES: Final = ("scheduler", "guide", "filter")  # knobs that are searched among names
 
 
@@ -274,6 +282,11 @@ def _check_search(row: Recipe, key: str, context: Context) -> None:
             raise InputError(f"{key}.search.strength: needs init: image.")
         if knob == "adapter_scales" and not row.trains_lora:
             raise InputError(f"{key}.search.adapter_scales: only adapter: lora has a strength; remove it.")
+        if knob in OF_CLASSIFIERS and context.active and not context.gains:
+            raise InputError(
+                f"{key}.search.{knob}: needs tune.objectives: gain; CAS is of classifiers that learn from synthetic "
+                "images alone."
+            )
         if knob in _CHOICES:
             names = getattr(search, knob)
             if len(set(names)) < 2 or len(set(names)) < len(names):
@@ -329,6 +342,7 @@ class Context:
         per_class: synthetic images per class.
         model_name: the row of ``models`` that is used.
         model: that row.
+        gains: whether studies score what images add to the shots.
     """
 
     name: str
@@ -337,6 +351,7 @@ class Context:
     per_class: int
     model_name: str
     model: Model
+    gains: bool
 
 
 def check(row: Recipe, context: Context) -> None:

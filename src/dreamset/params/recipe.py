@@ -114,6 +114,12 @@ class PostAugment:
     at: Literal["drawn", "target"] = "drawn"
 
 
+# --- per_class, real_weight, finish_on_real: how many images there are, and how a classifier learns from them and the
+# shots; in place of ``generate.per_class``, ``train.real_weight`` and ``train.finish_on_real``.
+
+FinishOnReal = Annotated[float, Range(low=0, below=1)]
+OF_CLASSIFIERS: Final = ("real_weight", "finish_on_real")  # knobs that change no image
+
 # A knob that is newer than existing records: a row that does not set it is recorded without it.
 _LATER: Final = {"later": True}
 
@@ -148,6 +154,9 @@ class Search:
     guide: tuple[Guide, ...] | None = field(default=None, metadata=_LATER)
     guide_until: Span | None = field(default=None, metadata=_LATER)
     filter: tuple[Filter, ...] | None = field(default=None, metadata=_LATER)
+    per_class: Span | None = field(default=None, metadata=_LATER)
+    real_weight: Span | None = field(default=None, metadata=_LATER)
+    finish_on_real: Span | None = field(default=None, metadata=_LATER)
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -200,6 +209,9 @@ class Recipe:
     mix: Mix | None = field(default=None, metadata=_LATER)
     concentration: Concentration | None = field(default=None, metadata=_LATER)
     post_augment: PostAugment | None = field(default=None, metadata=_LATER)
+    per_class: Count | None = field(default=None, metadata=_LATER)
+    real_weight: Share | None = field(default=None, metadata=_LATER)
+    finish_on_real: FinishOnReal | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -391,7 +403,7 @@ class Recipe:
 
     @property
     def plainer(self) -> tuple[Recipe, ...]:
-        """The same row without its study, scales, filter, guide, mixture, copies or negative prompt.
+        """The same row without its study, scales, filter, guide, mixture, copies, negative prompt, number or weights.
 
         The last one asks plainly.
         """
@@ -403,6 +415,8 @@ class Recipe:
             dataclasses.replace(self, init_mix=None),
             dataclasses.replace(self, post_augment=None),
             dataclasses.replace(self, negative=None),
+            dataclasses.replace(self, per_class=None),
+            dataclasses.replace(self, real_weight=None, finish_on_real=None),
             dataclasses.replace(self, prompt=self._plain_prompt, templates=None, descriptions=None, captions=None),
         )
 
@@ -441,7 +455,7 @@ def _without_later(row: Recipe | Search) -> dict[str, Any]:
 _NO_TRAINING: Final = (
     *("sampler", "init", "init_mix", "epoch", "lr", "epochs", "adapter_scales", "search"),
     *("guide", "guide_until", "pull", "filter", "filter_tries", "first_round", "negative", "mix"),
-    *("concentration", "post_augment"),
+    *("concentration", "post_augment", "per_class", *OF_CLASSIFIERS),
 )
 
 

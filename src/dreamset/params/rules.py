@@ -129,7 +129,8 @@ def check_row(params: Params, recipe: str) -> None:
 
 def _context(params: Params, recipe: str, *, active: bool) -> knobs.Context:
     after = recipe in params.after
-    return knobs.Context(recipe, active, after, params.per_class, params.model, params.base)
+    own = params.of(recipe)
+    return knobs.Context(recipe, active, after, own.per_class, params.model, params.base, params.tune.gains)
 
 
 def _check_selection(params: Params) -> None:
@@ -265,12 +266,16 @@ def _check_scratch(params: Params) -> None:
                 f"models.{params.model}.train.{name}.schedule: plateau goes by images that are set apart, and "
                 f"selection: {params.selection} sets none; set it to cosine, or selection to holdout, coop or extra:N."
             )
-    for name in params.train.classifiers if params.train.finish_on_real else ():
+    rows = {name: params.recipes[name] for name in params.active if name in params.recipes}
+    ending = ["train.finish_on_real"] if params.train.finish_on_real else []
+    ending += [f"recipes.{name}.finish_on_real" for name, row in rows.items() if row.finish_on_real]
+    ending += [f"recipes.{name}.search.finish_on_real" for name, row in rows.items() if row.searches("finish_on_real")]
+    for name in params.train.classifiers if ending else ():
         row = params.base.train.rows[name]
         if getattr(row, "schedule", None) == "plateau":
             raise InputError(
-                f"train.finish_on_real: {name} ends when its plateau says so, so it has no last steps; set "
-                f"models.{params.model}.train.{name}.schedule to cosine, or finish_on_real to 0."
+                f"{ending[0]}: {name} ends when its plateau says so, so it has no last steps; set "
+                f"models.{params.model}.train.{name}.schedule to cosine, or leave finish_on_real out."
             )
         if params.train.finish_part == "head" and not row.has_head:
             raise InputError(

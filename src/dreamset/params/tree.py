@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from dreamset.core.strict import EMPTY, Range
 from dreamset.params.model import AdaptSchedule, Model, Sampler
-from dreamset.params.recipe import Recipe, strength_by_shots
+from dreamset.params.recipe import OF_CLASSIFIERS, Recipe, strength_by_shots
 from dreamset.params.sections import (
     Adapt,
     Compute,
@@ -91,6 +91,23 @@ class Params:
         given = self.generate.per_class
         return self.base.generate.per_class if given is None or given == "balance" else given
 
+    def of(self, arm: str) -> Params:
+        """Return a copy in which an arm's own ``per_class``, ``real_weight`` and ``finish_on_real`` are those of all.
+
+        Args:
+            arm: a row of ``recipes``; of the real images nothing changes.
+        """
+        row = self.recipes.get(arm)
+        if row is None or (row.per_class, row.real_weight, row.finish_on_real) == (None, None, None):
+            return self
+        given = {name: getattr(row, name) for name in OF_CLASSIFIERS if getattr(row, name) is not None}
+        train = dataclasses.replace(self.train, **given)
+        if row.per_class is None:
+            return dataclasses.replace(self, train=train)
+        return dataclasses.replace(
+            self, train=train, generate=dataclasses.replace(self.generate, per_class=row.per_class)
+        )
+
     @property
     def scales(self) -> tuple[int, ...]:
         """The sizes of the synthetic sets that measure CAS, as rising multiples of the number of shots."""
@@ -124,7 +141,7 @@ class Params:
             recipe: a row of ``recipes``.
             real: the number of shots, by label.
         """
-        return tuple(map(self.recipes[recipe].drawn, self.synthetic_per_class(real)))
+        return tuple(map(self.recipes[recipe].drawn, self.of(recipe).synthetic_per_class(real)))
 
     def taken_per_class(self, real: Sequence[int]) -> tuple[int, ...] | None:
         """Return the most images of a dataset, by label, that every run without a scale learns from.
@@ -228,6 +245,8 @@ class Params:
         }
         if studied and self.tune.gains:
             made["real_weight"] = self.train.real_weight
+            if self.train.finish_on_real:
+                made["finish_on_real"] = [self.train.finish_on_real, self.train.finish_part]
         return made | ({"attributes": self.base.attributes} if any(row.reads_attributes for row in rows) else {})
 
     def sampler(self, recipe: str) -> Sampler:

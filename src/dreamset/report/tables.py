@@ -283,7 +283,7 @@ def _recipe(evidence: Evidence, name: str) -> str:
     params = evidence.params
     row = params.recipes[name]
     if not row.draws:
-        return f"nothing drawn: the nearest images of the base’s source; {params.per_class} per class"
+        return f"nothing drawn: the nearest images of the base’s source; {params.of(name).per_class} per class"
     sampler = params.sampler(name)
     how = ", ".join(part for part in (adapter_words(row), scales_words(row)) if part) or "the generator as it is"
     drawn = "by the student, " if sampler.student else ""
@@ -293,7 +293,7 @@ def _recipe(evidence: Evidence, name: str) -> str:
         did = "kept" if study["best"] == (study.get("default") or {}).get("values") else "chosen"
         drawn += f" ({', '.join(study['searched'])} {did} by a study)"
     made = evidence.record("generate", name)
-    each = made.get("per_class", params.per_class)
+    each = made.get("per_class", params.of(name).per_class)
     fit = f", as many as fit into {made['budget']['budget_s']:g} s" if "budget" in made else ""
     copied = f" ({row.copies} copies of each drawn one)" if row.copies else ""
     return f"{how}; {drawn}; {each} images per class{copied}{fit}; prompt: {row.prompt}"

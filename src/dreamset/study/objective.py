@@ -125,7 +125,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "seeds": [params.seed, split.seed],
         }
         | _told(work)
-        | ({"real_weight": params.train.real_weight} if params.tune.gains else {})
+        | (_learning(params.of(recipe)) if params.tune.gains else {})
         | ({"student": student["sha256"]} if (student := hub.student(workspace.root, params, recipe)) else {})
     )
 
@@ -355,7 +355,7 @@ class Objective:
 
         from dreamset import classifiers
         from dreamset.classifiers import finest, stored
-        from dreamset.classifiers.fit import fit
+        from dreamset.classifiers.fit import Finish, fit
         from dreamset.data import arrays
 
         split, base, name = self.holdouts[index].split, params.base, params.base.tune.classifier
@@ -371,11 +371,12 @@ class Objective:
         real, side = self._real(index, size, limit), stored(size, limit)
         data = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
         learned_from = {"synthetic": data}
-        if gains := self.params.tune.gains:
+        own = params.of(self.recipe).train
+        if gains := params.tune.gains:
             learned_from["real"] = arrays.real(split.train, self.workspace.cell, side, self.workspace.scratch)
         fit(
             classifier,
-            sources(BOTH_STRONG if gains else SYNTHETIC, learned_from, self.params.train.real_weight),
+            sources(BOTH_STRONG if gains else SYNTHETIC, learned_from, own.real_weight),
             # The training has no images to select a step by: the last step is scored.
             dataclasses.replace(real, images=real.images[:0], labels=real.labels[:0], names=()),
             course,
@@ -384,6 +385,7 @@ class Objective:
             crop=base.train.crop,
             seed=seed,
             strong=gains,
+            finish=Finish(own.finish_on_real, own.finish_part) if gains and own.finish_on_real else None,
             what=f"tune {self.recipe}, {rung} per class",
         )
         logits = classifiers.Predictor(classifier, split.classes).logits(real.images)
@@ -437,6 +439,25 @@ def _features(judge: Judge, images: Labelled, rows: NDArray[np.int64]) -> NDArra
     return judge.features(images.images[rows])
 
 
+def _learning(params: Params) -> dict[str, Any]:
+    """Return how a classifier learns from images beside the shots, as it counts for scores."""
+    train = params.train
+    finish = {"finish": [train.finish_on_real, train.finish_part]} if train.finish_on_real else {}
+    return {"real_weight": train.real_weight} | finish
+
+
+def images_at(params: Params, recipe: str, rung: int) -> int:
+    """Return the images per class at a rung: so many, or a share of the number that a study searches.
+
+    Such a share has equally many images of each strength of the adapter.
+    """
+    row, last = params.recipes[recipe], params.base.tune.per_class[-1]
+    if row.search is None or row.search.per_class is None:
+        return rung
+    unit = len(row.strengths) * (1 + row.copies) if len(row.strengths) > 1 else 1
+    return max(1, round(rung * params.of(recipe).per_class / last / unit)) * unit
+
+
 def params_at(params: Params, recipe: str, rung: int, classes: int, repetition: int = 0) -> Params:
     """Return parameters that draw exactly the images of a rung, from the noise of trials.
 
@@ -447,18 +468,21 @@ def params_at(params: Params, recipe: str, rung: int, classes: int, repetition: 
     # A block has equally many images of each class of an adapter and of each of its scales. The depth of blocks divides
     # every rung, so that the blocks of a rung are the first blocks of the next.
     together = (1 if row.has_adapter_per_class else classes) * len(row.strengths)
-    common = math.gcd(*map(row.drawn, base.tune.per_class)) // len(row.strengths)
+    counts = [images_at(params, recipe, each) for each in base.tune.per_class]
+    common = max(1, math.gcd(*map(row.drawn, counts)) // len(row.strengths))
     room = base.generate.batch
     fitting = [depth for depth in range(1, common + 1) if common % depth == 0 and depth * together <= room]
     batch = together * max(fitting) if fitting else room
     sampler = params.sampler(recipe)
     # The row holds the sampler's values itself, since these take precedence over what any study has chosen.
-    fixed = dataclasses.replace(row, sampler=SamplerOverrides(**dataclasses.asdict(sampler)), search=None)
+    fixed = dataclasses.replace(
+        row, sampler=SamplerOverrides(**dataclasses.asdict(sampler)), search=None, per_class=None
+    )
     model = dataclasses.replace(base, generate=dataclasses.replace(base.generate, batch=batch))
     return dataclasses.replace(
         params,
         seed=seed_for("tune", params.seed, *(("again", repetition) if repetition else ())) % 2**31,
-        generate=dataclasses.replace(params.generate, per_class=rung, budget_s=None),
+        generate=dataclasses.replace(params.generate, per_class=images_at(params, recipe, rung), budget_s=None),
         # ``scales`` would ask for more images than a rung has.
         train=dataclasses.replace(params.train, scales=()),
         recipes=params.recipes | {recipe: fixed},

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dreamset.core.workspace import Workspace
     from dreamset.params import Params
 
-_WHOLE: Final = ("steps", "epochs")
+_WHOLE: Final = ("steps", "epochs", "per_class")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def ranges(params: Params, workspace: Workspace, recipe: str) -> Space:
 
 def current(params: Params, recipe: str) -> dict[str, Any]:
     """Return the value of every knob of a recipe by its row and its model; None for a knob that it lacks."""
-    row, sampler = params.recipes[recipe], params.sampler(recipe)
+    row, sampler, own = params.recipes[recipe], params.sampler(recipe), params.of(recipe)
     values: dict[str, Any] = {
         "guidance": sampler.guidance,
         "steps": sampler.steps,
@@ -99,6 +99,9 @@ def current(params: Params, recipe: str) -> dict[str, Any]:
         "guide": row.guide or "adapted",
         "guide_until": 1.0 if row.guide_until is None else row.guide_until,
         "filter": row.filter or "none",
+        "per_class": own.per_class,
+        "real_weight": own.train.real_weight,
+        "finish_on_real": own.train.finish_on_real,
     }
     if row.trains:
         schedule = params.schedule(recipe)
