@@ -61,6 +61,10 @@ def test_an_end_on_real_images_alone_is_in_the_keys_of_both(place: Workspace) ->
     assert len({plain, key(place, "both", "resnet20", **finish), key(place, "both", "resnet20", **finish, **head)}) == 3
     assert key(place, "both", "resnet20", **head) == plain
     assert key(place, "both_strong", "resnet20", **finish) != key(place, "both_strong", "resnet20")
+    near = {"train__nearness": 1.0}
+    assert len({plain, key(place, "both", "resnet20", **near), key(place, "both", "resnet20", train__nearness=-1)}) == 3
+    assert key(place, "synthetic", "resnet20", **near) != key(place, "synthetic", "resnet20")
+    assert key(place, "real", "resnet20", "real", **near) == key(place, "real", "resnet20", "real")
     assert key(place, "synthetic", "resnet20", **finish) == key(place, "synthetic", "resnet20")
     assert key(place, "real", "resnet20", "real", **finish) == key(place, "real", "resnet20", "real")
 

@@ -393,6 +393,7 @@ def test_a_study_searches_number_and_weights_and_its_choice_is_trained_with(
         "per_class": {"low": 2, "high": 9},
         "real_weight": {"low": 0.1, "high": 0.9},
         "finish_on_real": {"low": 0, "high": 0.5},
+        "nearness": {"low": -2, "high": 2},
     }
     params = small(
         tune__trials=3,
@@ -402,23 +403,25 @@ def test_a_study_searches_number_and_weights_and_its_choice_is_trained_with(
         train__classifiers=["resnet20"],
         **{f"recipes__{PLAIN}__search": search, f"{BASE}train__resnet20__steps": 4},
     )
+    toy.write_clip(place.root / "models/base/clip")
     adapt.run(params, place, PLAIN)
     tune.run(params, place, PLAIN)
     found = record(place)
     assert found["searched"] == [*search] and all(trial["state"] == "COMPLETE" for trial in found["trials"])
-    assert found["trials"][0]["params"] == {"per_class": params.per_class, "real_weight": 0.8, "finish_on_real": 0.0}
+    own = {"per_class": params.per_class, "real_weight": 0.8, "finish_on_real": 0.0, "nearness": 0.0}
+    assert found["trials"][0]["params"] == own
     for trial in found["trials"]:
         # Of four folds and three classes; the last rung has the number that the trial has.
         assert trial["images"] == 4 * 3 * trial["params"]["per_class"]
     # Whatever the study chose: here another than its own values.
-    found["best"] = values = {"per_class": 5, "real_weight": 0.25, "finish_on_real": 0.5}
+    found["best"] = values = {"per_class": 5, "real_weight": 0.25, "finish_on_real": 0.5, "nearness": 1.5}
     write_json(place.result("tune", PLAIN), found)
     assert generate.run(params, place, PLAIN)["images"] == 3 * 5
     runs = {run["train_on"]: run for run in train.run(params, place, PLAIN)["runs"]}
     assert runs["both"]["tried"][0]["configuration"]["real_weight"] == values["real_weight"]
     assert runs["both"]["synthetic_images"] == 15
     kept = read_json(place.classifiers(PLAIN) / "both_resnet20/classifier.json", "dreamset train")
-    assert kept["finish_on_real"] == 0.5
+    assert (kept["finish_on_real"], kept["nearness"]) == (0.5, 1.5)
 
 
 def test_rungs_of_a_searched_number_are_shares_of_it(small: Callable[..., Params]) -> None:

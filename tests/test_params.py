@@ -314,6 +314,8 @@ def test_a_row_s_own_number_and_weights_stand_for_those_of_all(raw: dict[str, An
     assert (own.generate.per_class, own.train.real_weight, own.train.finish_on_real) == (6, 0.5, 0.2)
     assert own.synthetic_per_class((4, 4)) == params.drawn_per_class("datadream_light", (4, 4)) == (6, 6)
     assert params.drawn_per_class("datadream_dset", (4, 2)) == (50, 50)
+    assert parse(put(raw, "recipes.datadream_light.nearness", -1.5)).of("datadream_light").train.nearness == -1.5
+    assert "nearness" not in parse(raw).setting(())["train"]
     # Equal numbers, where the others balance.
     balanced = parse(put(light, "generate.per_class", "balance"))
     assert balanced.drawn_per_class("datadream_light", (4, 2)) == (6, 6)
@@ -342,6 +344,12 @@ def test_what_a_study_searches_of_a_training_needs_the_shots_in_it(raw: dict[str
         parse(put(searching, "tune.objectives", "gain"))
     with pytest.raises(InputError, match=rf"{row}.real_weight.high: expected a number of at most 1"):
         parse(put(put(raw, row, {"real_weight": {"low": 0.1, "high": 2}}), "tune.objectives", "gain"))
+    # Below 0 alone where that has a meaning, and with no need of the shots.
+    parse(put(raw, row, {"nearness": {"low": -2, "high": 2}}))
+    for low in (-6, -1):
+        knob = "nearness" if low == -6 else "guidance"
+        with pytest.raises(InputError, match=rf"{row}.{knob}.low: expected a number of at least (0|-5), got {low}"):
+            parse(put(raw, row, {knob: {"low": low, "high": 2}}))
     with pytest.raises(InputError, match=rf"{row}.per_class: expected whole numbers of at least 1"):
         parse(put(raw, row, {"per_class": {"low": 0, "high": 20}}))
     filtering = put(raw, "recipes.datadream_light.filter", "entropy")

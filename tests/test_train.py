@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 import toy
 from dreamset import classifiers, train
 from dreamset.classifiers import fit, fitting, resnet20
+from dreamset.classifiers import nearness as nearness_of
 from dreamset.classifiers.parts import Part
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
@@ -236,7 +238,7 @@ def test_every_batch_of_both_holds_its_share_of_each() -> None:
     ]
     loader = fit._Loader(network, sources, 10, lambda images, size: images, ("test", 0))  # type: ignore[arg-type]
     for _ in range(30):
-        images, labels = loader.batch()
+        images, labels, _ = loader.batch()
         assert images.shape == (10, 3, 16, 16)
         assert images[:, 0, 0, 0].tolist() == [1.0] * 5 + [0.0] * 5
         assert [len(part) for part in labels] == [5, 5]
@@ -262,6 +264,48 @@ def test_the_last_steps_of_both_may_learn_from_real_images_alone(part: str) -> N
     changed = {name for name in middle if not torch.equal(middle[name], end[name])}
     assert {"head.weight", "head.bias"} <= changed
     assert (changed == {"head.weight", "head.bias"}) is (part == "head")
+
+
+def test_near_images_count_more_and_each_class_as_much_as_before() -> None:
+    # By their angle to the shot of their class, at 0 and 90 degrees.
+    angles, labels = np.radians([10, 20, 40, 100, 130, 170]), np.array([0, 0, 0, 1, 1, 1])
+    features = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    shots, of = np.array([[1, 0], [0, 1]], np.float32), np.array([0, 1])
+    for nearness in (1.0, -1.0):
+        weights = nearness_of.by_distance(features, labels, shots, of, nearness)
+        assert (np.diff(nearness * weights[:3]) < 0).all() and (np.diff(nearness * weights[3:]) < 0).all()
+        assert weights[:3].mean() == pytest.approx(1) and weights[3:].mean() == pytest.approx(1)
+    # Distances by 1 minus the cosine, in units of their median.
+    distances = 1 - np.cos(np.radians([10, 20, 40, 10, 40, 80]))
+    ratios = np.exp(-distances / np.median(distances))
+    weights = nearness_of.by_distance(features, labels, shots, of, 1.0)
+    assert weights[0] / weights[2] == pytest.approx(ratios[0] / ratios[2], rel=1e-4)
+    assert weights[3] / weights[5] == pytest.approx(ratios[3] / ratios[5], rel=1e-4)
+    # Copies of the shots have no distance to measure by.
+    assert (nearness_of.by_distance(shots, of, shots, of, 3.0) == 1).all()
+
+
+def test_the_loss_weighs_each_image_whatever_it_is_mixed_with() -> None:
+    logits, truth = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
+    weights = torch.tensor([0.5, 2.0, 0.5])
+    each = [float(torch.nn.functional.cross_entropy(logits[i : i + 1], truth[i : i + 1])) for i in range(3)]
+    expected = sum(w * e for w, e in zip(weights.tolist(), each, strict=True)) / 3
+    assert float(fit._entropy(logits, truth, 0.0, weights)) == pytest.approx(expected)
+    assert float(fit._entropy(logits, truth, 0.1, torch.ones(3))) == pytest.approx(
+        float(fit._entropy(logits, truth, 0.1, None))
+    )
+    # A row that weighs nothing moves nothing: of two classes of images the network learns the one that counts.
+    images = _labelled(6)
+    data = dataclasses.replace(images, weights=np.where(images.labels == 0, 3.0, 0.0).astype(np.float32))
+    losses = []
+    for source in (images, data):
+        network = Scripted([0] * 9)
+        more: dict[str, Any] = {"selections": 1, "invariances": (), "crop": 1.0, "seed": ("near",)}
+        course = _schedule(steps=30, batch=6, warmup=0, lr=0.5)
+        fit.fit(network, [fit.Source("synthetic", source, 1.0, 1.0)], _labelled(0), course, **more)
+        losses.append(network.weight.detach())
+    assert losses[1].argmax() == 0 and losses[1][0] - losses[1][1:].max() > 1
+    assert (losses[0] - losses[0].mean()).abs().max() < 0.5
 
 
 def test_what_has_no_last_layer_cannot_finish_with_it() -> None:

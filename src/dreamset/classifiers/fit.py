@@ -270,6 +270,10 @@ def _all_but_head(classifier: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in learned if parameter not in head]
 
 
+# Of the next rows of each source: the stored images, the labels, and the weights where images have some.
+_Drawn = tuple[list[Tensor], list[Tensor], list[Tensor | None]]
+
+
 class _Loader:
     """Batches on the device, and their loss."""
 
@@ -290,8 +294,10 @@ class _Loader:
         self.counts = shares(batch, sources)
         self.images = [torch.from_numpy(source.data.images) for source in sources]
         self.labels = [torch.from_numpy(source.data.labels) for source in sources]
+        given = [source.data.weights for source in sources]
+        self.weights = [None if each is None else torch.from_numpy(each) for each in given]
         self.ahead: ThreadPoolExecutor | None = None
-        self.next: Future[tuple[list[Tensor], list[Tensor]]] | None = None
+        self.next: Future[_Drawn] | None = None
         if sum(source.data.images.nbytes for source in sources) > _RESIDENT:
             self.ahead = ThreadPoolExecutor(1)
         else:
@@ -304,28 +310,30 @@ class _Loader:
         if self.ahead is not None:
             self.ahead.shutdown(cancel_futures=True)
 
-    def batch(self) -> tuple[Tensor, list[Tensor]]:
-        """Return (n, 3, size, size) augmented images in 0..1, the rows of each source together, and their labels."""
+    def batch(self) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+        """Return (n, 3, size, size) augmented images in 0..1, the rows of each source together; labels; weights."""
         if self.ahead is None:
-            drawn, labels = self._draw()
+            drawn, labels, weights = self._draw()
         else:
-            drawn, labels = (self.next or self.ahead.submit(self._draw)).result()
+            drawn, labels, weights = (self.next or self.ahead.submit(self._draw)).result()
             self.next = self.ahead.submit(self._draw)
         largest = stored(self.size, sys.maxsize)
         pixels = [to_float(part.to(self.where, non_blocking=True), self.classifier, largest) for part in drawn]
-        return self.augment(torch.cat(pixels), self.size), [part.to(self.where) for part in labels]
+        weighed = [None if part is None else part.to(self.where) for part in weights]
+        return self.augment(torch.cat(pixels), self.size), [part.to(self.where) for part in labels], weighed
 
-    def _draw(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the stored images and the labels of the next rows of each source, on the device that keeps them."""
+    def _draw(self) -> _Drawn:
+        """Return the next rows of each source, on the device that keeps them."""
         rows = [stream.take(count) for stream, count in zip(self.streams, self.counts, strict=True)]
         images = [part[row.to(part.device)] for part, row in zip(self.images, rows, strict=True)]
         if self.ahead is not None and self.where.type == "cuda":
             images = [part.pin_memory() for part in images]
-        return images, [labels[row] for labels, row in zip(self.labels, rows, strict=True)]
+        weights = [None if part is None else part[row] for part, row in zip(self.weights, rows, strict=True)]
+        return images, [labels[row] for labels, row in zip(self.labels, rows, strict=True)], weights
 
     def loss(self) -> Tensor:
         """Return the weighted sum of the sources' cross-entropies over one batch."""
-        images, labels = self.batch()
+        images, labels, weights = self.batch()
         smoothing: float = self.classifier.label_smoothing
         # Images are mixed within their source, so that both have the same weight in the loss.
         mixed = [self.mix(part) for part in images.split(self.counts)]
@@ -335,15 +343,23 @@ class _Loader:
             logits, taught = self.classifier.with_teacher(images) if soft else (self.classifier(images),) * 2
         logits, taught = logits.float(), taught.float()
         total: Tensor = logits.new_zeros(())
-        parts = zip(self.sources, *(each.split(self.counts) for each in (logits, taught)), labels, mixed, strict=True)
-        for source, part, teacher, truth, (_, other, share) in parts:
-            loss = F.cross_entropy(part, truth, label_smoothing=smoothing)
+        each = (logits.split(self.counts), taught.split(self.counts), labels, weights, mixed)
+        for source, part, teacher, truth, weight, (_, other, share) in zip(self.sources, *each, strict=True):
+            loss = _entropy(part, truth, smoothing, weight)
             if share < 1:
-                loss = share * loss + (1 - share) * F.cross_entropy(part, truth[other], label_smoothing=smoothing)
+                blended = None if weight is None else weight[other]
+                loss = share * loss + (1 - share) * _entropy(part, truth[other], smoothing, blended)
             if soft:
                 loss = (1 - soft[0]) * loss + soft[0] * distillation(part, teacher, soft[1])
             total = total + source.weight * loss
         return total
+
+
+def _entropy(logits: Tensor, truth: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    """Return the mean cross-entropy of logits (n, classes) with labels (n,), each row times its weight, if any."""
+    if weights is None:
+        return F.cross_entropy(logits, truth, label_smoothing=smoothing)
+    return (weights * F.cross_entropy(logits, truth, label_smoothing=smoothing, reduction="none")).mean()
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

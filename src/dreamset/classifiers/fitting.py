@@ -184,6 +184,7 @@ class Fitted:
         }
         finish = _finish_of(part, run.kind)
         facts |= {"finish_on_real": finish.share, "finish_part": finish.part} if finish else {}
+        facts |= {"nearness": part.params.train.nearness} if run.kind.synthetic and part.params.train.nearness else {}
         classifiers.save(classifier, folder, {"classifier": run.classifier, "train_on": str(run.kind)} | facts)
         write_json(folder / RECORD, facts | {"size": classifier.size} | self._record(used, history, scored, chosen))
 
@@ -297,7 +298,7 @@ def _selections(part: Part) -> int:
 
 def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
     params, base, name = part.params, part.params.base, run.classifier
-    inputs = {
+    inputs: dict[str, Any] = {
         "classifier": name,
         # Neither the recipe nor the number of its further images is part of the key.
         "train_on": str(run.kind),
@@ -308,6 +309,9 @@ def _key(part: Part, run: Run, chosen_by: dict[str, Any]) -> str:
     }
     finish = _finish_of(part, run.kind)
     inputs |= {"finish": dataclasses.asdict(finish)} if finish else {}
+    if run.kind.synthetic and params.train.nearness:
+        shots = [(sample.sha256, sample.label) for sample in part.split.train]
+        inputs["nearness"] = [params.train.nearness, part.clip, shots]
     return shards.key_of(inputs | part.identity(run.kind) | chosen_by, __name__)
 
 

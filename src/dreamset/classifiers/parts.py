@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dreamset.classifiers.fit import Source
+    from dreamset.classifiers.nearness import Looking
     from dreamset.core.workspace import Workspace
     from dreamset.data.arrays import Labelled
     from dreamset.data.runs import Kind
@@ -43,12 +45,14 @@ class Part:
         self.store = store
         self.images = learned(params, split) if images is None else images
         self._size: int | None = None
+        self._looking: Looking | None = None
         self._decoded: tuple[dict[str, Labelled], Labelled]
         self._lists: dict[tuple[int, ...] | None, list[tuple[str, int, str]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs, which decodes the images anew."""
-        return {name: value for name, value in self.__dict__.items() if name != "_decoded"} | {"_size": None}
+        kept = {name: value for name, value in self.__dict__.items() if name != "_decoded"}
+        return kept | {"_size": None, "_looking": None}
 
     def of(self, classifier: nn.Module) -> tuple[dict[str, Labelled], Labelled]:
         """Return the training images by source, and the selection images, at the size that a classifier needs.
@@ -67,12 +71,24 @@ class Part:
             side = stored(size, limit)
             data = {"real": arrays.real(self.split.train, cell, side, scratch)}
             if self.arm != REAL:
-                data["synthetic"] = self._drawn(side, self._usual)
+                data["synthetic"] = self._weighed(self._drawn(side, self._usual), self._usual)
             elif self.params.sets_apart:
                 data["more"] = arrays.real((*self.split.train, *self.split.selection), cell, side, scratch)
             self._decoded = data, arrays.real(self.split.selection, cell, seen(size, limit), scratch)
             self._size = size
         return self._decoded
+
+    def _weighed(self, data: Labelled, most: tuple[int, ...] | None) -> Labelled:
+        """Return synthetic images with their weights, where ``train.nearness`` gives them some; see ``nearness``."""
+        nearness = self.params.train.nearness
+        if not nearness:
+            return data
+        from dreamset.classifiers.nearness import Looking
+
+        if self._looking is None:
+            self._looking = Looking(self.params, self.workspace, self.split)
+        seen = self._drawn(self._looking.side, most)
+        return dataclasses.replace(data, weights=self._looking.weights(seen.images, seen.labels, nearness))
 
     def forget(self) -> None:
         """Release the decoded images."""
@@ -96,7 +112,7 @@ class Part:
                 f"{self.workspace.synthetic(self.arm)}: holds too few images for train.scales: {scale}; run `dreamset "
                 f"generate {self.arm}` again."
             )
-        return images
+        return self._weighed(images, wanted)
 
     @property
     def selection_labels(self) -> NDArray[np.int64]:

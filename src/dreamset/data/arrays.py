@@ -36,11 +36,13 @@ class Labelled:
         images: (n, size, size, 3) uint8, RGB.
         labels: (n,) int64.
         names: the files, as a manifest names them.
+        weights: (n,) float32, of each image in a loss, with a mean of 1; None: all alike.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -160,11 +160,10 @@ class Filter:
         return np.array(turns), np.array(accepted)
 
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import numpy as np
+        from dreamset.classifiers.clip import embed
 
-        from dreamset.drawing.pools import BATCH, embed
-
-        return np.concatenate([embed(self.clip, images[at : at + BATCH]) for at in range(0, len(images), BATCH)])
+        unit: NDArray[np.float32] = embed(self.clip, images)
+        return unit
 
     def _first_round(self, work: Work, blocks: Sequence[Block]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return features (n, d) and labels (n,) of the images of finished blocks, which are read a batch at a time."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import classifiers
 from dreamset.core import shards
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json, sha256_file, write_json
@@ -127,19 +126,6 @@ def build(store: Path, pool: Pool, clip: Clip) -> Path:
     return store / pool.key
 
 
-def embed(clip: Clip, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return unit float32 features (n, d) of RGB images (n, h, h, 3) uint8."""
-    import torch
-    import torch.nn.functional as F
-
-    device = clip.shift.device
-    with torch.inference_mode(), classifiers.autocast(device):
-        pixels = classifiers.to_float(torch.from_numpy(images).to(device), clip)
-        features = clip.model.encode_image((pixels - clip.shift) / clip.scale).float()
-    unit: NDArray[np.float32] = F.normalize(features, dim=-1).cpu().numpy()
-    return unit
-
-
 def features(folder: Path) -> NDArray[np.float32]:
     """Return the unit float32 features (n, d) of the images of a pool, from its shard."""
     import numpy as np
@@ -191,6 +177,7 @@ def _glyphs(work: Work, start: int, depth: int) -> Pool:
     def make(folder: Path, clip: Clip) -> None:
         import numpy as np
 
+        from dreamset.classifiers.clip import embed
         from dreamset.glyphs.fonts import CHARACTERS, usable_fonts
         from dreamset.glyphs.render import Glyphs, split_pairs
 
@@ -240,6 +227,8 @@ def _folder(work: Work, wanted: int) -> Pool:
 
     def make(folder: Path, clip: Clip) -> None:
         import numpy as np
+
+        from dreamset.classifiers.clip import embed
 
         features, names = [], []
         for batch in _batches(usable()):

@@ -216,12 +216,12 @@ def _centres(work: Work, clip: Clip) -> NDArray[np.float32]:
     import numpy as np
     import torch
 
+    from dreamset.classifiers.clip import embed
     from dreamset.data import arrays
 
     side = classifiers.seen(clip.size, work.base.resolution)
     shots = arrays.real(work.split.train, work.workspace.cell, side)
-    parts = [pools.embed(clip, shots.images[at : at + pools.BATCH]) for at in range(0, len(shots), pools.BATCH)]
-    features = np.concatenate(parts)
+    features = embed(clip, shots.images)
     sums = np.zeros((len(work.split.classes), features.shape[1]), np.float32)
     np.add.at(sums, shots.labels, features)
     with torch.inference_mode():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed
-from dreamset.params.recipe import ASKED, OF_CLASSIFIERS, PROMPTS, SamplerOverrides
+from dreamset.params.recipe import ASKED, BESIDE_SHOTS, PROMPTS, SamplerOverrides
 
 if TYPE_CHECKING:
     from dreamset.params.model import Model
@@ -264,8 +264,9 @@ def _check_filter(row: Recipe, key: str, context: Context) -> None:
 _WHOLE: Final = ("steps", "epochs", "per_class")
 _HIGHEST: Final = {
     **{"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1, "adapter_scales": 2, "guide_until": 1},
-    **{"real_weight": 1, "finish_on_real": 0.99},
+    **{"real_weight": 1, "finish_on_real": 0.99, "nearness": 5},
 }
+_LOWEST: Final = {"nearness": -5}  # of other knobs 0
 _CHOICES: Final = ("scheduler", "guide", "filter")  # knobs that are searched among names
 
 
@@ -282,7 +283,7 @@ def _check_search(row: Recipe, key: str, context: Context) -> None:
             raise InputError(f"{key}.search.strength: needs init: image.")
         if knob == "adapter_scales" and not row.trains_lora:
             raise InputError(f"{key}.search.adapter_scales: only adapter: lora has a strength; remove it.")
-        if knob in OF_CLASSIFIERS and context.active and not context.gains:
+        if knob in BESIDE_SHOTS and context.active and not context.gains:
             raise InputError(
                 f"{key}.search.{knob}: needs tune.objectives: gain; CAS is of classifiers that learn from synthetic "
                 "images alone."
@@ -319,6 +320,9 @@ def _check_span(span: Span, knob: str, key: str, context: Context) -> None:
         raise InputError(
             f"{key}.high_times_best: {context.name} starts from no other recipe's study; give high, or after."
         )
+    least = _LOWEST.get(knob, 0)
+    if span.low < least:
+        raise InputError(f"{key}.low: expected a number of at least {least}, got {span.low:g}.")
     if span.high is not None and span.low >= span.high:
         raise InputError(f"{key}: low must be below high, got {span.low:g} and {span.high:g}.")
     if span.log and span.low <= 0:

@@ -114,11 +114,13 @@ class PostAugment:
     at: Literal["drawn", "target"] = "drawn"
 
 
-# --- per_class, real_weight, finish_on_real: how many images there are, and how a classifier learns from them and the
-# shots; in place of ``generate.per_class``, ``train.real_weight`` and ``train.finish_on_real``.
+# --- per_class, real_weight, finish_on_real, nearness: how many images there are, and how a classifier learns from them
+# and the shots; in place of ``generate.per_class`` and the keys of ``train``.
 
 FinishOnReal = Annotated[float, Range(low=0, below=1)]
-OF_CLASSIFIERS: Final = ("real_weight", "finish_on_real")  # knobs that change no image
+Nearness = Annotated[float, Range(low=-5, high=5)]
+BESIDE_SHOTS: Final = ("real_weight", "finish_on_real")  # knobs of classifiers that learn from the shots, too
+OF_CLASSIFIERS: Final = (*BESIDE_SHOTS, "nearness")  # knobs that change no image
 
 # A knob that is newer than existing records: a row that does not set it is recorded without it.
 _LATER: Final = {"later": True}
@@ -130,8 +132,8 @@ _LATER: Final = {"later": True}
 class Span:
     """The range that a study searches: from ``low`` to ``high``, or to a multiple of another study's best value."""
 
-    low: Annotated[float, Range(low=0)]
-    high: Positive | None = None
+    low: float
+    high: float | None = None
     high_times_best: Positive | None = None
     log: bool = False
 
@@ -157,6 +159,7 @@ class Search:
     per_class: Span | None = field(default=None, metadata=_LATER)
     real_weight: Span | None = field(default=None, metadata=_LATER)
     finish_on_real: Span | None = field(default=None, metadata=_LATER)
+    nearness: Span | None = field(default=None, metadata=_LATER)
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -212,6 +215,7 @@ class Recipe:
     per_class: Count | None = field(default=None, metadata=_LATER)
     real_weight: Share | None = field(default=None, metadata=_LATER)
     finish_on_real: FinishOnReal | None = field(default=None, metadata=_LATER)
+    nearness: Nearness | None = field(default=None, metadata=_LATER)
 
     @property
     def draws(self) -> bool:
@@ -416,7 +420,7 @@ class Recipe:
             dataclasses.replace(self, post_augment=None),
             dataclasses.replace(self, negative=None),
             dataclasses.replace(self, per_class=None),
-            dataclasses.replace(self, real_weight=None, finish_on_real=None),
+            dataclasses.replace(self, real_weight=None, finish_on_real=None, nearness=None),
             dataclasses.replace(self, prompt=self._plain_prompt, templates=None, descriptions=None, captions=None),
         )
 

@@ -130,9 +130,10 @@ class Train:
     configurations: Count
     # Ravuri and Vinyals (2019) define CAS with a synthetic set as large as the real one.
     scales: tuple[Count, ...] | Literal["ravuri_vinyals"]
-    # Older files have neither of these keys.
+    # Older files have none of these keys.
     finish_on_real: Annotated[float, Range(low=0, below=1)] = 0.0
     finish_part: Literal["whole", "head"] = "whole"
+    nearness: Annotated[float, Range(low=-5, high=5)] = 0.0
 
     @property
     def trained(self) -> tuple[str, ...]:

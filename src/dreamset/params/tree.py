@@ -92,15 +92,15 @@ class Params:
         return self.base.generate.per_class if given is None or given == "balance" else given
 
     def of(self, arm: str) -> Params:
-        """Return a copy in which an arm's own ``per_class``, ``real_weight`` and ``finish_on_real`` are those of all.
+        """Return a copy in which an arm's own ``per_class``, ``real_weight`` and the like are those of all.
 
         Args:
             arm: a row of ``recipes``; of the real images nothing changes.
         """
         row = self.recipes.get(arm)
-        if row is None or (row.per_class, row.real_weight, row.finish_on_real) == (None, None, None):
+        given = {name: getattr(row, name) for name in OF_CLASSIFIERS if getattr(row, name, None) is not None}
+        if row is None or (not given and row.per_class is None):
             return self
-        given = {name: getattr(row, name) for name in OF_CLASSIFIERS if getattr(row, name) is not None}
         train = dataclasses.replace(self.train, **given)
         if row.per_class is None:
             return dataclasses.replace(self, train=train)
@@ -211,6 +211,8 @@ class Params:
                 del setting["prepare"][name]  # nor these
         if self.generate.budget_s is None:
             del setting["generate"]["budget_s"]
+        if not self.train.nearness:
+            del setting["train"]["nearness"]
         if not self.train.finish_on_real:
             del setting["train"]["finish_on_real"], setting["train"]["finish_part"]
         del setting["generate"]["pack"]  # where images lie changes no number
@@ -243,6 +245,8 @@ class Params:
             "rows": [row.recorded() for row in rows],
             "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
         }
+        if studied and self.train.nearness:
+            made["nearness"] = self.train.nearness
         if studied and self.tune.gains:
             made["real_weight"] = self.train.real_weight
             if self.train.finish_on_real:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import optuna
     from numpy.typing import NDArray
 
+    from dreamset.classifiers.nearness import Looking
     from dreamset.data.arrays import Labelled
     from dreamset.data.splits import Sample, Split
     from dreamset.data.work import Work
@@ -126,6 +127,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
         }
         | _told(work)
         | (_learning(params.of(recipe)) if params.tune.gains else {})
+        | _weighing(work)
         | ({"student": student["sha256"]} if (student := hub.student(workspace.root, params, recipe)) else {})
     )
 
@@ -194,6 +196,7 @@ class Objective:
         self.fid_images: int | None = None
         self._decoded: dict[tuple[int, int], Labelled] = {}
         self._adapted: set[Path] = set()
+        self._looking: dict[int, Looking] = {}
         self._judge: Judge | None = None
         self._loaded: BaseModel | None = None
 
@@ -255,7 +258,7 @@ class Objective:
         """Return an objective with noise, folds and initial weights of its own; it shares the base that was read."""
         other = copy.copy(self)
         other.repetition, other.holdouts = repetition, holdouts(self._work, repetition)
-        other._decoded, other._adapted, other._loaded = {}, set(), self._base()
+        other._decoded, other._adapted, other._looking, other._loaded = {}, set(), {}, self._base()
         return other
 
     def again(self, values: dict[str, Any]) -> str:
@@ -362,6 +365,7 @@ class Objective:
         row = base.train.rows[name]
         steps, course = base.tune.steps_at(rung, len(split.classes), row.batch), row.course(learned(params, split))
         course = dataclasses.replace(course, steps=steps, warmup=round(course.warmup * steps / course.steps))
+        own = params.of(self.recipe).train
         # Neither trial nor rung is in the seeds, so that all classifiers start from the same weights.
         seed = ("tune", self.params.seed, name, *(("again", self.repetition) if self.repetition else ()))
         torch.manual_seed(seed_for(*seed, "start"))
@@ -370,8 +374,9 @@ class Objective:
         limit = finest(split.native, base.resolution)
         real, side = self._real(index, size, limit), stored(size, limit)
         data = arrays.synthetic(place.synthetic(self.recipe), split, side, place.scratch)
+        if own.nearness:
+            data = self._weighed(params, place, index, data)
         learned_from = {"synthetic": data}
-        own = params.of(self.recipe).train
         if gains := params.tune.gains:
             learned_from["real"] = arrays.real(split.train, self.workspace.cell, side, self.workspace.scratch)
         fit(
@@ -390,6 +395,18 @@ class Objective:
         )
         logits = classifiers.Predictor(classifier, split.classes).logits(real.images)
         return np.asarray(logits.argmax(1) == real.labels)
+
+    def _weighed(self, params: Params, place: Workspace, index: int, data: Labelled) -> Labelled:
+        """Return a trial's images with their weights by distance to the shots of a holdout."""
+        from dreamset.classifiers.nearness import Looking
+        from dreamset.data import arrays
+
+        split = self.holdouts[index].split
+        if index not in self._looking:
+            self._looking[index] = Looking(params, self.workspace, split)
+        looking, nearness = self._looking[index], params.of(self.recipe).train.nearness
+        images = arrays.synthetic(place.synthetic(self.recipe), split, looking.side, place.scratch).images
+        return dataclasses.replace(data, weights=looking.weights(images, data.labels, nearness))
 
     def _real(self, index: int, size: int, limit: int) -> Labelled:
         """Return the real images of a holdout as ``classifiers.seen`` has them; they are decoded once."""
@@ -444,6 +461,16 @@ def _learning(params: Params) -> dict[str, Any]:
     train = params.train
     finish = {"finish": [train.finish_on_real, train.finish_part]} if train.finish_on_real else {}
     return {"real_weight": train.real_weight} | finish
+
+
+def _weighing(work: Work) -> dict[str, Any]:
+    """Return what weighs the images, where a study's trials may weigh them."""
+    own = work.params.of(work.recipe).train.nearness
+    if not own and not work.row.searches("nearness"):
+        return {}
+    from dreamset.weights import pretrained
+
+    return {"nearness": own, "clip": pretrained.identity(work.workspace.root, work.base.clip)["sha256"]}
 
 
 def images_at(params: Params, recipe: str, rung: int) -> int:

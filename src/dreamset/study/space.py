@@ -102,6 +102,7 @@ def current(params: Params, recipe: str) -> dict[str, Any]:
         "per_class": own.per_class,
         "real_weight": own.train.real_weight,
         "finish_on_real": own.train.finish_on_real,
+        "nearness": own.train.nearness,
     }
     if row.trains:
         schedule = params.schedule(recipe)
