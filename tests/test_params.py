@@ -201,6 +201,8 @@ def test_sets_grow_with_the_scales_and_all_else_learns_from_as_many_as_before(ra
     params = parse(raw)
     assert (params.scales, params.synthetic_per_class(shots)) == ((1, 4), (20, 20, 36))
     assert params.training_per_class(shots) == (20, 20, 20)
+    with pytest.raises(InputError, match=r"train.scaled: name synthetic, both, or each once"):
+        parse(put(raw, "train.scaled", []))
     raw["train"]["scales"] = "ravuri_vinyals"
     assert (parse(raw).scales, parse(raw).synthetic_per_class(shots)) == ((1,), (20, 20, 20))
     assert parse(put(raw, "generate.per_class", 5)).synthetic_per_class(shots) == (5, 5, 9)

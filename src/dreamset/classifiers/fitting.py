@@ -351,7 +351,9 @@ def _fit(
     row = params.base.train.rows[name]
     data, selecting = part.of(classifier)
     if kind.scale is not None:
-        data = {"synthetic": part.scaled(kind.scale, classifier)}
+        data = data | {"synthetic": part.scaled(kind.scale, classifier)}
+    if kind.few:
+        data = {"real": part.fewer(classifier)}
     if not scored:
         selecting = dataclasses.replace(selecting, images=selecting.images[:0], labels=selecting.labels[:0], names=())
     used = sources(kind, data, configuration.real_weight)

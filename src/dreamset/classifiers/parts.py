@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
 from typing import TYPE_CHECKING, Any
 
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
+from dreamset.core.seeds import seed_for
 from dreamset.data.runs import REAL
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from dreamset.core.workspace import Workspace
     from dreamset.data.arrays import Labelled
     from dreamset.data.runs import Kind
-    from dreamset.data.splits import Split
+    from dreamset.data.splits import Sample, Split
     from dreamset.params import Params
 
 
@@ -114,6 +116,35 @@ class Part:
             )
         return self._weighed(images, wanted)
 
+    def fewer(self, classifier: nn.Module) -> Labelled:
+        """Return as many shots of each class as there are synthetic images, drawn by the seed, for a classifier.
+
+        Raises:
+            InputError: a class has no more shots than that.
+        """
+        from dreamset.classifiers import stored
+        from dreamset.data import arrays
+
+        size: int = classifier.size  # type: ignore[assignment]
+        return arrays.real(self._few, self.workspace.cell, stored(size, self._finest), self.workspace.scratch)
+
+    @functools.cached_property
+    def _few(self) -> list[Sample]:
+        """Return these shots, in the order of the split."""
+        split = self.split
+        wanted, chosen = self.params.training_per_class(split.train_per_class), set[str]()
+        for label, (count, shots) in enumerate(zip(wanted, split.train_per_class, strict=True)):
+            if count >= shots:
+                raise InputError(
+                    f"train.distillation: compares fewer synthetic images with all shots, and class "
+                    f"{split.classes[label]!r} has {shots} shots for {count}; lower generate.per_class, or set it to "
+                    "false."
+                )
+            own = [sample.path for sample in split.train if sample.label == label]
+            rng = random.Random(seed_for("few", self.params.seed, label))
+            chosen |= {*rng.sample(own, count)}
+        return [sample for sample in split.train if sample.path in chosen]
+
     @property
     def selection_labels(self) -> NDArray[np.int64]:
         """Return the labels (n,) of the selection images."""
@@ -125,7 +156,9 @@ class Part:
         """Return hashes of the images that a run learns from and is chosen by, and how they are read."""
         split, scale = self.split, kind.scale
         images: dict[str, Any] = {"selection": [(sample.sha256, sample.label) for sample in split.selection]}
-        if kind.real:
+        if kind.few:
+            images["real"] = [(sample.sha256, sample.label) for sample in self._few]
+        elif kind.real:
             images["real"] = [(sample.sha256, sample.label) for sample in split.train]
         if kind.synthetic:
             most = self._usual if scale is None else tuple(scale * shots for shots in split.train_per_class)

@@ -23,6 +23,7 @@ class Kind:
         more: whether it also learns from the images that ``selection`` sets apart. Nothing is left to select with, so
             training goes to the last step.
         scale: how many times as many synthetic images as shots are used, the first ones; None: all.
+        few: whether only as many shots of each class are used as there are synthetic images: dataset distillation.
     """
 
     real: bool = False
@@ -30,11 +31,12 @@ class Kind:
     strong: bool = False
     more: bool = False
     scale: int | None = None
+    few: bool = False
 
     def __str__(self) -> str:
         images = {(1, 1): "both", (1, 0): "real", (0, 1): "synthetic", (0, 0): "none"}[self.real, self.synthetic]
-        how = "_strong" * self.strong + "_more" * self.more
-        return f"{images}{how}" if self.scale is None else f"{images}_x{self.scale}"
+        how = "_strong" * self.strong + "_more" * self.more + "_few" * self.few
+        return f"{images}{how}" if self.scale is None else f"{images}{how}_x{self.scale}"
 
     @classmethod
     def parse(cls, text: str) -> Kind:
@@ -43,9 +45,11 @@ class Kind:
         Raises:
             ValueError: the text names no kind.
         """
-        images, _, how = text.partition("_")
-        scale = int(how[1:]) if how.startswith("x") else None
-        kind = cls(images in ("real", "both"), images in ("synthetic", "both"), how == "strong", how == "more", scale)
+        images, *how = text.split("_")
+        sizes = [int(part[1:]) for part in how if part[:1] == "x" and part[1:].isdigit()]
+        said = {name: name in how for name in ("strong", "more", "few")}
+        sources = images in ("real", "both"), images in ("synthetic", "both")
+        kind = cls(*sources, scale=sizes[0] if sizes else None, **said)
         if str(kind) != text:
             raise ValueError(f"{text!r} is no kind of images")
         return kind
@@ -55,10 +59,11 @@ UNTRAINED: Final = Kind()
 REAL_ONLY: Final = Kind(real=True)
 REAL_STRONG: Final = Kind(real=True, strong=True)
 REAL_MORE: Final = Kind(real=True, more=True)
+REAL_FEW: Final = Kind(real=True, few=True)
 SYNTHETIC: Final = Kind(synthetic=True)
 BOTH: Final = Kind(real=True, synthetic=True)
 BOTH_STRONG: Final = Kind(real=True, synthetic=True, strong=True)
-KINDS: Final = (REAL_ONLY, REAL_STRONG, REAL_MORE, SYNTHETIC, BOTH, BOTH_STRONG)  # all but those with a scale
+KINDS: Final = (REAL_ONLY, REAL_STRONG, REAL_MORE, REAL_FEW, SYNTHETIC, BOTH, BOTH_STRONG)  # all without a scale
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,11 @@ class Run:
         return f"{self.kind}_{self.classifier}"
 
 
+def beside(arm: str) -> str:
+    """Return the name of a curve of an arm's images beside the shots."""
+    return f"real + {arm}"
+
+
 def arms(params: Params) -> tuple[str, ...]:
     """Return the arms that ``train`` knows: the real images alone, and each active recipe."""
     return (REAL, *params.active)
@@ -108,13 +118,19 @@ def kinds(params: Params, arm: str, classifier: str) -> tuple[Kind, ...]:
 def runs(params: Params, arm: str) -> tuple[Run, ...]:
     """Return every run of an arm, ``train.baselines`` and the simple classifiers on the shots alone included.
 
-    The runs of ``train.scales`` take as many optimizer steps as any other, however large their sets are.
+    The runs of ``train.scales`` and ``train.distillation`` take as many optimizer steps as any other, however large
+    their sets are.
     """
     every = [(kind, name) for name in params.train.classifiers for kind in kinds(params, arm, name)]
     if arm == REAL:
         every += [(REAL_ONLY, name) for name in (*params.train.baselines, *params.train.simple_classifiers)]
+    sized: list[Kind] = []
     if params.scales:
         # The curve over scales, or its comparison: the same classifier on the real images alone.
-        sized = [REAL_ONLY, REAL_STRONG] if arm == REAL else [Kind(synthetic=True, scale=s) for s in params.scales]
-        every += [(kind, params.base.tune.classifier) for kind in sized]
+        alone = [Kind(synthetic=True, scale=s) for s in params.scales if "synthetic" in params.train.scaled]
+        beside = [Kind(True, True, strong=True, scale=s) for s in params.scales if "both" in params.train.scaled]
+        sized = [REAL_ONLY, REAL_STRONG] if arm == REAL else [*alone, *beside]
+    if params.train.distillation:
+        sized += [REAL_ONLY, REAL_FEW] if arm == REAL else [SYNTHETIC]
+    every += [(kind, params.base.tune.classifier) for kind in sized]
     return tuple(Run(arm, kind, name) for kind, name in dict.fromkeys(every))

@@ -104,6 +104,8 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
         evaluation["warnings"] = [stands_in]
     evaluation["scales"] = records.scales(evaluation["runs"])
+    if distilled := records.distillation(params, right, groups):
+        evaluation["distillation"] = distilled
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     evaluation |= slices.of(params, workspace, split, scored.samples, right, groups, evaluation["verdict"])
     rows = {recipe: touched_rows.tolist() for recipe, touched_rows in touched.items()}

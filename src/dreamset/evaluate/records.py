@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dreamset.core.arithmetic import total
 from dreamset.core.files import read_json
 from dreamset.core.seeds import seed_for
-from dreamset.data.runs import BOTH_STRONG, REAL, REAL_ONLY, Run, kinds
+from dreamset.data.runs import BOTH_STRONG, REAL, REAL_FEW, REAL_ONLY, SYNTHETIC, Kind, Run, beside, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -212,6 +212,35 @@ def difference(
     }
 
 
+def distillation(
+    params: Params, right: dict[Run, NDArray[np.float64]], groups: NDArray[np.int64] | None
+) -> list[dict[str, Any]]:
+    """Return how an arm's images stand for the larger set of shots, by the scores of dataset distillation.
+
+    Hard-label recovery is the accuracy that all shots teach minus that of the synthetic images, so less is better.
+    Improvement over random is the accuracy of the synthetic images minus that of as many shots. Both networks learn
+    from hard labels, in equal steps. Label-robust score: half of the second minus half of the first (DD-Ranking, arXiv
+    2505.13300, with equal weights and without its rescaling).
+
+    Returns:
+        A row per arm with as many images as the shots of ``real_few``: ``hlr`` and ``ior`` with intervals, and ``lrs``.
+    """
+    if not params.train.distillation:
+        return []
+    name, rows = params.base.tune.classifier, []
+    full, few = (Run(REAL, kind, name) for kind in (REAL_ONLY, REAL_FEW))
+    for arm in params.active:
+        own = Run(arm, SYNTHETIC, name)
+        if params.of(arm).generate.per_class != params.generate.per_class or own not in right:
+            continue  # another number of images than ``real_few`` has
+        hlr, ior = (difference(params, right, groups, *pair) for pair in ((full, own), (own, few)))
+        row: dict[str, Any] = {"arm": arm, "classifier": name}
+        for key, found in (("hlr", hlr), ("ior", ior)):
+            row[key] = [found["difference"], found["low"], found["high"]]
+        rows.append(row | {"lrs": round((ior["difference"] - hlr["difference"]) / 2, 4)})
+    return rows
+
+
 def scales(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return CAS by the size of the synthetic set, and beside it the accuracy of the same classifier on real images.
 
@@ -221,7 +250,7 @@ def scales(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         runs: what ``of_run`` returned.
     """
     sized = [run for run in runs if run["scale"] is not None]
-    rows = [{**run, "run": run["arm"]} for run in sized]
+    rows = [{**run, "run": beside(run["arm"]) if Kind.parse(run["train_on"]).real else run["arm"]} for run in sized]
     for scale, classifier in dict.fromkeys((run["scale"], run["classifier"]) for run in sized):
         rows += [
             {**run, "run": run["train_on"], "scale": scale}

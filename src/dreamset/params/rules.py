@@ -258,7 +258,9 @@ def _check_scratch(params: Params) -> None:
     if list(params.scales) != sorted(set(params.scales)):
         raise InputError(f"train.scales: expected rising numbers, got {list(params.scales)}.")
     trained = set(params.train.trained)
-    trained |= {params.base.tune.classifier} if params.scales else set()
+    if not params.train.scaled or len(set(params.train.scaled)) < len(params.train.scaled):
+        raise InputError("train.scaled: name synthetic, both, or each once.")
+    trained |= {params.base.tune.classifier} if params.scales or params.train.distillation else set()
     for name in sorted(trained):
         plateau = getattr(params.base.train.rows[name], "schedule", None) == "plateau"
         if plateau and not params.sets_apart:

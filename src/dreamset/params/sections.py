@@ -134,6 +134,8 @@ class Train:
     finish_on_real: Annotated[float, Range(low=0, below=1)] = 0.0
     finish_part: Literal["whole", "head"] = "whole"
     nearness: Annotated[float, Range(low=-5, high=5)] = 0.0
+    scaled: tuple[Literal["synthetic", "both"], ...] = ("synthetic",)
+    distillation: bool = False
 
     @property
     def trained(self) -> tuple[str, ...]:

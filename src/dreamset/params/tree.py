@@ -213,6 +213,7 @@ class Params:
             del setting["generate"]["budget_s"]
         if not self.train.nearness:
             del setting["train"]["nearness"]
+        del setting["train"]["scaled"], setting["train"]["distillation"]  # they add runs and change no other
         if not self.train.finish_on_real:
             del setting["train"]["finish_on_real"], setting["train"]["finish_part"]
         del setting["generate"]["pack"]  # where images lie changes no number

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import __version__
-from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind, Run
+from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, REAL_STRONG, SYNTHETIC, Kind, Run, beside
 from dreamset.metrics.gains import TOGETHER
-from dreamset.metrics.verdict import scored_images
+from dreamset.metrics.verdict import points, scored_images
 from dreamset.report import charts, gallery, quality, simple, tables
 from dreamset.report.charts import Bar
 from dreamset.report.figures import interval, percent
 from dreamset.report.glossary import defined
 from dreamset.report.headline import Headline, seeds
-from dreamset.report.markup import fill
+from dreamset.report.markup import Table, fill
 from dreamset.report.seeds import over_seeds
 from dreamset.report.studies import studies
 
@@ -47,6 +47,7 @@ def page(evidence: Evidence, verdict: Headline, blocks: list[Block]) -> str:
         _expected(evidence),
         tables.accuracies(evidence),
         _scales(evidence, colours),
+        _distilled(evidence),
         quality.qualities(evidence),
         quality.filtered(evidence),
         quality.by_attribute(evidence),
@@ -200,11 +201,26 @@ def _accuracy_chart(evidence: Evidence, colours: dict[str, str]) -> Markup:
 
 
 def _scales(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
-    """Return a chart of CAS by the size of the synthetic set; the accuracies of the real shots are level lines."""
-    rows = [row for row in evidence.evaluation.get("scales", ()) if row["run"] in (*colours, *_LEVELS)]
-    if not rows:
+    """Return charts of accuracy by the size of the synthetic set, alone and beside the shots.
+
+    The accuracies of the real shots are level lines.
+    """
+    every = evidence.evaluation.get("scales", ())
+    charted = []
+    for styles, title in (
+        (colours, "Synthetic images alone: CAS"),
+        ({beside(name): style for name, style in colours.items()}, "Synthetic images beside the shots"),
+    ):
+        rows = [row for row in every if row["run"] in (*styles, *_LEVELS)]
+        if any(row["run"] in styles for row in rows):
+            charted.append((title, *_by_size(rows, styles | _LEVELS, title)))
+    if not charted:
         return None
-    styles = colours | _LEVELS
+    return fill("page.scales", classifier=every[0]["classifier"], confidence=evidence.confidence, charted=charted)
+
+
+def _by_size(rows: list[dict[str, Any]], styles: dict[str, str], title: str) -> tuple[Markup, Markup]:
+    """Return the legend and the chart of some curves over the size of the set."""
     runs = list(dict.fromkeys(row["run"] for row in rows))
     lines = []
     for run in runs:
@@ -213,12 +229,24 @@ def _scales(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         ends = {scale: (100 * row["low"], 100 * row["high"]) for scale, row in sizes.items()}
         lines.append(charts.Line(styles[run], values, ends))
     key = [(styles[run], tables.trained_on(REAL, Kind.parse(run)) if run in _LEVELS else run) for run in runs]
+    return charts.legend(key), charts.steps(lines, "%", "times the shots", "accuracy", title)
+
+
+def _distilled(evidence: Evidence) -> Markup | None:
+    """Return the scores of dataset distillation; None where they were not asked for."""
+    rows = evidence.evaluation.get("distillation", ())
+    if not rows:
+        return None
+    head = ("images of", "recovery", "over random", "label-robust score")
+    lines: list[list[object]] = []
+    for row in rows:
+        ends = [f"{points(middle)} ({points(low)} to {points(high)})" for middle, low, high in (row["hlr"], row["ior"])]
+        lines.append([row["arm"], *ends, points(row["lrs"])])
     return fill(
-        "page.scales",
+        "page.distilled",
         classifier=rows[0]["classifier"],
+        scores=Table(head, lines),
         confidence=evidence.confidence,
-        legend=charts.legend(key),
-        chart=charts.steps(lines, "%", "times the shots", "accuracy", "CAS by size of the set"),
     )
 
 

@@ -11,6 +11,7 @@ from dreamset.data.runs import (
     BOTH,
     BOTH_STRONG,
     REAL,
+    REAL_FEW,
     REAL_MORE,
     REAL_ONLY,
     REAL_STRONG,
@@ -41,6 +42,7 @@ _REAL_KINDS: Final = {
     REAL_ONLY: "real shots alone",
     REAL_STRONG: "real shots alone, strongly augmented",
     REAL_MORE: "real shots and selection images alone",
+    REAL_FEW: "as many real shots as synthetic images",
 }
 _RULES: Final = {
     "fixed": "none: the settings as they stand, and the last step",
@@ -69,6 +71,8 @@ def trained_on(arm: str, kind: Kind) -> str:
     """Return the training images of a run, in words."""
     if arm == REAL:
         return _REAL_KINDS.get(kind, f"real shots alone ({kind})")
+    if kind.scale is not None and kind.real:
+        return f"real + {arm}, {kind.scale} × the shots, strongly augmented"
     if kind.scale is not None:
         return f"{arm} alone, {kind.scale} × the shots"
     return {BOTH: f"real + {arm}", BOTH_STRONG: f"real + {arm}, strongly augmented"}.get(kind, f"{arm} alone")
