@@ -267,8 +267,14 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     params = toy.params()
     made = {"data": None} | claims.hashes(params, workspace.root)
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made)
+    advice = {"4": {"sentences": ["Take it, at 4.", "It takes 9 s."]}, "16": {"sentences": ["Leave it."]}}
+    write_json(workspace.results / "table" / claims.RECOMMENDATIONS, advice)
     summary = deliver.run(params, workspace, crossval.run)
     assert summary["arm"] == arm
+    # What the table recommends at the project's number of shots is said and kept, beside what cross-validation says.
+    recommended = f"Over {seeds} seeds: take it, at 4."
+    assert summary["sentences"][-1] == summary["recommended"] == recommended
+    assert json.loads(workspace.result("deliver").read_text())["recommended"] == recommended
     record = json.loads((workspace.classifier / "classifier.json").read_text())
     # Fewer than six decide nothing.
     pooled = seeds >= 6
@@ -289,7 +295,7 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     # A table of other code is no basis, and that is said.
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made | {"code": "0"})
     summary = deliver.run(params, workspace, crossval.run)
-    assert summary["seeds"] == 1
+    assert summary["seeds"] == 1 and "recommended" not in summary
     assert "with other code" in summary["warnings"][0]
     basis = json.loads((workspace.classifier / "classifier.json").read_text())["verdict"]["basis"]
     assert basis.startswith("It rests on one seed, 0. The table over seeds in `results/table` was made with other code")

@@ -134,7 +134,10 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     advice = {"options": listed, "best": listed[1], "front": [one["run"] for one in listed], "sentences": ["Take it."]}
     write_json(folder / claims.RECOMMENDATIONS, {"4": advice, "16": advice | {"sentences": ["Leave it."]}})
     report.run(params, workspace)
-    section = read(workspace)[1].sections["seeds"]
+    # The first screen says it, too, and why stands behind it.
+    page = read(workspace)[1]
+    assert "Over 6 seeds: take it." in page.hero.texts("p")
+    section = page.sections["seeds"]
     assert "Take it." in section.texts("p") and "Leave it." not in section.texts("p")
     marks = [told for told in section.texts("title") if told.endswith(" s")]
     assert marks == ["real · real · resnet20: 90.0%, 5 s", "datadream_dset · both · resnet20: 95.0%, 60 s"]

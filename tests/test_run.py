@@ -625,7 +625,10 @@ def test_the_end_names_the_verdict_the_classifier_and_one_next_step(place: Works
     text = "\n".join(lines)
     assert lines[0] == "Synthetic images helped: +2.0 points. Use this one."
     assert "95.2 % of 640 test images right (90.0 to 99.0)" in " ".join(text.split())
-    assert "results/report.html" in text
+    assert "results/report.html" in text and "Over" not in text
+    write_json(place.result("deliver"), delivered | told | {"recommended": "Over 10 seeds: leave them."})
+    assert "Over 10 seeds: leave them." in run.ending(toy.params(), place)
+    write_json(place.result("deliver"), delivered | told | {"outcome": "helps", "protocol": "test"})
     assert lines[-1].startswith("Next: `dreamset predict")
     assert json.loads(place.result("deliver").read_text())["outcome"] == "helps"
     # Where `expect` decides, its recipe's images are named.

@@ -260,9 +260,11 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         "threshold": choice.threshold,
         "threshold_reason": choice.reason,
     } | record["chosen"]
+    if table.sweep is not None and (advised := table.sweep.advised(split.shots)):
+        summary["recommended"] = advised[0]
     write_json(workspace.result("deliver"), summary)
-    sentence = best.sentence(summary)
-    return summary | {"warnings": [table.warning] if table.warning else [], "sentences": [sentence] if sentence else []}
+    said = [best.sentence(summary), summary.get("recommended")]
+    return summary | {"warnings": [table.warning] if table.warning else [], "sentences": [*filter(None, said)]}
 
 
 class Calibration(NamedTuple):

@@ -273,6 +273,8 @@ def ending(params: Params, workspace: Workspace) -> list[str]:
                 further="",
             )
         )
+    if (recommended := delivered.get("recommended")) is not None:
+        lines += ["", wrapped(recommended, further="")]
     places = {
         "the page": workspace.results / "report.html",
         "classifier": workspace.classifier,

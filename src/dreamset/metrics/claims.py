@@ -113,6 +113,14 @@ class Sweep:
                 return found
         return self.at(shots)
 
+    def advised(self, shots: object) -> list[str]:
+        """Return what the table recommends at this number of shots: the answer, and sentences on why; none without."""
+        found = self.recommendations.get(str(shots))
+        if found is None:
+            return []
+        over = f"Over {found.get('seeds', self.seeds)} seeds: "
+        return [f"{over}{words[:1].lower()}{words[1:]}" for words in found["sentences"]]
+
     def means_at(self, shots: object) -> dict[Run, Mean]:
         """Return the means at this number of shots, by run."""
         return {mean.run: mean for mean in self.means if mean.shots == shots}

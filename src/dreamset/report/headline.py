@@ -33,7 +33,7 @@ class Headline:
         title: the finding in a few words.
         gain: the gain with its interval, in points; empty without a verdict.
         lede: the finding in plain words, with the two accuracies.
-        use: sentences on which classifier to take.
+        use: sentences on which classifier to take, and which recipe by the table over seeds.
         done: what was done, for readers who know nothing of it.
         reason: of the verdict.
         also: further sentences, weightier first.
@@ -71,6 +71,8 @@ def headline(evidence: Evidence) -> Headline:
         use = [rule.advice(evidence.delivered.get("arm", arm))]
         if (compared := best.sentence(evidence.delivered)) is not None:
             use.append(compared)
+    advised = evidence.table.sweep.advised(evidence.split.shots) if evidence.table.sweep else []
+    use += advised[:1]
     also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier)
     if settled.gains and settled.here:
         also.append(f"Seed {params.seed}, which the rest of this page is about: {settled.here['reason']}")
@@ -88,7 +90,7 @@ def headline(evidence: Evidence) -> Headline:
         use=use,
         done=_done(evidence, recipe),
         reason=reason,
-        also=[*also, *([alone] if alone else [])],
+        also=[*advised[1:], *also, *([alone] if alone else [])],
         caveat=_caveat(evidence, settled),
     )
 
