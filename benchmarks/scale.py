@@ -75,7 +75,7 @@ def drawn(folder: Path) -> dict[str, Any]:
 
     given = params.load(folder / "params.yaml", classifiers.ROWS)
     workspace = Workspace.at(folder)
-    base = draw.load_base(given, workspace)
+    base = draw.load_base(given, workspace, RECIPE)
     count = given.per_class * len(json.loads(workspace.splits.read_text(encoding="utf-8"))["classes"])
     with tempfile.TemporaryDirectory(dir=folder) as aside:
         warm = Workspace.at(Path(aside))
