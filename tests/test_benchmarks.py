@@ -16,6 +16,7 @@ from benchmarks import (
     arithmetic,
     choices,
     classifiers,
+    cluster,
     front,
     images,
     published,
@@ -237,6 +238,21 @@ def test_what_a_large_set_costs_is_compared_with_the_smallest_of_its_classes() -
     assert (row["classes"], row["images"], row["against"]) == (10, 100_000, 1000)
     assert (row["ms_per_image"], row["cpu_ms_per_image"], row["peak_mb"]) == (1.04, 1.04, 1.11)
     assert (row["train_s_per_1000"], row["train_mb_per_1000"]) == (0.1, 0.0)
+
+
+def test_projects_are_compared_by_what_holds_no_seconds(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        for path in ("data/synthetic/a/0.png", "models/adapters/a/x.safetensors", "models/adapters/a/adapters.json"):
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(name if path.endswith("json") else "same")
+        (tmp_path / name / "results").mkdir()
+        (tmp_path / name / cluster.NUMBERS).write_text("accuracy\n0.5\n")
+    one, other = (cluster.made(tmp_path / name) for name in ("one", "other"))
+    assert len(one) == 3 and cluster.differing(one, other) == []
+    (tmp_path / "other/data/synthetic/a/0.png").write_text("another")
+    (tmp_path / "other/models/adapters/a/x.safetensors").unlink()
+    changed = cluster.made(tmp_path / "other")
+    assert cluster.differing(one, changed) == ["data/synthetic/a/0.png", "models/adapters/a/x.safetensors"]
 
 
 def test_the_front_keeps_what_earlier_commands_found() -> None:
