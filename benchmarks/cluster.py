@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.scale import ROOT
 from dreamset.core import device
-from dreamset.core.files import sha256, write_json
+from dreamset.core.files import sha256_file, write_json
 from dreamset.core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ NUMBERS: Final = "results/evaluate.csv"
 def made(folder: Path) -> dict[str, str]:
     """Return the sha256 of pictures, metadata, weights and accuracies of a finished project, by path."""
     files = [path for name in FOLDERS for path in (folder / name).rglob("*") if path.suffix in SUFFIXES]
-    return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in sorted([*files, folder / NUMBERS])}
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted([*files, folder / NUMBERS])}
 
 
 def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
