@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--cpus", nargs=2, type=int, default=[0, 1], help="default: 0 1")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results", help="folder of default.json")
     options = parser.parse_args(arguments)
-    turns = []
+    turns: list[dict[str, Any]] = []
     for turn in range(options.turns):
         with tempfile.TemporaryDirectory() as aside:
             folders = [Path(aside) / name for name in ("before", "now")]
