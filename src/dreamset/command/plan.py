@@ -129,7 +129,8 @@ def _images(params: Params, workspace: Workspace, recipe: str, work: Mapping[str
     """Return how many images a dataset has, or in how many seconds they are drawn, of candidates and with copies."""
     copies = params.recipes[recipe].copies
     if counts.has_budget(params, recipe):
-        most = f", at most {params.generate.per_class}" if params.generate.per_class is not None else ""
+        bound = params.of(recipe).generate.per_class
+        most = f", at most {bound}" if bound is not None else ""
         each = f", with {_many(copies, 'copy').replace('copys', 'copies')} of each drawn one" if copies else ""
         return f"as many images of each class as fit into {params.generate.budget_s:g} s{most}{each},"
     said, looked = _many(work["images"], "image"), counts.expected(params, workspace, recipe)

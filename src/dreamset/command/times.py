@@ -129,7 +129,9 @@ def estimate(
 def _budgeted(params: Params, workspace: Workspace, recipe: str, steps: Mapping[str, Timed]) -> Estimate:
     """Return the seconds of drawing into a budget: these, or fewer where the most images are drawn before."""
     budget = params.generate.budget_s or 0.0
-    most = _usual(params, workspace, "generate", recipe, steps).seconds if params.generate.per_class else None
+    most = (
+        _usual(params, workspace, "generate", recipe, steps).seconds if params.of(recipe).generate.per_class else None
+    )
     return Estimate(budget if most is None else min(budget, most), BUDGET)
 
 
@@ -142,7 +144,7 @@ def images(params: Params, workspace: Workspace, recipe: str, steps: Mapping[str
     row, budget = params.recipes[recipe], params.generate.budget_s or 0.0
     looked = counts.expected(params, workspace, recipe) / max(1, counts.drawn(work))
     fitting = int(budget / _drawn(params, workspace, recipe, looked, steps)) * (1 + row.copies)
-    return min(fitting, planned) if params.generate.per_class else fitting
+    return min(fitting, planned) if params.of(recipe).generate.per_class else fitting
 
 
 def _usual(params: Params, workspace: Workspace, stage: str, item: str | None, steps: Mapping[str, Timed]) -> Estimate:
