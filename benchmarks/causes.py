@@ -54,6 +54,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "lambda 0.2": {"train.real_weight": 0.2},
     "lambda 0.5": {"train.real_weight": 0.5},
+    "lambda 0.8": {"train.real_weight": 0.8},
     "lambda 0.95": {"train.real_weight": 0.95},
     "200 images per class": {"generate.per_class": 200},
     "twice the steps": {"models.bundled.train.resnet20.steps": 400},

@@ -56,7 +56,7 @@ def test_what_differs_is_named(made: Workspace, small: dict[str, Any]) -> None:
         ("adapt.sample_images", 2, None, None),
         ("generate.max_redrawn_share", 0.5, None, None),
         (f"{row}.per_class", 1, None, None),
-        (f"{row}.real_weight", 0.5, None, None),
+        (f"{row}.real_weight", 0.25, None, None),
         (f"{row}.finish_on_real", 0.2, None, None),
         (f"{row}.nearness", 1.0, None, None),
         ("models.bundled.generate.batch", 7, None, None),

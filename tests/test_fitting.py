@@ -47,7 +47,7 @@ def key(place: Workspace, kind: str, name: str, arm: str = RECIPE, split: Split 
         {"models__bundled__train__resnet20__lr": 0.5},
         {"train__selections": 2},
         {"train__configurations": 2},
-        {"train__real_weight": 0.5},
+        {"train__real_weight": 0.3},
     ],
 )
 def test_what_changes_a_classifier_changes_its_key(place: Workspace, change: dict[str, Any]) -> None:

@@ -125,7 +125,7 @@ def test_claims_fixed_for_other_rows_or_settings_are_not_primary(
     changed = dataclasses.replace(params, recipes=recipes)
     assert "the rows of its recipes have changed since" in cells.run(changed, workspace, [4], SEEDS, 1)
     assert not primary(workspace)
-    weight = dataclasses.replace(params, train=dataclasses.replace(params.train, real_weight=0.5))
+    weight = dataclasses.replace(params, train=dataclasses.replace(params.train, real_weight=0.3))
     assert "are of other settings, images or weights" in cells.run(weight, workspace, [4], SEEDS, 1)
     assert not primary(workspace)
 

@@ -309,11 +309,11 @@ def test_an_end_on_real_images_alone_is_for_what_has_last_steps_and_a_last_layer
 
 
 def test_a_row_s_own_number_and_weights_stand_for_those_of_all(raw: dict[str, Any]) -> None:
-    light = put(put(raw, "recipes.datadream_light.per_class", 6), "recipes.datadream_light.real_weight", 0.5)
+    light = put(put(raw, "recipes.datadream_light.per_class", 6), "recipes.datadream_light.real_weight", 0.25)
     params = parse(put(light, "recipes.datadream_light.finish_on_real", 0.2))
     own, others = params.of("datadream_light"), params.of("datadream_dset")
     assert others == params == params.of("real")
-    assert (own.generate.per_class, own.train.real_weight, own.train.finish_on_real) == (6, 0.5, 0.2)
+    assert (own.generate.per_class, own.train.real_weight, own.train.finish_on_real) == (6, 0.25, 0.2)
     assert own.synthetic_per_class((4, 4)) == params.drawn_per_class("datadream_light", (4, 4)) == (6, 6)
     assert params.drawn_per_class("datadream_dset", (4, 2)) == (50, 50)
     assert parse(put(raw, "recipes.datadream_light.nearness", -1.5)).of("datadream_light").train.nearness == -1.5

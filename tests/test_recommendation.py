@@ -145,7 +145,7 @@ def test_cells_of_another_setting_take_no_part(
     stub_stages(monkeypatch)
     params = small_table(raw)
     cells.run(params, workspace, [4], list(range(8)), 1)
-    changed = dataclasses.replace(params, train=dataclasses.replace(params.train, real_weight=0.5))
+    changed = dataclasses.replace(params, train=dataclasses.replace(params.train, real_weight=0.7))
     cells.run(changed, workspace, [4], list(range(5)), 1)
     assert sorted(cell["seed"] for cell in cells.records(changed, workspace)) == list(range(5))
     assert sorted(cell["seed"] for cell in cells.records(params, workspace)) == [5, 6, 7]

@@ -235,12 +235,12 @@ def test_causes_are_scored_on_images_that_are_set_apart(
         work=tmp_path / "work",
         seeds=[3],
         shots=[2],
-        changes=["as it is", "lambda 0.5", "nearest tenth rejected"],
+        changes=["as it is", "lambda 0.8", "nearest tenth rejected"],
         labels=2,
         jobs=JOBS,
     )
     plain, changed, rejecting = causes.cells(yaml.safe_load(file.read_text()), options)
-    assert [cell.params.train.real_weight for cell in (plain, changed)] == [0.8, 0.5]
+    assert [cell.params.train.real_weight for cell in (plain, changed)] == [0.5, 0.8]
     assert plain.made != changed.made and plain.params.selection == "extra:2"
     found = causes.run_cell(changed)
     arms = {"real": ("real", "real_strong")} | dict.fromkeys(

@@ -117,8 +117,12 @@ def proposal(survey: Survey, gpu_gb: float) -> list[tuple[str, Any, str]]:
     shots: tuple[Any, str] = ("all", "every image is learned from")
     if most > _MANY:
         shots = (_MANY, f"of up to {most} a class, to be quick; all uses every one")
+    model, why = _model(survey, gpu_gb)
+    proposed: list[tuple[str, Any, str]] = [("model", model, why)]
+    if model != "bundled":
+        proposed.append(("train.real_weight", 0.8, "DataDream's for photographs; 0.5 was found for glyphs"))
     return [
-        ("model", *_model(survey, gpu_gb)),
+        *proposed,
         ("shots", *shots),
         ("prepare.invariances", *_invariances(survey)),
         ("primary", "auto", "a weak adapter where the base knows the names, else a full one"),
