@@ -171,6 +171,21 @@ def test_a_number_of_images_is_the_most(
     assert summary["images"] == 30 and summary["copies"]["images"] == 10
 
 
+def test_a_row_s_own_number_bounds_a_budget_as_the_number_of_all_does(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], clock: dict[str, Any]
+) -> None:
+    _, workspace = prepared
+    found = []
+    for name, number, row in (("all", 8, {}), ("own", None, {"per_class": 8})):
+        small["generate"]["per_class"] = number
+        place, params = Workspace.at(workspace.root / name), asked(small, 31.6, **row)
+        toy.prepare(params, place)
+        adapt.run(params, place, RECIPE)
+        summary = generate.run(params, place, RECIPE)
+        found.append((summary["per_class"], summary["budget"]["per_class"], balance(place)))
+    assert found[0] == found[1] and 0 < found[0][1] <= 8
+
+
 def test_copies_are_drawn_for_and_take_time_too(
     prepared: tuple[Params, Workspace], small: dict[str, Any], clock: dict[str, Any]
 ) -> None:

@@ -61,6 +61,20 @@ def test_a_table_goes_on_where_it_stopped(params: Params, workspace: Workspace, 
     assert json.loads((workspace.results / "table/cost.json").read_text())["cells"] == 1
 
 
+def test_a_cell_without_the_runs_that_are_asked_for_runs_again(
+    params: Params, workspace: Workspace, stages: list[str]
+) -> None:
+    cells.run(params, workspace, [4], [0], 1)
+    once = len(stages)
+    for change in ({"distillation": True}, {"scales": (1,)}, {"scales": (1,), "scaled": ("both",)}):
+        before = len(stages)
+        more = dataclasses.replace(params, train=dataclasses.replace(params.train, **change))
+        cells.run(more, workspace, [4], [0], 1)
+        assert len(stages) - before == once, change
+        cells.run(more, workspace, [4], [0], 1)
+        assert len(stages) - before == once
+
+
 def test_records_alone_make_the_table(params: Params, workspace: Workspace, stages: list[str]) -> None:
     cells.run(params, workspace, [4, 8], [0, 1], 1)
     before = {path.name: path.read_bytes() for path in (workspace.results / "table").glob("*.*")}

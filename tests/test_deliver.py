@@ -267,7 +267,9 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     params = toy.params()
     made = {"data": None} | claims.hashes(params, workspace.root)
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made)
-    advice = {"4": {"sentences": ["Take it, at 4.", "It takes 9 s."]}, "16": {"sentences": ["Leave it."]}}
+    named = {"best": {"run": row["of"]}, "real": {"run": "real/real/resnet20"}}
+    advice = {"4": named | {"sentences": ["Take it, at 4.", "It takes 9 s."]}}
+    advice["16"] = named | {"sentences": ["Leave it."]}
     write_json(workspace.results / "table" / claims.RECOMMENDATIONS, advice)
     summary = deliver.run(params, workspace, crossval.run)
     assert summary["arm"] == arm

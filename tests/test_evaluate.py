@@ -336,10 +336,17 @@ def test_the_share_of_synthetic_images_and_the_scores_of_distillation(tmp_path: 
     assert "How well the images stand for the shots" in page
     # Of another number of images nothing is said; and no comparison of equal sets is called one of fewer.
     other = toy.params(**changes, train__distillation=True, recipes__datadream_dset__per_class=1)
+    train.run(other, place, "datadream_dset")
     names = ("real/real", "real/real_few", *(f"{arm}/synthetic" for arm in params.active))
     right = {Run.parse(f"{name}/resnet20"): np.ones(24) for name in names}
-    assert [row["arm"] for row in records.distillation(other, right, None)] == ["stable_diffusion"]
-    with pytest.raises(InputError, match=r"train.distillation: .*class 'bar' has 4 shots for 4; lower generate.per_cl"):
+    made = {arm: read_json(place.result("train", arm), "") for arm in arms(other)}
+    assert [row["arm"] for row in records.distillation(other, right, None, made)] == ["stable_diffusion"]
+    # It is no way to train on the real images that a verdict or a headline chooses among.
+    assert "best of 2 ways" in page
+    assert "real_few" not in str(read_json(place.results / "metrics.json", "")["accuracy"])
+    few = next(run for run in made["real"]["runs"] if run["train_on"] == "real_few")
+    assert few["labels_train_per_class"] == 2
+    with pytest.raises(InputError, match=r"train.distillation: .*class 'bar' has 4 shots for 4 .*; lower generate.per"):
         train.run(toy.params(**(changes | {"generate__per_class": 4}), train__distillation=True), place, "real")
 
 

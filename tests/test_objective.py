@@ -460,3 +460,5 @@ def test_shots_that_have_a_part_in_the_images_score_in_folds(small: Callable[...
     assert folds(guide="mode") == folds(filter="k_of_n") == folds(filter="real_features") == 4
     assert folds(search=guidance | {"filter": ["none", "influence"]}) == 4
     assert folds(search=guidance | {"guide": ["adapted", "mode"]}) == 4
+    # They would be scored by classifiers whose images weigh by the distance to them.
+    assert folds(nearness=1.0) == folds(search={"nearness": {"low": -2, "high": 2}}) == 4

@@ -201,6 +201,13 @@ def test_sets_grow_with_the_scales_and_all_else_learns_from_as_many_as_before(ra
     params = parse(raw)
     assert (params.scales, params.synthetic_per_class(shots)) == ((1, 4), (20, 20, 36))
     assert params.training_per_class(shots) == (20, 20, 20)
+    for key, value, said in (
+        ("generate.budget_s", 60, "generate.budget_s gives no number of images"),
+        ("selection", "cv", "selection: cv learns from fewer shots in its folds"),
+        ("evaluate.protocol", "cv", "evaluate.protocol: cv learns from fewer shots in its folds"),
+    ):
+        with pytest.raises(InputError, match=f"train.distillation: {said}; change that, or set"):
+            parse(put(put(put(raw, "train.distillation", True), "train.scales", []), key, value))
     with pytest.raises(InputError, match=r"train.scaled: name synthetic, both, or each once"):
         parse(put(raw, "train.scaled", []))
     raw["train"]["scales"] = "ravuri_vinyals"
@@ -352,8 +359,16 @@ def test_what_a_study_searches_of_a_training_needs_the_shots_in_it(raw: dict[str
         knob = "nearness" if low == -6 else "guidance"
         with pytest.raises(InputError, match=rf"{row}.{knob}.low: expected a number of at least (0|-5), got {low}"):
             parse(put(raw, row, {knob: {"low": low, "high": 2}}))
-    with pytest.raises(InputError, match=rf"{row}.per_class: expected whole numbers of at least 1"):
-        parse(put(raw, row, {"per_class": {"low": 0, "high": 20}}))
+    with pytest.raises(InputError, match=r"datadream_dset.search.per_class: expected whole numbers of at least 1"):
+        parse(put(raw, "recipes.datadream_dset.search", {"per_class": {"low": 0, "high": 20}}))
+    for key, value in (("generate.budget_s", 60), ("generate.per_class", "balance")):
+        with pytest.raises(InputError, match=rf"{row}.per_class: a study needs a number of images.*{key}"):
+            parse(put(put(raw, row, {"per_class": {"low": 4, "high": 20}}), key, value))
+    for span in ({"low": 1, "high": 20}, {"low": 4, "high": 20, "log": True}):
+        with pytest.raises(InputError, match=rf"{row}.per_class: 2 scales take multiples of 2 images"):
+            parse(put(raw, row, {"per_class": span}))
+    with pytest.raises(InputError, match=r"2 scales need as many images; raise recipes.datadream_light.per_class"):
+        parse(put(raw, "recipes.datadream_light.per_class", 1))
     filtering = put(raw, "recipes.datadream_light.filter", "entropy")
     with pytest.raises(InputError, match=rf"{row}.per_class.low: the first 10 images of a class teach the filter"):
         parse(put(filtering, row, {"per_class": {"low": 5, "high": 50}}))

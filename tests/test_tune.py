@@ -302,7 +302,7 @@ def test_weights_that_a_study_chose_are_of_all_the_shots(
     row = dataclasses.replace(params.train, classifiers=("resnet20",))
     folded = dataclasses.replace(params, selection="cv", train=row)
     part = learned.Part(folded, place, read_split(place.splits), LORA, place.shards)
-    _, seconds = train._over_folds(part, runs(folded, LORA))
+    _, seconds = train._over_folds(folded, part, runs(folded, LORA))
     assert seconds > 0
     folds = sorted(place.root.glob(".dreamset/folds/*/selection*"))
     assert len(folds) == 2
@@ -339,6 +339,16 @@ def test_ranges_stand_as_the_run_has_them(small: Callable[..., Params], place: W
     between = toy.params(recipes__datadream_dset__search={"epoch": {"low": 0.11, "high": 0.19}})
     with pytest.raises(InputError, match=r"search\.epoch: nothing is left"):
         space.ranges(between, place, LORA)
+
+
+def test_a_multiple_of_another_study_s_value_stays_within_what_is_allowed(
+    small: Callable[..., Params], place: Workspace
+) -> None:
+    search = {"real_weight": {"low": 0.1, "high_times_best": 9.0}, "guide_until": {"low": 0.1, "high_times_best": 5}}
+    params = small(active=[PLAIN], after={LORA: PLAIN}, tune__objectives="gain", **{f"recipes__{LORA}__search": search})
+    toy.write_study(params, place, PLAIN, best={"guidance": 2.0, "steps": 2})
+    found = space.ranges(params, place, LORA)
+    assert {knob: span.high for knob, span in found.items()} == {"real_weight": 1, "guide_until": 1}
 
 
 def test_a_dry_run_counts_what_a_study_does_at_most(small: Callable[..., Params], place: Workspace) -> None:

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 
 import toy
-from dreamset import adapt, generate, tune
+from dreamset import adapt, generate, train, tune
 from dreamset.command.plan import describe
 from dreamset.core.errors import InputError
+from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import tuned
+from dreamset.data.runs import BOTH, Run
 from dreamset.data.splits import read_split, write_split
-from dreamset.study import artifacts
+from dreamset.data.work import Work
+from dreamset.study import artifacts, space
 from dreamset.study import objective as scoring
 from dreamset.study.objective import Objective
+from small_study import BASE, PLAIN, parameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,6 +104,59 @@ def test_a_fold_takes_over_what_was_chosen_by_all_shots(place: Workspace) -> Non
     write_split(place.splits, dataclasses.replace(split, train=split.train[2:]))
     with pytest.raises(InputError, match="other parameters or shots"):
         adapt.run_parents(params, place, fold, THIRD)
+
+
+@pytest.mark.parametrize("selection", ["cv", "fixed"])
+def test_a_tuned_recipe_trains_in_folds_too(tiny_generator: Path, place: Workspace, selection: str) -> None:
+    small = parameters(tiny_generator)
+    toy.write_clip(place.root / "models/base/clip")
+    toy.write_splits(place)
+    changes: dict[str, Any] = {"train__classifiers": ["resnet20"], "train__baselines": [], "train__simple": []}
+    params = small(selection=selection, **changes, **{f"{BASE}train__resnet20__steps": 4})
+    adapt.run(params, place, PLAIN)
+    toy.write_study(params, place, PLAIN, best={"guidance": 2.0, "steps": 2})
+    write_json(place.tuned(PLAIN) / "adapters.json", {"recipe": PLAIN, "tuned": False, "adapters": []})
+    generate.run(params, place, PLAIN)
+    if selection == "cv":
+        assert train.run(params, place, PLAIN)["seconds_folds"] > 0
+    else:
+        found = train.held_out(params, place, [Run(PLAIN, BOTH, "resnet20")])
+        assert found[Run(PLAIN, BOTH, "resnet20")].shape == (12, 3)
+
+
+def test_what_no_trial_uses_asks_for_no_other_study(tiny_generator: Path, place: Workspace) -> None:
+    """Changes of knobs that count, and of knobs that do not, for a study's key and for the record of its choice."""
+    small = parameters(tiny_generator)
+    toy.write_clip(place.root / "models/base/clip")
+    toy.write_splits(place)
+
+    def of(search: dict[str, Any], **changes: Any) -> tuple[str, str]:
+        params = small(**{f"recipes__{PLAIN}__search": search}, **changes)
+        work = Work.read(params, place, PLAIN)
+        return scoring.key_of(work, space.ranges(params, place, PLAIN)), tuned.made_for(params, place, PLAIN)
+
+    own, gain = f"recipes__{PLAIN}__", {"tune__objectives": "gain"}
+    guidance, number = {"guidance": {"low": 1, "high": 3}}, {"per_class": {"low": 2, "high": 9}}
+    finish = {"finish_on_real": {"low": 0, "high": 0.5}}
+    for search, before, change, counts in (
+        (guidance, {}, {f"{own}per_class": 7}, False),
+        (guidance, {}, {f"{own}real_weight": 0.25}, False),
+        (guidance, {}, {f"{own}finish_on_real": 0.25}, False),
+        (guidance, {}, {f"{own}nearness": 1.0}, True),
+        (guidance, gain, {f"{own}real_weight": 0.25}, True),
+        (guidance, gain, {f"{own}finish_on_real": 0.25}, True),
+        (guidance, gain, {"train__finish_part": "head"}, False),
+        (guidance, gain | {f"{own}finish_on_real": 0.25}, {"train__finish_part": "head"}, True),
+        (finish, gain, {"train__finish_part": "head"}, True),
+        # The own values are a trial.
+        (number, {}, {"generate__per_class": 7}, True),
+        (number, {}, {f"{BASE}generate__per_class": 7}, True),
+        (number, {}, {f"{own}per_class": 7}, True),
+        (guidance, {}, {"generate__per_class": 7}, False),
+    ):
+        one = of(search, train__classifiers=["resnet20"], train__baselines=[], **before)
+        other = of(search, train__classifiers=["resnet20"], train__baselines=[], **(before | change))
+        assert [a != b for a, b in zip(one, other, strict=True)] == [counts, counts], (search, before, change)
 
 
 def test_a_record_changes_with_all_that_it_starts_from(place: Workspace) -> None:

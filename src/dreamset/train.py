@@ -75,7 +75,7 @@ def run(
         )
     part = _part(params, workspace, split, arm, store or workspace.shards)
     every = [run for run in runs(params, arm) if run.classifier not in quick]
-    trials, seconds = _over_folds(part, every) if params.selection == "cv" else ({}, 0.0)
+    trials, seconds = _over_folds(params, part, every) if params.selection == "cv" else ({}, 0.0)
     wanted = [run for run in every if run.kind in kinds or run.kind.scale is not None]
     fitted = [Fitted(part, run, trials.get(run, ())) for run in wanted]
     simple = [run for run in runs(params, arm) if run.classifier in quick and run.kind in kinds]
@@ -127,7 +127,7 @@ def held_out(params: Params, workspace: Workspace, wanted: Collection[Run]) -> d
         slow = [run for run in wanted if run.arm == arm and run not in logits]
         if slow:
             part = _part(params, workspace, split, arm, workspace.shards)
-            trials, _ = _over_folds(part, slow, most=1)
+            trials, _ = _over_folds(params, part, slow, most=1)
             for run in slow:
                 scored = fitting.pooled(trials[run][0])
                 logits[run] = scored.logits[max(scored.logits)][order]
@@ -141,43 +141,45 @@ def _part(params: Params, workspace: Workspace, split: Split, arm: str, store: P
 
 
 def _over_folds(
-    whole: Part, wanted: Collection[Run], most: int | None = None
+    params: Params, whole: Part, wanted: Collection[Run], most: int | None = None
 ) -> tuple[dict[Run, tuple[tuple[Trial, ...], ...]], float]:
     """Return the trials of some runs of an arm by configuration and fold, and the seconds of adapting and drawing.
 
-    At ``most`` so many configurations are tried; None: all.
+    At ``most`` so many configurations are tried; None: all. ``params`` is as in the file, with nothing applied.
 
     Each trial scores shots that neither its images nor its classifier were made from.
     """
     parts = [*enumerate(folds.held_out(whole.split, folds.SELECTING, "selection"))]
     if len(parts) > 1 and compute.spreads(whole.params.compute):
         # Below everything is found finished.
-        make = functools.partial(_make_fold, whole, wanted, most)
+        make = functools.partial(_make_fold, params, whole, wanted, most)
         compute.each(whole.params.compute, whole.workspace.root, make, parts, what=f"folds of {whole.arm}")
     by_run: dict[Run, list[list[Trial]]] = {}
     seconds = 0.0
     for part in parts:
         # A fold's images have absolute paths, which hold on other machines only where these share the folder.
         with compute.inline(whole.params.compute.store is not None):
-            tried, spent = _over_fold(whole, wanted, most, *part)
+            tried, spent = _over_fold(params, whole, wanted, most, *part)
         seconds += spent
         for run, trials in tried.items():
             by_run.setdefault(run, []).append(trials)
     return {run: tuple(zip(*trials, strict=True)) for run, trials in by_run.items()}, seconds
 
 
-def _make_fold(whole: Part, wanted: Collection[Run], most: int | None, part: tuple[int, tuple[Sample, ...]]) -> None:
+def _make_fold(
+    params: Params, whole: Part, wanted: Collection[Run], most: int | None, part: tuple[int, tuple[Sample, ...]]
+) -> None:
     """Make the trials of a fold, for the caller to find."""
-    _over_fold(whole, wanted, most, *part)
+    _over_fold(params, whole, wanted, most, *part)
 
 
 def _over_fold(
-    whole: Part, wanted: Collection[Run], most: int | None, index: int, left_out: tuple[Sample, ...]
+    params: Params, whole: Part, wanted: Collection[Run], most: int | None, index: int, left_out: tuple[Sample, ...]
 ) -> tuple[dict[Run, list[Trial]], float]:
     """Return the trials of some runs in a fold, and the seconds of adapting and drawing; see ``_over_folds``."""
     from dreamset import adapt, generate
 
-    params, workspace, split, arm = whole.params, whole.workspace, whole.split, whole.arm
+    workspace, split, arm = whole.workspace, whole.split, whole.arm
     place, seconds = folds.at(workspace, "selection", index), 0.0
     selecting = folds.absolute(left_out, workspace)
     inner = dataclasses.replace(folds.without(split, left_out, workspace), selection=selecting)

@@ -350,24 +350,24 @@ class _Loader:
                 blended = None if weight is None else weight[other]
                 loss = share * loss + (1 - share) * _entropy(part, truth[other], smoothing, blended)
             if soft:
-                loss = (1 - soft[0]) * loss + soft[0] * distillation(part, teacher, soft[1])
+                loss = (1 - soft[0]) * loss + soft[0] * distillation(part, teacher, soft[1], weight)
             total = total + source.weight * loss
         return total
 
 
 def _entropy(logits: Tensor, truth: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
-    """Return the mean cross-entropy of logits (n, classes) with labels (n,), each row times its weight, if any."""
+    """Return the mean cross-entropy of logits (n, classes) with labels (n,) or probabilities; rows may have weights."""
     if weights is None:
         return F.cross_entropy(logits, truth, label_smoothing=smoothing)
     return (weights * F.cross_entropy(logits, truth, label_smoothing=smoothing, reduction="none")).mean()
 
 
-def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def distillation(logits: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy of logits (n, classes) with a teacher's probabilities (Hinton et al. 2015).
 
-    Both are divided by the temperature. Its square keeps the size of the gradients.
+    Both are divided by the temperature. Its square keeps the size of the gradients. Each row counts ``weights`` (n,).
     """
-    return temperature**2 * F.cross_entropy(logits / temperature, (teacher / temperature).softmax(-1))
+    return temperature**2 * _entropy(logits / temperature, (teacher / temperature).softmax(-1), 0.0, weights)
 
 
 def restore(classifier: nn.Module, state: dict[str, Tensor]) -> None:

@@ -245,8 +245,9 @@ class Fitted:
         # Counted in the splits and not in the shard: one that learns from synthetic images alone has shots, too.
         more, classes = self.run.kind.more, len(split.classes)
         rule = self.part.params.selection
+        learned = self.part.few if self.run.kind.few else split.train
         labels = {
-            "labels_train_per_class": (len(split.train) + more * len(split.selection)) / classes,
+            "labels_train_per_class": (len(learned) + more * len(split.selection)) / classes,
             "labels_selection_per_class": 0.0 if more else selection.labels_per_class(rule, split),
         }
         record: dict[str, Any] = read_json(shard / RECORD, command)

@@ -39,14 +39,19 @@ def by_distance(
     """
     import numpy as np
 
-    own = labels[:, None] == shot_labels
-    distances = 1 - np.where(own, drawn @ shots.T, -np.inf).max(1)
+    distances = np.empty(len(labels))
+    for label in np.unique(labels):
+        own = labels == label
+        distances[own] = 1 - (drawn[own] @ shots[shot_labels == label].T).max(1)
     middle = float(np.median(distances))
     if middle <= 0:  # at least half of the images equal shots, and no distance is a unit
         return np.ones(len(labels), np.float32)
-    weights = np.exp(-nearness * distances / middle)
+    weights = np.empty(len(labels))
     for label in np.unique(labels):
-        weights[labels == label] /= weights[labels == label].mean()
+        own = labels == label
+        exponents = -nearness * distances[own] / middle
+        weights[own] = np.exp(exponents - exponents.max())  # of nothing but ratios, so that none overflows
+        weights[own] /= weights[own].mean()
     found: NDArray[np.float32] = weights.astype(np.float32)
     return found
 

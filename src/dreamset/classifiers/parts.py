@@ -93,7 +93,8 @@ class Part:
         return dataclasses.replace(data, weights=self._looking.weights(seen.images, seen.labels, nearness))
 
     def forget(self) -> None:
-        """Release the decoded images."""
+        """Release the decoded images, and the CLIP that weighed them."""
+        self._looking = None
         if self._size is not None:
             del self._decoded
             self._size = None
@@ -126,19 +127,19 @@ class Part:
         from dreamset.data import arrays
 
         size: int = classifier.size  # type: ignore[assignment]
-        return arrays.real(self._few, self.workspace.cell, stored(size, self._finest), self.workspace.scratch)
+        return arrays.real(self.few, self.workspace.cell, stored(size, self._finest), self.workspace.scratch)
 
     @functools.cached_property
-    def _few(self) -> list[Sample]:
-        """Return these shots, in the order of the split."""
+    def few(self) -> list[Sample]:
+        """Return these shots, in the order of the split; see ``fewer``."""
         split = self.split
         wanted, chosen = self.params.training_per_class(split.train_per_class), set[str]()
         for label, (count, shots) in enumerate(zip(wanted, split.train_per_class, strict=True)):
             if count >= shots:
                 raise InputError(
                     f"train.distillation: compares fewer synthetic images with all shots, and class "
-                    f"{split.classes[label]!r} has {shots} shots for {count}; lower generate.per_class, or set it to "
-                    "false."
+                    f"{split.classes[label]!r} has {shots} shots for {count} (fewer in a fold than in all); lower "
+                    "generate.per_class, or set it to false."
                 )
             own = [sample.path for sample in split.train if sample.label == label]
             rng = random.Random(seed_for("few", self.params.seed, label))
@@ -157,7 +158,7 @@ class Part:
         split, scale = self.split, kind.scale
         images: dict[str, Any] = {"selection": [(sample.sha256, sample.label) for sample in split.selection]}
         if kind.few:
-            images["real"] = [(sample.sha256, sample.label) for sample in self._few]
+            images["real"] = [(sample.sha256, sample.label) for sample in self.few]
         elif kind.real:
             images["real"] = [(sample.sha256, sample.label) for sample in split.train]
         if kind.synthetic:

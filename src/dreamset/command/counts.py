@@ -27,7 +27,8 @@ def of(params: Params, workspace: Workspace, stage: str, item: str | None) -> di
     if stage == "train":
         return training(params, split, item or "")
     if stage == "generate":
-        return generating(params, split, item or "")
+        applied = tuned.applied(params, workspace, item or "") if is_tuned(params, workspace, item or "") else params
+        return generating(applied, split, item or "")
     adapters, steps = adapting(params, item or "", split.train_per_class)
     return {"adapters": adapters, "steps": steps}
 
@@ -131,7 +132,7 @@ def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: st
     holdouts, trials = objective.holdouts(Work(params, workspace, split, recipe)), params.tune.trials
     batch, most = params.base.train.rows[tune.classifier].batch, row.drawn(tune.per_class[-1])
     if search.per_class is not None:
-        most = row.drawn(int(search.per_class.high or most))
+        most = row.drawn(max(int(search.per_class.high or most), params.of(recipe).per_class))
     steps = sum(tune.steps_at(rung, len(split.classes), batch) for rung in tune.per_class)
     counts = {
         "trials": trials,

@@ -146,7 +146,7 @@ def classifier(
                 metrics["seconds_train"] = float(trained["seconds"])
                 settings = track.flat({"train": trained.get("configuration") or {}})
                 curves = _curves(workspace.plots("train", run.arm) / "loss.csv", times[0], ended, run.folder)
-    if run.kind.real and workspace.splits.is_file():
+    if run.kind.real and not run.kind.few and workspace.splits.is_file():
         shots = read_split(workspace.splits).train
         name = sha256(json.dumps([sample.sha256 for sample in shots]).encode())[:16]
         place = workspace.splits.relative_to(workspace.cell).as_posix()

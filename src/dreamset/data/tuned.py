@@ -82,7 +82,7 @@ def made_for(params: Params, workspace: Workspace, recipe: str) -> str:
     """Return a digest of what a study depends on: the rows of the recipe's lineage, the model and the shots."""
     split = read_split(workspace.splits)
     shots = [[[sample.sha256, sample.label] for sample in samples] for samples in (split.train, split.selection)]
-    return digest([params.making(recipe), params.model, split.seed, split.classes, shots])
+    return digest([params.studying(recipe), params.model, split.seed, split.classes, shots])
 
 
 def applied(params: Params, workspace: Workspace, recipe: str) -> Params:

@@ -104,7 +104,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
     if (stands_in := judging.stand_in(workspace.root, params.base)) is not None:
         evaluation["warnings"] = [stands_in]
     evaluation["scales"] = records.scales(evaluation["runs"])
-    if distilled := records.distillation(params, right, groups):
+    if distilled := records.distillation(params, right, groups, trained):
         evaluation["distillation"] = distilled
     evaluation["verdict"] = verdict.of_evaluation(params, evaluation)
     evaluation |= slices.of(params, workspace, split, scored.samples, right, groups, evaluation["verdict"])

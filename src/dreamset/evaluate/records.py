@@ -213,7 +213,10 @@ def difference(
 
 
 def distillation(
-    params: Params, right: dict[Run, NDArray[np.float64]], groups: NDArray[np.int64] | None
+    params: Params,
+    right: dict[Run, NDArray[np.float64]],
+    groups: NDArray[np.int64] | None,
+    trained: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Return how an arm's images stand for the larger set of shots, by the scores of dataset distillation.
 
@@ -229,10 +232,15 @@ def distillation(
         return []
     name, rows = params.base.tune.classifier, []
     full, few = (Run(REAL, kind, name) for kind in (REAL_ONLY, REAL_FEW))
+
+    def images(run: Run, key: str) -> int:
+        records = trained[run.arm]["runs"]
+        return next(int(one[key]) for one in records if (one["train_on"], one["classifier"]) == (str(run.kind), name))
+
     for arm in params.active:
         own = Run(arm, SYNTHETIC, name)
-        if params.of(arm).generate.per_class != params.generate.per_class or own not in right:
-            continue  # another number of images than ``real_few`` has
+        if images(own, "synthetic_images") != images(few, "real_images"):
+            continue  # it has a number of its own, or one that a study chose
         hlr, ior = (difference(params, right, groups, *pair) for pair in ((full, own), (own, few)))
         row: dict[str, Any] = {"arm": arm, "classifier": name}
         for key, found in (("hlr", hlr), ("ior", ior)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
-from dreamset.data.runs import Kind, Run
+from dreamset.data.runs import REAL, ZERO_SHOT, Kind, Run
 from dreamset.metrics import fixed, verdict
 from dreamset.metrics.gains import Gain, over_real
 from dreamset.metrics.statistics import indicative
@@ -220,6 +220,12 @@ def hashes(params: Params, root: Path) -> dict[str, str]:
     return {"code": code_digest(*TABLE), "weights": inputs(None, root, params.base)}
 
 
+def _about(advice: dict[str, Any]) -> set[str]:
+    """Return the recipes that a recommendation names."""
+    arms = {Run.parse(advice[name]["run"]).arm for name in ("best", "real")}
+    return arms - {REAL, ZERO_SHOT}
+
+
 def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     """Return the table over seeds, with the claims and means of ``arms`` alone.
 
@@ -254,7 +260,7 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     if not claims:
         return Table()
     cost = _optional(folder / "cost.json")
-    advice = _optional(folder / RECOMMENDATIONS)
+    advice = {shots: one for shots, one in _optional(folder / RECOMMENDATIONS).items() if _about(one) <= {*arms}}
     return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), cost, fixed.read(folder), advice))
 
 

@@ -60,16 +60,27 @@ def _check_adapter_scales(row: Recipe, key: str, context: Context) -> None:
         raise InputError(f"{key}.adapter_scales: only adapter: lora has a strength; remove it.")
     if not any(row.adapter_scales):
         raise InputError(f"{key}.adapter_scales: name at least one above 0, or set adapter to none.")
+    searched = row.search.per_class if row.search is not None else None
+    if searched is not None and (searched.low < row.unit or (searched.log and row.unit > 1)):
+        raise InputError(
+            f"{key}.search.per_class: {len(row.adapter_scales)} scales take multiples of {row.unit} images; give a low "
+            f"of {row.unit} or more, and no log."
+        )
     # Every dataset, and every rung of a study, must use each strength.
     count, rungs = len(row.adapter_scales), context.model.tune.per_class
     if context.active and row.drawn(context.per_class) < count:
-        raise InputError(f"{key}.adapter_scales: {count} scales need as many images; raise generate.per_class.")
+        raise InputError(f"{key}.adapter_scales: {count} scales need as many images; raise {_number_key(row, key)}.")
     drawn = tuple(map(row.drawn, rungs))
     if row.is_tuned and not row.searches("per_class") and any(number % count for number in drawn):
         raise InputError(
             f"{key}.adapter_scales: a study draws {listed(drawn)} images per class, and {count} scales do not divide "
             f"these; set models.{context.model_name}.tune.per_class to multiples of {count * (1 + row.copies)}."
         )
+
+
+def _number_key(row: Recipe, key: str) -> str:
+    """Return the key that gives the number of images of a row."""
+    return "generate.per_class" if row.per_class is None else f"{key}.per_class"
 
 
 def _check_training(row: Recipe, key: str, context: Context) -> None:
@@ -257,12 +268,12 @@ def _check_filter(row: Recipe, key: str, context: Context) -> None:
     if context.active and row.first and row.drawn(context.per_class) <= row.first:
         raise InputError(
             f"{key}.first_round: the first {row.first} images of a class teach the filter, and no more are drawn; "
-            "lower it, or raise generate.per_class."
+            f"lower it, or raise {_number_key(row, key)}."
         )
 
 
 _WHOLE: Final = ("steps", "epochs", "per_class")
-_HIGHEST: Final = {
+HIGHEST: Final = {
     **{"steps": 1000, "guidance": 50, "strength": 1, "epoch": 1, "adapter_scales": 2, "guide_until": 1},
     **{"real_weight": 1, "finish_on_real": 0.99, "nearness": 5},
 }
@@ -331,8 +342,8 @@ def _check_span(span: Span, knob: str, key: str, context: Context) -> None:
         raise InputError(f"{key}: expected whole numbers of at least 1.")
     if knob == "epoch" and span.log:
         raise InputError(f"{key}.log: weights are kept at even distances; remove it.")
-    if (span.high or 0) > _HIGHEST.get(knob, float("inf")):
-        raise InputError(f"{key}.high: expected a number of at most {_HIGHEST[knob]}, got {span.high:g}.")
+    if (span.high or 0) > HIGHEST.get(knob, float("inf")):
+        raise InputError(f"{key}.high: expected a number of at most {HIGHEST[knob]}, got {span.high:g}.")
 
 
 @dataclass(frozen=True)

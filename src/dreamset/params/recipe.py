@@ -292,6 +292,11 @@ class Recipe:
         return self.adapter_scales or (1.0,)
 
     @property
+    def unit(self) -> int:
+        """The fewest images of a class of which each strength of the adapter has as many, copies included."""
+        return len(self.strengths) * (1 + self.copies) if len(self.strengths) > 1 else 1
+
+    @property
     def asks_by_vectors(self) -> bool:
         """Whether learned vectors of the classes condition the U-Net; otherwise text does."""
         return self.prompt == "class_vector"

@@ -167,6 +167,15 @@ def _check_selection(params: Params) -> None:
 
 def _check_budget(params: Params) -> None:
     """Check that nothing asks for a number of images that a budget may not reach."""
+    _check_distillation(params)
+    rows = {name: params.recipes[name] for name in params.active if name in params.recipes}
+    searching = [name for name, row in rows.items() if row.searches("per_class")]
+    if searching and (params.generate.budget_s is not None or params.generate.per_class == "balance"):
+        key = "budget_s" if params.generate.budget_s is not None else "per_class: balance"
+        raise InputError(
+            f"recipes.{searching[0]}.search.per_class: a study needs a number of images to compare with, and generate."
+            f"{key} gives none; set generate.{key.partition(':')[0]} to null, or search something else."
+        )
     if params.generate.budget_s is None:
         return
     if params.generate.per_class == "balance":
@@ -253,6 +262,20 @@ def _check_classifiers(params: Params) -> None:
         one_of(model.tune.classifier, model.train.from_scratch, f"models.{name}.tune.classifier")
 
 
+def _check_distillation(params: Params) -> None:
+    """Check that the scores of distillation compare sets whose size is known, and all shots."""
+    if not params.train.distillation:
+        return
+    for key, bad in (
+        ("generate.budget_s", params.generate.budget_s is not None),
+        ("selection: cv", params.selection == "cv"),
+        ("evaluate.protocol: cv", params.evaluate.protocol == "cv"),
+    ):
+        if bad:
+            why = "gives no number of images" if key == "generate.budget_s" else "learns from fewer shots in its folds"
+            raise InputError(f"train.distillation: {key} {why}; change that, or set train.distillation to false.")
+
+
 def _check_scratch(params: Params) -> None:
     """Check the rules of classifiers that are trained from scratch, and of the sizes of their training sets."""
     if list(params.scales) != sorted(set(params.scales)):
@@ -272,7 +295,8 @@ def _check_scratch(params: Params) -> None:
     ending = ["train.finish_on_real"] if params.train.finish_on_real else []
     ending += [f"recipes.{name}.finish_on_real" for name, row in rows.items() if row.finish_on_real]
     ending += [f"recipes.{name}.search.finish_on_real" for name, row in rows.items() if row.searches("finish_on_real")]
-    for name in params.train.classifiers if ending else ():
+    sized = {params.base.tune.classifier} if params.scales and "both" in params.train.scaled else set[str]()
+    for name in dict.fromkeys((*params.train.classifiers, *sized)) if ending else ():
         row = params.base.train.rows[name]
         if getattr(row, "schedule", None) == "plateau":
             raise InputError(

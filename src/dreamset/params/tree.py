@@ -94,6 +94,8 @@ class Params:
     def of(self, arm: str) -> Params:
         """Return a copy in which an arm's own ``per_class``, ``real_weight`` and the like are those of all.
 
+        They move out of its row, so that whoever changes what all have changes it for this arm, too.
+
         Args:
             arm: a row of ``recipes``; of the real images nothing changes.
         """
@@ -101,11 +103,15 @@ class Params:
         given = {name: getattr(row, name) for name in OF_CLASSIFIERS if getattr(row, name, None) is not None}
         if row is None or (not given and row.per_class is None):
             return self
-        train = dataclasses.replace(self.train, **given)
-        if row.per_class is None:
-            return dataclasses.replace(self, train=train)
+        generate = self.generate
+        if row.per_class is not None:
+            generate = dataclasses.replace(generate, per_class=row.per_class)
+        plain = dataclasses.replace(row, per_class=None, real_weight=None, finish_on_real=None, nearness=None)
         return dataclasses.replace(
-            self, train=train, generate=dataclasses.replace(self.generate, per_class=row.per_class)
+            self,
+            train=dataclasses.replace(self.train, **given),
+            generate=generate,
+            recipes=self.recipes | {arm: plain},
         )
 
     @property
@@ -215,6 +221,7 @@ class Params:
             del setting["train"]["nearness"]
         del setting["train"]["scaled"], setting["train"]["distillation"]  # they add runs and change no other
         if not self.train.finish_on_real:
+            # ``making`` has the part where a row ends so.
             del setting["train"]["finish_on_real"], setting["train"]["finish_part"]
         del setting["generate"]["pack"]  # where images lie changes no number
         return setting | {"base": base, "recipes": {name: self.making(name) for name in recipes}}
@@ -238,6 +245,25 @@ class Params:
         ]
         return (*before, *([] if parent is None else [parent]))
 
+    def studying(self, recipe: str) -> dict[str, Any]:
+        """Return all that the choice of a recipe's study depends on: as ``making``, without what no trial uses."""
+        made, own, row = self.making(recipe), self.of(recipe), self.recipes[recipe]
+        for one in made["rows"]:
+            for knob in ("per_class", *OF_CLASSIFIERS):
+                one.pop(knob, None)
+        for key in ("real_weight", "finish_on_real", "finish_part", "nearness"):
+            made.pop(key, None)
+        train = own.train
+        if self.tune.gains:
+            made["real_weight"] = train.real_weight
+            if train.finish_on_real or row.searches("finish_on_real"):
+                made["finish_on_real"] = [train.finish_on_real, train.finish_part]
+        if train.nearness:
+            made["nearness"] = train.nearness
+        if row.searches("per_class"):
+            made["per_class"] = own.per_class
+        return made
+
     def making(self, recipe: str) -> dict[str, Any]:
         """Return all that the images of ``recipe`` depend on: its row, those it starts from, and studies."""
         rows = [self.recipes[name] for name in self.lineage(recipe)]
@@ -246,12 +272,10 @@ class Params:
             "rows": [row.recorded() for row in rows],
             "tune": {key: getattr(self.tune, key) for key in _CHOOSING} if studied else None,
         }
-        if studied and self.train.nearness:
-            made["nearness"] = self.train.nearness
         if studied and self.tune.gains:
             made["real_weight"] = self.train.real_weight
-            if self.train.finish_on_real:
-                made["finish_on_real"] = [self.train.finish_on_real, self.train.finish_part]
+        if any(row.finish_on_real or row.searches("finish_on_real") for row in rows):
+            made["finish_part"] = self.train.finish_part
         return made | ({"attributes": self.base.attributes} if any(row.reads_attributes for row in rows) else {})
 
     def sampler(self, recipe: str) -> Sampler:

@@ -78,7 +78,7 @@ class Evidence:
     @property
     def real_kinds(self) -> list[Kind]:
         """The ways of training on the real images alone that were measured."""
-        return list(dict.fromkeys(run.kind for run in self.scores if run.arm == REAL))
+        return list(dict.fromkeys(run.kind for run in self.scores if run.arm == REAL and not run.kind.few))
 
     @property
     def confidence(self) -> str:

@@ -68,7 +68,8 @@ def holdouts(work: Work, repetition: int = 0) -> list[Holdout]:
     """Return the real images that score a trial, with the images to learn from beside them.
 
     If ``selection`` sets images apart, these score, in one holdout. Otherwise the shots score: all in one holdout if
-    neither the recipe nor the classifier learns from them, in folds otherwise. A ``repetition`` has folds of its own.
+    neither the recipe nor the classifier learns from them and no image is weighed by them, in folds otherwise. A
+    ``repetition`` has folds of its own.
 
     Raises:
         InputError: the shots of a class are too few or of too few groups for folds.
@@ -77,7 +78,8 @@ def holdouts(work: Work, repetition: int = 0) -> list[Holdout]:
     shots = dataclasses.replace(split, train=folds.absolute(split.train, workspace), selection=())
     if split.selection:
         return [Holdout(shots, folds.absolute(split.selection, workspace))]
-    if not (row.learns_from_shots or work.params.tune.gains):
+    weighs = work.params.of(work.recipe).train.nearness or row.searches("nearness")
+    if not (row.learns_from_shots or work.params.tune.gains or weighs):
         return [Holdout(shots, shots.train)]
     try:
         divided = folds.held_out(split, folds.SELECTING, "selection", repetition)
@@ -97,7 +99,8 @@ def key_of(work: Work, ranges: space.Space) -> str:
     a trial from the study's name. ``loop.open_study`` keeps the trials of other code apart.
     """
     params, workspace, split, recipe = work.params, work.workspace, work.split, work.recipe
-    base, tune = to_dict(params.base), params.making(recipe)["tune"]
+    base, studied = to_dict(params.base), params.studying(recipe)
+    tune = studied["tune"]
     del tune["trials"], tune["rescored"]
     for name in ("clip", "judge", "retrieval", "licence", "train", "generator", "variant", "attributes"):
         del base[name]
@@ -110,7 +113,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "rows": [
                 tuned.applied(params, workspace, name).recipes[name].recorded() for name in params.lineage(recipe)[:-1]
             ],
-            "row": _with_inherited(params, workspace, recipe).recipes[recipe].recorded(),
+            "row": _with_inherited(params, workspace, recipe).of(recipe).recipes[recipe].recorded(),
             "space": space.as_json(ranges),
             "tune": tune,
             "base": base,
@@ -126,7 +129,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
             "seeds": [params.seed, split.seed],
         }
         | _told(work)
-        | (_learning(params.of(recipe)) if params.tune.gains else {})
+        | {name: studied[name] for name in ("real_weight", "finish_on_real", "per_class") if name in studied}
         | _weighing(work)
         | ({"student": student["sha256"]} if (student := hub.student(workspace.root, params, recipe)) else {})
     )
@@ -456,13 +459,6 @@ def _features(judge: Judge, images: Labelled, rows: NDArray[np.int64]) -> NDArra
     return judge.features(images.images[rows])
 
 
-def _learning(params: Params) -> dict[str, Any]:
-    """Return how a classifier learns from images beside the shots, as it counts for scores."""
-    train = params.train
-    finish = {"finish": [train.finish_on_real, train.finish_part]} if train.finish_on_real else {}
-    return {"real_weight": train.real_weight} | finish
-
-
 def _weighing(work: Work) -> dict[str, Any]:
     """Return what weighs the images, where a study's trials may weigh them."""
     own = work.params.of(work.recipe).train.nearness
@@ -481,8 +477,7 @@ def images_at(params: Params, recipe: str, rung: int) -> int:
     row, last = params.recipes[recipe], params.base.tune.per_class[-1]
     if row.search is None or row.search.per_class is None:
         return rung
-    unit = len(row.strengths) * (1 + row.copies) if len(row.strengths) > 1 else 1
-    return max(1, round(rung * params.of(recipe).per_class / last / unit)) * unit
+    return max(1, round(rung * params.of(recipe).per_class / last / row.unit)) * row.unit
 
 
 def params_at(params: Params, recipe: str, rung: int, classes: int, repetition: int = 0) -> Params:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.data import tuned
+from dreamset.params.knob_rules import HIGHEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,9 +68,14 @@ def ranges(params: Params, workspace: Workspace, recipe: str) -> Space:
             chosen = current(tuned.applied(params, workspace, parent), parent)[knob]
             if chosen is None:
                 raise InputError(f"{key}.high_times_best: {parent} has no {knob} to multiply; give high.")
-            high = span.high_times_best * chosen
+            high = min(span.high_times_best * chosen, HIGHEST.get(knob, math.inf))
         step: float | None = None
-        if knob == "epoch":
+        if knob == "per_class":
+            # Each strength of the adapter has as many.
+            unit = params.recipes[recipe].unit
+            low, high = math.ceil(low / unit) * unit, math.floor(high / unit + 1e-9) * unit
+            step = unit
+        elif knob == "epoch":
             kept = params.base.adapt.kept
             # The choices are shares of a training, so that they are the same in every fold.
             low, high = max(1, math.ceil(low * kept - 1e-9)) / kept, math.floor(min(high, 1) * kept + 1e-9) / kept
@@ -136,8 +142,9 @@ def _suggest(trial: optuna.Trial, knob: str, allowed: Range | tuple[str, ...]) -
         return trial.suggest_categorical(knob, allowed)
     if knob not in _WHOLE:
         return trial.suggest_float(knob, allowed.low, allowed.high, step=allowed.step, log=allowed.log)
-    # Optuna allows no step on a logarithmic scale.
-    return trial.suggest_int(knob, int(allowed.low), int(allowed.high), log=allowed.log)
+    # Optuna allows no step on a logarithmic scale; the rules ask for none beside one.
+    step = 1 if allowed.log else int(allowed.step or 1)
+    return trial.suggest_int(knob, int(allowed.low), int(allowed.high), step=step, log=allowed.log)
 
 
 def rounded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,8 @@ class Cell:
         settings: list[Any] = [params.shots, params.seed, params.setting(()), self.data, _few_shot(params)]
         # No part of the setting, for they change no other run; a cell without them has to be run, though.
         settings += [params.train.simple] if params.train.simple else []
+        settings += [list(params.train.scaled)] if params.scales and params.train.scaled != ("synthetic",) else []
+        settings += ["distillation"] if params.train.distillation else []
         return {"settings": inputs(settings, self.workspace.root, self.params.base), "code": code_digest(*CELL)}
 
     @property
