@@ -264,12 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     target = options.output / "causes.json"
     every = cells(yaml.safe_load(options.params.read_text(encoding="utf-8")), options)
     known = json.loads(target.read_text(encoding="utf-8"))["cells"] if target.is_file() else []
-    wanted = {cell.made for cell in every}
+    # What was the default then may be a change now.
+    wanted = {cell.made: cell.change for cell in every}
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.causes", *arguments]),
         "labels_per_class": options.labels,
         "changes": [],
-        "cells": [record for record in known if record["made"] in wanted],
+        "cells": [record | {"change": wanted[record["made"]]} for record in known if record["made"] in wanted],
     }
     done = {record["made"] for record in report["cells"]}
     todo = [cell for cell in every if cell.made not in done]
