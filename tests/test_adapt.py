@@ -28,7 +28,7 @@ from dreamset.drawing.finish import settled
 from dreamset.generator import training, trainings
 from dreamset.generator.lora import WEIGHTS
 from dreamset.params import Params
-from dreamset.params.recipe import Recipe
+from dreamset.params.recipe import OF_CLASSIFIERS, Recipe
 from dreamset.sources import digits
 
 
@@ -291,14 +291,18 @@ KNOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "captions": ("disef", {"captions": "file:data/prompts/captions.yaml"}),
     "caption_dropout": ("datadream_dset", {"caption_dropout": 0.7}),
     "post_augment": ("datadream_dset", {"post_augment": {"copies": 2}}),
+    "per_class": ("datadream_dset", {"per_class": 7}),
 }
+# These change how a classifier learns, and no image.
+OTHERS = {"real_weight": 0.3, "finish_on_real": 0.3, "nearness": 1.0}
 
 
 def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
     prepared: tuple[Params, Workspace], small: dict[str, Any]
 ) -> None:
     # A search chooses among values of the others; the study's own key holds it.
-    assert KNOBS.keys() == {knob.name for knob in dataclasses.fields(Recipe)} - {"search"}
+    assert KNOBS.keys() | OTHERS.keys() == {knob.name for knob in dataclasses.fields(Recipe)} - {"search"}
+    assert OTHERS.keys() == {*OF_CLASSIFIERS}
     _, workspace = prepared
     (workspace.root / "models/base").mkdir(parents=True)
     shutil.copyfile(toy.ROOT / "models/base/params.yaml", workspace.root / "models/base/params.yaml")
@@ -324,6 +328,7 @@ def test_every_knob_of_a_recipe_is_in_the_key_of_what_it_changes(
         return [*(adapt.used_shards(work) if work.row.trains else ()), *(one.key for one in drawn)]
 
     assert [knob for knob, (name, change) in KNOBS.items() if keys(name, change) == keys(name, {})] == []
+    assert keys("datadream_dset", OTHERS) == keys("datadream_dset", {})
 
 
 @pytest.mark.parametrize("recipe", ["datadream_dset", "stable_diffusion"])
