@@ -246,7 +246,7 @@ def test_projects_are_compared_by_what_holds_no_seconds(tmp_path: Path) -> None:
             (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / path).write_text(name if path.endswith("json") else "same")
         (tmp_path / name / "results").mkdir()
-        (tmp_path / name / cluster.NUMBERS).write_text("accuracy\n0.5\n")
+        (tmp_path / name / cluster.NUMBERS).write_text(f"accuracy,seconds_train\n0.5,{len(name)}\n")
     one, other = (cluster.made(tmp_path / name) for name in ("one", "other"))
     assert len(one) == 3 and cluster.differing(one, other) == []
     (tmp_path / "other/data/synthetic/a/0.png").write_text("another")
