@@ -275,8 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     done = {record["made"] for record in report["cells"]}
     todo = [cell for cell in every if cell.made not in done]
 
-    def keep(record: dict[str, Any]) -> None:
-        report["cells"].append(record)
+    def keep(*records: dict[str, Any]) -> None:
+        report["cells"] += records
         report["changes"] = summarise(report["cells"])
         write_json(target, report)
         atomic_write(target.with_suffix(".md"), markdown(report["changes"]))
@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     with multiprocessing.get_context("spawn").Pool(options.jobs, device.keep_memory) as pool:
         for record in bar(pool.imap_unordered(run_cell, todo), total=len(todo), what="causes", unit="cell"):
             keep(record)
-    report["changes"] = summarise(report["cells"])
+    keep()  # where nothing was left to do, too
     print(markdown(report["changes"]))
     return report
 
