@@ -109,7 +109,7 @@ def _raw(**changes: Any) -> Raw:
     row["train"]["linear_probe"] |= {"steps": 4, "batch": 8, "warmup": 1}
     raw["adapt"] |= {"sample_images": 1, "sample_steps": 1}
     raw["train"] |= {"classifiers": ["resnet20", "clip_lora"], "baselines": ["linear_probe"], "scales": []}
-    raw["train"] |= {"simple": []}  # none is pinned
+    raw["train"] |= {"simple": [], "real_weight": 0.8}  # no simple one is pinned; the weight is that of the pinned ones
     raw["evaluate"] |= {"protocol": None, "bootstrap": 100, "kid_subset": 10, "worst_pairs": 3}
     return raw | changes
 

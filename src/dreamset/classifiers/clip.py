@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamset.classifiers import autocast, to_float
 from dreamset.core.files import write_json
 from dreamset.weights import pretrained
 from dreamset.weights.pretrained import CONFIG, WEIGHTS, Pretrained
@@ -21,12 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from dreamset.data.splits import Split
 
-_BATCH: Final = 256  # images whose features are computed at once
 
 # Ours is written anew; those of transformers say how the base's images were resized, which is not how ours are.
 _NOT_COPIED: Final = ("classifier.json", CONFIG, "preprocessor_config.json", "processor_config.json")
@@ -121,18 +116,6 @@ class Clip(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.model.logit_scale.exp() * features @ texts.T
         return logits
-
-
-def embed(clip: Clip, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return unit float32 features (n, d) of RGB images (n, h, h, 3) uint8, on the device of the network."""
-    device, parts = clip.shift.device, []
-    for at in range(0, len(images), _BATCH):
-        with torch.inference_mode(), autocast(device):
-            pixels = to_float(torch.from_numpy(images[at : at + _BATCH]).to(device), clip)
-            features = clip.model.encode_image((pixels - clip.shift) / clip.scale).float()
-        parts.append(F.normalize(features, dim=-1).cpu())
-    unit: NDArray[np.float32] = torch.cat(parts).numpy()
-    return unit
 
 
 def encode_captions(model: Any, tokens: Tensor, context: Tensor | None = None) -> Tensor:

@@ -70,7 +70,7 @@ class Looking:
 
     def __init__(self, params: Params, workspace: Workspace, split: Split) -> None:
         from dreamset.classifiers import clip_zeroshot, finest, seen
-        from dreamset.classifiers.clip import embed
+        from dreamset.classifiers.embedding import embed
         from dreamset.core.device import pick
         from dreamset.data import arrays
 
@@ -81,6 +81,6 @@ class Looking:
 
     def weights(self, images: NDArray[np.uint8], labels: NDArray[np.int64], nearness: float) -> NDArray[np.float32]:
         """Return the weights (n,) of synthetic images (n, side, side, 3) of classes ``labels`` (n,)."""
-        from dreamset.classifiers.clip import embed
+        from dreamset.classifiers.embedding import embed
 
         return by_distance(embed(self.clip, images), labels, self.shots, self.labels, nearness)

@@ -160,7 +160,7 @@ class Filter:
         return np.array(turns), np.array(accepted)
 
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        from dreamset.classifiers.clip import embed
+        from dreamset.classifiers.embedding import embed
 
         unit: NDArray[np.float32] = embed(self.clip, images)
         return unit

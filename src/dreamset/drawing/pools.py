@@ -177,7 +177,7 @@ def _glyphs(work: Work, start: int, depth: int) -> Pool:
     def make(folder: Path, clip: Clip) -> None:
         import numpy as np
 
-        from dreamset.classifiers.clip import embed
+        from dreamset.classifiers.embedding import embed
         from dreamset.glyphs.fonts import CHARACTERS, usable_fonts
         from dreamset.glyphs.render import Glyphs, split_pairs
 
@@ -228,7 +228,7 @@ def _folder(work: Work, wanted: int) -> Pool:
     def make(folder: Path, clip: Clip) -> None:
         import numpy as np
 
-        from dreamset.classifiers.clip import embed
+        from dreamset.classifiers.embedding import embed
 
         features, names = [], []
         for batch in _batches(usable()):

@@ -216,7 +216,7 @@ def _centres(work: Work, clip: Clip) -> NDArray[np.float32]:
     import numpy as np
     import torch
 
-    from dreamset.classifiers.clip import embed
+    from dreamset.classifiers.embedding import embed
     from dreamset.data import arrays
 
     side = classifiers.seen(clip.size, work.base.resolution)
