@@ -43,8 +43,13 @@ def project(folder: Path, commit: str) -> None:
 
 def begin(folder: Path, cpu: int) -> subprocess.Popen[bytes]:
     """Start the pipeline of a project on one processor, with the project's own code."""
-    beside = str(Path(sys.executable).parent)
-    own = {"PATH": os.pathsep.join([beside, os.environ["PATH"]]), "PYTHONPATH": str(folder / "src")}
+    # The installed program starts by a module that other commits lack.
+    shim = folder.parent / f"{folder.name}.bin" / "dreamset"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dreamset "$@"\n', encoding="utf-8")
+    shim.chmod(0o755)
+    path = [str(shim.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    own = {"PATH": os.pathsep.join(path), "PYTHONPATH": str(folder / "src")}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     log = (folder.parent / f"{folder.name}.log").open("wb")
     command = ["taskset", "--cpu-list", str(cpu), "dvc", "repro"]
@@ -55,7 +60,7 @@ def together(folders: Sequence[Path], cpus: Sequence[int]) -> list[float]:
     """Run the pipelines of some projects at once; return the seconds of each.
 
     Raises:
-        RuntimeError: one failed; its output is beside its folder.
+        RuntimeError: one failed, with the end of its output.
     """
     started = time.perf_counter()
     running = {folder: begin(folder, cpu) for folder, cpu in zip(folders, cpus, strict=True)}
@@ -65,7 +70,10 @@ def together(folders: Sequence[Path], cpus: Sequence[int]) -> list[float]:
         for folder, process in running.items():
             if folder not in seconds and process.poll() is not None:
                 if process.returncode:
-                    raise RuntimeError(f"{folder}: dvc repro failed; see {folder}.log")
+                    for other in running.values():
+                        other.terminate()
+                    told = folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8")[-2000:]
+                    raise RuntimeError(f"{folder}: dvc repro failed:\n{told}")
                 seconds[folder] = round(time.perf_counter() - started, 1)
     return [seconds[folder] for folder in folders]
 
