@@ -21,7 +21,7 @@ from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
 from dreamset.generator.trainings import Training
-from dreamset.study import kills
+from dreamset.study import kills, rungs
 from dreamset.study import objective as scoring
 from dreamset.study.objective import Holdout, Objective
 from small_study import BASE, LORA, PLAIN, RUNGS, parameters, record, scored_by
@@ -75,7 +75,7 @@ def test_rungs_are_prefixes_on_noise_that_is_the_trials_own(small: Callable[...,
         chosen = params.with_values(PLAIN, values)
         before: dict[tuple[int, int], str] = {}
         for rung in RUNGS:
-            summary = generate.run(scoring.params_at(chosen, PLAIN, rung, 3), place, PLAIN)
+            summary = generate.run(rungs.params_at(chosen, PLAIN, rung, 3), place, PLAIN)
             rows = read_metadata(place.synthetic(PLAIN))
             assert summary["images"] == summary["drawn"] == 3 * rung
             found = {(row.label, row.index): row.sha256 for row in rows}
@@ -96,7 +96,7 @@ def test_rungs_hold_every_strength_of_an_adapter_and_nothing_beyond(
     params = small(**{f"recipes__{LORA}__adapter_scales": [0.0, 1.0], f"{BASE}tune__per_class": [2, 4]})
     adapt.run(params, place, LORA)
     for rung in (2, 4):
-        summary = generate.run(scoring.params_at(params, LORA, rung, 3), place, LORA)
+        summary = generate.run(rungs.params_at(params, LORA, rung, 3), place, LORA)
         assert summary["images"] == summary["drawn"] == 3 * rung
         strengths = [row.adapter_scale for row in read_metadata(place.synthetic(LORA)) if row.label == 1]
         assert strengths == [None, 1.0] * (rung // 2)
@@ -312,7 +312,7 @@ def test_a_repetition_has_noise_and_initial_weights_of_its_own(small: Callable[.
     values = made.row_values
     assert values is not None
     first, second = (made.repeated(repetition) for repetition in (1, 2))
-    seeds = {scoring.params_at(made.params, PLAIN, 4, 3, repetition).seed for repetition in range(3)}
+    seeds = {rungs.params_at(made.params, PLAIN, 4, 3, repetition).seed for repetition in range(3)}
     assert len(seeds) == 3
     rights = [first.again(values), made.repeated(1).again(values), second.again(values)]
     assert rights[0] == rights[1] and all(len(right) == made.images and set(right) <= set("01") for right in rights)
@@ -426,10 +426,10 @@ def test_a_study_searches_number_and_weights_and_its_choice_is_trained_with(
 
 def test_rungs_of_a_searched_number_are_shares_of_it(small: Callable[..., Params]) -> None:
     params = small(**{f"recipes__{PLAIN}__search": {"per_class": {"low": 2, "high": 9}}})
-    counts = [scoring.images_at(params.with_values(PLAIN, {"per_class": 9}), PLAIN, rung) for rung in RUNGS]
+    counts = [rungs.images_at(params.with_values(PLAIN, {"per_class": 9}), PLAIN, rung) for rung in RUNGS]
     assert counts == [2, 4, 9]
     # Blocks of a rung are those of the next one, whatever the numbers.
-    at = [scoring.params_at(params.with_values(PLAIN, {"per_class": 9}), PLAIN, rung, 3) for rung in RUNGS]
+    at = [rungs.params_at(params.with_values(PLAIN, {"per_class": 9}), PLAIN, rung, 3) for rung in RUNGS]
     assert [one.generate.per_class for one in at] == counts
     assert {one.base.generate.batch for one in at} == {3}
     assert all(one.drawn_per_class(PLAIN, (4, 4, 4)) == (count,) * 3 for one, count in zip(at, counts, strict=True))
@@ -442,11 +442,11 @@ def test_rungs_of_a_searched_number_are_shares_of_it(small: Callable[..., Params
             f"recipes__{LORA}__search": {"per_class": {"low": 2, "high": 9}},
         },
     )
-    assert [scoring.images_at(scaled.with_values(LORA, {"per_class": 9}), LORA, rung) for rung in RUNGS] == [2, 4, 8]
+    assert [rungs.images_at(scaled.with_values(LORA, {"per_class": 9}), LORA, rung) for rung in RUNGS] == [2, 4, 8]
     # A number that is not searched is no matter of a study's.
     fixed = small(**{f"recipes__{PLAIN}__per_class": 7})
-    assert [scoring.images_at(fixed, PLAIN, rung) for rung in RUNGS] == RUNGS
-    assert scoring.params_at(fixed, PLAIN, 2, 3).drawn_per_class(PLAIN, (4, 4, 4)) == (2, 2, 2)
+    assert [rungs.images_at(fixed, PLAIN, rung) for rung in RUNGS] == RUNGS
+    assert rungs.params_at(fixed, PLAIN, 2, 3).drawn_per_class(PLAIN, (4, 4, 4)) == (2, 2, 2)
 
 
 def test_shots_that_have_a_part_in_the_images_score_in_folds(small: Callable[..., Params], place: Workspace) -> None:

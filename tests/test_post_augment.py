@@ -28,7 +28,7 @@ from dreamset.params import Params
 from dreamset.params.model import Sampler
 from dreamset.params.recipe import PostAugment
 from dreamset.review.server import Review
-from dreamset.study.objective import params_at
+from dreamset.study.rungs import params_at
 from dreamset.use import export
 
 RECIPE = "stable_diffusion"

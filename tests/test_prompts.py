@@ -30,7 +30,7 @@ from dreamset.generator import attributes, captions
 from dreamset.params import Params
 from dreamset.params.knob_words import prompt_words
 from dreamset.sources import digits
-from dreamset.study import objective, space
+from dreamset.study import identity, objective, space
 from dreamset.use.export import _revealing
 
 ROW: dict[str, Any] = {"adapter": "none", "prompt": "template", "sampler": {}}
@@ -664,7 +664,7 @@ def test_studies_and_tables_know_what_was_asked(prepared: tuple[Params, Workspac
         small["models"]["bundled"]["attributes"] = groups
         for prompt in ("template", "context"):
             work = Work.read(with_row(small, prompt=prompt, search=search), workspace, "asking")
-            keys.append(objective.key_of(work, space.ranges(work.params, workspace, "asking")))
+            keys.append(identity.key_of(work, space.ranges(work.params, workspace, "asking")))
             settings.append(json.dumps(work.params.setting(("asking",))))
     # Words have a part only where they are asked with.
     assert (keys[0], settings[0]) == (keys[2], settings[2])

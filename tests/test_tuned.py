@@ -20,8 +20,7 @@ from dreamset.data import tuned
 from dreamset.data.runs import BOTH, Run
 from dreamset.data.splits import read_split, write_split
 from dreamset.data.work import Work
-from dreamset.study import artifacts, space
-from dreamset.study import objective as scoring
+from dreamset.study import artifacts, identity, rungs, space
 from dreamset.study.objective import Objective
 from small_study import BASE, PLAIN, parameters
 
@@ -87,7 +86,7 @@ def test_another_s_record_is_not_used(place: Workspace) -> None:
     assert "guidance: 4.5" in describe(params, place, "generate", FIRST, verbose=True)
     assert "guidance: 4.5" not in describe(others[0], place, "generate", FIRST, verbose=True)
     # A trial says its sampler itself, and what it starts from is as it was.
-    assert tuned.values(scoring.params_at(params, SECOND, 1, 3), place, SECOND) == {}
+    assert tuned.values(rungs.params_at(params, SECOND, 1, 3), place, SECOND) == {}
     write_split(place.splits, fewer)
     with pytest.raises(InputError, match="other parameters or shots"):
         tuned.values(params, place, FIRST)
@@ -133,7 +132,7 @@ def test_what_no_trial_uses_asks_for_no_other_study(tiny_generator: Path, place:
     def of(search: dict[str, Any], **changes: Any) -> tuple[str, str]:
         params = small(**{f"recipes__{PLAIN}__search": search}, **changes)
         work = Work.read(params, place, PLAIN)
-        return scoring.key_of(work, space.ranges(params, place, PLAIN)), tuned.made_for(params, place, PLAIN)
+        return identity.key_of(work, space.ranges(params, place, PLAIN)), tuned.made_for(params, place, PLAIN)
 
     own, gain = f"recipes__{PLAIN}__", {"tune__objectives": "gain"}
     guidance, number = {"guidance": {"low": 1, "high": 3}}, {"per_class": {"low": 2, "high": 9}}

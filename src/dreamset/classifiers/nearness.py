@@ -10,6 +10,7 @@ As for filters, CLIP looks and not the judge, which scores the sets.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dreamset.core.workspace import Workspace
+    from dreamset.data.arrays import Labelled
     from dreamset.data.splits import Split
     from dreamset.params import Params
 
@@ -79,8 +81,9 @@ class Looking:
         shots = arrays.real(split.train, workspace.cell, self.side, workspace.scratch)
         self.shots, self.labels = embed(self.clip, shots.images), shots.labels
 
-    def weights(self, images: NDArray[np.uint8], labels: NDArray[np.int64], nearness: float) -> NDArray[np.float32]:
-        """Return the weights (n,) of synthetic images (n, side, side, 3) of classes ``labels`` (n,)."""
+    def weigh(self, data: Labelled, seen: Labelled, nearness: float) -> Labelled:
+        """Return synthetic images with their weights; ``seen`` are the same ones, ``side`` pixels square."""
         from dreamset.classifiers.embedding import embed
 
-        return by_distance(embed(self.clip, images), labels, self.shots, self.labels, nearness)
+        weights = by_distance(embed(self.clip, seen.images), seen.labels, self.shots, self.labels, nearness)
+        return dataclasses.replace(data, weights=weights)

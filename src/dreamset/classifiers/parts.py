@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import random
 from typing import TYPE_CHECKING, Any
@@ -89,8 +88,7 @@ class Part:
 
         if self._looking is None:
             self._looking = Looking(self.params, self.workspace, self.split)
-        seen = self._drawn(self._looking.side, most)
-        return dataclasses.replace(data, weights=self._looking.weights(seen.images, seen.labels, nearness))
+        return self._looking.weigh(data, self._drawn(self._looking.side, most), nearness)
 
     def forget(self) -> None:
         """Release the decoded images, and the CLIP that weighed them."""

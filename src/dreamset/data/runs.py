@@ -38,6 +38,11 @@ class Kind:
         how = "_strong" * self.strong + "_more" * self.more + "_few" * self.few
         return f"{images}{how}" if self.scale is None else f"{images}{how}_x{self.scale}"
 
+    @property
+    def whole(self) -> bool:
+        """Whether it learns from all images of its arm; others are points of a curve, or what that is compared with."""
+        return self.scale is None and not self.few
+
     @classmethod
     def parse(cls, text: str) -> Kind:
         """Return the kind that ``str`` wrote.

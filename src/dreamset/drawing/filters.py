@@ -162,8 +162,7 @@ class Filter:
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         from dreamset.classifiers.embedding import embed
 
-        unit: NDArray[np.float32] = embed(self.clip, images)
-        return unit
+        return embed(self.clip, images)
 
     def _first_round(self, work: Work, blocks: Sequence[Block]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return features (n, d) and labels (n,) of the images of finished blocks, which are read a batch at a time."""

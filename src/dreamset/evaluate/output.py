@@ -169,13 +169,7 @@ def summary(
         kind = Kind.parse(row["train_on"])
         if row["recipe"] == ZERO_SHOT:
             accuracy[ZERO_SHOT] = row["accuracy"]
-        elif (
-            row["classifier"] == classifier
-            and row["recipe"] in (REAL, recipe)
-            and kind.real
-            and kind.scale is None
-            and not kind.few
-        ):
+        elif row["classifier"] == classifier and row["recipe"] in (REAL, recipe) and kind.real and kind.whole:
             accuracy[str(kind)] = row["accuracy"]
         # The best simple classifier by its loss in folds of the shots, not by the figure that stands here.
         loss = row.get("nll_folds")

@@ -218,7 +218,7 @@ def _options(cells: Sequence[Cell]) -> tuple[list[Option], tuple[Run, ...]]:
     for cell in cells:
         for row in cell["rows"]:
             run = Run(row["recipe"], Kind.parse(row["train_on"]), row["classifier"])
-            if str(run) in cell["right"] and run.kind.scale is None and not (run.kind.more or run.kind.few):
+            if str(run) in cell["right"] and run.kind.whole and not run.kind.more:
                 found.setdefault(run, []).append(row)
     options = []
     for run, rows in found.items():

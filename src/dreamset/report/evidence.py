@@ -78,7 +78,7 @@ class Evidence:
     @property
     def real_kinds(self) -> list[Kind]:
         """The ways of training on the real images alone that were measured."""
-        return list(dict.fromkeys(run.kind for run in self.scores if run.arm == REAL and not run.kind.few))
+        return list(dict.fromkeys(run.kind for run in self.scores if run.arm == REAL and run.kind.whole))
 
     @property
     def confidence(self) -> str:

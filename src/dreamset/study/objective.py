@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,14 +21,13 @@ from dreamset.core.files import digest, read_json
 from dreamset.core.seeds import seed_for
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
-from dreamset.data.asking import files_digest
 from dreamset.data.runs import BOTH_STRONG, SYNTHETIC
 from dreamset.data.splits import write_split
 from dreamset.drawing.draw import load_base
-from dreamset.params import to_dict
-from dreamset.params.recipe import SamplerOverrides
 from dreamset.study import kills, space
-from dreamset.weights import hub, pretrained
+from dreamset.study.identity import key_of, with_inherited
+from dreamset.study.rungs import params_at
+from dreamset.weights import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,76 +89,6 @@ def holdouts(work: Work, repetition: int = 0) -> list[Holdout]:
     return [Holdout(folds.without(split, fold, workspace), folds.absolute(fold, workspace)) for fold in divided]
 
 
-def key_of(work: Work, ranges: space.Space) -> str:
-    """Return the hash of all parameters and data that change a study's scores or its search space.
-
-    Left out are the numbers of trials and of repetitions, so that more of them go on with the same study, and all
-    paths, so that workers on several machines share a study. Code is left out too, since Hyperband draws the bracket of
-    a trial from the study's name. ``loop.open_study`` keeps the trials of other code apart.
-    """
-    params, workspace, split, recipe = work.params, work.workspace, work.split, work.recipe
-    base, studied = to_dict(params.base), params.studying(recipe)
-    tune = studied["tune"]
-    del tune["trials"], tune["rescored"]
-    for name in ("clip", "judge", "retrieval", "licence", "train", "generator", "variant", "attributes"):
-        del base[name]
-    # The other fields of the section are about sample grids and checkpoints.
-    adapting = {"weight_decay": params.adapt.weight_decay, "max_grad_norm": params.adapt.max_grad_norm}
-    del base["adapt"]["sample_every"], base["generate"]["per_class"]
-    judge = hub.identity(workspace.root, params.base.judge, "judge")["sha256"] if params.tune.max_fid else None
-    return digest(
-        {
-            "rows": [
-                tuned.applied(params, workspace, name).recipes[name].recorded() for name in params.lineage(recipe)[:-1]
-            ],
-            "row": _with_inherited(params, workspace, recipe).of(recipe).recipes[recipe].recorded(),
-            "space": space.as_json(ranges),
-            "tune": tune,
-            "base": base,
-            "classifier": [to_dict(params.base.train.rows[base["tune"]["classifier"]]), params.base.train.crop],
-            "weights": hub.identity(workspace.root, *params.base.pretrained)["sha256"],
-            "judge": judge,
-            "adapt": adapting,
-            "redraws": [params.generate.redraws, params.generate.max_redrawn_share],
-            "shots": [_facts(split.train), _facts(split.selection)],
-            "captions": [[split.prompt(label, kind) for kind in ("template", "label")] for label in _labels(split)],
-            "seen": [split.classes, split.invariances, split.native, split.channels],
-            "selection": params.selection,
-            "seeds": [params.seed, split.seed],
-        }
-        | _told(work)
-        | {name: studied[name] for name in ("real_weight", "finish_on_real", "per_class") if name in studied}
-        | _weighing(work)
-        | ({"student": student["sha256"]} if (student := hub.student(workspace.root, params, recipe)) else {})
-    )
-
-
-def _told(work: Work) -> dict[str, Any]:
-    """Return what a recipe and its parents ask with beside the names of the classes; empty where there is nothing."""
-    params, root = work.params, work.workspace.root
-    rows = [params.recipes[name] for name in params.lineage(work.recipe)]
-    if not any(row.tells_shots or row.descriptions for row in rows):
-        return {}
-    told: dict[str, Any] = {"files": files_digest(params, root, work.recipe)}
-    told["beside"] = [sample.caption for sample in work.split.train]
-    if any(row.reads_attributes for row in rows):
-        told |= {"clip": pretrained.identity(root, params.base.clip)["sha256"], "groups": params.base.attributes}
-    return {"told": told}
-
-
-def _labels(split: Split) -> range:
-    return range(len(split.classes))
-
-
-def _facts(samples: tuple[Sample, ...]) -> list[list[Any]]:
-    return [[sample.sha256, sample.label, sample.group] for sample in samples]
-
-
-def _with_inherited(params: Params, workspace: Workspace, recipe: str) -> Params:
-    """Return ``params`` with the inherited values of ``recipe`` in its row."""
-    return params.with_values(recipe, tuned.inherited(params, workspace, recipe))
-
-
 class Objective:
     """The objective of a study: a function of a trial that reports every rung and returns the last score.
 
@@ -173,7 +101,7 @@ class Objective:
     Attributes:
         repetition: 0 for the trials; see ``repeated``.
         space: the searched ranges.
-        key: see ``key_of``.
+        key: see ``identity.key_of``.
         row_values: the values of the searched knobs in the recipe's row; None where no trial can have one of them.
         images: number of real images that score a trial.
         fid_images: number of images on each side of the FID, as a mean over the holdouts; None before the first FID.
@@ -192,7 +120,7 @@ class Objective:
         self.holdouts = holdouts(work)
         self.space = space.ranges(work.params, work.workspace, work.recipe)
         self.key = key_of(work, self.space)
-        self.params = _with_inherited(work.params, work.workspace, work.recipe)
+        self.params = with_inherited(work.params, work.workspace, work.recipe)
         self.row_values = space.row_values(self.params, work.recipe, self.space)
         self.rungs = work.base.tune.per_class
         self.images = sum(len(holdout.scored) for holdout in self.holdouts)
@@ -407,9 +335,9 @@ class Objective:
         split = self.holdouts[index].split
         if index not in self._looking:
             self._looking[index] = Looking(params, self.workspace, split)
-        looking, nearness = self._looking[index], params.of(self.recipe).train.nearness
-        images = arrays.synthetic(place.synthetic(self.recipe), split, looking.side, place.scratch).images
-        return dataclasses.replace(data, weights=looking.weights(images, data.labels, nearness))
+        looking = self._looking[index]
+        seen = arrays.synthetic(place.synthetic(self.recipe), split, looking.side, place.scratch)
+        return looking.weigh(data, seen, params.of(self.recipe).train.nearness)
 
     def _real(self, index: int, size: int, limit: int) -> Labelled:
         """Return the real images of a holdout as ``classifiers.seen`` has them; they are decoded once."""
@@ -457,56 +385,3 @@ class Objective:
 
 def _features(judge: Judge, images: Labelled, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return judge.features(images.images[rows])
-
-
-def _weighing(work: Work) -> dict[str, Any]:
-    """Return what weighs the images, where a study's trials may weigh them."""
-    own = work.params.of(work.recipe).train.nearness
-    if not own and not work.row.searches("nearness"):
-        return {}
-    from dreamset.weights import pretrained
-
-    return {"nearness": own, "clip": pretrained.identity(work.workspace.root, work.base.clip)["sha256"]}
-
-
-def images_at(params: Params, recipe: str, rung: int) -> int:
-    """Return the images per class at a rung: so many, or a share of the number that a study searches.
-
-    Such a share has equally many images of each strength of the adapter.
-    """
-    row, last = params.recipes[recipe], params.base.tune.per_class[-1]
-    if row.search is None or row.search.per_class is None:
-        return rung
-    return max(1, round(rung * params.of(recipe).per_class / last / row.unit)) * row.unit
-
-
-def params_at(params: Params, recipe: str, rung: int, classes: int, repetition: int = 0) -> Params:
-    """Return parameters that draw exactly the images of a rung, from the noise of trials.
-
-    All trials of all studies of a run start from the same noise, which ``generate`` never uses. So no values win by
-    their luck with the noise of the final images. A ``repetition`` has noise of its own.
-    """
-    row, base = params.recipes[recipe], params.base
-    # A block has equally many images of each class of an adapter and of each of its scales. The depth of blocks divides
-    # every rung, so that the blocks of a rung are the first blocks of the next.
-    together = (1 if row.has_adapter_per_class else classes) * len(row.strengths)
-    counts = [images_at(params, recipe, each) for each in base.tune.per_class]
-    common = max(1, math.gcd(*map(row.drawn, counts)) // len(row.strengths))
-    room = base.generate.batch
-    fitting = [depth for depth in range(1, common + 1) if common % depth == 0 and depth * together <= room]
-    batch = together * max(fitting) if fitting else room
-    sampler = params.sampler(recipe)
-    # The row holds the sampler's values itself, since these take precedence over what any study has chosen.
-    fixed = dataclasses.replace(
-        row, sampler=SamplerOverrides(**dataclasses.asdict(sampler)), search=None, per_class=None
-    )
-    model = dataclasses.replace(base, generate=dataclasses.replace(base.generate, batch=batch))
-    return dataclasses.replace(
-        params,
-        seed=seed_for("tune", params.seed, *(("again", repetition) if repetition else ())) % 2**31,
-        generate=dataclasses.replace(params.generate, per_class=images_at(params, recipe, rung), budget_s=None),
-        # ``scales`` would ask for more images than a rung has.
-        train=dataclasses.replace(params.train, scales=()),
-        recipes=params.recipes | {recipe: fixed},
-        models=params.models | {params.model: model},
-    )
