@@ -14,7 +14,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 import toy
 from dreamset import params as parameters
@@ -66,7 +65,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def raw() -> dict[str, Any]:
     """params.yaml as it stands, but that the bundled judge is found from any folder."""
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    loaded = toy.raw()
     loaded["models"]["bundled"]["judge"] = str(ROOT / "models/base/judge")
     return loaded
 

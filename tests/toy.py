@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import pickle
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from dreamset import classifiers
 from dreamset import params as parameters
 from dreamset.core.files import atomic_write, sha256, write_json
 from dreamset.core.images import png
+from dreamset.core.strict import read_yaml
 from dreamset.core.workspace import Workspace
 from dreamset.data import packed, tuned
 from dreamset.data.splits import Sample, Split, TestSplit, write_split, write_test
@@ -42,6 +45,17 @@ def picture(label: int, rng: np.random.Generator) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, -1)
 
 
+@functools.cache
+def _params_yaml() -> bytes:
+    return pickle.dumps(read_yaml(ROOT / "params.yaml"))
+
+
+def raw() -> dict[str, Any]:
+    """The project's params.yaml; each caller has its own."""
+    loaded: dict[str, Any] = pickle.loads(_params_yaml())
+    return loaded
+
+
 def parse(raw: object) -> Params:
     """Parameters as a file with this content gives them."""
     return parameters.parse(raw, classifiers.ROWS)
@@ -64,8 +78,8 @@ def load(path: Path) -> Params:
 
 def params(**changes: Any) -> Params:
     """The project's params.yaml made short; ``changes`` are dotted keys with ``__`` for the dot."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    train = raw["models"]["bundled"]["train"]
+    own = raw()
+    train = own["models"]["bundled"]["train"]
     train["resnet20"] |= {"width": 4, "steps": 12, "batch": 16, "warmup": 2}
     train["resnet50"] |= {"steps": 2, "batch": 4, "warmup": 1}
     train["clip_lora"] |= {"rank": 2, "alpha": 4, "steps": 6, "batch": 16, "warmup": 1}
@@ -74,20 +88,42 @@ def params(**changes: Any) -> Params:
     train["convnet_d3"] |= {"width": 8, "steps": 12, "batch": 16}
     train["vpt"] |= {"depth": "deep", "tokens": 2, "steps": 6, "batch": 16, "warmup": 1}
     train["prompt_tuning"] |= {"tokens": 4, "steps": 6, "batch": 16, "warmup": 1}
-    raw["train"] |= {"selections": 3, "simple": []}
-    raw["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
-    raw["deliver"]["calibrate"] = False
-    raw["active"] = ["stable_diffusion", "datadream_dset"]
+    own["train"] |= {"selections": 3, "simple": []}
+    own["evaluate"] |= {"bootstrap": 200, "worst_pairs": 3}
+    own["deliver"]["calibrate"] = False
+    own["active"] = ["stable_diffusion", "datadream_dset"]
     for key, value in changes.items():
         *parents, last = key.split("__")
-        row = raw
+        row = own
         for parent in parents:
             row = row[parent]
         row[last] = value
-    return parse(raw)
+    return parse(own)
 
 
-_SPLITS: dict[str, dict[str, bytes]] = {}
+@dataclass(frozen=True)
+class _Made:
+    """The files that ``dreamset prepare`` has written into a folder, and when each was last changed there."""
+
+    folder: tempfile.TemporaryDirectory[str]
+    files: dict[str, bytes]
+    times: dict[str, int]
+
+    def put(self, name: str, path: Path) -> None:
+        """Put a file at ``path``: pictures are hard links, since hundreds of files take half a second to write."""
+        if not name.endswith(".png"):
+            path.write_bytes(self.files[name])
+            return
+        own = Path(self.folder.name) / name
+        if own.stat().st_mtime_ns != self.times.get(name):  # new here, or a test has written into its link
+            own.unlink()
+            own.write_bytes(self.files[name])
+            self.times[name] = own.stat().st_mtime_ns
+        path.unlink(missing_ok=True)
+        path.hardlink_to(own)
+
+
+_SPLITS: dict[str, _Made] = {}
 
 
 def prepare(params: Params, workspace: Workspace) -> None:
@@ -101,16 +137,20 @@ def prepare(params: Params, workspace: Workspace) -> None:
     weights = (row.generator, row.clip, row.judge, row.variant)
     key = repr((params.active, params.evaluate, params.prepare, params.seed, params.selection, params.shots, weights))
     if key not in _SPLITS:
-        with tempfile.TemporaryDirectory() as folder:
-            prepare.run(params, Workspace(workspace.root, Path(folder)))
-            files = (path for path in Path(folder).rglob("*") if path.is_file())
-            _SPLITS[key] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        folder = tempfile.TemporaryDirectory(prefix="dreamset-splits-")
+        prepare.run(params, Workspace(workspace.root, Path(folder.name)))
+        found = {
+            path: path.relative_to(folder.name).as_posix() for path in Path(folder.name).rglob("*") if path.is_file()
+        }
+        files = {name: path.read_bytes() for path, name in found.items()}
+        _SPLITS[key] = _Made(folder, files, {name: path.stat().st_mtime_ns for path, name in found.items()})
     for place in (workspace.real, workspace.real_test):
         shutil.rmtree(place, ignore_errors=True)
-    for name, data in _SPLITS[key].items():
-        path = workspace.cell / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    made = _SPLITS[key]
+    for parent in {(workspace.cell / name).parent for name in made.files}:
+        parent.mkdir(parents=True, exist_ok=True)
+    for name in made.files:
+        made.put(name, workspace.cell / name)
 
 
 def _real(cell: Path, part: str, counts: int, rng: np.random.Generator) -> tuple[Sample, ...]:

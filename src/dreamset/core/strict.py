@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -57,7 +58,14 @@ class Range:
         return " ".join(f"{word} {end:g}" for word, end in ends if end is not None)
 
 
-class _Names(yaml.SafeLoader):
+# The scanner in C, where PyYAML was built with it: ten times as fast, and every process reads params.yaml.
+if typing.TYPE_CHECKING:
+    from yaml import SafeLoader as _SafeLoader
+else:
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Names(_SafeLoader):
     """The safe loader, but every key is text as it is written: a class may be called yes, off, null or 007.
 
     Composed, since keyboards and file systems differ in how they write é.
@@ -126,7 +134,7 @@ def build(kind: type[T], raw: object, key: str = "") -> T:
     """
     if not isinstance(raw, dict):
         raise InputError(f"{key or 'the file'}: expected a mapping of keys, got {_quoted(raw)}.")
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)  # type: ignore[arg-type]
     fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     rest = next((name for name in fields if REST in typing.get_args(hints.get(name))), None)
@@ -143,12 +151,18 @@ def build(kind: type[T], raw: object, key: str = "") -> T:
     return kind(**values)
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the type hints of a schema, whose texts are costly to compile: one schema has many rows."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def problems(kind: type, raw: object, key: str = "") -> typing.Iterator[str]:
     """Yield a sentence for every key and value that ``build`` would refuse; ``build`` raises the first of them."""
     if not isinstance(raw, dict):
         yield from _refusal(build, kind, raw, key)
         return
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     fields = {field.name.rstrip("_"): field for field in dataclasses.fields(kind)}
     rest = [name for name in fields if REST in typing.get_args(hints.get(name))]
     if not rest:
