@@ -172,7 +172,7 @@ def test_a_changed_round_is_another_one_and_a_removed_one_is_missed(
     ("changes", "words"),
     [
         ({"seeds": [0, 1]}, "2 seeds can show nothing.* give 6 or more"),
-        ({"over": ["nothing"]}, "--over nothing: is neither real nor another active recipe"),
+        ({"over": ["nothing"]}, "--over nothing: is neither real nor another recipe"),
         ({"over": ["datadream_dset"]}, "--over datadream_dset: is neither"),
         ({"gain": []}, "say at which numbers of shots"),
         ({"name": "../evil"}, "is no name for a round"),
@@ -256,7 +256,10 @@ def test_the_command_says_what_is_fixed_and_what_to_do(
     cli.main(["claims", "fix", "--shots", "1", "4", "--no-loss-at", "16", "--seeds", "20-29"])
     told = capsys.readouterr().out
     assert "a gain at 1 and 4 shots and no loss of 1.0 points at 16 shots, over seeds 20 to 29" in told
-    assert "dreamset table --shots 1 4 16 --seeds 20-29" in told
+    assert "dreamset table --shots 1 4 16 --seeds 20-29\n" in told
+    # `retrieved` is not active, and the table runs what is named.
+    cli.main(["claims", "fix", "second", "--shots", "4", "--seeds", "30-39", "--over", "real", "retrieved"])
+    assert "--shots 4 --seeds 30-39 --recipes datadream_light retrieved\n" in capsys.readouterr().out
     cli.main(["claims", "show"])
     assert capsys.readouterr().out.startswith("round-1, fixed on 20")
     with pytest.raises(SystemExit, match="2"):

@@ -118,9 +118,11 @@ def claims(arguments: argparse.Namespace) -> None:
     one, path = fixing.fix(params, workspace, arguments.name, seeds, gain, no_loss, arguments.over)
     print(one.words)
     shots, path = " ".join(map(str, one.shots)), path.relative_to(workspace.root)
+    # A table runs the active recipes where nothing else is said.
+    rows = "" if one.rows.keys() <= set(params.active) else f" --recipes {' '.join(one.rows)}"
     print(
         f"claims: {path} is written. Commit it now (`git add -f {path}`), then run\n"
-        f"  dreamset table --shots {shots} --seeds {seeds[0]}-{seeds[-1]}"
+        f"  dreamset table --shots {shots} --seeds {seeds[0]}-{seeds[-1]}{rows}"
     )
 
 

@@ -42,8 +42,8 @@ def fix(
         seeds: that the claims are over.
         gain: numbers of shots at which a gain is claimed.
         no_loss: numbers of shots at which no loss of ``evaluate.smallest_gain`` or more is claimed.
-        over: what the recipe is to beat: ``real``, or active recipes, whose images stand beside the real ones; None:
-            ``real``, and every active recipe without adapters.
+        over: what the recipe is to beat: ``real``, or other recipes, active or not, whose images stand beside the real
+            ones; None: ``real``, and every active recipe without adapters.
 
     Returns:
         The round, and its file.
@@ -56,10 +56,11 @@ def fix(
     rounds = fixed.read(folder)
     others = over or [REAL, *(n for n in params.active if params.recipes[n].is_baseline and n != recipe)]
     for other in others:
-        if other != REAL and (other not in params.active or other == recipe):
-            near = meant(other, (REAL, *params.active))
+        if other != REAL and (other not in params.recipes or other == recipe):
+            near = meant(other, (REAL, *params.recipes))
             raise InputError(
-                f"--over {other}: is neither real nor another active recipe{near}; active are {listed(params.active)}."
+                f"--over {other}: is neither real nor another recipe than {recipe}{near}; recipes are "
+                f"{listed(params.recipes)}."
             )
     if not gain and not no_loss:
         raise InputError("claims fix: say at which numbers of shots, by --shots, --no-loss-at or both.")
