@@ -150,6 +150,17 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     write_json(folder / claims.RECOMMENDATIONS, others)
     report.run(params, workspace)
     assert not [told for told in read(workspace)[1].hero.texts("p") if "ake it" in told]
+    # One that is not active, and still the row of the table, may be the better choice. It says so.
+    setting = json.loads((folder / "setting.json").read_text())
+    setting["recipes"] |= json.loads(json.dumps(params.setting(["retrieved"])["recipes"]))
+    for row, told in ((setting["recipes"]["retrieved"], True), ({"adapter": "other"}, False)):
+        setting["recipes"]["retrieved"] = row
+        write_json(folder / "setting.json", setting)
+        idle = advice | {"best": listed[1] | {"run": "retrieved/both/resnet20"}}
+        write_json(folder / claims.RECOMMENDATIONS, {"4": idle})
+        report.run(params, workspace)
+        words = "Over 6 seeds: take it. `retrieved` is not active here: add it to `active`."
+        assert (words in read(workspace)[1].hero.texts("p")) == told
     write_json(folder / claims.RECOMMENDATIONS, {"4": advice, "16": advice | {"sentences": ["Leave it."]}})
     report.run(params, workspace)
     section = read(workspace)[1].sections["seeds"]

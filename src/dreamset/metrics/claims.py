@@ -226,8 +226,23 @@ def _about(advice: dict[str, Any]) -> set[str]:
     return arms - {REAL, ZERO_SHOT}
 
 
+def _recorded(params: Params, recipe: str) -> object:
+    """Return the row of a recipe as a table's setting holds it."""
+    return json.loads(json.dumps(params.setting([recipe])["recipes"][recipe]))
+
+
+def _told(advice: dict[str, Any], idle: set[str]) -> dict[str, Any]:
+    """Return a recommendation that says of its recipes that they are not active, where that is so."""
+    names = sorted(_about(advice) & idle)
+    if not names:
+        return advice
+    first, *others = advice["sentences"]
+    more = f"`{'`, `'.join(names)}` {'is' if len(names) == 1 else 'are'} not active here"
+    return advice | {"sentences": [f"{first} {more}: add {'it' if len(names) == 1 else 'them'} to `active`.", *others]}
+
+
 def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
-    """Return the table over seeds, with the claims and means of ``arms`` alone.
+    """Return the table over seeds, with the claims and means of ``arms`` alone, and what it recommends of all recipes.
 
     Raises:
         InputError: a file of the table is not whole.
@@ -242,7 +257,8 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     setting.pop("made", None)  # one hash of both, in older tables
     # The hash of the source's images, which only prepare and evaluate may read.
     setting.pop("data", None)
-    recipes = {name: row for name, row in setting.get("recipes", {}).items() if name in arms}
+    rows = setting.get("recipes", {})
+    recipes = {name: row for name, row in rows.items() if name in arms}
     setting["recipes"] = recipes
     # Through JSON, which turns tuples into lists.
     current = json.loads(json.dumps(params.setting(recipes.keys() & params.recipes.keys())))
@@ -260,7 +276,13 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     if not claims:
         return Table()
     cost = _optional(folder / "cost.json")
-    advice = {shots: one for shots, one in _optional(folder / RECOMMENDATIONS).items() if _about(one) <= {*arms}}
+    # What is not active may be the better choice, if its row is still the one that the table is of.
+    idle = {name for name in rows.keys() & params.recipes.keys() - {*arms} if _recorded(params, name) == rows[name]}
+    advice = {
+        shots: _told(one, idle)
+        for shots, one in _optional(folder / RECOMMENDATIONS).items()
+        if _about(one) <= {*arms} | idle
+    }
     return Table(Sweep(claims, means, read_csv(folder / "correlations.csv"), cost, fixed.read(folder), advice))
 
 
