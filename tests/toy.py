@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pickle
 import shutil
 import tempfile
@@ -137,7 +138,10 @@ def prepare(params: Params, workspace: Workspace) -> None:
     weights = (row.generator, row.clip, row.judge, row.variant)
     key = repr((params.active, params.evaluate, params.prepare, params.seed, params.selection, params.shots, weights))
     if key not in _SPLITS:
-        folder = tempfile.TemporaryDirectory(prefix="dreamset-splits-")
+        # On the file system of the tests' own folders, or there are no hard links.
+        folder = tempfile.TemporaryDirectory(
+            prefix="dreamset-splits-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")
+        )
         prepare.run(params, Workspace(workspace.root, Path(folder.name)))
         found = {
             path: path.relative_to(folder.name).as_posix() for path in Path(folder.name).rglob("*") if path.is_file()
