@@ -85,9 +85,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def raw() -> dict[str, Any]:
     """params.yaml as it stands, but that the bundled judge is found from any folder."""
-    loaded = toy.raw()
-    loaded["models"]["bundled"]["judge"] = str(ROOT / "models/base/judge")
-    return loaded
+    return toy.found_raw()
 
 
 @pytest.fixture(scope="session")
@@ -101,16 +99,7 @@ def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(raw: dict[str, Any], tiny_generator: Path) -> dict[str, Any]:
     """Raw parameters of a run of seconds on the random generator."""
-    row = raw["models"]["bundled"]
-    row["generator"] = str(tiny_generator)
-    for scope in ("dataset", "class", "image", "shared"):
-        row["adapt"][scope] |= {"max_steps": 2, "warmup": 1, "batch": 4}
-    row["adapt"] |= {"sample_every": 4, "together": 10}
-    row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}
-    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1, "sample_steps": 2}
-    raw["train"]["simple"] = []
-    raw["shots"] = 2
-    return raw
+    return toy.shrunk(raw, tiny_generator)
 
 
 @pytest.fixture

@@ -57,6 +57,27 @@ def raw() -> dict[str, Any]:
     return loaded
 
 
+def found_raw() -> dict[str, Any]:
+    """The project's params.yaml, but that the bundled judge is found from any folder."""
+    loaded = raw()
+    loaded["models"]["bundled"]["judge"] = str(ROOT / "models/base/judge")
+    return loaded
+
+
+def shrunk(raw: dict[str, Any], generator: Path) -> dict[str, Any]:
+    """Make raw parameters those of a run of seconds on a generator with random weights."""
+    row = raw["models"]["bundled"]
+    row["generator"] = str(generator)
+    for scope in ("dataset", "class", "image", "shared"):
+        row["adapt"][scope] |= {"max_steps": 2, "warmup": 1, "batch": 4}
+    row["adapt"] |= {"sample_every": 4, "together": 10}
+    row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}
+    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1, "sample_steps": 2}
+    raw["train"]["simple"] = []
+    raw["shots"] = 2
+    return raw
+
+
 def parse(raw: object) -> Params:
     """Parameters as a file with this content gives them."""
     return parameters.parse(raw, classifiers.ROWS)
