@@ -529,9 +529,7 @@ def test_files_that_do_not_go_together_are_refused(small: dict[str, Any], tmp_pa
         mixture.use([(("one", 0.5), ("two", 0.5))])
 
 
-def test_blocks_of_mixed_images_hold_all_classes(
-    stronger: dict[str, Any], workspace: Workspace, start: Start
-) -> None:
+def test_blocks_of_mixed_images_hold_all_classes(stronger: dict[str, Any], workspace: Workspace, start: Start) -> None:
     start("loft")
     params = made(stronger, workspace, "loft")
     work = Work.read(params, workspace, "loft")

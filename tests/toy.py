@@ -160,9 +160,7 @@ def prepare(params: Params, workspace: Workspace) -> None:
     key = repr((params.active, params.evaluate, params.prepare, params.seed, params.selection, params.shots, weights))
     if key not in _SPLITS:
         # On the file system of the tests' own folders, or there are no hard links.
-        folder = tempfile.TemporaryDirectory(
-            prefix="dreamset-splits-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")
-        )
+        folder = tempfile.TemporaryDirectory(prefix="dreamset-splits-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
         prepare.run(params, Workspace(workspace.root, Path(folder.name)))
         found = {
             path: path.relative_to(folder.name).as_posix() for path in Path(folder.name).rglob("*") if path.is_file()
