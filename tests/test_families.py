@@ -55,13 +55,14 @@ def test_adapted_and_drawn_from_end_to_end(
     folders: dict[str, Path], small: dict[str, Any], workspace: Workspace, family: str
 ) -> None:
     small["models"]["bundled"]["generator"] = str(folders[family])
-    small["models"]["bundled"]["adapt"]["class"]["max_steps"] = 2
+    small["models"]["bundled"]["adapt"]["class"]["batch"] = 1
+    small["generate"]["per_class"], small["active"] = 1, ["datadream_cls"]
     params = toy.parse(small)
     toy.prepare(params, workspace)
     adapt.run(params, workspace, "datadream_cls")
     assert len(read_adapters(workspace.adapter("datadream_cls"))) == 10
     generate.run(params, workspace, "datadream_cls")
-    assert len(synthetic.read_metadata(workspace.synthetic("datadream_cls"))) == 40
+    assert len(synthetic.read_metadata(workspace.synthetic("datadream_cls"))) == 10
     card = (workspace.synthetic("datadream_cls") / "README.md").read_text(encoding="utf-8")
     assert hub.identity(workspace.root, str(folders[family]), "generator")["sha256"] in card
 

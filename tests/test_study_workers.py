@@ -136,7 +136,7 @@ def _check_accounted(trials: list[FrozenTrial], wanted: int) -> None:
 
 
 def test_workers_that_meet_an_empty_store_share_the_trials(workers: Workers, url: str) -> None:
-    started = [workers.start(url, 9, 0.6) for _ in range(3)]
+    started = [workers.start(url, 9, 0.3) for _ in range(3)]
     assert [worker.finish()[0] for worker in started] == [0, 0, 0]
     trials = _trials(url)
     _check_accounted(trials, 9)
@@ -227,7 +227,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(workers: Workers, tmp_path: 
 @pytest.mark.postgres
 def test_a_server_that_restarts_within_a_trial_loses_nothing(workers: Workers, server: postgres.Server) -> None:
     url = _emptied(server)
-    worker = workers.start(url, 2, 4)
+    worker = workers.start(url, 2, 3)
     until(lambda: "trial 0 rung 3" in worker.done)
     server.stop()
     server.start()
