@@ -15,7 +15,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["dreamset.adapt", "dreamset.generate", "dreamset.generator.training"])
+# All that adapting and drawing import, some of it only as they run.
+_context.set_forkserver_preload(
+    [
+        "diffusers.guiders",
+        "diffusers.pipelines.onnx_utils",
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+        "dreamset.adapt",
+        "dreamset.command.cli",
+        "dreamset.command.timed_steps",
+        "dreamset.command.tracked",
+        "dreamset.command.tracked_runs",
+        "dreamset.generate",
+        "dreamset.generator.base_model",
+        "dreamset.generator.mixture",
+        "dreamset.generator.student",
+        "dreamset.generator.training",
+        "scipy.stats",
+    ]
+)
 
 
 def start(folder: Path, target: Callable[..., None], *args: Any) -> BaseProcess:

@@ -1,11 +1,15 @@
 """Several workers on one machine: the same bytes as one, and nothing lost when one of them dies."""
 
 import json
+import multiprocessing
 import os
+import pickle
 import signal
 import sys
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +17,11 @@ import pytest
 import faults
 import toy
 from dreamset import adapt, compute, generate, train
+from dreamset.compute import local
 from dreamset.core import shards
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.workspace import Workspace
 from dreamset.data.runs import REAL_ONLY
-from dreamset.params import Params
 from dreamset.params.sections import Compute
 from pieces import TWO, drive, log, place, spread
 
@@ -25,19 +29,12 @@ RECIPE = "datadream_cls"
 
 
 def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a run with pieces of each kind: groups of adapters, blocks of classes, and classifiers."""
+    """Parameters with pieces of each kind: groups of adapters, blocks of classes, and classifiers."""
     raw["models"]["bundled"]["adapt"]["together"] = 4
     raw["models"]["bundled"]["train"]["resnet20"] |= {"width": 4, "steps": 3, "batch": 8, "warmup": 1}
     raw["train"] |= {"classifiers": ["resnet20"], "baselines": [], "selections": 1}
     raw["active"] = [RECIPE]
     return raw
-
-
-def run(params: Params, workspace: Workspace) -> None:
-    """All stages that are made of shards."""
-    adapt.run(params, workspace, RECIPE)
-    generate.run(params, workspace, RECIPE)
-    train.run(params, workspace, "real")
 
 
 def made(workspace: Workspace) -> dict[str, bytes]:
@@ -55,13 +52,28 @@ def makers(workspace: Workspace) -> dict[str, set[str]]:
     }
 
 
-def test_two_workers_make_the_bytes_of_one(small: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that need not load the libraries, which takes longer than all they do; pickle tells them their work."""
+    fork = multiprocessing.get_context("fork")
+
+    def process(*, args: tuple[Any, ...], **more: Any) -> BaseProcess:
+        driver, answers, gpu, *told = args
+        return fork.Process(args=(driver, answers, gpu, *pickle.loads(pickle.dumps(told))), **more)
+
+    context = SimpleNamespace(Pipe=fork.Pipe, Process=process)
+    monkeypatch.setattr(local, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
+
+
+@pytest.mark.usefixtures("ready")
+def test_two_workers_make_the_adapters_and_images_of_one(small: dict[str, Any], tmp_path: Path) -> None:
     found = []
     for name, workers in (("one", 1), ("two", 2)):
         params = toy.parse(shrunk(small) | {"compute": TWO | {"workers": workers}})
         workspace = Workspace.at(tmp_path / name)
         toy.prepare(params, workspace)
-        run(params, workspace)
+        adapt.run(params, workspace, RECIPE)
+        generate.run(params, workspace, RECIPE)
         found.append((made(workspace), makers(workspace).keys()))
     (one, keys), (two, others) = found
     assert one == two
@@ -127,7 +139,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_finds_what_is_finished(tmp_path: Path) -> None:
-    store, keys = tmp_path / "shards", [f"slow{index}" for index in range(20)]
+    store, keys = tmp_path / "shards", [f"slow{index}" for index in range(10)]
     driver = faults.start(tmp_path, drive, store, keys, {})
     faults.until(lambda: len([*store.glob("slow*")]) > 2)
     assert driver.pid
@@ -135,7 +147,7 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_finds_what
     makers = {int(maker) for _, maker in log(store)}
     faults.until(lambda: not any(Path(f"/proc/{maker}").exists() for maker in makers), 10)
     before = {path.name for path in store.glob("slow*")}
-    assert len(before) < 20
+    assert len(before) < 10
     spread(store, keys)
     made = [key for key, _ in log(store)]
     assert all(shards.find(store, key) for key in keys)
@@ -143,7 +155,7 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_finds_what
 
 
 def test_of_two_drivers_the_newer_takes_over_and_nothing_is_made_twice(tmp_path: Path) -> None:
-    store, keys = tmp_path / "shards", [f"slow{index}" for index in range(12)]
+    store, keys = tmp_path / "shards", [f"slow{index}" for index in range(8)]
     older = faults.start(tmp_path, drive, store, keys, {})
     faults.until(lambda: len([*store.glob("slow*")]) > 1)
     newer = faults.start(tmp_path, drive, store, keys, {})

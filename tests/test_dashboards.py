@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import chdir, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -155,68 +156,87 @@ def test_optuna_dashboard_shows_trials_their_states_and_pictures(workspace: Work
         page.open(f"{home}/studies/1/trials?numbers=3", told("too few for this scheduler"), 30)
 
 
-@pytest.mark.browser
-def test_mlflow_shows_a_study_with_its_trials_below_it(workspace: Workspace) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """MLflow's pages: those of a study in experiment 1, those of a pipeline in experiment 2."""
+
+    page: browser.Page
+    address: str
+    evaluation: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    params, workspace, evaluation = compared.write(tmp_path_factory.mktemp("shown"), track__experiment="pipelines")
     track.study(workspace, toy.params(), known_study.RECIPE, known_study.record())
     with chdir(workspace.root):
         # MLflow remembers a store by its address, and a relative one would be that of an earlier test.
         uri = f"sqlite:///{workspace.root}/mlflow.db"
-        send.send_all({"spool": str(workspace.spool), "uri": uri, "experiment": "dreamset"})
+        send.send_all({"spool": str(workspace.spool), "uri": uri, "experiment": "studies"})
+    compared.tell(params, workspace, evaluation)
+    compared.send_here(params, workspace)
     command = ("mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1")
     with seen(workspace.root, *command) as (page, address):
-        page.open(f"{address}/#/experiments/1/runs", told(f"study {known_study.NAME}"), 30)
-        assert not page.js(told("trial 5"))
-        page.click(".ag-row [col-id*='Run Name'] button")
-        page.until(told("trial 5"))
-        links = dict(
-            page.js(
-                "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")]"
-                ".map(a => [a.innerText.trim(), a.href])"
-            )
-        )
-        names = ["trial 5", "trial 4, pruned", "trial 3, failed", "trial 2", "trial 1, pruned", "trial 0"]
-        assert list(links) == [f"study {known_study.NAME}", *names]
-        for name, shown in (
-            ("trial 4, pruned", (told("Killed"), told("Pruned after 9 of 27 images per class."))),
-            ("trial 3, failed", (told("Failed"), told("too few for this scheduler"))),
-            (f"study {known_study.NAME}", (told("Finished"), told("guidance 2.6, steps 25"), told("best_cas"))),
-        ):
-            page.open(links[name], " && ".join(shown), 30)
+        yield Shown(page, address, evaluation)
+
+
+@pytest.fixture
+def shown(server: Shown) -> Shown:
+    server.page.open("about:blank", "true")  # nothing that another test has opened is taken for what this one opens
+    return server
 
 
 @pytest.mark.browser
-def test_mlflow_compares_the_classifiers_of_a_pipeline(tmp_path: Path) -> None:
-    params, workspace, evaluation = compared.write(tmp_path)
-    compared.tell(params, workspace, evaluation)
-    compared.send_here(params, workspace)
+def test_mlflow_shows_a_study_with_its_trials_below_it(shown: Shown) -> None:
+    page = shown.page
+    page.open(f"{shown.address}/#/experiments/1/runs", told(f"study {known_study.NAME}"), 30)
+    assert not page.js(told("trial 5"))
+    page.click(".ag-row [col-id*='Run Name'] button")
+    page.until(told("trial 5"))
+    links = dict(
+        page.js(
+            "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")].map(a => [a.innerText.trim(), a.href])"
+        )
+    )
+    names = ["trial 5", "trial 4, pruned", "trial 3, failed", "trial 2", "trial 1, pruned", "trial 0"]
+    assert list(links) == [f"study {known_study.NAME}", *names]
+    for name, words in (
+        ("trial 4, pruned", (told("Killed"), told("Pruned after 9 of 27 images per class."))),
+        ("trial 3, failed", (told("Failed"), told("too few for this scheduler"))),
+        (f"study {known_study.NAME}", (told("Finished"), told("guidance 2.6, steps 25"), told("best_cas"))),
+    ):
+        page.open(links[name], " && ".join(words), 30)
+
+
+@pytest.mark.browser
+def test_mlflow_compares_the_classifiers_of_a_pipeline(shown: Shown) -> None:
+    page, evaluation = shown.page, shown.evaluation
     names = [f"{row['arm']}/{row['train_on']}/{row['classifier']}" for row in evaluation["runs"]]
     accuracy = dict(zip(names, (row["accuracy"] for row in evaluation["runs"]), strict=True))
     best = sorted(names, key=lambda name: -accuracy[name])
-    command = ("mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--workers", "1")
     asked = {"searchFilter": "tags.kind = 'classifier'", "orderByKey": "metrics.`accuracy`", "orderByAsc": "false"}
-    with seen(workspace.root, *command) as (page, address):
-        home = f"{address}/#/experiments/1/runs?workflowType=machine_learning"
-        page.open(home, told("pipeline "), 30)
-        assert page.js(told("Model metrics")) or not page.js(told("Prompts")), "the pages for language models are away"
-        listed = f"{home}&{urlencode(asked, quote_via=quote)}"
-        # The list's rows stand on the page in any order; their places are in an attribute.
-        place = "Number(a.closest('.ag-row').getAttribute('row-index'))"
-        rows = (
-            "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")]"
-            f".map(a => [{place}, a]).sort((one, other) => one[0] - other[0]).map(pair => pair[1])"
-        )
-        first = f"{rows}[0]?.innerText.trim() === {best[0]!r}"
-        page.open(listed, f"{rows}.length === {len(names)} && {first}", 30)
-        links = page.js(f"{rows}.map(a => [a.innerText.trim(), a.href])")
-        assert [accuracy[name] for name, _ in links] == [accuracy[name] for name in best]
-        page.open(f"{listed}&compareRunsMode=CHART", told("accuracy_low"), 30)
-        bars = "document.querySelectorAll('.js-plotly-plot .barlayer .point').length"
-        page.until(f"{bars} >= 20", 30)
-        runs = [href.rpartition("/")[2].partition("?")[0] for _, href in links]
-        chosen = urlencode({"runs": json.dumps(runs), "experiments": '["1"]'}, quote_via=quote)
-        page.open(f"{address}/#/compare-runs?{chosen}", f"{told('Box Plot')} && {told('Parallel Coordinates')}", 30)
-        page.open(f"{address}/#/experiments/1/runs/{runs[0]}", told("gain_low"), 30)
-        asked |= {"searchFilter": "tags.kind = 'recipe'", "orderByKey": "metrics.`fid`"}
-        page.open(f"{home}&{urlencode(asked, quote_via=quote)}", f"{rows}.length === 2", 30)
-        recipe = page.js(f"{rows}.find(a => a.innerText.trim() === 'datadream_dset').href").partition("?")[0]
-        page.open(f"{recipe}/artifacts", told("samples_00100.png"), 30)
+    home = f"{shown.address}/#/experiments/2/runs?workflowType=machine_learning"
+    page.open(home, told("pipeline "), 30)
+    assert page.js(told("Model metrics")) or not page.js(told("Prompts")), "the pages for language models are away"
+    listed = f"{home}&{urlencode(asked, quote_via=quote)}"
+    # The list's rows stand on the page in any order; their places are in an attribute.
+    place = "Number(a.closest('.ag-row').getAttribute('row-index'))"
+    rows = (
+        "[...document.querySelectorAll(\".ag-row [col-id*='Run Name'] a\")]"
+        f".map(a => [{place}, a]).sort((one, other) => one[0] - other[0]).map(pair => pair[1])"
+    )
+    first = f"{rows}[0]?.innerText.trim() === {best[0]!r}"
+    page.open(listed, f"{rows}.length === {len(names)} && {first}", 30)
+    links = page.js(f"{rows}.map(a => [a.innerText.trim(), a.href])")
+    assert [accuracy[name] for name, _ in links] == [accuracy[name] for name in best]
+    page.open(f"{listed}&compareRunsMode=CHART", told("accuracy_low"), 30)
+    bars = "document.querySelectorAll('.js-plotly-plot .barlayer .point').length"
+    page.until(f"{bars} >= 20", 30)
+    runs = [href.rpartition("/")[2].partition("?")[0] for _, href in links]
+    chosen = urlencode({"runs": json.dumps(runs), "experiments": '["2"]'}, quote_via=quote)
+    page.open(f"{shown.address}/#/compare-runs?{chosen}", f"{told('Box Plot')} && {told('Parallel Coordinates')}", 30)
+    page.open(f"{shown.address}/#/experiments/2/runs/{runs[0]}", told("gain_low"), 30)
+    asked |= {"searchFilter": "tags.kind = 'recipe'", "orderByKey": "metrics.`fid`"}
+    page.open(f"{home}&{urlencode(asked, quote_via=quote)}", f"{rows}.length === 2", 30)
+    recipe = page.js(f"{rows}.find(a => a.innerText.trim() === 'datadream_dset').href").partition("?")[0]
+    page.open(f"{recipe}/artifacts", told("samples_00100.png"), 30)

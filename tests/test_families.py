@@ -50,19 +50,29 @@ def test_the_image_is_the_stock_pipelines(
     assert ((fused.clamp(-1, 1) + 1) / 2 - theirs).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# An adapter of all classes, or one of each: with each kind of projections.
+@pytest.mark.parametrize(
+    ("family", "recipe", "adapters"),
+    [
+        ("sd1", "datadream_dset", 1),
+        ("sd2", "datadream_cls", 10),
+        ("sd2_v", "datadream_dset", 1),
+        ("sdxl", "datadream_cls", 10),
+    ],
+)
 def test_adapted_and_drawn_from_end_to_end(
-    folders: dict[str, Path], small: dict[str, Any], workspace: Workspace, family: str
+    folders: dict[str, Path], small: dict[str, Any], workspace: Workspace, family: str, recipe: str, adapters: int
 ) -> None:
     small["models"]["bundled"]["generator"] = str(folders[family])
-    small["models"]["bundled"]["adapt"]["class"]["max_steps"] = 2
+    small["models"]["bundled"]["adapt"]["class"]["batch"] = 1
+    small["generate"]["per_class"], small["active"] = 1, [recipe]
     params = toy.parse(small)
     toy.prepare(params, workspace)
-    adapt.run(params, workspace, "datadream_cls")
-    assert len(read_adapters(workspace.adapter("datadream_cls"))) == 10
-    generate.run(params, workspace, "datadream_cls")
-    assert len(synthetic.read_metadata(workspace.synthetic("datadream_cls"))) == 40
-    card = (workspace.synthetic("datadream_cls") / "README.md").read_text(encoding="utf-8")
+    adapt.run(params, workspace, recipe)
+    assert len(read_adapters(workspace.adapter(recipe))) == adapters
+    generate.run(params, workspace, recipe)
+    assert len(synthetic.read_metadata(workspace.synthetic(recipe))) == 10
+    card = (workspace.synthetic(recipe) / "README.md").read_text(encoding="utf-8")
     assert hub.identity(workspace.root, str(folders[family]), "generator")["sha256"] in card
 
 

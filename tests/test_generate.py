@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -24,7 +25,7 @@ from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import licences
 from dreamset.data.adapters import Adapter
-from dreamset.data.synthetic import SyntheticImage, read_metadata
+from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing import blocks
 from dreamset.drawing.blocks import plan
@@ -44,6 +45,15 @@ def made(params: Params, workspace: Workspace, recipe: str = "stable_diffusion")
     return workspace.synthetic(recipe)
 
 
+@pytest.fixture(scope="module")
+def drawn(tiny_generator: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Workspace]:
+    """Images of the base alone; nobody changes them."""
+    params = toy.parse(toy.shrunk(toy.found_raw(), tiny_generator))
+    workspace = Workspace.at(tmp_path_factory.mktemp("drawn"))
+    made(params, workspace)
+    return params, workspace
+
+
 def test_noise_is_a_function_of_seed_class_and_index() -> None:
     assert image_seed(0, "three", 5) == image_seed(0, "three", 5)
     seeds = {image_seed(s, c, k) for s in range(3) for c in ("a", "b", "1", "a1") for k in range(20)}
@@ -55,7 +65,7 @@ def test_noise_is_a_function_of_seed_class_and_index() -> None:
 def test_recipes_are_compared_on_common_noise(prepared: tuple[Params, Workspace]) -> None:
     params, workspace = prepared
     found = []
-    for recipe in (name for name in params.active if params.recipes[name].search is None):
+    for recipe in [name for name in params.active if params.recipes[name].search is None][:3]:
         adapt.run(params, workspace, recipe)
         generate.run(params, workspace, recipe)
         found.append([(i.label, i.index, i.seed) for i in read_metadata(workspace.synthetic(recipe))])
@@ -79,19 +89,25 @@ def test_growing_draws_only_the_new_images(small: dict[str, Any], workspace: Wor
     assert fresh == after
 
 
-def scaled(raw: dict[str, Any], workspace: Workspace, scope: str = "dset") -> list[SyntheticImage]:
+def scaled(raw: dict[str, Any], workspace: Workspace, scope: str) -> Workspace:
     """A recipe whose images are drawn with the adapter of ``datadream`` at two scales in turn."""
     raw["recipes"]["weaker"] = raw["recipes"][f"datadream_{scope}"] | {"adapter_scales": [0.0, 1.0]}
     raw["active"] = ["stable_diffusion", f"datadream_{scope}", "weaker"]
+    raw["models"]["bundled"]["generate"]["batch"] = 10
     params = toy.parse(raw)
     for recipe in params.active:
         made(params, workspace, recipe)
-    return read_metadata(workspace.synthetic("weaker"))
+    return workspace
 
 
-@pytest.mark.parametrize("scope", ["dset", "cls"])
-def test_scales_of_an_adapter_take_turns(small: dict[str, Any], workspace: Workspace, scope: str) -> None:
-    rows = scaled(small, workspace, scope)
+@pytest.fixture(scope="module")
+def in_turn(tiny_generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Images at two scales in turn of an adapter of all classes; nobody changes them."""
+    return scaled(toy.shrunk(toy.found_raw(), tiny_generator), Workspace.at(tmp_path_factory.mktemp("turns")), "dset")
+
+
+def assert_scales_take_turns(workspace: Workspace, scope: str) -> None:
+    rows = read_metadata(workspace.synthetic("weaker"))
     assert [(row.label, row.index) for row in rows] == [(label, index) for label in range(10) for index in range(4)]
     assert {(row.index, row.adapter_scale, row.adapter is None) for row in rows} == {
         (0, None, True),
@@ -113,22 +129,33 @@ def test_scales_of_an_adapter_take_turns(small: dict[str, Any], workspace: Works
     assert "used at 0, 1 times its strength in turn" in card
 
 
-def test_what_the_base_draws_alone_is_drawn_once(small: dict[str, Any], workspace: Workspace) -> None:
-    small["models"]["bundled"]["generate"]["batch"] = 10
-    scaled(small, workspace)
+def test_scales_of_an_adapter_take_turns(in_turn: Workspace) -> None:
+    assert_scales_take_turns(in_turn, "dset")
+
+
+def test_scales_of_an_adapter_of_each_class_take_turns(small: dict[str, Any], workspace: Workspace) -> None:
+    assert_scales_take_turns(scaled(small, workspace, "cls"), "cls")
+
+
+def test_what_the_base_draws_alone_is_drawn_once(in_turn: Workspace) -> None:
     plain, weaker = (
-        json.loads((workspace.synthetic(recipe) / "shards.json").read_text())
-        for recipe in ("stable_diffusion", "weaker")
+        json.loads((in_turn.synthetic(recipe) / "shards.json").read_text()) for recipe in ("stable_diffusion", "weaker")
     )
     assert weaker[:2] == plain[::2] and len(plain) == len(weaker) == 4
 
 
-def test_more_images_keep_the_scales_of_the_first(small: dict[str, Any], workspace: Workspace) -> None:
-    before = scaled(small, workspace)
+def test_more_images_keep_the_scales_of_the_first(
+    small: dict[str, Any], in_turn: Workspace, workspace: Workspace
+) -> None:
+    before = read_metadata(in_turn.synthetic("weaker"))
+    shutil.copytree(in_turn.root, workspace.root, dirs_exist_ok=True)
+    small["recipes"]["weaker"] = small["recipes"]["datadream_dset"] | {"adapter_scales": [0.0, 1.0]}
+    small["active"] = ["stable_diffusion", "datadream_dset", "weaker"]
+    small["models"]["bundled"]["generate"]["batch"] = 10
     small["generate"]["per_class"] = 9
     params = toy.parse(small)
     summary = generate.run(params, workspace, "weaker")
-    assert summary["images"] == 90 and summary["drawn_now"] > 0
+    assert summary["images"] == 90 and 0 < summary["drawn_now"] < 90
     after = {(row.label, row.index): row for row in read_metadata(workspace.synthetic("weaker"))}
     assert all(after[row.label, row.index] == row for row in before)
     assert all((row.adapter is None) == (row.index % 2 == 0) for row in after.values())
@@ -144,11 +171,11 @@ def test_a_batch_mixes_classes_where_one_adapter_serves_them(prepared: tuple[Par
     assert labels == ([set(range(10))] * 2 if recipe == "datadream_dset" else [{label} for label in range(10)])
 
 
-def test_the_dataset_opens_in_stock_readers(prepared: tuple[Params, Workspace]) -> None:
+def test_the_dataset_opens_in_stock_readers(drawn: tuple[Params, Workspace]) -> None:
     from torchvision.datasets import ImageFolder
 
-    params, workspace = prepared
-    folder = made(params, workspace)
+    params, workspace = drawn
+    folder = workspace.synthetic("stable_diffusion")
     found = ImageFolder(str(folder))
     rows = read_metadata(folder)
     assert found.classes[3] == "003_three"
@@ -163,9 +190,9 @@ def test_the_dataset_opens_in_stock_readers(prepared: tuple[Params, Workspace]) 
     assert params.base.generator not in card  # an absolute path
 
 
-def test_every_picture_says_that_it_is_synthetic(prepared: tuple[Params, Workspace]) -> None:
-    params, workspace = prepared
-    folder = made(params, workspace)
+def test_every_picture_says_that_it_is_synthetic(drawn: tuple[Params, Workspace]) -> None:
+    params, workspace = drawn
+    folder = workspace.synthetic("stable_diffusion")
     weights = hub.identity(workspace.root, *params.base.pretrained)
     extension = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
     for row in read_metadata(folder):
@@ -218,10 +245,10 @@ def test_every_row_of_the_projects_models_has_a_known_licence(raw: dict[str, Any
     assert "read its limits" in licences.sentence("of-my-own")
 
 
-def test_the_dataset_opens_in_hugging_face_datasets(prepared: tuple[Params, Workspace], tmp_path: Path) -> None:
+def test_the_dataset_opens_in_hugging_face_datasets(drawn: tuple[Params, Workspace], tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    params, workspace = prepared
-    folder = made(params, workspace)
+    _, workspace = drawn
+    folder = workspace.synthetic("stable_diffusion")
     found = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))["train"]
     assert len(found) == 40
     assert found[5]["prompt"].startswith("a photo of the digit")

@@ -369,6 +369,7 @@ def test_a_study_searches_strength_and_guide_and_its_choice_draws(
         "guide": ["adapted", "base"],
         "guide_until": {"low": 0.5, "high": 1.0},
     }
+    toy.write_splits(place, shots=2)  # two folds
     params = small(
         active=[LORA],
         primary=LORA,
@@ -395,6 +396,7 @@ def test_a_study_searches_number_and_weights_and_its_choice_is_trained_with(
         "finish_on_real": {"low": 0, "high": 0.5},
         "nearness": {"low": -2, "high": 2},
     }
+    toy.write_splits(place, shots=2)
     params = small(
         tune__trials=3,
         tune__sampler="random",
@@ -411,8 +413,8 @@ def test_a_study_searches_number_and_weights_and_its_choice_is_trained_with(
     own = {"per_class": params.per_class, "real_weight": 0.5, "finish_on_real": 0.0, "nearness": 0.0}
     assert found["trials"][0]["params"] == own
     for trial in found["trials"]:
-        # Of four folds and three classes; the last rung has the number that the trial has.
-        assert trial["images"] == 4 * 3 * trial["params"]["per_class"]
+        # Of two folds and three classes; the last rung has the number that the trial has.
+        assert trial["images"] == 2 * 3 * trial["params"]["per_class"]
     # Whatever the study chose: here another than its own values.
     found["best"] = values = {"per_class": 5, "real_weight": 0.25, "finish_on_real": 0.5, "nearness": 1.5}
     write_json(place.result("tune", PLAIN), found)

@@ -136,7 +136,7 @@ def _check_accounted(trials: list[FrozenTrial], wanted: int) -> None:
 
 
 def test_workers_that_meet_an_empty_store_share_the_trials(workers: Workers, url: str) -> None:
-    started = [workers.start(url, 9, 0.6) for _ in range(3)]
+    started = [workers.start(url, 9, 0.3) for _ in range(3)]
     assert [worker.finish()[0] for worker in started] == [0, 0, 0]
     trials = _trials(url)
     _check_accounted(trials, 9)
@@ -148,7 +148,7 @@ def test_workers_that_meet_an_empty_store_share_the_trials(workers: Workers, url
 
 
 def test_of_two_workers_one_is_killed_and_every_trial_is_accounted_for(workers: Workers, url: str) -> None:
-    victim, other = (workers.start(url, 6, 1.5) for _ in range(2))
+    victim, other = (workers.start(url, 6, 0.9) for _ in range(2))
     until(lambda: "rung 3" in other.done)
     victim.within_a_trial()
     victim.send(signal.SIGKILL)
@@ -169,7 +169,7 @@ def test_of_two_workers_one_is_killed_and_every_trial_is_accounted_for(workers: 
 
 
 def test_a_worker_paused_past_its_grace_wakes_and_goes_on(workers: Workers, url: str) -> None:
-    sleeper, other = (workers.start(url, 6, 1.2) for _ in range(2))
+    sleeper, other = (workers.start(url, 6, 0.9) for _ in range(2))
     until(lambda: "rung 3" in other.done)
     sleeper.within_a_trial()
     sleeper.send(signal.SIGSTOP)
@@ -227,15 +227,15 @@ def test_a_trial_that_kills_its_workers_is_given_up(workers: Workers, tmp_path: 
 @pytest.mark.postgres
 def test_a_server_that_restarts_within_a_trial_loses_nothing(workers: Workers, server: postgres.Server) -> None:
     url = _emptied(server)
-    worker = workers.start(url, 3, 4)
-    until(lambda: "trial 1 rung 3" in worker.done)
+    worker = workers.start(url, 2, 3)
+    until(lambda: "trial 0 rung 3" in worker.done)
     server.stop()
     server.start()
     status, said = worker.finish()
     assert status == 0, said
     trials = _trials(url)
-    assert len(trials) == 3
-    _check_accounted(trials, 3)
+    assert len(trials) == 2
+    _check_accounted(trials, 2)
 
 
 @pytest.mark.postgres

@@ -64,8 +64,23 @@ def told(tmp_path: Path, store: Path, **changes: Any) -> tuple[Params, Workspace
     return params, workspace, evaluation
 
 
-def test_each_classifier_is_a_run_with_the_same_names(tmp_path: Path, store: Path) -> None:
-    params, workspace, evaluation = told(tmp_path, store)
+Told = tuple["Params", Workspace, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Told:
+    """A project of whose stages MLflow has been told; nobody changes it."""
+    return told(tmp_path_factory.mktemp("told"), store)
+
+
+def copied(known: Told, folder: Path) -> Workspace:
+    """The same, to be changed."""
+    shutil.copytree(known[1].root, folder, dirs_exist_ok=True)
+    return Workspace.at(folder)
+
+
+def test_each_classifier_is_a_run_with_the_same_names(known: Told) -> None:
+    params, workspace, evaluation = known
     best = runs(workspace, order=["metrics.accuracy DESC"])
     measured = sorted(evaluation["runs"], key=lambda row: -row["accuracy"])
     assert [run.data.metrics["accuracy"] for run in best[: len(measured)]] == [row["accuracy"] for row in measured]
@@ -100,8 +115,8 @@ def test_each_classifier_is_a_run_with_the_same_names(tmp_path: Path, store: Pat
     assert inputs == {"shots": 12, "datadream_dset": 18, "measured on": 60}
 
 
-def test_the_pipeline_says_the_verdict_and_pictures_are_with_their_recipe(tmp_path: Path, store: Path) -> None:
-    _, workspace, _ = told(tmp_path, store)
+def test_the_pipeline_says_the_verdict_and_pictures_are_with_their_recipe(known: Told) -> None:
+    _, workspace, _ = known
     [parent] = runs(workspace, "tags.kind = 'pipeline'")
     assert parent.data.tags["mlflow.note.content"] == compared.SENTENCE
     assert parent.data.metrics["verdict_gain"] == 0.0455
@@ -117,8 +132,9 @@ def test_the_pipeline_says_the_verdict_and_pictures_are_with_their_recipe(tmp_pa
     assert all(run.info.status == "FINISHED" for run in every)
 
 
-def test_what_is_told_again_is_there_once(tmp_path: Path, store: Path) -> None:
-    params, workspace, evaluation = told(tmp_path, store)
+def test_what_is_told_again_is_there_once(known: Told, tmp_path: Path) -> None:
+    params, _, evaluation = known
+    workspace = copied(known, tmp_path)
     before = {run.info.run_name: run.info.run_id for run in runs(workspace)}
     run = runs(workspace, "tags.kind = 'classifier'")[0]
     # As a sender leaves it that is killed before the end of a run.
@@ -259,8 +275,8 @@ def test_the_delivered_classifier_is_a_model_that_labels_files(tmp_path: Path, s
     assert answers["error"][1]
 
 
-def test_artifacts_move_with_the_project(tmp_path: Path, store: Path) -> None:
-    _, workspace, _ = told(tmp_path / "here", store)
+def test_artifacts_move_with_the_project(known: Told, tmp_path: Path) -> None:
+    workspace = copied(known, tmp_path / "here")
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = Workspace.at(tmp_path / "there")
     [recipe] = [run for run in runs(moved, "tags.kind = 'recipe'") if run.info.run_name == "datadream_dset"]
@@ -275,9 +291,9 @@ def test_artifacts_move_with_the_project(tmp_path: Path, store: Path) -> None:
 
 
 def test_a_store_with_absolute_places_is_brought_along_with_a_sentence(
-    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    known: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params, workspace, _ = told(tmp_path, store)
+    params, workspace = known[0], copied(known, tmp_path)
     old = tmp_path / "old place"  # what older runs, and MLflow itself, store
     with closing(sqlite3.connect(workspace.root / "mlflow.db")) as database, database:
         for name, column in local._PLACES:

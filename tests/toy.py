@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pickle
 import shutil
 import tempfile
@@ -54,6 +55,27 @@ def raw() -> dict[str, Any]:
     """The project's params.yaml; each caller has its own."""
     loaded: dict[str, Any] = pickle.loads(_params_yaml())
     return loaded
+
+
+def found_raw() -> dict[str, Any]:
+    """The project's params.yaml, but that the bundled judge is found from any folder."""
+    loaded = raw()
+    loaded["models"]["bundled"]["judge"] = str(ROOT / "models/base/judge")
+    return loaded
+
+
+def shrunk(raw: dict[str, Any], generator: Path) -> dict[str, Any]:
+    """Make raw parameters those of a run of seconds on a generator with random weights."""
+    row = raw["models"]["bundled"]
+    row["generator"] = str(generator)
+    for scope in ("dataset", "class", "image", "shared"):
+        row["adapt"][scope] |= {"max_steps": 2, "warmup": 1, "batch": 4}
+    row["adapt"] |= {"sample_every": 4, "together": 10}
+    row["generate"] |= {"per_class": 4, "batch": 20, "steps": 2}
+    raw["adapt"] |= {"checkpoint_every": 2, "sample_images": 1, "sample_steps": 2}
+    raw["train"]["simple"] = []
+    raw["shots"] = 2
+    return raw
 
 
 def parse(raw: object) -> Params:
@@ -137,7 +159,8 @@ def prepare(params: Params, workspace: Workspace) -> None:
     weights = (row.generator, row.clip, row.judge, row.variant)
     key = repr((params.active, params.evaluate, params.prepare, params.seed, params.selection, params.shots, weights))
     if key not in _SPLITS:
-        folder = tempfile.TemporaryDirectory(prefix="dreamset-splits-")
+        # On the file system of the tests' own folders, or there are no hard links.
+        folder = tempfile.TemporaryDirectory(prefix="dreamset-splits-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
         prepare.run(params, Workspace(workspace.root, Path(folder.name)))
         found = {
             path: path.relative_to(folder.name).as_posix() for path in Path(folder.name).rglob("*") if path.is_file()
