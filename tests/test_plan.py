@@ -265,3 +265,15 @@ def test_calls_of_the_network_are_those_of_the_steps_that_are_taken(
     assert calls(guide_until=0.5) == 30
     assert calls(guide_until=None, init="image", sampler={"steps": 100, "guidance": 3.0, "strength": 0.4}) == 80
     assert calls(sampler={"steps": 100, "guidance": 1.0, "strength": 0.4}) == 40
+
+
+@pytest.mark.parametrize(("shots", "count"), [(12, 4), (10, 2)])
+def test_as_many_folds_choose_as_the_class_with_the_fewest_shots_allows(tmp_path: Path, shots: int, count: int) -> None:
+    place = workspace_of(tmp_path, "fixed")
+    split = read_split(place.splits)
+    write_split(place.splits, dataclasses.replace(split, train=split.train[:shots], protocol="test"))
+    told = yaml.safe_load(describe(small(selection="cv"), place, "train", "real"))["counts"]
+    assert told["folds"] == count
+    assert told["steps of resnet20"] == yaml.safe_load(describe(small(), place, "train", "real"))["counts"][
+        "steps of resnet20"
+    ] * (count + 1)

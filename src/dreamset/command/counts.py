@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.data import splits, tuned
 from dreamset.data.work import Work
@@ -154,11 +155,20 @@ def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: st
     return counts
 
 
+def selecting(split: splits.Split) -> int:
+    """Return the number of folds of the shots that choose; 0 where a class has too few for any."""
+    from dreamset.data import folds
+
+    try:
+        return folds.possible(split, folds.SELECTING, "selection")
+    except InputError:
+        return 0
+
+
 def training(params: Params, split: splits.Split, arm: str) -> dict[str, int]:
     """Return the optimizer steps by classifier, all that is tried included, without what the folds adapt and draw."""
     from dreamset.classifiers import selection
     from dreamset.classifiers.parts import learned
-    from dreamset.data import folds
     from dreamset.data.runs import REAL, runs
 
     counts: dict[str, int] = {}
@@ -172,8 +182,8 @@ def training(params: Params, split: splits.Split, arm: str) -> dict[str, int]:
         steps = sum(configuration.steps for configuration in tried)
         if params.selection == "cv":
             # Then one more, on all the shots, of at most as many steps as the longest.
-            steps = folds.SELECTING * steps + max(configuration.steps for configuration in tried)
+            steps = selecting(split) * steps + max(configuration.steps for configuration in tried)
         counts[f"steps of {name}"] = counts.get(f"steps of {name}", 0) + steps
     if params.selection == "cv":
-        counts["folds, each adapted and drawn again" if arm != REAL else "folds"] = folds.SELECTING
+        counts["folds, each adapted and drawn again" if arm != REAL else "folds"] = selecting(split)
     return counts

@@ -247,13 +247,13 @@ def _by_steps(
         seconds = _fitted(work, steps)
         if params.selection == "cv" and row:
             again = _making(params, workspace, item, len(split.classes), steps)
-            return None if again is None else seconds + dividing.SELECTING * again
+            return None if again is None else seconds + counts.selecting(split) * again
         return seconds
     if stage == "deliver":
         name = params.primary_classifier
         alike = sum(run.classifier == name for run in runs(params, REAL))
         each = counts.training(params, split, REAL)[f"steps of {name}"] / alike
-        again = dividing.SELECTING if params.deliver.calibrate and split.protocol == "test" else 0
+        again = counts.selecting(split) if params.deliver.calibrate and split.protocol == "test" else 0
         return _FEW + again * each * steps[f"classifier {name}"].seconds
     return _evaluated(params, workspace, split, steps)
 
@@ -343,7 +343,7 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
     except InputError:
         return None
     for arm in arms:
-        again = 1 + (dividing.SELECTING if params.selection == "cv" else 0)
+        again = 1 + (counts.selecting(split) if params.selection == "cv" else 0)
         making = 0.0 if arm == REAL else _making(params, workspace, arm, len(split.classes), steps)
         if making is None:
             return None

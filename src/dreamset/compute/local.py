@@ -139,10 +139,10 @@ def _serve(driver: int, answers: Connection, gpu: str | None, call: Call[Any, An
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA looks
     # Ctrl-C on a terminal reaches all processes of a run; the driver passes it on, as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    interrupts.end_with(driver)
-    device.keep_memory()
-    with suppress(KeyboardInterrupt):  # from the driver, which asks for no answer any more
+    with suppress(KeyboardInterrupt):  # from the driver, at any time, which asks for no answer any more
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        interrupts.end_with(driver)
+        device.keep_memory()
         answers.send(_answer(call, units))
 
 
