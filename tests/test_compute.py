@@ -1,15 +1,11 @@
 """Several workers on one machine: the same bytes as one, and nothing lost when one of them dies."""
 
 import json
-import multiprocessing
 import os
-import pickle
 import signal
 import sys
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +13,6 @@ import pytest
 import faults
 import toy
 from dreamset import adapt, compute, generate, train
-from dreamset.compute import local
 from dreamset.core import locks, shards
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.workspace import Workspace
@@ -52,20 +47,6 @@ def makers(workspace: Workspace) -> dict[str, set[str]]:
     }
 
 
-@pytest.fixture
-def ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that need not load the libraries, which takes longer than all they do; pickle tells them their work."""
-    fork = multiprocessing.get_context("fork")
-
-    def process(*, args: tuple[Any, ...], **more: Any) -> BaseProcess:
-        driver, answers, gpu, *told = args
-        return fork.Process(args=(driver, answers, gpu, *pickle.loads(pickle.dumps(told))), **more)
-
-    context = SimpleNamespace(Pipe=fork.Pipe, Process=process)
-    monkeypatch.setattr(local, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
-
-
-@pytest.mark.usefixtures("ready")
 def test_two_workers_make_the_adapters_and_images_of_one(small: dict[str, Any], tmp_path: Path) -> None:
     found = []
     for name, workers in (("one", 1), ("two", 2)):

@@ -15,13 +15,13 @@ import pytest
 
 import faults
 import toy
-from dreamset import compute
+from dreamset import adapt, compute, generate, train
 from dreamset.core import shards
 from dreamset.core.errors import DiskFullError, InputError, StoppedError
 from dreamset.core.workspace import Workspace
 from dreamset.params.sections import Compute
 from pieces import TWO, drive, log, place, spread
-from test_compute import made, makers, run, shrunk
+from test_compute import RECIPE, made, makers, shrunk
 
 pytestmark = [
     pytest.mark.ray,
@@ -63,7 +63,9 @@ def test_two_nodes_make_the_bytes_of_one_process(small: dict[str, Any], on: dict
         workspace = Workspace.at(tmp_path / name)
         compute.prepare(params.compute, workspace.shards)
         toy.prepare(params, workspace)
-        run(params, workspace)
+        adapt.run(params, workspace, RECIPE)
+        generate.run(params, workspace, RECIPE)
+        train.run(params, workspace, "real")
         found.append((made(workspace), makers(workspace).keys()))
     assert found[0][0] == found[1][0] == found[2][0]
     assert found[0][1] == found[1][1] <= found[2][1]  # and the project's files
