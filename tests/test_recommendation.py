@@ -90,7 +90,9 @@ def test_the_answer_in_words() -> None:
     assert "in 10 of 10 seeds the other seeds choose the same; so these seeds show it." in told[1]
     assert told[2] == "It takes 200 s, and 5 s without synthetic images."
     left = sentences(found(real=0.8, good=0.7), 1, None, 0.95)
-    assert left[0].startswith("Leave synthetic images, at 1 image per class: resnet20 of real images alone gets 7")
+    assert left[0].startswith(
+        "Leave synthetic images, at 1 image per class: of all classifiers, resnet20 of real images alone gets 7"
+    )
 
 
 def test_a_table_writes_its_recommendations_and_the_command_reads_them(

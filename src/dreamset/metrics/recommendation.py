@@ -122,9 +122,12 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
     lacking = ", ".join(map(_named, found.left_out))
     missing = f" Not compared, for some seeds lack them or their seconds: {lacking}." if lacking else ""
     if not best.synthetic:
+        with_them = [option for option in found.options if option.synthetic]
+        most = max(with_them, key=lambda option: option.accuracy, default=None)
+        tried = f" ({_named(most.run)} gets {100 * most.accuracy:.1f}%)" if most else ""
         return [
-            f"Leave synthetic images, {per_class}: {_named(best.run)} gets {100 * best.accuracy:.1f}%, and nothing "
-            f"with synthetic images is shown to be better; {same}.",
+            f"Leave synthetic images, {per_class}: of all classifiers, {_named(best.run)} gets "
+            f"{100 * best.accuracy:.1f}%, and nothing with synthetic images is shown to be better{tried}; {same}.",
             f"It takes {best.seconds:.0f} s.{missing}",
         ]
     opening = "Take" if found.answer == "take" else "Perhaps"
