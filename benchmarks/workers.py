@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="cells of the table (default: %(default)s)")
     parser.add_argument("--shots", type=int, default=4, help="images per class (default: %(default)s)")
     parser.add_argument("--recipes", nargs="+", default=["stable_diffusion", "datadream_dset"])
-    parser.add_argument("--repeat", type=int, default=1, help="tables with one and with two workers, each")
+    parser.add_argument(
+        "--repeat", type=int, default=1, help="tables with one and with two workers, each; 0: simulate alone"
+    )
     parser.add_argument("--nodes", type=int, default=8, help="of the simulation (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="cells of seconds, to try this out")
     parser.add_argument(
@@ -108,6 +110,7 @@ def main() -> None:
             taken.append(round(wall, 1))
             own = each if workers == 1 else own
     recorded = [read_json(path, "dreamset table")["seconds"] for path in sorted(options.recorded.glob("*.json"))]
+    ratio = round(statistics.median(walls[1]) / statistics.median(walls[2]), 2) if options.repeat else None
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.workers", *sys.argv[1:]]),
         "device": device.name(),
@@ -117,7 +120,7 @@ def main() -> None:
         "cells": len(seeds),
         "seconds_one_worker": walls[1],
         "seconds_two_workers": walls[2],
-        "two_workers_times_one": round(statistics.median(walls[1]) / statistics.median(walls[2]), 2),
+        "two_workers_times_one": ratio,
         "seconds_of_cells": own,
         "simulated": {"recorded cells of the table": simulated(recorded, options.nodes)} if recorded else {},
     }
