@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ def test_half_a_file_is_no_shard(tmp_path: Path) -> None:
     shutil.rmtree(here)
     found = shards.find(here, "k")
     assert found and (found / "inner/a").read_text() == "made anew"
+
+
+@pytest.mark.parametrize("member", ["../elsewhere", "link"])
+def test_an_archive_of_something_else_is_no_shard(tmp_path: Path, member: str) -> None:
+    here = tmp_path / "here"
+    (tmp_path / "bucket").mkdir()
+    remote.use(here, f"file://{tmp_path}/bucket")
+    info = tarfile.TarInfo(member)
+    if member == "link":
+        info.type, info.linkname = tarfile.SYMTYPE, "done.json"
+    with tarfile.open(tmp_path / "bucket/k.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("first"))
+        tar.addfile(info)
+    assert shards.find(here, "k") is None
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bucket", "here", "k.tar"]
 
 
 def test_the_project_s_files_travel_as_a_shard(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """What is installed from a wheel is whole: the pages, the bundled base, and what `dreamset init` makes a project of."""
 
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -37,8 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
     python("-c", build, "build_sdist", str(folder), cwd=folder / "repository")
     (sdist,) = folder.glob("dreamset-*.tar.gz")
-    with tarfile.open(sdist) as file:
-        file.extractall(folder, filter="data")
+    shutil.unpack_archive(sdist, folder)
     python("-c", build, "build_wheel", str(folder), cwd=folder / sdist.name.removesuffix(".tar.gz"))
     (made,) = folder.glob("dreamset-*.whl")
     return made

@@ -10,7 +10,7 @@ import shutil
 import tarfile
 import tempfile
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dreamset.core.addresses import without_password
@@ -64,11 +64,28 @@ def pull(store: Path, key: str) -> None:
             return
         try:
             with tarfile.open(packed) as tar:
-                tar.extractall(folder, filter="data")
+                _unpack(tar, folder)
             folder.rename(store / key)
         except (OSError, tarfile.TarError):
             # Half of a file, which is no shard; or another process was first.
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
+    """Write the files of an archive below a folder; the filters of ``extractall`` came with Python 3.11.4.
+
+    Raises:
+        tarfile.TarError: the archive is not whole, or holds what is no shard's: a link, or a path that leads elsewhere.
+    """
+    for member in tar:
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
+            raise tarfile.ExtractError(f"{name} is no file of a shard")
+        place = folder / name
+        (place if member.isdir() else place.parent).mkdir(parents=True, exist_ok=True)
+        if (source := tar.extractfile(member)) is not None:
+            with place.open("wb") as target:
+                shutil.copyfileobj(source, target)
 
 
 def push(store: Path, key: str) -> None:
@@ -84,7 +101,7 @@ def push(store: Path, key: str) -> None:
     unsent.touch()
     with filling(store), tempfile.TemporaryDirectory(prefix=f".{key[:16]}-", dir=store) as aside:
         packed = Path(aside) / "shard.tar"
-        with tarfile.open(packed, "w") as tar:
+        with tarfile.open(packed, "w", dereference=True) as tar:
             tar.add(store / key, arcname=".")
         with _explained(url):
             try:
