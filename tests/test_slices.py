@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import toy
+from asked import found_from_anywhere, with_row
 from dreamset import adapt, evaluate, generate, train
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
@@ -15,7 +16,6 @@ from dreamset.data.runs import BOTH, REAL_ONLY, Run
 from dreamset.data.splits import Sample, read_split
 from dreamset.evaluate import slices
 from dreamset.sweep import crossval
-from test_prompts import found_from_anywhere, with_row
 
 __all__ = ["found_from_anywhere"]  # a fixture that every test here uses
 
