@@ -142,7 +142,10 @@ class _Made:
             own.write_bytes(self.files[name])
             self.times[name] = own.stat().st_mtime_ns
         path.unlink(missing_ok=True)
-        path.hardlink_to(own)
+        try:
+            path.hardlink_to(own)
+        except OSError:  # another file system
+            path.write_bytes(self.files[name])
 
 
 _SPLITS: dict[str, _Made] = {}
