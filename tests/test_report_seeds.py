@@ -90,6 +90,8 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     assert "the 95% interval (−1.1 to +5.9) holds both no gain and one of +1.0 or more" in page.reason
     assert [told for told in page.hero.texts("p") if told.startswith("Seed 0, which the rest of this page is about: ")]
     assert page.cards["real + datadream_dset"] == ("81.8%", "± 0.4 over the seeds")
+    # The table lacks it, and one seed is no mean over seeds.
+    assert page.cards["real + stable_diffusion"] == ("–", "not in the table over seeds; 90.0% with seed 0")
     assert page.sections["gains"].one("h2").text == "Did it help? Seed 0 alone"
 
     # Five seeds are shown, and decide nothing.

@@ -106,6 +106,13 @@ def _cards(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> li
 
     def small(run: Run) -> str:
         mean, score = means.get(run), evidence.scores.get(run)
+        if verdict.seeds and mean is None:
+            # One seed beside means over seeds would be taken for one of them.
+            return (
+                f"not in the table over seeds; {percent(score.accuracy)} with seed {evidence.params.seed}"
+                if score
+                else ""
+            )
         if verdict.seeds:
             return f"± {100 * mean.sd:.1f} over the seeds" if mean and mean.sd is not None else ""
         return interval(score.low, score.high) if score else ""
