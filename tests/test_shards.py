@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,23 @@ def test_the_first_to_finish_wins(tmp_path: Path) -> None:
         make(tmp_path, "k", "fast")
     assert (tmp_path / "k/a").read_text() == "fast"
     assert [path.name for path in tmp_path.iterdir()] == ["k"]
+
+
+def test_a_signal_while_a_failed_shard_is_cleared_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two workers on one full disk: the driver ends the second because of the first, while it clears up itself.
+    clear = shutil.rmtree
+
+    def ended(folder: Path, **options: bool) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        clear(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", ended)
+    with pytest.raises(KeyboardInterrupt), shards.writing(tmp_path, "a") as folder:
+        (folder / "a").write_text("half")
+        Path("/dev/full").write_text("No disk takes this.")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_key_changes_with_inputs_and_code() -> None:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dreamset.core import device, locks, remote
+from dreamset.core import device, interrupts, locks, remote
 from dreamset.core.code import code_digest
 from dreamset.core.files import digest, filling, sha256_file, sync_folder, write_json
 
@@ -159,7 +159,9 @@ def writing(store: Path, key: str, size: int | None = None) -> Iterator[Path]:
                 sync_folder(store)
                 remote.push(store, key)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        # A worker whose own disk is full is ended because of another's, in the middle of this.
+        with interrupts.held():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _finish(aside: Path, key: str) -> None:
