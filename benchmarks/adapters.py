@@ -21,7 +21,7 @@ from dreamset.core.seeds import generator, seed_for
 from dreamset.data.work import Work
 from dreamset.generator import base_model, lora, trainings
 from dreamset.generator.training import Job, Settings, Together, _rows
-from dreamset.params.recipe import Lora
+from dreamset.params.knobs import Lora
 
 if TYPE_CHECKING:
     from pathlib import Path

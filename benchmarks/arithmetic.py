@@ -14,7 +14,7 @@ from dreamset.generator.sampler import scheduler
 
 if TYPE_CHECKING:
     from benchmarks.setting import Setting
-    from dreamset.params.recipe import Lora
+    from dreamset.params.knobs import Lora
 
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the matrices; large enough for the device to be at its best
 

@@ -15,7 +15,7 @@ from dreamset.classifiers import Predictor, fit, seen, stored
 from dreamset.core.seeds import seed_for
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays, splits
-from dreamset.params.recipe import Search, Span
+from dreamset.params.knobs import Search, Span
 
 if TYPE_CHECKING:
     from benchmarks.setting import Setting

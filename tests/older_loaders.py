@@ -25,7 +25,7 @@ def write(folder: Path) -> None:
     import toy
     from dreamset.data.lora_file import read_pairs
     from dreamset.generator import base_model, lora
-    from dreamset.params.recipe import Lora
+    from dreamset.params.knobs import Lora
     from dreamset.use.kohya import renamed
     from test_generator import shaken
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamset.study import analysis
+from dreamset.study import analysis, sentences
 from dreamset.study.choice import choose
 
 RESOURCE = (3, 9, 27)
@@ -39,6 +39,18 @@ def trial(number: int, **changes: Any) -> dict[str, Any]:
     }
     made |= changes
     return made | {"right": right(made["values"][0]) if made["values"] else None} | changes
+
+
+# What differs in the record of a study that chooses the number of images.
+OWN_IMAGES: dict[str, Any] = {
+    "searched": ["per_class"],
+    "space": {"per_class": {"name": "IntDistribution", "attributes": {"log": False, "step": 1, "low": 2, "high": 60}}},
+}
+
+
+def own_images(*per_class: int) -> dict[str, Any]:
+    """What differs in a trial of such a study, by its images per class at each rung."""
+    return {"params": {"per_class": per_class[-1]}, "per_class": [*per_class]}
 
 
 def right(cas: float, images: int = 1000) -> str:
@@ -114,4 +126,5 @@ def record(count: int = 26, *, two: bool = False, workers: int = 2, seed: int = 
         "trials": trials,
         "seconds": round(sum(made["seconds"] for made in trials), 2),
     }
-    return raw | analysis.summarise(raw)
+    raw |= analysis.summarise(raw)
+    return raw | {"sentences": sentences.of(raw)}

@@ -28,7 +28,8 @@ from dreamset.drawing.finish import settled
 from dreamset.generator import training, trainings
 from dreamset.generator.lora import WEIGHTS
 from dreamset.params import Params
-from dreamset.params.recipe import OF_CLASSIFIERS, Recipe
+from dreamset.params.knobs import OF_CLASSIFIERS
+from dreamset.params.recipe import Recipe
 from dreamset.sources import digits
 
 

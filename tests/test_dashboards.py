@@ -147,7 +147,7 @@ def test_optuna_dashboard_shows_trials_their_states_and_pictures(workspace: Work
         home = f"{address}/dashboard"
         page.open(home, told(known_study.NAME), 30)
         page.open(f"{home}/studies/1", f"{told('Best Trial (number=5)')} && {told('CAS')}", 30)
-        page.until(told("CAS by images per class: 3, 9, 27"))
+        page.until(told("CAS at 3, 9, 27 images per class"))
         page.open(f"{home}/studies/1/trials?numbers=1", told("Trial 5"), 30)
         page.until("document.querySelector('img[src*=artifacts]')?.naturalWidth > 100")
         listed = page.js("document.body.innerText").split("\n")

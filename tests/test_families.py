@@ -20,8 +20,8 @@ from dreamset.data import synthetic
 from dreamset.data.adapters import read_adapters
 from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Model, Sampler
-from dreamset.params.recipe import Lora
 from dreamset.weights import hub
 from test_generator import images, shaken, stock
 from tiny import FAMILIES, write_xl_pipeline

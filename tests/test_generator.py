@@ -15,8 +15,8 @@ import toy
 from dreamset.core.errors import InputError
 from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Model, Sampler
-from dreamset.params.recipe import Lora
 from tiny import write_pipeline
 
 SAMPLER = Sampler("dpmsolver++", 4, 2.0)

@@ -19,8 +19,8 @@ from dreamset.generator import base_model, lora, sampler
 from dreamset.generator.base_model import BaseModel
 from dreamset.generator.sampler import Guide
 from dreamset.params import Params
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Sampler
-from dreamset.params.recipe import Lora
 from test_generator import generators, shaken
 from tiny import write_pipeline
 

@@ -16,8 +16,8 @@ from dreamset.data.synthetic import read_metadata
 from dreamset.data.work import Work
 from dreamset.drawing.blocks import plan
 from dreamset.generator import base_model, lora, sampler
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Sampler
-from dreamset.params.recipe import Lora
 from test_generator import images, shaken
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -21,8 +21,8 @@ from dreamset.data.lora_file import read_pairs
 from dreamset.generator import base_model, lora
 from dreamset.generator.base_model import BaseModel
 from dreamset.params.knob_words import scale_call_words
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Model, Sampler
-from dreamset.params.recipe import Lora
 from dreamset.use import kohya
 from test_generator import images, shaken, stock
 

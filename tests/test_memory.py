@@ -13,8 +13,8 @@ import toy
 from dreamset.command import cli
 from dreamset.core.workspace import Workspace
 from dreamset.generator import base_model, lora, memory
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Model
-from dreamset.params.recipe import Lora
 from tiny import write_pipeline, write_xl_pipeline
 
 SPEC = Lora(4, 4.0, unet=True, text_encoder=True)

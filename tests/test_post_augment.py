@@ -25,8 +25,8 @@ from dreamset.data.splits import read_split, write_split
 from dreamset.data.synthetic import SyntheticImage, read_metadata, write_metadata
 from dreamset.drawing.copies import changed
 from dreamset.params import Params
+from dreamset.params.knobs import PostAugment
 from dreamset.params.model import Sampler
-from dreamset.params.recipe import PostAugment
 from dreamset.review.server import Review
 from dreamset.study.rungs import params_at
 from dreamset.use import export

@@ -122,3 +122,18 @@ def test_a_broken_study_is_named(params: Params, workspace: Workspace) -> None:
     write_json(workspace.result("tune", "stable_diffusion"), {"searched": ["guidance"], "best": None})
     with pytest.raises(InputError, match=r"stable_diffusion\.json: has no .*trials.*dreamset tune stable_diffusion"):
         report.run(params, workspace)
+
+
+def test_where_images_are_searched_the_page_tells_a_trials_own(params: Params, workspace: Workspace) -> None:
+    record = studied.record(6) | studied.OWN_IMAGES | {"default": None}
+    for number, trial in enumerate(record["trials"]):
+        trial.update(studied.own_images(2, 4, 10 + 10 * number))
+    write_json(workspace.result("tune", "stable_diffusion"), record)
+    report.run(params, workspace)
+    study = read(workspace)[1].sections["studies"]
+    assert "CAS by share of a trial’s images" in captions(workspace)
+    assert "11%, 33%, 100% of a trial’s images; CAS by" in study.text
+    column = study.rows[0].index("images per class")
+    full = {trial["number"] for trial in record["trials"] if trial["state"] == "COMPLETE"}
+    told = {int(cells[0]): cells[column] for cells in study.rows[1:]}
+    assert full and {told[number] for number in full} == {str(10 + 10 * number) for number in full}

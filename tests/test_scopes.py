@@ -36,8 +36,8 @@ from dreamset.generator.base_model import BaseModel
 from dreamset.generator.mixture import Mixes, Mixture
 from dreamset.params import Params
 from dreamset.params.knob_words import scale_call_words
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Sampler
-from dreamset.params.recipe import Lora
 from dreamset.sources import digits
 from dreamset.use import kohya
 from test_generator import images, shaken

@@ -21,8 +21,8 @@ from dreamset.data.synthetic import read_metadata
 from dreamset.generator import lora, sampler, student
 from dreamset.generator.base_model import BaseModel
 from dreamset.params import Params
+from dreamset.params.knobs import Lora
 from dreamset.params.model import Sampler
-from dreamset.params.recipe import Lora
 from dreamset.weights import hub
 
 TWO = Sampler("lcm", 2, 1.0, student=True)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import studied
-from dreamset.study import analysis
+from dreamset.study import analysis, plots, sentences
 from dreamset.study.choice import choose
 from studied import RESOURCE, SPACE, failed, stopped, trial
 
@@ -41,7 +41,7 @@ def record(*trials: dict[str, Any], best: int | None = 0, **more: Any) -> dict[s
 
 
 def told(of: dict[str, Any]) -> str:
-    return " ".join(analysis.summarise(of)["sentences"])
+    return " ".join(sentences.of({**of, **analysis.summarise(of)}))
 
 
 def test_what_pruning_saved_is_a_share_of_the_same_trials_unpruned() -> None:
@@ -198,56 +198,56 @@ def test_counts_and_shares_in_words() -> None:
 def test_shares_that_may_be_noise_are_called_so() -> None:
     found = {"trials": 20, "main": {"guidance": 0.61, "steps": 0.2}, "pairs": [], "r2": -0.2}
     made = {**record(trial(0)), **analysis.summarise(record(trial(0)))}
-    assert "guidance 61%, steps 20%" in analysis.sentences(made | {"importance": found})[-1]
-    assert "may be noise" in analysis.sentences(made | {"importance": found})[-1]
-    assert "may be noise" not in analysis.sentences(made | {"importance": found | {"r2": 0.4}})[-1]
+    assert "guidance 61%, steps 20%" in sentences.of(made | {"importance": found})[-1]
+    assert "may be noise" in sentences.of(made | {"importance": found})[-1]
+    assert "may be noise" not in sentences.of(made | {"importance": found | {"r2": 0.4}})[-1]
     # Where interactions are absent it is said why; one knob has none.
     few = "Interactions of knobs are not shown: it takes 160 finished trials to see them."
-    assert few in analysis.sentences(made | {"importance": found})[-1]
+    assert few in sentences.of(made | {"importance": found})[-1]
     many = found | {"trials": 160, "pairs": [{"knobs": ["guidance", "steps"], "share": 0.3}]}
-    assert "guidance × steps, 30%" in analysis.sentences(made | {"importance": many})[-1]
-    assert few not in analysis.sentences(made | {"importance": many})[-1]
-    assert few not in analysis.sentences(made | {"importance": found | {"main": {"guidance": 1.0}}})[-1]
+    assert "guidance × steps, 30%" in sentences.of(made | {"importance": many})[-1]
+    assert few not in sentences.of(made | {"importance": many})[-1]
+    assert few not in sentences.of(made | {"importance": found | {"main": {"guidance": 1.0}}})[-1]
 
 
 def test_history_keeps_the_best_finished_one() -> None:
     of = record(trial(3, values=[0.7], feasible=False), ranked(0, 0, 0, 0.4), stopped(1, 9), ranked(2, 0, 0, 0.3))
-    rows = analysis.history(of)
+    rows = plots.history(of)
     assert [(row["trial"], row["best"]) for row in rows] == [(0, 0.4), (1, 0.4), (2, 0.4), (3, 0.4)]
     assert rows[1]["cas"] == pytest.approx(0.19)
     assert [row["state"] for row in rows] == ["chosen", "pruned", "complete", "complete"]
-    assert analysis.history(record(failed(0)))[0] == {"trial": 0, "cas": None, "best": None, "state": "fail"}
+    assert plots.history(record(failed(0)))[0] == {"trial": 0, "cas": None, "best": None, "state": "fail"}
 
 
 def test_the_surface_follows_the_trials_and_stops_where_there_are_none() -> None:
     spots = [(g, s) for g in (1.0, 2.0, 3.0) for s in (5, 12, 20)]
     made = [trial(n, params={"guidance": g, "steps": s}, values=[0.3 + g / 10]) for n, (g, s) in enumerate(spots)]
-    cells = analysis.surface(record(*made))
+    cells = plots.surface(record(*made))
     assert min(cell["cas"] for cell in cells) >= 0.4 and max(cell["cas"] for cell in cells) <= 0.6
     low = next(cell for cell in cells if cell["guidance"] < 1.5 and cell["steps"] < 6)
     high = next(cell for cell in cells if 3 < cell["guidance"] < 3.5 and cell["steps"] < 6)
     assert low["cas"] < high["cas"] - 0.05
     assert max(cell["guidance"] for cell in cells) < 7
     # Stopped trials were scored on fewer images.
-    assert analysis.surface(record(*made, stopped(20, 3))) == cells
-    assert analysis.surface(record(*made[:2])) == []
+    assert plots.surface(record(*made, stopped(20, 3))) == cells
+    assert plots.surface(record(*made[:2])) == []
 
 
 def test_the_contour_is_of_guidance_and_steps_or_of_what_numbers_there_are() -> None:
     lr = {"name": "FloatDistribution", "attributes": {"step": None, "low": 1e-4, "high": 1e-2, "log": True}}
     scheduler = {"name": "CategoricalDistribution", "attributes": {"choices": ["ddim", "pndm"]}}
-    assert analysis.axes({"space": {"lr": lr, "scheduler": scheduler, **SPACE}}) == ("guidance", "steps")
-    assert analysis.axes({"space": {"lr": lr, "scheduler": scheduler, "steps": SPACE["steps"]}}) == ("steps", "lr")
-    assert analysis.axes({"space": {"scheduler": scheduler, "steps": SPACE["steps"]}}) is None
+    assert plots.axes({"space": {"lr": lr, "scheduler": scheduler, **SPACE}}) == ("guidance", "steps")
+    assert plots.axes({"space": {"lr": lr, "scheduler": scheduler, "steps": SPACE["steps"]}}) == ("steps", "lr")
+    assert plots.axes({"space": {"scheduler": scheduler, "steps": SPACE["steps"]}}) is None
     made = [trial(n, params={"lr": 10 ** (-4 + n / 2), "steps": 5 + 6 * n}) for n in range(5)]
-    cells = analysis.surface(record(*made, space={"lr": lr, "steps": SPACE["steps"]}))
+    cells = plots.surface(record(*made, space={"lr": lr, "steps": SPACE["steps"]}))
     assert all(1e-4 < cell["lr"] < 1e-2 for cell in cells)
     assert {round(cell["lr"], 6) for cell in cells} >= {round(1e-4 * 100 ** ((i + 0.5) / 16), 6) for i in (3, 8, 12)}
 
 
 def test_plots_are_tables_of_every_trial(tmp_path: Path) -> None:
     made = studied.record(26, two=True)
-    analysis.write_plots(made, tmp_path)
+    plots.write_plots(made, tmp_path)
     tables = {path.stem: list(csv.DictReader(path.open())) for path in tmp_path.iterdir()}
     assert set(tables) == {"history", "rungs", "contour", "surface", "importance", "timeline", "front"}
     assert len(tables["history"]) == 26 == len(tables["timeline"])
@@ -259,15 +259,30 @@ def test_plots_are_tables_of_every_trial(tmp_path: Path) -> None:
     json.dumps(made, allow_nan=False)
 
 
+def test_where_images_are_searched_a_rung_is_a_share_of_a_trials_own(tmp_path: Path) -> None:
+    trials = [trial(n, **studied.own_images(4, 10, 30)) for n in range(5)]
+    trials.append(stopped(5, 3, **studied.own_images(2, 2, 6)))
+    of = record(*trials, **studied.OWN_IMAGES)
+    of |= analysis.summarise(of)
+    plots.write_plots(of, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "rungs.csv").open()))
+    assert [int(row["images_per_class"]) for row in rows[:3]] == [4, 10, 30]
+    assert [int(row["images_per_class"]) for row in rows if row["trial"] == "5"] == [2]
+    same = sentences.of(of | {"rank_agreement": [{"rung": 3, "full": 27, "n": 5, "tau": 0.8}]})[-2]
+    assert same.startswith("Kendall’s tau with the ranking at all images: 0.80 from 11% of a trial’s images, over 5")
+    assert sentences.rungs_text(of) == "11%, 33%, 100% of a trial’s images"
+    assert sentences.rungs_text(record(trial(0))) == "3, 9, 27 images per class"
+
+
 @pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the path")
 @pytest.mark.parametrize("count", [0, 8])
 def test_dvc_draws_them_where_they_are_and_does_not_fail_where_they_are_not(count: int, tmp_path: Path) -> None:
-    plots = [plot for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if "/tune/" in str(plot)]
-    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}, sort_keys=False))
+    known = [plot for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if "/tune/" in str(plot)]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": known}, sort_keys=False))
     subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
     shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots")
     if count:
-        analysis.write_plots(studied.record(count), tmp_path / "results/plots/tune/stable_diffusion_tuned")
+        plots.write_plots(studied.record(count), tmp_path / "results/plots/tune/stable_diffusion_tuned")
     done = subprocess.run(["dvc", "plots", "show", "--json"], cwd=tmp_path, check=True, capture_output=True, text=True)
     shown = json.loads(done.stdout)
     drawn = {name: plot[0]["content"] for name, plot in shown["data"].items() if plot}
@@ -275,7 +290,7 @@ def test_dvc_draws_them_where_they_are_and_does_not_fail_where_they_are_not(coun
         assert drawn == {}
         return
     # Of eight trials there is no importance to draw.
-    assert {name for plot in plots for name in plot} - set(drawn) == {"Study, importance"}
+    assert {name for plot in known for name in plot} - set(drawn) == {"Study, importance"}
     assert len(drawn["Study, CAS by trial"]["data"]["values"]) == count
     assert drawn["Study, timeline"]["encoding"]["x"]["field"] == "started"
     assert drawn["Study, CAS by guidance and steps"]["encoding"]["y"]["field"] == "steps"
@@ -286,5 +301,5 @@ def test_dvc_draws_them_where_they_are_and_does_not_fail_where_they_are_not(coun
 
 def test_a_study_of_one_knob_has_no_contour(tmp_path: Path) -> None:
     of = record(*[trial(n, params={"guidance": 2.0 + n}) for n in range(4)], space={"guidance": SPACE["guidance"]})
-    analysis.write_plots({**of, **analysis.summarise(of)}, tmp_path)
+    plots.write_plots({**of, **analysis.summarise(of)}, tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} == {"history", "rungs", "importance", "timeline"}

@@ -33,7 +33,8 @@ from dreamset.metrics import claims
 from dreamset.metrics.expectation import LEVEL, judgement, strength
 from dreamset.metrics.gains import over_real
 from dreamset.metrics.resemblance import look
-from dreamset.params.recipe import Recipe, SamplerOverrides
+from dreamset.params.knobs import SamplerOverrides
+from dreamset.params.recipe import Recipe
 from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:

@@ -216,9 +216,9 @@ def _write(params: Params, workspace: Workspace, record: dict[str, Any]) -> None
     recipe, best = record["recipe"], record["best"] or {}
     with shards.assembling(workspace.plots("tune", recipe)) as plots:
         if record["searched"]:
-            from dreamset.study import analysis
+            from dreamset.study.plots import write_plots
 
-            analysis.write_plots(record, plots)
+            write_plots(record, plots)
         else:
             write_csv(plots / "history.csv", [], ("trial", "cas", "best", "state"))
     with shards.assembling(workspace.tuned(recipe)) as folder:

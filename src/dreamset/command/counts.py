@@ -28,8 +28,7 @@ def of(params: Params, workspace: Workspace, stage: str, item: str | None) -> di
     if stage == "train":
         return training(params, split, item or "")
     if stage == "generate":
-        applied = tuned.applied(params, workspace, item or "") if is_tuned(params, workspace, item or "") else params
-        return generating(applied, split, item or "")
+        return generating(applied(params, workspace, item or ""), split, item or "")
     adapters, steps = adapting(params, item or "", split.train_per_class)
     return {"adapters": adapters, "steps": steps}
 
@@ -120,6 +119,16 @@ def is_tuned(params: Params, workspace: Workspace, recipe: str) -> bool:
     if not all(workspace.result("tune", name).is_file() for name in studied):
         return False
     return not studied or (workspace.splits.is_file() and all(tuned.is_current(params, workspace, n) for n in studied))
+
+
+def applied(params: Params, workspace: Workspace, recipe: str) -> Params:
+    """Return the parameters with what studies chose for ``recipe``, as far as they have."""
+    return tuned.applied(params, workspace, recipe) if is_tuned(params, workspace, recipe) else params
+
+
+def images(params: Params, workspace: Workspace, shots: Sequence[int]) -> int:
+    """Return the images that all active recipes draw beside so many shots of each class."""
+    return sum(sum(applied(params, workspace, name).drawn_per_class(name, shots)) for name in params.active)
 
 
 def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:

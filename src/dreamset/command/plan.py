@@ -12,7 +12,7 @@ from dreamset.command import counts, times
 from dreamset.core.addresses import without_password
 from dreamset.core.errors import InputError
 from dreamset.core.strict import read_yaml
-from dreamset.data import splits, tuned
+from dreamset.data import splits
 from dreamset.data.runs import arms, runs
 from dreamset.data.work import Work
 from dreamset.params import to_dict
@@ -67,8 +67,8 @@ def describe(
         }
     if item in params.recipes:
         resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
-    if stage == "generate" and item and counts.is_tuned(params, workspace, item):
-        params = tuned.applied(params, workspace, item)
+    if stage == "generate" and item:
+        params = counts.applied(params, workspace, item)
         resolved[f"recipes.{item}"] = to_dict(params.recipes[item])
     work = counts.of(params, workspace, stage, item)
     plan: dict[str, Any] = {
@@ -250,14 +250,14 @@ def _protocol(params: Params, workspace: Workspace) -> dict[str, str]:
         images = len(dividing.scored_on(params, split).train)
         cost = f"cv, {len(folds)} folds, in each of which all that learns is done again: "
         divided = [fold.split for fold in folds]
-        cost += _refitting(params, divided) + _tuning_again(params, workspace, divided)
+        cost += _refitting(params, workspace, divided) + _tuning_again(params, workspace, divided)
     else:
         images = json.loads(path.read_text(encoding="utf-8"))["test"]
         cost = f"test, {images} images that were held out; nothing is trained for it"
     return {"protocol": cost, "what it can show": mcnemar.reach(images, params.evaluate.confidence)["words"]}
 
 
-def _refitting(params: Params, folds: list[splits.Split]) -> str:
+def _refitting(params: Params, workspace: Workspace, folds: list[splits.Split]) -> str:
     """Return the work of all folds together in words, the folds inside them that select included."""
     from dreamset.data import folds as dividing
 
@@ -268,7 +268,7 @@ def _refitting(params: Params, folds: list[splits.Split]) -> str:
                 fewer = Counter(sample.label for sample in left_out)
                 learned.append(tuple(count - fewer[label] for label, count in enumerate(split.train_per_class)))
     adapting = sum(counts.adapting(params, recipe, shots)[1] for recipe in params.active for shots in learned)
-    images = sum(sum(params.drawn_per_class(recipe, shots)) for recipe in params.active for shots in learned)
+    images = sum(counts.images(params, workspace, shots) for shots in learned)
     every = [counts.training(params, split, arm) for split in folds for arm in ("real", *params.active)]
     fitting = sum(count for work in every for what, count in work.items() if what.startswith("steps"))
     return f"{adapting} adapter steps, {images} images and {fitting} classifier steps"

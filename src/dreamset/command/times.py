@@ -19,7 +19,7 @@ from dreamset.command.timed_steps import Timed, machine, needed, read, trained_a
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
 from dreamset.data import folds as dividing
-from dreamset.data import splits, tuned
+from dreamset.data import splits
 from dreamset.data.runs import REAL, runs
 from dreamset.params import to_dict
 
@@ -217,9 +217,7 @@ def tested(workspace: Workspace) -> int:
 
 def _sampled(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """Return the sampler of a recipe, as its study chose it where it has."""
-    if counts.is_tuned(params, workspace, recipe):
-        params = tuned.applied(params, workspace, recipe)
-    return dataclasses.asdict(params.sampler(recipe))
+    return dataclasses.asdict(counts.applied(params, workspace, recipe).sampler(recipe))
 
 
 def _by_steps(
@@ -334,7 +332,7 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
             if row is not None:
                 # A step goes forward and back, which is about three times as much as going forward.
                 seconds += scored * steps[f"classifier {run.classifier}"].seconds / row.batch / 3
-    drawn = sum(sum(params.drawn_per_class(recipe, split.train_per_class)) for recipe in params.active)
+    drawn = counts.images(params, workspace, split.train_per_class)
     seconds += (scored + len(split.train) + drawn) * steps["judge"].seconds
     if split.protocol != "cv":
         return seconds

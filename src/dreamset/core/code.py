@@ -47,6 +47,8 @@ ASIDE: Final = frozenset(
         "dreamset.params.rules",
         "dreamset.study.artifacts",
         "dreamset.study.importance",
+        "dreamset.study.plots",
+        "dreamset.study.sentences",
         "dreamset.study.storage",
         "dreamset.study.workers",
         "dreamset.weights.fingerprint",

@@ -16,7 +16,7 @@ from dreamset.data import tuned
 from dreamset.data.asking import files_digest
 from dreamset.data.splits import read_split
 from dreamset.params import to_dict
-from dreamset.params.recipe import OF_CLASSIFIERS
+from dreamset.params.knobs import OF_CLASSIFIERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from dreamset.data.lora_file import Pair
     from dreamset.generator.base_model import BaseModel
-    from dreamset.params.recipe import Lora
+    from dreamset.params.knobs import Lora
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 _UNET: Final = ["to_k", "to_out.0", "to_q", "to_v"]

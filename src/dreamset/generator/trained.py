@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from dreamset.generator import class_encoder, lora, whole_unet
 from dreamset.generator.class_encoder import ClassVectors
 from dreamset.generator.whole_unet import WholeUnet
-from dreamset.params.recipe import Lora
+from dreamset.params.knobs import Lora
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed
-from dreamset.params.recipe import ASKED, BESIDE_SHOTS, PROMPTS, SamplerOverrides
+from dreamset.params.knobs import ASKED, BESIDE_SHOTS, PROMPTS, SamplerOverrides
 
 if TYPE_CHECKING:
+    from dreamset.params.knobs import Span
     from dreamset.params.model import Model
-    from dreamset.params.recipe import Recipe, Span
+    from dreamset.params.recipe import Recipe
 
 
 def _check_origin(row: Recipe, key: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from dreamset.params.recipe import FILE
+from dreamset.params.knobs import FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

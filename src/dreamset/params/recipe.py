@@ -1,173 +1,50 @@
-"""A row of ``recipes`` in ``params.yaml``.
-
-Each knob has one part of this file: its allowed values. ``Recipe`` puts the knobs together; its properties answer the
-questions of the rest of the program. The rules that values alone do not tell stand in ``knob_rules``, and the words on
-cards in ``knob_words``.
-"""
+"""A row of ``recipes`` in ``params.yaml``: all its knobs, and the questions that the rest of the program asks of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from dreamset.core.strict import Range
-from dreamset.params.values import Count, Positive, Scheduler, Share
-
-# --- origin: whether images are drawn, or taken from the training images of the base.
-
-Origin = Literal["generator", "retrieval"]
-
-# --- adapter: the weights that are trained, with the knobs of each.
-
-Adapter = Literal["none", "lora", "class_encoder", "unet"]
-Scope = Literal["dataset", "class", "image", "shared"]
-Unconditional = Literal["zero", "learned"]
-
-# --- class_dropout: the share of images that teach a class encoder its null class, for unconditional: learned.
-
-ClassDropout = Share
-
-# --- mix: the LoRAs of a class that an image is drawn with, where each shot has its own; concentration: of dirichlet.
-
-Mix = Literal["pair", "dirichlet"]
-Concentration = Annotated[float, Range(low=0.01, high=1000)]
-_MIXES: Final = {"image": "pair", "shared": "dirichlet"}  # where not said
-_CONCENTRATION: Final = 1.0  # all weights that sum up to 1 are equally likely
-
-# --- adapter_scales: n factors; image k of a class is drawn with the LoRA times the (k mod n)-th of them.
-
-AdapterScales = tuple[Annotated[float, Range(low=0, high=2)], ...]
-
-# --- epoch, lr, epochs: the share of the training after which weights are taken, and changes to the schedule.
-
-Epoch = Annotated[float, Range(above=0, high=1)]
-
-# --- preserve, diversity: weights of losses beside that of the noise, while an adapter trains; 0 where not said.
-
-Weight = Annotated[float, Range(above=0, high=10)]
-
-# --- prompt: the condition of the U-Net; with retrieval, the query for images. The knobs after it belong to it.
-
-Prompt = Literal["template", "label", "description", "caption", "context", "class_vector"]
-Templates = tuple[str, ...]
-PROMPTS: Final = "data/prompts"  # the folder of descriptions and captions, which DVC watches
-FILE: Final = "file:"
-ASKED: Final = ("description", "caption", "context")  # these ask each image by itself
-
-# --- init: whether an image starts from noise or from a shot.
-
-Init = Literal["noise", "image"]
-
-# --- init_mix: an image starts between two shots of its class; strength: by_shots follows the number of shots.
-
-InitMix = Literal["pixels", "slerp"]
-# IsSynth (arXiv 2210.07574) keeps less of each shot where a class has few: its steps of 100, by images per class.
-_BY_SHOTS: Final = {1: 0.5, 2: 0.4, 4: 0.35, 8: 0.2, 16: 0.15}
-
-
-def strength_by_shots(shots: int | None) -> float:
-    """Return IsSynth's strength for a number of shots per class; of others that of the nearest by ratio; None: many."""
-    if shots is None:
-        return _BY_SHOTS[max(_BY_SHOTS)]
-    return _BY_SHOTS[min(_BY_SHOTS, key=lambda known: (abs(math.log(known / shots)), known))]
-
-
-# --- sampler: the changes of a recipe to its model's sampler.
-
-
-@dataclass(frozen=True)
-class SamplerOverrides:
-    """The changes of a recipe to its model's sampler; None leaves a setting as it is."""
-
-    scheduler: Scheduler | None = None
-    steps: Annotated[int, Range(low=1, high=1000)] | None = None
-    guidance: Annotated[float, Range(low=0, high=50)] | None = None
-    strength: Annotated[float, Range(above=0, high=1)] | Literal["by_shots"] | None = None
-    student: bool | None = None
-
-
-# --- guide: what stands for the unconditional half of guidance, or pulls beside it; and how long.
-
-Guide = Literal["adapted", "base", "other_class", "mode"]
-GuideUntil = Annotated[float, Range(above=0, high=1)]
-Pull = Annotated[float, Range(above=0, high=1)]
-_PULL: Final = 0.1
-
-# --- filter: which candidates become images; filter_tries: the candidates of an image at most; first_round: of entropy.
-
-Filter = Literal["none", "argmax", "threshold", "real_features", "k_of_n", "influence", "entropy"]
-FilterTries = Annotated[int, Range(low=2, high=1000)]
-_SHOTS_FILTER: Final = ("real_features", "k_of_n", "influence")  # filters that learn from the shots
-_TRIES: Final = 8
-_FIRST_ROUND: Final = 10
-
-# --- post_augment: copies of each drawn image, changed only as its label allows.
-
-
-@dataclass(frozen=True)
-class PostAugment:
-    """The copies of a drawn image: how many, and whether they are made at its size or at that of the real images."""
-
-    copies: Annotated[int, Range(low=1, high=1000)]
-    at: Literal["drawn", "target"] = "drawn"
-
-
-# --- per_class, real_weight, finish_on_real, nearness: how many images there are, and how a classifier learns from them
-# and the shots; in place of ``generate.per_class`` and the keys of ``train``.
-
-FinishOnReal = Annotated[float, Range(low=0, below=1)]
-Nearness = Annotated[float, Range(low=-5, high=5)]
-BESIDE_SHOTS: Final = ("real_weight", "finish_on_real")  # knobs of classifiers that learn from the shots, too
-OF_CLASSIFIERS: Final = (*BESIDE_SHOTS, "nearness")  # knobs that change no image
-
-# A knob that is newer than existing records: a row that does not set it is recorded without it.
-_LATER: Final = {"later": True}
-
-# --- search: the knobs that a study chooses.
-
-
-@dataclass(frozen=True)
-class Span:
-    """The range that a study searches: from ``low`` to ``high``, or to a multiple of another study's best value."""
-
-    low: float
-    high: float | None = None
-    high_times_best: Positive | None = None
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Search:
-    """The knobs that a recipe's study searches; each is a knob of the recipe or of its sampler.
-
-    Of ``adapter_scales`` it is a single factor, that of all images.
-    """
-
-    guidance: Span | None = None
-    steps: Span | None = None
-    scheduler: tuple[Scheduler, ...] | None = None
-    strength: Span | None = None
-    epoch: Span | None = None
-    lr: Span | None = None
-    epochs: Span | None = None
-    adapter_scales: Span | None = field(default=None, metadata=_LATER)
-    guide: tuple[Guide, ...] | None = field(default=None, metadata=_LATER)
-    guide_until: Span | None = field(default=None, metadata=_LATER)
-    filter: tuple[Filter, ...] | None = field(default=None, metadata=_LATER)
-    per_class: Span | None = field(default=None, metadata=_LATER)
-    real_weight: Span | None = field(default=None, metadata=_LATER)
-    finish_on_real: Span | None = field(default=None, metadata=_LATER)
-    nearness: Span | None = field(default=None, metadata=_LATER)
-
-    @property
-    def knobs(self) -> tuple[str, ...]:
-        """The names of the knobs that are searched."""
-        return tuple(knob.name for knob in dataclasses.fields(self) if getattr(self, knob.name) is not None)
-
-
-# --- All knobs together.
+from dreamset.params.knobs import (
+    ASKED,
+    CONCENTRATION,
+    FILE,
+    FIRST_ROUND,
+    LATER,
+    MIXES,
+    OF_CLASSIFIERS,
+    PULL,
+    SHOTS_FILTERS,
+    TRIES,
+    Adapter,
+    AdapterScales,
+    ClassDropout,
+    Concentration,
+    Epoch,
+    Filter,
+    FilterTries,
+    FinishOnReal,
+    Guide,
+    GuideUntil,
+    Init,
+    InitMix,
+    Lora,
+    Mix,
+    Nearness,
+    Origin,
+    PostAugment,
+    Prompt,
+    Pull,
+    SamplerOverrides,
+    Scope,
+    Search,
+    Templates,
+    Unconditional,
+    Weight,
+)
+from dreamset.params.values import Count, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -187,7 +64,7 @@ class Recipe:
     alpha: Positive | None = None
     unet: bool | None = None
     text_encoder: bool | None = None
-    adapter_scales: AdapterScales | None = field(default=None, metadata=_LATER)
+    adapter_scales: AdapterScales | None = field(default=None, metadata=LATER)
     context_length: Annotated[int, Range(low=1, high=1000)] | None = None
     unconditional: Unconditional | None = None
     class_dropout: ClassDropout | None = None
@@ -195,27 +72,27 @@ class Recipe:
     lr: Positive | None = None
     epochs: Count | None = None
     search: Search | None = None
-    preserve: Weight | None = field(default=None, metadata=_LATER)
-    diversity: Weight | None = field(default=None, metadata=_LATER)
-    init_mix: InitMix | None = field(default=None, metadata=_LATER)
-    guide: Guide | None = field(default=None, metadata=_LATER)
-    guide_until: GuideUntil | None = field(default=None, metadata=_LATER)
-    pull: Pull | None = field(default=None, metadata=_LATER)
-    filter: Filter | None = field(default=None, metadata=_LATER)
-    filter_tries: FilterTries | None = field(default=None, metadata=_LATER)
-    first_round: Count | None = field(default=None, metadata=_LATER)
-    templates: Templates | None = field(default=None, metadata=_LATER)
-    negative: str | None = field(default=None, metadata=_LATER)
-    descriptions: str | None = field(default=None, metadata=_LATER)
-    captions: str | None = field(default=None, metadata=_LATER)
-    caption_dropout: Share | None = field(default=None, metadata=_LATER)
-    mix: Mix | None = field(default=None, metadata=_LATER)
-    concentration: Concentration | None = field(default=None, metadata=_LATER)
-    post_augment: PostAugment | None = field(default=None, metadata=_LATER)
-    per_class: Count | None = field(default=None, metadata=_LATER)
-    real_weight: Share | None = field(default=None, metadata=_LATER)
-    finish_on_real: FinishOnReal | None = field(default=None, metadata=_LATER)
-    nearness: Nearness | None = field(default=None, metadata=_LATER)
+    preserve: Weight | None = field(default=None, metadata=LATER)
+    diversity: Weight | None = field(default=None, metadata=LATER)
+    init_mix: InitMix | None = field(default=None, metadata=LATER)
+    guide: Guide | None = field(default=None, metadata=LATER)
+    guide_until: GuideUntil | None = field(default=None, metadata=LATER)
+    pull: Pull | None = field(default=None, metadata=LATER)
+    filter: Filter | None = field(default=None, metadata=LATER)
+    filter_tries: FilterTries | None = field(default=None, metadata=LATER)
+    first_round: Count | None = field(default=None, metadata=LATER)
+    templates: Templates | None = field(default=None, metadata=LATER)
+    negative: str | None = field(default=None, metadata=LATER)
+    descriptions: str | None = field(default=None, metadata=LATER)
+    captions: str | None = field(default=None, metadata=LATER)
+    caption_dropout: Share | None = field(default=None, metadata=LATER)
+    mix: Mix | None = field(default=None, metadata=LATER)
+    concentration: Concentration | None = field(default=None, metadata=LATER)
+    post_augment: PostAugment | None = field(default=None, metadata=LATER)
+    per_class: Count | None = field(default=None, metadata=LATER)
+    real_weight: Share | None = field(default=None, metadata=LATER)
+    finish_on_real: FinishOnReal | None = field(default=None, metadata=LATER)
+    nearness: Nearness | None = field(default=None, metadata=LATER)
 
     @property
     def draws(self) -> bool:
@@ -270,12 +147,12 @@ class Recipe:
     @property
     def mixes_by(self) -> str | None:
         """How the LoRAs of an image are chosen, ``pair`` or ``dirichlet``; None where shots have none of their own."""
-        return (self.mix or _MIXES[self.scope or ""]) if self.has_adapter_per_shot else None
+        return (self.mix or MIXES[self.scope or ""]) if self.has_adapter_per_shot else None
 
     @property
     def concentration_of(self) -> float:
         """The concentration of the Dirichlet distribution of an image's weights."""
-        return _CONCENTRATION if self.concentration is None else self.concentration
+        return CONCENTRATION if self.concentration is None else self.concentration
 
     @property
     def schedule(self) -> str:
@@ -361,7 +238,7 @@ class Recipe:
     @property
     def pull_share(self) -> float:
         """The share of the way to its shot that an image is pulled at each step; 0 where it is not."""
-        return (_PULL if self.pull is None else self.pull) if self.pulls else 0.0
+        return (PULL if self.pull is None else self.pull) if self.pulls else 0.0
 
     @property
     def filters(self) -> bool:
@@ -371,7 +248,7 @@ class Recipe:
     @property
     def tries(self) -> int:
         """The number of candidates that an image has at most."""
-        return (self.filter_tries or _TRIES) if self.filters else 1
+        return (self.filter_tries or TRIES) if self.filters else 1
 
     @property
     def draws_all_tries(self) -> bool:
@@ -381,7 +258,7 @@ class Recipe:
     @property
     def first(self) -> int:
         """The images of each class that are drawn without the filter, which learns from them; 0: none."""
-        return (self.first_round or _FIRST_ROUND) if self.filter == "entropy" else 0
+        return (self.first_round or FIRST_ROUND) if self.filter == "entropy" else 0
 
     @property
     def copies(self) -> int:
@@ -395,7 +272,7 @@ class Recipe:
     @property
     def learns_from_shots(self) -> bool:
         """Whether shots have a part in its images, so that these must not be scored by the same shots."""
-        chosen_by_shots = {self.filter, *((self.search.filter or ()) if self.search else ())} & set(_SHOTS_FILTER)
+        chosen_by_shots = {self.filter, *((self.search.filter or ()) if self.search else ())} & set(SHOTS_FILTERS)
         pulls = self.pulls or (self.search is not None and "mode" in (self.search.guide or ()))
         return self.trains or self.starts_from_shots or self.tells_shots or pulls or bool(chosen_by_shots)
 
@@ -466,17 +343,3 @@ _NO_TRAINING: Final = (
     *("guide", "guide_until", "pull", "filter", "filter_tries", "first_round", "negative", "mix"),
     *("concentration", "post_augment", "per_class", *OF_CLASSIFIERS),
 )
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The rank and alpha of a LoRA, and the parts whose attention layers get it.
-
-    With ``shared`` there is one B for each image of the training beside the one A.
-    """
-
-    rank: int
-    alpha: float
-    unet: bool
-    text_encoder: bool
-    shared: bool = False

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from dreamset.core.strict import EMPTY, Range
+from dreamset.params.knobs import OF_CLASSIFIERS, strength_by_shots
 from dreamset.params.model import AdaptSchedule, Model, Sampler
-from dreamset.params.recipe import OF_CLASSIFIERS, Recipe, strength_by_shots
+from dreamset.params.recipe import Recipe
 from dreamset.params.sections import (
     Adapt,
     Compute,

@@ -11,7 +11,7 @@ from dreamset.report.charts import legend
 from dreamset.report.figures import number, percent
 from dreamset.report.markup import Table, fill
 from dreamset.report.planes import Plane, placed, ranged, rounded, stairs, whole
-from dreamset.study import analysis
+from dreamset.study import analysis, plots, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +37,7 @@ def studies(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
 def _study(recipe: str, record: dict[str, Any], colour: str) -> dict[str, Any]:
     panels = [
         ("CAS by trial", _history(record)),
-        ("CAS by images per class", _rungs(record)),
+        (f"CAS by {_resource(record)}", _rungs(record)),
         (_contour_title(record), _contour(record)),
         ("Which knob matters", _importance(record)),
         ("CAS against the time an image takes", _front(record)),
@@ -53,16 +53,21 @@ def _study(recipe: str, record: dict[str, Any], colour: str) -> dict[str, Any]:
         "recipe": recipe,
         "colour": colour,
         "sentences": record["sentences"],
-        "cost": analysis.worded(record, _cost(record)),
-        "legend": Markup(analysis.worded(record, legend(marks))),
+        "cost": sentences.worded(record, _cost(record)),
+        "legend": Markup(sentences.worded(record, legend(marks))),
         "panels": [
-            (analysis.worded(record, title), Markup(analysis.worded(record, chart)))
+            (sentences.worded(record, title), Markup(sentences.worded(record, chart)))
             for title, chart in panels
             if chart is not None
         ],
         "table": _table(record),
         "open": len(record["trials"]) <= _OPEN,
     }
+
+
+def _resource(record: dict[str, Any]) -> str:
+    """Return what the rungs of a study count."""
+    return "share of a trial’s images" if analysis.searches_images(record) else "images per class"
 
 
 def _cost(record: dict[str, Any]) -> str:
@@ -75,7 +80,7 @@ def _cost(record: dict[str, Any]) -> str:
     return (
         f"{len(trials)} trials, {number(images)} images, {seconds / size:.1f} {unit} of work"
         f"{f' by {workers} workers' if workers > 1 else ''}; sampler {record['sampler']}, pruner {record['pruner']}, "
-        f"{', '.join(map(str, record['resource']))} images per class; CAS by {record['classifier']}, trained for "
+        f"{sentences.rungs_text(record)}; CAS by {record['classifier']}, trained for "
         f"{number(record['steps'])} steps on the most images."
     )
 
@@ -91,25 +96,31 @@ def _kind(record: dict[str, Any], trial: dict[str, Any]) -> str:
     return {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial["state"]]
 
 
-def _line(trial: dict[str, Any]) -> str:
+def _images(record: dict[str, Any], trial: dict[str, Any]) -> int:
+    """Return the images per class that a trial was last scored with; 0 for none."""
+    return analysis.images(record, trial).get(analysis.reached(trial), 0)
+
+
+def _line(record: dict[str, Any], trial: dict[str, Any]) -> str:
     """Return a line of text on a trial, which appears on pointing at it."""
     cas = analysis.score(trial)
-    scored = "" if cas is None else f", CAS {percent(cas)} at {analysis.reached(trial)} images per class"
-    return f"trial {trial['number']}, {_STATES[trial['state']]}{scored}: {analysis.values_text(trial['params'])}"
+    scored = "" if cas is None else f", CAS {percent(cas)} at {_images(record, trial)} images per class"
+    return f"trial {trial['number']}, {_STATES[trial['state']]}{scored}: {sentences.values_text(trial['params'])}"
 
 
 def _points(plane: Plane, record: dict[str, Any], at: Iterable[tuple[dict[str, Any], float, float]]) -> Markup:
     """Return marks of trials at their places, the chosen one over the others."""
-    ordered = sorted(at, key=lambda item: item[0]["number"] == record["best_trial"])
+    best = record["best_trial"]
+    ordered = sorted(at, key=lambda item: item[0]["number"] == best)
     return Markup().join(
-        plane.dot(x, y, _line(trial), _kind(record, trial), 5 if trial["number"] == record["best_trial"] else 3.2)
+        plane.dot(x, y, _line(record, trial), _kind(record, trial), 5 if trial["number"] == best else 3.2)
         for trial, x, y in ordered
     )
 
 
 def _history(record: dict[str, Any]) -> Markup | None:
     """Return CAS by trial, with the best so far as stairs and the recipe's own values as a level line."""
-    rows = analysis.history(record)
+    rows = plots.history(record)
     by_number = {trial["number"]: trial for trial in record["trials"]}
     scored = [
         (by_number[line["trial"]], float(line["trial"]), 100 * line["cas"]) for line in rows if line["cas"] is not None
@@ -123,7 +134,7 @@ def _history(record: dict[str, Any]) -> Markup | None:
     marks = [] if level is None else [plane.line([(plane.x.low, level), (plane.x.high, level)], "own")]
     best = [(line["trial"], 100 * line["best"]) for line in rows if line["best"] is not None]
     failed = [
-        plane.cross(line["trial"], plane.y.low, _line(by_number[line["trial"]]), "failed")
+        plane.cross(line["trial"], plane.y.low, _line(record, by_number[line["trial"]]), "failed")
         for line in rows
         if line["state"] == "fail"
     ]
@@ -132,35 +143,37 @@ def _history(record: dict[str, Any]) -> Markup | None:
 
 
 def _rungs(record: dict[str, Any]) -> Markup | None:
-    """Return CAS by images per class, a line per trial; it shows where pruned trials left the others."""
+    """Return CAS by rung, a line per trial; it shows where pruned trials left the others."""
     resource = record["resource"]
     trials = [trial for trial in record["trials"] if trial["rungs"]]
     if not trials or len(resource) < 2:
         return None
     values = [100 * cas for trial in trials for cas in trial["rungs"].values()]
-    plane = Plane(placed("images per class", resource), rounded("CAS", values, "%"))
+    searched = analysis.searches_images(record)
+    ticks = [f"{sentences.share(record, rung)}%" for rung in resource] if searched else resource
+    plane = Plane(placed(_resource(record), ticks), rounded("CAS", values, "%"))
     lines = []
     for trial in sorted(trials, key=lambda trial: trial["number"] == record["best_trial"]):
         spots = [(resource.index(int(at)), 100 * cas) for at, cas in trial["rungs"].items() if int(at) in resource]
         spots.sort()
         kind = _kind(record, trial)
-        marks = [plane.line(spots, "line"), *(plane.dot(x, y, _line(trial), radius=2.6) for x, y in spots)]
+        marks = [plane.line(spots, "line"), *(plane.dot(x, y, _line(record, trial), radius=2.6) for x, y in spots)]
         lines.append(Markup('<g class="{}">{}</g>').format(kind, Markup().join(marks)))
-    return plane.drawn("CAS of every trial by images per class", "plane rungs", *lines)
+    return plane.drawn(f"CAS of every trial by {_resource(record)}", "plane rungs", *lines)
 
 
 def _contour_title(record: dict[str, Any]) -> str:
-    names = analysis.axes(record)
-    cells = [cell["cas"] for cell in analysis.surface(record)]
+    names = plots.axes(record)
+    cells = [cell["cas"] for cell in plots.surface(record)]
     title = f"CAS by {names[0]} and {names[1]}" if names else ""
     return f"{title}, from {percent(min(cells))} (faint) to {percent(max(cells))} (full)" if cells else title
 
 
 def _contour(record: dict[str, Any]) -> Markup | None:
     """Return the trials over two knobs, on a smooth surface of CAS."""
-    names = analysis.axes(record)
+    names = plots.axes(record)
     by_number = {trial["number"]: trial for trial in record["trials"]}
-    rows = analysis.contour_rows(record)
+    rows = plots.contour_rows(record)
     if names is None or not rows:
         return None
     spans = [record["space"][knob]["attributes"] for knob in names]
@@ -171,7 +184,7 @@ def _contour(record: dict[str, Any]) -> Markup | None:
     ]
     across, up = (ranged(knob, span["low"], span["high"], span["log"]) for knob, span in zip(names, spans, strict=True))
     plane = Plane(across, up)
-    cells = analysis.surface(record)
+    cells = plots.surface(record)
     low, high = min((c["cas"] for c in cells), default=0), max((c["cas"] for c in cells), default=1)
     boxes = []
     for cell in cells:
@@ -185,7 +198,7 @@ def _contour(record: dict[str, Any]) -> Markup | None:
 
 def _cell(span: dict[str, Any], centre: float) -> tuple[float, float]:
     """Return the ends of a cell of the surface's grid, from its centre."""
-    half = 0.5 / analysis.GRID
+    half = 0.5 / plots.GRID
     if span["log"]:
         factor = (span["high"] / span["low"]) ** half
         return max(centre / factor, span["low"]), min(centre * factor, span["high"])
@@ -195,7 +208,7 @@ def _cell(span: dict[str, Any], centre: float) -> tuple[float, float]:
 
 def _importance(record: dict[str, Any]) -> Markup | None:
     """Return shares of the variance as bars: first of each knob, then of pairs."""
-    rows = analysis.importance_rows(record)
+    rows = plots.importance_rows(record)
     if not rows:
         return None
     most = max(*(line["share"] for line in rows), 1e-9)
@@ -205,7 +218,7 @@ def _importance(record: dict[str, Any]) -> Markup | None:
 
 def _front(record: dict[str, Any]) -> Markup | None:
     """Return finished trials by seconds per image and CAS, with a line along the front, which none beats in both."""
-    rows = analysis.front_rows(record)
+    rows = plots.front_rows(record)
     if not rows:
         return None
     by_number = {trial["number"]: trial for trial in record["trials"]}
@@ -222,7 +235,7 @@ def _front(record: dict[str, Any]) -> Markup | None:
 
 def _timeline(record: dict[str, Any]) -> Markup | None:
     """Return when each trial ran: a row per worker, a box per trial."""
-    rows = analysis.timeline(record)
+    rows = plots.timeline(record)
     if not rows:
         return None
     by_number = {trial["number"]: trial for trial in record["trials"]}
@@ -238,7 +251,7 @@ def _timeline(record: dict[str, Any]) -> Markup | None:
             (line["started"] / size, line["ended"] / size),
             (place - 0.32, place + 0.32),
             f"run {_kind(record, by_number[line['trial']])}",
-            f"{_line(by_number[line['trial']])}, {line['ended'] - line['started']:.0f} s by {line['worker']}",
+            f"{_line(record, by_number[line['trial']])}, {line['ended'] - line['started']:.0f} s by {line['worker']}",
         )
         for line in rows
         for place in [workers.index(str(line["worker"]))]
@@ -252,13 +265,13 @@ def _table(record: dict[str, Any]) -> Table:
     """Return a table of the trials with their values and how they ended."""
     trials, knobs = sorted(record["trials"], key=lambda trial: trial["number"]), record["searched"]
     limited = any(trial["fid"] is not None for trial in trials)
-    score = analysis.worded(record, "CAS")
+    score = sentences.worded(record, "CAS")
     head = ["Trial", *knobs, "images per class", score, "s", "ms per image", *(["FID"] * limited), "ended"]
     rows = []
     for trial in trials:
         each = trial["seconds_per_image"]
         cells = [_value(trial["params"].get(knob)) for knob in knobs]
-        cells += [str(analysis.reached(trial) or "–"), percent(analysis.score(trial)), number(trial["seconds"], 1)]
+        cells += [str(_images(record, trial) or "–"), percent(analysis.score(trial)), number(trial["seconds"], 1)]
         cells += [number(None if each is None else 1000 * each, 1)] + ([number(trial["fid"], 1)] if limited else [])
         name = Markup('<i class="key {}"></i>{}').format(_key(record, trial), trial["number"])
         rows.append([name, *cells, _ended(record, trial)])

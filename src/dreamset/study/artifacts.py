@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from dreamset.core.files import filling
-from dreamset.study.analysis import SCORES
+from dreamset.study.sentences import SCORES, rungs_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,14 +30,15 @@ def explain(study: optuna.Study, params: Params, recipe: str) -> None:
     """Write into the study what its numbers are, since the dashboard reads nothing else."""
     from optuna.exceptions import ExperimentalWarning
 
-    row = params.base.tune
+    row, search = params.base.tune, params.recipes[recipe].search
+    rungs = {"resource": row.per_class, "searched": () if search is None else search.knobs}
     score = SCORES[params.tune.objectives]
     learned = "the shots and synthetic images" if params.tune.gains else "synthetic images alone"
     names = [score, "seconds per image"] if params.tune.two else [score]
     attributes = {
         "recipe": recipe,
         score: f"accuracy on real images outside the test set, of {row.classifier} trained on {learned}",
-        "intermediate values": f"{score} by images per class: " + ", ".join(map(str, row.per_class)),
+        "intermediate values": f"{score} at {rungs_text(rungs)}",
         "pruner": params.tune.pruner if params.tune.prunes else "none",
         "sampler": params.tune.sampler,
     }

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamset.core.addresses import without_password
 from dreamset.data import tuned
-from dreamset.study import analysis, loop, space
+from dreamset.study import analysis, loop, sentences, space
+from dreamset.study.rungs import images_at
 
 if TYPE_CHECKING:
     import optuna
@@ -73,6 +74,9 @@ def of_study(
     tune, model = params.tune, params.base.tune
     first = counted(params, study)
     trials = [of_trial(trial) for trial in first]
+    for trial in trials:
+        values = objective.params.with_values(objective.recipe, trial["params"])
+        trial["per_class"] = [images_at(values, objective.recipe, rung) for rung in model.per_class]
     spans = {knob: span for trial in first for knob, span in trial.distributions.items()}
     chosen = next((trial for trial in trials if choice is not None and trial["number"] == choice["chosen"]), None)
     rule = params.selection if params.sets_apart else "cv"
@@ -118,7 +122,8 @@ def of_study(
     }
     record |= origin(params, objective.workspace, objective.recipe)
     record |= {"made_for": tuned.made_for(params, objective.workspace, objective.recipe)}
-    return record | analysis.summarise(record)
+    record |= analysis.summarise(record)
+    return record | {"sentences": sentences.of(record)}
 
 
 def _default(trials: list[dict[str, Any]], row_values: dict[str, Any] | None) -> dict[str, Any] | None:

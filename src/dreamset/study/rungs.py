@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from dreamset.core.seeds import seed_for
-from dreamset.params.recipe import SamplerOverrides
+from dreamset.params.knobs import SamplerOverrides
 
 if TYPE_CHECKING:
     from dreamset.params import Params

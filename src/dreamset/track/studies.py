@@ -76,7 +76,8 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
     # A pruned trial has no comparable accuracy: it was measured on fewer images.
     if row["state"] == "COMPLETE" and row.get("values"):
         figures[_score(results)] = row["values"][0]
-    rungs = sorted((int(images), cas) for images, cas in (row.get("rungs") or {}).items() if cas is not None)
+    images = _images(results, row)
+    rungs = sorted((images[rung], cas) for rung, cas in (row.get("rungs") or {}).items() if cas is not None)
     return spool.Run(
         key=key(row["number"]),
         name=f"trial {row['number']}{_SUFFIX.get(row['state'], '')}",
@@ -85,7 +86,7 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
         status=_STATUS[row["state"]],
         started=start,
         ended=row.get("ended") or start,
-        note=_note(row, max((images for images, _ in rungs), default=0), max(results["resource"])) or "",
+        note=_note(results, row) or "",
         tags={"study": results["study"], "state": row["state"].lower(), **tags},
         params={name: _text(value) for name, value in (row.get("params") or {}).items()},
         metrics={name: float(value) for name, value in figures.items()},
@@ -93,6 +94,11 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
         if rungs
         else {},
     )
+
+
+def _images(results: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, int]:
+    """Return the images per class of a trial at each rung."""
+    return dict(zip(map(str, results["resource"]), row.get("per_class") or results["resource"], strict=True))
 
 
 def _score(results: Mapping[str, Any]) -> str:
@@ -114,13 +120,15 @@ def _summary(results: Mapping[str, Any], trials: list[Any]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if _is_number(value)}
 
 
-def _note(row: Mapping[str, Any], last: int, full: int) -> str | None:
+def _note(results: Mapping[str, Any], row: Mapping[str, Any]) -> str | None:
     """Return what MLflow's status does not say: how far a pruned trial came, or why one failed."""
-    if row["state"] == "PRUNED" and row.get("feasible") is False:
+    if row["state"] != "PRUNED":
+        return str(row["reason"]) if row.get("reason") else None
+    images = _images(results, row)
+    last, full = max((images[rung] for rung in row.get("rungs") or {}), default=0), max(images.values())
+    if row.get("feasible") is False:
         return f"Stopped after {last} of {full} images per class: over tune.max_seconds_per_image."
-    if row["state"] == "PRUNED":
-        return f"Pruned after {last} of {full} images per class."
-    return str(row["reason"]) if row.get("reason") else None
+    return f"Pruned after {last} of {full} images per class."
 
 
 def _is_number(value: object) -> bool:
