@@ -267,14 +267,16 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     params = toy.params()
     made = {"data": None} | claims.hashes(params, workspace.root)
     write_json(workspace.results / "table/setting.json", params.setting(["datadream_dset"]) | made)
-    named = {"best": {"run": row["of"]}, "real": {"run": "real/real/resnet20"}}
-    advice = {"4": named | {"sentences": ["Take it, at 4.", "It takes 9 s."]}}
+    named = {"best": {"run": "real/real/clip_lora"}, "real": {"run": "real/real/resnet20"}, "answer": "leave"}
+    advice = {"4": named | {"sentences": ["Leave them, at 4.", "It takes 9 s."]}}
     advice["16"] = named | {"sentences": ["Leave it."]}
     write_json(workspace.results / "table" / claims.RECOMMENDATIONS, advice)
     summary = deliver.run(params, workspace, crossval.run)
     assert summary["arm"] == arm
     # What the table recommends at the project's number of shots is said and kept, beside what cross-validation says.
-    recommended = f"Over {seeds} seeds: take it, at 4."
+    # A reader who was told to take the classifier of both reads why that is no contradiction.
+    together = "" if arm == "real" else "Another classifier needs none of them. "
+    recommended = f"{together}Over {seeds} seeds: leave them, at 4."
     assert summary["sentences"][-1] == summary["recommended"] == recommended
     assert json.loads(workspace.result("deliver").read_text())["recommended"] == recommended
     record = json.loads((workspace.classifier / "classifier.json").read_text())

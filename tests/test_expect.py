@@ -29,7 +29,7 @@ NAMES = {
     "cls": "datadream_cls",
     "light": "datadream_light",
 }
-COLUMNS = ("shots", "classifier", "of", "minus", "seeds", "difference", "low", "high")
+COLUMNS = ("shots", "classifier", "of", "minus", "seeds", "difference", "low", "high", "p_adjusted")
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -51,10 +51,11 @@ def found(**changes: Any) -> dict[str, Any]:
     return numbers | changes
 
 
-def write_table(workspace: Workspace, *rows: tuple[int, str, str, float, float]) -> None:
-    """A table over seeds of (shots, of, minus, difference, lower end)."""
+def write_table(workspace: Workspace, *rows: tuple[int, str, str, float, float], **changes: Any) -> None:
+    """A table over seeds of (shots, of, minus, difference, lower end), whose tests show what its intervals do."""
     claims = [
-        dict(zip(COLUMNS, (shots, "resnet20", of, minus, 5, difference, low, difference + 0.01), strict=True))
+        dict(zip(COLUMNS, (shots, "resnet20", of, minus, 6, difference, low, difference + 0.01, 0.04), strict=True))
+        | changes
         for shots, of, minus, difference, low in rows
     ]
     write_csv(workspace.results / "table/claims.csv", claims, COLUMNS)
@@ -191,7 +192,7 @@ def test_what_was_measured_stands_with_where(workspace: Workspace) -> None:
 
     text = " ".join(expectation.judgement(found(table=few))[1])
     assert "is likely to raise the accuracy on synthetic images alone: by +17 to +21 points" in text
-    assert "(digits, base bundled, 4 per class, 5 seeds)" in text
+    assert "(digits, base bundled, 4 per class, 6 seeds)" in text
     assert "expect some gain on top of the real ones: there 1 of 2 additions" in text
     text = " ".join(expectation.judgement(found(table=many, shots=[12, 16], source="imagefolder:x"))[1])
     assert "may raise" in text and "which are other images or another base than yours" in text
@@ -219,6 +220,9 @@ def test_an_addition_counts_once_and_retrieved_images_not_at_all(workspace: Work
     assert table and (table["lift"], table["added"]) == (None, 2)
     # The best real-only run is what an addition has to beat: the strongly augmented one here, by one augmented alike.
     assert table["gains"] == [{"of": "dset/both_strong/resnet20", "difference": 0.1, "low": 0.05}]
+    write_table(workspace, (4, "sd/both/resnet20", "real/real/resnet20", 0.1, 0.05), p_adjusted=0.06)
+    alone = expect.measured(workspace, 4)
+    assert alone and (alone["added"], alone["gains"]) == (1, [])
     write_table(workspace, (4, "found/both/resnet20", "real/real/resnet20", 0.5, 0.4))
     assert expect.measured(workspace, 4) is None
 

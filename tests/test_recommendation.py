@@ -90,9 +90,19 @@ def test_the_answer_in_words() -> None:
     assert "in 10 of 10 seeds the other seeds choose the same; so these seeds show it." in told[1]
     assert told[2] == "It takes 200 s, and 5 s without synthetic images."
     left = sentences(found(real=0.8, good=0.7), 1, None, 0.95)
+    assert left[1] == "In 10 of 10 seeds the other seeds choose the same."
     assert left[0].startswith(
         "Leave synthetic images, at 1 image per class: of all classifiers, resnet20 of real images alone gets 7"
     )
+
+
+def test_what_all_other_seeds_choose_is_left_where_one_writer_alone_gains() -> None:
+    one_writer = (np.random.default_rng(0).random(400) > 0.7).astype(int).tolist()
+    left = recommend([cell(seed, real=0.7, good=0.8) | {"groups": one_writer} for seed in range(10)], 0.95, 500)
+    assert (left.answer, left.best.run.arm, left.chosen) == ("leave", "real", 0)
+    told = sentences(left, 4, None, 0.95)
+    assert "nothing with synthetic images is shown to be better (resnet20 of real images and good gets 7" in told[0]
+    assert told[1].startswith("In 0 of 10 seeds the other seeds choose the same, and what they choose gains +")
 
 
 def test_a_table_writes_its_recommendations_and_the_command_reads_them(

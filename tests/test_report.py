@@ -118,7 +118,7 @@ def test_the_page_stands_alone_and_says_what_was_measured(params: Params, worksp
     distances = [rows["synthetic only"][2:] for rows in groups.values()]
     assert distances == [["79.6", "0.1432 ± 0.0021", "4 2.1%"], ["29.6", "0.1432 ± 0.0021", "5 2.1%"]]
     assert "n = 18 images on each side" in section.one("caption").text
-    assert section.one("h3").text == "Where it does not help: 2 of 8 comparisons"
+    assert section.one("h3").text == "Where no gain is shown: 2 of 8 comparisons"
     assert len(section.all("li")) == 2
 
     costs = page.sections["costs"]

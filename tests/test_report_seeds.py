@@ -122,8 +122,8 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     assert section.texts("p")[2].startswith("No claim was fixed before its test scores existed")
     *_, explored = section.all("table")
     ends = ["+4.9", "−1.1 to +5.9"]
-    assert [row[1:] for row in explored.rows[1:3]] == [["4", *ends, "<0.001", "0.50", "unclear"]] * 2
-    assert "Where it does not help over the real images: 1 of 2 cells" in section.texts("summary")
+    assert [row[1:] for row in explored.rows[1:3]] == [["4", *ends, "<0.001", "0.50", "not shown"]] * 2
+    assert "Where no gain over the real images is shown: 2 of 2" in section.texts("summary")
     assert "Accuracy of resnet20 by number of shots" in section.texts("title")
     correlations = page.sections["correlations"]
     assert correlations.rows == [["Figure", "all", "4 shots"], ["FID", "−0.51 −0.90 to +0.10", "+0.25 −0.90 to +0.10"]]
@@ -139,6 +139,7 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
         "real": listed[0],
         "front": [one["run"] for one in listed],
         "sentences": ["Take it."],
+        "answer": "take",
     }
     write_json(folder / claims.RECOMMENDATIONS, {"4": advice, "16": advice | {"sentences": ["Leave it."]}})
     report.run(params, workspace)
@@ -188,15 +189,18 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     own = {"p": 0.0312, "p_adjusted": 0.0401, "family": "round-1", "indicative": "false"}
     held = claim(4, "both", "real/real/resnet20", low=0.004, high=0.03, difference=0.02) | own | {"asked": "gain"}
     lost = claim(16, "both", "real/real/resnet20", low=-0.02, high=0.0, difference=-0.01) | own | {"asked": "no_loss"}
-    write_table(params, workspace, [*rows, held, lost])
+    # Of a recipe that is not active here, too: the claims of a round were adjusted together.
+    idle = claim(4, "both", "retrieved/both/resnet20", low=-0.01, high=0.02, difference=0.005) | own | {"asked": "gain"}
+    write_table(params, workspace, [*rows, held, idle, lost])
     report.run(params, workspace)
     page = read(workspace)[1]
     section = page.sections["seeds"]
     first = section.all("table")[0]
-    assert first.one("caption").text.startswith(f"{one.words} 1 of 2 hold: ")
+    assert first.one("caption").text.startswith(f"{one.words} 1 of 3 hold: ")
     assert [row[1:] for row in first.rows[1:]] == [
-        ["4", "+2.0", "+0.4 to +3.0", "0.031", "0.040", "helps"],
-        ["16, no loss", "−1.0", "−2.0 to 0.0", "0.031", "0.040", "unclear"],
+        ["4", "+2.0", "+0.4 to +3.0", "0.031", "0.040", "holds"],
+        ["4", "+0.5", "−1.0 to +2.0", "0.031", "0.040", "not shown"],
+        ["16, no loss", "−1.0", "−2.0 to 0.0", "0.031", "0.040", "not shown"],
     ]
     # The verdict rests on what was fixed, and not on the same difference over all seeds.
     assert page.hero.one("h1").text == "Synthetic images helped: +2.0 points (+0.4 to +3.0)."

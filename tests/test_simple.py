@@ -272,7 +272,7 @@ def test_a_damaged_file_is_named(workspace: Workspace) -> None:
             "real/real_strong/resnet20",
             "real/real_strong/resnet20",
             "cv",
-            "By cross-validation on the shots, none of 2 classifiers is better than resnet20 of the real images, "
+            "By cross-validation on the shots, the other candidate is not better than resnet20 of the real images, "
             "strongly augmented (92.3 %).",
         ),
     ],

@@ -73,14 +73,18 @@ def test_quality_within_a_recipe_is_told_apart_from_quality_between_recipes(para
         evaluation, guesses = made_up(dataclasses.replace(params, seed=seed))
         record = table.record(evaluation, guesses)
         for place, recipe in enumerate(("stable_diffusion", "datadream_dset")):
-            record["quality"][recipe] = {"fid": 50.0 - 30 * place + seed}
+            record["quality"][recipe] = {"fid": 50.0 - 30 * place + seed, "near_duplicates": 0.01 * seed}
             (row,) = (r for r in record["rows"] if (r["recipe"], r["train_on"]) == (recipe, "synthetic"))
             row["accuracy"] = 0.5 + 0.3 * place + 0.01 * seed
-        records += [record, record | {"shots": 8}]
-    found = {row["shots"]: row for row in table.correlations(params, records)}
+        # The same set has other near-copies of other shots.
+        other = {name: values | {"near_duplicates": 0.2 - 0.01 * seed} for name, values in record["quality"].items()}
+        records += [record, record | {"shots": 8, "quality": other}]
+    correlations = {(row["metric"], row["shots"]): row for row in table.correlations(params, records)}
+    found = {shots: row for (metric, shots), row in correlations.items() if metric == "fid"}
     assert found["all"]["rho"] < 0 < found["within"]["rho"] == 1
     # What the same set says at another number of shots is no second point.
     assert (found["all"]["points"], found["within"]["points"], found[8]["points"]) == (12, 12, 12)
+    assert correlations["near_duplicates", "all"]["points"] == 24
 
 
 def test_groups_of_test_images_widen_the_interval(params: Params) -> None:
@@ -135,7 +139,7 @@ def test_summaries_are_means_over_seeds() -> None:
     shared = {"shots": 4, "recipe": "a", "train_on": "both", "classifier": "resnet20", "kid": None}
     made = [shared | {"accuracy": 0.8, "fid": 10.0}, shared | {"accuracy": 0.9, "fid": 20.0}]
     (row,) = table.summarised(made)
-    assert (row["seeds"], row["accuracy"], row["sd"], row["fid"], row["kid"]) == (2, 0.85, 0.0707, 15.0, None)
+    assert (row["seeds"], row["accuracy"], row["sd"], row["fid"], row["kid"]) == (2, 0.85, 0.070711, 15.0, None)
 
 
 def test_the_table_is_told_in_markdown(params: Params, workspace: Workspace, stages: list[str]) -> None:

@@ -260,7 +260,7 @@ def run(params: Params, workspace: Workspace, cross_validate: CrossValidate) -> 
         "threshold": choice.threshold,
         "threshold_reason": choice.reason,
     } | record["chosen"]
-    if table.sweep is not None and (advised := table.sweep.advised(split.shots)):
+    if table.sweep is not None and (advised := table.sweep.advised(split.shots, run)):
         summary["recommended"] = advised[0]
     write_json(workspace.result("deliver"), summary)
     said = [best.sentence(summary), summary.get("recommended")]

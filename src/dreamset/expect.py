@@ -333,7 +333,7 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
         None without a table, else ``source`` and ``model`` of the table, ``shots`` and ``seeds``; ``lift``, the
         smallest and largest gain of adapted recipes over plain ones on synthetic images alone; ``added``, the number
         of comparisons of synthetic images added to real ones with the best run of the same classifier on real images
-        alone; ``gains``, those of them whose interval lies above zero.
+        alone; ``gains``, those of them that interval and adjusted test show.
     """
     path, setting = workspace.results / "table/claims.csv", workspace.results / "table/setting.json"
     if not path.is_file() or not setting.is_file():
@@ -351,7 +351,8 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
         return None
     nearest = min({claim.shots for claim in every}, key=lambda k: (abs(math.log(k / shots)), k))
     here = [claim for claim in every if claim.shots == nearest]
-    gains = [claim.gain for claim in here]
+    shown = {(claim.gain.of, claim.gain.minus) for claim in here if claim.asked == "gain" and claim.holds(0)}
+    gains = [claim.gain for claim in here if not claim.primary]
     adapted = {name for name, row in own.items() if row["adapter"] != "none"}
     plain = {name for name, row in own.items() if row["adapter"] == "none" and not row["search"]}
     alone = [gain for gain in gains if gain.of.kind == gain.minus.kind == SYNTHETIC]
@@ -368,6 +369,6 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
         "gains": [
             {"of": str(gain.of), "difference": gain.difference, "low": gain.low}
             for gain in added
-            if gain.outcome == "helps"
+            if (gain.of, gain.minus) in shown
         ],
     }

@@ -55,7 +55,7 @@ def sentence(record: Mapping[str, Any]) -> str | None:
     candidates: Sequence[Mapping[str, Any]] = record.get("candidates") or ()
     best = next((row for row in candidates if row["delivered"]), None)
     pick = next((row for row in candidates if row["verdict"]), None)
-    if best is None or pick is None:
+    if best is None or pick is None or len(candidates) < 2:
         return None
     run, other = Run.parse(best["run"]), Run.parse(pick["run"])
     folds = _percent(best["accuracy_folds"])
@@ -63,10 +63,9 @@ def sentence(record: Mapping[str, Any]) -> str | None:
     # Under cross-validation both figures are of the shots.
     tested = "" if record.get("protocol") == "cv" else tested
     if run == other:
-        return (
-            f"By cross-validation on the shots, none of {len(candidates)} classifiers is better than {words(run)} "
-            f"({folds}{tested})."
-        )
+        others = len(candidates) - 1
+        none = f"none of the {others} other candidates is" if others > 1 else "the other candidate is not"
+        return f"By cross-validation on the shots, {none} better than {words(run)} ({folds}{tested})."
     gain = best["accuracy_folds"] - pick["accuracy_folds"]
     # Nothing is said against synthetic images by a classifier of the shots that only ties with another one.
     lead = "Leave synthetic data out: " if run.arm == REAL and (gain > 0 or other.arm != REAL) else ""

@@ -65,6 +65,22 @@ class Claim:
         least = -smallest_gain if self.asked == "no_loss" else 0.0
         return self.gain.low > least and self.p_adjusted is not None and self.p_adjusted <= level
 
+    def outcome(self, smallest_gain: float, level: float) -> Literal["holds", "helps", "hurts", "not shown"]:
+        """The finding in a word: of a fixed claim whether it holds, and of another difference its side of zero.
+
+        Interval and test have to agree, the test after the adjustment for its family.
+
+        Args:
+            smallest_gain: a loss below it is none.
+            level: of the test.
+        """
+        if self.primary:
+            return "holds" if self.holds(smallest_gain, level) else "not shown"
+        side = self.gain.outcome
+        if side == "unclear" or self.p_adjusted is None or self.p_adjusted > level:
+            return "not shown"
+        return side
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -113,13 +129,23 @@ class Sweep:
                 return found
         return self.at(shots)
 
-    def advised(self, shots: object) -> list[str]:
-        """Return what the table recommends at this number of shots: the answer, and sentences on why; none without."""
+    def advised(self, shots: object, delivered: Run | None = None) -> list[str]:
+        """Return what the table recommends at this number of shots: the answer, and sentences on why; none without.
+
+        Args:
+            shots: images per class.
+            delivered: the classifier that the reader was told to take, if any. Where it learned from synthetic images
+                and the table leaves these, the answer says how the two go together.
+        """
         found = self.recommendations.get(str(shots))
         if found is None:
             return []
-        over = f"Over {found.get('seeds', self.seeds)} seeds: "
-        return [f"{over}{words[:1].lower()}{words[1:]}" for words in found["sentences"]]
+        first, *others = found["sentences"]
+        words = f"Over {found.get('seeds', self.seeds)} seeds: {first[:1].lower()}{first[1:]}"
+        if found["answer"] == "leave" and delivered is not None and delivered.arm not in (REAL, ZERO_SHOT):
+            same = Run.parse(found["best"]["run"]).classifier == delivered.classifier
+            words = f"{'They may be luck' if same else 'Another classifier needs none of them'}. {words}"
+        return [words, *others]
 
     def means_at(self, shots: object) -> dict[Run, Mean]:
         """Return the means at this number of shots, by run."""
@@ -136,7 +162,7 @@ class Table:
     Without a table both ``sweep`` and ``other`` are None.
 
     Attributes:
-        sweep: the numbers of the arms that were asked for.
+        sweep: the numbers of the arms that were asked for, and all claims that were fixed.
         other: the first thing in which table and run differ.
         names: the sections of the parameters that differ, where ``other`` is ``settings``.
         command: the command that makes the table current.
@@ -271,9 +297,12 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     # The weights come last, because their hash reads all of them.
     if weights != inputs(None, workspace.root, params.base):
         return Table(other="weights", command=command)
-    claims = [claim for claim in read_claims(path) if {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)]
+    every = read_claims(path)
+    own = [claim for claim in every if {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)]
+    # Of fixed claims all are told, as they were adjusted together.
+    claims = [claim for claim in every if claim.primary or claim in own]
     means = [mean for mean in _rows(folder / "summary.csv", _mean) if mean.run.arm in arms]
-    if not claims:
+    if not own:
         return Table()
     cost = _optional(folder / "cost.json")
     # What is not active may be the better choice, if its row is still the one that the table is of.

@@ -66,7 +66,7 @@ class Recommendation:
             seed where they choose no synthetic images.
         low: lower end of its interval over seeds and groups of test images.
         high: upper end.
-        chosen: in how many seeds the others choose the same run.
+        chosen: in how many seeds the others choose ``best``.
         left_out: runs that some of the seeds lack, or whose seconds are unknown.
     """
 
@@ -117,6 +117,7 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
         confidence: of the interval, 0..1.
     """
     best, real = found.best, found.real
+    ends = f"{points(found.low)} to {points(found.high)}, {100 * confidence:g}% interval"
     same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose the same"
     per_class = f"at {shots} image{'' if str(shots) == '1' else 's'} per class"
     lacking = ", ".join(map(_named, found.left_out))
@@ -125,14 +126,17 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
         with_them = [option for option in found.options if option.synthetic]
         most = max(with_them, key=lambda option: option.accuracy, default=None)
         tried = f" ({_named(most.run)} gets {100 * most.accuracy:.1f}%)" if most else ""
+        other = ""
+        if found.chosen < found.seeds:
+            other = f", and what they choose gains {points(found.gain)} points on the seed left out ({ends})"
         return [
             f"Leave synthetic images, {per_class}: of all classifiers, {_named(best.run)} gets "
-            f"{100 * best.accuracy:.1f}%, and nothing with synthetic images is shown to be better{tried}; {same}.",
+            f"{100 * best.accuracy:.1f}%, and nothing with synthetic images is shown to be better{tried}.",
+            f"{same[:1].upper()}{same[1:]}{other}.",
             f"It takes {best.seconds:.0f} s.{missing}",
         ]
     opening = "Take" if found.answer == "take" else "Perhaps"
     drawn = "".join([f", {scope}" if scope else "", f", {best.images} images" if best.images else ""]).lstrip(", ")
-    ends = f"{points(found.low)} to {points(found.high)}, {100 * confidence:g}% interval"
     sure = "so these seeds show it" if found.answer == "take" else "so real images alone may be as good"
     return [
         f"{opening} synthetic images, {per_class}: {_named(best.run)} gets {100 * best.accuracy:.1f}%, and "
@@ -188,29 +192,29 @@ def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: 
     if not any(not option.synthetic for option in options) or not any(option.synthetic for option in options):
         raise InputError("results/table: holds no runs with and without synthetic images in the same seeds.")
     best, real = _pick(accuracy, options, usable)
-    rows, same = [], 0
+    rows, choices = [], []
     for index, cell in enumerate(cells):
         others = np.delete(accuracy, index, axis=1)
         picked, alone = _pick(others, options, usable)
-        same += picked == best
+        choices.append(picked)
         rows.append(right(cell, options[picked].run) - right(cell, options[alone].run))
     interval = crossed(np.stack(rows), resamples, confidence, groups)
     answer: Answer = "leave"
-    # About one standard error: an interval has two on each side.
-    error = (interval.high - interval.low) / 4
-    if options[best].synthetic and interval.estimate > error:
+    # Half of the interval's half: about a standard error, and more where there are few seeds or groups.
+    if options[best].synthetic and interval.estimate > (interval.high - interval.low) / 4:
         answer = "take" if interval.low > 0 and not indicative(len(cells)) else "perhaps"
     ordered = tuple(sorted(options, key=lambda option: (option.seconds, -option.accuracy)))
+    taken = real if answer == "leave" else best
     return Recommendation(
         answer,
-        options[real if answer == "leave" else best],
+        options[taken],
         options[real],
         ordered,
         len(cells),
         round(interval.estimate, 4),
         round(interval.low, 4),
         round(interval.high, 4),
-        same,
+        choices.count(taken),
         left_out,
     )
 

@@ -85,6 +85,11 @@ class Evidence:
         """The confidence of every interval, as text."""
         return f"{100 * float(self.evaluation['confidence']):g}%"
 
+    @property
+    def level(self) -> float:
+        """The level of every test."""
+        return 1 - float(self.evaluation["confidence"])
+
     def others(self, recipe: str) -> list[str]:
         """Return the recipes that ``recipe`` was compared with: baselines, its row before a study, and its start."""
         pairs = [(of.arm, minus.arm) for of, minus in self.gains]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreamset.data.classifier_card import untested_words
-from dreamset.data.runs import REAL, SYNTHETIC, Run
+from dreamset.data.runs import REAL, SYNTHETIC, Kind, Run
 from dreamset.metrics import best, claims
 from dreamset.metrics import verdict as rule
 from dreamset.metrics.gains import TOGETHER
 from dreamset.metrics.statistics import indicative
 from dreamset.metrics.verdict import points
-from dreamset.report.figures import number, percent, point_interval
+from dreamset.report.figures import number, p_value, percent, point_interval
 
 if TYPE_CHECKING:
     from dreamset.metrics.claims import Settled
@@ -71,9 +71,11 @@ def headline(evidence: Evidence) -> Headline:
         use = [rule.advice(evidence.delivered.get("arm", arm))]
         if (compared := best.sentence(evidence.delivered)) is not None:
             use.append(compared)
-    advised = evidence.table.sweep.advised(evidence.split.shots) if evidence.table.sweep else []
+    taken = evidence.delivered
+    run = Run(taken["arm"], Kind.parse(taken["train_on"]), taken["classifier"]) if taken else None
+    advised = evidence.table.sweep.advised(evidence.split.shots, run) if evidence.table.sweep else []
     use += advised[:1]
-    also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier)
+    also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier, evidence.level)
     if settled.gains and settled.here:
         also.append(f"Seed {params.seed}, which the rest of this page is about: {settled.here['reason']}")
     alone = _alone(evidence, recipe, plain, classifier)
@@ -156,7 +158,9 @@ def seeds(evidence: Evidence) -> str:
     return f"This page is one seed and indicative; the table over {sweep.seeds} seeds below carries the claims."
 
 
-def _adaptation(gains: dict[tuple[Run, Run], Gain], recipe: str, plain: str | None, classifier: str) -> list[str]:
+def _adaptation(
+    gains: dict[tuple[Run, Run], Gain], recipe: str, plain: str | None, classifier: str, level: float
+) -> list[str]:
     """Return a sentence on the gain of adapting the generator over synthetic images of the plain one, or none."""
     if plain is None:
         return []
@@ -165,7 +169,10 @@ def _adaptation(gains: dict[tuple[Run, Run], Gain], recipe: str, plain: str | No
         pairs = [(Run(recipe, kind, classifier), Run(plain, kind, classifier)) for kind in kinds]
         gain = next((gains[pair] for pair in pairs if pair in gains), None)
         if gain:
-            parts.append(f"{points(gain.difference)} points {where} ({point_interval(gain)})")
+            # The interval of a difference says for itself where it holds zero.
+            chance = gain.outcome != "unclear" and gain.p is not None and gain.p > level
+            test = f"; not told from chance, p = {p_value(gain.p)}" if chance else ""
+            parts.append(f"{points(gain.difference)} points {where} ({point_interval(gain)}{test})")
     return [f"Adapting the generator, against {plain} as it is: {' and '.join(parts)}."] if parts else []
 
 

@@ -56,8 +56,8 @@ def over_seeds(
         *_fixed(claims, rounds, waiting or {}),
         f"## Differences, {name}",
         f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % intervals over seeds and "
-        f"groups of test images{augmented}. Bold where the interval leaves out zero.",
-        _differences(name, together, [row for row in claims if not row["family"]]),
+        f"groups of test images{augmented}. Bold where interval and adjusted test both show a difference.",
+        _differences(name, together, [row for row in claims if not row["family"]], 1 - params.evaluate.confidence),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -131,7 +131,7 @@ def _fid(params: Params, summary: Sequence[dict[str, Any]]) -> str:
     return _table(["shots", *recipes], lines)
 
 
-def _differences(classifier: str, together: Kind, claims: Sequence[dict[str, Any]]) -> str:
+def _differences(classifier: str, together: Kind, claims: Sequence[dict[str, Any]], level: float) -> str:
     """Return a row per comparison, with a column per number of shots."""
     # Real images alone, augmented as both together are.
     alone = {BOTH: REAL_ONLY, BOTH_STRONG: REAL_STRONG}[together]
@@ -144,7 +144,7 @@ def _differences(classifier: str, together: Kind, claims: Sequence[dict[str, Any
             plus = "" if kind == SYNTHETIC else "real + "
             comparison = f"{plus}{of.arm}, over {REAL if minus.arm == REAL else plus + minus.arm}"
             cell = f"{points(row['difference'])} ({points(row['low'])} to {points(row['high'])})"
-            clear = row["low"] > 0 or row["high"] < 0
+            clear = (row["low"] > 0 or row["high"] < 0) and row["p_adjusted"] <= level
             rows.setdefault(comparison, {})[row["shots"]] = f"**{cell}**" if clear else cell
     shots = _shots(claims)
     lines = [[comparison, *(cells.get(count, _NONE) for count in shots)] for comparison, cells in rows.items()]

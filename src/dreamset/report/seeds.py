@@ -42,7 +42,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         charted.append((title, shots == evidence.split.shots, chart))
     legend, panels = _by_shots(evidence, sweep, colours)
     others = sorted(sweep.explored, key=lambda claim: claim.shots)
-    additions = list(_additions(sweep))
+    additions, rule = list(_additions(sweep)), (evidence.params.evaluate.smallest_gain, evidence.level)
     return fill(
         "seeds.over_seeds",
         sweep=sweep,
@@ -53,14 +53,14 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         cells=number(sweep.cost.get("cells")),
         machines=sweep.cost.get("machines"),
         advice=_advice(evidence, sweep, colours),
-        rounds=_rounds(sweep),
+        rounds=_rounds(sweep, evidence.level),
         waiting=_waiting(sweep),
         legend=legend,
         panels=panels,
         charted=charted,
         means=_means(sweep),
-        others=_claims(others) if any(claim.p is not None for claim in others) else None,
-        weak=[(words, gain) for words, gain in additions if gain.outcome != "helps"],
+        others=_claims(others, *rule) if any(claim.p is not None for claim in others) else None,
+        weak=[(words, claim.gain) for words, claim in additions if claim.outcome(*rule) != "helps"],
         additions=len(additions),
     )
 
@@ -128,13 +128,14 @@ def _advice(evidence: Evidence, sweep: Sweep, colours: dict[str, str]) -> tuple[
     return found["sentences"], plane.drawn(title, "plane", front, *dots)
 
 
-def _rounds(sweep: Sweep) -> list[tuple[Table, str, int]]:
+def _rounds(sweep: Sweep, level: float) -> list[tuple[Table, str, int]]:
     """Return the fixed claims of finished cells by round: their table, what was fixed and when, and how many hold."""
     tables = []
     for one in sweep.rounds:
         own = sorted((claim for claim in sweep.claims if claim.family == one.name), key=lambda claim: claim.shots)
         if own:
-            tables.append((_claims(own), one.words, sum(claim.holds(one.smallest_gain) for claim in own)))
+            hold = sum(claim.holds(one.smallest_gain, level) for claim in own)
+            tables.append((_claims(own, one.smallest_gain, level), one.words, hold))
     return tables
 
 
@@ -148,7 +149,7 @@ def _waiting(sweep: Sweep) -> list[str]:
     return list(told.values())
 
 
-def _claims(claims: list[Claim]) -> Table:
+def _claims(claims: list[Claim], smallest_gain: float, level: float) -> Table:
     """Return a table of claims with their tests."""
     rows = []
     for claim in claims:
@@ -156,18 +157,19 @@ def _claims(claims: list[Claim]) -> Table:
         words = Markup("{} <em>{}</em>").format(_compared(gain), gain.of.classifier)
         shots = f"{claim.shots}, no loss" if claim.asked == "no_loss" else claim.shots
         row = [words, shots, points(gain.difference), point_interval(gain)]
-        rows.append([*row, p_value(claim.p), p_value(claim.p_adjusted), gain.outcome])
+        rows.append([*row, p_value(claim.p), p_value(claim.p_adjusted), claim.outcome(smallest_gain, level)])
     return Table(_HEAD, rows, columns={"outcome": "text"})
 
 
-def _additions(sweep: Sweep) -> Iterable[tuple[str, Gain]]:
+def _additions(sweep: Sweep) -> Iterable[tuple[str, Claim]]:
     """Yield the gains of images beside the real ones over the best run on the real ones alone, in words."""
     for shots in sorted({claim.shots for claim in sweep.explored}):
-        gains = [claim.gain for claim in sweep.at(shots).values()]
+        claims = sweep.at(shots)
+        gains = [claim.gain for claim in claims.values()]
         for recipe, classifier in dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains):
             gain = over_real(gains, recipe, classifier)
             if gain:
-                yield f"{shots} shots, {_compared(gain)}, {classifier}", gain
+                yield f"{shots} shots, {_compared(gain)}, {classifier}", claims[gain.of, gain.minus]
 
 
 def _compared(gain: Gain) -> str:

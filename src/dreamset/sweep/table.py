@@ -46,6 +46,7 @@ CORRELATIONS: Final = ("metric", "shots", "points", "seeds", "rho", "low", "high
 
 EXPLORATORY: Final = ""  # the family of all differences; those of fixed claims have the names of their rounds
 _SHARES: Final = ("near_duplicates", "near_duplicates_test")
+_OF_SHOTS: Final = "near_duplicates"  # a set has another share of these beside other shots
 _CAS: Final = "resnet20"  # trained from scratch, so that it learns everything from the images
 
 
@@ -149,8 +150,8 @@ def summarised(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                 "train_on": train_on,
                 "classifier": classifier,
                 "seeds": len(group),
-                "accuracy": round(statistics.fmean(scores), 4),
-                "sd": round(statistics.stdev(scores), 4) if len(scores) > 1 else None,
+                "accuracy": round(statistics.fmean(scores), 6),
+                "sd": round(statistics.stdev(scores), 6) if len(scores) > 1 else None,
                 "fid": _mean(row["fid"] for row in group),
                 "kid": _mean(row["kid"] for row in group),
             }
@@ -236,13 +237,17 @@ def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict
         for row in cell["rows"]
         if (row["train_on"], row["classifier"]) == (str(SYNTHETIC), _CAS) and row["recipe"] in cell["quality"]
     ]
-    once = list({digest([recipe, *rest]): (recipe, shots, *rest) for recipe, shots, *rest in reversed(points)}.values())
+    once: dict[str, tuple[Any, ...]] = {}
+    for point in points:
+        recipe, _, seed, quality, accuracy = point
+        own = {name: value for name, value in quality.items() if name != _OF_SHOTS}
+        once.setdefault(digest([recipe, seed, own, accuracy]), point)
     table = []
     for metric in (*output.SET_MEASURES, *_SHARES):
         for shots in ("all", "within", *sorted({point[1] for point in points})):
             chosen = [
                 (point[:2], point[2], point[3][metric], point[4])
-                for point in (once if isinstance(shots, str) else points)
+                for point in (once.values() if isinstance(shots, str) and metric != _OF_SHOTS else points)
                 if metric in point[3] and shots in ("all", "within", point[1])
             ]
             groups, seeds = [point[0] for point in chosen], [point[1] for point in chosen]
@@ -289,9 +294,10 @@ def _claim(
         "minus": minus,
         "seeds": len(both),
         "groups": None if groups is None else int(groups.max()) + 1,
-        "difference": round(interval.estimate, 4),
-        "low": round(interval.low, 4),
-        "high": round(interval.high, 4),
+        # More digits than are shown: what is rounded twice may be rounded wrongly.
+        "difference": round(interval.estimate, 6),
+        "low": round(interval.low, 6),
+        "high": round(interval.high, 6),
         "p": sign_flip((by_seed - least).tolist()),
         "asked": "gain",
         "indicative": indicative(len(both)),
