@@ -160,11 +160,14 @@ def evaluation(params: Any) -> dict[str, Any]:
 def test_the_best_by_folds_is_delivered_and_the_card_says_why(workspace: Workspace) -> None:
     # A network of one step has learned nothing.
     changes = {"models__bundled__train__resnet20__steps": 1, "deliver__precision": 0.6}
+    changes |= {"models__bundled__train__clip_lora__steps": 1, "train__classifiers": ["resnet20", "clip_lora"]}
     params, split, _ = learnt(workspace, deliver__calibrate=True, **changes)
     write_json(workspace.result("evaluate"), evaluation(params))
     summary = deliver.run(params, workspace, crossval.run)
     candidates = {row["run"]: row for row in summary["candidates"]}
-    assert len(candidates) == 10 and summary["classifier"] in simple.BY_NAME
+    assert len(candidates) == 11 and summary["classifier"] in simple.BY_NAME
+    # What starts from pretrained weights is asked, too, as it learned from the real images alone.
+    assert not candidates["real/real_strong/clip_lora"]["verdict"]
     chosen = candidates[f"real/real/{summary['classifier']}"]
     assert chosen["delivered"] and not chosen["verdict"] and candidates["real/real_strong/resnet20"]["verdict"]
     assert chosen == min(candidates.values(), key=lambda row: row["nll_folds"])

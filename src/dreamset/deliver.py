@@ -1,7 +1,7 @@
 """``dreamset deliver``: the classifier to take away, in ``models/classifier/``.
 
-It is the best by folds of the shots, among the verdict's, the one trained on the real images alone, the baselines and
-the simple ones. The verdict's is the classifier trained with the synthetic images if it says that they help, otherwise
+It is the best by folds of the shots, among the verdict's, those trained on the real images alone, the baselines and the
+simple ones. The verdict's is the classifier trained with the synthetic images if it says that they help, otherwise
 the one trained on the real images alone. Beside its weights stand ``classifier.json`` (classes, preprocessing,
 temperature, threshold) and a card.
 """
@@ -287,9 +287,9 @@ def _compare(
     from dreamset import train
     from dreamset.evaluate import scoring
 
-    alone = Run(REAL, _ALONE, params.primary_classifier)
+    alone = [Run(REAL, _ALONE, name) for name in params.delivered_alone]
     names = (*params.train.baselines, *params.train.simple_classifiers)
-    candidates = list(dict.fromkeys([pick, alone, *(Run(REAL, REAL_ONLY, name) for name in names)]))
+    candidates = list(dict.fromkeys([pick, *alone, *(Run(REAL, REAL_ONLY, name) for name in names)]))
     if cross_validate is not None:
         folds = dividing.test_folds(params, workspace, split)
         _, by_fold = scoring.predicted(params, folds, cross_validate)

@@ -248,11 +248,12 @@ def _by_steps(
             return None if again is None else seconds + counts.selecting(split) * again
         return seconds
     if stage == "deliver":
-        name = params.primary_classifier
-        alike = sum(run.classifier == name for run in runs(params, REAL))
-        each = counts.training(params, split, REAL)[f"steps of {name}"] / alike
+        every, fitting = counts.training(params, split, REAL), 0.0
+        for name in params.delivered_alone:
+            alike = sum(run.classifier == name for run in runs(params, REAL))
+            fitting += every[f"steps of {name}"] / alike * steps[f"classifier {name}"].seconds
         again = counts.selecting(split) if params.deliver.calibrate and split.protocol == "test" else 0
-        return _FEW + again * each * steps[f"classifier {name}"].seconds
+        return _FEW + again * fitting
     return _evaluated(params, workspace, split, steps)
 
 

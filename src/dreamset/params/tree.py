@@ -179,6 +179,17 @@ class Params:
         return next(name for name in (self.primary, *adapted, *self.active) if name in self.active)
 
     @property
+    def delivered_alone(self) -> tuple[str, ...]:
+        """The trained classifiers that may be delivered as they learned from the real images alone.
+
+        Beside the verdict's these are the ones with pretrained weights: few shots are enough for them, and their folds
+        take seconds.
+        """
+        train = self.base.train
+        pretrained = [name for name in self.train.classifiers if name not in train.from_scratch]
+        return tuple(dict.fromkeys(name for name in (self.primary_classifier, *pretrained) if name in train.delivered))
+
+    @property
     def primary_classifier(self) -> str:
         """The trained classifier that the verdict is about."""
         wanted = (self.base.train.deliver, *self.base.train.delivered)

@@ -1,7 +1,9 @@
-"""Real handwritten digits: scikit-learn's ``load_digits``, 1,797 images of 8x8, split by blocks of writers.
+"""Real handwritten digits: scikit-learn's ``load_digits``, 1,797 images of 8x8, split by the forms they stood on.
 
-The rows are in the order in which the writers were scanned, so a contiguous block is one group of writers. A random
-split would put one writer into both train and test; whole blocks never do.
+Thirteen people filled in fourteen forms of the same digits, and the rows are in the order of the forms: the sequence
+0 to 9, 0 to 9, 0 to 9, 0, 9, 5, 5, ... begins again at each boundary. So a block of rows is a form, by one writer. Who
+wrote which is not recorded; one person may have filled in two. A random split would put every writer into both train
+and test; whole forms put one there at most.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ Part = Literal["train", "selection", "test"]
 
 CLASS_NAMES: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# The first row of each block of writers, and the end.
+# The first row of each form, and the end.
 BOUNDARIES: Final = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667, 1797)
 
 BLOCKS: Final[dict[Part, range]] = {
@@ -39,7 +41,7 @@ def load(parts: Sequence[Part]) -> tuple[NDArray[np.uint8], NDArray[np.int64], N
 
     Returns:
         ``images`` (n, 8, 8) uint8 in 0..255, bright ink on black; ``labels`` (n,) int64 in 0..9;
-        ``groups`` (n,) int64, the block of writers of each row.
+        ``groups`` (n,) int64, the form of each row.
     """
     import numpy as np
     from sklearn.datasets import load_digits
@@ -54,7 +56,7 @@ def load(parts: Sequence[Part]) -> tuple[NDArray[np.uint8], NDArray[np.int64], N
 
 
 def read() -> Source:
-    """The digits as a source of 10 classes; shots, selection and test images come from different writers."""
+    """The digits as a source of 10 classes; shots, selection and test images come from different forms."""
 
     def part(name: Part) -> list[Image]:
         images = []
