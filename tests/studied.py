@@ -50,7 +50,7 @@ OWN_IMAGES: dict[str, Any] = {
 
 def own_images(*per_class: int) -> dict[str, Any]:
     """What differs in a trial of such a study, by its images per class at each rung."""
-    return {"params": {"per_class": per_class[-1]}, "per_class": [*per_class]}
+    return {"params": {"per_class": per_class[-1]}, "images_per_class": [*per_class]}
 
 
 def right(cas: float, images: int = 1000) -> str:

@@ -275,7 +275,7 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     assert summary["arm"] == arm
     # What the table recommends at the project's number of shots is said and kept, beside what cross-validation says.
     # A reader who was told to take the classifier of both reads why that is no contradiction.
-    together = "" if arm == "real" else "Another classifier needs none of them. "
+    together = "" if arm == "real" else "Other classifiers need not say the same. "
     recommended = f"{together}Over {seeds} seeds: leave them, at 4."
     assert summary["sentences"][-1] == summary["recommended"] == recommended
     assert json.loads(workspace.result("deliver").read_text())["recommended"] == recommended

@@ -415,7 +415,8 @@ def test_a_study_searches_number_and_weights_and_its_choice_is_trained_with(
     for trial in found["trials"]:
         # Of two folds and three classes; the last rung has the number that the trial has.
         assert trial["images"] == 2 * 3 * trial["params"]["per_class"]
-        assert trial["per_class"][-1] == trial["params"]["per_class"] and len(trial["per_class"]) == len(RUNGS)
+        counts = trial["images_per_class"]
+        assert counts[-1] == trial["params"]["per_class"] and len(counts) == len(RUNGS)
     # Whatever the study chose: here another than its own values.
     found["best"] = values = {"per_class": 5, "real_weight": 0.25, "finish_on_real": 0.5, "nearness": 1.5}
     write_json(place.result("tune", PLAIN), found)

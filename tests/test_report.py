@@ -336,6 +336,17 @@ def test_images_that_were_found_are_not_the_generator_as_it_is(params: Params, w
     assert adapting.startswith("Adapting the generator, against stable_diffusion as it is: ")
     assert alone.endswith(" with stable_diffusion.")
 
+    # A gain whose interval lies above zero, and whose test does not show it.
+    def doubtful(record: dict[str, Any]) -> None:
+        for row in record["differences"]:
+            row |= {"difference": 0.02, "low": 0.01, "high": 0.03, "mcnemar_p": 0.12}
+
+    change(workspace, doubtful)
+    report.run(replace(params, recipes=recipes, active=active), workspace)
+    page = read(workspace)[1]
+    assert "+2.0 points beside the real images (+1.0 to +3.0; not told from chance, p = 0.12)" in page.also[0]
+    assert page.sections["accuracy"].one("h3").text.startswith("Where no gain is shown: ")
+
 
 def test_strengths_of_an_adapter_are_told(params: Params, workspace: Workspace) -> None:
     report.run(params, workspace)

@@ -270,6 +270,11 @@ def test_where_images_are_searched_a_rung_is_a_share_of_a_trials_own(tmp_path: P
     assert [int(row["images_per_class"]) for row in rows if row["trial"] == "5"] == [2]
     same = sentences.of(of | {"rank_agreement": [{"rung": 3, "full": 27, "n": 5, "tau": 0.8}]})[-2]
     assert same.startswith("Kendall’s tau with the ranking at all images: 0.80 from 11% of a trial’s images, over 5")
+    # Five trials of 30 and one of 6, which was stopped at 2.
+    assert of["saved"]["resource_used"] == pytest.approx(152 / 156, abs=1e-4)
+    older = {key: value for key, value in trials[0].items() if key != "images_per_class"}
+    assert analysis.images(older, RESOURCE) == {3: 3, 9: 10, 27: 30}
+    assert sentences.share({"resource": [1, 1000]}, 1) == "0.1%"
     assert sentences.rungs_text(of) == "11%, 33%, 100% of a trial’s images"
     assert sentences.rungs_text(record(trial(0))) == "3, 9, 27 images per class"
 

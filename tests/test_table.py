@@ -13,6 +13,7 @@ from dreamset.data.runs import Kind, Run
 from dreamset.metrics import scored
 from dreamset.metrics.gains import Gain
 from dreamset.params import Params
+from dreamset.report import markdown
 from dreamset.sweep import cells, table
 from made_up_cells import made_up, rows, small_table, stub_stages
 from toy import ROOT
@@ -158,8 +159,22 @@ def test_the_table_is_told_in_markdown(params: Params, workspace: Workspace, sta
     )
     line = next(line for line in lines if line.startswith("| real + datadream_dset, over real |"))
     assert line.split(" | ")[2].strip("*| ").startswith(f"{100 * float(claim['difference']):+.1f} (".replace("-", "−"))
-    bold = float(claim["low"]) > 0 or float(claim["high"]) < 0
-    assert line.split(" | ")[2].startswith("**") == bold
+    # Two seeds show nothing, whatever the interval.
+    assert "**" not in line
+
+
+def test_bold_is_what_interval_and_adjusted_test_show(params: Params) -> None:
+    summary = table.summarised(table.record(*made_up(params))["rows"])
+    run, real = Run.parse("datadream_dset/both_strong/resnet20"), Run.parse("real/real_strong/resnet20")
+    claim = {"shots": 4, "of": run, "minus": real, "difference": 0.02, "low": 0.01, "high": 0.03, "family": ""}
+    for more, bold in (
+        ({"p_adjusted": 0.04}, True),
+        ({"p_adjusted": 0.06}, False),
+        ({"p_adjusted": 0.04, "low": -0.01}, False),
+    ):
+        text = markdown.over_seeds(params, summary, [claim | more])
+        line = next(line for line in text.splitlines() if line.startswith("| real + datadream_dset, over real |"))
+        assert ("**+2.0 (" in line) == bold
 
 
 def test_the_docs_quote_the_table_that_is_there() -> None:

@@ -379,13 +379,15 @@ def test_a_study_is_a_run_with_a_nested_one_per_trial(workspace: Workspace, stor
 def test_where_images_are_searched_a_trial_tells_its_own(workspace: Workspace) -> None:
     record = known_study.record() | studied.OWN_IMAGES
     for row in record["trials"]:
-        row.update(studied.own_images(6, 20, 60))
+        row.update(studied.own_images(20, 20, 60))
     track.study(workspace, PARAMS, known_study.RECIPE, record, [])
     send_here(workspace)
     _, trials = study_runs(workspace)
     assert trials["4"].data.tags["mlflow.note.content"] == "Pruned after 20 of 60 images per class."
     curve = client(workspace).get_metric_history(trials["0"].info.run_id, "cas_by_images_per_class")
-    assert [point.step for point in curve] == [6, 20, 60]
+    assert [(point.step, point.value) for point in curve] == [
+        (step, record["trials"][0]["rungs"][rung]) for step, rung in ((20, "3"), (20, "9"), (60, "27"))
+    ]
 
 
 def test_the_stage_spools_its_study(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,7 +351,12 @@ def measured(workspace: Workspace, shots: int) -> dict[str, Any] | None:
         return None
     nearest = min({claim.shots for claim in every}, key=lambda k: (abs(math.log(k / shots)), k))
     here = [claim for claim in every if claim.shots == nearest]
-    shown = {(claim.gain.of, claim.gain.minus) for claim in here if claim.asked == "gain" and claim.holds(0)}
+    level = 1 - float(settings["evaluate"]["confidence"])
+    shown = {
+        (claim.gain.of, claim.gain.minus)
+        for claim in here
+        if claim.asked == "gain" and dataclasses.replace(claim.gain, p=claim.p_adjusted).shown(level) == "helps"
+    }
     gains = [claim.gain for claim in here if not claim.primary]
     adapted = {name for name, row in own.items() if row["adapter"] != "none"}
     plain = {name for name, row in own.items() if row["adapter"] == "none" and not row["search"]}

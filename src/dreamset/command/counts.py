@@ -126,9 +126,10 @@ def applied(params: Params, workspace: Workspace, recipe: str) -> Params:
     return tuned.applied(params, workspace, recipe) if is_tuned(params, workspace, recipe) else params
 
 
-def images(params: Params, workspace: Workspace, shots: Sequence[int]) -> int:
-    """Return the images that all active recipes draw beside so many shots of each class."""
-    return sum(sum(applied(params, workspace, name).drawn_per_class(name, shots)) for name in params.active)
+def images(params: Params, workspace: Workspace, learned: Sequence[Sequence[int]]) -> int:
+    """Return the images that all active recipes draw, each time beside so many shots of each class."""
+    rows = [(name, applied(params, workspace, name)) for name in params.active]
+    return sum(sum(own.drawn_per_class(name, shots)) for name, own in rows for shots in learned)
 
 
 def tuning(params: Params, workspace: Workspace, split: splits.Split, recipe: str) -> dict[str, int]:

@@ -268,7 +268,7 @@ def _refitting(params: Params, workspace: Workspace, folds: list[splits.Split]) 
                 fewer = Counter(sample.label for sample in left_out)
                 learned.append(tuple(count - fewer[label] for label, count in enumerate(split.train_per_class)))
     adapting = sum(counts.adapting(params, recipe, shots)[1] for recipe in params.active for shots in learned)
-    images = sum(counts.images(params, workspace, shots) for shots in learned)
+    images = counts.images(params, workspace, learned)
     every = [counts.training(params, split, arm) for split in folds for arm in ("real", *params.active)]
     fitting = sum(count for work in every for what, count in work.items() if what.startswith("steps"))
     return f"{adapting} adapter steps, {images} images and {fitting} classifier steps"

@@ -72,7 +72,9 @@ def needed(params: Params, stage: str, item: str | None, *, cv: bool = False) ->
         "generate": ["draw"] if row and row.draws else [],
         "train": [*classifiers, *([*adapters, "draw"] if again else [])],
         "evaluate": [*classifiers, "judge", *([*adapters, "draw"] if cv or again else [])],
-        "deliver": [f"classifier {name}" for name in params.delivered_alone],
+        "deliver": [f"classifier {name}" for name in params.delivered_alone]
+        if params.deliver.calibrate and not cv
+        else [],
     }
     return ["start", *by_stage.get(stage, [])]
 

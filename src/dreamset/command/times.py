@@ -248,12 +248,13 @@ def _by_steps(
             return None if again is None else seconds + counts.selecting(split) * again
         return seconds
     if stage == "deliver":
+        if not params.deliver.calibrate or split.protocol == "cv":
+            return _FEW
         every, fitting = counts.training(params, split, REAL), 0.0
         for name in params.delivered_alone:
             alike = sum(run.classifier == name for run in runs(params, REAL))
             fitting += every[f"steps of {name}"] / alike * steps[f"classifier {name}"].seconds
-        again = counts.selecting(split) if params.deliver.calibrate and split.protocol == "test" else 0
-        return _FEW + again * fitting
+        return _FEW + counts.selecting(split) * fitting
     return _evaluated(params, workspace, split, steps)
 
 
@@ -333,7 +334,7 @@ def _evaluated(params: Params, workspace: Workspace, split: splits.Split, steps:
             if row is not None:
                 # A step goes forward and back, which is about three times as much as going forward.
                 seconds += scored * steps[f"classifier {run.classifier}"].seconds / row.batch / 3
-    drawn = counts.images(params, workspace, split.train_per_class)
+    drawn = counts.images(params, workspace, [split.train_per_class])
     seconds += (scored + len(split.train) + drawn) * steps["judge"].seconds
     if split.protocol != "cv":
         return seconds

@@ -45,6 +45,7 @@ ASIDE: Final = frozenset(
         "dreamset.params.knob_rules",
         "dreamset.params.knob_words",
         "dreamset.params.rules",
+        "dreamset.study.analysis",
         "dreamset.study.artifacts",
         "dreamset.study.importance",
         "dreamset.study.plots",

@@ -17,8 +17,11 @@ _PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG of prctl, from Linux's prctl.h
 
 
 @contextmanager
-def held() -> Iterator[Callable[[], bool]]:
+def held(*, quiet: bool = False) -> Iterator[Callable[[], bool]]:
     """Run the block to its end before a first Ctrl-C or SIGTERM takes effect; a second one takes effect at once.
+
+    Args:
+        quiet: say nothing of it, for the block takes a moment.
 
     Yields:
         A function that says whether one has come, so that the block can save its work.
@@ -30,7 +33,7 @@ def held() -> Iterator[Callable[[], bool]]:
         came.append((number, frame))
         if len(came) > 1:
             before[signal.Signals(number)](number, frame)
-        else:
+        elif not quiet:
             print("dreamset: stopping after this step; a second signal stops at once.", file=sys.stderr, flush=True)
 
     # Python hands signals to its main thread alone. What is ignored, or ends the process outright, stays so.

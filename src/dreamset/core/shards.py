@@ -160,7 +160,7 @@ def writing(store: Path, key: str, size: int | None = None) -> Iterator[Path]:
                 remote.push(store, key)
     finally:
         # A worker whose own disk is full is ended because of another's, in the middle of this.
-        with interrupts.held():
+        with interrupts.held(quiet=True):
             shutil.rmtree(aside, ignore_errors=True)
 
 

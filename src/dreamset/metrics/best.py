@@ -71,11 +71,16 @@ def sentence(record: Mapping[str, Any]) -> str | None:
     lead = "Leave synthetic data out: " if run.arm == REAL and (gain > 0 or other.arm != REAL) else ""
     # It is the best by its probabilities, and mostly by its answers, too.
     better = (
-        "is better" if gain > 0 else "is as often right and surer" if gain == 0 else "is surer, if less often right,"
+        "is better than"
+        if gain > 0
+        else "is as often right as, and surer than,"
+        if gain == 0
+        else "is surer than, if less often right than,"
     )
+    subject = f"{words(run)}," if "," in words(run) else words(run)
     takes = f" and takes {max(1, round(best['seconds']))} s" if is_simple(run.classifier) else ""
     text = (
-        f"{lead}{words(run)} {better} than {words(other)} ({folds} against {_percent(pick['accuracy_folds'])} by "
+        f"{lead}{subject} {better} {words(other)} ({folds} against {_percent(pick['accuracy_folds'])} by "
         f"cross-validation on the shots{tested}){takes}."
     )
     return text[:1].upper() + text[1:]

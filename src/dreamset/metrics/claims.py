@@ -32,6 +32,7 @@ _Row = TypeVar("_Row")
 
 RECOMMENDATIONS: Final = "recommendations.json"  # in the folder of a table
 
+_ALONE: Final = (REAL, ZERO_SHOT)  # arms without synthetic images
 _SIGN_FLIP: Final = "the sign-flip test over seeds"
 _EXPLORED: Final = f"{_SIGN_FLIP}, adjusted for all differences of the table,"
 _ADJUSTED: Final = f"{_SIGN_FLIP}, after Holm over the claims that were fixed with it,"
@@ -76,10 +77,8 @@ class Claim:
         """
         if self.primary:
             return "holds" if self.holds(smallest_gain, level) else "not shown"
-        side = self.gain.outcome
-        if side == "unclear" or self.p_adjusted is None or self.p_adjusted > level:
-            return "not shown"
-        return side
+        side = replace(self.gain, p=self.p_adjusted).shown(level)
+        return "not shown" if side == "unclear" or self.p_adjusted is None else side
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,8 @@ class Sweep:
 
     @property
     def seeds(self) -> int:
-        """The fewest seeds that a claim rests on."""
-        return min((claim.seeds for claim in self.claims), default=0)
+        """The fewest seeds that an exploratory claim rests on, or a fixed one where there is no other."""
+        return min((claim.seeds for claim in self.explored or self.claims), default=0)
 
     def at(self, shots: object, family: str = "") -> dict[tuple[Run, Run], Claim]:
         """Return the claims of a gain in a family at this number of shots, by the two runs compared."""
@@ -134,17 +133,18 @@ class Sweep:
 
         Args:
             shots: images per class.
-            delivered: the classifier that the reader was told to take, if any. Where it learned from synthetic images
-                and the table leaves these, the answer says how the two go together.
+            delivered: the classifier that the reader was told to take, if any. Where one of the two learned from
+                synthetic images and the other did not, the answer says that this is no contradiction.
         """
         found = self.recommendations.get(str(shots))
         if found is None:
             return []
         first, *others = found["sentences"]
         words = f"Over {found.get('seeds', self.seeds)} seeds: {first[:1].lower()}{first[1:]}"
-        if found["answer"] == "leave" and delivered is not None and delivered.arm not in (REAL, ZERO_SHOT):
-            same = Run.parse(found["best"]["run"]).classifier == delivered.classifier
-            words = f"{'They may be luck' if same else 'Another classifier needs none of them'}. {words}"
+        best = Run.parse(found["best"]["run"])
+        if delivered is not None and (delivered.arm in _ALONE) != (best.arm in _ALONE):
+            other = "seeds" if best.classifier == delivered.classifier else "classifiers"
+            words = f"Other {other} need not say the same. {words}"
         return [words, *others]
 
     def means_at(self, shots: object) -> dict[Run, Mean]:
@@ -297,12 +297,11 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     # The weights come last, because their hash reads all of them.
     if weights != inputs(None, workspace.root, params.base):
         return Table(other="weights", command=command)
-    every = read_claims(path)
-    own = [claim for claim in every if {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)]
-    # Of fixed claims all are told, as they were adjusted together.
-    claims = [claim for claim in every if claim.primary or claim in own]
+    # Of fixed claims all are told, as they were adjusted together; they are about the rows that the table is of.
+    every = [(claim, {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)) for claim in read_claims(path)]
+    claims = [claim for claim, known in every if known or claim.primary]
     means = [mean for mean in _rows(folder / "summary.csv", _mean) if mean.run.arm in arms]
-    if not own:
+    if not any(known for _, known in every):
         return Table()
     cost = _optional(folder / "cost.json")
     # What is not active may be the better choice, if its row is still the one that the table is of.

@@ -45,6 +45,10 @@ class Gain:
         """The side of zero that the interval lies on; ``unclear`` where it holds zero."""
         return "helps" if self.low > 0 else "hurts" if self.high < 0 else "unclear"
 
+    def shown(self, level: float) -> Literal["helps", "hurts", "unclear"]:
+        """Return the side of zero that the interval lies on, where a test was made only if it rejects at ``level``."""
+        return "unclear" if self.p is not None and self.p > level else self.outcome
+
 
 def over_real(gains: Iterable[Gain], recipe: str, classifier: str, kinds: Sequence[Kind] = TOGETHER) -> Gain | None:
     """Return the gain of ``recipe``'s images beside the real ones over the best run on the real ones alone.

@@ -118,7 +118,7 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
     """
     best, real = found.best, found.real
     ends = f"{points(found.low)} to {points(found.high)}, {100 * confidence:g}% interval"
-    same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose the same"
+    same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose {_named(best.run)}"
     per_class = f"at {shots} image{'' if str(shots) == '1' else 's'} per class"
     lacking = ", ".join(map(_named, found.left_out))
     missing = f" Not compared, for some seeds lack them or their seconds: {lacking}." if lacking else ""
@@ -126,9 +126,9 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
         with_them = [option for option in found.options if option.synthetic]
         most = max(with_them, key=lambda option: option.accuracy, default=None)
         tried = f" ({_named(most.run)} gets {100 * most.accuracy:.1f}%)" if most else ""
-        other = ""
-        if found.chosen < found.seeds:
-            other = f", and what they choose gains {points(found.gain)} points on the seed left out ({ends})"
+        # Where they choose no synthetic images anywhere, there is no gain to tell.
+        gained = found.chosen < found.seeds and found.low < found.high
+        other = f". What they choose gains {points(found.gain)} points on the seed left out ({ends})" if gained else ""
         return [
             f"Leave synthetic images, {per_class}: of all classifiers, {_named(best.run)} gets "
             f"{100 * best.accuracy:.1f}%, and nothing with synthetic images is shown to be better{tried}.",
@@ -141,8 +141,7 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
     return [
         f"{opening} synthetic images, {per_class}: {_named(best.run)} gets {100 * best.accuracy:.1f}%, and "
         f"{_named(real.run)} {100 * real.accuracy:.1f}%{f' ({drawn})' if drawn else ''}.",
-        f"What the other seeds choose gains {points(found.gain)} points on the seed left out ({ends}), and {same}; "
-        f"{sure}.",
+        f"What the other seeds choose gains {points(found.gain)} points on the seed left out ({ends}), {sure}; {same}.",
         f"It takes {best.seconds:.0f} s, and {real.seconds:.0f} s without synthetic images.{missing}",
     ]
 
@@ -211,9 +210,9 @@ def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: 
         options[real],
         ordered,
         len(cells),
-        round(interval.estimate, 4),
-        round(interval.low, 4),
-        round(interval.high, 4),
+        round(interval.estimate, 6),
+        round(interval.low, 6),
+        round(interval.high, 6),
         choices.count(taken),
         left_out,
     )

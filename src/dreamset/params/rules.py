@@ -1,4 +1,4 @@
-"""Rules that tie keys of ``params.yaml`` to one another; the rules within a recipe stand in ``recipe``."""
+"""Rules that tie keys of ``params.yaml`` to one another; the rules within a recipe stand in ``knob_rules``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dreamset.core.errors import InputError
 from dreamset.core.strict import listed, meant, one_of
-from dreamset.params import knob_rules as knobs
+from dreamset.params import knob_rules
 from dreamset.params.model import Epochs
 from dreamset.params.sections import GROUP
 from dreamset.params.tree import AUTO
@@ -107,7 +107,7 @@ def _check_recipes(params: Params) -> None:
         if name in params.active:
             check_row(params, name)
         else:
-            knobs.check(recipe, _context(params, name, active=False))
+            knob_rules.check(recipe, _context(params, name, active=False))
 
 
 def check_row(params: Params, recipe: str) -> None:
@@ -119,7 +119,7 @@ def check_row(params: Params, recipe: str) -> None:
     row = params.recipes[recipe]
     check_retrieval(params, recipe)
     check_start(params, recipe)
-    knobs.check(row, _context(params, recipe, active=True))
+    knob_rules.check(row, _context(params, recipe, active=True))
     if params.generate.budget_s is not None and row.first:
         raise InputError(
             f"generate.budget_s: recipes.{recipe}.filter: {row.filter} needs a number of images; "
@@ -127,10 +127,10 @@ def check_row(params: Params, recipe: str) -> None:
         )
 
 
-def _context(params: Params, recipe: str, *, active: bool) -> knobs.Context:
+def _context(params: Params, recipe: str, *, active: bool) -> knob_rules.Context:
     after = recipe in params.after
     own = params.of(recipe)
-    return knobs.Context(recipe, active, after, own.per_class, params.model, params.base, params.tune.gains)
+    return knob_rules.Context(recipe, active, after, own.per_class, params.model, params.base, params.tune.gains)
 
 
 def _check_selection(params: Params) -> None:
@@ -227,12 +227,12 @@ def _check_prepare(params: Params) -> None:
     if template is not None and not _holds_a_class(template):
         raise InputError(f"prepare.template: must hold {{class}} exactly once, or {{a class}}, got {template!r}.")
     if template is not None:
-        knobs.check_placeholders(template, "prepare.template")
+        knob_rules.check_placeholders(template, "prepare.template")
     given = params.prepare.clip_templates
     for template in () if given is None else given or ("",):
         if not _holds_a_class(template):
             raise InputError(f"prepare.clip_templates: each must hold {{class}} exactly once, got {list(given or ())}.")
-        knobs.check_placeholders(template, "prepare.clip_templates")
+        knob_rules.check_placeholders(template, "prepare.clip_templates")
 
 
 def _check_attributes(params: Params) -> None:

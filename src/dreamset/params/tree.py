@@ -182,8 +182,7 @@ class Params:
     def delivered_alone(self) -> tuple[str, ...]:
         """The trained classifiers that may be delivered as they learned from the real images alone.
 
-        Beside the verdict's these are the ones with pretrained weights: few shots are enough for them, and their folds
-        take seconds.
+        Beside the verdict's these are the ones with pretrained weights, for which few shots are enough.
         """
         train = self.base.train
         pretrained = [name for name in self.train.classifiers if name not in train.from_scratch]

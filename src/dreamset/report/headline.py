@@ -71,9 +71,8 @@ def headline(evidence: Evidence) -> Headline:
         use = [rule.advice(evidence.delivered.get("arm", arm))]
         if (compared := best.sentence(evidence.delivered)) is not None:
             use.append(compared)
-    taken = evidence.delivered
-    run = Run(taken["arm"], Kind.parse(taken["train_on"]), taken["classifier"]) if taken else None
-    advised = evidence.table.sweep.advised(evidence.split.shots, run) if evidence.table.sweep else []
+    sweep = evidence.table.sweep
+    advised = sweep.advised(evidence.split.shots, _taken(evidence, settled)) if sweep else []
     use += advised[:1]
     also = _adaptation(settled.gains or evidence.gains, recipe, plain, classifier, evidence.level)
     if settled.gains and settled.here:
@@ -95,6 +94,15 @@ def headline(evidence: Evidence) -> Headline:
         also=[*advised[1:], *also, *([alone] if alone else [])],
         caveat=_caveat(evidence, settled),
     )
+
+
+def _taken(evidence: Evidence, settled: Settled) -> Run | None:
+    """Return the classifier that the page says to take: what is delivered, or what the verdict says without that."""
+    if delivered := evidence.delivered:
+        return Run(delivered["arm"], Kind.parse(delivered["train_on"]), delivered["classifier"])
+    if settled.verdict is None:
+        return None
+    return Run.parse(settled.verdict["of" if settled.verdict["outcome"] == "helps" else "minus"])
 
 
 def _plain_words(evidence: Evidence, settled: Settled) -> str:
@@ -170,7 +178,7 @@ def _adaptation(
         gain = next((gains[pair] for pair in pairs if pair in gains), None)
         if gain:
             # The interval of a difference says for itself where it holds zero.
-            chance = gain.outcome != "unclear" and gain.p is not None and gain.p > level
+            chance = gain.shown(level) != gain.outcome
             test = f"; not told from chance, p = {p_value(gain.p)}" if chance else ""
             parts.append(f"{points(gain.difference)} points {where} ({point_interval(gain)}{test})")
     return [f"Adapting the generator, against {plain} as it is: {' and '.join(parts)}."] if parts else []

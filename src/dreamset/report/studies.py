@@ -98,7 +98,7 @@ def _kind(record: dict[str, Any], trial: dict[str, Any]) -> str:
 
 def _images(record: dict[str, Any], trial: dict[str, Any]) -> int:
     """Return the images per class that a trial was last scored with; 0 for none."""
-    return analysis.images(record, trial).get(analysis.reached(trial), 0)
+    return analysis.images(trial, record["resource"]).get(analysis.reached(trial), 0)
 
 
 def _line(record: dict[str, Any], trial: dict[str, Any]) -> str:
@@ -150,7 +150,7 @@ def _rungs(record: dict[str, Any]) -> Markup | None:
         return None
     values = [100 * cas for trial in trials for cas in trial["rungs"].values()]
     searched = analysis.searches_images(record)
-    ticks = [f"{sentences.share(record, rung)}%" for rung in resource] if searched else resource
+    ticks = [sentences.share(record, rung) for rung in resource] if searched else resource
     plane = Plane(placed(_resource(record), ticks), rounded("CAS", values, "%"))
     lines = []
     for trial in sorted(trials, key=lambda trial: trial["number"] == record["best_trial"]):

@@ -172,7 +172,8 @@ def _cell(evidence: Evidence, run: Run) -> tuple[str, str, str]:
     if score is None:
         return "–", "", ""
     gain = evidence.over_real(run.arm, run.classifier, run.kind) if run.kind in TOGETHER else None
-    return (_accuracy(score), _MARKS[gain.outcome], gain.outcome) if gain else (_accuracy(score), "", "")
+    side = gain.shown(evidence.level) if gain else None
+    return (_accuracy(score), _MARKS[side], side) if side else (_accuracy(score), "", "")
 
 
 def _accuracy(score: Score) -> str:
@@ -210,9 +211,9 @@ def _distances_of(evidence: Evidence) -> str:
 
 
 def _not_helping(evidence: Evidence) -> list[tuple[str, Gain]]:
-    """Return every comparison whose interval does not lie above zero, in words."""
+    """Return every comparison whose interval or test shows no gain, in words."""
     lines = []
-    weak = [gain for gain in evidence.gains.values() if gain.outcome != "helps"]
+    weak = [gain for gain in evidence.gains.values() if gain.shown(evidence.level) != "helps"]
     for gain in sorted(weak, key=lambda gain: (gain.outcome != "hurts", gain.difference)):
         of, minus = gain.of, gain.minus
         against = trained_on(REAL, minus.kind) if minus.arm == REAL else f"{minus.arm}’s images in their place"

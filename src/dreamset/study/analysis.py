@@ -52,10 +52,13 @@ def searches_images(record: Mapping[str, Any]) -> bool:
     return "per_class" in record["searched"]
 
 
-def images(record: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[int, int]:
-    """Return the images per class of a trial at each rung of its study."""
-    # Records of earlier versions lack a trial's own.
-    return dict(zip(record["resource"], trial.get("per_class") or record["resource"], strict=True))
+def images(trial: Mapping[str, Any], resource: Sequence[int]) -> dict[int, int]:
+    """Return the images per class of a trial at each rung: the rung itself, or a share of a number that it searched."""
+    own: Sequence[int] | None = trial.get("images_per_class")
+    if own is None and "per_class" in trial["params"]:
+        # A record of an earlier version, which knew the share alone.
+        own = [max(1, round(rung * trial["params"]["per_class"] / resource[-1])) for rung in resource]
+    return dict(zip(resource, own or resource, strict=True))
 
 
 def score(trial: Mapping[str, Any]) -> float | None:
@@ -71,7 +74,7 @@ def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[
 
     Args:
         trials: of a record.
-        resource: images per class at each rung, rising.
+        resource: the rungs, rising.
 
     Returns:
         ``resource_used`` and ``seconds_used`` are shares of what the same trials would have taken without pruning;
@@ -82,12 +85,15 @@ def saved(trials: Sequence[Mapping[str, Any]], resource: Sequence[int]) -> dict[
     ran = [trial for trial in trials if ending(trial) in ("COMPLETE", "PRUNED") and reached(trial)]
     failed, slow = ([trial for trial in trials if ending(trial) == end] for end in ("FAIL", "SLOW"))
     spent = sum(trial["seconds"] for trial in ran)
+    counts = [images(trial, resource) for trial in ran]
+    drawn = [count[reached(trial)] for trial, count in zip(ran, counts, strict=True)]
+    whole = [count[full] for count in counts]
     # Drawing and training the classifier take time in proportion to the images.
     unpruned = sum(trial["seconds"] + _seconds(trial) * (full / reached(trial) - 1) for trial in ran)
     return {
         "trials": len(ran),
         "full": full,
-        "resource_used": round(sum(map(reached, ran)) / (full * len(ran)), 4) if ran else None,
+        "resource_used": round(sum(drawn) / sum(whole), 4) if ran else None,
         "seconds": round(spent, 1),
         "seconds_unpruned": round(unpruned, 1),
         "seconds_used": round(spent / unpruned, 4) if unpruned else None,
@@ -107,7 +113,7 @@ def rank_agreement(trials: Sequence[Mapping[str, Any]], resource: Sequence[int])
     """Return Kendall's tau-b between CAS at each lower rung and at the last, over the trials scored at both.
 
     Returns:
-        A row per lower rung: ``rung`` and ``full`` in images per class, ``n`` trials, and ``tau``. It is None for
+        A row per lower rung: ``rung`` and the last one, ``full``; ``n`` trials, and ``tau``. It is None for
         fewer than ``RANKED`` trials, and if all CAS at one of the two rungs are equal.
     """
     from scipy.stats import kendalltau

@@ -39,7 +39,7 @@ def history(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row per trial and rung: images per class, and CAS."""
     return [
-        {"images_per_class": images(record, trial)[int(rung)], "cas": cas}
+        {"images_per_class": images(trial, record["resource"])[int(rung)], "cas": cas}
         | {"trial": trial["number"], "state": _state(record, trial)}
         for trial in record["trials"]
         for rung, cas in sorted(trial["rungs"].items(), key=lambda item: int(item[0]))

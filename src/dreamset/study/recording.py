@@ -74,9 +74,9 @@ def of_study(
     tune, model = params.tune, params.base.tune
     first = counted(params, study)
     trials = [of_trial(trial) for trial in first]
-    for trial in trials:
+    for trial in (trial for trial in trials if "per_class" in trial["params"]):
         values = objective.params.with_values(objective.recipe, trial["params"])
-        trial["per_class"] = [images_at(values, objective.recipe, rung) for rung in model.per_class]
+        trial["images_per_class"] = [images_at(values, objective.recipe, rung) for rung in model.per_class]
     spans = {knob: span for trial in first for knob, span in trial.distributions.items()}
     chosen = next((trial for trial in trials if choice is not None and trial["number"] == choice["chosen"]), None)
     rule = params.selection if params.sets_apart else "cv"

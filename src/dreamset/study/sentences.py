@@ -37,15 +37,16 @@ def of(record: Mapping[str, Any]) -> list[str]:
     return [worded(record, text) for text in texts if text]
 
 
-def share(record: Mapping[str, Any], rung: int) -> int:
+def share(record: Mapping[str, Any], rung: int) -> str:
     """Return a rung of a searched number in per cent."""
-    return int(100 * rung / record["resource"][-1] + 0.5)
+    value = 100 * rung / record["resource"][-1]
+    return f"{value:.0f}%" if value >= 1 else f"{value:.2g}%"
 
 
 def rung_words(record: Mapping[str, Any], rung: int) -> str:
     """Return what a rung is for all trials."""
     if searches_images(record):
-        return f"{share(record, rung)}% of a trial’s images"
+        return f"{share(record, rung)} of a trial’s images"
     return f"{rung} images per class"
 
 
@@ -53,7 +54,7 @@ def rungs_text(record: Mapping[str, Any]) -> str:
     """Return what all rungs of a study are: ``3, 9, 27 images per class``."""
     if not searches_images(record):
         return f"{', '.join(map(str, record['resource']))} images per class"
-    return f"{', '.join(f'{share(record, rung)}%' for rung in record['resource'])} of a trial’s images"
+    return f"{', '.join(share(record, rung) for rung in record['resource'])} of a trial’s images"
 
 
 def _last(record: Mapping[str, Any]) -> str:

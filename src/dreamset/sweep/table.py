@@ -229,7 +229,8 @@ def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict
 
     A point is a recipe in a cell. There is a rho over all numbers of shots (``all``), and one at each. Both are mostly
     about which recipe it is. So there is also the rho of the deviations from the mean of the same recipe at the same
-    number of shots (``within``). A set that does not depend on the shots is one point, however many cells hold it.
+    number of shots (``within``). A set that does not depend on the shots is one point, however many cells hold it;
+    of near-duplicates of the shots, it is one in each cell.
     """
     points = [
         (row["recipe"], cell["shots"], cell["seed"], cell["quality"][row["recipe"]], row["accuracy"])
@@ -239,9 +240,9 @@ def correlations(params: Params, records: Sequence[dict[str, Any]]) -> list[dict
     ]
     once: dict[str, tuple[Any, ...]] = {}
     for point in points:
-        recipe, _, seed, quality, accuracy = point
+        recipe, _, seed, quality, _ = point
         own = {name: value for name, value in quality.items() if name != _OF_SHOTS}
-        once.setdefault(digest([recipe, seed, own, accuracy]), point)
+        once.setdefault(digest([recipe, seed, own]), point)
     table = []
     for metric in (*output.SET_MEASURES, *_SHARES):
         for shots in ("all", "within", *sorted({point[1] for point in points})):

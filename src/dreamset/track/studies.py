@@ -77,7 +77,8 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
     if row["state"] == "COMPLETE" and row.get("values"):
         figures[_score(results)] = row["values"][0]
     images = _images(results, row)
-    rungs = sorted((images[rung], cas) for rung, cas in (row.get("rungs") or {}).items() if cas is not None)
+    scored = {int(rung): cas for rung, cas in (row.get("rungs") or {}).items() if cas is not None}
+    rungs = [(images[rung], scored[rung]) for rung in sorted(scored)]
     return spool.Run(
         key=key(row["number"]),
         name=f"trial {row['number']}{_SUFFIX.get(row['state'], '')}",
@@ -96,9 +97,9 @@ def _trial(row: Mapping[str, Any], results: Mapping[str, Any], started: float) -
     )
 
 
-def _images(results: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, int]:
+def _images(results: Mapping[str, Any], row: Mapping[str, Any]) -> dict[int, int]:
     """Return the images per class of a trial at each rung."""
-    return dict(zip(map(str, results["resource"]), row.get("per_class") or results["resource"], strict=True))
+    return dict(zip(results["resource"], row.get("images_per_class") or results["resource"], strict=True))
 
 
 def _score(results: Mapping[str, Any]) -> str:
@@ -125,7 +126,7 @@ def _note(results: Mapping[str, Any], row: Mapping[str, Any]) -> str | None:
     if row["state"] != "PRUNED":
         return str(row["reason"]) if row.get("reason") else None
     images = _images(results, row)
-    last, full = max((images[rung] for rung in row.get("rungs") or {}), default=0), max(images.values())
+    last, full = max((images[int(rung)] for rung in row.get("rungs") or {}), default=0), max(images.values())
     if row.get("feasible") is False:
         return f"Stopped after {last} of {full} images per class: over tune.max_seconds_per_image."
     return f"Pruned after {last} of {full} images per class."
