@@ -56,7 +56,8 @@ def over_seeds(
         *_fixed(claims, rounds, waiting or {}),
         f"## Differences, {name}",
         f"Points, paired by seed and test image, with {100 * params.evaluate.confidence:g} % intervals over seeds and "
-        f"groups of test images{augmented}. Bold where interval and adjusted test both show a difference.",
+        f"groups of test images{augmented}. Bold where the interval and the test, adjusted for "
+        "all differences of the table, both show one; claims that were fixed have tests of their own.",
         _differences(name, together, [row for row in claims if not row["family"]], 1 - params.evaluate.confidence),
     ]
     return "\n\n".join(parts) + "\n"
