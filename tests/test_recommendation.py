@@ -12,6 +12,7 @@ from dreamset.command import cli
 from dreamset.core.errors import InputError
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
+from dreamset.data.runs import Run
 from dreamset.metrics import claims
 from dreamset.metrics.recommendation import recommend, sentences
 from dreamset.params import Params
@@ -100,6 +101,8 @@ def test_what_all_other_seeds_choose_is_left_where_one_writer_alone_gains() -> N
     one_writer = (np.random.default_rng(0).random(400) > 0.7).astype(int).tolist()
     left = recommend([cell(seed, real=0.7, good=0.8) | {"groups": one_writer} for seed in range(10)], 0.95, 500)
     assert (left.answer, left.best.run.arm, left.chosen) == ("leave", "real", 0)
+    strong = dataclasses.replace(left, best=dataclasses.replace(left.best, run=Run.parse("real/real_strong/resnet20")))
+    assert "choose resnet20 of real images alone, strongly augmented. What" in sentences(strong, 4, None, 0.95)[1]
     told = sentences(left, 4, None, 0.95)
     assert "nothing with synthetic images is shown to be better (resnet20 of real images and good gets 7" in told[0]
     assert told[1].startswith("In 0 of 10 seeds the other seeds choose resnet20 of real images alone. What they choose")

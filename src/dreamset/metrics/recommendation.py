@@ -118,7 +118,7 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
     """
     best, real = found.best, found.real
     ends = f"{points(found.low)} to {points(found.high)}, {100 * confidence:g}% interval"
-    same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose {_named(best.run)}"
+    same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose {_named(best.run).rstrip(',')}"
     per_class = f"at {shots} image{'' if str(shots) == '1' else 's'} per class"
     lacking = ", ".join(map(_named, found.left_out))
     missing = f" Not compared, for some seeds lack them or their seconds: {lacking}." if lacking else ""
