@@ -18,13 +18,13 @@ import pytest
 import yaml
 
 import toy
-from dreamset.command import check, cli, costs, own, plan, reproduce, run, screen, timed_steps, times
+from dreamset.command import check, cli, costs, counts, own, plan, reproduce, run, screen, timed_steps, times
 from dreamset.command.reproduce import Event
 from dreamset.core import locks
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
-from dreamset.data.splits import write_split
+from dreamset.data.splits import read_split, write_split
 from dreamset.metrics import power
 from dreamset.metrics.mcnemar import mcnemar
 
@@ -497,6 +497,14 @@ def test_without_a_record_timed_steps_are_multiplied(place: Workspace) -> None:
     # resnet20 and clip_lora plain and strongly augmented, and the probe: 12, 6 and 6 steps.
     assert seconds("train", "real") == pytest.approx(2 + 2 * 12 * 0.2 + 2 * 6 * 1.0 + 6 * 0.1)
     assert seconds("evaluate", None) > 2
+    # Folds of the shots train what may be delivered as it learned from the real images alone, and nothing without them.
+    asked = [toy.params(deliver__calibrate=calibrate) for calibrate in (True, False)]
+    folds = counts.selecting(read_split(place.splits))
+    more = seconds("deliver", None, asked[0]) - seconds("deliver", None, asked[1])
+    assert more == pytest.approx(folds * (12 * 0.2 + 6 * 1.0)) and folds > 1
+    names = [timed_steps.needed(one, "deliver", None) for one in asked]
+    assert names == [["start", "classifier resnet20", "classifier clip_lora"], ["start"]]
+    assert timed_steps.needed(asked[0], "deliver", None, cv=True) == ["start"]
     assert times.estimate(params, place, "generate", "datadream_dset", {"start": steps["start"]}).words == (
         "not known: draw could not be timed here"
     )
