@@ -26,6 +26,17 @@ from dreamset.sources import digits
 from dreamset.use.export import _revealing
 
 
+def by_words(words: list[str], **more: Any) -> Any:
+    """A tokenizer of transformers that knows these words, the special ones among them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, **more)
+
+
 def captioned(split: Split) -> dict[str, str]:
     """A caption of each shot, by sha256, that is like no other."""
     return {s.sha256: f"a picture of the {split.classes[s.label]}, no {i}" for i, s in enumerate(split.train)}
@@ -135,10 +146,8 @@ def test_texts_beside_the_images(small: dict[str, Any], workspace: Workspace) ->
 def captioner(folder: Path) -> Path:
     """A ViT and a GPT-2 of a few thousand random weights, put together as an image-to-text model of transformers."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
         GPT2Config,
-        PreTrainedTokenizerFast,
         VisionEncoderDecoderConfig,
         VisionEncoderDecoderModel,
         ViTConfig,
@@ -146,11 +155,7 @@ def captioner(folder: Path) -> Path:
     )
 
     words = ["<s>", "</s>", "<pad>", "<unk>", "a", "bold", "thin", "digit", "on", "black"]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
+    fast = by_words(words)
     torch.manual_seed(1)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
         ViTConfig(
@@ -219,7 +224,6 @@ def test_a_model_of_transformers_writes_captions_once(
 def instructed(folder: Path) -> Path:
     """A LLaVA of a few thousand random weights, which takes instructions."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
@@ -227,14 +231,10 @@ def instructed(folder: Path) -> Path:
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
-        PreTrainedTokenizerFast,
     )
 
     words = ["<s>", "</s>", "<pad>", "<unk>", "<image>", "USER", "ASSISTANT", "five", "bold", "thin"]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **special)
+    fast = by_words(words, additional_special_tokens=["<image>"])
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
     config = LlavaConfig(
