@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shots", type=int, default=4, help="per class; default: 4")
     parser.add_argument("--seen", type=int, default=8, help="images per class that score trials; default: 8")
     parser.add_argument(
-        "--scored", type=int, default=40, help="images per class that say what it is worth; default: 40"
+        "--scored", type=int, default=12, help="images per class that say what it is worth; default: 12"
     )
     parser.add_argument("--trials", type=int, default=16, help="of a study; default: 16")
     parser.add_argument("--rescored", type=int, default=3, help="times that finalists are scored again; default: 3")
