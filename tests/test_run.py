@@ -497,18 +497,43 @@ def test_without_a_record_timed_steps_are_multiplied(place: Workspace) -> None:
     # resnet20 and clip_lora plain and strongly augmented, and the probe: 12, 6 and 6 steps.
     assert seconds("train", "real") == pytest.approx(2 + 2 * 12 * 0.2 + 2 * 6 * 1.0 + 6 * 0.1)
     assert seconds("evaluate", None) > 2
-    # Folds of the shots train what may be delivered as it learned from the real images alone, and nothing without them.
-    asked = [toy.params(deliver__calibrate=calibrate) for calibrate in (True, False)]
-    folds = counts.selecting(read_split(place.splits))
-    more = seconds("deliver", None, asked[0]) - seconds("deliver", None, asked[1])
-    assert more == pytest.approx(folds * (12 * 0.2 + 6 * 1.0)) and folds > 1
-    names = [timed_steps.needed(one, "deliver", None) for one in asked]
-    assert names == [["start", "classifier resnet20", "classifier clip_lora"], ["start"]]
-    assert timed_steps.needed(asked[0], "deliver", None, cv=True) == ["start"]
     assert times.estimate(params, place, "generate", "datadream_dset", {"start": steps["start"]}).words == (
         "not known: draw could not be timed here"
     )
     assert times.estimate(params, place, "generate", "retrieved", steps).seconds is None
+
+
+def test_the_folds_of_delivery_cost_what_they_make_anew(place: Workspace) -> None:
+    steps = {
+        "start": timed_steps.Timed(2),
+        "draw": timed_steps.Timed(0.01, fixed=0.1),
+        "adapt datadream_light": timed_steps.Timed(0.5),
+        "classifier resnet20": timed_steps.Timed(0.2),
+        "classifier clip_lora": timed_steps.Timed(1.0),
+    }
+
+    def seconds(params: Any) -> float:
+        found = times.estimate(params, place, "deliver", None, steps).seconds
+        assert found is not None
+        return found
+
+    # The recipe of the verdict shares its adapter with another one; the folds train it for this one alone.
+    changes = {"models__bundled__adapt__sample_every": 1000, "active": ["datadream_dset", "datadream_light"]}
+    asked = [toy.params(**changes, primary="datadream_light", deliver__calibrate=wanted) for wanted in (True, False)]
+    folds = counts.selecting(read_split(place.splits))
+    # What learns from the real images alone, and the verdict's classifier once more on the images of the fold: their
+    # adapter takes 200 steps and two grids of 12 images, and then 3 classes of 50 are drawn.
+    alone, making = 12 * 0.2 + 6 * 1.0, 200 * 0.5 + (2 * 12 + 150) * 0.3
+    assert seconds(asked[0]) - seconds(asked[1]) == pytest.approx(folds * (alone + 12 * 0.2 + making)) and folds > 1
+    names = [timed_steps.needed(one, "deliver", None) for one in asked]
+    fitted = ["classifier resnet20", "classifier clip_lora"]
+    assert names == [["start", *fitted, "adapt datadream_light", "draw"], ["start"]]
+    assert timed_steps.needed(asked[0], "deliver", None, cv=True) == ["start"]
+    # Where the selection is by folds, too, the training has made them.
+    chosen = toy.params(**changes, primary="datadream_light", selection="cv", deliver__calibrate=True)
+    assert timed_steps.needed(chosen, "deliver", None) == ["start"] and seconds(chosen) == seconds(asked[1])
+    undecided = toy.params(**changes, primary="auto")
+    assert timed_steps.helping(undecided) == "datadream_dset"
 
 
 def test_cross_validation_costs_its_folds(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import folds
-from dreamset.data.runs import REAL_ONLY, Run
+from dreamset.data.runs import BOTH_STRONG, REAL_ONLY, Run
 from dreamset.data.splits import Sample, Split, read_split, write_split
 
 RECIPE = "datadream_dset"
@@ -309,6 +309,12 @@ def test_cv_repeats_all_of_the_method_without_what_a_fold_holds_out(
     for one, two in zip(first["runs"], again["runs"], strict=True):
         assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
     assert "folds, each adapted and drawn again: 4" in plan.describe(params, place, "train", RECIPE)
+
+    # Delivery compares by the same folds, and makes nothing anew for it.
+    before = {path.parent for path in place.shards.glob(f"*/{fitting.RECORD}")}
+    logits = train.held_out(params, place, [Run(RECIPE, BOTH_STRONG, "resnet20")])
+    assert [one.shape for one in logits.values()] == [(12, 3)]
+    assert {path.parent for path in place.shards.glob(f"*/{fitting.RECORD}")} == before
 
 
 def _images(place: Workspace) -> list[Any]:

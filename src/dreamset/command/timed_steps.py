@@ -20,6 +20,7 @@ from dreamset.core import device
 from dreamset.core.files import digest, write_json
 from dreamset.data import splits
 from dreamset.data.runs import REAL, runs
+from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -72,11 +73,24 @@ def needed(params: Params, stage: str, item: str | None, *, cv: bool = False) ->
         "generate": ["draw"] if row and row.draws else [],
         "train": [*classifiers, *([*adapters, "draw"] if again else [])],
         "evaluate": [*classifiers, "judge", *([*adapters, "draw"] if cv or again else [])],
-        "deliver": [f"classifier {name}" for name in params.delivered_alone]
-        if params.deliver.calibrate and not cv
-        else [],
+        "deliver": _by_folds(params) if params.deliver.calibrate and not (cv or again) else [],
     }
     return ["start", *by_stage.get(stage, [])]
+
+
+def _by_folds(params: Params) -> list[str]:
+    """Return the timed steps of the folds in which candidates for delivery are compared."""
+    names, recipe = [f"classifier {name}" for name in params.delivered_alone], helping(params)
+    row = params.recipes[recipe]
+    return [*names, *([f"adapt {recipe}"] if row.trains else []), *(["draw"] if row.draws else [])]
+
+
+def helping(params: Params) -> str:
+    """Return the recipe whose images the folds of ``deliver`` make anew where the verdict finds that they help.
+
+    Under ``primary: auto`` it is the first adapted one: ``expect`` may not have decided yet.
+    """
+    return dataclasses.replace(params, primary="").primary_recipe if params.primary == AUTO else params.primary_recipe
 
 
 def timed(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.command import counts
-from dreamset.command.timed_steps import Timed, machine, needed, read, trained_as, write
+from dreamset.command.timed_steps import Timed, helping, machine, needed, read, trained_as, write
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
 from dreamset.data import folds as dividing
@@ -248,14 +248,30 @@ def _by_steps(
             return None if again is None else seconds + counts.selecting(split) * again
         return seconds
     if stage == "deliver":
-        if not params.deliver.calibrate or split.protocol == "cv":
+        # With `selection: cv` the training has made the folds.
+        if not params.deliver.calibrate or "cv" in (split.protocol, params.selection):
             return _FEW
-        every, fitting = counts.training(params, split, REAL), 0.0
-        for name in params.delivered_alone:
-            alike = sum(run.classifier == name for run in runs(params, REAL))
-            fitting += every[f"steps of {name}"] / alike * steps[f"classifier {name}"].seconds
-        return _FEW + counts.selecting(split) * fitting
+        return _delivered(params, workspace, split, steps)
     return _evaluated(params, workspace, split, steps)
+
+
+def _delivered(params: Params, workspace: Workspace, split: splits.Split, steps: Mapping[str, Timed]) -> float | None:
+    """Return the most seconds of comparing what may be delivered by folds; None where images are retrieved for it.
+
+    Where the verdict does not find that synthetic images help, their part of each fold is not done.
+    """
+    every, again = counts.training(params, split, REAL), 0.0
+    fitting = {
+        name: every[f"steps of {name}"] / sum(run.classifier == name for run in runs(params, REAL))
+        for name in params.delivered_alone
+    }
+    for name, count in fitting.items():
+        both = name == params.primary_classifier
+        again += count * (1 + both) * steps[f"classifier {name}"].seconds
+    recipe = helping(params)
+    # Adapters that recipes share on all shots are trained for this one alone here.
+    making = _making(dataclasses.replace(params, active=(recipe,)), workspace, recipe, len(split.classes), steps)
+    return None if making is None else _FEW + counts.selecting(split) * (again + making)
 
 
 def _image(steps: Mapping[str, Timed], calls: float) -> float:
