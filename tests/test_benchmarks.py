@@ -24,7 +24,9 @@ from benchmarks import (
     scale,
     scopes,
     setting,
+    strength,
     timing,
+    trials,
 )
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -288,6 +290,24 @@ def test_ways_to_choose_are_compared_by_what_their_values_are_worth() -> None:
     split = Split("toy", ("a", "b"), "{class}", (), 1, 0, samples, samples)
     seen, apart = choices.divided(split, 2)
     assert [sample.path for sample in seen] == [f"{i}.png" for i in range(4)] and len(apart) == 6
+    # As many as other benchmarks set apart of the digits: `prepare` finds no more of other writers.
+    usual = choices._parser().parse_args([])
+    assert usual.seen + usual.scored == strength.DATA["digits"][0]
+
+
+def test_trials_are_compared_with_those_of_the_earlier_commit() -> None:
+    def turn(before: float, now: float, student: float) -> dict[str, dict[str, Any]]:
+        seconds = {trials.BEFORE: before, trials.NOW: now, trials.STUDENT: student}
+        return {
+            kind: {"seconds_per_trial": value / 2, "seconds_per_complete_trial": value}
+            for kind, value in seconds.items()
+        }
+
+    found = trials.summary([turn(12, 12, 4), turn(13, 10, 6), turn(11, 11, 5)])
+    assert found[trials.BEFORE]["seconds_per_trial_times"] == 1
+    assert found[trials.STUDENT]["seconds_per_complete_trial"] == 5
+    assert found[trials.STUDENT]["seconds_per_complete_trial_times"] == 2.4
+    assert found[trials.NOW]["seconds_per_trial_times"] == round(6 / 5.5, 2)
 
 
 def test_images_saved_are_read_off_the_curve_of_plain_ones() -> None:
