@@ -57,6 +57,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lambda 0.8": {"train.real_weight": 0.8},
     "lambda 0.95": {"train.real_weight": 0.95},
     "200 images per class": {"generate.per_class": 200},
+    "the last fifth on real images": {"train.finish_on_real": 0.2},
+    "the last fifth on real images, head alone": {"train.finish_on_real": 0.2, "train.finish_part": "head"},
+    "half on synthetic images, then half on real ones": {"train.real_weight": 0.0, "train.finish_on_real": 0.5},
+    "near images count more": {"train.nearness": 1.0},
+    "far images count more": {"train.nearness": -1.0},
     "twice the steps": {"models.bundled.train.resnet20.steps": 400},
     "200 images per class, twice the steps": {
         "generate.per_class": 200,
