@@ -63,18 +63,23 @@ def command(folder: Path, *words: str) -> None:
 
 
 def study(folder: Path) -> dict[str, Any]:
-    """Run the study of a project anew; return how many trials it had and their seconds."""
+    """Run the study of a project anew; return how many trials it had, and their seconds."""
     for path in (folder / "studies.db", folder / f"results/tune/{RECIPE}.json"):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / f"models/tuned/{RECIPE}", ignore_errors=True)
+    # No image of an earlier turn is found again; the adapter is.
+    for shard in (folder / ".dreamset/shards").iterdir():
+        if not any(shard.glob("*.safetensors")):
+            shutil.rmtree(shard)
     command(folder, "tune", RECIPE)
     trials = read_json(folder / f"results/tune/{RECIPE}.json", "dreamset tune")["trials"]
-    ended = [trial["seconds"] for trial in trials if trial["state"] == "COMPLETE"]
+    ended = [trial for trial in trials if trial["state"] == "COMPLETE"]
     return {
         "trials": len(trials),
         "complete": len(ended),
         "seconds_per_trial": round(sum(trial["seconds"] for trial in trials) / len(trials), 2),
-        "seconds_per_complete_trial": round(statistics.median(ended), 2),
+        "seconds_per_complete_trial": round(statistics.median(trial["seconds"] for trial in ended), 2),
+        "of_them_training": round(statistics.median(trial["seconds_train"] for trial in ended), 2),
     }
 
 
