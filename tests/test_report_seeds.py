@@ -146,7 +146,7 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     # The first screen says it, too, and why stands behind it.
     page = read(workspace)[1]
     # The verdict cannot tell and takes the real images, so the page says why the table may say otherwise.
-    otherwise = "Other seeds need not say the same. Over 6 seeds: take it."
+    otherwise = "Synthetic images may do better. Over 6 seeds: take it."
     assert otherwise in page.hero.texts("p")
     section = page.sections["seeds"]
     assert "Take it." in section.texts("p") and "Leave it." not in section.texts("p")
@@ -219,19 +219,29 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
 @pytest.mark.parametrize(
     ("taken", "recommended", "opening"),
     [
-        ("datadream_dset/both/resnet20", "real/real/clip_lora", "Other classifiers need not say the same. Over 6 "),
-        ("datadream_dset/both/resnet20", "real/real/resnet20", "Other seeds need not say the same. Over 6 seeds: "),
-        ("real/real/resnet20", "datadream_dset/both/clip_lora", "Other classifiers need not say the same. Over 6 "),
+        ("datadream_dset/both/resnet20", "real/real/clip_lora", "Real images alone may do as well: over 6 seeds at 4 "),
+        ("real/real/resnet20", "datadream_dset/both/clip_lora", "Synthetic images may do better. Over 6 seeds: leave"),
         ("real/real/resnet20", "zero_shot/none/clip_zeroshot", "Over 6 seeds: leave it."),
         ("datadream_dset/both/resnet20", "stable_diffusion/both/resnet20", "Over 6 seeds: leave it."),
         (None, "real/real/resnet20", "Over 6 seeds: leave it."),
     ],
 )
 def test_two_answers_of_a_page_are_told_together(taken: str | None, recommended: str, opening: str) -> None:
-    advice = {"4": {"seeds": 6, "best": {"run": recommended}, "sentences": ["Leave it.", "It takes 9 s."]}}
-    sweep = claims.Sweep([], [], [], {}, recommendations=advice)
+    runs = [recommended, "datadream_dset/both_strong/resnet20", "stable_diffusion/synthetic/resnet20"]
+    options = [{"run": run, "accuracy": 0.95 - place / 100} for place, run in enumerate(runs)]
+    found = {"seeds": 6, "best": options[0], "options": options, "sentences": ["Leave it.", "It takes 9 s."]}
+    sweep = claims.Sweep([], [], [], {}, recommendations={"4": found})
     first, *others = sweep.advised(4, Run.parse(taken) if taken else None)
-    assert first.startswith(opening) and first.endswith("leave it.") and others == ["It takes 9 s."]
+    assert first.startswith(opening) and others == ["It takes 9 s."]
+    # It tells both figures, and not to leave what the reader was told to take.
+    if opening.startswith("Real"):
+        assert first == (
+            "Real images alone may do as well: over 6 seeds at 4 images per class, of all classifiers, clip_lora of "
+            "real images alone gets 95.0%, and nothing with synthetic images is shown to be better (resnet20 of real "
+            "images and datadream_dset, strongly augmented, gets 94.0%)."
+        )
+    else:
+        assert first.endswith("leave it.")
     assert sweep.advised(16) == []
 
 

@@ -174,7 +174,7 @@ def test_the_best_by_folds_is_delivered_and_the_card_says_why(workspace: Workspa
     assert summary["shots"] == 12 and summary["accuracy"] == chosen["accuracy"] == 0.6
     (sentence,) = summary["sentences"]
     assert (
-        sentence.startswith("Leave synthetic data out: ") and "60.0 % on 24 held-out images) and takes 1 s." in sentence
+        sentence.startswith("Leave synthetic data out: ") and "60.0% on 24 held-out images) and takes 1 s." in sentence
     )
     record = json.loads((workspace.classifier / "classifier.json").read_text())
     assert record["chosen"]["candidates"] == summary["candidates"]
@@ -268,22 +268,22 @@ def test_a_damaged_file_is_named(workspace: Workspace) -> None:
             "real/real/logistic_clip",
             "test",
             "Leave synthetic data out: logistic regression on CLIP's features is better than resnet20 of the real "
-            "images and datadream_light's, strongly augmented (92.3 % against 89.6 % by cross-validation on the shots, "
-            "92.5 % on 640 held-out images) and takes 2 s.",
+            "images and datadream_light's, strongly augmented (92.3% against 89.6% by cross-validation on the shots, "
+            "92.5% on 640 held-out images) and takes 2 s.",
         ),
         (
             "real/real_strong/resnet20",
             "real/real_strong/resnet20",
             "cv",
             "By cross-validation on the shots, the other candidate is not better than resnet20 of the real images, "
-            "strongly augmented (92.3 %).",
+            "strongly augmented (92.3%).",
         ),
         (
             "real/real_strong/resnet20",
             "real/real_strong/clip_lora",
             "cv",
             "Leave synthetic data out: the clip_lora of the real images, strongly augmented, is better than resnet20 "
-            "of the real images, strongly augmented (92.3 % against 89.6 % by cross-validation on the shots).",
+            "of the real images, strongly augmented (92.3% against 89.6% by cross-validation on the shots).",
         ),
     ],
 )

@@ -87,4 +87,4 @@ def sentence(record: Mapping[str, Any]) -> str | None:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}%"

@@ -14,7 +14,7 @@ from dreamset.core.code import code_digest
 from dreamset.core.errors import InputError
 from dreamset.core.files import read_json
 from dreamset.data.runs import REAL, ZERO_SHOT, Kind, Run
-from dreamset.metrics import fixed, verdict
+from dreamset.metrics import fixed, recommendation, verdict
 from dreamset.metrics.gains import Gain, over_real
 from dreamset.metrics.statistics import indicative
 from dreamset.weights.fingerprint import TABLE, inputs
@@ -134,17 +134,17 @@ class Sweep:
         Args:
             shots: images per class.
             delivered: the classifier that the reader was told to take, if any. Where one of the two learned from
-                synthetic images and the other did not, the answer says that this is no contradiction.
+                synthetic images and the other did not, the answer opens with what that means.
         """
         found = self.recommendations.get(str(shots))
         if found is None:
             return []
         first, *others = found["sentences"]
-        words = f"Over {found.get('seeds', self.seeds)} seeds: {first[:1].lower()}{first[1:]}"
-        best = Run.parse(found["best"]["run"])
-        if delivered is not None and (delivered.arm in _ALONE) != (best.arm in _ALONE):
-            other = "seeds" if best.classifier == delivered.classifier else "classifiers"
-            words = f"Other {other} need not say the same. {words}"
+        seeds = found.get("seeds", self.seeds)
+        words = f"Over {seeds} seeds: {first[:1].lower()}{first[1:]}"
+        alone = Run.parse(found["best"]["run"]).arm in _ALONE
+        if delivered is not None and (delivered.arm in _ALONE) != alone:
+            words = recommendation.as_well(found, shots, seeds) if alone else f"Synthetic images may do better. {words}"
         return [words, *others]
 
     def means_at(self, shots: object) -> dict[Run, Mean]:

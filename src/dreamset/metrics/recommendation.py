@@ -119,19 +119,18 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
     best, real = found.best, found.real
     ends = f"{points(found.low)} to {points(found.high)}, {100 * confidence:g}% interval"
     same = f"in {found.chosen} of {found.seeds} seeds the other seeds choose {_named(best.run).rstrip(',')}"
-    per_class = f"at {shots} image{'' if str(shots) == '1' else 's'} per class"
+    per_class = _per_class(shots)
     lacking = ", ".join(map(_named, found.left_out))
     missing = f" Not compared, for some seeds lack them or their seconds: {lacking}." if lacking else ""
     if not best.synthetic:
         with_them = [option for option in found.options if option.synthetic]
         most = max(with_them, key=lambda option: option.accuracy, default=None)
-        tried = f" ({_named(most.run)} gets {100 * most.accuracy:.1f}%)" if most else ""
         # Where they choose no synthetic images anywhere, there is no gain to tell.
         gained = found.chosen < found.seeds and found.low < found.high
         other = f". What they choose gains {points(found.gain)} points on the seed left out ({ends})" if gained else ""
         return [
-            f"Leave synthetic images, {per_class}: of all classifiers, {_named(best.run)} gets "
-            f"{100 * best.accuracy:.1f}%, and nothing with synthetic images is shown to be better{tried}.",
+            f"Leave synthetic images, {per_class}: of all classifiers, "
+            f"{_alone(best.run, best.accuracy, (most.run, most.accuracy) if most else None)}.",
             f"{same[:1].upper()}{same[1:]}{other}.",
             f"It takes {best.seconds:.0f} s.{missing}",
         ]
@@ -144,6 +143,31 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
         f"What the other seeds choose gains {points(found.gain)} points on the seed left out ({ends}), {sure}; {same}.",
         f"It takes {best.seconds:.0f} s, and {real.seconds:.0f} s without synthetic images.{missing}",
     ]
+
+
+def as_well(found: Mapping[str, Any], shots: object, seeds: int) -> str:
+    """Return what a recommendation to leave synthetic images says to whoever was told that some of them help.
+
+    Args:
+        found: the recommendation as ``Recommendation.record`` and JSON hold it.
+        shots: number of images per class.
+        seeds: number of seeds.
+    """
+    options = [(Run.parse(one["run"]), one["accuracy"]) for one in found["options"]]
+    with_them = [option for option in options if option[0].arm not in (REAL, ZERO_SHOT)]
+    most = max(with_them, key=lambda option: option[1], default=None)
+    said = _alone(Run.parse(found["best"]["run"]), found["best"]["accuracy"], most)
+    return f"Real images alone may do as well: over {seeds} seeds {_per_class(shots)}, of all classifiers, {said}."
+
+
+def _alone(best: Run, accuracy: float, most: tuple[Run, float] | None) -> str:
+    """Return in words that nothing with synthetic images is shown to be better; ``most`` is the best of these."""
+    tried = f" ({_named(most[0])} gets {100 * most[1]:.1f}%)" if most else ""
+    return f"{_named(best)} gets {100 * accuracy:.1f}%, and nothing with synthetic images is shown to be better{tried}"
+
+
+def _per_class(shots: object) -> str:
+    return f"at {shots} image{'' if str(shots) == '1' else 's'} per class"
 
 
 def _named(run: Run) -> str:
