@@ -204,6 +204,16 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
         ["4", "+0.5", "−1.0 to +2.0", "0.031", "0.040", "not shown"],
         ["16, no loss", "−1.0", "−2.0 to 0.0", "0.031", "0.040", "not shown"],
     ]
+    # A chart has each difference once, as it was fixed. An interval above zero by itself shows nothing.
+    above = claim(4, "synthetic", "stable_diffusion/synthetic/resnet20", low=0.02) | tests
+    write_table(params, workspace, [rows[0], above, rows[2], held, idle, lost])
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    section = page.sections["seeds"]
+    (chart,) = (one for one in section.all("details") if one.texts("summary") == ["4 shots per class"])
+    bars = [(bar.text.partition(", over")[0], bar.attributes["class"].split()[-1]) for bar in chart.all("div", "bar")]
+    assert bars[:-1] == [("datadream_dset alone", "unclear"), ("real + datadream_dset", "helps")]  # then the axis
+    assert "Where no gain over the real images is shown: 1 of 2" in section.texts("summary")
     # The verdict rests on what was fixed, and not on the same difference over all seeds.
     assert page.hero.one("h1").text == "Synthetic images helped: +2.0 points (+0.4 to +3.0)."
     assert any(one.words in told for told in page.caveat)

@@ -112,6 +112,17 @@ class Sweep:
         """The fewest seeds that an exploratory claim rests on, or a fixed one where there is no other."""
         return min((claim.seeds for claim in self.explored or self.claims), default=0)
 
+    @property
+    def gains(self) -> list[Claim]:
+        """The exploratory claims, each replaced by what was fixed last of a gain by the same difference."""
+        fixed = {
+            (claim.shots, claim.gain.of, claim.gain.minus): claim
+            for one in self.rounds
+            for claim in self.claims
+            if (claim.family, claim.asked) == (one.name, "gain")
+        }
+        return [fixed.get((claim.shots, claim.gain.of, claim.gain.minus), claim) for claim in self.explored]
+
     def at(self, shots: object, family: str = "") -> dict[tuple[Run, Run], Claim]:
         """Return the claims of a gain in a family at this number of shots, by the two runs compared."""
         own = [claim for claim in self.claims if (claim.shots, claim.family) == (shots, family)]

@@ -45,11 +45,11 @@ class Bar:
     ends: str = ""
 
 
-def gain_bar(gain: Gain, label: str, style: str) -> Bar:
-    """Return the row of a difference, in percentage points."""
+def gain_bar(gain: Gain, label: str, style: str, outcome: str | None = None) -> Bar:
+    """Return the row of a difference, in percentage points; its interval decides the outcome where none is given."""
     low, middle, high = (100 * value for value in (gain.low, gain.difference, gain.high))
     value, ends = points(gain.difference), point_interval(gain)
-    return Bar(label, low, middle, high, value, f"{style} {gain.outcome}", gain.of.classifier, ends)
+    return Bar(label, low, middle, high, value, f"{style} {outcome or gain.outcome}", gain.of.classifier, ends)
 
 
 def intervals(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence
 
+_GAINS: Final = ("holds", "helps")  # outcomes of a claim that show a gain
 _HEAD: Final = ("Difference", "shots", "points", "interval", "p", "adjusted p", "outcome")
 
 
@@ -31,18 +32,19 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     sweep = evidence.table.sweep
     if sweep is None:
         return None
-    ordered = sorted(sweep.explored, key=lambda claim: _order(claim, list(colours)))
-    ends = [100 * end for claim in sweep.explored for end in (claim.gain.low, claim.gain.high)]
+    ordered = sorted(sweep.gains, key=lambda claim: _order(claim, list(colours)))
+    ends = [100 * end for claim in ordered for end in (claim.gain.low, claim.gain.high)]
     charted = []
+    rule = evidence.params.evaluate.smallest_gain, evidence.level
     for shots in sorted({claim.shots for claim in ordered}):
-        bars = [_bar(claim.gain, colours) for claim in ordered if claim.shots == shots]
+        bars = [_bar(claim, colours, *rule) for claim in ordered if claim.shots == shots]
         title = f"{shots} shot{'' if shots == 1 else 's'} per class"
         chart = charts.intervals(bars, "", {"zero": 0.0}, f"Gains at {shots} shots", (min(ends), max(ends)))
         # The page opens those of its own number of shots.
         charted.append((title, shots == evidence.split.shots, chart))
     legend, panels = _by_shots(evidence, sweep, colours)
     others = sorted(sweep.explored, key=lambda claim: claim.shots)
-    additions, rule = list(_additions(sweep)), (evidence.params.evaluate.smallest_gain, evidence.level)
+    additions = list(_additions(sweep))
     return fill(
         "seeds.over_seeds",
         sweep=sweep,
@@ -60,7 +62,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         charted=charted,
         means=_means(sweep),
         others=_claims(others, *rule) if any(claim.p is not None for claim in others) else None,
-        weak=[(words, claim.gain) for words, claim in additions if claim.outcome(*rule) != "helps"],
+        weak=[(words, claim.gain) for words, claim in additions if claim.outcome(*rule) not in _GAINS],
         additions=len(additions),
     )
 
@@ -163,8 +165,8 @@ def _claims(claims: list[Claim], smallest_gain: float, level: float) -> Table:
 
 def _additions(sweep: Sweep) -> Iterable[tuple[str, Claim]]:
     """Yield the gains of images beside the real ones over the best run on the real ones alone, in words."""
-    for shots in sorted({claim.shots for claim in sweep.explored}):
-        claims = sweep.at(shots)
+    for shots in sorted({claim.shots for claim in sweep.gains}):
+        claims = {(claim.gain.of, claim.gain.minus): claim for claim in sweep.gains if claim.shots == shots}
         gains = [claim.gain for claim in claims.values()]
         for recipe, classifier in dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains):
             gain = over_real(gains, recipe, classifier)
@@ -184,8 +186,11 @@ def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
     return gain.of.kind in TOGETHER, gain.minus.arm == REAL, recipes.index(gain.of.arm)
 
 
-def _bar(gain: Gain, colours: dict[str, str]) -> charts.Bar:
-    return charts.gain_bar(gain, _compared(gain), f"{colours[gain.of.arm]}{STYLES.get(gain.of.kind, '')}")
+def _bar(claim: Claim, colours: dict[str, str], smallest_gain: float, level: float) -> charts.Bar:
+    gain, outcome = claim.gain, claim.outcome(smallest_gain, level)
+    style = f"{colours[gain.of.arm]}{STYLES.get(gain.of.kind, '')}"
+    side = "helps" if outcome in _GAINS else "hurts" if outcome == "hurts" else "unclear"
+    return charts.gain_bar(gain, _compared(gain), style, side)
 
 
 def _means(sweep: Sweep) -> Table:
