@@ -279,9 +279,9 @@ def test_the_table_over_seeds_decides_as_it_does_on_the_page(
     recommended = f"Over {seeds} seeds: leave them, at 4."
     if arm != "real":
         recommended = (
-            f"Real images alone may do as well: over {seeds} seeds at 4 images per class, of all classifiers, "
-            "clip_lora of real images alone gets 90.0%, and nothing with synthetic images is shown to be better "
-            "(clip_lora of real images and datadream_dset gets 90.0%)."
+            f"It may do as well without synthetic images: over {seeds} seeds at 4 images per class, of all "
+            "classifiers, clip_lora of real images alone gets 90.0%, and nothing with synthetic images is shown to be "
+            "better (clip_lora of real images and datadream_dset gets 90.0%)."
         )
     assert summary["sentences"][-1] == summary["recommended"] == recommended
     assert json.loads(workspace.result("deliver").read_text())["recommended"] == recommended

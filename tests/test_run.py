@@ -508,8 +508,11 @@ def test_the_folds_of_delivery_cost_what_they_make_anew(place: Workspace) -> Non
         "start": timed_steps.Timed(2),
         "draw": timed_steps.Timed(0.01, fixed=0.1),
         "adapt datadream_light": timed_steps.Timed(0.5),
+        "adapt class_encoder": timed_steps.Timed(0.25),
+        "adapt class_encoder_ft": timed_steps.Timed(1.0),
         "classifier resnet20": timed_steps.Timed(0.2),
         "classifier clip_lora": timed_steps.Timed(1.0),
+        "classifier linear_probe": timed_steps.Timed(0.1),
     }
 
     def seconds(params: Any) -> float:
@@ -517,23 +520,47 @@ def test_the_folds_of_delivery_cost_what_they_make_anew(place: Workspace) -> Non
         assert found is not None
         return found
 
+    def names(params: Any) -> list[str]:
+        return times.wanted(params, place, "deliver", None)
+
     # The recipe of the verdict shares its adapter with another one; the folds train it for this one alone.
     changes = {"models__bundled__adapt__sample_every": 1000, "active": ["datadream_dset", "datadream_light"]}
-    asked = [toy.params(**changes, primary="datadream_light", deliver__calibrate=wanted) for wanted in (True, False)]
+    changes["primary"] = "datadream_light"
+    asked = [toy.params(**changes, deliver__calibrate=wanted) for wanted in (True, False)]
     folds = counts.selecting(read_split(place.splits))
     # What learns from the real images alone, and the verdict's classifier once more on the images of the fold: their
     # adapter takes 200 steps and two grids of 12 images, and then 3 classes of 50 are drawn.
-    alone, making = 12 * 0.2 + 6 * 1.0, 200 * 0.5 + (2 * 12 + 150) * 0.3
+    alone, making = 12 * 0.2 + 6 * 1.0 + 6 * 0.1, 200 * 0.5 + (2 * 12 + 150) * 0.3
     assert seconds(asked[0]) - seconds(asked[1]) == pytest.approx(folds * (alone + 12 * 0.2 + making)) and folds > 1
-    names = [timed_steps.needed(one, "deliver", None) for one in asked]
-    fitted = ["classifier resnet20", "classifier clip_lora"]
-    assert names == [["start", *fitted, "adapt datadream_light", "draw"], ["start"]]
+    fitted = ["classifier resnet20", "classifier clip_lora", "classifier linear_probe"]
+    assert [names(one) for one in asked] == [["start", *fitted, "adapt datadream_light", "draw"], ["start"]]
     assert timed_steps.needed(asked[0], "deliver", None, cv=True) == ["start"]
     # Where the selection is by folds, too, the training has made them.
-    chosen = toy.params(**changes, primary="datadream_light", selection="cv", deliver__calibrate=True)
-    assert timed_steps.needed(chosen, "deliver", None) == ["start"] and seconds(chosen) == seconds(asked[1])
-    undecided = toy.params(**changes, primary="auto")
-    assert timed_steps.helping(undecided) == "datadream_dset"
+    chosen = toy.params(**changes, selection="cv", deliver__calibrate=True)
+    assert names(chosen) == ["start"] and seconds(chosen) == seconds(asked[1])
+    # `expect` decides on auto; until then it is the first adapted one.
+    auto = toy.params(**changes | {"primary": "auto"}, deliver__calibrate=True)
+    assert "adapt datadream_dset" in names(auto)
+    write_json(place.result("expect"), {"primary": {"order": ["datadream_light", "datadream_dset"]}})
+    assert "adapt datadream_light" in names(auto) and seconds(auto) == seconds(asked[0])
+    # Another recipe's folds are no measure of these.
+    assert times._key(asked[0], place, "deliver", None) == times._key(auto, place, "deliver", None)
+    other = toy.params(**changes | {"primary": "datadream_dset"}, deliver__calibrate=True)
+    assert times._key(asked[0], place, "deliver", None) != times._key(other, place, "deliver", None)
+    # What it starts from is adapted in the folds, too: 200 steps before 200.
+    lineage = {"active": ["class_encoder"], "after": {"class_encoder_ft": "class_encoder"}}
+    lineage["primary"] = "class_encoder_ft"
+    after = toy.params(**changes | lineage, deliver__calibrate=True)
+    assert names(after) == ["start", *fitted, "adapt class_encoder", "adapt class_encoder_ft", "draw"]
+    slower = steps | {"adapt class_encoder": timed_steps.Timed(0.75)}
+    found = [times.estimate(after, place, "deliver", None, timed).seconds for timed in (steps, slower)]
+    assert found[0] is not None and found[1] is not None
+    work = counts.of(after, place, "adapt", "class_encoder")
+    assert found[1] - found[0] == pytest.approx(folds * 0.5 * work["steps"]) and work["steps"] > 0
+    # What retrieval takes is not known, and nothing is timed for it.
+    retrieved = toy.params(**changes | {"active": ["retrieved"], "primary": "retrieved"}, deliver__calibrate=True)
+    assert names(retrieved) == ["start"]
+    assert times.estimate(retrieved, place, "deliver", None, steps).words == "not known: it has not run here yet"
 
 
 def test_cross_validation_costs_its_folds(tmp_path: Path) -> None:

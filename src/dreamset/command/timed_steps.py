@@ -20,7 +20,6 @@ from dreamset.core import device
 from dreamset.core.files import digest, write_json
 from dreamset.data import splits
 from dreamset.data.runs import REAL, runs
-from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -79,18 +78,12 @@ def needed(params: Params, stage: str, item: str | None, *, cv: bool = False) ->
 
 
 def _by_folds(params: Params) -> list[str]:
-    """Return the timed steps of the folds in which candidates for delivery are compared."""
-    names, recipe = [f"classifier {name}" for name in params.delivered_alone], helping(params)
-    row = params.recipes[recipe]
-    return [*names, *([f"adapt {recipe}"] if row.trains else []), *(["draw"] if row.draws else [])]
-
-
-def helping(params: Params) -> str:
-    """Return the recipe whose images the folds of ``deliver`` make anew where the verdict finds that they help.
-
-    Under ``primary: auto`` it is the first adapted one: ``expect`` may not have decided yet.
-    """
-    return dataclasses.replace(params, primary="").primary_recipe if params.primary == AUTO else params.primary_recipe
+    """Return the timed steps of the folds in which candidates for delivery are compared; none of retrieved images."""
+    if not params.recipes[params.primary_recipe].draws:
+        return []
+    adapted = [name for name in params.lineage(params.primary_recipe) if params.recipes[name].trains]
+    fitted = dict.fromkeys([*params.delivered_alone, *params.train.baselines])
+    return [*(f"classifier {name}" for name in fitted), *(f"adapt {name}" for name in adapted), "draw"]
 
 
 def timed(
@@ -105,7 +98,8 @@ def timed(
         names: what ``wanted`` returned.
     """
     keys, kept = _keys(params, workspace, names), read(workspace)
-    missing = [name for name in keys if keys[name] not in kept["steps"]]
+    # Recipes with the same adapters have the same step.
+    missing = [*{key: name for name, key in keys.items() if key not in kept["steps"]}.values()]
     failed: dict[str, str] = {}
     # The start alone is not worth a process.
     if {*missing} - {"start"}:
@@ -114,7 +108,7 @@ def timed(
         for name in missing:
             facts = found.get(name, {"failed": "it took too long"})
             if "failed" in facts:
-                failed[name] = facts["failed"]
+                failed |= {one: facts["failed"] for one in keys if keys[one] == keys[name]}
             else:
                 kept["steps"][keys[name]] = {"name": name} | facts
         write(workspace, kept)

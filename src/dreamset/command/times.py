@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset.command import counts
-from dreamset.command.timed_steps import Timed, helping, machine, needed, read, trained_as, write
+from dreamset.command.timed_steps import Timed, machine, needed, read, trained_as, write
 from dreamset.core.errors import InputError
 from dreamset.core.files import digest
 from dreamset.data import folds as dividing
-from dreamset.data import splits
+from dreamset.data import primary, splits
 from dreamset.data.runs import REAL, runs
 from dreamset.params import to_dict
 
@@ -168,7 +168,7 @@ def wanted(params: Params, workspace: Workspace, stage: str, item: str | None) -
     if not workspace.splits.is_file() or read(workspace)["runs"].get(_key(params, workspace, stage, item)):
         return []
     cv = splits.read_split(workspace.splits).protocol == "cv"
-    return needed(params, stage, item, cv=cv)
+    return needed(_settled(params, workspace), stage, item, cv=cv)
 
 
 def _units(params: Params, workspace: Workspace, stage: str, item: str | None) -> int:
@@ -197,6 +197,8 @@ def _key(params: Params, workspace: Workspace, stage: str, item: str | None) -> 
         about |= {"whole": whole, "base": base, "images": _images(workspace), "primary": params.primary_classifier}
         chosen = (item,) if row else () if item else params.active
         about["rows"] = {name: dataclasses.asdict(params.recipes[name]) for name in chosen if name}
+    if stage == "deliver":
+        about["folds"] = _settled(params, workspace).primary_recipe
     about["compute"] = params.compute
     plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in about.items()}
     return digest([machine(), stage, item == REAL, json.loads(json.dumps(plain))])[:16]
@@ -251,7 +253,7 @@ def _by_steps(
         # With `selection: cv` the training has made the folds.
         if not params.deliver.calibrate or "cv" in (split.protocol, params.selection):
             return _FEW
-        return _delivered(params, workspace, split, steps)
+        return _delivered(_settled(params, workspace), workspace, split, steps)
     return _evaluated(params, workspace, split, steps)
 
 
@@ -260,18 +262,29 @@ def _delivered(params: Params, workspace: Workspace, split: splits.Split, steps:
 
     Where the verdict does not find that synthetic images help, their part of each fold is not done.
     """
-    every, again = counts.training(params, split, REAL), 0.0
-    fitting = {
-        name: every[f"steps of {name}"] / sum(run.classifier == name for run in runs(params, REAL))
-        for name in params.delivered_alone
-    }
-    for name, count in fitting.items():
-        both = name == params.primary_classifier
-        again += count * (1 + both) * steps[f"classifier {name}"].seconds
-    recipe = helping(params)
+    recipe, classes = params.primary_recipe, len(split.classes)
     # Adapters that recipes share on all shots are trained for this one alone here.
-    making = _making(dataclasses.replace(params, active=(recipe,)), workspace, recipe, len(split.classes), steps)
-    return None if making is None else _FEW + counts.selecting(split) * (again + making)
+    alone = dataclasses.replace(params, active=(recipe,))
+    again = _making(alone, workspace, recipe, classes, steps)
+    if again is None:
+        return None
+    for parent in params.lineage(recipe)[:-1]:
+        work = counts.of(alone, workspace, "adapt", parent)
+        again += _adapted(alone, parent, work["adapters"], work["steps"], classes, steps)
+    every = counts.training(params, split, REAL)
+    # On the real images, strongly augmented and as baselines plainly, and the verdict's once more on both.
+    for name in (*params.delivered_alone, *params.train.baselines, params.primary_classifier):
+        alike = sum(run.classifier == name for run in runs(params, REAL))
+        again += every[f"steps of {name}"] / alike * steps[f"classifier {name}"].seconds
+    return _FEW + counts.selecting(split) * again
+
+
+def _settled(params: Params, workspace: Workspace) -> Params:
+    """Return the parameters with the recipe of the verdict, or the first adapted one where ``expect`` decides later."""
+    try:
+        return primary.settle(params, workspace)
+    except InputError:
+        return dataclasses.replace(params, primary="")
 
 
 def _image(steps: Mapping[str, Timed], calls: float) -> float:

@@ -157,7 +157,8 @@ def as_well(found: Mapping[str, Any], shots: object, seeds: int) -> str:
     with_them = [option for option in options if option[0].arm not in (REAL, ZERO_SHOT)]
     most = max(with_them, key=lambda option: option[1], default=None)
     said = _alone(Run.parse(found["best"]["run"]), found["best"]["accuracy"], most)
-    return f"Real images alone may do as well: over {seeds} seeds {_per_class(shots)}, of all classifiers, {said}."
+    place = f"over {seeds} seeds {_per_class(shots)}"
+    return f"It may do as well without synthetic images: {place}, of all classifiers, {said}."
 
 
 def _alone(best: Run, accuracy: float, most: tuple[Run, float] | None) -> str:

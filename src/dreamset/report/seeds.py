@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Literal
 
 from markupsafe import Markup
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from dreamset.metrics.gains import Gain
     from dreamset.report.evidence import Evidence
 
-_GAINS: Final = ("holds", "helps")  # outcomes of a claim that show a gain
 _HEAD: Final = ("Difference", "shots", "points", "interval", "p", "adjusted p", "outcome")
 
 
@@ -35,9 +35,8 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     ordered = sorted(sweep.gains, key=lambda claim: _order(claim, list(colours)))
     ends = [100 * end for claim in ordered for end in (claim.gain.low, claim.gain.high)]
     charted = []
-    rule = evidence.params.evaluate.smallest_gain, evidence.level
     for shots in sorted({claim.shots for claim in ordered}):
-        bars = [_bar(claim, colours, *rule) for claim in ordered if claim.shots == shots]
+        bars = [_bar(claim, colours, evidence.level) for claim in ordered if claim.shots == shots]
         title = f"{shots} shot{'' if shots == 1 else 's'} per class"
         chart = charts.intervals(bars, "", {"zero": 0.0}, f"Gains at {shots} shots", (min(ends), max(ends)))
         # The page opens those of its own number of shots.
@@ -45,10 +44,13 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     legend, panels = _by_shots(evidence, sweep, colours)
     others = sorted(sweep.explored, key=lambda claim: claim.shots)
     additions = list(_additions(sweep))
+    rule = evidence.params.evaluate.smallest_gain, evidence.level
     return fill(
         "seeds.over_seeds",
         sweep=sweep,
         few=indicative(sweep.seeds),
+        apart=any(claim.seeds != sweep.seeds for claim in ordered),
+        tested=any(claim.p_adjusted is not None for claim in ordered),
         confidence=evidence.confidence,
         units=_units(sweep),
         hours=f"{sweep.cost['seconds'] / 3600:.1f}" if sweep.cost else "",
@@ -62,7 +64,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         charted=charted,
         means=_means(sweep),
         others=_claims(others, *rule) if any(claim.p is not None for claim in others) else None,
-        weak=[(words, claim.gain) for words, claim in additions if claim.outcome(*rule) not in _GAINS],
+        weak=[(words, claim.gain) for words, claim in additions if _side(claim, evidence.level) != "helps"],
         additions=len(additions),
     )
 
@@ -186,11 +188,15 @@ def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
     return gain.of.kind in TOGETHER, gain.minus.arm == REAL, recipes.index(gain.of.arm)
 
 
-def _bar(claim: Claim, colours: dict[str, str], smallest_gain: float, level: float) -> charts.Bar:
-    gain, outcome = claim.gain, claim.outcome(smallest_gain, level)
+def _bar(claim: Claim, colours: dict[str, str], level: float) -> charts.Bar:
+    gain = claim.gain
     style = f"{colours[gain.of.arm]}{STYLES.get(gain.of.kind, '')}"
-    side = "helps" if outcome in _GAINS else "hurts" if outcome == "hurts" else "unclear"
-    return charts.gain_bar(gain, _compared(gain), style, side)
+    return charts.gain_bar(gain, _compared(gain), style, _side(claim, level))
+
+
+def _side(claim: Claim, level: float) -> Literal["helps", "hurts", "unclear"]:
+    """Return the side of zero that a difference is shown on, by its interval and its adjusted test, if it has one."""
+    return replace(claim.gain, p=claim.p_adjusted).shown(level)
 
 
 def _means(sweep: Sweep) -> Table:
