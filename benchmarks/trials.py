@@ -73,6 +73,7 @@ def study(folder: Path) -> dict[str, Any]:
             shutil.rmtree(shard)
     command(folder, "tune", RECIPE)
     trials = read_json(folder / f"results/tune/{RECIPE}.json", "dreamset tune")["trials"]
+    # Hyperband ends no trial of its mildest level, so some are complete.
     ended = [trial for trial in trials if trial["state"] == "COMPLETE"]
     return {
         "trials": len(trials),
