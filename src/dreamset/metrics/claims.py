@@ -56,6 +56,19 @@ class Claim:
         """Whether the claim was fixed before its test scores existed."""
         return bool(self.family)
 
+    @property
+    def difference(self) -> tuple[int, Run, Run]:
+        """The number of shots, and the two runs that are compared."""
+        return self.shots, self.gain.of, self.gain.minus
+
+    def side(self, level: float) -> Literal["helps", "hurts", "unclear"]:
+        """Return the side of zero that it is shown on: by interval and adjusted test, or without one by the interval.
+
+        Args:
+            level: of the test.
+        """
+        return replace(self.gain, p=self.p_adjusted).shown(level)
+
     def holds(self, smallest_gain: float, level: float = 0.05) -> bool:
         """Whether a fixed claim holds: by its interval and by its test, after the adjustment for its family.
 
@@ -77,7 +90,7 @@ class Claim:
         """
         if self.primary:
             return "holds" if self.holds(smallest_gain, level) else "not shown"
-        side = replace(self.gain, p=self.p_adjusted).shown(level)
+        side = self.side(level)
         return "not shown" if side == "unclear" or self.p_adjusted is None else side
 
 
@@ -116,12 +129,12 @@ class Sweep:
     def gains(self) -> list[Claim]:
         """The exploratory claims, each replaced by what was fixed last of a gain by the same difference."""
         fixed = {
-            (claim.shots, claim.gain.of, claim.gain.minus): claim
+            claim.difference: claim
             for one in self.rounds
             for claim in self.claims
             if (claim.family, claim.asked) == (one.name, "gain")
         }
-        return [fixed.get((claim.shots, claim.gain.of, claim.gain.minus), claim) for claim in self.explored]
+        return [fixed.get(claim.difference, claim) for claim in self.explored]
 
     def at(self, shots: object, family: str = "") -> dict[tuple[Run, Run], Claim]:
         """Return the claims of a gain in a family at this number of shots, by the two runs compared."""

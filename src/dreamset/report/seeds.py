@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
 
@@ -32,7 +31,8 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     sweep = evidence.table.sweep
     if sweep is None:
         return None
-    ordered = sorted(sweep.gains, key=lambda claim: _order(claim, list(colours)))
+    gains = sweep.gains
+    ordered = sorted(gains, key=lambda claim: _order(claim, list(colours)))
     ends = [100 * end for claim in ordered for end in (claim.gain.low, claim.gain.high)]
     charted = []
     for shots in sorted({claim.shots for claim in ordered}):
@@ -43,7 +43,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         charted.append((title, shots == evidence.split.shots, chart))
     legend, panels = _by_shots(evidence, sweep, colours)
     others = sorted(sweep.explored, key=lambda claim: claim.shots)
-    additions = list(_additions(sweep))
+    additions = list(_additions(gains))
     rule = evidence.params.evaluate.smallest_gain, evidence.level
     return fill(
         "seeds.over_seeds",
@@ -64,7 +64,7 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         charted=charted,
         means=_means(sweep),
         others=_claims(others, *rule) if any(claim.p is not None for claim in others) else None,
-        weak=[(words, claim.gain) for words, claim in additions if _side(claim, evidence.level) != "helps"],
+        weak=[(words, claim.gain) for words, claim in additions if claim.side(evidence.level) != "helps"],
         additions=len(additions),
     )
 
@@ -165,15 +165,15 @@ def _claims(claims: list[Claim], smallest_gain: float, level: float) -> Table:
     return Table(_HEAD, rows, columns={"outcome": "text"})
 
 
-def _additions(sweep: Sweep) -> Iterable[tuple[str, Claim]]:
+def _additions(every: list[Claim]) -> Iterable[tuple[str, Claim]]:
     """Yield the gains of images beside the real ones over the best run on the real ones alone, in words."""
-    for shots in sorted({claim.shots for claim in sweep.gains}):
-        claims = {(claim.gain.of, claim.gain.minus): claim for claim in sweep.gains if claim.shots == shots}
-        gains = [claim.gain for claim in claims.values()]
+    claims = {claim.difference: claim for claim in every}
+    for shots in sorted({claim.shots for claim in every}):
+        gains = [claim.gain for claim in every if claim.shots == shots]
         for recipe, classifier in dict.fromkeys((gain.of.arm, gain.of.classifier) for gain in gains):
             gain = over_real(gains, recipe, classifier)
             if gain:
-                yield f"{shots} shots, {_compared(gain)}, {classifier}", claims[gain.of, gain.minus]
+                yield f"{shots} shots, {_compared(gain)}, {classifier}", claims[shots, gain.of, gain.minus]
 
 
 def _compared(gain: Gain) -> str:
@@ -191,12 +191,7 @@ def _order(claim: Claim, recipes: list[str]) -> tuple[bool, bool, int]:
 def _bar(claim: Claim, colours: dict[str, str], level: float) -> charts.Bar:
     gain = claim.gain
     style = f"{colours[gain.of.arm]}{STYLES.get(gain.of.kind, '')}"
-    return charts.gain_bar(gain, _compared(gain), style, _side(claim, level))
-
-
-def _side(claim: Claim, level: float) -> Literal["helps", "hurts", "unclear"]:
-    """Return the side of zero that a difference is shown on, by its interval and its adjusted test, if it has one."""
-    return replace(claim.gain, p=claim.p_adjusted).shown(level)
+    return charts.gain_bar(gain, _compared(gain), style, claim.side(level))
 
 
 def _means(sweep: Sweep) -> Table:
