@@ -96,7 +96,7 @@ class Recommendation:
         """The fields as JSON holds them, runs as text."""
 
         def plain(option: Option) -> dict[str, Any]:
-            return {"run": str(option.run), "accuracy": round(option.accuracy, 4), "seconds": round(option.seconds, 1)}
+            return {"run": str(option.run), "accuracy": round(option.accuracy, 6), "seconds": round(option.seconds, 1)}
 
         return asdict(self) | {
             "best": plain(self.best),
