@@ -109,6 +109,13 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
+def place(workspace: Workspace) -> Workspace:
+    """A workspace with the splits of the toy world."""
+    toy.write_splits(workspace)
+    return workspace
+
+
+@pytest.fixture
 def prepared(small: dict[str, Any], workspace: Workspace) -> tuple[parameters.Params, Workspace]:
     """Small parameters, and a workspace with their splits."""
     params = toy.parse(small)

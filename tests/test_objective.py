@@ -37,13 +37,6 @@ def small(tiny_generator: Path) -> Callable[..., Params]:
     return parameters(tiny_generator)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    workspace = Workspace.at(tmp_path)
-    toy.write_splits(workspace)
-    return workspace
-
-
 def test_every_rung_is_reported_and_the_last_is_never_asked(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

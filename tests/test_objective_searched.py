@@ -28,13 +28,6 @@ def small(tiny_generator: Path) -> Callable[..., Params]:
     return parameters(tiny_generator)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    workspace = Workspace.at(tmp_path)
-    toy.write_splits(workspace)
-    return workspace
-
-
 def test_a_gain_is_scored_by_what_images_add_to_the_shots(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from dreamset.core.files import write_json
 from dreamset.core.workspace import Workspace
 from dreamset.data.runs import Run
 from dreamset.metrics import claims
-from dreamset.metrics.recommendation import recommend, sentences
+from dreamset.metrics.recommendation import as_well, recommend, sentences
 from dreamset.params import Params
 from dreamset.sweep import cells, recommending
 from made_up_cells import rows, small_table, stub_stages
@@ -95,6 +95,15 @@ def test_the_answer_in_words() -> None:
     assert left[0].startswith(
         "Leave synthetic images, at 1 image per class: of all classifiers, resnet20 of real images alone gets 7"
     )
+
+
+def test_what_is_kept_rounds_as_what_is_said() -> None:
+    left = found(real=0.8, good=0.7)
+    # To four digits this would be 95.0 %.
+    exact = dataclasses.replace(left, best=dataclasses.replace(left.best, accuracy=0.950501))
+    kept = json.loads(json.dumps(exact.record))
+    assert " gets 95.1%, and nothing" in sentences(exact, 4, None, 0.95)[0]
+    assert " gets 95.1%, and nothing" in as_well(kept, 4, 10)
 
 
 def test_what_all_other_seeds_choose_is_left_where_one_writer_alone_gains() -> None:

@@ -173,20 +173,7 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     assert marks == ["real · real · resnet20: 90.0%, 5 s", "datadream_dset · both · resnet20: 95.0%, 60 s"]
 
     # A round with a claim that holds, one that does not, and one of no loss.
-    pair = (Run.parse("datadream_dset/both/resnet20"), Run.parse("real/real/resnet20"))
-    one = fixed.Round(
-        name="round-1",
-        time="2026-03-04T05:06:07+00:00",
-        recipe="datadream_dset",
-        classifier="resnet20",
-        pairs=(pair,),
-        gain=(4,),
-        no_loss=(16,),
-        seeds=tuple(range(10, 16)),
-        smallest_gain=0.01,
-        settings={},
-        rows={},
-    )
+    one = fixed_round("round-1", range(10, 16))
     fixed.write(folder, one, [])
     own = {"p": 0.0312, "p_adjusted": 0.0401, "family": "round-1", "indicative": "false"}
     held = claim(4, "both", "real/real/resnet20", low=0.004, high=0.03, difference=0.02) | own | {"asked": "gain"}
@@ -214,6 +201,23 @@ def test_fixed_claims_and_explored_ones_stand_apart(params: Params, workspace: W
     (folder / "claims.csv").write_text("shots,of\n4,x\n")
     with pytest.raises(InputError, match="dreamset table"):
         report.run(params, workspace)
+
+
+def fixed_round(name: str, seeds: range) -> fixed.Round:
+    """A round about what the images of ``datadream_dset`` add: a gain at 4 shots, and no loss at 16."""
+    return fixed.Round(
+        name=name,
+        time="2026-03-04T05:06:07+00:00",
+        recipe="datadream_dset",
+        classifier="resnet20",
+        pairs=((Run.parse("datadream_dset/both/resnet20"), Run.parse("real/real/resnet20")),),
+        gain=(4,),
+        no_loss=(16,),
+        seeds=tuple(seeds),
+        smallest_gain=0.01,
+        settings={},
+        rows={},
+    )
 
 
 def bars(workspace: Workspace, shots: int) -> list[tuple[str, str]]:
@@ -247,29 +251,14 @@ def test_charts_mark_a_difference_as_it_was_fixed_or_by_its_adjusted_test(params
     assert marks(row(4, 1, ""), row(16, -1, "")) == ["helps", "hurts"] and "from chance" not in told()
     # What was fixed stands in the place of what was explored, the last round first; a claim of no loss does not.
     (workspace.results / "table/fixed").mkdir()
-    pair = (Run.parse("datadream_dset/both/resnet20"), Run.parse("real/real/resnet20"))
-    for place in (1, 2):
-        one = fixed.Round(
-            name=f"round-{place}",
-            time="2026-03-04T05:06:07+00:00",
-            recipe="datadream_dset",
-            classifier="resnet20",
-            pairs=(pair,),
-            gain=(4,),
-            no_loss=(16,),
-            seeds=tuple(range(10 * place, 10 * place + 8)),
-            smallest_gain=0.01,
-            settings={},
-            rows={},
-        )
-        fixed.write(workspace.results / "table", one, [])
+    for name, seeds in (("round-1", range(10, 18)), ("round-2", range(20, 28))):
+        fixed.write(workspace.results / "table", fixed_round(name, seeds), [])
     explored = [row(4, 1, 0.5), row(16, -1, 0.03)]
     first, last = row(4, 1, 0.03, "round-1", seeds=8), row(4, -1, 0.03, "round-2", seeds=8)
     assert marks(*explored, row(16, 1, 0.03, "round-1", "no_loss"), first) == ["helps", "hurts"]
     assert "over 6 seeds (of what was fixed: over the seeds of its round)" in told()
-    assert "Where no gain over the real images is shown: 1 of 2" in read(workspace)[1].sections["seeds"].texts(
-        "summary"
-    )
+    section = read(workspace)[1].sections["seeds"]
+    assert "Where no gain over the real images is shown: 1 of 2" in section.texts("summary")
     assert marks(*explored, first, last) == marks(*explored, last, first) == ["hurts", "hurts"]
 
 

@@ -44,13 +44,6 @@ def small(tiny_generator: Path) -> Callable[..., Params]:
     return parameters(tiny_generator)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    workspace = Workspace.at(tmp_path)
-    toy.write_splits(workspace)
-    return workspace
-
-
 def test_what_is_known_to_be_bad_is_pruned(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

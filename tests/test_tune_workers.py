@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import toy
 from dreamset import tune
 from dreamset.command import cli, verbs
 from dreamset.core import locks
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def small(tiny_generator: Path) -> Callable[..., Params]:
     return parameters(tiny_generator)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    workspace = Workspace.at(tmp_path)
-    toy.write_splits(workspace)
-    return workspace
 
 
 def test_who_writes_the_results_leaves_the_folders_of_live_workers(

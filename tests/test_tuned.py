@@ -33,13 +33,6 @@ FIRST, SECOND, THIRD = "stable_diffusion_tuned", "stable_diffusion", "datadream_
 SEARCH = {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": 1, "high": 3}}
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    workspace = Workspace.at(tmp_path)
-    toy.write_splits(workspace)
-    return workspace
-
-
 def chain(**changes: Any) -> Params:
     """A recipe with a study, one that starts from it without, and a third that starts from that."""
     settings: dict[str, Any] = {
