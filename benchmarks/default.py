@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
+from benchmarks import clones
 from benchmarks.scale import ROOT
 from dreamset.core import device
 from dreamset.core.files import write_json
@@ -29,16 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NOW: Final = "HEAD"
-
-
-def project(folder: Path, commit: str) -> None:
-    """Clone a commit of this repository, with nothing tracked and a thread for each process."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    subprocess.run(["git", "-C", str(folder), "checkout", "--quiet", commit], check=True)
-    file = folder / "params.yaml"
-    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    raw["track"]["uri"] = None
-    file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
 
 
 def begin(folder: Path, cpu: int) -> subprocess.Popen[bytes]:
@@ -101,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as aside:
             folders = [Path(aside) / name for name in ("before", "now")]
             for folder, commit in zip(folders, (options.before, NOW), strict=True):
-                project(folder, commit)
+                clones.write(folder, clones.clone(folder, commit))
             seconds = together(folders, options.cpus[:: -1 if turn % 2 else 1])
             before, now = map(accuracies, folders)
             turns.append(

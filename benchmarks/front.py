@@ -17,16 +17,14 @@ import os
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from benchmarks import apart, paired
+from benchmarks import apart, clones, paired
 from benchmarks.strength import DATA
 from dreamset import adapt, classifiers, generate, prepare, train
 from dreamset import params as parameters
@@ -125,20 +123,18 @@ def speeds(raw: dict[str, Any], options: argparse.Namespace) -> list[dict[str, A
         if (place / "results/adapt").is_dir():
             continue
         shutil.rmtree(place, ignore_errors=True)
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(place)], check=True)
-        subprocess.run(["git", "-C", str(place), "checkout", "-q", commit], check=True)
-        theirs = raw if name == "now" else yaml.safe_load((place / "params.yaml").read_text(encoding="utf-8"))
-        theirs = copy.deepcopy(theirs)
+        cloned = clones.clone(place, commit)
+        theirs = copy.deepcopy(raw) if name == "now" else cloned
         if name == "now":
             theirs["recipes"] |= {
                 arm: theirs["recipes"][RECIPE] | {"sampler": SAMPLERS[at]} for at, arm in arms.items()
             }
         theirs |= {"active": [RECIPE, *(arms.values() if name == "now" else ())], "after": {}, "primary": RECIPE}
         theirs["track"]["uri"] = None
-        (place / "params.yaml").write_text(yaml.safe_dump(theirs, sort_keys=False), encoding="utf-8")
-        _command(place, options, "prepare")
+        clones.write(place, theirs)
+        clones.command(place, options.threads, "prepare")
         for recipe in theirs["active"]:
-            _command(place, options, "adapt", recipe)
+            clones.command(place, options.threads, "adapt", recipe)
     for _ in range(options.turns):
         if options.before:
             taken.setdefault("before", []).append(_speed(options.work / "before", RECIPE, options))
@@ -156,17 +152,6 @@ def speeds(raw: dict[str, Any], options: argparse.Namespace) -> list[dict[str, A
     ]
 
 
-def _command(place: Path, options: argparse.Namespace, *words: str) -> float:
-    """Run a command of dreamset in a project with its own code, and return its seconds."""
-    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = os.environ | threads | {"PYTHONPATH": str((place / "src").resolve())}
-    started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "dreamset", *words], cwd=place, env=environment, check=True, capture_output=True
-    )
-    return time.perf_counter() - started
-
-
 def _speed(place: Path, recipe: str, options: argparse.Namespace) -> float:
     """Return the images per second of the further images of a recipe."""
     seconds, file = [], place / "params.yaml"
@@ -176,8 +161,8 @@ def _speed(place: Path, recipe: str, options: argparse.Namespace) -> float:
             shutil.rmtree(place / ".dreamset" / part, ignore_errors=True)
         changed = yaml.safe_load(file.read_text(encoding="utf-8"))
         changed["generate"]["per_class"] = per_class
-        file.write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
-        seconds.append(_command(place, options, "generate", recipe))
+        clones.write(place, changed)
+        seconds.append(clones.command(place, options.threads, "generate", recipe))
     classes = len(splits.read_split(Workspace(place, place).splits).classes)
     return classes * options.drawn / (seconds[1] - seconds[0])
 

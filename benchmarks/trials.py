@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
+from benchmarks import clones
 from benchmarks.scale import ROOT
 from dreamset.core import device
 from dreamset.core.files import read_json, write_json
@@ -37,10 +34,7 @@ _LABELS: Final = 20  # images per class that score
 
 def project(folder: Path, commit: str, kind: str, trials: int) -> None:
     """Clone a commit of this repository, with a study of the recipe, and train its adapter."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    subprocess.run(["git", "-C", str(folder), "checkout", "--quiet", commit], check=True)
-    file = folder / "params.yaml"
-    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    raw = clones.clone(folder, commit)
     low, high = _STEPS[kind]
     row = {"search": {"guidance": {"low": 1.0, "high": 7.5}, "steps": {"low": low, "high": high}}}
     if kind == STUDENT:
@@ -48,18 +42,9 @@ def project(folder: Path, commit: str, kind: str, trials: int) -> None:
     raw["recipes"][RECIPE] |= row
     raw |= {"active": [RECIPE], "after": {}, "primary": RECIPE, "selection": f"extra:{_LABELS}"}
     raw["tune"]["trials"] = trials
-    raw["track"]["uri"] = None
-    file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    clones.write(folder, raw)
     for words in (("prepare",), ("adapt", RECIPE)):
-        command(folder, *words)
-
-
-def command(folder: Path, *words: str) -> None:
-    """Run a command of dreamset in a project, with one thread and the project's own code."""
-    own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"PYTHONPATH": str(folder / "src")}
-    subprocess.run(
-        [sys.executable, "-m", "dreamset", *words], cwd=folder, env=os.environ | own, check=True, capture_output=True
-    )
+        clones.command(folder, 1, *words)
 
 
 def study(folder: Path) -> dict[str, Any]:
@@ -71,7 +56,7 @@ def study(folder: Path) -> dict[str, Any]:
     for shard in (folder / ".dreamset/shards").iterdir():
         if not any(shard.glob("*.safetensors")):
             shutil.rmtree(shard)
-    command(folder, "tune", RECIPE)
+    clones.command(folder, 1, "tune", RECIPE)
     trials = read_json(folder / f"results/tune/{RECIPE}.json", "dreamset tune")["trials"]
     # Hyperband ends no trial of its mildest level, so some are complete.
     ended = [trial for trial in trials if trial["state"] == "COMPLETE"]
