@@ -83,12 +83,16 @@ def _check_names(params: Params) -> None:
         raise InputError(f"model: no row {params.model!r} in models{near}; there are {listed(params.models)}.")
     if not params.active:
         raise InputError("active: names no recipe; name at least one row of recipes.")
-    if len(set(params.active)) < len(params.active):
-        raise InputError("active: names a recipe twice; name each once.")
-    for name in params.active:
+    own = params.active[: len(params.active) - len(params.after)]  # what `after` names joined the end of `active`
+    for number, name in enumerate(own):
+        if name in own[:number]:
+            raise InputError(f"active: names {name} twice; name each recipe once.")
+        if name in params.after:
+            raise InputError(f"active: names {name}, which `after` runs, too; take it out of active.")
+    for number, name in enumerate(params.active):
         if name not in params.recipes:
-            near = meant(name, params.recipes)
-            raise InputError(f"active: no row {name!r} in recipes{near}; there are {listed(params.recipes)}.")
+            near, key = meant(name, params.recipes), "active" if number < len(own) else "after"
+            raise InputError(f"{key}: no row {name!r} in recipes{near}; there are {listed(params.recipes)}.")
     if params.primary not in (*params.recipes, AUTO):
         near, names = meant(params.primary, (*params.recipes, AUTO)), listed((*params.recipes, AUTO))
         raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {names}.")
