@@ -1,9 +1,11 @@
 """The cells of a table: what is finished stays finished, and what has changed is done again."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from dreamset import generate
-from dreamset.command import cli
+from dreamset.command import cli, tracked_table
 from dreamset.core.errors import InputError, StoppedError
 from dreamset.core.images import png
 from dreamset.core.workspace import Workspace
@@ -180,6 +182,65 @@ def test_other_code_is_believed_when_a_cell_comes_out_the_same(
         cells.run(params, workspace, [8], [0, 1, 2], 1, recheck=True)
     record = json.loads((workspace.results / "table/cells/shots008_seed2.json").read_text())
     assert record["code"] == "refactored once more"
+
+
+def test_a_recheck_that_was_stopped_judges_what_it_ran(
+    params: Params, workspace: Workspace, stages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells.run(params, workspace, [4, 8], [0, 1], 1)
+    monkeypatch.setattr(cells, "code_digest", lambda *_: "refactored")
+    run_cell = cells.run_cell
+
+    def stopped(cell: cells.Cell) -> None:
+        if cell.params.shots == 8:
+            raise KeyboardInterrupt
+        run_cell(cell)
+
+    monkeypatch.setattr(cells, "run_cell", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        cells.run(params, workspace, [4, 8], [0, 1], 1, recheck=True)
+    monkeypatch.setattr(cells, "run_cell", run_cell)
+    del stages[:]
+    told = cells.run(params, workspace, [4, 8], [1, 0], 1, recheck=True)
+    assert told.startswith("2 cells of other code taken over, for 2 gave the same results")
+    assert [ran for ran in stages if ran.startswith("evaluate")] == ["evaluate 8/0"]
+    records = [json.loads(path.read_text()) for path in (workspace.results / "table/cells").glob("*.json")]
+    # What its scores were first of decides whether claims stay primary.
+    assert {(one["code"], one["first_code"]) for one in records} == {("refactored", "refactored")}
+    assert not list(workspace.cell.rglob("before.json"))
+
+
+def test_what_another_run_made_of_a_cell_stays_in_its_record(
+    params: Params, workspace: Workspace, stages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = cells.locks.turn
+
+    @contextlib.contextmanager
+    def waits(folder: Path, name: str) -> Iterator[None]:
+        monkeypatch.setattr(cells.locks, "turn", turn)
+        cells.run(params, workspace, [4], [0], 1)
+        with turn(folder, name):
+            yield
+
+    monkeypatch.setattr(cells.locks, "turn", waits)
+    cells.run(dataclasses.replace(params, active=("datadream_cls",)), workspace, [4], [0], 1)
+    record = json.loads((workspace.results / "table/cells/shots004_seed0.json").read_text())
+    assert set(record["recipes"]) == {"stable_diffusion", "datadream_dset", "datadream_cls"}
+
+
+def test_a_recipe_brings_the_one_that_it_starts_from(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parents = {"class_encoder_ft_untuned": "class_encoder_untuned"}
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump(raw | {"active": ["stable_diffusion", "class_encoder_untuned"], "after": parents})
+    )
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(cells, "run", lambda params, *_, **__: asked.append(params.active))
+    monkeypatch.setattr(tracked_table, "record", lambda *_: None)
+    cli.main(["table", "--shots", "4", "--seeds", "0", "--recipes", "class_encoder_ft_untuned", "stable_diffusion"])
+    assert asked == [("class_encoder_untuned", "class_encoder_ft_untuned", "stable_diffusion")]
 
 
 def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

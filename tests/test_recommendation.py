@@ -18,9 +18,9 @@ from dreamset.metrics.recommendation import as_well, recommend, sentences
 from dreamset.params import Params
 from dreamset.sweep import cells, recommending
 from made_up_cells import rows, small_table, stub_stages
-from toy import ROOT
+from toy import ROOT, load
 
-SECONDS = {"real": 5.0, "cheap": 20.0, "good": 200.0}
+SECONDS = {"real": 5.0, "cheap": 20.0, "good": 200.0, "retrieved": 200.0}
 
 
 def cell(seed: int, images: int = 400, **worth: float) -> dict[str, Any]:
@@ -58,6 +58,10 @@ def test_a_budget_leaves_out_what_costs_more_and_never_the_real_images() -> None
     within = found(budget=30, real=0.7, cheap=0.75, good=0.8)
     assert (within.best.run.arm, within.answer) == ("cheap", "take")
     assert found(budget=1, real=0.7, cheap=0.75, good=0.8).answer == "leave"
+    # What the budget leaves out is not said to be no better.
+    left = found(budget=30, real=0.7, cheap=0.69, good=0.95)
+    told = sentences(left, 4, None, 0.95)[0]
+    assert "nothing with synthetic images within 30 s is shown to be better (resnet20 of real images and cheap" in told
 
 
 def test_luck_is_not_sold_as_a_gain() -> None:
@@ -127,6 +131,8 @@ def test_a_table_writes_its_recommendations_and_the_command_reads_them(
     params: Params = small_table(raw)
     with pytest.raises(InputError, match="there is no table over seeds; run `dreamset table --shots 4"):
         recommending.run(params, workspace, cells.records(params, workspace), 4, None)
+    few = cells.run(params, workspace, [4], [0, 1], 1)
+    assert "No recommendation at 4 shots. results/table: 2 seeds are too few to say what is best" in few
     told = cells.run(params, workspace, [4, 16], [0, 1, 2, 3, 4, 5], 1)
     record = json.loads((workspace.results / "table" / claims.RECOMMENDATIONS).read_text())
     assert set(record) == {"4", "16"} and rows(workspace, "claims")
@@ -147,8 +153,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "models").mkdir()
     (tmp_path / "models/base").symlink_to(ROOT / "models/base")
-    for seed in range(6):
-        write_json(tmp_path / f"results/table/cells/shots004_seed{seed}.json", cell(seed, real=0.7, good=0.8))
+    params, here = load(tmp_path / "params.yaml"), Workspace.at(tmp_path)
+    for one in cells.plan(params, here, [4], list(range(6))):
+        worth = cell(one.params.seed, real=0.7, retrieved=0.8)
+        write_json(one.record, worth | one.made | {"recipes": one.recipes, "differences": [], "quality": {}})
     cli.main(["recommend", "--budget", "1000"])
     out = capsys.readouterr().out
     assert (
@@ -174,11 +182,18 @@ def test_cells_of_another_setting_take_no_part(
     cells.run(changed, workspace, [4], list(range(5)), 1)
     assert sorted(cell["seed"] for cell in cells.records(changed, workspace)) == list(range(5))
     assert sorted(cell["seed"] for cell in cells.records(params, workspace)) == [5, 6, 7]
-    # Where none is of the present settings, those that were made together stand in, and the table's warning is told.
+    # Where none is of the present settings, no seeds of several settings stand in for them.
     other = dataclasses.replace(params, train=dataclasses.replace(params.train, real_weight=0.3))
-    assert len(cells.records(other, workspace)) == 8
-    said = recommending.run(other, workspace, cells.records(other, workspace), 4, None)
-    assert "was made with other settings" in said[0]
+    with pytest.raises(InputError, match="its cells are of other settings, images or weights than this project has"):
+        cells.records(other, workspace)
+    # Those by other code do, where the settings are the same; the table's warning is told, and a changed row left out.
+    monkeypatch.setattr(cells, "code_digest", lambda *_: "other")
+    monkeypatch.setattr(claims, "code_digest", lambda *_: "other")
+    changed = params.recipes | {"datadream_dset": dataclasses.replace(params.recipes["datadream_dset"], rank=2)}
+    later = dataclasses.replace(params, recipes=changed)
+    by_others = cells.records(later, workspace)
+    assert {name for cell in by_others for name in cell["recipes"]} == {"stable_diffusion"}
+    assert "was made with other" in recommending.run(later, workspace, by_others, 4, None)[0]
 
 
 def test_what_cannot_be_compared_is_named() -> None:
@@ -198,6 +213,11 @@ def test_what_cannot_be_compared_is_named() -> None:
                 row.update(dict.fromkeys(("seconds_generate", "seconds_train")))
     assert [run.arm for run in recommend(free, 0.95, 200).left_out] == ["good"]
     other = [*full[2:], full[0] | {"labels": "others"}]
+    # One seed that has only other runs is named, and not the whole table.
+    stray = cell(9, real=0.7, cheap=0.75)
+    stray["right"] = {}
+    with pytest.raises(InputError, match="in the same seeds; seed 9 has the fewest runs: run `dreamset table` for it"):
+        recommend([*full, stray], 0.95, 200)
     with pytest.raises(InputError, match="were scored on different images"):
         recommend(other, 0.95, 200)
     # One group is no groups: nothing says how groups differ.

@@ -89,7 +89,7 @@ def test_the_table_over_seeds_is_told_beside_the_one_seed(params: Params, worksp
     assert "4.9 percentage points more of 877 test images, in the mean of 6 seeds, right" in page.reason
     assert "the 95% interval (−1.1 to +5.9) holds both no gain and one of +1.0 or more" in page.reason
     assert [told for told in page.hero.texts("p") if told.startswith("Seed 0, which the rest of this page is about: ")]
-    assert page.cards["real + datadream_dset"] == ("81.8%", "± 0.4 over the seeds")
+    assert page.cards["real + datadream_dset"] == ("81.8%", "± 0.4 over 6 seeds")
     # The table lacks it, and one seed is no mean over seeds.
     assert page.cards["real + stable_diffusion"] == ("–", "not in the table over seeds; 90.0% with seed 0")
     assert page.sections["gains"].one("h2").text == "Did it help? Seed 0 alone"
@@ -335,6 +335,48 @@ def test_a_table_of_nobody_knows_what_does_not_count(params: Params, workspace: 
     (workspace.results / "table/setting.json").unlink()
     (warning,) = report.run(params, workspace)["warnings"]
     assert "with other settings, so" in warning
+
+
+def test_no_command_asks_for_cells_that_were_never_there(params: Params, workspace: Workspace) -> None:
+    write_table(params, workspace, OVER_SEEDS, code="0" * 64)
+    at = [(4, seed) for seed in (*range(6), *range(30, 33))] + [(16, seed) for seed in range(6)]
+    write_csv(workspace.results / "table/cells.csv", [{"shots": k, "seed": s} for k, s in at], ("shots", "seed"))
+    (warning,) = report.run(params, workspace)["warnings"]
+    assert f"`{AGAIN} --recheck && dreamset table --shots 4 --seeds 30-32 --recheck` takes it over" in warning
+
+
+def test_the_first_screen_tells_accuracies_of_the_seeds_that_decide(params: Params, workspace: Workspace) -> None:
+    own = {"accuracy_of": 0.9541, "accuracy_minus": 0.905}
+    write_table(params, workspace, [OVER_SEEDS[0] | own, OVER_SEEDS[2] | {"seeds": 3}])
+    report.run(params, workspace)
+    page = read(workspace)[1]
+    assert "names 95.4% of 877 test images rightly in the mean of 6 seeds" in page.lede
+    assert "and 90.5% without them" in page.lede
+    words = page.sections["seeds"].texts("p")[0]
+    assert "Mean differences over 3 to 6 seeds in percentage points" in words
+    assert words.endswith("What is of fewer than 6 seeds is indicative.")
+    # Without them, a mean over other seeds than the claim's does not stand in.
+    write_table(params, workspace, [OVER_SEEDS[0] | {"seeds": 7}])
+    report.run(params, workspace)
+    assert "names some of 877 test images rightly in the mean of 7 seeds" in read(workspace)[1].lede
+
+
+@pytest.mark.parametrize(("known", "told"), [(True, True), (False, False)])
+def test_no_advice_names_a_recipe_that_is_another_one_now(
+    known: bool, told: bool, params: Params, workspace: Workspace
+) -> None:
+    write_table(params, workspace, OVER_SEEDS)
+    listed = {"real/real/resnet20": 0.95, "datadream_dset/both/resnet20": 0.9, "gone/both/resnet20": 0.93}
+    options = [
+        {"run": run, "accuracy": accuracy, "seconds": 9.0}
+        for run, accuracy in listed.items()
+        if not (known and run.startswith("gone"))
+    ]
+    advice = {"answer": "leave", "best": options[0], "real": options[0], "options": options, "front": []}
+    folder = workspace.results / "table"
+    write_json(folder / claims.RECOMMENDATIONS, {"4": advice | {"sentences": ["Leave them.", "It takes 9 s."]}})
+    table = claims.read(params, workspace, {"real", *RECIPES})
+    assert table.sweep and bool(table.sweep.recommendations) == told
 
 
 def test_work_of_several_processors_is_told(params: Params, workspace: Workspace) -> None:

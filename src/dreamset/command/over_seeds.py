@@ -94,7 +94,9 @@ def table(arguments: argparse.Namespace) -> None:
     for name in arguments.recipes or ():
         check_item(params, "generate", name)
     if arguments.recipes:
-        params = dataclasses.replace(params, active=tuple(dict.fromkeys(arguments.recipes)))
+        # A recipe that starts from another one needs that in the table, too.
+        needed = tuple(dict.fromkeys(name for given in arguments.recipes for name in params.lineage(given)))
+        params = dataclasses.replace(params, active=needed)
     shots, seeds = sorted(set(arguments.shots)), list(arguments.seeds)
     print(cells.run(params, workspace, shots, seeds, arguments.jobs, recheck=arguments.recheck))
     tracked_table.record(params, workspace)

@@ -6,6 +6,7 @@ A table counts only if this run and the table have the same settings, code and p
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -50,6 +51,7 @@ class Claim:
     family: str = ""  # the round that the claim was fixed in; empty: exploratory
     asked: Asked = "gain"
     groups: int | None = None  # of the test images; None: each image is one
+    accuracies: tuple[float, float] | None = None  # means of the two runs over these seeds; older tables lack them
 
     @property
     def primary(self) -> bool:
@@ -96,12 +98,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean accuracy of a run over seeds, at one number of shots, and its standard deviation where there is one."""
+    """The mean accuracy of a run over its seeds, at one number of shots; the standard deviation where there is one."""
 
     shots: int
     run: Run
     accuracy: float
     sd: float | None
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,12 @@ class Sweep:
     def seeds(self) -> int:
         """The fewest seeds that an exploratory claim rests on, or a fixed one where there is no other."""
         return min((claim.seeds for claim in self.explored or self.claims), default=0)
+
+    @property
+    def spoken_seeds(self) -> str:
+        """The numbers of seeds that these claims rest on, such as ``6`` or ``3 to 10``."""
+        counts = sorted({claim.seeds for claim in self.explored or self.claims})
+        return f"{counts[0]} to {counts[-1]}" if counts[1:] else str(self.seeds)
 
     @property
     def gains(self) -> list[Claim]:
@@ -189,7 +198,7 @@ class Table:
         sweep: the numbers of the arms that were asked for, and all claims that were fixed.
         other: the first thing in which table and run differ.
         names: the sections of the parameters that differ, where ``other`` is ``settings``.
-        command: the command that makes the table current.
+        command: the commands that make the table current, joined by ``&&``.
     """
 
     sweep: Sweep | None = None
@@ -224,6 +233,7 @@ class Settled:
         basis: a sentence on the seeds that it rests on.
         here: the record of the verdict on the evaluation alone.
         fixed: what was fixed beforehand, and when, where the verdict rests on that.
+        accuracies: the means of its two runs over these seeds, where the table says them.
     """
 
     verdict: dict[str, Any] | None
@@ -232,6 +242,7 @@ class Settled:
     basis: str
     here: dict[str, Any] | None
     fixed: str | None = None
+    accuracies: dict[Run, float] = field(default_factory=dict)
 
 
 def settle(params: Params, table: Table, split: Split, evaluation: dict[str, Any]) -> Settled:
@@ -259,8 +270,9 @@ def settle(params: Params, table: Table, split: Split, evaluation: dict[str, Any
         if pooled is not None:
             basis = f"It rests on {seeds} seeds, of which this classifier is of seed {split.seed}."
             words = {one.name: one.words for one in (table.sweep.rounds if table.sweep else ())}
-            family = claims[best.of, best.minus].family if best else ""
-            return Settled(pooled.record, seeds, gains, basis, here, words.get(family))
+            decided = claims[Run.parse(pooled.record["of"]), Run.parse(pooled.record["minus"])]
+            accuracies = dict(zip(decided.difference[1:], decided.accuracies or (), strict=False))
+            return Settled(pooled.record, seeds, gains, basis, here, words.get(decided.family), accuracies)
     basis = f"It rests on one seed, {split.seed}."
     return Settled(here, 1, {}, f"{basis} {table.warning}" if table.warning else basis, here)
 
@@ -270,10 +282,18 @@ def hashes(params: Params, root: Path) -> dict[str, str]:
     return {"code": code_digest(*TABLE), "weights": inputs(None, root, params.base)}
 
 
+def _taken(advice: dict[str, Any]) -> set[str]:
+    """Return the recipes that a recommendation says to take."""
+    return {Run.parse(advice["best"]["run"]).arm} - {*_ALONE}
+
+
 def _about(advice: dict[str, Any]) -> set[str]:
-    """Return the recipes that a recommendation names."""
-    arms = {Run.parse(advice[name]["run"]).arm for name in ("best", "real")}
-    return arms - {REAL, ZERO_SHOT}
+    """Return the recipes that a recommendation names: those to take, or else the best of what it leaves."""
+    if taken := _taken(advice):
+        return taken
+    every = [(one["accuracy"], Run.parse(one["run"]).arm) for one in advice["options"]]
+    tried = [one for one in every if one[1] not in _ALONE]
+    return {max(tried)[1]} if tried else set()
 
 
 def _recorded(params: Params, recipe: str) -> object:
@@ -283,7 +303,7 @@ def _recorded(params: Params, recipe: str) -> object:
 
 def _told(advice: dict[str, Any], idle: set[str]) -> dict[str, Any]:
     """Return a recommendation that says of its recipes that they are not active, where that is so."""
-    names = sorted(_about(advice) & idle)
+    names = sorted(_taken(advice) & idle)
     if not names:
         return advice
     first, *others = advice["sentences"]
@@ -301,7 +321,7 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     path = folder / "claims.csv"
     if not path.is_file():
         return Table()
-    command = _command(folder)
+    commands = _commands(folder)
     setting = _optional(folder / "setting.json")
     code, weights = setting.pop("code", None), setting.pop("weights", None)
     setting.pop("made", None)  # one hash of both, in older tables
@@ -315,12 +335,12 @@ def read(params: Params, workspace: Workspace, arms: Collection[str]) -> Table:
     if setting != current:
         # An empty record does not tell which of them differ.
         differ = [name for name in current if setting.get(name) != current[name]] if "model" in setting else []
-        return Table(other="settings", names=tuple(differ), command=command)
+        return Table(other="settings", names=tuple(differ), command=" && ".join(commands))
     if code != code_digest(*TABLE):
-        return Table(other="code", command=f"{command} --recheck")
+        return Table(other="code", command=" && ".join(f"{command} --recheck" for command in commands))
     # The weights come last, because their hash reads all of them.
     if weights != inputs(None, workspace.root, params.base):
-        return Table(other="weights", command=command)
+        return Table(other="weights", command=" && ".join(commands))
     # Of fixed claims all are told, as they were adjusted together; they are about the rows that the table is of.
     every = [(claim, {claim.gain.of.arm, claim.gain.minus.arm} <= set(arms)) for claim in read_claims(path)]
     claims = [claim for claim, known in every if known or claim.primary]
@@ -369,25 +389,33 @@ def _claim(row: dict[str, str]) -> Claim:
         family=row.get("family", ""),
         asked="no_loss" if row.get("asked") == "no_loss" else "gain",
         groups=int(row["groups"]) if row.get("groups") else None,
+        accuracies=(float(row["accuracy_of"]), float(row["accuracy_minus"])) if row.get("accuracy_of") else None,
     )
 
 
 def _mean(row: dict[str, str]) -> Mean:
     run = Run(row["recipe"], Kind.parse(row["train_on"]), row["classifier"])
-    return Mean(int(row["shots"]), run, float(row["accuracy"]), _number(row, "sd"))
+    return Mean(int(row["shots"]), run, float(row["accuracy"]), _number(row, "sd"), int(row["seeds"]))
 
 
 def _number(row: dict[str, str], name: str) -> float | None:
     return float(row[name]) if row.get(name) else None
 
 
-def _command(folder: Path) -> str:
-    """Return the command that makes the table in ``folder`` again."""
-    cells = read_csv(folder / "cells.csv")
-    if not cells:
-        return "dreamset table --shots K --seeds A-B"
-    shots, seeds = sorted({int(row["shots"]) for row in cells}), [int(row["seed"]) for row in cells]
-    return f"dreamset table --shots {' '.join(map(str, shots))} --seeds {min(seeds)}-{max(seeds)}"
+def _commands(folder: Path) -> list[str]:
+    """Return the commands that make the table in ``folder`` again, and no cell beyond: for each span of seeds one."""
+    seeds: dict[int, set[int]] = {}
+    for row in read_csv(folder / "cells.csv"):
+        seeds.setdefault(int(row["shots"]), set()).add(int(row["seed"]))
+    spans: dict[tuple[int, int], list[int]] = {}
+    for shots, own in sorted(seeds.items()):
+        for first in sorted(seed for seed in own if seed - 1 not in own):
+            last = next(seed for seed in itertools.count(first) if seed + 1 not in own)
+            spans.setdefault((first, last), []).append(shots)
+    return [
+        f"dreamset table --shots {' '.join(map(str, shots))} --seeds {first}-{last}"
+        for (first, last), shots in spans.items()
+    ] or ["dreamset table --shots K --seeds A-B"]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

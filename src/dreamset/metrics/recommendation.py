@@ -68,6 +68,7 @@ class Recommendation:
         high: upper end.
         chosen: in how many seeds the others choose ``best``.
         left_out: runs that some of the seeds lack, or whose seconds are unknown.
+        budget: most seconds of what was taken with synthetic images; None: any.
     """
 
     answer: Answer
@@ -80,6 +81,7 @@ class Recommendation:
     high: float
     chosen: int
     left_out: tuple[Run, ...] = ()
+    budget: float | None = None
 
     @property
     def front(self) -> tuple[Option, ...]:
@@ -123,14 +125,15 @@ def sentences(found: Recommendation, shots: object, scope: str | None, confidenc
     lacking = ", ".join(map(_named, found.left_out))
     missing = f" Not compared, for some seeds lack them or their seconds: {lacking}." if lacking else ""
     if not best.synthetic:
-        with_them = [option for option in found.options if option.synthetic]
+        with_them = [one for one in found.options if one.synthetic and _within(one, found.budget)]
         most = max(with_them, key=lambda option: option.accuracy, default=None)
+        limit = "" if found.budget is None else f" within {found.budget:.0f} s"
         # Where they choose no synthetic images anywhere, there is no gain to tell.
         gained = found.chosen < found.seeds and found.low < found.high
         other = f". What they choose gains {points(found.gain)} points on the seed left out ({ends})" if gained else ""
         return [
             f"Leave synthetic images, {per_class}: of all classifiers, "
-            f"{_alone(best.run, best.accuracy, (most.run, most.accuracy) if most else None)}.",
+            f"{_alone(best.run, best.accuracy, (most.run, most.accuracy) if most else None, limit)}.",
             f"{same[:1].upper()}{same[1:]}{other}.",
             f"It takes {best.seconds:.0f} s.{missing}",
         ]
@@ -161,10 +164,16 @@ def as_well(found: Mapping[str, Any], shots: object, seeds: int) -> str:
     return f"It may do as well without synthetic images: {place}, of all classifiers, {said}."
 
 
-def _alone(best: Run, accuracy: float, most: tuple[Run, float] | None) -> str:
+def _alone(best: Run, accuracy: float, most: tuple[Run, float] | None, limit: str = "") -> str:
     """Return in words that nothing with synthetic images is shown to be better; ``most`` is the best of these."""
     tried = f" ({_named(most[0])} gets {100 * most[1]:.1f}%)" if most else ""
-    return f"{_named(best)} gets {100 * accuracy:.1f}%, and nothing with synthetic images is shown to be better{tried}"
+    nothing = f"nothing with synthetic images{limit} is shown to be better"
+    return f"{_named(best)} gets {100 * accuracy:.1f}%, and {nothing}{tried}"
+
+
+def _within(option: Option, budget: float | None) -> bool:
+    """Return whether an option may be taken; what learns from real images alone always may."""
+    return not option.synthetic or budget is None or option.seconds <= budget
 
 
 def _per_class(shots: object) -> str:
@@ -208,13 +217,14 @@ def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: 
         groups = None
     options, left_out = _options(cells)
     accuracy = np.array([[right(cell, option.run).mean() for cell in cells] for option in options])
-    usable = [
-        index
-        for index, option in enumerate(options)
-        if not option.synthetic or budget is None or option.seconds <= budget
-    ]
+    usable = [index for index, option in enumerate(options) if _within(option, budget)]
     if not any(not option.synthetic for option in options) or not any(option.synthetic for option in options):
-        raise InputError("results/table: holds no runs with and without synthetic images in the same seeds.")
+        least = min(cells, key=lambda cell: len(cell["right"]))
+        raise InputError(
+            "results/table: holds no runs with and without synthetic images in the same seeds; seed "
+            f"{least['seed']} has the fewest runs: run `dreamset table` for it with the recipes of the others, or "
+            "remove its record."
+        )
     best, real = _pick(accuracy, options, usable)
     rows, choices = [], []
     for index, cell in enumerate(cells):
@@ -240,6 +250,7 @@ def recommend(cells: Sequence[Cell], confidence: float, resamples: int, budget: 
         round(interval.high, 6),
         choices.count(taken),
         left_out,
+        budget,
     )
 
 

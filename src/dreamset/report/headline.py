@@ -129,8 +129,11 @@ def _accuracy(evidence: Evidence, settled: Settled, run: Run) -> str:
     """Return the accuracy of a run that the verdict compares; an empty text where it is not known."""
     sweep = evidence.table.sweep
     if settled.gains and sweep is not None:
+        if run in settled.accuracies:
+            return percent(settled.accuracies[run])
         mean = sweep.means_at(evidence.split.shots).get(run)
-        return percent(mean.accuracy) if mean else ""
+        # A mean over other seeds would not fit to the difference beside it.
+        return percent(mean.accuracy) if mean and mean.seeds == settled.seeds else ""
     score = evidence.scores.get(run)
     return percent(score.accuracy) if score else ""
 
@@ -162,8 +165,8 @@ def seeds(evidence: Evidence) -> str:
     if sweep is None or sweep.seeds < 2:
         return "Indicative, one seed: other shots, noise and initial weights would give other numbers."
     if indicative(sweep.seeds):
-        return f"Indicative, one seed; the table over {sweep.seeds} seeds below says how much it varies."
-    return f"This page is one seed and indicative; the table over {sweep.seeds} seeds below carries the claims."
+        return f"Indicative, one seed; the table over {sweep.spoken_seeds} seeds below says how much it varies."
+    return f"This page is one seed and indicative; the table over {sweep.spoken_seeds} seeds below carries the claims."
 
 
 def _adaptation(

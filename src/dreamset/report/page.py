@@ -114,7 +114,7 @@ def _cards(evidence: Evidence, verdict: Headline, colours: dict[str, str]) -> li
                 else ""
             )
         if verdict.seeds:
-            return f"± {100 * mean.sd:.1f} over the seeds" if mean and mean.sd is not None else ""
+            return f"± {100 * mean.sd:.1f} over {mean.seeds} seeds" if mean and mean.sd is not None else ""
         return interval(score.low, score.high) if score else ""
 
     alone = [Run(REAL, kind, classifier) for kind in evidence.real_kinds]

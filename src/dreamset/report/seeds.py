@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from dreamset.data.runs import BOTH, BOTH_STRONG, REAL, REAL_ONLY, SYNTHETIC, ZERO_SHOT, Run
 from dreamset.metrics.gains import TOGETHER, over_real
-from dreamset.metrics.statistics import indicative
+from dreamset.metrics.statistics import ENOUGH_SEEDS, indicative
 from dreamset.metrics.verdict import points
 from dreamset.report import charts
 from dreamset.report.figures import number, p_value, percent, point_interval, spaced
@@ -45,11 +45,12 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
     others = sorted(sweep.explored, key=lambda claim: claim.shots)
     additions = list(_additions(gains))
     rule = evidence.params.evaluate.smallest_gain, evidence.level
+    few = [claim for claim in sweep.explored or sweep.claims if indicative(claim.seeds)]
     return fill(
         "seeds.over_seeds",
         sweep=sweep,
-        few=indicative(sweep.seeds),
-        apart=any(claim.seeds != sweep.seeds for claim in ordered),
+        few=_few(few, sweep) if few else "",
+        apart=any(claim.primary for claim in ordered),
         tested=any(claim.p_adjusted is not None for claim in ordered),
         confidence=evidence.confidence,
         units=_units(sweep),
@@ -67,6 +68,13 @@ def over_seeds(evidence: Evidence, colours: dict[str, str]) -> Markup | None:
         weak=[(words, claim.gain) for words, claim in additions if claim.side(evidence.level) != "helps"],
         additions=len(additions),
     )
+
+
+def _few(few: list[Claim], sweep: Sweep) -> str:
+    """Return in words which differences are of so few seeds that they are indicative."""
+    if len(few) == len(sweep.explored or sweep.claims):
+        return f"With {sweep.spoken_seeds} seeds this is indicative."
+    return f"What is of fewer than {ENOUGH_SEEDS} seeds is indicative."
 
 
 def _units(sweep: Sweep) -> str:

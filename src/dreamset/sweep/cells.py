@@ -13,7 +13,7 @@ import itertools
 import json
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import compute, evaluate, generate, prepare, sources, train, tune
@@ -90,6 +90,11 @@ class Cell:
         return read_record(self.record) if self.record.is_file() else {}
 
     @property
+    def before(self) -> Path:
+        """Return the file that keeps its record by other code while it runs again for ``recheck``."""
+        return self.workspace.cell / "before.json"
+
+    @property
     def finished(self) -> bool:
         """Return whether nothing is left to do."""
         known: dict[str, str] = self.recorded.get("recipes", {})
@@ -142,7 +147,12 @@ def run(
         dataclasses.replace(cell, rounds=tuple(one.key for one in rounds if one.holds(*at)))
         for cell, at in zip(planned, itertools.product(shots, seeds), strict=True)
     ]
-    taken = _recheck(cells, params.compute) if recheck else ""
+    taken = ""
+    if recheck:
+        taken = _recheck(cells, params.compute)
+    else:
+        for cell in cells:
+            cell.before.unlink(missing_ok=True)  # every cell is measured by this code, so nothing is left to judge
     todo = [cell for cell in cells if not cell.finished]
     _run_all(todo, params.compute)
     now = time.monotonic() - started
@@ -197,10 +207,13 @@ def _recheck(cells: list[Cell], wanted: Compute) -> str:
     Raises:
         StoppedError: a cell that was run again gave other results.
     """
-    older: dict[tuple[Any, ...], list[Cell]] = {}
+    older: dict[tuple[Any, ...], list[tuple[Cell, dict[str, Any]]]] = {}
     changed: set[str] = set()
-    for cell in cells:
+    # One that ran again and was not judged, because something stopped this before, is the first of its group.
+    for cell in sorted(cells, key=lambda cell: not cell.before.is_file()):
         last, made = cell.last, cell.made
+        if cell.before.is_file() and made.items() <= last.items():
+            last = read_record(cell.before)
         if last.get("settings") == made["settings"] and last["code"] != made["code"]:
             whole = cell.of(tuple(name for name in cell.params.recipes if name in last["recipes"]))
             same = tuple(name for name, row in whole.recipes.items() if row == last["recipes"][name])
@@ -208,19 +221,22 @@ def _recheck(cells: list[Cell], wanted: Compute) -> str:
             # It runs with as many threads as before, for another number changes the last bits.
             again = dataclasses.replace(cell.of(same), threads=last["threads"])
             if same:
-                older.setdefault((cell.params.shots, same, last["code"]), []).append(again)
-    before = [group[0].last for group in older.values()]
-    _run_all([group[0] for group in older.values()], wanted)
+                older.setdefault((cell.params.shots, same, last["code"]), []).append((again, last))
+    for first, last in (group[0] for group in older.values()):
+        _write(first.before, last)
+    _run_all([group[0][0] for group in older.values()], wanted)
     taken, other = 0, []
-    for (first, *others), last in zip(older.values(), before, strict=True):
+    for (first, last), *others in older.values():
         now = first.last
         if _measured(now) != _measured(table.only(last, first.params.active)):
             on = "" if now["device"] == last["device"] else f", here on {now['device']} and then on {last['device']}"
             other.append(f"{first.record.stem}{on}")
+            first.before.unlink()
             continue
         # Its time is that of the work, and not that of reusing its shards.
         _write(first.record, now | {"seconds": last["seconds"]} | _same_first(last, now["code"]))
-        for cell in others:
+        first.before.unlink()
+        for cell, _ in others:
             _take_over(cell, first.record.stem)
             taken += 1
     if other:
@@ -271,15 +287,15 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 def run_cell(cell: Cell) -> None:
     """Run every stage of one cell, in the order of the graph; finished arms are not trained again."""
     device.use_threads(cell.threads)
-    cell = cell.complete()
-    params, workspace = cell.params, cell.workspace
-    # Hashed before the work, which does not depend on later changes.
-    made, recipes = cell.made, cell.recipes
+    workspace = cell.workspace
     # Named by its folder: an experiment may run cells of the same shots and seed beside the project's table.
     place = workspace.cell.relative_to(workspace.root).as_posix()
     with locks.turn(workspace.locks, place.replace(".dreamset/", "").replace("/", "_")):
         if cell.finished:
             return  # another run finished it while this one waited
+        cell = cell.complete()
+        # Hashed before the work, which does not depend on later changes.
+        params, made, recipes = cell.params, cell.made, cell.recipes
         path = workspace.cell / "cell.json"
         progress = dict(read_json(path, "dreamset table")) if path.is_file() else {}
         if progress.get("made") != made:
@@ -337,19 +353,24 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def records(params: Params, workspace: Workspace) -> list[dict[str, Any]]:
-    """Return the records of a table: those of the present settings and code, or the most that were made together.
+    """Return the records of the present settings: those by the present code, or else the most by the same code.
 
     Raises:
-        InputError: one is not whole.
+        InputError: one is not whole, or all are of other settings.
     """
     paths = sorted((workspace.results / "table/cells").glob("*.json"))
     data = source_of(params)[1] if paths else None
-    together: dict[Any, list[dict[str, Any]]] = {}
+    by_code: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in paths:
-        record = read_record(path)
-        together.setdefault((record.get("code"), record.get("labels"), str(record.get("groups"))), []).append(record)
-    present = [record for path in paths if (record := usable(params, workspace, path, data))]
-    return present or max(together.values(), key=len, default=[])
+        if record := usable(params, workspace, path, data, any_code=True):
+            by_code[record["code"]].append(record)
+    if paths and not by_code:
+        raise InputError(
+            f"{workspace.results / 'table'}: its cells are of other settings, images or weights than this project has "
+            "now; take these back, or run `dreamset table` again."
+        )
+    present = by_code.get(code_digest(*CELL), [])
+    return present or max(by_code.values(), key=len, default=[])
 
 
 def folder_of(workspace: Workspace, shots: int, seed: int) -> Path:
@@ -427,11 +448,21 @@ def cell_of(params: Params, workspace: Workspace, shots: int, seed: int, data: s
     return Cell(resolved, Workspace(workspace.root, folder), record, params.compute.threads or 1, data)
 
 
-def usable(params: Params, workspace: Workspace, path: Path, data: str | None) -> dict[str, Any]:
-    """Return the part of a record that is of this setting; an empty one where there is none."""
+def usable(
+    params: Params, workspace: Workspace, path: Path, data: str | None, *, any_code: bool = False
+) -> dict[str, Any]:
+    """Return the part of a record that is of this setting, and of this code or any; an empty one where there is none.
+
+    Args:
+        params: all parameters.
+        workspace: the project's workspace.
+        path: of the record.
+        data: as ``Cell`` has it.
+        any_code: whether other code may have made it.
+    """
     record = read_record(path)
-    cell = cell_of(params, workspace, record["shots"], record["seed"], data)
-    if not cell.recorded:
+    made = cell_of(params, workspace, record["shots"], record["seed"], data).made
+    if any(record.get(name) != value for name, value in made.items() if not (any_code and name == "code")):
         return {}
     rows = rows_hashes(params, workspace, record["recipes"].keys() & params.recipes.keys())
     return table.only(record, (name for name, row in record["recipes"].items() if rows.get(name) == row))

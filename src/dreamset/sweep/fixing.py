@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from dreamset.core.errors import InputError
@@ -11,7 +12,6 @@ from dreamset.data import primary
 from dreamset.data.runs import BOTH_STRONG, REAL, Run, kinds
 from dreamset.metrics import fixed
 from dreamset.metrics.fixed import Round
-from dreamset.metrics.statistics import ENOUGH_SEEDS, indicative
 from dreamset.sweep import cells
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def fix(
         The round, and its file.
 
     Raises:
-        InputError: a cell has been scored, a name is unknown or taken, or fewer seeds than six could show nothing.
+        InputError: a cell has been scored, a name is unknown or taken, or so few seeds could show nothing.
     """
     params = primary.settle(params, workspace)
     folder, recipe, classifier = workspace.results / "table", params.primary_recipe, params.primary_classifier
@@ -64,11 +64,6 @@ def fix(
             )
     if not gain and not no_loss:
         raise InputError("claims fix: say at which numbers of shots, by --shots, --no-loss-at or both.")
-    if indicative(len(seeds)):
-        raise InputError(
-            f"--seeds: {len(seeds)} seeds can show nothing, for no sign-flip test of them reaches 5 %; give "
-            f"{ENOUGH_SEEDS} or more."
-        )
     scored = [path for shots in sorted({*gain, *no_loss}) for seed in seeds for path in _scored(workspace, shots, seed)]
     own = Run(recipe, BOTH_STRONG, classifier)
     pairs = [
@@ -76,6 +71,15 @@ def fix(
         for arm in dict.fromkeys(others)
         for kind in (kinds(params, REAL, classifier) if arm == REAL else (BOTH_STRONG,))
     ]
+    tests = len(pairs) * (len(set(gain)) + len(set(no_loss)))
+    # The least p of n seeds is 2 / 2^n, and Holm multiplies the smallest by the number of tests.
+    level = 1 - params.evaluate.confidence
+    enough = math.ceil(math.log2(2 * tests / level) - 1e-9)
+    if len(seeds) < enough:
+        raise InputError(
+            f"--seeds: {len(seeds)} seeds can show nothing, for with {tests} claim{'' if tests == 1 else 's'} no "
+            f"sign-flip test of them reaches {100 * level:.3g} %; give {enough} or more, or claim less."
+        )
     planned = cells.plan(params, workspace, sorted({*gain, *no_loss}), seeds)
     one = Round(
         name=name or f"round-{len(rounds) + 1}",

@@ -40,8 +40,10 @@ def write(params: Params, folder: Path, records: Sequence[dict[str, Any]]) -> di
     for shots in sorted({cell["shots"] for cell in records}):
         try:
             found = recommend(params, [cell for cell in records if cell["shots"] == shots])
-        except InputError:
-            continue  # too few seeds, or real images alone: nothing to recommend
+        except InputError as error:
+            # Too few seeds, or runs that have too little in common: the table stands without it.
+            told[shots] = [f"No recommendation at {shots} shots. {error}"]
+            continue
         told[shots] = sentences(params, found, shots)
         table[str(shots)] = found.record | {"sentences": told[shots]}
     write_json(folder / claims.RECOMMENDATIONS, table)

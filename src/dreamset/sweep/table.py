@@ -32,6 +32,8 @@ CLAIMS: Final = (
     "minus",
     "seeds",
     "groups",
+    "accuracy_of",
+    "accuracy_minus",
     "difference",
     "low",
     "high",
@@ -277,14 +279,17 @@ def _centred(groups: Sequence[Hashable], values: Sequence[float]) -> list[float]
 def _claim(
     params: Params, shots: int, of: Run, minus: Run, cells: Sequence[dict[str, Any]], least: float = 0.0
 ) -> dict[str, Any]:
-    """Return a difference over the seeds that have both runs; ``p`` is of the test that it is no other than ``least``.
+    """Return a difference over the seeds that have both runs, with both mean accuracies over these seeds.
+
+    ``p`` is of the test that it is no other than ``least``.
 
     ``each`` is the difference by seed.
     """
     import numpy as np
 
     both = [cell for cell in cells if {str(of), str(minus)} <= cell["right"].keys()]
-    differences = np.stack([right(cell, of) - right(cell, minus) for cell in both])
+    each = [np.stack([right(cell, run) for cell in both]) for run in (of, minus)]
+    differences = each[0] - each[1]
     groups = groups_of(both[0])
     interval = crossed(differences, params.evaluate.bootstrap, params.evaluate.confidence, groups)
     by_seed = differences.mean(axis=1)
@@ -296,6 +301,8 @@ def _claim(
         "seeds": len(both),
         "groups": None if groups is None else int(groups.max()) + 1,
         # More digits than are shown: what is rounded twice may be rounded wrongly.
+        "accuracy_of": round(float(each[0].mean()), 6),
+        "accuracy_minus": round(float(each[1].mean()), 6),
         "difference": round(interval.estimate, 6),
         "low": round(interval.low, 6),
         "high": round(interval.high, 6),
