@@ -248,6 +248,9 @@ def test_an_unknown_recipe_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit, match="2"):
         cli.main(["table", "--shots", "4", "--seeds", "0", "--recipes", "nothing"])
     assert "no row 'nothing' in recipes" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["table", "--shots", "4", "--seeds", "0", "--jobs", "0"])
+    assert "shots and jobs are 1 or more" in capsys.readouterr().err
 
 
 def write_folders(root: Path, parts: tuple[str, ...]) -> None:

@@ -263,6 +263,16 @@ def test_the_command_says_what_is_fixed_and_what_to_do(
     assert "--shots 4 --seeds 30-39 --recipes datadream_light retrieved\n" in capsys.readouterr().out
     cli.main(["claims", "show"])
     assert capsys.readouterr().out.startswith("round-1, fixed on 20")
+    cli.main(["claims", "show", "second"])
+    assert capsys.readouterr().out.startswith("second, fixed on 20")
+    for arguments, words in (
+        (["show", "third"], "claims show third: no round has that name; there are round-1, second."),
+        (["fix", "--shots", "4", "--seeds", "1000-999999999"], "expected at most 10000 numbers below 2^31"),
+        (["fix", "--shots", "4", "--seeds", "2147483645-2147483655"], "expected at most 10000 numbers below 2^31"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["claims", *arguments])
+        assert words in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         cli.main(["claims", "fix", "--shots", "4"])
     assert "give --seeds, a span such as 20-29" in capsys.readouterr().err

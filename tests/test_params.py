@@ -52,6 +52,18 @@ def put(raw: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("active", ["stable_diffusion", "stable_diffusion"], "active: names stable_diffusion twice"),
         ("after", {"stable_diffusion": "stable_diffusion"}, "names stable_diffusion, which `after` runs, too"),
         ("after", {"nothing": "stable_diffusion"}, "after: no row 'nothing' in recipes"),
+        ("after", {"class_encoder_ft": "class_encoder_ft"}, "after.class_encoder_ft: starts from itself"),
+        ("after", {"class_encoder_ft": "class_encoder"}, "'class_encoder' is not active before it; put it into active"),
+        (
+            "after",
+            {"class_encoder_ft": "class_encoder", "class_encoder": "stable_diffusion"},
+            "write class_encoder above class_encoder_ft in after",
+        ),
+        (
+            "after",
+            {"class_encoder_ft": "class_encoder", "class_encoder": "class_encoder_ft"},
+            "after.class_encoder_ft: 'class_encoder' is not active before it; they start from each other",
+        ),
         ("active", ["nothing"], "no row 'nothing' in recipes"),
         ("active", "datadream_dset", "active: expected a list"),
         ("prepare.test_share", float("nan"), "prepare.test_share: expected a number of at least 0.05"),

@@ -224,6 +224,21 @@ def broken(folder: Path, target: Path, how: str) -> None:
         write_json(target / "classifier.json", record)
 
 
+def test_nothing_is_written_over_what_is_not_its_own(folder: Path, tmp_path: Path) -> None:
+    picture, labels, table = tmp_path / "0.png", tmp_path / "labels.csv", tmp_path / "out.csv"
+    Image.new("RGB", (16, 16)).save(picture)
+    labels.write_text("path,label\n0.png,3\n")
+    for kept in (picture, labels):
+        before = kept.read_bytes()
+        with pytest.raises(
+            InputError, match=f"--out .*{kept.name}: is there, and is none that --out wrote; name a new"
+        ):
+            predict.run([str(picture)], folder, kept, None)
+        assert kept.read_bytes() == before
+    for _ in range(2):
+        assert predict.run([str(picture)], folder, table, None).files == 1
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
@@ -335,7 +350,7 @@ def test_an_interrupted_prediction_leaves_the_old_file(
 ) -> None:
     files = [str(path) for path in delivered.wide(tmp_path / "photos", 3)]
     out = tmp_path / "out.csv"
-    out.write_text("old\n")
+    out.write_text("file,old\n")
 
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
@@ -343,7 +358,7 @@ def test_an_interrupted_prediction_leaves_the_old_file(
     monkeypatch.setattr(classifiers.Predictor, "logits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict.run(files, folder, out, None)
-    assert out.read_text() == "old\n"
+    assert out.read_text() == "file,old\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "photos"]
 
 

@@ -165,7 +165,16 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     )
     with pytest.raises(SystemExit, match="2"):
         cli.main(["recommend", "--budget", "nan"])
-    assert "a --budget above 0 seconds" in capsys.readouterr().err
+    assert "recommend: give a --budget above 0 seconds." in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["recommend", "--shots", "0"])
+    assert "recommend: give --shots, 1 or more images per class." in capsys.readouterr().err
+    text = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("\nshots: 4 ", "\nshots: all "))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["recommend"])
+    assert "recommend: shots is no one number of images per class here; give --shots K." in capsys.readouterr().err
+    (tmp_path / "params.yaml").write_text(text)
     write_json(tmp_path / "results/table/cells/shots004_seed0.json", {})
     with pytest.raises(SystemExit, match="2"):
         cli.main(["recommend"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -82,6 +83,8 @@ def test_nothing_stands_against_the_default(
         ),
         (lambda raw: raw["prepare"].update(source="csv:list.csv"), ["list.csv is no file; write csv:FILE"]),
         (lambda raw: raw["prepare"].update(source="photos"), ["prepare.source: expected one of digits"]),
+        (lambda raw: raw["compute"].update(store="foo://x"), ["compute.store: no file system has the protocol foo"]),
+        (lambda raw: raw["tune"].update(storage="sqllite:///s.db"), ["tune.storage: studies are kept in sqlite or"]),
         (
             lambda raw: raw["models"]["bundled"].update(judge="elsewhere"),
             ["judge: elsewhere is no folder here"],
@@ -112,6 +115,37 @@ def test_each_problem_is_a_sentence_with_its_mend(
     for word in words:
         assert any(word in sentence for sentence in found), (word, found)
     assert all(sentence.endswith(".") for sentence in found)
+
+
+def test_a_list_and_folders_are_held_against_the_shots(project: Path) -> None:
+    for name in ("circle", "star"):
+        (project / "photos" / name).mkdir(parents=True)
+    (project / "list.csv").write_text("path,label\na.png,circle\nb.png,star\n")
+    (project / "odd.csv").write_text("path,label,splt\na.png,circle,test\n")
+
+    def told(source: str, shots: object) -> list[str]:
+        return changed(project, lambda raw: (raw["prepare"].update(source=source), raw.update(shots=shots)))
+
+    for source in ("imagefolder:photos", "csv:list.csv"):
+        assert told(source, {"circle": 2, "star": 2}) == []
+        (sentence,) = told(source, {"Circle": 2, "star": 2})
+        assert sentence.startswith("shots: 'Circle' is no class of") and "its classes are circle, star" in sentence
+        assert told(source, {"circle": 2}) == [
+            "shots: gives no number for class 'star'; give one for each class, 1 or more."
+        ]
+    (sentence,) = told("csv:odd.csv", 1)
+    assert "it names 'splt': write split" in sentence
+
+
+def test_slices_by_group_need_groups_once_the_images_are_there(prepared: tuple[Any, Workspace]) -> None:
+    params, workspace = prepared
+    check.prepared(params, workspace)
+    asked = dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, slices=("group",)))
+    record = json.loads(workspace.result("prepare").read_text())
+    for groups, refused in ((None, True), (1, True), (2, False)):
+        write_json(workspace.result("prepare"), record | {"test_groups": groups})
+        with pytest.raises(InputError, match="of one group or of none") if refused else contextlib.nullcontext():
+            check.prepared(asked, workspace)
 
 
 def test_a_damaged_weight_and_a_place_that_cannot_be_written_are_found(project: Path) -> None:

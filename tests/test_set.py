@@ -89,6 +89,8 @@ def test_a_key_that_may_be_given_is_added(params: Path, capsys: pytest.CaptureFi
             "prepare.template: {clas} in 'a {clas} {class}' would stand in the prompt",
         ),
         ("prepare.clip_templates=['a {class} {x}']", "prepare.clip_templates: {x} in"),
+        ("shots={one:3, two:3}", "set shots: one:3 has no blank after its colon; write one: 3."),
+        ("shots={one: 3, two: 3, two: 4}", "set shots: '{one: 3, two: 3, two: 4}' is no value of YAML ('two' stands"),
         ("shots=[", "set shots: '[' is no value of YAML"),
         ("models.sd15.train.crop=0.5", "models.sd15.train is another row's"),
     ],
@@ -101,6 +103,12 @@ def test_what_would_be_refused_is_not_written(
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1 and words in shown.err and not shown.out
     assert differing(params) == []
+
+
+def test_names_of_classes_are_read_as_in_the_file(params: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["set", "shots={yes: 3, off: 4, 007: 5, null: 6}"])
+    assert load(params, classifiers.ROWS).shots == {"yes": 3, "off": 4, "007": 5, "null": 6}
+    assert capsys.readouterr().out.startswith("shots: 4 -> {'yes': 3, 'off': 4, '007': 5, 'null': 6}")
 
 
 def test_values_that_fit_only_together_are_set_together(params: Path) -> None:

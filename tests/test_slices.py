@@ -117,3 +117,7 @@ def test_the_groups_of_a_list_are_a_slice(small: dict[str, Any], workspace: Work
     assert (between["group"], between["high"], between["low"], between["change"]) == ("group", "a", "b", -0.5)
     with pytest.raises(InputError, match=r"evaluate\.slices: group: the scored images are of one group or of none"):
         slices.of(params, workspace, read_split(workspace.splits), samples[::2], right, None, found)
+    # Where nothing groups the images, each is one of its own, and no slice of a single image is told.
+    alone = [dataclasses.replace(sample, group=sample.path) for sample in samples]
+    with pytest.raises(InputError, match="the scored images are of one group or of none"):
+        slices.of(params, workspace, read_split(workspace.splits), alone, right, None, found)

@@ -220,7 +220,7 @@ def draw(
         InputError: a class has too few images, or ``shots`` and the classes do not match.
     """
     seed = params.seed
-    _check_shots(params, source)
+    check_shots(params, source.classes)
     share = params.prepare.test_share
     pool, part, test = source.train, source.selection, source.test
     if test is None:
@@ -287,7 +287,7 @@ def _lost(label: int, source: sources.Source) -> str:
     return f" ({len(lost)} of its files cannot be used, first {lost[0].file}: {lost[0].reason})" if lost else ""
 
 
-def _check_shots(params: Params, source: sources.Source) -> None:
+def check_shots(params: Params, classes: Sequence[str]) -> None:
     """Refuse ``shots`` by class that do not name every class, or that name another.
 
     Raises:
@@ -295,13 +295,13 @@ def _check_shots(params: Params, source: sources.Source) -> None:
     """
     if not isinstance(params.shots, dict):
         return
-    odd = [name for name in params.shots if name not in source.classes]
+    odd = [name for name in params.shots if name not in classes]
     if odd:
         raise InputError(
             f"shots: {odd[0]!r} is no class of {params.prepare.source}; its classes are "
-            f"{', '.join(source.classes[:_NAMED])}{' ...' if len(source.classes) > _NAMED else ''}."
+            f"{', '.join(classes[:_NAMED])}{' ...' if len(classes) > _NAMED else ''}."
         )
-    missing = [name for name in source.classes if name not in params.shots]
+    missing = [name for name in classes if name not in params.shots]
     if missing:
         raise InputError(f"shots: gives no number for class {missing[0]!r}; give one for each class, 1 or more.")
 

@@ -12,16 +12,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dreamset import classifiers
+from dreamset import classifiers, prepare
 from dreamset.command import weights
 from dreamset.command.weights import refusals
-from dreamset.core import strict
+from dreamset.core import remote, strict
 from dreamset.core.errors import InputError
-from dreamset.core.files import check_target
+from dreamset.core.files import check_target, read_json
 from dreamset.core.workspace import Workspace
 from dreamset.data import asking, licences
+from dreamset.data.splits import read_split
 from dreamset.drawing import starts
 from dreamset.params import Params, checked_model, parse, rules
+from dreamset.params.sections import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +63,29 @@ def problems(root: Path, file: Path) -> tuple[Params | None, list[str]]:
     """
     params, found = _parameters(file, file.name if file.parent == root else str(file))
     workspace = Workspace.at(root)
-    for part in (_source, _weights, _asking, _licence, _targets):
+    for part in (_source, _weights, _asking, _licence, _stores, _targets):
         # The other parts say what they can even where some parameters are wrong.
         found += [] if params is None else part(params, workspace)
     return params, list(dict.fromkeys(found))
+
+
+def prepared(params: Params, workspace: Workspace) -> None:
+    """Refuse what the images that ``prepare`` drew do not allow.
+
+    Raises:
+        InputError: ``evaluate.slices`` asks for groups, and the images to score have none.
+    """
+    if GROUP in params.evaluate.slices:
+        from dreamset.evaluate import slices
+
+        split = read_split(workspace.splits)
+        groups, images = len({sample.group for sample in split.train}), len(split.train)
+        if split.protocol == "test":
+            # The test manifest is for `evaluate` alone. The record has no number where each image is its own group.
+            record = read_json(workspace.result("prepare"), "dreamset prepare")
+            images = record["test"]
+            groups = record["test_groups"] or images
+        slices.check_groups(groups, images)
 
 
 def refuse(root: Path, file: Path) -> Params:
@@ -117,7 +138,7 @@ def _source(params: Params, workspace: Workspace) -> Iterator[str]:
 
 def _outline(params: Params, workspace: Workspace) -> None:
     from dreamset import sources
-    from dreamset.sources import imagefolder, presets
+    from dreamset.sources import imagefolder, listing, presets
 
     kind, _, argument = params.prepare.source.partition(":")
     known = {"imagefolder", "cifar10", "cifar100", "stl10", *_FILES, *presets.PRESETS}
@@ -130,6 +151,9 @@ def _outline(params: Params, workspace: Workspace) -> None:
         if not path.is_file():
             raise InputError(f"prepare.source: {argument} is no file; write {kind}:FILE with the file's path.")
         check_readable(path)
+        if kind == "csv":
+            found, _ = listing.lines(path)
+            prepare.check_shots(params, sorted({line.label for line in found}))
         return
     if not path.is_dir():
         what = f"is a link to {path.readlink()}, where there is" if path.is_symlink() else "is"
@@ -139,6 +163,8 @@ def _outline(params: Params, workspace: Workspace) -> None:
             f"prepare.source: {argument} holds no folder; put one folder of images per class into it, or run "
             "`dreamset run --images DIR` (docs/own-images.md)."
         )
+    if kind == "imagefolder":
+        prepare.check_shots(params, imagefolder.class_names(path))
 
 
 def check_readable(path: Path) -> None:
@@ -184,6 +210,16 @@ def _asking(params: Params, workspace: Workspace) -> Iterator[str]:
 def _licence(params: Params, workspace: Workspace) -> Iterator[str]:
     if params.model in params.models:
         yield from refusals(lambda: licences.check(params))
+
+
+def _stores(params: Params, workspace: Workspace) -> Iterator[str]:
+    """Yield what stands against the places that keep studies and finished work."""
+    if (url := params.compute.store) is not None:
+        yield from refusals(lambda: remote.check(url))
+    if any(params.recipes[name].search for name in params.active if name in params.recipes):
+        from dreamset.study import storage
+
+        yield from refusals(lambda: storage.engine_of(params.tune.storage, workspace.root))
 
 
 def _targets(params: Params, workspace: Workspace) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dreamset.command.parsing import common, span, verb
 from dreamset.command.verbs import check_item, opened
 from dreamset.core.errors import InputError
+from dreamset.core.strict import listed
 
 if TYPE_CHECKING:
     import argparse
@@ -89,7 +90,8 @@ def table(arguments: argparse.Namespace) -> None:
     from dreamset.sweep import cells
 
     params, workspace = opened(arguments)
-    if min(arguments.shots) < 1 or (arguments.jobs or 1) < 1 or not arguments.seeds or arguments.seeds.start < 0:
+    jobs = 1 if arguments.jobs is None else arguments.jobs
+    if min(arguments.shots) < 1 or jobs < 1 or not arguments.seeds or arguments.seeds.start < 0:
         raise InputError("table: shots and jobs are 1 or more, and seeds a span such as 0-4.")
     for name in arguments.recipes or ():
         check_item(params, "generate", name)
@@ -110,7 +112,12 @@ def claims(arguments: argparse.Namespace) -> None:
     params, workspace = opened(arguments)
     if arguments.what == "show":
         rounds = fixed.read(workspace.results / "table")
-        print("\n".join(one.words for one in rounds) or "claims: none is fixed; `dreamset claims fix` does it.")
+        names = [one.name for one in rounds]
+        if arguments.name is not None and arguments.name not in names:
+            there = f"there are {listed(names)}" if names else "none is fixed"
+            raise InputError(f"claims show {arguments.name}: no round has that name; {there}.")
+        told = [one.words for one in rounds if arguments.name in (None, one.name)]
+        print("\n".join(told) or "claims: none is fixed; `dreamset claims fix` does it.")
         return
     gain, no_loss, seeds = (list(given or ()) for given in (arguments.shots, arguments.no_loss_at, arguments.seeds))
     if not seeds or min(seeds) < 0:
@@ -138,6 +145,9 @@ def recommend(arguments: argparse.Namespace) -> None:
     if shots is None:
         shots = read_split(workspace.splits).shots if workspace.splits.is_dir() else params.shots
     budget = arguments.budget
-    if not isinstance(shots, int) or shots < 1 or not (budget is None or 0 < budget < math.inf):
-        raise InputError("recommend: give --shots, 1 or more images per class, and a --budget above 0 seconds.")
+    if not isinstance(shots, int):
+        raise InputError("recommend: shots is no one number of images per class here; give --shots K.")
+    if shots < 1 or not (budget is None or 0 < budget < math.inf):
+        what = "--shots, 1 or more images per class" if shots < 1 else "a --budget above 0 seconds"
+        raise InputError(f"recommend: give {what}.")
     print("\n".join(recommending.run(params, workspace, cells.records(params, workspace), shots, budget)))

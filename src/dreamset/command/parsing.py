@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
+_MOST: Final = 10_000  # numbers of a span; more are a slip of the finger
 FORMAT: Final = argparse.RawDescriptionHelpFormatter  # keeps the line breaks of a text
 
 
@@ -30,6 +31,9 @@ def span(text: str) -> range:
     """Return the numbers from A to B, both included, that ``A-B`` or ``A`` on a command line means."""
     first, _, last = text.partition("-")
     try:
-        return range(int(first), int(last or first) + 1)
+        numbers = range(int(first), int(last or first) + 1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected A-B or A, got {text!r}") from None
+    if numbers.stop > 2**31 or numbers.stop - numbers.start > _MOST:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST} numbers below 2^31, got {text!r}")
+    return numbers

@@ -117,6 +117,7 @@ def _reproduce(
 def _rest(params: Params, workspace: Workspace, file: Path, *, yes: bool) -> None:
     """Say what the other stages cost, ask, and run them."""
     root = workspace.root
+    check.prepared(params, workspace)
     todo = planned(root)
     if not todo:
         print("Everything is up to date; nothing has to run.\n")

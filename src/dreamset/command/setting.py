@@ -11,7 +11,7 @@ import yaml
 from dreamset import classifiers
 from dreamset.core.errors import InputError
 from dreamset.core.files import atomic_write
-from dreamset.core.strict import read_text, read_yaml_text
+from dreamset.core.strict import load_yaml, read_text, read_yaml_text
 from dreamset.params import parse
 from dreamset.params.edit import get_value, set_value
 
@@ -71,9 +71,12 @@ def run(path: Path, changes: Sequence[str]) -> list[str]:
 
 def _value(key: str, given: str) -> Any:
     try:
-        value = yaml.safe_load(given)
+        value = load_yaml(given)
     except yaml.YAMLError as error:
         raise InputError(f"set {key}: {given!r} is no value of YAML ({getattr(error, 'problem', error)}).") from error
+    stuck = [name for name, own in value.items() if own is None and ":" in name] if isinstance(value, dict) else []
+    if stuck:
+        raise InputError(f"set {key}: {stuck[0]} has no blank after its colon; write {stuck[0].replace(':', ': ', 1)}.")
     if not _finite(value):
         raise InputError(
             f"set {key}: {given.strip()} is no finite number; give one, or null where nothing is to stand."

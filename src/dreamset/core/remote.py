@@ -35,6 +35,15 @@ def use(store: Path, url: str | None) -> None:
         _urls[store] = url.rstrip("/")
 
 
+def check(url: str) -> None:
+    """Refuse a URL that no shard can go to.
+
+    Raises:
+        InputError: its protocol is unknown, or its package is not installed.
+    """
+    _system(url)
+
+
 def used(store: Path) -> str | None:
     """Return the URL beside a folder of shards; None where there is none."""
     return _urls.get(store)

@@ -88,6 +88,15 @@ class _Names(_SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def load_yaml(text: str) -> Any:
+    """Return the value of a YAML text; every key is text as it is written.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or a key stands there twice.
+    """
+    return yaml.load(text, _Names)
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file with the safe loader; every key is text.
 
@@ -114,7 +123,7 @@ def read_text(path: Path) -> str:
 def read_yaml_text(text: str, path: Path) -> Any:
     """Return the value of a YAML text, as ``read_yaml`` does; ``path`` names it in a sentence."""
     try:
-        return yaml.load(text, _Names)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         line = f", line {mark.line + 1}" if mark else ""

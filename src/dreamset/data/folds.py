@@ -190,8 +190,9 @@ def possible(split: Split, folds: int, purpose: Purpose) -> int:
     if groups < 2:
         one = split.train_per_class[label] == 1
         raise InputError(
-            f"class {split.classes[label]!r} has {'one shot' if one else 'shots of one group'} only, which cannot be "
-            f"both learned from and held out; {_more(split, one)}, "
+            f"class {split.classes[label]!r} has "
+            f"{'one shot only' if one else 'shots of one group only (so listed, or alike)'}, which cannot be both "
+            f"learned from and held out; {_more(split, one)}, "
             f"{'choose selection: fixed, ' if purpose == 'selection' else ''}or leave the class out."
         )
     return min(folds, groups)

@@ -90,12 +90,8 @@ def _parts(
 
     parts: dict[str, dict[str, tuple[NDArray[np.bool_], float | None]]] = {}
     if GROUP in params.evaluate.slices:
+        check_groups(len({sample.group for sample in samples}), len(samples))
         names = np.array([sample.group for sample in samples])
-        if len(set(names)) < 2:
-            raise InputError(
-                "evaluate.slices: group: the scored images are of one group or of none; give the list of images a "
-                "column `group`, or take group out."
-            )
         parts[GROUP] = {str(name): (names == name, None) for name in sorted(set(names))}
     words = {name: (params.base.attributes or {})[name] for name in params.evaluate.slices if name != GROUP}
     if not words:
@@ -112,6 +108,19 @@ def _parts(
             here = best == place
             parts[name][word] = here, round(float(likely[here, place].mean()), 4) if here.any() else None
     return parts
+
+
+def check_groups(groups: int, images: int) -> None:
+    """Refuse images that have no groups to slice by.
+
+    Raises:
+        InputError: all are of one group, or each is one of its own.
+    """
+    if groups in (1, images):
+        raise InputError(
+            "evaluate.slices: group: the scored images are of one group or of none; give the list of images a column "
+            "`group`, or take group out."
+        )
 
 
 def gap(

@@ -13,7 +13,7 @@ from dreamset.params.sections import GROUP
 from dreamset.params.tree import AUTO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from dreamset.params.tree import Params
 
@@ -97,8 +97,21 @@ def _check_names(params: Params) -> None:
         near, names = meant(params.primary, (*params.recipes, AUTO)), listed((*params.recipes, AUTO))
         raise InputError(f"primary: no row {params.primary!r} in recipes{near}; there are {names}.")
     for name, parent in params.after.items():
+        if parent == name:
+            raise InputError(f"after.{name}: starts from itself; name the recipe that it starts from.")
         if parent not in params.active[: params.active.index(name)]:
-            raise InputError(f"after.{name}: {parent!r} is not active before it; put it into active.")
+            mend = f"write {parent} above {name} in after" if parent in params.after else "put it into active"
+            if parent in params.after and _circular(params.after, name):
+                mend = "they start from each other, so name another recipe for one of them"
+            raise InputError(f"after.{name}: {parent!r} is not active before it; {mend}.")
+
+
+def _circular(after: Mapping[str, str], name: str) -> bool:
+    """Return whether a recipe starts, over others, from itself."""
+    parents: list[str] = []
+    while (parent := after.get(parents[-1] if parents else name)) is not None and parent not in parents:
+        parents.append(parent)
+    return name in parents
 
 
 def _check_recipes(params: Params) -> None:

@@ -54,9 +54,8 @@ def read(root: Path, decoding: Decoding) -> Source:
     warnings = [] if root == asked else [f"{root} was read, the only folder in {asked}"]
     _refuse_boxes(root)
     names = folders(root)
-    parts = layout.parts(root, names)
+    parts = _parts(root, names)
     if len(parts) < 2:
-        parts = {"train": "."}
         warnings += _too_high(root, names)
     warnings += _of_no_class(sorted({root, *(root / name for name in parts.values())}))
     for name in parts.values():
@@ -83,6 +82,22 @@ def read(root: Path, decoding: Decoding) -> Source:
         rejected=rejected,
         warnings=(*warnings, *_passed_over(beside)),
     )
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the classes that ``read`` finds in a folder; no image is looked at.
+
+    Raises:
+        InputError: a folder cannot be read, or there are fewer than two classes.
+    """
+    root = _unwrapped(root)
+    return tuple(_classes(root / _parts(root, folders(root))["train"]))
+
+
+def _parts(root: Path, names: list[str]) -> dict[str, str]:
+    """The folders of the parts by part; ``.`` holds all images where there are fewer than two."""
+    parts = layout.parts(root, names)
+    return parts if len(parts) > 1 else {"train": "."}
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

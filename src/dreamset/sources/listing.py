@@ -25,7 +25,7 @@ _SEPARATORS: Final = (",", ";", "\t")
 _SHOWN: Final = 5  # names of columns in a sentence
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """A row of the file: its number, its image relative to the folder, its label, its part and its group or None."""
 
     number: int
@@ -45,8 +45,8 @@ def read(file: Path, decoding: Decoding) -> Source:
     Raises:
         InputError: a line is wrong; the sentence names the file, the line and the fault.
     """
-    listed, warnings = _lines(file)
-    rows: dict[str, list[_Line]] = {part: [] for part in PARTS.values()}
+    listed, warnings = lines(file)
+    rows: dict[str, list[Line]] = {part: [] for part in PARTS.values()}
     for line in listed:
         rows[line.part].append(line)
     if not rows["train"]:
@@ -83,13 +83,17 @@ def read(file: Path, decoding: Decoding) -> Source:
     )
 
 
-def _lines(file: Path) -> tuple[list[_Line], tuple[str, ...]]:
-    """The checked rows of a file, and warnings."""
+def lines(file: Path) -> tuple[list[Line], tuple[str, ...]]:
+    """Return the checked rows of a file, whose images are not opened, and warnings.
+
+    Raises:
+        InputError: a line is wrong; the sentence names the file, the line and the fault.
+    """
     rows = _rows(file)
     columns = next((fields for _, fields in rows), [])
     place, warnings = _columns(file, columns)
     shelf = Shelf(file.parent)
-    lines: list[_Line] = []
+    found: list[Line] = []
     line_of: dict[str, int] = {}
     for number, fields in rows:
         where = f"{file}, line {number}"
@@ -108,8 +112,8 @@ def _lines(file: Path) -> tuple[list[_Line], tuple[str, ...]]:
             raise InputError(
                 f"{where}: split must be train, selection (or val) or test, got {values['split']!r}; correct it."
             )
-        lines.append(_Line(number, path, label, part, f"group {group}" if group else None))
-    return lines, warnings
+        found.append(Line(number, path, label, part, f"group {group}" if group else None))
+    return found, warnings
 
 
 def _columns(file: Path, columns: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:

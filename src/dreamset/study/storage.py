@@ -51,7 +51,7 @@ def connect(tune: Tune, root: Path, stale: Callable[[optuna.Study, optuna.trial.
     name = without_password(tune.storage)
     if tune.storage == MEMORY:
         return optuna.storages.InMemoryStorage()
-    url, options = _engine_of(tune.storage, root)
+    url, options = engine_of(tune.storage, root)
     try:
         # Optuna reads braces as fields, for the version of its schema.
         text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
@@ -128,8 +128,12 @@ def hold(study: optuna.Study, trial_id: int, *, taken_over: bool = False) -> loc
     return None
 
 
-def _engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]]:
-    """Return the full URL, and the options of SQLAlchemy's engine."""
+def engine_of(storage: str, root: Path) -> tuple[sqlalchemy.URL, dict[str, Any]]:
+    """Return the full URL, and the options of SQLAlchemy's engine.
+
+    Raises:
+        InputError: it is no URL, or of a kind of database in which no studies are kept.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -13,7 +13,7 @@ from dreamset.data import cards, current, decisions, packed, tuned
 from dreamset.data.splits import read_split
 from dreamset.data.synthetic import read_metadata, write_metadata
 from dreamset.data.work import Work
-from dreamset.use.predict import delivered
+from dreamset.use.predict import check_replaced, delivered
 from dreamset.weights import hub, judging
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def onnx(folder: Path, file: Path) -> None:
     if missing:
         raise InputError(f"export --onnx: needs {' and '.join(missing)}; run `pip install -e '.[export]'`.")
     check_target(file, "--onnx")
+    check_replaced(file, "--onnx", ".onnx")
     import torch
 
     from dreamset import classifiers

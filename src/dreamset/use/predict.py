@@ -88,6 +88,7 @@ def run(
 
     if out is not None:
         check_target(out, "--out")
+        check_replaced(out, "--out", ".csv", b"file,")
     record = delivered(folder)
     if threshold is None:
         threshold = float(record["threshold"])
@@ -123,6 +124,28 @@ def run(
             done += len(block)
             progress.update(len(block))
     return Counts(done, labelled, abstained, done - labelled - abstained)
+
+
+def check_replaced(path: Path, option: str, suffix: str, start: bytes = b"") -> None:
+    """Refuse to write over a file that no such command wrote, such as a picture that a glob put behind the option.
+
+    Args:
+        path: the file to write.
+        option: of the command line.
+        suffix: of what the option writes, in lower case, such as ``.csv``.
+        start: what such a file starts with.
+
+    Raises:
+        InputError: another kind of file is there.
+    """
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            same = file.read(len(start)) == start
+        if not same or path.suffix.lower() != suffix:
+            raise InputError(
+                f"{option} {path}: is there, and is none that {option} wrote; name a new file that ends in {suffix}, "
+                "or remove that one."
+            )
 
 
 def delivered(folder: Path) -> dict[str, Any]:
