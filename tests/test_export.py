@@ -48,6 +48,11 @@ def test_onnx_agrees_with_the_classifier(tmp_path: Path, name: str, size: int) -
     assert json.loads(facts["classes"]) == list(toy.CLASSES)
     assert json.loads(facts["temperature"]) == delivered.TEMPERATURE
     assert json.loads(facts["licence"]) == "apache-2.0"
+    picture = next((tmp_path / "photos").rglob("*.png"))
+    before = picture.read_bytes()
+    with pytest.raises(InputError, match=r"--onnx .*: is there, and is none that --onnx wrote"):
+        export.onnx(folder, picture)
+    assert picture.read_bytes() == before
 
 
 def test_without_the_packages_of_onnx_one_sentence_says_so(
