@@ -78,5 +78,5 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, score: Callable[[dict[str, Any], 
     monkeypatch.setattr(generate, "run", drawn)
     monkeypatch.setattr(artifacts, "keep_samples", lambda *_: "")
     monkeypatch.setattr(Objective, "_score", scored)
-    monkeypatch.setattr(Objective, "_spent", lambda self, places: (3 * asked[-1], 1.0))
+    monkeypatch.setattr(Objective, "_spent", lambda self, places: (3 * asked[-1], 3 * asked[-1], 1.0))
     return asked

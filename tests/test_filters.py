@@ -140,6 +140,31 @@ def test_a_filter_that_accepts_none_of_a_class_says_so(
     assert list(prepared[1].shards.glob("*/done.json"))  # nothing that was drawn is lost
 
 
+def test_a_first_round_does_not_hide_that_nothing_is_accepted(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rate(self: Filter, images: np.ndarray, labels: np.ndarray) -> Rated:
+        return Rated(labels != 3, np.ones(len(labels), np.float32), np.zeros((len(labels), 2), np.float32))
+
+    monkeypatch.setattr(Filter, "rate", rate)
+    with pytest.raises(InputError, match="filter: entropy accepted none of 12 candidates of class 'three'"):
+        made(small, prepared[1], filter="entropy", filter_tries=4, first_round=2)
+
+
+def test_the_gradients_of_the_shots_are_means_by_class() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 1, 2, 0, 1, 0, 1, 0])
+    features = rng.normal(size=(8, 5)).astype(np.float32)
+    for half, (probe, means) in enumerate(filters._directions(features, labels, 4)):
+        place = np.array([int((labels[:i] == label).sum()) for i, label in enumerate(labels)])
+        for label in range(4):
+            held = (labels == label) & ((place % 2 == half) | (label == 2))
+            error = probe.error(features[held], labels[held])
+            each = error[:, :, None] * features[held][:, None, :]
+            expected = each.mean(0) if held.any() else np.zeros((4, 5))
+            np.testing.assert_allclose(means[label], expected, atol=1e-5)
+
+
 def test_what_a_filter_looks_at_is_in_the_keys(prepared: tuple[Params, Workspace], small: dict[str, Any]) -> None:
     _, workspace = prepared
     keys = {}
@@ -171,16 +196,18 @@ def test_a_filter_without_a_part_is_refused(
 
 
 def test_what_a_probe_on_the_first_round_is_least_sure_of_is_drawn(
-    prepared: tuple[Params, Workspace], small: dict[str, Any], tmp_path: Path
+    prepared: tuple[Params, Workspace], small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, workspace = prepared
+    monkeypatch.setattr(generate, "_TELLING", 1000)  # the random generator draws nothing that CLIP could name
     knobs = {"filter": "entropy", "filter_tries": 3, "first_round": 2}
     _, images = made(small, workspace, **knobs)
     first = [image for image in images if image.index < 2]
     assert all(image.tries is None and image.gave_up is None for image in first)
     assert all(image.tries == 3 for image in images if image.index >= 2)
     record = json.loads(workspace.result("generate", RECIPE).read_text())
-    assert record["drawn"] == sum(record["filter"]["candidates"].values()) == 10 * (2 + 3 * 3)
+    # The images of the first round are no candidates of the filter.
+    assert record["drawn"] == 10 * (2 + 3 * 3) and sum(record["filter"]["candidates"].values()) == 10 * 3 * 3
     card = (workspace.synthetic(RECIPE) / "README.md").read_text()
     assert "Filter: of at most 3 candidates an image after 2 images of each class without it, it takes" in card
     # The first round is that of the row without the filter.

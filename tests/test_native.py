@@ -15,7 +15,7 @@ from dreamset import prepare, train
 from dreamset.classifiers import fit
 from dreamset.core.files import read_json, sha256
 from dreamset.core.images import png, read_rgb
-from dreamset.core.resizing import resize_crop, to_native
+from dreamset.core.resizing import resize, resize_crop, to_native
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.splits import Sample, Split, read_split, read_test, write_split, write_test
@@ -157,3 +157,25 @@ def test_every_arm_sees_the_shots_own_size_and_no_real_image_is_lowered_to_the_b
     assert scored.test(28).images.shape[1] == 28
     # The judge compares at what the base can draw: finer detail would be all that it sees.
     assert scored.judged(28).images.shape[1] == toy.SIZE
+
+
+def test_of_a_long_strip_only_the_centre_is_enlarged() -> None:
+    across = np.arange(2001, dtype=np.float32) / 2000
+    pixels = np.stack([np.sin(9 * across), across, 1 - across], -1)[None].repeat(3, 0) * 100 + 100
+    strip = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+    for image in (strip, strip.transpose(Image.Transpose.TRANSPOSE)):
+        whole = resize(image, 24)
+        left, top = (whole.width - 24) // 2, (whole.height - 24) // 2
+        expected = np.asarray(whole.crop((left, top, left + 24, top + 24))).astype(int)
+        assert np.abs(resize_crop(image, 24) - expected).max() <= 1
+    before = Image.Image.resize
+    sizes = []
+
+    def watched(self: Image.Image, size: tuple[int, int], *args: object, **more: object) -> Image.Image:
+        sizes.append(size)
+        return before(self, size, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", watched)
+        resize_crop(strip, 24)
+    assert sizes == [(16 * 24, 24)]

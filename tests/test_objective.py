@@ -12,12 +12,13 @@ import pytest
 import toy
 from dreamset import adapt, generate, tune
 from dreamset.core.errors import InputError
+from dreamset.core.files import write_json
 from dreamset.core.seeds import image_seed
 from dreamset.core.workspace import Workspace
 from dreamset.data import arrays
 from dreamset.data.adapters import read_adapters
 from dreamset.data.splits import read_split
-from dreamset.data.synthetic import read_metadata
+from dreamset.data.synthetic import read_metadata, write_metadata
 from dreamset.data.work import Work
 from dreamset.generator.trainings import Training
 from dreamset.study import kills, rungs
@@ -158,6 +159,10 @@ def test_fid_is_measured_to_the_real_images_that_score(small: Callable[..., Para
     assert found["trials"][0]["fid"] > 0
     # Four shots and four synthetic images of each of three classes.
     assert found["limits"] == {"max_seconds_per_image": None, "max_fid": 1e6, "fid_images": 12}
+    # A process that runs no trial of its own finds it in the store.
+    place.result("tune", PLAIN).unlink()
+    tune.run(small(tune__max_fid=1e6, tune__trials=1), place, PLAIN)
+    assert record(place)["limits"]["fid_images"] == 12
 
 
 def test_another_study_begins_when_its_scores_would_differ(small: Callable[..., Params], place: Workspace) -> None:
@@ -271,11 +276,11 @@ def test_a_worker_that_is_lost_before_the_fid_leaves_images_to_be_found_again(
     asked = scored_by(monkeypatch, lambda knobs, rung: rung / 10)
     distances: list[Any] = [KeyboardInterrupt(), 5.0]
 
-    def measured(self: Objective, places: list[Workspace]) -> float:
+    def measured(self: Objective, places: list[Workspace]) -> tuple[float, int]:
         found = distances.pop(0)
         if isinstance(found, BaseException):
             raise found
-        return float(found)
+        return float(found), 12
 
     monkeypatch.setattr(Objective, "_fid", measured)
     made = tune.objective(Work.read(small(tune__max_fid=9.0), place, PLAIN))
@@ -297,6 +302,15 @@ def test_the_steps_of_a_trial_are_told_apart_for_whoever_counts_lost_workers(
     kinds = [step.split(",")[0] for step in steps]
     assert kinds == [f"{work} {rung} per class" for rung in RUNGS for work in ("drawing", "training on")]
     assert len(set(steps)) == len(steps)
+
+
+def test_seconds_are_those_of_an_image_that_is_kept(small: Callable[..., Params], place: Workspace) -> None:
+    made = tune.objective(Work.read(small(), place, PLAIN))
+    rows = toy.write_synthetic(place, PLAIN, per_class=2)
+    write_metadata(place.shards / "filtered", rows)
+    write_json(place.shards / "filtered/record.json", {"drawn": 48, "seconds": 12.0})
+    write_json(place.synthetic(PLAIN) / "shards.json", ["filtered"])
+    assert made._spent([place]) == (48, len(rows), 12.0)
 
 
 def test_a_repetition_has_noise_and_initial_weights_of_its_own(small: Callable[..., Params], place: Workspace) -> None:

@@ -134,6 +134,27 @@ def test_files_that_cannot_be_used_get_their_reason(folder: Path, tmp_path: Path
         assert rows(tmp_path / "one.csv")[0]["label"] == found[path.name]["label"]
 
 
+def test_an_image_beyond_the_memory_costs_no_other_its_row(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, large = delivered.wide(tmp_path / "photos", 2)
+    crop = predict.resize_crop
+
+    def full(image: Image.Image, side: int) -> np.ndarray:
+        if image.size == Image.open(large).size:
+            raise MemoryError
+        return crop(image, side)
+
+    Image.new("RGB", (40, 90)).save(large)
+    monkeypatch.setattr(predict, "resize_crop", full)
+    out = tmp_path / "out.csv"
+    assert predict.run([str(good), str(large)], folder, out, None).unusable == 1
+    assert {Path(row["file"]).name: row["error"] for row in rows(out)} == {
+        good.name: "",
+        large.name: "needs more memory than there is",
+    }
+
+
 def test_pictures_are_turned_upright_and_put_on_white(folder: Path, tmp_path: Path) -> None:
     upright = Image.open(delivered.wide(tmp_path, 1)[0]).convert("RGB")
     exif = Image.Exif()

@@ -17,7 +17,7 @@ from dreamset.command import plan as planning
 from dreamset.core import code
 from dreamset.core.errors import InputError
 from dreamset.core.workspace import Workspace
-from dreamset.data import asking, cards
+from dreamset.data import asking, cards, tuned
 from dreamset.data.asking import Told
 from dreamset.data.splits import Split
 from dreamset.data.synthetic import SyntheticImage
@@ -339,6 +339,22 @@ def test_studies_and_tables_know_what_was_asked(prepared: tuple[Params, Workspac
     # Words have a part only where they are asked with.
     assert (keys[0], settings[0]) == (keys[2], settings[2])
     assert len({keys[0], keys[1], keys[3]}) == len({settings[0], settings[1], settings[3]}) == 3
+
+
+@pytest.mark.parametrize("seeing", [{"filter": "argmax"}, {"search": {"filter": ["none", "argmax"]}}, {}])
+def test_studies_know_the_clip_that_sees_their_images(
+    prepared: tuple[Params, Workspace], small: dict[str, Any], seeing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, workspace = prepared
+    monkeypatch.setattr(identity.pretrained, "identity", lambda root, clip: {"sha256": clip})
+    keys = set()
+    for clip in ("one", "other"):
+        small["models"]["bundled"]["clip"] = clip
+        params = with_row(small, prompt="template", **{"search": {"guidance": {"low": 1.5, "high": 3.0}}} | seeing)
+        work = Work.read(params, workspace, "asking")
+        key = identity.key_of(work, space.ranges(params, workspace, "asking"))
+        keys.add((key, tuned.made_for(params, workspace, "asking")))
+    assert len(keys) == len({one for one, _ in keys}) == len({one for _, one in keys}) == (2 if seeing else 1)
 
 
 def test_every_column_of_metadata_has_a_type() -> None:

@@ -226,6 +226,15 @@ def test_the_saved_classifier_is_the_candidate_that_was_chosen(tmp_path: Path) -
         assert run["temperature_images"] == 15
 
 
+def test_images_that_are_held_out_steer_no_training_that_they_score(tmp_path: Path) -> None:
+    place = Workspace.at(tmp_path)
+    toy.write_splits(place, selection=5)
+    row = {"schedule": "plateau", "steps": 12}
+    params = short(selection="extra:5", **{f"models__bundled__train__resnet20__{key}": row[key] for key in row})
+    (found,) = train.held_out(params, place, [Run("real", REAL_ONLY, "resnet20")]).values()
+    assert found.shape == (len(read_split(place.splits).train), len(toy.CLASSES)) and np.isfinite(found).all()
+
+
 @pytest.fixture
 def folded(small: dict[str, Any], tmp_path: Path) -> tuple[parameters.Params, Workspace]:
     """Four shots of each of three classes, on the random generator."""

@@ -74,6 +74,21 @@ def test_the_heads_answer_as_scikit_learn_does(classes: int) -> None:
             np.testing.assert_allclose(logits.exp(), np.maximum(model.predict_proba(new), 1 / 200), atol=1e-6)
 
 
+def test_the_nearest_shot_of_each_class_is_found_however_uneven_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.sort(np.concatenate([np.zeros(30), rng.integers(1, 6, 20)])).astype(np.int64)
+    x, new = (torch.from_numpy(rng.normal(size=(n, 7)).astype(np.float32)) for n in (50, 9))
+    head = simple_fit.fit("nearest", x.numpy(), labels, 1.0, 0)
+    squares = ((new[:, None] - x) ** 2).sum(-1)
+    expected = torch.stack([squares[:, torch.from_numpy(labels == label)].amin(1) for label in range(6)], 1)
+    np.testing.assert_allclose(head(new) * -head.scale, expected, rtol=1e-4)
+    monkeypatch.setattr(simple_fit, "_BLOCK", 8)
+    blocks = simple_fit.fit("nearest", x.numpy(), labels, 1.0, 0)
+    assert float(blocks.scale) == pytest.approx(float(head.scale), rel=1e-5)
+    # The file holds what it always held.
+    assert set(head.state_dict()) == {"shots", "of_class", "scale"}
+
+
 def test_every_run_has_them_and_they_come_back_from_disk(workspace: Workspace) -> None:
     params, split, record = learnt(workspace)
     assert [run.classifier for run in runs(params, REAL)][-9:] == list(simple.BY_NAME)

@@ -213,6 +213,9 @@ def test_the_licence_of_a_student_counts_where_it_draws(asked: dict[str, Any]) -
     assert params.drawn_licence("datadream_dset") == "apache-2.0"
     asked["active"] = ["datadream_dset"]
     licences.check(toy.parse(asked))
+    # A verb may name a recipe that is not active.
+    with pytest.raises(InputError, match=r"models.bundled.student: its licence sai-nc-community allows no commercial"):
+        licences.check(toy.parse(asked), "few")
 
 
 def test_the_schedulers_of_the_rows_are_diffusers(raw: dict[str, Any]) -> None:

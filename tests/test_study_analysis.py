@@ -158,7 +158,10 @@ def test_the_choice_is_told_with_its_gain_here_and_why_that_flatters() -> None:
     # Of two objectives, a faster one may be chosen than that of the highest CAS.
     pair = placed(0, 0.6, 0.05), placed(1, 0.599, 0.01)
     faster = told(chosen(*pair, objectives="cas_and_seconds"))
-    assert "It is within one standard error of the recipe’s own values, and quicker." in faster
+    assert (
+        "No trial is more than one standard error better than the recipe’s own values, and this one is quicker."
+        in faster
+    )
 
 
 def test_where_nothing_could_be_chosen_it_is_said_why() -> None:

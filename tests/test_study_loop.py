@@ -214,6 +214,7 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
         loop._retry_stale(toy_study.tune(retries=retries), study, study.trials[-1])
         if study.trials[-1].state.name == "WAITING":
             trial = study.ask()
+            trial.suggest_float("guidance", 1.0, 7.5)
     again = study.trials[1:]
     assert len(again) == retries
     # Beside its values a trial hands on what it is suspected of, and its draws are those of the first try.
@@ -223,6 +224,18 @@ def test_a_stale_trial_is_tried_again_without_the_notes_of_the_first_try(retries
         assert found.params == {"guidance": toy_study.FIRST["guidance"]}
         assert not found.constraints
         assert found.system_attrs["fixed_params"] == toy_study.FIRST and found.system_attrs["failed_trial"] == 0
+
+
+def test_own_values_outside_the_ranges_are_tried_again_when_their_worker_falls_silent() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial({"guidance": 0.5})
+    for number in range(2):
+        trial = study.ask()
+        with pytest.warns(UserWarning, match="out of range"):
+            assert trial.suggest_float("guidance", 1.0, 7.5) == 0.5
+        assert trial.number == number
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        loop._retry_stale(toy_study.tune(retries=2), study, study.trials[-1])
 
 
 def test_samplers_are_made_anew_for_every_trial() -> None:

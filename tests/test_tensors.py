@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ def test_images_come_in_order_with_labels_by_name(workspace: Workspace, rows: li
         assert np.array_equal(pixels.transpose(1, 2, 0), np.asarray(read_rgb(folder / name)))
     with safe_open(target / "images.safetensors", "np") as file:
         assert json.loads(file.metadata()["classes"]) == list(toy.CLASSES)
+
+
+@pytest.mark.usefixtures("rows")
+def test_both_files_say_the_same_licence_and_what_was_not_generated(workspace: Workspace) -> None:
+    student = {"models__bundled__student__licence": "mit", "models__bundled__generate__student": True}
+    shutil.copytree(workspace.synthetic(RECIPE), workspace.synthetic("retrieved"))
+    for number, (recipe, changes, licence, synthetic) in enumerate(
+        (
+            (RECIPE, student, "mit", True),
+            ("retrieved", {}, "apache-2.0", False),
+            ("retrieved", {"models__bundled__retrieval": "imagefolder:elsewhere"}, "other", False),
+        )
+    ):
+        target = workspace.root / f"out{number}"
+        done = tensors(toy.params(**changes), workspace, recipe, target)
+        assert (done["licence"], done["synthetic"]) == (licence, synthetic)
+        with safe_open(target / "images.safetensors", "np") as file:
+            assert file.metadata()["licence"] == licence
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_limit_is_set_once_and_the_best_is_within_it(
     small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored_by(monkeypatch, lambda knobs, rung: knobs["guidance"] / 10)
-    monkeypatch.setattr(Objective, "_fid", lambda self, places: 5.0 * len(distances.append(0) or distances))
+    monkeypatch.setattr(Objective, "_fid", lambda self, places: (5.0 * len(distances.append(0) or distances), 12))
     distances: list[int] = []
     params = small(tune__max_fid=10.0, tune__trials=4)
     said: list[tuple[str, float]] = []
@@ -495,3 +495,37 @@ def test_finalists_are_scored_again_and_a_stop_repeats_none_of_it(
     assert [repetition for repetition, _ in asked] == [3] * 3 and record(place)["study"] == found["study"]
     tune.run(small(tune__trials=8, tune__rescored=0, tune__pruner="none"), place, PLAIN)
     assert record(place)["best_trial"] == record(place)["choice"]["highest"] and "again" not in record(place)["choice"]
+
+
+@pytest.mark.parametrize("who", ["one", "own", "others", "all"])
+def test_a_finalist_that_cannot_be_scored_again_does_not_end_the_study(
+    who: str, small: Callable[..., Params], place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored_by(monkeypatch, lambda knobs, rung: 0.7 if knobs["guidance"] > 3 else 0.5)
+    asked: list[float] = []
+
+    def again(self: Objective, values: dict[str, Any]) -> str:
+        own, first = values["guidance"] <= 3, len(asked) < 2
+        asked.append(values["guidance"])
+        if {"one": not own and first, "own": own, "others": not own, "all": True}[who]:
+            raise InputError("too many images came out black.")
+        return "1" * 50 + "0" * 50 if own else "1" * 60 + "0" * 40
+
+    monkeypatch.setattr(Objective, "again", again)
+    monkeypatch.setattr(Objective, "repeated", lambda of, repetition: of)
+    params = small(tune__trials=8, tune__rescored=2, tune__pruner="none")
+    if who == "all":
+        for _ in range(2):
+            with pytest.raises(InputError, match="no finalist can be scored from fresh noise: too many images"):
+                tune.run(params, place, PLAIN)
+        assert len(asked) == 3  # none is tried twice
+        return
+    tune.run(params, place, PLAIN)
+    found = record(place)["choice"]
+    if who == "one":
+        assert [row["number"] for row in found["again"]] == [0, found["chosen"]] and found["chosen"] != 0
+        assert len(asked) == 5
+    else:
+        whose = "the recipe’s own values" if who == "own" else "any other finalist"
+        assert (found["chosen"], "again" in found) == (0, False)
+        assert found["reason"] == f"no images of {whose} could be scored from fresh noise, so the own values are kept"

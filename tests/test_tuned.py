@@ -53,7 +53,7 @@ def studied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of a landscape in place of drawing and training."""
     monkeypatch.setattr(generate, "run", lambda *_: {})
     monkeypatch.setattr(artifacts, "keep_samples", lambda *_: None)
-    monkeypatch.setattr(Objective, "_spent", lambda self, places: (3, 1.0))
+    monkeypatch.setattr(Objective, "_spent", lambda self, places: (3, 3, 1.0))
     # The later trials are the better ones.
     count = iter(range(1000))
     monkeypatch.setattr(Objective, "_score", lambda *_: ((right := next(count)) / 1000, np.arange(1000) < right))

@@ -55,7 +55,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         InputError: the base is for non-commercial use and ``accept_licence`` is false, the recipe starts from another
             one that is not tuned yet, or its sampler begins with little noise.
     """
-    licences.check(params)
+    licences.check(params, recipe)
     started = time.time()
     _set_aside(workspace, recipe)
     if not params.recipes[recipe].trains:
@@ -392,8 +392,8 @@ def _no_memory(params: Params, recipe: str, together: int) -> StoppedError:
     return StoppedError(
         f"adapt {recipe}: no memory for a step of {together} adapters with {batch} images each; put "
         f"gradient_checkpointing into {model}.memory, or lower {model}.adapt.together ({params.base.adapt.together}) "
-        f"or {model}.adapt.{schedule}.batch ({batch}) in params.yaml. The last checkpoint is kept: with another "
-        "memory the same command goes on from it; another batch or together starts afresh."
+        f"or {model}.adapt.{schedule}.batch ({batch}) in params.yaml. With other values the adapters are trained "
+        "from their start; with these the same command goes on from the last checkpoint."
     )
 
 

@@ -57,7 +57,7 @@ def run(
         InputError: the adapters or the study's choice are missing or damaged, too many images came out degenerate,
             or the base is for non-commercial use and ``accept_licence`` is false.
     """
-    licences.check(params)
+    licences.check(params, recipe)
     started = time.time()
     made_for = current.of_images(params, workspace, recipe)
     params = tuned.applied(params, workspace, recipe)
@@ -120,10 +120,12 @@ def _filtered(work: Work, images: list[SyntheticImage]) -> dict[str, Any]:
     """
     if not work.row.filters:
         return {}
-    candidates, gave_up = Counter[str](), Counter[str]()
-    count = Counter(image.class_name for image in images)
+    candidates, gave_up, count = Counter[str](), Counter[str](), Counter[str]()
     for image in images:
-        candidates[image.class_name] += image.tries or 1
+        if image.tries is None:
+            continue  # of a first round, which the filter leaves as it is
+        count[image.class_name] += 1
+        candidates[image.class_name] += image.tries
         gave_up[image.class_name] += bool(image.gave_up)
     for name, number in count.items():
         # Of fewer candidates, as in the small sets of a study, that none was accepted says little.

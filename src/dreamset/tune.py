@@ -12,11 +12,12 @@ import shutil
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dreamset import adapt, compute
 from dreamset.core import locks, shards
 from dreamset.core.code import code_digest
+from dreamset.core.errors import InputError
 from dreamset.core.files import digest, read_json, write_csv, write_json
 from dreamset.core.progress import bar
 from dreamset.core.workspace import Workspace
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from dreamset.params import Params
     from dreamset.study.objective import Objective
 
+_FAILED: Final = "failed: "  # what a study keeps, before the reason, of a finalist that could not be scored again
+
 
 def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     """Run the trials that are missing, and write the results of the study.
@@ -46,7 +49,7 @@ def run(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
         InputError: every trial failed, a range is empty, the recipe's parent is not adapted or tuned, or the base is
             for non-commercial use and ``accept_licence`` is false.
     """
-    licences.check(params)
+    licences.check(params, recipe)
     if not params.recipes[recipe].is_tuned:
         empty: dict[str, Any] = {"recipe": recipe, "searched": [], "best": None}
         _write(params, workspace, empty | recording.origin(params, workspace, recipe))
@@ -69,7 +72,7 @@ def join(params: Params, workspace: Workspace, recipe: str) -> dict[str, Any]:
     Raises:
         InputError: as ``run``.
     """
-    licences.check(params)
+    licences.check(params, recipe)
     if not params.recipes[recipe].is_tuned:
         return {"recipe": recipe, "trials": 0}
     objective, study = _finished_study(params, workspace, recipe)
@@ -193,6 +196,7 @@ def _choice(params: Params, objective: Objective, study: optuna.Study) -> dict[s
         return choice
     values = {trial["number"]: trial["params"] for trial in trials}
     again: dict[int, list[str]] = {number: [] for number in numbers}
+    failed: dict[int, str] = {}
     with (
         _alive(objective.folder),
         compute.inline(),
@@ -200,15 +204,29 @@ def _choice(params: Params, objective: Objective, study: optuna.Study) -> dict[s
     ):
         for repetition in range(1, params.tune.rescored + 1):
             fresh: Objective | None = None
-            for number in numbers:
+            for number in (number for number in numbers if number not in failed):
                 key = f"again {repetition} {number}"
                 if key not in study.user_attrs:
                     fresh = fresh or objective.repeated(repetition)
-                    study.set_user_attr(key, fresh.again(values[number]))
-                again[number].append(study.user_attrs[key])
+                    try:
+                        study.set_user_attr(key, fresh.again(values[number]))
+                    except InputError as error:
+                        # As in a trial: its images are degenerate, or a filter accepts none. Others may do better.
+                        study.set_user_attr(key, f"{_FAILED}{error}")
+                scored = study.user_attrs[key]
+                if scored.startswith(_FAILED):
+                    failed[number] = scored.removeprefix(_FAILED)
+                again[number].append(scored)
                 progress.update()
     by_number = {trial["number"]: trial for trial in trials}
-    return confirm(choice, again, {n: by_number[n]["values"][1] for n in numbers} if params.tune.two else None)
+    own, left = choice["own"], {number: each for number, each in again.items() if number not in failed}
+    if not left:
+        raise InputError(f"tune: no finalist can be scored from fresh noise: {failed[numbers[0]]}")
+    if own is not None and (own in failed or len(left) == 1):
+        whose = "the recipe’s own values" if own in failed else "any other finalist"
+        why = f"no images of {whose} could be scored from fresh noise, so the own values are kept"
+        return choice | {"chosen": own, "reason": why}
+    return confirm(choice, left, {n: by_number[n]["values"][1] for n in left} if params.tune.two else None)
 
 
 def _write(params: Params, workspace: Workspace, record: dict[str, Any]) -> None:

@@ -79,7 +79,8 @@ class Trial:
         """Train and score the configuration, and write its logits into ``folder``."""
         from safetensors.numpy import save
 
-        _, history, _ = _fit(self.part, self.run, self.configuration, what=f"fold {self.fold + 1}")
+        # The images that are held out score it, so they may not steer its rate or its end.
+        _, history, _ = _fit(self.part, self.run, self.configuration, steered=False, what=f"fold {self.fold + 1}")
         (folder / _LOGITS).write_bytes(save({str(step): logits for step, logits in history.logits.items()}))
         write_json(folder / RECORD, {"seconds": history.seconds})
 
@@ -332,9 +333,19 @@ def _fit(
     *,
     stop: int | None = None,
     scored: bool = True,
+    steered: bool = True,
     what: str = "train",
 ) -> tuple[nn.Module, History, list[Source]]:
     """Train a classifier in one configuration to the step ``stop``.
+
+    Args:
+        part: all images.
+        run: which of them it learns from, and its name.
+        configuration: of the training.
+        stop: the last step; None: that of the configuration.
+        scored: whether the images of ``selection`` are scored on the way.
+        steered: whether they may lower the rate and end the training, where the row's schedule is ``plateau``.
+        what: name of the bar.
 
     Returns:
         The classifier, the course of its training, and the images it learned from.
@@ -370,7 +381,7 @@ def _fit(
         stop=stop,
         mixup=configuration.mixup,
         # Where nothing is selected, as for `real_more`, the schedule is the cosine.
-        plateau=scored and params.selection != "fixed" and getattr(row, "schedule", "cosine") == "plateau",
+        plateau=scored and steered and params.selection != "fixed" and getattr(row, "schedule", "cosine") == "plateau",
         strong=kind.strong,
         finish=_finish_of(part, kind),
         what=f"{what} {run.arm} {kind} {name}",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _FLIPS: Final = {"hflip": 3, "vflip": 2}  # axis of (n, 3, h, w) images by the change that keeps a label
 _BATCH: Final = 256  # images whose features are computed at once
+_BLOCK: Final = 4096  # images whose distances to all shots are held at once
 _SHARES: Final = 2**25  # shares of classes in the leaves of a forest, at most
 # Inverse strength of the penalty of logistic regression; fixed. Of 0.1 to 1000 it was the best on digits and letters
 # that are no test images, with both kinds of features (benchmarks/results/simple.md).
@@ -160,7 +161,8 @@ class Quick(Fitted):
             for rows in held_out:
                 head = learned(np.setdiff1d(everything, rows))
                 with torch.inference_mode():
-                    logits[rows] = head(torch.from_numpy(features[0, rows])).numpy()
+                    parts = torch.from_numpy(features[0, rows]).split(_BLOCK)
+                    logits[rows] = torch.cat([head(part) for part in parts]).numpy()
             (folder / FOLDS).write_bytes(save({"logits": logits}))
             temperature = fit_temperature(logits, labels)
             facts = {
@@ -226,10 +228,14 @@ def _nearest(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Neares
     most = max(map(len, rows))
     of_class = np.stack([np.concatenate([row, np.repeat(row[:1], most - len(row))]) for row in rows])
     norms = (features**2).sum(1)
-    squares = norms[:, None] - 2 * features @ features.T + norms
-    np.fill_diagonal(squares, np.inf)
+    nearest = np.empty(len(features), np.float32)
+    for start in range(0, len(features), _BLOCK):
+        own = slice(start, start + _BLOCK)
+        squares = norms[own, None] - 2 * features[own] @ features.T + norms
+        np.fill_diagonal(squares[:, own], np.inf)
+        nearest[own] = squares.min(1)
     # The nearest other shot is as far as new images will be, so that the temperature is of the order of one.
-    scale = float(np.median(squares.min(1))) if len(features) > 1 else 1.0
+    scale = float(np.median(nearest)) if len(features) > 1 else 1.0
     return Nearest(_tensor(features), _tensor(of_class), torch.tensor(scale if scale > 1e-6 else 1.0))
 
 

@@ -44,15 +44,21 @@ class Nearest(Head):
     shots: Tensor
     of_class: Tensor
     scale: Tensor
+    labels: Tensor  # (n,) int64, of the shots
 
     def __init__(self, shots: Tensor, of_class: Tensor, scale: Tensor) -> None:
         super().__init__(shots=shots, of_class=of_class, scale=scale)
         self.classes = len(of_class)
+        labels = torch.zeros(len(shots), dtype=torch.int64)
+        labels[of_class.flatten()] = torch.arange(self.classes).repeat_interleave(of_class.shape[1])
+        self.register_buffer("labels", labels, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, classes) of features (n, d)."""
         squares = (x * x).sum(1, keepdim=True) - 2 * x @ self.shots.T + (self.shots * self.shots).sum(1)
-        return -squares[:, self.of_class].amin(-1) / self.scale
+        nearest = squares.new_full((len(x), self.classes), torch.inf)
+        # Not the squares of each class side by side: padded to the largest one, these would take far more memory.
+        return -nearest.scatter_reduce(1, self.labels.expand(len(x), -1), squares, "amin") / self.scale
 
 
 class Logistic(Head):
@@ -110,7 +116,8 @@ HEADS: Final[dict[str, type[Any]]] = {"nearest": Nearest, "logistic": Logistic, 
 PROGRAMS: Final = {
     "nearest": """
     squares = (x * x).sum(1, keepdim=True) - 2 * x @ weights["shots"].T + (weights["shots"] ** 2).sum(1)
-    return -squares[:, weights["of_class"]].amin(-1) / weights["scale"]
+    nearest = torch.stack([squares[:, rows].amin(-1) for rows in weights["of_class"]], 1)
+    return -nearest / weights["scale"]
 """,
     "logistic": """
     return F.linear(x, weights["weight"], weights["bias"])

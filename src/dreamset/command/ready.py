@@ -57,7 +57,7 @@ def _checks(params: Params, workspace: Workspace, stage: str, item: str | None) 
     works = {"adapt": row and row.trains, "tune": row and row.is_tuned, "generate": row is not None}.get(stage)
     if not (works and row and item) and stage != "expect":
         return
-    yield lambda: licences.check(params)
+    yield lambda: licences.check(params, item)
     if row is None or row.draws:
         yield lambda: weights.generator(params, workspace)
     if row is None or item is None:

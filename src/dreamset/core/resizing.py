@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _STEPS: Final = (
     10  # at most, of the inversion; then all but one pixel in 10,000 of the digits are exact to one grey level
 )
+_LONGEST: Final = 16  # times the shortest side that are resized before the centre is cut out
 _RELAXATION: Final = 1.6  # steps of the plain iteration, which are shorter, would have to be twice as many
 
 
@@ -34,6 +35,11 @@ def resize_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Resize the shortest side to ``size`` and return the centre square: (size, size, 3) uint8."""
     import numpy as np
 
+    if max(image.size) > _LONGEST * min(image.size):
+        # Only the centre of a strip is kept, and all of it would be enlarged before.
+        across, along = (min(side, _LONGEST * min(image.size)) for side in image.size)
+        left, top = (image.width - across) // 2, (image.height - along) // 2
+        image = image.crop((left, top, left + across, top + along))
     image = resize(image, size)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))

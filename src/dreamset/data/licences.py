@@ -46,15 +46,19 @@ KNOWN: Final = {
 }
 
 
-def check(params: Params) -> None:
+def check(params: Params, recipe: str | None = None) -> None:
     """Refuse weights for non-commercial use until ``accept_licence`` says that their terms are accepted.
+
+    Args:
+        params: all parameters.
+        recipe: a row that is used beside the active ones; None: no other.
 
     Raises:
         InputError: the terms are not accepted; the message names the row, the licence, its address and the key.
     """
     row = f"models.{params.model}"
     used = [(row, params.base.licence)]
-    if params.base.few_steps and params.draws_by_student(params.base):
+    if params.base.few_steps and params.draws_by_student(params.base, recipe):
         used.append((f"{row}.student", params.base.few_steps.licence))
     for where, name in used:
         licence = KNOWN.get(name)

@@ -82,7 +82,16 @@ def made_for(params: Params, workspace: Workspace, recipe: str) -> str:
     """Return a digest of what a study depends on: the rows of the recipe's lineage, the model and the shots."""
     split = read_split(workspace.splits)
     shots = [[[sample.sha256, sample.label] for sample in samples] for samples in (split.train, split.selection)]
-    return digest([params.studying(recipe), params.model, split.seed, split.classes, shots])
+    seen = [[params.base.clip, split.clip_prompts()]] if through_clip(params, recipe) else []
+    return digest([params.studying(recipe), params.model, split.seed, split.classes, shots, *seen])
+
+
+def through_clip(params: Params, recipe: str) -> bool:
+    """Return whether CLIP chooses or guides images of a recipe or of one it starts from, or does so in its trials."""
+    rows = [params.recipes[name] for name in params.lineage(recipe)]
+    return any(
+        row.filters or row.guide == "other_class" or row.searches("filter") or row.searches("guide") for row in rows
+    )
 
 
 def applied(params: Params, workspace: Workspace, recipe: str) -> Params:

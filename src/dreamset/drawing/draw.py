@@ -285,7 +285,8 @@ class Drawer:
                     raise
                 raise StoppedError(
                     f"generate {recipe}: no memory to draw one image by itself; put attention_slicing, vae_slicing or "
-                    f"offload into models.{params.model}.memory in params.yaml. Finished images are kept."
+                    f"offload into models.{params.model}.memory in params.yaml. All images are then drawn with it, "
+                    "finished ones anew."
                 ) from error
             images = drawn if attempt == 0 else images.index_copy(0, torch.tensor(rows, device=images.device), drawn)
             rows = [row for row, bad in zip(rows, degenerate(drawn).tolist(), strict=True) if bad]

@@ -265,7 +265,9 @@ def _directions(
         probe = _Probe(features[learned], labels[learned], classes)
         error = probe.error(features[held], labels[held])
         sums = np.zeros((classes, classes, features.shape[1]), np.float32)
-        np.add.at(sums, labels[held], error[:, :, None] * features[held][:, None, :])
+        for label in range(classes):
+            own = labels[held] == label
+            sums[label] = error[own].T @ features[held][own]
         counts = np.bincount(labels[held], minlength=classes).clip(min=1)
         means: NDArray[np.float32] = (sums / counts[:, None, None]).astype(np.float32)
         pairs.append((probe, means))

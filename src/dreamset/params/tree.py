@@ -301,9 +301,9 @@ class Params:
             self.base.draws_by_student(overrides.student),
         )
 
-    def draws_by_student(self, model: Model) -> bool:
-        """Return whether an active recipe would draw with the student of a model."""
-        rows = [self.recipes[name] for name in self.active if name in self.recipes]
+    def draws_by_student(self, model: Model, also: str | None = None) -> bool:
+        """Return whether an active recipe, or the one that is named, would draw with the student of a model."""
+        rows = [self.recipes[name] for name in (*self.active, also) if name in self.recipes]
         return any(row.draws and model.draws_by_student(row.sampler.student) for row in rows)
 
     def drawn_licence(self, recipe: str) -> str:

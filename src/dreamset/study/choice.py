@@ -166,11 +166,19 @@ def confirm(
         if seconds is not None and QUICK * seconds[best] < seconds[own]:
             kept = not gain >= -error - _EQUAL
             worse = f"trial {best} is quicker, and worse than the recipe’s own values in {gained}, which are kept"
-            reason = worse if kept else f"{choice['reason']}, also in {gained}"
+            told = (
+                "more than one standard error better"
+                if gain > error + _EQUAL
+                else "no more than one standard error worse"
+            )
+            quick = f"trial {best} is quicker, and {told} than the recipe’s own values in {gained}"
+            reason = worse if kept else quick
         else:
             kept = not gain > error + _EQUAL
             lucky = f"trial {best} is no more than one standard error better in {gained}"
             better = f"{choice['reason']}, also in {gained}"
+            if seconds is not None:
+                better = f"trial {best} is more than one standard error better than the recipe’s own values in {gained}"
             reason = f"{lucky}, so the recipe’s own values are kept" if kept else better
     rows = [
         {
@@ -221,7 +229,7 @@ def _reason(
         if chosen is highest:
             return "it is better than the recipe’s own values by more than one standard error"
         return f"it is within one standard error of trial {highest['number']}, the best, and quicker"
-    return "it is within one standard error of the recipe’s own values, and quicker"
+    return "no trial is more than one standard error better than the recipe’s own values, and this one is quicker"
 
 
 def _why_not(row_values: Mapping[str, Any] | None, trials: Sequence[Trial]) -> str:

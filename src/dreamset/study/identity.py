@@ -58,6 +58,7 @@ def key_of(work: Work, ranges: space.Space) -> str:
         | _told(work)
         | {name: studied[name] for name in ("real_weight", "finish_on_real", "per_class") if name in studied}
         | _weighing(work)
+        | _seeing(work)
         | ({"student": student["sha256"]} if (student := hub.student(workspace.root, params, recipe)) else {})
     )
 
@@ -86,6 +87,14 @@ def _facts(samples: tuple[Sample, ...]) -> list[list[Any]]:
 def with_inherited(params: Params, workspace: Workspace, recipe: str) -> Params:
     """Return ``params`` with the inherited values of ``recipe`` in its row."""
     return params.with_values(recipe, tuned.inherited(params, workspace, recipe))
+
+
+def _seeing(work: Work) -> dict[str, Any]:
+    """Return the CLIP and its captions, where they choose or guide images of trials."""
+    if not tuned.through_clip(work.params, work.recipe):
+        return {}
+    clip = pretrained.identity(work.workspace.root, work.base.clip)["sha256"]
+    return {"filtering": [clip, work.split.clip_prompts()]}
 
 
 def _weighing(work: Work) -> dict[str, Any]:

@@ -368,6 +368,9 @@ def _retry_stale(tune: Tune, study: optuna.Study, trial: FrozenTrial) -> None:
         return
     trial.system_attrs = {key: value for key, value in trial.system_attrs.items() if key in _INHERITED}
     trial.user_attrs = lost
+    if "fixed_params" in trial.system_attrs:
+        # The recipe's own values may lie outside the ranges, where Optuna takes them from here alone.
+        trial.params, trial.distributions = {}, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)

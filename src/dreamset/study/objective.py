@@ -23,6 +23,7 @@ from dreamset.core.workspace import Workspace
 from dreamset.data import folds, tuned
 from dreamset.data.runs import BOTH_STRONG, SYNTHETIC
 from dreamset.data.splits import write_split
+from dreamset.data.synthetic import read_metadata
 from dreamset.drawing.draw import load_base
 from dreamset.study import kills, space
 from dreamset.study.identity import key_of, with_inherited
@@ -104,7 +105,6 @@ class Objective:
         key: see ``identity.key_of``.
         row_values: the values of the searched knobs in the recipe's row; None where no trial can have one of them.
         images: number of real images that score a trial.
-        fid_images: number of images on each side of the FID, as a mean over the holdouts; None before the first FID.
     """
 
     def __init__(
@@ -124,7 +124,6 @@ class Objective:
         self.row_values = space.row_values(self.params, work.recipe, self.space)
         self.rungs = work.base.tune.per_class
         self.images = sum(len(holdout.scored) for holdout in self.holdouts)
-        self.fid_images: int | None = None
         self._decoded: dict[tuple[int, int], Labelled] = {}
         self._adapted: set[Path] = set()
         self._looking: dict[int, Looking] = {}
@@ -179,8 +178,9 @@ class Objective:
             if trial.user_attrs.get(_STOPPED) == rung:
                 raise optuna.TrialPruned
         if tune.max_fid is not None:
-            distance = self._fid(places)
+            distance, count = self._fid(places)
             trial.set_user_attr("fid", distance)
+            trial.set_user_attr("fid_images", count)
             self._over(trial, FID, distance - tune.max_fid)
         score = scores[str(self.rungs[-1])]
         return (score, trial.user_attrs[SECONDS]) if tune.two else score
@@ -231,12 +231,12 @@ class Objective:
         started = time.perf_counter()
         score, right = self._score(params, places, rung)
         training = trial.user_attrs.get("seconds_train", 0.0) + time.perf_counter() - started
-        images, seconds = self._spent(places)
+        images, kept, seconds = self._spent(places)
         for name, value in (
             ("seconds_generate", seconds),
             ("seconds_train", training),
             ("images", images),
-            (SECONDS, seconds / images),
+            (SECONDS, seconds / kept),
         ):
             trial.set_user_attr(name, value)
         if rung == self.rungs[-1]:
@@ -266,14 +266,18 @@ class Objective:
             self._adapted.add(place.cell)
         return place
 
-    def _spent(self, places: list[Workspace]) -> tuple[int, float]:
-        """Return the number of a trial's images and the seconds to draw them, whichever trial drew them."""
-        images, seconds = 0, 0.0
+    def _spent(self, places: list[Workspace]) -> tuple[int, int, float]:
+        """Return the numbers of images that were drawn for a trial and kept, and the seconds, whichever trial did it.
+
+        A filter looks at several images for each that it keeps.
+        """
+        images, kept, seconds = 0, 0, 0.0
         for place in places:
             for key in read_json(place.synthetic(self.recipe) / "shards.json", "dreamset tune"):
                 record = read_json(place.shards / key / "record.json", "dreamset tune")
                 images, seconds = images + record["drawn"], seconds + record["seconds"]
-        return images, seconds
+                kept += sum(image.copy_of is None for image in read_metadata(place.shards / key))
+        return images, kept, seconds
 
     def _score(self, params: Params, places: list[Workspace], rung: int) -> tuple[float, NDArray[np.bool_]]:
         """Return the accuracy over the real images of all holdouts together, and which of them (n,) are right."""
@@ -349,7 +353,7 @@ class Objective:
             self._decoded[index, side] = arrays.real(self.holdouts[index].scored, self.workspace.cell, side, scratch)
         return self._decoded[index, side]
 
-    def _fid(self, places: list[Workspace]) -> float:
+    def _fid(self, places: list[Workspace]) -> tuple[float, int]:
         """Return the FID to the real images that score, as a mean over the holdouts.
 
         It uses the judge's features, and equal numbers of real and synthetic images of each class.
@@ -379,8 +383,7 @@ class Objective:
                 )
             distances.append(fid(_features(judge, real, real_rows), _features(judge, drawn, drawn_rows)))
             counts.append(len(real_rows))
-        self.fid_images = round(sum(counts) / len(counts))
-        return sum(distances) / len(distances)
+        return sum(distances) / len(distances), round(sum(counts) / len(counts))
 
 
 def _features(judge: Judge, images: Labelled, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -111,7 +111,7 @@ def of_study(
         "limits": {
             "max_seconds_per_image": tune.max_seconds_per_image,
             "max_fid": tune.max_fid,
-            "fid_images": objective.fid_images,
+            "fid_images": next((n for trial in study.trials if (n := trial.user_attrs.get("fid_images"))), None),
         },
         "trials": trials,
         "counts": {

@@ -207,6 +207,8 @@ def decoded(
             return printable(str(error))
         except OSError as error:
             return f"cannot be read: {error.strerror}"
+        except MemoryError:
+            return "needs more memory than there is"
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(to_label), batch):

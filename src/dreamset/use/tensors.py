@@ -77,6 +77,7 @@ def tensors(
     import numpy as np
 
     from dreamset.data import arrays
+    from dreamset.drawing import pools
 
     check_target(target, "--tensors", folder=True)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -84,7 +85,7 @@ def tensors(
     if normalise not in (None, OWN, *KNOWN):
         raise InputError(f"--normalise: expected one of {listed((*KNOWN, OWN))}, got {normalise!r}; or leave it out.")
     current.check_images(params, workspace, recipe)
-    split, source = read_split(workspace.splits), workspace.synthetic(recipe)
+    split, source, row = read_split(workspace.splits), workspace.synthetic(recipe), params.recipes[recipe]
     height, width = _sides(size, min(split.native or params.base.resolution, params.base.resolution))
     rows = read_metadata(source)
     rejected = decisions.count(decisions.read(workspace.review(recipe)), rows).rejected
@@ -97,10 +98,11 @@ def tensors(
         _decoded(rows, packed.reader(source), split, height, width), (len(rows), 3, height, width), workspace.scratch
     )
     mean, std = _own(images) if normalise == OWN else KNOWN[normalise] if normalise else (None, None)
-    record = {
+    record: dict[str, Any] = {
         "recipe": recipe,
-        "synthetic": True,
-        "licence": params.drawn_licence(recipe),
+        "synthetic": row.draws,
+        # Of a folder that is searched nothing is known, and a card says the same.
+        "licence": params.drawn_licence(recipe) if row.draws or pools.endless(params) else "other",
         "shape": list(images.shape),
         "dtype": "float32" if normalise else "uint8",
         "mean": mean and list(mean),
@@ -111,7 +113,7 @@ def tensors(
         "copy_of": [row.copy_of for row in rows],
     }
     labels = np.array([row.label for row in rows], np.int64)
-    about = {"classes": json.dumps(split.classes, ensure_ascii=False), "licence": params.base.licence}
+    about = {"classes": json.dumps(split.classes, ensure_ascii=False), "licence": record["licence"]}
     target.parent.mkdir(parents=True, exist_ok=True)
     with shards.assembling(target) as folder:
         atomic_write(folder / FILE, _pieces(images, labels, about, mean, std))
