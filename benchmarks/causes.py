@@ -91,6 +91,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         SCALES: [0.25, 0.5],
     },
 }
+# In the place of RECIPE another row, by change.
+ROWS = {f"the row of {name}": name for name in ("issynth", "loft", "chimera")}
+CHANGES |= {change: {} for change in ROWS}
 # Images that are nearer to a shot than this percentile of the selection images are, drawn anew as a person's rejects
 # would be: by change, for the default rejects nothing.
 REJECTED: dict[str, float] = {"near-duplicates rejected": PERCENTILE, "nearest tenth rejected": 10.0}
@@ -135,6 +138,8 @@ def _changed(raw: dict[str, Any], change: str, shots: int, seed: int, labels: in
     own["train"] |= {"classifiers": ["resnet20"], "baselines": [], "selections": 1, "configurations": 1}
     own["models"][own["model"]]["retrieval"] = None
     own["track"]["uri"] = None
+    if change in ROWS:
+        own["recipes"][RECIPE] = copy.deepcopy(own["recipes"][ROWS[change]])
     for path, value in CHANGES[change].items():
         *levels, last = path.split(".")
         place = own

@@ -1,6 +1,7 @@
 """What the cells of a table say together: paired differences, families of claims, and the written tables."""
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -147,10 +148,14 @@ def test_the_table_is_told_in_markdown(params: Params, workspace: Workspace, sta
     cells.run(params, workspace, [4, 8], [0, 1], 1)
     lines = (workspace.results / "table/README.md").read_text(encoding="utf-8").splitlines()
     mean = {(row["recipe"], row["train_on"]): 100 * float(row["accuracy"]) for row in rows(workspace, "summary")[-9:]}
-    told = next(line for line in lines if line.startswith("| 8 | resnet20 |")).strip("| ").split(" | ")[2:]
-    kinds = [("real", "real"), ("real", "real_strong")]
-    kinds += [(name, kind) for kind in ("synthetic", "both_strong") for name in ("stable_diffusion", "datadream_dset")]
-    assert told == [f"{mean[kind]:.1f}" for kind in kinds]
+    start = lines.index("### resnet20")
+    assert lines[start + 2] == "| images | 4 shots | 8 shots |"
+    told = [line.strip("| ").split(" | ") for line in lines[start + 4 : start + 10]]
+    sets = {"real": ("real", "real"), "real, strongly augmented": ("real", "real_strong")}
+    for kind, before in (("synthetic", ""), ("both_strong", "real + ")):
+        sets |= {f"{before}{name}": (name, kind) for name in ("stable_diffusion", "datadream_dset")}
+    assert [(name, last) for name, _, last in told] == [(name, f"{mean[kind]:.1f}") for name, kind in sets.items()]
+    assert lines[lines.index("## FID") + 4] == "| images | 4 shots | 8 shots |"
     claim = next(
         row
         for row in rows(workspace, "claims")
@@ -183,16 +188,10 @@ def test_the_docs_quote_the_table_that_is_there() -> None:
     )
     quoted = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     table = (ROOT / "results/table/README.md").read_text(encoding="utf-8").partition("## Accuracy")[2].splitlines()
-    head, _, *lines = (line.strip("| ").split(" | ") for line in table if line.startswith("|"))
-    measured = {
-        (line[0], name): value
-        for line in lines
-        if line[1] == "resnet20"
-        for name, value in zip(head, line, strict=True)
-    }
-    columns = {"real images": "real", "real images, strongly augmented": "real, strongly augmented"}
-    shots = [cell.split()[0] for cell in quoted[0][1:]]
-    assert len(quoted) == 10
+    start = table.index("### resnet20") + 2
+    head, _, *lines = (line.strip("| ").split(" | ") for line in itertools.takewhile(bool, table[start:]))
+    measured = {line[0]: line[1:] for line in lines}
+    names = {"real images": "real", "real images, strongly augmented": "real, strongly augmented"}
+    assert len(quoted) == 10 and quoted[0][1:] == head[1:]
     for label, *values in quoted[2:]:
-        column = columns.get(label, label.removeprefix("images of ").replace("`", ""))
-        assert values == [measured[count, column] for count in shots], label
+        assert values == measured[names.get(label, label.removeprefix("images of ").replace("`", ""))], label

@@ -48,7 +48,7 @@ def over_seeds(
         "## Accuracy",
         "Per cent, means over seeds. Under a recipe's name: classifiers of its images alone; with `real +`, strongly "
         "augmented where that was trained, and else plainly.",
-        _means(params, summary),
+        *_means(params, summary),
         *_simple(summary),
         "## FID",
         "In the judge's features, means over seeds.",
@@ -88,26 +88,30 @@ def _fixed(claims: Sequence[dict[str, Any]], rounds: Sequence[Round], waiting: M
     return parts
 
 
-def _means(params: Params, summary: Sequence[dict[str, Any]]) -> str:
-    recipes = _recipes(params, summary)
-    columns: list[tuple[str, tuple[Kind, ...]]] = [(REAL, (REAL_ONLY,)), (REAL, (REAL_STRONG,))]
-    columns += [(recipe, kinds) for kinds in ((SYNTHETIC,), TOGETHER) for recipe in recipes]
-    lines = []
-    for shots in _shots(summary):
-        for name in params.train.classifiers:
-            rows = [row for row in summary if (row["shots"], row["classifier"]) == (shots, name)]
-            means = {(row["recipe"], Kind.parse(row["train_on"])): f"{100 * row['accuracy']:.1f}" for row in rows}
-            cells = [next((means[arm, k] for k in kinds if (arm, k) in means), _NONE) for arm, kinds in columns]
-            lines.append([str(shots), name, *cells])
-    head = [
-        "shots",
-        "classifier",
-        "real",
-        "real, strongly augmented",
-        *recipes,
-        *(f"real + {name}" for name in recipes),
-    ]
-    return _table(head, lines)
+def _means(params: Params, summary: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a heading and a table for each classifier: a row per set of training images, a column per shots."""
+    recipes, shots = _recipes(params, summary), _shots(summary)
+    sets: list[tuple[str, str, tuple[Kind, ...]]] = [("real", REAL, (REAL_ONLY,))]
+    sets += [("real, strongly augmented", REAL, (REAL_STRONG,))]
+    sets += [(name, name, (SYNTHETIC,)) for name in recipes]
+    sets += [(f"real + {name}", name, TOGETHER) for name in recipes]
+    parts = []
+    for classifier in params.train.classifiers:
+        means = {
+            (row["shots"], row["recipe"], Kind.parse(row["train_on"])): f"{100 * row['accuracy']:.1f}"
+            for row in summary
+            if row["classifier"] == classifier
+        }
+        lines = []
+        for words, arm, kinds in sets:
+            line = [next((means[k, arm, kind] for kind in kinds if (k, arm, kind) in means), _NONE) for k in shots]
+            lines += [] if set(line) == {_NONE} else [[words, *line]]
+        parts += [f"### {classifier}", _table(["images", *map(_headed, shots)], lines)] if lines else []
+    return parts
+
+
+def _headed(count: int) -> str:
+    return f"{count} shot{'' if count == 1 else 's'}"
 
 
 def _simple(summary: Sequence[dict[str, Any]]) -> list[str]:
@@ -118,18 +122,15 @@ def _simple(summary: Sequence[dict[str, Any]]) -> list[str]:
     means = {(row["classifier"], row["shots"]): f"{100 * row['accuracy']:.1f}" for row in rows}
     shots, names = _shots(rows), dict.fromkeys(row["classifier"] for row in rows)
     lines = [[name, *(means.get((name, count), _NONE) for count in shots)] for name in names]
-    head = ["", *(f"{count} shot{'' if count == 1 else 's'}" for count in shots)]
+    head = ["", *map(_headed, shots)]
     return ["The simple classifiers, of the real images alone, in the same per cent.", _table(head, lines)]
 
 
 def _fid(params: Params, summary: Sequence[dict[str, Any]]) -> str:
-    recipes = _recipes(params, summary)
-    means = {(row["shots"], row["recipe"]): row["fid"] for row in summary if row["fid"] is not None}
-    lines = [
-        [str(shots), *(f"{means[shots, name]:.1f}" if (shots, name) in means else _NONE for name in recipes)]
-        for shots in _shots(summary)
-    ]
-    return _table(["shots", *recipes], lines)
+    shots = _shots(summary)
+    means = {(row["recipe"], row["shots"]): f"{row['fid']:.1f}" for row in summary if row["fid"] is not None}
+    lines = [[name, *(means.get((name, count), _NONE) for count in shots)] for name in _recipes(params, summary)]
+    return _table(["images", *map(_headed, shots)], lines)
 
 
 def _differences(classifier: str, together: Kind, claims: Sequence[dict[str, Any]], level: float) -> str:
