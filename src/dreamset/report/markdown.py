@@ -46,7 +46,7 @@ def over_seeds(
         "# Over several seeds",
         f"Written by `dreamset table`: {number}; the other files of this folder have every number.",
         "## Accuracy",
-        "Per cent, means over seeds. Under a recipe's name: classifiers of its images alone; with `real +`, strongly "
+        "Per cent, means over seeds. A recipe's name alone: its images alone; with `real +` all are strongly "
         "augmented where that was trained, and else plainly.",
         *_means(params, summary),
         *_simple(summary),
