@@ -60,6 +60,7 @@ def test_a_study_searches_strength_and_guide_and_its_choice_draws(
         "guide_until": {"low": 0.5, "high": 1.0},
     }
     toy.write_splits(place, shots=2)  # two folds
+    toy.write_clip(place.root / "models/base/clip")  # a guide that is searched may be one that sees through it
     params = small(
         active=[LORA],
         primary=LORA,
