@@ -56,6 +56,16 @@ def some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Filter, "rate", rate)
 
 
+@pytest.fixture
+def no_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter that accepts every image but those of class three."""
+
+    def rate(self: Filter, images: np.ndarray, labels: np.ndarray) -> Rated:
+        return Rated(labels != 3, np.ones(len(labels), np.float32), np.zeros((len(labels), 2), np.float32))
+
+    monkeypatch.setattr(Filter, "rate", rate)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_filter_looks_at_drawn_images(
     prepared: tuple[Params, Workspace], small: dict[str, Any], kind: str
@@ -127,26 +137,20 @@ def test_unlike_images_are_chosen_among_those_that_are_accepted(
     assert GROUP == 8
 
 
+@pytest.mark.usefixtures("no_three")
 def test_a_filter_that_accepts_none_of_a_class_says_so(
-    prepared: tuple[Params, Workspace], small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[Params, Workspace], small: dict[str, Any]
 ) -> None:
-    def rate(self: Filter, images: np.ndarray, labels: np.ndarray) -> Rated:
-        return Rated(labels != 3, np.ones(len(labels), np.float32), np.zeros((len(labels), 2), np.float32))
-
-    monkeypatch.setattr(Filter, "rate", rate)
     words = r"filter: threshold accepted none of 10 candidates of class 'three'; take another filter, raise"
     with pytest.raises(InputError, match=words):
         made(small, prepared[1], filter="threshold", filter_tries=2)
     assert list(prepared[1].shards.glob("*/done.json"))  # nothing that was drawn is lost
 
 
+@pytest.mark.usefixtures("no_three")
 def test_a_first_round_does_not_hide_that_nothing_is_accepted(
-    prepared: tuple[Params, Workspace], small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[Params, Workspace], small: dict[str, Any]
 ) -> None:
-    def rate(self: Filter, images: np.ndarray, labels: np.ndarray) -> Rated:
-        return Rated(labels != 3, np.ones(len(labels), np.float32), np.zeros((len(labels), 2), np.float32))
-
-    monkeypatch.setattr(Filter, "rate", rate)
     with pytest.raises(InputError, match="filter: entropy accepted none of 12 candidates of class 'three'"):
         made(small, prepared[1], filter="entropy", filter_tries=4, first_round=2)
 
